@@ -1,0 +1,101 @@
+"""The canonical model: encoder -> denoiser -> process -> decoder, from a small image to one four times its size.
+
+Quantisers, exporters and metrics know this interface and never a model family.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.errors import UserError
+from compress.image import MIN_SIDE
+from compress.process.colour import FIXES
+from compress.process.one_step import OneStep
+from compress.process.tiling import tiled
+
+SCALE = 4
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile sizes in latent pixels. Maps no larger than `tile` are processed whole."""
+
+    tile: int = 96
+    overlap: int = 32
+
+
+def upsample(lr: torch.Tensor) -> torch.Tensor:
+    """Bicubic x4 of [B, 3, h, w], the colour reference and the input of a VAE encoder."""
+    return F.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+class SRModel(nn.Module):
+    """A x4 super-resolution model in latent space.
+
+    `encoder(lr)` takes float [B, 3, h, w] in [0, 1] and returns a latent [B, C, h*r, w*r], r = `latent_ratio`;
+    `denoiser(latent, context)` returns a prediction of the latent's shape; `process` turns both into the clean
+    latent; `decoder(latent)` returns an image [B, 3, 4h, 4w] in about [0, 1]. `text_encoder()`, where a model
+    still has one, returns the context; otherwise the denoiser holds it.
+    """
+
+    COMPONENTS = ("text_encoder", "encoder", "denoiser", "decoder")
+
+    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: OneStep, *,
+                 text_encoder: nn.Module | None = None, colour_fix: str = "adain", multiple: int = 16,
+                 latent_ratio: float = 0.5, tiling: Tiling = Tiling()):
+        super().__init__()
+        if colour_fix not in FIXES:
+            raise UserError(f"colour_fix '{colour_fix}' is unknown; choose one of {', '.join(FIXES)}")
+        self.text_encoder = text_encoder
+        self.encoder = encoder
+        self.denoiser = denoiser
+        self.decoder = decoder
+        self.process = process
+        self.colour_fix = colour_fix
+        self.multiple = multiple
+        self.latent_ratio = latent_ratio
+        self.tiling = tiling
+
+    def components(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) of the parts this model has, in the order they run."""
+        for name in self.COMPONENTS:
+            module = getattr(self, name)
+            if module is not None:
+                yield name, module
+
+    def context(self) -> torch.Tensor | None:
+        return None if self.text_encoder is None else self.text_encoder()
+
+    def clean_latent(self, latent: torch.Tensor) -> torch.Tensor:
+        """The clean latent x0 of an encoded low-resolution image; both [B, C, h, w]."""
+        return self.process.clean_latent(latent, self.denoiser(latent, self.context()))
+
+    def network(self, lr: torch.Tensor) -> torch.Tensor:
+        """What is trained, counted and exported: legal sizes only, no tiles, no colour fix, no clamp."""
+        return self.decoder(self.clean_latent(self.encoder(lr)))
+
+    def forward(self, lr: torch.Tensor, progress: Callable[[str], None] | None = None) -> torch.Tensor:
+        """Super-resolve float [B, 3, h, w] in [0, 1] of any size from 16 to [B, 3, 4h, 4w] in [0, 1].
+
+        Sides are reflect-padded to multiples of `multiple` and cropped again. Images larger than a tile run in
+        Gaussian-blended tiles through each of the three networks, with one colour correction over the whole.
+        """
+        height, width = lr.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise UserError(f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}")
+        say = progress or (lambda stage: None)
+        padded = F.pad(lr, (0, -width % self.multiple, 0, -height % self.multiple), mode="reflect")
+        tile, overlap, ratio = self.tiling.tile, self.tiling.overlap, self.latent_ratio
+        context = self.context()
+        say("encoder")
+        latent = tiled(self.encoder, padded, int(tile / ratio), int(overlap / ratio), ratio, self.multiple)
+        say("denoiser")
+        prediction = tiled(lambda z: self.denoiser(z, context), latent, tile, overlap, align=int(self.multiple * ratio))
+        clean = self.process.clean_latent(latent, prediction)
+        say("decoder")
+        image = tiled(self.decoder, clean, tile, overlap, SCALE / ratio)
+        image = image[..., :height * SCALE, :width * SCALE].clamp(0, 1)
+        return FIXES[self.colour_fix](image, upsample(lr)).clamp(0, 1)

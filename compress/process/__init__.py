@@ -1,0 +1,1 @@
+"""Diffusion processes and the image-side steps around them, as pure functions and small modules."""

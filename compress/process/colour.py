@@ -1,0 +1,56 @@
+"""Colour correction of a restored image by its low-resolution input.
+
+All take float [B, 3, H, W] images in one common range. `adain` and `wavelet` are those of OSEDiff
+(`my_utils/wavelet_color_fix.py`, after StableSR); `mean_std` is AdcSR's. Statistics are those of the
+whole image: tone must not depend on tiles.
+"""
+
+import torch
+import torch.nn.functional as F
+
+LEVELS = 5
+
+
+def _statistics(image: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = image.flatten(2)
+    mean = flat.mean(-1)[..., None, None]
+    # Unbiased variance written out: ONNX has no reduction that is.
+    variance = ((flat - mean.flatten(2)) ** 2).sum(-1) / (flat.shape[-1] - 1)
+    return mean, (variance + eps).sqrt()[..., None, None]
+
+
+def adain(target: torch.Tensor, source: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """Give `target` the per-channel mean and standard deviation of `source`; both in [0, 1]."""
+    mean_t, std_t = _statistics(target, eps)
+    mean_s, std_s = _statistics(source, eps)
+    return (target - mean_t) / std_t * std_s + mean_s
+
+
+def mean_std(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """AdcSR's fix. `source` may have another size. A flat channel takes the source's mean (theirs gives NaN)."""
+    mean_t, std_t = _statistics(target, 0.0)
+    mean_s, std_s = _statistics(source, 0.0)
+    flat = std_t == 0
+    return torch.where(flat, mean_s, (target - mean_t) / torch.where(flat, 1.0, std_t) * std_s + mean_s)
+
+
+def _blur(image: torch.Tensor, dilation: int) -> torch.Tensor:
+    taps = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype, device=image.device) / 4.0
+    kernel = torch.outer(taps, taps).expand(image.shape[1], 1, 3, 3)
+    padded = F.pad(image, (dilation,) * 4, mode="replicate")
+    return F.conv2d(padded, kernel, groups=image.shape[1], dilation=dilation)
+
+
+def low_frequency(image: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
+    """The residual of an a-trous wavelet decomposition: `levels` blurs with dilation 1, 2, 4, ..."""
+    for level in range(levels):
+        image = _blur(image, 2**level)
+    return image
+
+
+def wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """High frequencies of `target` over the low frequency of `source`; equal sizes."""
+    return target - low_frequency(target) + low_frequency(source)
+
+
+FIXES = {"adain": adain, "wavelet": wavelet, "none": lambda target, source: target}

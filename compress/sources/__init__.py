@@ -1,0 +1,9 @@
+"""Source models: each family builds an SRModel from a small config and reads published checkpoints into it.
+
+A source config is a frozen pydantic model with `family`, `build()` (structure only, on the meta device)
+and `load(model)` (values). `FAMILIES` is the one list of them.
+"""
+
+from compress.sources.osediff import OSEDiffSource
+
+FAMILIES = {"osediff": OSEDiffSource}

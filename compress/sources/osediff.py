@@ -1,0 +1,74 @@
+"""OSEDiff (arXiv 2406.08177): SD 2.1-base with LoRA, one step at t = 999; and our nano model of the same shape."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from compress.model import SRModel
+from compress.process.one_step import OneStep
+from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
+
+TOKENS = 77
+ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
+
+SD21_UNET = dict(
+    sample_size=64, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(320, 640, 1280, 1280),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    # diffusers calls the number of heads `attention_head_dim` here.
+    attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True)
+SD21_VAE = dict(
+    in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+    norm_num_groups=32, sample_size=768, scaling_factor=0.18215,
+    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+SD21_TEXT = dict(
+    vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16,
+    max_position_embeddings=TOKENS, hidden_act="gelu", projection_dim=512,
+    bos_token_id=49406, eos_token_id=49407, pad_token_id=1)
+
+# Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter of the
+# positions; the VAE carries the larger share of the MACs, as in SD.
+NANO_UNET = dict(
+    sample_size=64, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 64, 64, 80),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=(3, 4, 4, 5), cross_attention_dim=64, use_linear_projection=True, norm_num_groups=16)
+NANO_VAE = dict(
+    in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32, 64, 80), layers_per_block=1,
+    norm_num_groups=8, sample_size=512, scaling_factor=1.0,
+    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+
+
+class OSEDiffSource(BaseModel):
+    """`size: nano` comes with the package; `size: sd21` reads SD 2.1-base from `base` and OSEDiff from `lora`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: Literal["osediff"] = "osediff"
+    size: Literal["nano", "sd21"] = "nano"
+    weights: str | None = None      # nano: another weight file than the embedded one
+    base: str | None = None         # sd21: folder in diffusers' layout, or a hub id
+    lora: str | None = None         # sd21: osediff.pkl, either published format
+    prompt: str = ""                # sd21: the one prompt that replaces the tagger
+    colour_fix: Literal["adain", "wavelet", "none"] = "adain"
+
+    def build(self) -> SRModel:
+        """The structure, on the meta device; no weight is read."""
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**(NANO_UNET if self.size == "nano" else SD21_UNET))
+            vae = AutoencoderKL(**(NANO_VAE if self.size == "nano" else SD21_VAE))
+            context = text_encoder = None
+            if self.size == "nano":
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+            else:
+                from transformers import CLIPTextConfig, CLIPTextModel
+                text_encoder = PromptEncoder(CLIPTextModel(CLIPTextConfig(**SD21_TEXT)),
+                                             torch.empty(1, TOKENS, dtype=torch.int64))
+        process = OneStep(timestep=999)
+        model = SRModel(VAEEncoder(vae), UNetDenoiser(unet, process.timestep, context), VAEDecoder(vae), process,
+                        text_encoder=text_encoder, colour_fix=self.colour_fix)
+        return model.eval()
