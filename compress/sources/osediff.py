@@ -8,9 +8,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from compress.errors import UserError
 from compress.model import SRModel
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.tensors import read_tensors
 
 TOKENS = 77
 ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
@@ -72,3 +74,18 @@ class OSEDiffSource(BaseModel):
         model = SRModel(VAEEncoder(vae), UNetDenoiser(unet, process.timestep, context), VAEDecoder(vae), process,
                         text_encoder=text_encoder, colour_fix=self.colour_fix)
         return model.eval()
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned."""
+        if self.size == "sd21":
+            if self.base is None:
+                raise UserError("source.base: size 'sd21' needs Stable Diffusion 2.1-base; set source.base to a folder "
+                                "in diffusers' layout or a hub id (--plan needs none)")
+            from compress.sources.osediff_checkpoint import load_sd21
+            load_sd21(model, self.base, self.lora, self.prompt)
+        else:
+            file = Path(self.weights) if self.weights else ASSET
+            if not file.is_file():
+                raise UserError(f"source.weights: {file} does not exist; leave it out for the embedded weights")
+            read_tensors(model, file)
+        model.eval().requires_grad_(False)

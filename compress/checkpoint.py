@@ -1,0 +1,97 @@
+"""Saving and loading models: one safetensors file whose header says what it is. No pickle.
+
+The header holds the source and the passes, and that is the structure: loading builds the source on the meta
+device, converts it by every pass and assigns the saved tensors.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from compress.errors import UserError
+from compress.model import SRModel
+from compress.passes import PASSES
+from compress.passes.base import Pass
+from compress.recipe import choose, validate
+from compress.sources import FAMILIES
+from compress.tensors import read_tensors
+
+FORMAT = "diffusion-sr-compress/1"
+MODEL_FILE = "model.safetensors"
+
+
+def parse_source(data: dict, where: str = "source") -> BaseModel:
+    """The config of a source model from a recipe's `source` mapping."""
+    return validate(choose(FAMILIES, "family", data, where), data, where)
+
+
+def parse_pass(data: dict, where: str) -> Pass:
+    """The config of a pass from one entry of a recipe's `passes`."""
+    return validate(choose(PASSES, "pass", data, where), data, where)
+
+
+def dump(config: BaseModel) -> dict:
+    """A config as a recipe writes it, defaults included."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
+    """The structure of a compressed model, on the meta device."""
+    model = source.build()
+    for step in passes:
+        step.convert(model)
+    return model
+
+
+def save_model(model: SRModel, path: Path, source: BaseModel, passes: list[Pass], dtype: torch.dtype | None = None,
+               notes: dict[str, str] | None = None) -> None:
+    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        narrow = dtype is not None and tensor.is_floating_point()
+        # A copy for each name: safetensors refuses shared memory, and loading untangles by structure.
+        tensors[name] = tensor.detach().to("cpu", dtype if narrow else tensor.dtype).contiguous().clone()
+    header = {"format": FORMAT, "source": json.dumps(dump(source)), "passes": json.dumps([dump(p) for p in passes]),
+              **(notes or {})}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, partial, metadata=header)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def model_path(path: str | Path) -> Path:
+    """The weight file that a RUN directory or MODEL file argument names."""
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a file")
+    return file
+
+
+def read_header(path: str | Path) -> tuple[BaseModel, list[Pass]]:
+    """Source and passes of a saved model, without reading its tensors."""
+    file = model_path(path)
+    try:
+        with safe_open(file, framework="pt") as reader:
+            header = reader.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a readable safetensors file ({error})") from None
+    if header.get("format") != FORMAT:
+        raise UserError(f"{file}: was not written by this toolkit (format {header.get('format')!r}, expected {FORMAT})")
+    source = parse_source(json.loads(header["source"]), f"{file}: source")
+    passes = [parse_pass(p, f"{file}: passes.{i}") for i, p in enumerate(json.loads(header["passes"]))]
+    return source, passes
+
+
+def load_model(path: str | Path) -> SRModel:
+    """Load a run directory or model file: structure from its header, values from its tensors, on the CPU."""
+    source, passes = read_header(path)
+    model = convert_all(source, passes)
+    read_tensors(model, model_path(path))
+    return model.eval().requires_grad_(False)

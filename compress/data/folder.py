@@ -1,0 +1,71 @@
+"""Endless, seeded crops of the photographs in one or more folders."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from compress.errors import UserError
+from compress.image import SUFFIXES
+
+
+def find_images(folders: list[str] | list[Path]) -> list[Path]:
+    """All image files below `folders`, sorted by path within each. Raises UserError if one holds none."""
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"data folder {folder} does not exist; name a folder with {', '.join(SUFFIXES)} files")
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not images:
+            raise UserError(f"data folder {folder} holds no image ({', '.join(SUFFIXES)})")
+        found += images
+    return found
+
+
+def data_hash(images: list[Path]) -> str:
+    """Identity of a list of files by name and size: 16 hex digits, independent of where they lie."""
+    listing = "\n".join(f"{p.name} {p.stat().st_size}" for p in images)
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+class RandomCrops(Dataset):
+    """Crop i is a function of (seed, i) alone: file, place and flips. Returns float [3, crop, crop] in [0, 1].
+
+    Decoded files are kept as uint8 while they fit into `cache_bytes`.
+    """
+
+    def __init__(self, images: list[Path], crop: int, length: int, seed: int, cache_bytes: int = 2 << 30):
+        self.images, self.crop, self.length, self.seed = images, crop, length, seed
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _pixels(self, index: int) -> np.ndarray:
+        pixels = self._cache.get(index)
+        if pixels is None:
+            with Image.open(self.images[index]) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            if min(pixels.shape[:2]) < self.crop:
+                raise UserError(f"{self.images[index]}: {pixels.shape[1]}x{pixels.shape[0]} pixels is smaller than "
+                                f"the crop of {self.crop}; remove it or set a smaller crop")
+            if pixels.nbytes < self._room:
+                self._cache[index] = pixels
+                self._room -= pixels.nbytes
+        return pixels
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        random = np.random.default_rng((self.seed, i))
+        pixels = self._pixels(int(random.integers(len(self.images))))
+        top = int(random.integers(pixels.shape[0] - self.crop + 1))
+        left = int(random.integers(pixels.shape[1] - self.crop + 1))
+        piece = pixels[top:top + self.crop, left:left + self.crop]
+        if random.random() < 0.5:
+            piece = piece[:, ::-1]
+        if random.random() < 0.5:
+            piece = piece.transpose(1, 0, 2)
+        return torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1).float() / 255.0

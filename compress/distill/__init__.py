@@ -1,0 +1,1 @@
+"""Losses, discriminators and the training loop, for source models and for distillation alike."""

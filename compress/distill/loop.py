@@ -1,0 +1,116 @@
+"""The one training loop: accelerate for devices and precision, EMA, checkpoints, resume, progress."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+# (index of the step, batch) -> named losses; "loss" is what the optimiser gets, the rest is shown.
+StepFunction = Callable[[int, torch.Tensor], dict[str, torch.Tensor]]
+
+
+class EMA:
+    """Exponential moving average of parameters, with the usual warm-up min(decay, (1+n)/(10+n))."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
+        self.decay, self.updates = decay, 0
+        self.parameters = list(parameters)
+        self.shadow = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_model(self) -> None:
+        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
+            parameter.copy_(shadow)
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        for mine, saved in zip(self.shadow, state["shadow"], strict=True):
+            mine.copy_(saved)
+
+
+def cosine_with_warmup(steps: int, warmup: int, floor: float = 0.02) -> Callable[[int], float]:
+    """Learning-rate factor at a step: linear warm-up, then cosine from 1 to `floor`."""
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return floor + (1 - floor) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+    return factor
+
+
+def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.Optimizer],
+          loader: Iterable, step: StepFunction, *, steps: int, ema: EMA, workdir: Path, clip: float = 1.0,
+          checkpoint_every: int = 250, warmup: int = 50, after_step: Callable[[int], None] | None = None) -> list[dict]:
+    """Run `steps` optimiser steps of `optimizers[0]` and return the logged losses (one row per 50 steps).
+
+    `loader` yields batches from step 0; a checkpoint in `workdir` skips those already used, so that a resumed run
+    sees what an unbroken one would. `modules` and `optimizers` come from `accelerator.prepare`. Further optimisers
+    (discriminators) are stepped inside `step` by the caller and only saved and scheduled here.
+    """
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers]
+    accelerator._schedulers.clear()
+    for scheduler in schedulers:
+        accelerator.register_for_checkpointing(scheduler)
+    accelerator.register_for_checkpointing(ema)
+    checkpoint, log = workdir / f"{name}.checkpoint", []
+    start = 0
+    if checkpoint.is_dir():
+        accelerator.load_state(str(checkpoint))
+        state = json.loads((checkpoint / "progress.json").read_text())
+        start, log = state["step"], state["log"]
+    parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
+    bar = tqdm(total=steps, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=2)
+    means: dict[str, float] = {}
+    batches = iter(accelerator.skip_first_batches(loader, start) if start else loader)
+    for index in range(start, steps):
+        losses = step(index, next(batches))
+        optimizers[0].zero_grad(set_to_none=True)
+        accelerator.backward(losses["loss"])
+        accelerator.clip_grad_norm_(parameters, clip)
+        optimizers[0].step()
+        for scheduler in schedulers:
+            scheduler.step()
+        ema.update()
+        for key, value in losses.items():
+            means[key] = 0.95 * means.get(key, value.item()) + 0.05 * value.item()
+        bar.update()
+        bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
+        done = index + 1
+        if done % 50 == 0 or done == steps:
+            log.append({"step": done, **{k: round(v, 6) for k, v in means.items()}})
+        if after_step is not None:
+            after_step(done)
+        if done % checkpoint_every == 0 or done == steps:
+            _save(accelerator, checkpoint, done, log)
+    bar.close()
+    accelerator.wait_for_everyone()
+    accelerator._custom_objects.clear()
+    ema.copy_to_model()
+    return log
+
+
+def _save(accelerator: Accelerator, checkpoint: Path, step: int, log: list[dict]) -> None:
+    """Write beside, then swap: a run killed in between leaves the previous checkpoint."""
+    partial = checkpoint.with_suffix(".partial")
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial), safe_serialization=True)
+    if accelerator.is_main_process:
+        (partial / "progress.json").write_text(json.dumps({"step": step, "log": log}))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        partial.rename(checkpoint)

@@ -1,0 +1,145 @@
+"""The stages a source model is trained in. Each is one module: forward does network and losses, as DDP wants it.
+
+1. `autoencoder`: a KL autoencoder on clean crops.
+2. `latent`: the denoiser alone, on precomputed latents, from the low-resolution to the clean one.
+3. `end_to_end`: all three networks from the low-resolution image to the restored one.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from compress.data.degradation import Degradation, degrade
+from compress.distill import losses
+from compress.model import SRModel
+
+Terms = dict[str, torch.Tensor]
+
+
+def seeded_pair(hr: torch.Tensor, degradation: Degradation, *key: int) -> torch.Tensor:
+    """The low-resolution partner [B, 3, H/4, W/4] of `hr`, a function of `key` (seed, step, rank, ...)."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return degrade(hr, degradation, torch.Generator().manual_seed(seed))
+
+
+class ImageStage(nn.Module):
+    """Base of the stages whose result is an image. `weights` maps loss names to factors."""
+
+    trained: tuple[str, ...] = ()
+
+    def __init__(self, model: SRModel, weights: dict[str, float], perceptual: nn.Module | None,
+                 degradation: Degradation, key: tuple[int, ...]):
+        super().__init__()
+        self.model, self.weights, self.perceptual = model, weights, perceptual
+        self.degradation, self.key = degradation, key
+
+    def terms(self, image: torch.Tensor, target: torch.Tensor) -> Terms:
+        found = {}
+        if self.weights.get("l1"):
+            found["l1"] = F.l1_loss(image.float(), target)
+        if self.weights.get("mse"):
+            found["mse"] = F.mse_loss(image.float(), target)
+        if self.weights.get("lpips"):
+            found["lpips"] = self.perceptual(image.clamp(0, 1), target).mean()
+        return found
+
+
+class Autoencoder(ImageStage):
+    trained = ("encoder", "decoder")
+
+    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
+        mean, logvar = self.model.encoder.moments(hr * 2 - 1)
+        logvar = logvar.float().clamp(-30, 20)
+        latent = mean + (0.5 * logvar).exp() * torch.randn_like(logvar)
+        image = self.model.decoder(latent * self.model.encoder.scaling_factor)
+        found = self.terms(image, hr)
+        if self.weights.get("kl"):
+            found["kl"] = losses.kl(mean.float(), logvar)
+        return image, found
+
+
+class EndToEnd(ImageStage):
+    trained = ("encoder", "denoiser", "decoder")
+
+    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
+        lr = seeded_pair(hr, self.degradation, *self.key, index).contiguous(memory_format=torch.channels_last)
+        image = self.model.network(lr)
+        return image, self.terms(image, hr)
+
+
+class Latent(nn.Module):
+    """Clean latent from the encoded low-resolution image; batches are [2, B, C, h, w] of (encoded, clean)."""
+
+    trained = ("denoiser",)
+
+    def __init__(self, model: SRModel, weights: dict[str, float]):
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def forward(self, pairs: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
+        encoded, clean = pairs.unbind(1)
+        restored = self.model.clean_latent(encoded)
+        found = {}
+        if self.weights.get("l1"):
+            found["l1"] = F.l1_loss(restored.float(), clean)
+        if self.weights.get("mse"):
+            found["mse"] = F.mse_loss(restored.float(), clean)
+        return restored, found
+
+
+class LatentPairs(Dataset):
+    """Item i is a seeded choice from precomputed [N, 2, C, h, w] pairs."""
+
+    def __init__(self, pairs: torch.Tensor, length: int, seed: int):
+        self.pairs, self.length, self.seed = pairs, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.pairs[int(np.random.default_rng((self.seed, i)).integers(len(self.pairs)))]
+
+
+@torch.no_grad()
+def unit_latent(model: SRModel, crops: torch.Tensor) -> float:
+    """Rescale the autoencoder so that latents have unit standard deviation, its function unchanged.
+
+    `crops` [B, 3, H, W] in [0, 1] measure the deviation, which is returned.
+    """
+    encoder, decoder = model.encoder, model.decoder
+    deviation = encoder.encode(crops * 2 - 1).std().item()
+    half = encoder.quant_conv.out_channels // 2
+    encoder.quant_conv.weight[:half] /= deviation
+    encoder.quant_conv.bias[:half] /= deviation
+    encoder.quant_conv.bias[half:] -= 2 * float(np.log(deviation))
+    decoder.post_quant_conv.weight *= deviation
+    return deviation
+
+
+@torch.no_grad()
+def encode_at_signal_scale(model: SRModel) -> None:
+    """Let the encoder emit sqrt(abar) * z, the signal inside z_t, and start the denoiser at epsilon = 0.
+
+    With z_t = sqrt(abar) * z_LR the one-step formula reads x0 = z_LR - 14.6 * eps: the denoiser learns a residual
+    and starts from the identity. An encoder at full scale would need eps = z_t to a precision fifteen times that
+    of the result, which quantised networks do not have.
+    """
+    half = model.encoder.quant_conv.out_channels // 2
+    model.encoder.quant_conv.weight[:half] *= model.process.signal
+    model.encoder.quant_conv.bias[:half] *= model.process.signal
+    model.denoiser.unet.conv_in.weight /= model.process.signal
+    nn.init.zeros_(model.denoiser.unet.conv_out.weight)
+    nn.init.zeros_(model.denoiser.unet.conv_out.bias)
+
+
+@torch.no_grad()
+def latent_pairs(model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]) -> torch.Tensor:
+    """[N, 2, C, h, w]: latents of degraded crops at signal scale, and of the crops themselves."""
+    rows = []
+    for index, hr in enumerate(loader):
+        clean = model.encoder.encode(hr * 2 - 1)
+        encoded = model.encoder(seeded_pair(hr, degradation, *key, index)) * model.process.signal
+        rows.append(torch.stack([encoded, clean], dim=1))
+    return torch.cat(rows)

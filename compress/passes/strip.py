@@ -1,0 +1,111 @@
+"""Fold what never changes: the prompt and the timestep of a one-step model. Exact up to rounding.
+
+PassionSR (arXiv 2411.17106) drops the text encoder for a constant context and fixes the timestep. With both constant
+the algebra goes further: a key or value projection of a constant is a constant, and a projected time embedding is a
+bias of the convolution before it. Folding in float64 costs at most one rounding of the stored type.
+"""
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from pydantic import ConfigDict, Field
+from torch import nn
+
+from compress.errors import UserError
+from compress.model import SRModel
+from compress.passes.base import Pass
+from compress.sources.latent_diffusion import UNetDenoiser
+
+
+class ConstantProjection(nn.Module):
+    """The projection of a constant: ignores its input [B, ...] and returns `value` as [B, tokens, channels]."""
+
+    def __init__(self, value: torch.Tensor, requires_grad: bool = True):
+        super().__init__()
+        self.value = nn.Parameter(value, requires_grad)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value.expand(x.shape[0], -1, -1)
+
+
+class NoTimeEmbedding(nn.Module):
+    """In place of a UNet's time embedding once the residual blocks hold it in their biases."""
+
+    def forward(self, sample: torch.Tensor, condition: torch.Tensor | None = None) -> None:
+        return None
+
+
+def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
+    """`layer(x)` in float64, for a plain linear layer."""
+    if type(layer) is not nn.Linear:
+        raise UserError(f"pass 'strip': {name} is a {type(layer).__name__}, only a plain Linear can be folded; "
+                        "list strip before the passes that replace layers")
+    bias = None if layer.bias is None else layer.bias.double()
+    return F.linear(x.double(), layer.weight.double(), bias)
+
+
+def fold_context(unet: UNet2DConditionModel, context: torch.Tensor) -> None:
+    """Replace the keys and values of every cross-attention by those of `context` [1, tokens, dim]."""
+    for name, attention in unet.named_modules():
+        if not (isinstance(attention, Attention) and attention.is_cross_attention):
+            continue
+        for side in ("to_k", "to_v"):
+            layer = getattr(attention, side)
+            if not isinstance(layer, ConstantProjection):
+                value = _project(layer, context, f"{name}.{side}").to(layer.weight.dtype)
+                setattr(attention, side, ConstantProjection(value, layer.weight.requires_grad))
+
+
+def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
+    """Move the embedding of `timestep` through every residual block's projection into the bias of its `conv1`."""
+    if isinstance(unet.time_embedding, NoTimeEmbedding):
+        return
+    steps = torch.full((1,), timestep, device=unet.conv_in.weight.device)
+    embedding = copy.deepcopy(unet.time_embedding).double()(unet.time_proj(steps).double())  # [1, 4 * width]
+    if unet.time_embed_act is not None:
+        embedding = unet.time_embed_act(embedding)
+    for name, block in unet.named_modules():
+        if not isinstance(block, ResnetBlock2D) or block.time_emb_proj is None:
+            continue
+        if block.time_embedding_norm != "default" or type(block.conv1) is not nn.Conv2d:
+            raise UserError(f"pass 'strip': {name} has no plain convolution with an additive time embedding "
+                            f"({type(block.conv1).__name__}, {block.time_embedding_norm}); set timestep=keep, or "
+                            "list strip before the passes that replace layers")
+        x = embedding if block.skip_time_act else block.nonlinearity(embedding)
+        shift = _project(block.time_emb_proj, x, f"{name}.time_emb_proj")[0]
+        bias = block.conv1.bias
+        block.conv1.bias = nn.Parameter((bias.double() + shift).to(bias.dtype), requires_grad=bias.requires_grad)
+        block.time_emb_proj = None
+    unet.time_embedding = NoTimeEmbedding()
+
+
+class Strip(Pass):
+    """`text: constant` folds the prompt and drops the text encoder; `timestep: fold` folds the fixed timestep.
+
+    What an earlier strip has folded is left alone, so the pass may stand twice.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    pass_: Literal["strip"] = Field(default="strip", alias="pass")
+    text: Literal["constant", "keep"] = "constant"
+    timestep: Literal["fold", "keep"] = "fold"
+
+    @torch.no_grad()
+    def convert(self, model: SRModel) -> None:
+        denoiser = model.denoiser
+        if not isinstance(denoiser, UNetDenoiser):
+            raise UserError(f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
+                            "context nor a folded timestep to strip; remove the pass from the recipe")
+        if self.text == "constant":
+            context = denoiser.context if model.text_encoder is None else model.text_encoder()
+            if context is not None:
+                fold_context(denoiser.unet, context)
+            model.text_encoder = denoiser.context = None
+        if self.timestep == "fold":
+            fold_timestep(denoiser.unet, denoiser.timestep)

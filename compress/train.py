@@ -1,0 +1,212 @@
+"""Train a source model: `python -m compress.train RECIPE [key=value ...] [--workdir DIR] [-o FILE]`.
+
+For several devices: `accelerate launch -m compress.train RECIPE ...`. A killed run, started again with the same
+--workdir, goes on from its last checkpoint.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.utils.data import DataLoader
+
+from compress.checkpoint import parse_source, save_model
+from compress.data.degradation import PRESETS
+from compress.data.folder import RandomCrops, data_hash, find_images
+from compress.distill import losses, stages
+from compress.distill.discriminator import patch_discriminator
+from compress.distill.loop import EMA, train
+from compress.errors import UserError, command
+from compress.model import SRModel
+from compress.recipe import override, read_yaml, validate
+from compress.tensors import read_tensors
+
+LATENT_POOL = 4096  # precomputed pairs
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    folders: list[str] = Field(min_length=1)
+    degradation: Literal["mild", "realesrgan"] = "mild"
+
+
+class StageConfig(_Strict):
+    """`losses` weighs l1, mse, lpips, kl and gan; a loss that is not named is not computed."""
+
+    stage: Literal["autoencoder", "latent", "end_to_end"]
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0)
+    crop: int = Field(gt=0, multiple_of=64)
+    lr: float = Field(gt=0)
+    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan"], float]
+    gan_lr: float = 1e-4
+    ema: float = Field(0.999, ge=0, lt=1)
+
+
+class TrainRecipe(_Strict):
+    name: str
+    source: dict
+    data: Data
+    stages: list[StageConfig] = Field(min_length=1)
+    lpips_weights: str | None = None
+    lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+
+
+def initialise(model: SRModel, seed: int) -> SRModel:
+    """Random values for a meta model, each module's own initialisation; the context from N(0, 1)."""
+    set_seed(seed)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    for parameter in (p for p in [model.denoiser.context] if p is not None):
+        nn.init.normal_(parameter)
+    return model.to(memory_format=torch.channels_last)
+
+
+class Trainer:
+    def __init__(self, recipe: TrainRecipe, workdir: Path):
+        if any("lpips" in s.losses for s in recipe.stages) and recipe.lpips_weights is None:
+            raise UserError("lpips_weights: a stage uses the lpips loss; give lpips_weights=FILE with pyiqa's names")
+        self.recipe, self.workdir = recipe, workdir
+        self.source = parse_source(recipe.source)
+        self.images = find_images(recipe.data.folders)
+        self.degradation = PRESETS[recipe.data.degradation]
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.model = initialise(self.source.build(), recipe.seed)
+        workdir.mkdir(parents=True, exist_ok=True)
+
+    def crops(self, crop: int, count: int, batch: int, salt: int) -> DataLoader:
+        return DataLoader(RandomCrops(self.images, crop, count, self.recipe.seed * 1000 + salt), batch_size=batch)
+
+    def run(self) -> list[dict]:
+        """All stages in order. A stage that was finished by an earlier run is read, not repeated."""
+        records = []
+        for number, config in enumerate(self.recipe.stages):
+            name = f"{number}_{config.stage}"
+            file, record = self.workdir / f"{name}.safetensors", self.workdir / f"{name}.json"
+            if file.is_file() and record.is_file():
+                read_tensors(self.model, file)
+                self.model.to(memory_format=torch.channels_last)
+                records.append(json.loads(record.read_text()))
+                continue
+            set_seed(self.recipe.seed + number)
+            records.append(self.stage(number, config, name))
+            if self.accelerator.is_main_process:
+                save_model(self.model, file, self.source, [])
+                record.write_text(json.dumps(records[-1]))
+        return records
+
+    def _prepare_stage(self, number: int, config: StageConfig) -> tuple[nn.Module, DataLoader]:
+        world = self.accelerator.num_processes
+        count, salt = config.steps * config.batch * world, 10 * number
+        key = (self.recipe.seed, number, self.accelerator.process_index)
+        if config.stage == "latent":
+            pool = self.crops(config.crop, LATENT_POOL, 32, salt + 1)
+            stages.unit_latent(self.model, next(iter(pool)))
+            pairs = stages.latent_pairs(self.model, pool, self.degradation, key)
+            stages.encode_at_signal_scale(self.model)
+            return (stages.Latent(self.model, config.losses),
+                    DataLoader(stages.LatentPairs(pairs, count, self.recipe.seed), batch_size=config.batch))
+        perceptual = None
+        if config.losses.get("lpips"):
+            perceptual = losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net)
+        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd}[config.stage]
+        return (kind(self.model, config.losses, perceptual, self.degradation, key),
+                self.crops(config.crop, count, config.batch, salt))
+
+    def stage(self, number: int, config: StageConfig, name: str) -> dict:
+        began = time.time()
+        self.model.eval()
+        with torch.no_grad():
+            stage, loader = self._prepare_stage(number, config)
+        self.model.requires_grad_(False)
+        trained = [p for part in stage.trained for p in getattr(self.model, part).parameters()]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.model.train()
+        optimizers = [torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)]
+        modules: list[nn.Module] = [stage]
+        if config.losses.get("gan"):
+            modules.append(patch_discriminator().to(memory_format=torch.channels_last))
+            optimizers.append(torch.optim.AdamW(modules[1].parameters(), lr=config.gan_lr, betas=(0.5, 0.99)))
+        self.accelerator.free_memory()
+        *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
+        modules, optimizers = prepared[:len(modules)], prepared[len(modules):]
+
+        def step(index: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+            if batch.ndim == 4:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            image, terms = modules[0](batch, index)
+            shown = {}
+            if config.losses.get("gan"):
+                discriminator = modules[1]
+                adverse = losses.gan_discriminator(discriminator(batch), discriminator(image.detach().float()))
+                optimizers[1].zero_grad(set_to_none=True)
+                self.accelerator.backward(adverse)
+                optimizers[1].step()
+                discriminator.requires_grad_(False)
+                terms["gan"] = losses.gan_generator(discriminator(image.float()))
+                discriminator.requires_grad_(True)
+                shown["d"] = adverse.detach()
+            total = sum(config.losses[k] * v for k, v in terms.items())
+            return {"loss": total, **{k: v.detach() for k, v in terms.items()}, **shown}
+
+        log = train(name, self.accelerator, modules, optimizers, loader, step, steps=config.steps,
+                    ema=EMA(trained, config.ema), workdir=self.workdir)
+        self.model.eval()
+        return {"stage": config.stage, "steps": config.steps, "seconds": round(time.time() - began), "log": log}
+
+
+def hardware() -> str:
+    """One line: accelerators if there are any, else the processor and the threads used."""
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), "") if Path("/proc/cpuinfo").is_file() else platform.processor()
+    return f"{cpu or platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+@command
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m compress.train", description=__doc__.splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--workdir", type=Path, help="checkpoints (default runs/train/NAME)")
+    parser.add_argument("-o", "--out", type=Path, help="weights (default WORKDIR/NAME.safetensors, fp16)")
+    options = parser.parse_args(argv)
+    recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
+    workdir = options.workdir or Path("runs/train") / recipe.name
+    trainer = Trainer(recipe, workdir)
+    began = time.time()
+    records = trainer.run()
+    if trainer.accelerator.is_main_process:
+        out = options.out or workdir / f"{recipe.name}.safetensors"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_model(trainer.model, out, trainer.source, [], dtype=torch.float16)
+        record = {"recipe": recipe.model_dump(mode="json"), "hardware": hardware(), "images": len(trainer.images),
+                  "data_hash": data_hash(trainer.images), "torch": torch.__version__,
+                  "seconds": sum(r["seconds"] for r in records), "stages": records}
+        # Names identify the data; where it lay on this machine is of no use to anyone.
+        record["recipe"]["data"]["folders"] = [Path(f).name for f in recipe.data.folders]
+        record["recipe"]["lpips_weights"] = recipe.lpips_weights and Path(recipe.lpips_weights).name
+        out.with_suffix(".json").write_text(json.dumps(record, indent=1))
+        print(f"wrote {out} and {out.with_suffix('.json').name} after {time.time() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

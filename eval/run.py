@@ -1,0 +1,69 @@
+"""python -m eval.run RUN|MODEL|DIR --data PATH|embedded [-o OUT]: measure a model or a folder of restored images."""
+
+import argparse
+from pathlib import Path
+
+from compress.errors import UserError, command
+from eval.benchmark import evaluate
+from eval.dataset import PROTOCOLS, open_data
+from eval.metrics import BENCHMARK, METRICS, check_names
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Measure, write metrics.csv and averages.json, print the averages and every blank with its remedy."""
+    args = _arguments(argv)
+    if not args.source.exists():
+        raise UserError(f"{args.source}: no such run directory, model file or folder of restored images")
+    metrics = check_names(args.metrics.split(","))
+    data = open_data(args.data, args.lr, args.hr, protocol=args.protocol, name=args.name, limit=args.limit,
+                     convert=args.convert)
+    out = Path(args.out) if args.out else default_out(args.source, data.name)
+    result = evaluate(args.source, data, metrics, args.iqa_weights, out, save=args.save, convert=args.convert,
+                      device=args.device)
+    print(table(result))
+    print(f"written: {out / 'metrics.csv'}, {out / 'averages.json'}")
+    return 0
+
+
+def default_out(source: Path, data: str) -> Path:
+    """RUN/eval/<data> for a run directory, else ./eval-<source>-<data>."""
+    if (source / "model.safetensors").is_file():
+        return source / "eval" / data
+    return Path(f"eval-{source.resolve().stem}-{data}")
+
+
+def table(result: dict) -> str:
+    """The averages of `evaluate` as text; better direction beside each, a line for every blank."""
+    lines = [f"{result['data']}, protocol {result['protocol']}, {result['images']} images"]
+    for name in METRICS:
+        if name in result:
+            value = "—" if result[name] is None else f"{result[name]:.4f}"
+            lines.append(f"  {name:<14}{'↑' if METRICS[name].higher else '↓'} {value:>10}")
+    lines += [f"  {name}: blank, {why}" if result[name] is None else f"  {name}: {why}"
+              for name, why in result["blank"].items()]
+    return "\n".join(lines)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__)
+    parser.add_argument("source", type=Path, metavar="RUN|MODEL|DIR",
+                        help="run directory, model .safetensors, or folder of restored images")
+    parser.add_argument("--data", help="folder with LR/ and HR/ (or lq/gt, test_LR/test_HR), a folder of small "
+                                       "images, or 'embedded'")
+    parser.add_argument("--lr", help="folder of small images")
+    parser.add_argument("--hr", help="folder of their originals, same names")
+    parser.add_argument("--metrics", default=",".join(BENCHMARK), help="comma-separated; default %(default)s")
+    parser.add_argument("--iqa-weights", metavar="DIR", help="folder with the metrics' weight files")
+    parser.add_argument("-o", "--out", help="default: RUN/eval/<data name>, or ./eval-<source>-<data name>")
+    parser.add_argument("--protocol", help=f"{', '.join(PROTOCOLS)}; default: by the sizes")
+    parser.add_argument("--name", help="data set name in the results; default: by the folder")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--save", metavar="DIR", help="keep the restored images as PNG")
+    parser.add_argument("--convert", action="store_true", help="convert grayscale, RGBA and 16-bit files while reading")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
