@@ -16,7 +16,7 @@ from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes import PASSES
 from compress.passes.base import Pass
-from compress.recipe import choose, validate
+from compress.config import choose, validate
 from compress.sources import FAMILIES
 from compress.tensors import read_tensors
 

@@ -42,7 +42,7 @@ class Layer:
     macs_linear: int = 0
     macs_attention: int = 0
     arithmetic_bits: int = FLOAT
-    activation_bytes: int = 0   # inputs + outputs at float32, of a module without children
+    activation_bytes: int = 0   # inputs + outputs at float32, of a layer without layers inside
 
     @property
     def component(self) -> str:
@@ -120,7 +120,11 @@ class Cost:
 
 
 class _LinearCalls(TorchFunctionMode):
-    """Marks the matrix products of F.linear, which reach the dispatcher as mm, addmm or bmm by memory layout."""
+    """Marks the matrix products of F.linear, which reach the dispatcher as mm, addmm or bmm by memory layout.
+
+    Inside nn.MultiheadAttention, which no source here uses, it sees nothing: on strided input the projections would
+    be filed under attention. The sum is right either way.
+    """
 
     active = False
 
@@ -196,6 +200,13 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def _leaves(model: nn.Module) -> set[nn.Module]:
+    """Modules without children; a quantised layer is one, and the quantisers inside it are none."""
+    quantised = {m for m in model.modules() if getattr(m, "weight_bits", None) is not None}
+    inside = {child for m in quantised for child in m.modules()} - quantised
+    return (quantised | {m for m in model.modules() if next(m.children(), None) is None}) - inside
+
+
 def _elements(value) -> int:
     return sum(x.numel() for x in torch.utils._pytree.tree_leaves(value) if isinstance(x, torch.Tensor))
 
@@ -203,14 +214,14 @@ def _elements(value) -> int:
 @contextmanager
 def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iterator[None]:
     """Count what runs inside: hooks keep a stack of the layers that are running."""
-    stack, handles = [outside], []
+    stack, handles, leaves = [outside], [], _leaves(model)
     for name, module in model.named_modules():
         def enter(_module, _args, row=rows[name]):
             stack.append(row)
 
         def leave(module, args, kwargs, out):
             row = stack.pop()
-            if next(module.children(), None) is None:
+            if module in leaves:
                 row.activation_bytes = max(row.activation_bytes, 4 * _elements((args, kwargs, out)))
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]

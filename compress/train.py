@@ -26,7 +26,7 @@ from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, train
 from compress.errors import UserError, command
 from compress.model import SRModel
-from compress.recipe import override, read_yaml, validate
+from compress.config import override, read_yaml, validate
 from compress.tensors import read_tensors
 
 LATENT_POOL = 4096  # precomputed pairs

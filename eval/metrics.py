@@ -10,6 +10,7 @@ import importlib.util
 import math
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def _lpips_squeeze(path: Path) -> nn.Module:
     from pyiqa.archs.lpips_arch import LPIPS
     from safetensors.torch import load_file
 
-    net = LPIPS(net="squeeze", pnet_rand=True, pretrained=False)
+    with warnings.catch_warnings(action="ignore"):  # pyiqa calls torchvision in a deprecated way
+        net = LPIPS(net="squeeze", pnet_rand=True, pretrained=False)
     left = net.load_state_dict(load_file(sound(path)), strict=False)
     # `lins.*` are aliases of `lin*`, the scaling layer's two constants are set in code
     missing = [k for k in left.missing_keys if not k.startswith(("lins.", "scaling_layer."))]
@@ -165,7 +167,8 @@ class Metrics:
             try:
                 paths = [find(weight, folder) for weight in METRICS[name].weights]
             except WeightsMissing as missing:
-                self.blank[name] = str(missing)
+                files = " and ".join(weight.file for weight in METRICS[name].weights)
+                self.blank[name] = f"{missing}; put {files} into a folder and pass it as --iqa-weights"
                 continue
             self._nets[name] = METRICS[name].build(*paths).to(device)
 

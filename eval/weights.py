@@ -23,7 +23,7 @@ TIMEOUT = 10.0  # seconds without an answer before a host counts as out of reach
 
 
 class WeightsMissing(Exception):
-    """A metric's weights are neither at hand nor to be had; the message says why and what to do."""
+    """A metric's weights are neither at hand nor to be had; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +44,27 @@ _unreachable: set[str] = set()  # hosts that failed in this process: asked once,
 def find(weight: Weight, folder: Path | None) -> Path:
     """The file of `weight` in `folder`, else in the cache, else downloaded into the cache.
 
-    Raises WeightsMissing with the reason and the remedy when it cannot be had.
+    Raises WeightsMissing when it cannot be had; an error of any other kind is not a missing file and passes on.
     """
     if folder is not None and (folder / weight.file).is_file():
         return folder / weight.file
-    remedy = f"put {weight.file} into a folder and pass it as --iqa-weights"
     if weight.url is None:
-        raise WeightsMissing(f"{weight.file} was not found; {remedy}")
+        raise WeightsMissing(f"{weight.file} was not found")
     cached = Path(torch.hub.get_dir()) / weight.cache / weight.file
     if cached.is_file():
         return cached
     url = _url(weight)
     host = urlparse(url).hostname
     if host in _unreachable:
-        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached; {remedy}, or connect "
-                             "to the network once")
+        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached")
     try:
         _download(url, cached)
     except urllib.error.HTTPError as error:
-        raise WeightsMissing(f"{url} answered {error.code} {error.reason}; {remedy}") from None
+        raise WeightsMissing(f"{url} answered {error.code} {error.reason}") from None
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         _unreachable.add(host)
         raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached "
-                             f"({getattr(error, 'reason', error)}); {remedy}, or connect to the network once") from None
+                             f"({getattr(error, 'reason', error)})") from None
     return cached
 
 

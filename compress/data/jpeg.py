@@ -39,10 +39,10 @@ def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None].to(image)
     tables = [((t.to(image) * scale + 50) / 100).floor().clamp(1, 255) for t in (_LUMA, _CHROMA)]
     pixels = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate").mul(255).round()
-    ycc = torch.einsum("oc,bchw->bohw", _TO_YCC.to(image), pixels)
-    luma = _quantise(ycc[:, :1] - 128, tables[0]) + 128
-    chroma = F.avg_pool2d(ycc[:, 1:], 2)
-    chroma = torch.cat([_quantise(chroma[:, i:i + 1], tables[1]) for i in (0, 1)], dim=1)
+    ycc = torch.einsum("oc,bchw->bohw", _TO_YCC.to(image), pixels).round()
+    luma = (_quantise(ycc[:, :1] - 128, tables[0]) + 128).round().clamp(0, 255)
+    chroma = F.avg_pool2d(ycc[:, 1:], 2).round()
+    chroma = torch.cat([_quantise(chroma[:, i:i + 1], tables[1]) for i in (0, 1)], dim=1).round().clamp(-128, 127)
     # libjpeg's "fancy" upsampling is a triangle filter, which bilinear interpolation is.
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
     rgb = torch.einsum("oc,bchw->bohw", torch.linalg.inv(_TO_YCC).to(image), torch.cat([luma, chroma], dim=1))

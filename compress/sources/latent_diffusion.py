@@ -72,6 +72,8 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.text_model = text_model
         self.register_buffer("token_ids", token_ids)
+        for module in text_model.modules():  # position ids: a model built on meta has them from its file
+            module._non_persistent_buffers_set.clear()
 
     def forward(self) -> torch.Tensor:
         return self.text_model(self.token_ids)[0]

@@ -1,5 +1,6 @@
 """OSEDiff (arXiv 2406.08177): SD 2.1-base with LoRA, one step at t = 999; and our nano model of the same shape."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -89,3 +90,9 @@ class OSEDiffSource(BaseModel):
                 raise UserError(f"source.weights: {file} does not exist; leave it out for the embedded weights")
             read_tensors(model, file)
         model.eval().requires_grad_(False)
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        files = [Path(f) for f in (self.weights, self.base, self.lora) if f] or [ASSET]
+        found = [p for f in files for p in (sorted(f.rglob("*")) if f.is_dir() else [f]) if p.is_file()]
+        return json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found])

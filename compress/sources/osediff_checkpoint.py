@@ -25,6 +25,7 @@ LORA_ALPHA = 8
 LORA_ENTRIES = ("state_dict_unet", "state_dict_vae", "unet_lora_encoder_modules", "unet_lora_decoder_modules",
                 "unet_lora_others_modules", "vae_lora_encoder_modules", "rank_unet", "rank_vae")
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<adapter>[^.]+)\.weight")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # diffusers before 0.15 -> now, in the attention of an autoencoder.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -59,7 +60,7 @@ def merge_lora(state: State, lora: State, scale: float, where: str = "the LoRA f
     stray += [f"{module}.lora_{side}" for (module, _), pair in pairs.items() for side in pair
               if f"{module}.weight" not in state]
     if stray:
-        raise UserError(f"{where}: {len(stray)} tensors fit no layer of the base model in name and shape "
+        raise UserError(f"{where}: {len(stray)} entries fit no layer of the base model in name and shape "
                         f"({_few(stray)}); base and file must be of one architecture")
     for (module, adapter), pair in pairs.items():
         weight = merged[f"{module}.weight"]
@@ -81,8 +82,8 @@ def _read_file(path: str) -> dict[str, Any]:
     try:
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"lora: {path} cannot be read as tensors, names and integers "
-                        f"({str(error).splitlines()[0][:120]}); give osediff.pkl, from OSEDiff or AdcSR") from None
+        raise UserError(f"lora: {path} cannot be read as tensors, names and integers alone ({type(error).__name__}); "
+                        "give osediff.pkl, from OSEDiff or AdcSR") from None
     if isinstance(entries, dict) and ("state_dict_unet" in entries or {"unet", "vae"} <= entries.keys()):
         return entries
     found = _few(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
@@ -97,8 +98,8 @@ def _merge_osediff(base: State, entries: dict[str, Any], network: str, path: str
     lora, rank, where = entries[f"state_dict_{network}"], entries[f"rank_{network}"], f"lora: {path}, {network}"
     listed = {module for name in LORA_ENTRIES if name.startswith(f"{network}_lora") for module in entries[name]}
     if differing := listed ^ lora_modules(lora):
-        raise UserError(f"{where}: {len(differing)} modules are either listed without tensors or have tensors without "
-                        f"being listed ({_few(differing)}); the file is incomplete, fetch it again")
+        raise UserError(f"{where}: {len(differing)} entries are modules listed without tensors, or tensors of "
+                        f"unlisted modules ({_few(differing)}); the file is incomplete, fetch it again")
     if wrong := [k for k, v in lora.items() if ".lora_A." in k and v.shape[0] != rank]:
         raise UserError(f"{where}: states rank {rank}, which {len(wrong)} tensors do not have ({_few(wrong)}); "
                         "the file is inconsistent, fetch it again")
@@ -193,6 +194,9 @@ def load_sd21(model: SRModel, base: str, lora: str | None, prompt: str = "") -> 
     into the base, or None for the base alone; `prompt` is the constant text. Raises UserError for a wrong, incomplete
     or unreachable source, naming the first keys that do not fit.
     """
+    if not Path(base).is_dir() and not _HUB_ID.fullmatch(base):
+        raise UserError(f"base '{base}' is neither a folder nor a hub id (owner/name); give SD 2.1-base in diffusers' "
+                        "layout (unet/, vae/, text_encoder/, tokenizer/, scheduler/)")
     entries = None if lora is None else _read_file(lora)
     unet, vae = _pretrained(UNet2DConditionModel, base, "unet"), _pretrained(AutoencoderKL, base, "vae")
     _refuse_sd21_768(base, unet)

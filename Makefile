@@ -1,0 +1,29 @@
+# Two commands set up everything on a machine with Python >= 3.11 and a network for pip:
+#   make run    own .venv, install, then the main job
+#   make test   own .venv, install, then the tests
+PYTHON ?= python3
+BIN := .venv/bin
+RECIPE ?= recipes/passionsr_w8a8.yaml
+
+.PHONY: run test plan clean
+
+run: .venv/installed
+	$(BIN)/python -m compress.run $(RECIPE)
+	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) notebooks/photo.jpg -o runs/upscaled
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+plan: .venv/installed
+	$(BIN)/python -m compress.run $(RECIPE) --plan
+
+# torch before everything else: a later unpinned requirement would pull another build of several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,44 @@
+"""What a recipe would cost, before any weight is read: source and passes on the meta device, counted one by one."""
+
+import json
+
+from compress.cost import Cost, component_table, measure, table
+from compress.passes.base import Pass
+from compress.recipe import Recipe, resolved, to_yaml
+
+
+def label(step: Pass) -> str:
+    """A short name of a pass for tables: its name, and bits where it has them."""
+    fields = step.model_dump(by_alias=True)
+    bits = f" W{fields['weights']}A{fields['activations']}" if "activations" in fields else ""
+    return f"{fields['pass']}{bits}"
+
+
+def plan(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) -> list[tuple[str, Cost]]:
+    """(label, cost) of the source and after each pass, at one low-resolution size (height, width)."""
+    model = recipe.source.build()
+    rows = [("source", measure(model, lr_size))]
+    for step in recipe.passes:
+        step.convert(model)
+        rows.append((label(step), measure(model, lr_size)))
+    return rows
+
+
+def as_text(recipe: Recipe, rows: list[tuple[str, Cost]]) -> str:
+    height, width = rows[0][1].lr_size
+    first, last = rows[0][1], rows[-1][1]
+    parts = [to_yaml(recipe), f"cost at LR {width}x{height} -> {4 * width}x{4 * height}", table(rows), "",
+             "components of the source", component_table(first), "", "components of the result", component_table(last),
+             "", f"predicted model.safetensors: {last.container_bytes / 1e6:,.1f} MB "
+             f"({last.container_bytes / first.container_bytes:.3f} of the source at float32)"]
+    for name, cost in rows:
+        parts.append(f"{name}: {cost.params:,} parameters, {cost.macs_paper:,} paper MACs, {cost.macs_full:,} full MACs")
+    for component in first.components():
+        cost = first.component(component)
+        parts.append(f"source {component}: {cost.params:,} parameters, {cost.macs_full:,} full MACs")
+    return "\n".join(parts)
+
+
+def as_json(recipe: Recipe, rows: list[tuple[str, Cost]]) -> str:
+    return json.dumps({"recipe": resolved(recipe), "plan": [{"after": name, **cost.as_dict()} for name, cost in rows]},
+                      indent=1)

@@ -1,0 +1,1 @@
+"""Quantisers: their maths, the layers that carry them, and how their ranges are learned."""

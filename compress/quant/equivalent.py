@@ -1,0 +1,49 @@
+"""Learnable equivalent transformation (PassionSR's LET, section 3.3): move range from activations to weights.
+
+    f(x; W, b) = f((x - o) / s; W * s, b + f(o; W, 0))
+
+with a scale s and an offset o per input channel. Where the layer's input comes from a norm or another linear
+map, s and o fold into that one and cost nothing.
+"""
+
+import torch
+import torch.nn.functional as F
+
+FLOOR = 1e-5
+
+
+def initial_scale(act_max: torch.Tensor, weight_max: torch.Tensor, alpha: float = 0.3) -> torch.Tensor:
+    """s = (max|x_c| / max|W_c|)^alpha, both [C] and bounded from below by 1e-5."""
+    return act_max.clamp(min=FLOOR) ** alpha / weight_max.clamp(min=FLOOR) ** alpha
+
+
+def input_channel_max(weight: torch.Tensor) -> torch.Tensor:
+    """max|W_c| over everything but the input channel: [out, in, ...] -> [in]."""
+    return weight.abs().transpose(0, 1).flatten(1).amax(1)
+
+
+def on_channels(values: torch.Tensor, x: torch.Tensor, conv: bool) -> torch.Tensor:
+    """[C] -> broadcastable against activations: axis 1 for maps, the last for tokens."""
+    return values.view(1, -1, *[1] * (x.ndim - 2)) if conv else values
+
+
+def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor,
+           offset: torch.Tensor | None = None, **options) -> torch.Tensor:
+    """A convolution of the transformed input; the same function as without `scale` [in] and `offset` [in].
+
+    The response to the offset is a map, not a vector, because zero padding sees no offset.
+    """
+    shifted = x if offset is None else x - on_channels(offset, x, True)
+    y = F.conv2d(shifted / on_channels(scale, x, True), weight * on_channels(scale, weight, True), bias, **options)
+    if offset is None:
+        return y
+    constant = offset.view(1, -1, 1, 1).expand(1, -1, *x.shape[-2:])
+    return y + F.conv2d(constant, weight, None, **options)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor,
+           offset: torch.Tensor | None = None) -> torch.Tensor:
+    """As `conv2d` for [..., in]. (The released code has the offset's sign wrong: off by 2 W o.)"""
+    shifted = x if offset is None else x - offset
+    y = F.linear(shifted / scale, weight * scale, bias)
+    return y if offset is None else y + F.linear(offset, weight)

@@ -1,0 +1,124 @@
+"""Convolution and linear layers with quantised weights and input: what a compressed model holds and exports.
+
+The forward is written in `quantized_decomposed` operators, so that the simulation in torch and the Q/DQ pairs of
+the ONNX file are one piece of code. The arithmetic between them is floating point: in torch this is a
+*simulation* of integer kernels; a runtime that fuses the pairs computes with integers.
+"""
+
+import torch
+import torch.nn.functional as F
+# Importing this registers the operators.
+from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
+from torch import nn
+
+from compress.quant.affine import Grid
+
+ops = torch.ops.quantized_decomposed
+
+
+class InputQuantiser(nn.Module):
+    """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid.
+
+    Codes of 6 and 4 bits live in a uint8 container. The value is clamped to the grid first, because the exported
+    QuantizeLinear saturates at the container's limits and knows no narrower ones.
+    """
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.grid = Grid(bits)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int64))
+
+    def set(self, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = self.grid
+        if grid.bits not in (8, 16):
+            # min and max with tensors: clamp with Python numbers would need the values at export time.
+            x = torch.maximum(x, (grid.qmin - self.zero_point) * self.scale)
+            x = torch.minimum(x, (grid.qmax - self.zero_point) * self.scale)
+        container = Grid(8 if grid.bits <= 8 else 16)
+        arguments = (self.scale, self.zero_point, container.qmin, container.qmax, container.dtype)
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *arguments), *arguments)
+
+
+class QuantLayer(nn.Module):
+    """Base of the two layers. `fit`, while a pass learns the ranges, takes over the forward (see quant/fit.py)."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, symmetric: bool):
+        super().__init__()
+        self.weight_bits, self.act_bits = weight_bits, act_bits
+        self.weight_grid = Grid(weight_bits, symmetric, signed=True)
+        device = layer.weight.device
+        with torch.device(device):
+            self.input = InputQuantiser(act_bits)
+            self.register_buffer("weight_q", torch.zeros(layer.weight.shape, dtype=self.weight_grid.dtype))
+            self.register_buffer("weight_scale", torch.ones(layer.weight.shape[0]))
+            self.register_buffer("weight_zero_point", torch.zeros(layer.weight.shape[0], dtype=torch.int64))
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        self.fit: nn.Module | None = None
+
+    def weight(self) -> torch.Tensor:
+        """The dequantised weight, in the shape of the layer that was replaced."""
+        limits = torch.iinfo(self.weight_grid.dtype)
+        return ops.dequantize_per_channel(self.weight_q, self.weight_scale, self.weight_zero_point, 0,
+                                          limits.min, limits.max, self.weight_grid.dtype)
+
+    def apply_weight(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must say how its weight acts")
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        # diffusers hands some layers a scale that has had no effect since LoRA left the layers.
+        if self.fit is not None:
+            return self.fit(x, self)
+        return self.apply_weight(self.input(x), self.weight(), self.bias)
+
+
+class QuantConv2d(QuantLayer):
+    def __init__(self, layer: nn.Conv2d, weight_bits: int, act_bits: int, symmetric: bool = True):
+        super().__init__(layer, weight_bits, act_bits, symmetric)
+        self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
+        self.stride, self.padding = layer.stride, layer.padding
+        self.dilation, self.groups = layer.dilation, layer.groups
+
+    def apply_weight(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class QuantLinear(QuantLayer):
+    def __init__(self, layer: nn.Linear, weight_bits: int, act_bits: int, symmetric: bool = True):
+        super().__init__(layer, weight_bits, act_bits, symmetric)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def apply_weight(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.linear(x, weight, bias)
+
+
+def slice_input(layer: nn.Conv2d, start: int, stop: int, bias: bool) -> nn.Conv2d:
+    """The convolution that sees input channels start..stop only, on the layer's device and with its values."""
+    part = nn.Conv2d(stop - start, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+                     bias=bias, device=layer.weight.device)
+    part.weight = nn.Parameter(layer.weight.detach()[:, start:stop].clone(), requires_grad=False)
+    if bias:
+        part.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+    return part
+
+
+class SplitConv2d(nn.Module):
+    """A convolution on a skip-concatenation, as the sum of two with a quantiser each (Q-Diffusion, section 3.3).
+
+    The halves have ranges of their own; one quantiser for both would waste the grid on the wider.
+    """
+
+    def __init__(self, layer: nn.Conv2d, hidden: int, weight_bits: int, act_bits: int, symmetric: bool = True):
+        super().__init__()
+        self.hidden = hidden
+        self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
+        self.parts = nn.ModuleList([
+            QuantConv2d(slice_input(layer, 0, hidden, layer.bias is not None), weight_bits, act_bits, symmetric),
+            QuantConv2d(slice_input(layer, hidden, layer.in_channels, False), weight_bits, act_bits, symmetric)])
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return self.parts[0](x[:, :self.hidden]) + self.parts[1](x[:, self.hidden:])

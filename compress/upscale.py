@@ -1,0 +1,45 @@
+"""Upscale photographs of any size: `python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from compress.checkpoint import load_model
+from compress.errors import UserError, command
+from compress.image import read_image, write_image
+from compress.model import Tiling
+
+
+@command
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m compress.upscale", description=__doc__)
+    parser.add_argument("model", help="a run directory or a model.safetensors")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("-o", "--out", type=Path, default=Path("upscaled"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("--convert", action="store_true", help="accept grayscale, RGBA and 16-bit files, as 8-bit RGB")
+    parser.add_argument("--tile", type=int, help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    images = [(path, read_image(path, options.convert)) for path in options.images]
+    model = load_model(options.model).to(options.device)
+    if options.tile is not None:
+        model.tiling = tiling(options.tile, model.tiling.overlap)
+    for path, image in tqdm(images, desc="upscale", disable=len(images) == 1):
+        with torch.no_grad():
+            result = model(image.to(options.device))
+        target = options.out / f"{path.stem}_x4.png"
+        write_image(result, target)
+        print(f"{path} {image.shape[-1]}x{image.shape[-2]} -> {target} {result.shape[-1]}x{result.shape[-2]}")
+    return 0
+
+
+def tiling(tile: int, overlap: int) -> Tiling:
+    if tile < 32 or tile % 8:
+        raise UserError(f"--tile {tile}: must be a multiple of 8 of at least 32 latent pixels")
+    return Tiling(tile, min(overlap, tile // 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A finished ONNX graph: made small, checked, and written so that no half file remains."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from shutil import rmtree
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from compress.errors import UserError
+
+MAX_IR = 13
+OPSETS = range(18, 27)
+# A protobuf message ends at 2 GiB; the graph itself needs some of that.
+EMBED_LIMIT = 2**31 - 2**24
+INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
+
+
+def check_opset(opset: int, sixteen_bit: bool) -> None:
+    """Raise UserError for an opset that is out of bounds, or too old for 16-bit QuantizeLinear."""
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} is not supported; choose {OPSETS[0]} to {OPSETS[-1]}")
+    if sixteen_bit and opset < 21:
+        raise UserError(f"opset {opset} cannot quantise to 16 bits, which this model uses; choose 21 or later")
+
+
+def tidy(model: ir.Model) -> None:
+    """Merge what is there twice and drop what only a debugger reads. Values do not change.
+
+    The exporter writes each node's Python stack into it: about as many bytes as the weights of a small int8 model.
+    """
+    passes.DeduplicateInitializersPass(size_limit=2**40)(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    model.metadata_props.clear()
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    inner = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value not in inner:
+                value.shape = value.type = None  # every loader infers these again
+
+
+def check_quantised(model: ir.Model, layers: int, where: str) -> None:
+    """Raise RuntimeError unless each of `layers` quantised weights is stored once, as integers.
+
+    A weight that the exporter folded back to floating point would still run, at four times the size.
+    """
+    stored = 0
+    for node in model.graph:
+        source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        if source is not None and source.const_value is not None:
+            if source.dtype not in INTEGERS:
+                raise RuntimeError(f"{where}: weight {source.name} is stored as {source.dtype}, not as integers")
+            stored += 1
+    if stored < layers:
+        raise RuntimeError(f"{where}: {layers} layers are quantised but {stored} weights are stored as integers")
+
+
+def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_limit: int = EMBED_LIMIT) -> list[Path]:
+    """Check `model` and write it under `path`; weights beyond `embed_limit` bytes go to `path`.data beside it.
+
+    Returns the files written. All are complete before the first takes its final name.
+    """
+    model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    if model.ir_version > MAX_IR:
+        raise RuntimeError(f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take")
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    external = f"{path.name}.data" if size > embed_limit else None
+    folder = path.with_name(f".{path.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        ir.save(model, folder / path.name, external_data=external)
+        onnx.checker.check_model(str(folder / path.name), full_check=True)
+        names = [path.name] + ([external] if external else [])
+        for name in reversed(names):  # the graph last: its presence says that its data is there
+            (folder / name).replace(path.with_name(name))
+        if not external:
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+        return [path.with_name(name) for name in names]
+    finally:
+        rmtree(folder, ignore_errors=True)
+
+
+def total_bytes(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)

@@ -1,0 +1,81 @@
+"""Translations of torch operators that the exporter lacks or writes in a slow form: a table for `torch.onnx.export`.
+
+`op` writes the operators of opset 18; the exporter converts the finished graph to the opset that was asked for.
+"""
+
+import numpy as np
+import torch
+from onnxscript import ir
+from onnxscript import opset18 as op
+from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bicubic2d_vec
+# Importing this registers the operators that the table names.
+from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
+
+
+def _constant(values: np.ndarray) -> ir.Value:
+    return op.Constant(value=ir.tensor(values))
+
+
+def _parameters(scale: ir.Value, zero_point: ir.Value, dtype: int) -> tuple[ir.Value, ir.Value]:
+    """Casts on buffers, which the exporter folds: a float32 scale and a zero point of the codes' type."""
+    return op.Cast(scale, to=ir.DataType.FLOAT), op.Cast(zero_point, to=dtype)
+
+
+def quantize_per_tensor(x: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin: int, qmax: int,
+                        dtype: int) -> ir.Value:
+    """`quantized_decomposed.quantize_per_tensor.tensor`; torch 2.13 translates only Python-number parameters."""
+    codes = op.QuantizeLinear(x, *_parameters(scale, zero_point, dtype))
+    limits = np.iinfo(ir.DataType(dtype).numpy())
+    if (qmin, qmax) == (limits.min, limits.max):
+        return codes
+    # QuantizeLinear saturates at the limits of the type and knows no narrower ones.
+    low, high = (np.array(limit, dtype=limits.dtype) for limit in (qmin, qmax))
+    return op.Clip(codes, _constant(low), _constant(high))
+
+
+def dequantize_per_tensor(codes: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin: int, qmax: int, dtype: int,
+                          out_dtype: int = -1) -> ir.Value:
+    """`quantized_decomposed.dequantize_per_tensor.tensor`, to float32 or `out_dtype`."""
+    x = op.DequantizeLinear(codes, *_parameters(scale, zero_point, dtype))
+    return x if out_dtype in (-1, None) else op.Cast(x, to=out_dtype)
+
+
+def bicubic_taps(scale: int) -> np.ndarray:
+    """Keys' cubic with a = -0.75, as torch has it: float64 [scale, 5], one row per phase of the output.
+
+    Output pixel i * scale + p lies at source position i + (p + 0.5) / scale - 0.5; the taps weigh i-2 ... i+2.
+    """
+    a = -0.75
+
+    def cubic(t: float) -> float:
+        t = abs(t)
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
+
+    return np.array([[cubic(tap - 2 - ((p + 0.5) / scale - 0.5)) for tap in range(5)] for p in range(scale)])
+
+
+def upsample_bicubic(x: ir.Value, output_size: list[int] | None, align_corners: bool,
+                     scale_factors: list[float] | None = None) -> ir.Value:
+    """Bicubic enlargement by an integer as pad, convolution and depth-to-space, exactly.
+
+    onnxruntime's cubic Resize is slow (a third of the nano encoder's time), and mobile delegates lack it.
+    """
+    factors = set(scale_factors or ())
+    if align_corners or len(factors) != 1 or not float(next(iter(factors))).is_integer():
+        return aten_upsample_bicubic2d_vec(x, output_size, align_corners, scale_factors)
+    scale, channels = int(factors.pop()), int(x.shape[1])
+    taps = bicubic_taps(scale)
+    kernel = np.einsum("pi,qj->pqij", taps, taps).reshape(scale * scale, 1, 5, 5)
+    kernel = np.tile(kernel, (channels, 1, 1, 1)).astype(np.float32)  # [channels * scale^2, 1, 5, 5]
+    padded = op.Pad(x, _constant(np.array([0, 0, 2, 2, 0, 0, 2, 2])), mode="edge")
+    phases = op.Conv(padded, _constant(kernel), group=channels)       # [B, channels * scale^2, h, w]
+    return op.DepthToSpace(phases, blocksize=scale, mode="CRD")
+
+
+TABLE = {
+    torch.ops.quantized_decomposed.quantize_per_tensor.tensor: quantize_per_tensor,
+    torch.ops.quantized_decomposed.dequantize_per_tensor.tensor: dequantize_per_tensor,
+    torch.ops.aten.upsample_bicubic2d.vec: upsample_bicubic,
+}

@@ -1,0 +1,147 @@
+"""Parity of exported ONNX files with the torch model, as PSNR on images that are hard in different ways.
+
+A quantised network is discontinuous: a last-bit difference flips a code, and flips spread until they are noise of
+about the quantiser's own size. `self_db` measures that on the torch model alone, under inputs that differ by
+1e-5 of their value; no runtime can be expected to come nearer to the simulation than that.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from compress.errors import UserError
+from compress.model import SRModel
+from export.onnx import GRAPHS, check_size, quantised_layers
+
+FLOAT_DB, QUANTISED_DB = 80.0, 40.0
+JITTER = 1e-5
+
+
+def session(path: Path, threads: int | None = None) -> ort.InferenceSession:
+    """An onnxruntime session on the CPU, with `threads` threads (None: one per core)."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such ONNX file; export it first with python -m export.run")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise UserError(f"{path}: onnxruntime cannot load this file ({str(error).splitlines()[0]}); "
+                        "export it again") from error
+
+
+def static_size(loaded: ort.InferenceSession) -> tuple[int, int] | None:
+    """The lr size (height, width) that a file was exported for, or None if it takes any."""
+    notes = loaded.get_modelmeta().custom_metadata_map
+    if "lr_size" not in notes:
+        raise UserError("the ONNX file was not written by this toolkit: it does not say its lr_size")
+    height, width = map(int, notes["lr_size"].split("x"))
+    return None if notes["dynamic"] == "true" else (height, width)
+
+
+def probes(lr_size: tuple[int, int], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Deterministic images [1, 3, h, w] in [0, 1]: flat, dark, bright, textured.
+
+    Texture is noise whose amplitude falls as 1/frequency, as in photographs, with edges laid over it.
+    """
+    height, width = lr_size
+    generator = torch.Generator().manual_seed(seed)
+    radius = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width)[None] ** 2).sqrt()
+    spectrum = torch.fft.rfft2(torch.randn(1, 3, height, width, generator=generator)) / radius.clamp(min=1 / width)
+    noise = torch.fft.irfft2(spectrum, s=(height, width))
+    noise = noise / noise.abs().amax()
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    edges = torch.where((x * 3 + y).sin() > 0.3, 0.2, -0.1) + torch.where(x**2 + y**2 < 0.3, 0.15, 0.0)
+    colour = torch.tensor([0.55, 0.42, 0.30]).view(1, 3, 1, 1)
+    return {
+        "flat": colour.expand(1, 3, height, width).clone(),
+        "dark": (0.04 + 0.03 * noise).clamp(0, 1),
+        "bright": (0.95 + 0.06 * noise).clamp(0, 1),
+        "textured": (0.45 + 0.35 * noise + edges).clamp(0, 1),
+    }
+
+
+def psnr(value: np.ndarray, reference: np.ndarray, peak: float) -> float:
+    """PSNR in dB for the given peak; infinite for equal arrays, NaN where `value` is not finite."""
+    error = float(np.mean((value.astype(np.float64) - reference) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error) if math.isfinite(error) else math.nan
+
+
+@torch.no_grad()
+def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, threads: int | None = None,
+           lr_size: tuple[int, int] = (128, 128), seed: int = 0) -> list[dict]:
+    """Compare every exported file in `onnx_dir` with `model` on every probe; also written there as parity.json.
+
+    Each row: file, probe, psnr_db (peak 1 for images, max |reference| for latents), self_db (None for a float model,
+    see above), tolerance_db, passed. Components get the torch model's own intermediate results. `tolerance` in dB:
+    None takes 80 for files of float models, 40 for quantised ones. `lr_size` is used by dynamic files only.
+    """
+    onnx_dir = Path(onnx_dir)
+    stems = [stem for stem in GRAPHS if (onnx_dir / f"{stem}.onnx").is_file()]
+    if not stems:
+        raise UserError(f"{onnx_dir}: holds none of {', '.join(s + '.onnx' for s in GRAPHS)}; export first")
+    rows = []
+    for stem in stems:
+        loaded = session(onnx_dir / f"{stem}.onnx", threads)
+        size = static_size(loaded) or lr_size
+        check_size(model, size)
+        build, source, result = GRAPHS[stem]
+        module = build(model).eval()
+        quantised = bool(quantised_layers(module))
+        limit = tolerance if tolerance is not None else QUANTISED_DB if quantised else FLOAT_DB
+        for probe, lr in probes(size, seed).items():
+            x = lr if source == "lr" else model.encoder(lr)
+            if source == "clean_latent":
+                x = model.clean_latent(x)
+            reference = module(x).numpy()
+            peak = 1.0 if result in ("sr", "image") else float(np.abs(reference).max())
+            value = loaded.run(None, {source: x.numpy()})[0]
+            self_db = None
+            if quantised:
+                jitter = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+                self_db = _finite(psnr(module(x * (1 + JITTER * jitter)).numpy(), reference, peak))
+            db = psnr(value, reference, peak)
+            rows.append({"file": f"{stem}.onnx", "probe": probe, "psnr_db": _finite(db), "self_db": self_db,
+                         "tolerance_db": limit, "passed": db >= limit})
+    text = json.dumps(rows, indent=1)
+    partial = onnx_dir / ".parity.json.partial"
+    partial.write_text(text + "\n")
+    partial.replace(onnx_dir / "parity.json")
+    return rows
+
+
+def _finite(db: float) -> float | None:
+    """JSON has no infinity or NaN: equality is written as 999 dB, an output that is not finite as None."""
+    return None if math.isnan(db) else round(min(db, 999.0), 2)
+
+
+def failures(rows: list[dict]) -> str | None:
+    """One sentence about the rows that failed, or None."""
+    failed = [row for row in rows if not row["passed"]]
+    if not failed:
+        return None
+    worst = min(failed, key=lambda row: -math.inf if row["psnr_db"] is None else row["psnr_db"])
+    found = "an output that is not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB"
+    noise = worst["self_db"]
+    floor = "" if noise is None else f" (the torch simulation agrees with itself to {noise:.1f} dB under rounding noise)"
+    return (f"{len(failed)} of {len(rows)} parity checks are below tolerance; the worst is {worst['file']} on the "
+            f"{worst['probe']} probe with {found} of {worst['tolerance_db']:.0f} dB{floor}")
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as text: one line a file, one column a probe."""
+    names = list(dict.fromkeys(row["probe"] for row in rows))
+    lines = [f"{'parity, dB':16}" + "".join(f"{name:>12}" for name in names)]
+    for file in dict.fromkeys(row["file"] for row in rows):
+        cells = {row["probe"]: row for row in rows if row["file"] == file}
+        shown = ("not finite" if cells[n]["psnr_db"] is None
+                 else f"{cells[n]['psnr_db']:.1f}" + ("" if cells[n]["passed"] else " !") for n in names)
+        lines.append(f"{file:16}" + "".join(f"{cell:>12}" for cell in shown))
+    return "\n".join(lines)

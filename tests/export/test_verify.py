@@ -1,0 +1,120 @@
+"""Parity, latency and the command line."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from compress.errors import UserError
+from export import latency, run
+from export.verify import failures, probes, psnr, session, table, verify
+
+
+def test_probes_are_deterministic_and_cover_the_range():
+    first, second = probes((48, 32), seed=3), probes((48, 32), seed=3)
+    assert list(first) == ["flat", "dark", "bright", "textured"]
+    for name, image in first.items():
+        assert image.shape == (1, 3, 48, 32) and image.dtype == torch.float32
+        assert torch.equal(image, second[name]) and 0 <= image.min() and image.max() <= 1
+    assert first["flat"].std((2, 3)).max() < 1e-6 < first["textured"].std() - 0.1
+    assert first["dark"].mean() < 0.1 < 0.85 < first["bright"].mean()
+
+
+def test_psnr_by_hand():
+    zeros = np.zeros((2, 2), np.float32)
+    assert psnr(zeros + 0.1, zeros, 1.0) == pytest.approx(20.0, abs=1e-5)
+    assert psnr(zeros + 0.1, zeros, 10.0) == pytest.approx(40.0, abs=1e-5)
+    assert psnr(zeros, zeros, 1.0) == float("inf") and np.isnan(psnr(zeros + np.nan, zeros, 1.0))
+
+
+def test_float_parity_and_its_record(float_files):
+    model, folder = float_files
+    rows = verify(model, folder, threads=1)
+    assert len(rows) == 16 and failures(rows) is None and min(r["psnr_db"] for r in rows) > 80
+    assert json.loads((folder / "parity.json").read_text()) == rows
+    assert len(table(rows).splitlines()) == 5
+
+
+def test_quantised_parity(int8_files):
+    model, folder = int8_files
+    rows = verify(model, folder, threads=1)
+    assert {r["tolerance_db"] for r in rows} == {40.0}
+    # As near to the simulation as that is to itself, or at the tolerance.
+    for row in rows:
+        assert row["psnr_db"] > min(40.0, row["self_db"] - 3), row
+
+
+def test_a_corrupted_weight_is_flagged(float_files, tmp_path):
+    model, folder = float_files
+    file = onnx.load(folder / "decoder.onnx")
+    largest = max(file.graph.initializer, key=lambda i: len(i.raw_data))
+    values = numpy_helper.to_array(largest).copy()
+    values.flat[0] += 1.0
+    largest.CopyFrom(numpy_helper.from_array(values, largest.name))
+    onnx.save(file, tmp_path / "decoder.onnx")
+    rows = verify(model, tmp_path, threads=1)
+    assert not any(row["passed"] for row in rows if row["probe"] == "textured")
+    assert "decoder.onnx" in failures(rows) and "!" in table(rows)
+
+
+def test_missing_and_damaged_files(tmp_path, float_files):
+    with pytest.raises(UserError, match="no such ONNX file"):
+        session(tmp_path / "none.onnx")
+    with pytest.raises(UserError, match="holds none of model.onnx"):
+        verify(float_files[0], tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(UserError, match="cannot load"):
+        session(tmp_path / "model.onnx")
+
+
+def test_latency_rows(float_files, int8_files):
+    rows = latency.compare({"fp32": float_files[1] / "encoder.onnx", "int8": int8_files[1] / "encoder.onnx"},
+                           threads=1, repeats=3)
+    assert [r["label"] for r in rows] == ["fp32", "int8"] and rows[0]["ratio"] == 1.0
+    assert rows[1]["ratio"] == pytest.approx(rows[0]["median_ms"] / rows[1]["median_ms"])
+    assert all(r["min_ms"] <= r["median_ms"] and r["threads"] == 1 and r["machine"] for r in rows)
+    assert "measured on" in latency.table(rows)
+
+
+def test_latency_refusals(float_files):
+    folder = float_files[1]
+    with pytest.raises(UserError, match="different shapes"):
+        latency.compare({"a": folder / "encoder.onnx", "b": folder / "decoder.onnx"}, repeats=1)
+    with pytest.raises(UserError, match="at least 1"):
+        latency.compare({"a": folder / "encoder.onnx"}, repeats=0)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["RUN", "--target", "onx"], "export target 'onx' is unknown (did you mean 'onnx'?); choose one of onnx"),
+    (["RUN", "--lr-size", "128*128"], "--lr-size '128*128' is not a size"),
+    (["/nowhere"], "/nowhere"),
+])
+def test_command_line_refusals(capsys, arguments, words):
+    with pytest.raises(SystemExit) as ended:
+        run.main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and words in error and len(error.splitlines()) == 1
+
+
+def test_command_line(monkeypatch, capsys, tmp_path, float_files):
+    """The command on the tiny model: exit code 0, and 1 where parity is asked for that nothing reaches."""
+    import compress.checkpoint
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(compress.checkpoint, "load_model", lambda path: float_files[0])
+    monkeypatch.setitem(run.TARGETS, "onnx", lambda model, out, **options: _copy(float_files[1], out))
+    for tolerance, code in (("60", 0), ("500", 1)):
+        with pytest.raises(SystemExit) as ended:
+            run.main([str(tmp_path), "--lr-size", "32", "--tolerance", tolerance, "--threads", "1"])
+        assert ended.value.code == code
+    said = capsys.readouterr()
+    assert "decoder.onnx" in said.out and "textured" in said.out and "below tolerance" in said.err
+    assert (tmp_path / "onnx" / "parity.json").is_file()
+
+
+def _copy(folder, out):
+    import shutil
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    return sorted(out.glob("*.onnx"))
