@@ -1,6 +1,12 @@
 """Compression of one-step diffusion super-resolution models for on-device use."""
 
+import logging
+
 from compress.torchvision_ops import ensure_torchvision_imports
+
+# Importing diffusers imports these, and they warn about GPU kernels that nothing here uses.
+for _name in ("torchao", "bitsandbytes", "diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 ensure_torchvision_imports()
 

@@ -133,8 +133,9 @@ def notes(recipe: Recipe) -> list[str]:
     quantised = [p for p in recipe.passes if getattr(p, "activations", None)]
     found = []
     if quantised:
-        found.append("Placement: inputs and weights of convolutions and linear layers are quantised; norms, activations, "
-                     "residual sums and attention products are floating point. This is not whole-graph quantisation.")
+        found.append("Placement: inputs and weights of convolutions and linear layers, and outputs of the convolutions "
+                     "that the recipe lists, are quantised; norms, activations, residual sums and attention products are "
+                     "floating point. This is not whole-graph quantisation.")
     if any(min(p.weights, p.activations) < 8 and max(p.weights, p.activations) <= 8 for p in quantised):
         found.append("Codes narrower than 8 bits are stored in 8-bit containers with clamps: exported files simulate "
                      "such hardware and are no smaller or faster than 8-bit ones.")
@@ -156,7 +157,7 @@ def write_reports(recipe: Recipe, record: dict, exported: dict, results: dict, r
                                           for k in ("source", "compressed")},
         blanks={} if first is None else first["compressed"]["blank"], parity=exported["parity"],
         latency=exported["latency"], crops=[] if first is None else crops(first), curve_png=png,
-        ledger=record["passes"], notes=notes(recipe) + ([which] if png is None else [])))
+        ledger=record["passes"], fidelity_db=None if first is None else first["fidelity_db"], notes=notes(recipe) + ([which] if png is None else [])))
     (run / "card.md").write_text("\n".join(
         [f"# {recipe.name}", "", "```", *lines, "```", "", *notes(recipe), "", "## Recipe", "", "```yaml",
          to_yaml(recipe).rstrip(), "```", ""]))

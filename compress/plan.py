@@ -2,9 +2,12 @@
 
 import json
 
+from compress.checkpoint import convert_all
 from compress.cost import Cost, component_table, measure, table
 from compress.passes.base import Pass
 from compress.recipe import Recipe, resolved, to_yaml
+
+PUBLISHED = "(as the paper counts)"
 
 
 def label(step: Pass) -> str:
@@ -24,10 +27,16 @@ def plan(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) -> list[tuple[st
     return rows
 
 
-def as_text(recipe: Recipe, rows: list[tuple[str, Cost]]) -> str:
+def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) -> Cost:
+    """The result's cost with every pass as its paper has it: nothing folded that the paper does not fold."""
+    return measure(convert_all(recipe.source, [step.as_published() for step in recipe.passes]), lr_size)
+
+
+def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
     height, width = rows[0][1].lr_size
     first, last = rows[0][1], rows[-1][1]
-    parts = [to_yaml(recipe), f"cost at LR {width}x{height} -> {4 * width}x{4 * height}", table(rows), "",
+    parts = [to_yaml(recipe), f"cost at LR {width}x{height} -> {4 * width}x{4 * height}",
+             table([*rows, (PUBLISHED, published)]), "",
              "components of the source", component_table(first), "", "components of the result", component_table(last),
              "", f"predicted model.safetensors: {last.container_bytes / 1e6:,.1f} MB "
              f"({last.container_bytes / first.container_bytes:.3f} of the source at float32)"]
@@ -39,6 +48,6 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]]) -> str:
     return "\n".join(parts)
 
 
-def as_json(recipe: Recipe, rows: list[tuple[str, Cost]]) -> str:
-    return json.dumps({"recipe": resolved(recipe), "plan": [{"after": name, **cost.as_dict()} for name, cost in rows]},
-                      indent=1)
+def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
+    return json.dumps({"recipe": resolved(recipe), "plan": [{"after": name, **cost.as_dict()} for name, cost in rows],
+                       "published_accounting": published.as_dict()}, indent=1)

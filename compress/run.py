@@ -18,7 +18,7 @@ from compress.cost import Cost, measure
 from compress.errors import UserError, command
 from compress.model import SRModel
 from compress.passes.base import FitContext
-from compress.plan import as_json, as_text, label, plan
+from compress.plan import as_json, as_text, label, plan, published_accounting
 from compress.recipe import Recipe, load_recipe, resolved, to_yaml
 
 LEDGER = "ledger.json"
@@ -145,8 +145,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.plan:
-        rows = plan(recipe, (options.lr, options.lr))
-        print(as_json(recipe, rows) if options.json else as_text(recipe, rows))
+        size = (options.lr, options.lr)
+        print((as_json if options.json else as_text)(recipe, plan(recipe, size), published_accounting(recipe, size)))
         return 0
     torch.manual_seed(recipe.seed)
     cache = None if options.no_cache else PassCache(options.cache or default_root(), recipe.source, recipe.seed)

@@ -129,7 +129,6 @@ class Trainer:
                 self.crops(config.crop, count, config.batch, salt))
 
     def stage(self, number: int, config: StageConfig, name: str) -> dict:
-        began = time.time()
         self.model.eval()
         with torch.no_grad():
             stage, loader = self._prepare_stage(number, config)
@@ -168,7 +167,7 @@ class Trainer:
         log = train(name, self.accelerator, modules, optimizers, loader, step, steps=config.steps,
                     ema=EMA(trained, config.ema), workdir=self.workdir)
         self.model.eval()
-        return {"stage": config.stage, "steps": config.steps, "seconds": round(time.time() - began), "log": log}
+        return {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
 
 
 def hardware() -> str:

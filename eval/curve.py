@@ -27,7 +27,8 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
     figure = Figure(figsize=(8.4, 5.2), dpi=160, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for ours, colour, marker, size, name in ((False, THEIRS, "o", 34, "published"), (True, OURS, "D", 52, "measured here")):
+    for ours, colour, marker, size, name in ((False, THEIRS, "o", 34, "published"),
+                                             (True, OURS, "D", 52, "measured here")):
         points = [p for p in selection.points if p.ours == ours]
         if points:
             axes.scatter([p.x for p in points], [p.y for p in points], s=size, c=colour, marker=marker,

@@ -1,4 +1,4 @@
-"""Seven photographs that come inside scikit-image and scikit-learn, reduced by a fixed x4 degradation.
+"""Five photographs that come inside scikit-image and scikit-learn, reduced by a fixed x4 degradation.
 
 For a demonstration without a network. It is no published protocol: its name is `embedded`, and its figures stand
 beside nothing but figures of the same data.
@@ -21,8 +21,6 @@ PHOTOGRAPHS = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "chelsea": ("skimage", "data/chelsea.png"),
     "coffee": ("skimage", "data/coffee.png"),
-    "motorcycle": ("skimage", "data/motorcycle_left.png"),
-    "rocket": ("skimage", "data/rocket.jpg"),
     "china": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }

@@ -8,9 +8,9 @@ from compress.errors import UserError, nearest
 from eval import published
 from eval.metrics import METRICS
 
-# axis -> (key of ledger cost, divisor, column of cost.csv, label)
+# axis: key of the ledger's cost, divisor, column of cost.csv, label
 AXES = {
-    "size": ("param_equivalents", 1e6, "params_m", "size, million fp32-equivalent parameters (parameters × bits / 32)"),
+    "size": ("param_equivalents", 1e6, "params_m", "million fp32-equivalent parameters (parameters × bits / 32)"),
     "params": ("params", 1e6, "params_m", "million parameters"),
     "macs": ("macs_paper", 1e9, "macs_g", "GMACs (conv + linear, as the papers count)"),
 }

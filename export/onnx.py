@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 
 import torch
@@ -31,8 +30,7 @@ class EndToEnd(nn.Module):
 
     def __init__(self, model: SRModel):
         super().__init__()
-        self.model = copy(model)
-        self.model.process = constant(model.process)
+        self.model = model
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         image = self.model.network(lr).clamp(0, 1)
@@ -57,18 +55,6 @@ GRAPHS: dict[str, tuple[Callable[[SRModel], nn.Module], str, str]] = {
     "denoiser": (Denoiser, "latent", "prediction"),
     "decoder": (lambda model: model.decoder, "clean_latent", "image"),
 }
-
-
-def constant(process: object) -> object:
-    """A copy of `process` whose properties are plain numbers.
-
-    They are computed through tensors and `.item()`, which tracing would record instead of evaluate.
-    """
-    kind = type(process)
-    values = {name: getattr(process, name) for name, member in vars(kind).items() if isinstance(member, property)}
-    evaluated = object.__new__(type(kind.__name__, (kind,), values))
-    evaluated.__dict__.update(vars(process))
-    return evaluated
 
 
 def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:

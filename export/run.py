@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--lr-size", default="128x128", help="height x width of the input (default 128x128)")
     p.add_argument("--dynamic", action="store_true", help="any size in whole multiples, at some cost in speed")
     p.add_argument("--opset", type=int, help="default 20, or 21 with 16-bit activations")
-    p.add_argument("--tolerance", type=float, help="parity in dB (default 80 for float models, 40 for quantised)")
+    p.add_argument("--tolerance", type=float, help="parity in dB (default 80 for float models, at most 40 for quantised)")
     p.add_argument("--threads", type=int, help="onnxruntime threads for the parity check")
     p.add_argument("-o", "--out", type=Path, help="default RUN/onnx")
     return p

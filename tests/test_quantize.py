@@ -93,7 +93,7 @@ def test_fold_is_exact(nano):
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.1
     observe(model.denoiser, model.denoiser, [z])
     sites = add_transforms(model.denoiser, 0.5)
-    start(model.denoiser, False)
+    start(model.denoiser, False, False)
     kinds = {type(s.producer).__name__ for s, _ in sites}
     assert {"LayerNorm", "GroupNorm", "ConstantProjection", "QuantLinear"} <= kinds
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
         accelerator.load_state(str(checkpoint))
         state = json.loads((checkpoint / "progress.json").read_text())
         start, log = state["step"], state["log"]
+    began = time.time() - (log[-1]["seconds"] if log else 0)
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
     bar = tqdm(total=steps, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=2)
     means: dict[str, float] = {}
@@ -91,7 +93,7 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
         bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
         done = index + 1
         if done % 50 == 0 or done == steps:
-            log.append({"step": done, **{k: round(v, 6) for k, v in means.items()}})
+            log.append({"step": done, "seconds": round(time.time() - began), **{k: round(v, 6) for k, v in means.items()}})
         if after_step is not None:
             after_step(done)
         if done % checkpoint_every == 0 or done == steps:

@@ -1,5 +1,6 @@
 """Training losses on images [B, 3, H, W] in [0, 1] and on latents; each returns a scalar."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -36,7 +37,9 @@ def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
     if not path.is_file():
         raise UserError(f"LPIPS weights {path} do not exist; set losses.lpips_weights to a file with pyiqa's names "
                         "for the chosen network, or remove the lpips loss")
-    metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torchvision renamed an argument that pyiqa passes
+        metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
     state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     missing, unexpected = metric.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith(("lins.", "scaling_layer"))]

@@ -39,6 +39,10 @@ class Pass(BaseModel):
     def fit(self, model: SRModel, context: FitContext) -> dict:
         return {}
 
+    def as_published(self) -> "Pass":
+        """This pass as its paper counts it, for a figure that can stand beside the published one."""
+        return self
+
     def data_key(self) -> str:
         """Identity of the data that `fit` reads, part of the cache key; empty for a pass without data."""
         return ""

@@ -1,7 +1,8 @@
 """Post-training quantisation of encoder, denoiser and decoder: min-max, or PassionSR (arXiv 2411.17106).
 
-Placement is PassionSR's: the inputs and weights of convolutions and linear layers. Norms, activations, residual
-sums and attention products stay in floating point, so a figure from here is not one of a whole-graph W8A8.
+Placement is PassionSR's: the inputs and weights of convolutions and linear layers. `outputs` adds what convolutions
+put out, without which no CPU kernel computes them in integers. Norms, activations, residual sums and attention
+products stay in floating point, so a figure from here is not one of a whole-graph W8A8.
 """
 
 import fnmatch
@@ -24,6 +25,7 @@ from compress.quant.sites import Site, find_sites
 # What PassionSR keeps at 8 bits by name: the doors between pixels, latents and features.
 PINS_8_BIT = ("denoiser.unet.time_embedding.linear_1", "denoiser.unet.conv_out", "encoder.quant_conv",
               "encoder.encoder.conv_out", "decoder.post_quant_conv", "decoder.decoder.conv_out")
+EDGES = (*PINS_8_BIT, "denoiser.unet.conv_in", "encoder.encoder.conv_in", "decoder.decoder.conv_in")
 Component = Literal["encoder", "denoiser", "decoder"]
 
 
@@ -38,7 +40,8 @@ class Calibration(BaseModel):
 
 
 class Quantize(Pass):
-    """`weights` and `activations` in bits; `pins` maps layer patterns to bits, `skip` leaves layers in float.
+    """`weights` and `activations` in bits; `pins` maps layer patterns to bits, `skip` leaves layers in float, `outputs`
+    names convolutions whose output is quantised too (those at the edges of a component never are).
 
     `minmax` takes ranges as observed. `passionsr` searches them for the least square error, adds equivalent
     transforms where they fold away (`transforms`) and learns both, component after component.
@@ -55,6 +58,7 @@ class Quantize(Pass):
     weight_scheme: Literal["symmetric", "asymmetric"] = "symmetric"
     pins: dict[str, int] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     split_skips: bool = True
     transforms: bool = True
     alpha: float = Field(0.3, ge=0, le=1)
@@ -85,6 +89,7 @@ class Quantize(Pass):
             raise UserError(f"pass 'quantize': no convolution or linear layer is left to quantise in "
                             f"{', '.join(self.components)}; list the pass once per component")
         skipped = {name for pattern in self.skip for name in self._match(pattern, layers, "skip")}
+        put_out = {name for pattern in self.outputs for name in self._match(pattern, layers, "outputs")}
         pinned = {name: 8 for name in PINS_8_BIT if name in layers and min(self.weights, self.activations) < 8}
         for pattern, width in self.pins.items():
             pinned |= dict.fromkeys(self._match(pattern, layers, "pins"), width)
@@ -96,7 +101,11 @@ class Quantize(Pass):
             parent, _, attribute = path.rpartition(".")
             owner = component.get_submodule(parent)
             layer = component.get_submodule(path)
-            replacement = self._replace(layer, hidden.get(name), width or self.weights, width or self.activations)
+            replacement = self._replace(layer, hidden.get(name), dict(
+                weight_bits=width or self.weights, act_bits=width or self.activations,
+                symmetric=self.weight_scheme == "symmetric",
+                # Latents, predictions and pixels keep their precision.
+                quantise_output=name in put_out and isinstance(layer, nn.Conv2d) and name not in EDGES))
             owner.register_module(attribute, replacement)
         if self.method == "passionsr" and self.transforms:
             for part in self.components:
@@ -110,17 +119,14 @@ class Quantize(Pass):
                             f"layers are named like '{next(iter(layers))}', * stands for any part")
         return found
 
-    def _replace(self, layer: nn.Module, hidden: int | None, weights: int, activations: int) -> nn.Module:
-        symmetric = self.weight_scheme == "symmetric"
-        if isinstance(layer, nn.Linear):
-            new = QuantLinear(layer, weights, activations, symmetric)
-            parts = [(new, layer.weight)]
-        elif hidden is None:
-            new = QuantConv2d(layer, weights, activations, symmetric)
-            parts = [(new, layer.weight)]
-        else:
-            new = SplitConv2d(layer, hidden, weights, activations, symmetric)
+    @staticmethod
+    def _replace(layer: nn.Module, hidden: int | None, options: dict) -> nn.Module:
+        if hidden is not None:
+            new = SplitConv2d(layer, hidden, **options)
             parts = list(zip(new.parts, (layer.weight[:, :hidden], layer.weight[:, hidden:]), strict=True))
+        else:
+            new = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer, **options)
+            parts = [(new, layer.weight)]
         if not layer.weight.is_meta:
             for part, weight in parts:
                 begin(part, weight)

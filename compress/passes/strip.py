@@ -85,7 +85,8 @@ def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
 
 
 class Strip(Pass):
-    """`text: constant` folds the prompt and drops the text encoder; `timestep: fold` folds the fixed timestep.
+    """`text: constant` drops the text encoder and folds the prompt into keys and values; `embedding` only drops the
+    encoder, as PassionSR does. `timestep: fold` folds the fixed timestep.
 
     What an earlier strip has folded is left alone, so the pass may stand twice.
     """
@@ -93,7 +94,7 @@ class Strip(Pass):
     model_config = ConfigDict(populate_by_name=True)
 
     pass_: Literal["strip"] = Field(default="strip", alias="pass")
-    text: Literal["constant", "keep"] = "constant"
+    text: Literal["constant", "embedding", "keep"] = "constant"
     timestep: Literal["fold", "keep"] = "fold"
 
     @torch.no_grad()
@@ -102,10 +103,14 @@ class Strip(Pass):
         if not isinstance(denoiser, UNetDenoiser):
             raise UserError(f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
                             "context nor a folded timestep to strip; remove the pass from the recipe")
-        if self.text == "constant":
-            context = denoiser.context if model.text_encoder is None else model.text_encoder()
-            if context is not None:
-                fold_context(denoiser.unet, context)
-            model.text_encoder = denoiser.context = None
+        if self.text != "keep" and model.text_encoder is not None:
+            denoiser.context = nn.Parameter(model.text_encoder(), requires_grad=False)
+            model.text_encoder = None
+        if self.text == "constant" and denoiser.context is not None:
+            fold_context(denoiser.unet, denoiser.context)
+            denoiser.context = None
         if self.timestep == "fold":
             fold_timestep(denoiser.unet, denoiser.timestep)
+
+    def as_published(self) -> "Strip":
+        return self.model_copy(update={"text": "embedding", "timestep": "keep"})

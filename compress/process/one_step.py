@@ -8,7 +8,7 @@ error in `eps` reaches the clean latent about fifteen times larger.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,7 +18,8 @@ def alphas_cumprod(beta_start: float = 0.00085, beta_end: float = 0.012, steps: 
 
     Rounded as in diffusers, whose float32 table the published models were trained with.
     """
-    betas = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32) ** 2
+    betas = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32,
+                           device="cpu") ** 2
     return torch.cumprod(1.0 - betas, dim=0).double()
 
 
@@ -28,10 +29,11 @@ class OneStep:
 
     timestep: int = 999
     steps: int = 1
+    alpha_bar: float = field(init=False)
 
-    @property
-    def alpha_bar(self) -> float:
-        return float(alphas_cumprod()[self.timestep])
+    def __post_init__(self) -> None:
+        # Once, as a number: reading it off a tensor would stop torch.export.
+        object.__setattr__(self, "alpha_bar", alphas_cumprod()[self.timestep].item())
 
     @property
     def signal(self) -> float:

@@ -44,9 +44,24 @@ def observe(component: nn.Module, run: Run, inputs: list[torch.Tensor]) -> None:
     set_mode(component, "float")
 
 
-def start(component: nn.Module, search: bool) -> None:
+def start(component: nn.Module, search_inputs: bool, search_weights: bool) -> None:
     for _, layer in quant_layers(component):
-        layer.fit.start(layer, search)
+        layer.fit.start(layer, search_inputs, search_weights)
+
+
+def best_start(component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]) -> list[bool]:
+    """Boundaries as observed or as searched, of inputs and of weights: what leaves the component's output nearest.
+
+    A search is for one layer's own least square error, which now and then costs the result more than it saves.
+    """
+    choices = [(False, False), (False, True), (True, False), (True, True)]
+    errors = []
+    for choice in choices:
+        start(component, *choice)
+        errors.append(mean_error(run, inputs, targets))
+    best = choices[errors.index(min(errors))]
+    start(component, *best)
+    return list(best)
 
 
 def add_transforms(component: nn.Module, alpha: float) -> list[tuple[Site, Transform]]:
@@ -108,16 +123,16 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
     """
     observe(component, run, inputs)
     sites = add_transforms(component, alpha) if transforms else []
-    start(component, search)
     set_mode(component, "quantise")
+    start(component, search, search)
     figures: dict = {"layers": len(quant_layers(component)), "transforms": len(sites)}
     if sites:
         parameters = [p for _, transform in sites for p in transform.parameters()]
         figures["transform_error"] = learn(f"{name}: transforms", parameters, transform_run or run, inputs,
                                            transform_targets or targets, epochs, lr, seed)
-        start(component, search)  # boundaries belong to the transformed tensors
-    if search:
-        parameters = [p for _, layer in quant_layers(component) for p in (layer.fit.act_log, layer.fit.weight_log)]
+    if search:  # anew: boundaries belong to the transformed tensors
+        figures["searched_inputs_weights"] = best_start(component, run, inputs, targets)
+        parameters = [p for _, layer in quant_layers(component) for p in layer.fit.boundaries()]
         figures["boundary_error"] = learn(f"{name}: boundaries", parameters, run, inputs, targets, epochs, lr, seed)
     else:
         figures["error"] = mean_error(run, inputs, targets)

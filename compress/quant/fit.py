@@ -40,9 +40,11 @@ class LayerFit(nn.Module):
         self.weight, self.conv, self.mode = weight.detach().float(), conv, "observe"
         self.transform: Transform | None = None
         self.low = self.high = None                       # of the input, scalars
+        self.out_low = self.out_high = None               # of the output, scalars
         self.channel_low = self.channel_high = None       # of the input, [in]
         self.samples: list[torch.Tensor] = []
         self.act_log = nn.Parameter(torch.zeros(2))
+        self.out_log = nn.Parameter(torch.zeros(2))
         self.weight_log = nn.Parameter(torch.zeros(2, weight.shape[0]))
 
     def observe(self, x: torch.Tensor) -> None:
@@ -56,10 +58,18 @@ class LayerFit(nn.Module):
         stride = max(1, channels.shape[1] // max(1, SAMPLES // channels.shape[0] // 8))
         self.samples.append(channels[:, ::stride].clone())
 
+    def observe_output(self, y: torch.Tensor) -> None:
+        low, high = y.detach().amin().clamp(max=0), y.detach().amax().clamp(min=0)
+        first = self.out_low is None
+        self.out_low = low if first else torch.minimum(self.out_low, low)
+        self.out_high = high if first else torch.maximum(self.out_high, high)
+
     @torch.no_grad()
-    def start(self, layer: QuantLayer, search: bool) -> None:
-        """Initial boundaries from what was observed: min and max, or (`search`) shrunk for the least square error."""
-        samples, low, high = torch.cat(self.samples, dim=1).T, self.channel_low, self.channel_high  # [n, in], [in]
+    def start(self, layer: QuantLayer, search_input: bool, search_weight: bool) -> None:
+        """Initial boundaries from what was observed: min and max, or (search) shrunk for the least square error."""
+        low, high = self.channel_low, self.channel_high  # [in]
+        # With the extremes among the samples, a rare outlier cannot be clipped for free.
+        samples = torch.cat([*self.samples, low[:, None], high[:, None]], dim=1).T  # [n, in]
         if self.transform is not None:
             samples, low, high = (self.transform.apply_to(v) for v in (samples, low, high))
         self.low, self.high = low.amin().clamp(max=0), high.amax().clamp(min=0)
@@ -68,11 +78,12 @@ class LayerFit(nn.Module):
         if layer.weight_grid.symmetric:
             self.weight_high = torch.maximum(-self.weight_low, self.weight_high)
             self.weight_low = -self.weight_high
-        self.act_log.zero_()
-        self.weight_log.zero_()
-        if search:
+        for parameter in (self.act_log, self.out_log, self.weight_log):
+            parameter.zero_()
+        if search_input:
             act = best_shrink(samples.reshape(1, -1), self.low[None], self.high[None], layer.input.grid)
             self.act_log += torch.cat(act).log()
+        if search_weight:
             weights = best_shrink(weight, self.weight_low, self.weight_high, layer.weight_grid)
             self.weight_log += torch.stack(weights).log()
 
@@ -83,6 +94,9 @@ class LayerFit(nn.Module):
 
     def act_range(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.low * self.act_log[0].exp(), self.high * self.act_log[1].exp()
+
+    def out_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.out_low * self.out_log[0].exp(), self.out_high * self.out_log[1].exp()
 
     def weight_range(self, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
         factor = self.weight_log.exp()
@@ -101,14 +115,22 @@ class LayerFit(nn.Module):
         if self.mode == "observe":
             self.observe(x)
         if self.mode != "quantise":
-            return layer.apply_weight(x, self.weight, layer.bias)
+            y = layer.apply_weight(x, self.weight, layer.bias)
+            if self.mode == "observe" and layer.output is not None:
+                self.observe_output(y)
+            return y
         if self.transform is not None:
             x = self.transform.apply_to(x, self.conv)
         x = fake_quantize(x, *self.act_range(), layer.input.grid)
         weight = self.transformed_weight()
         low, high = (per_channel(b, weight.ndim) for b in self.weight_range(layer.weight_grid.symmetric))
-        return layer.apply_weight(x, fake_quantize(weight, low, high, layer.weight_grid),
-                                  self.transformed_bias(layer.bias))
+        y = layer.apply_weight(x, fake_quantize(weight, low, high, layer.weight_grid),
+                               self.transformed_bias(layer.bias))
+        return y if layer.output is None else fake_quantize(y, *self.out_range(), layer.output.grid)
+
+    def boundaries(self) -> list[nn.Parameter]:
+        """What is learned once the transforms are: all logarithmic factors of ranges."""
+        return [self.act_log, self.out_log, self.weight_log]
 
 
 def begin(layer: QuantLayer, weight: torch.Tensor) -> None:
@@ -125,6 +147,8 @@ def freeze(layer: QuantLayer) -> None:
     fit = layer.fit
     scale, zero_point = qparams(*fit.act_range(), layer.input.grid)
     layer.input.set(scale, zero_point.to(torch.int64))
+    if layer.output is not None:
+        layer.output.set(*qparams(*fit.out_range(), layer.output.grid))
     low, high = fit.weight_range(layer.weight_grid.symmetric)
     stored, scale, zero_point = quantize_weight(fit.transformed_weight(), low, high, layer.weight_grid)
     layer.weight_q.copy_(stored)

@@ -16,7 +16,7 @@ from compress.quant.affine import Grid
 ops = torch.ops.quantized_decomposed
 
 
-class InputQuantiser(nn.Module):
+class TensorQuantiser(nn.Module):
     """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid.
 
     Codes of 6 and 4 bits live in a uint8 container. The value is clamped to the grid first, because the exported
@@ -45,15 +45,21 @@ class InputQuantiser(nn.Module):
 
 
 class QuantLayer(nn.Module):
-    """Base of the two layers. `fit`, while a pass learns the ranges, takes over the forward (see quant/fit.py)."""
+    """Base of the two layers. `fit`, while a pass learns the ranges, takes over the forward (see quant/fit.py).
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, symmetric: bool):
+    With `quantise_output` the result is quantised too. It costs accuracy, and it is what lets a runtime use an
+    integer convolution: those put out integers.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, symmetric: bool = True,
+                 quantise_output: bool = False):
         super().__init__()
         self.weight_bits, self.act_bits = weight_bits, act_bits
         self.weight_grid = Grid(weight_bits, symmetric, signed=True)
         device = layer.weight.device
         with torch.device(device):
-            self.input = InputQuantiser(act_bits)
+            self.input = TensorQuantiser(act_bits)
+            self.output = TensorQuantiser(act_bits) if quantise_output else None
             self.register_buffer("weight_q", torch.zeros(layer.weight.shape, dtype=self.weight_grid.dtype))
             self.register_buffer("weight_scale", torch.ones(layer.weight.shape[0]))
             self.register_buffer("weight_zero_point", torch.zeros(layer.weight.shape[0], dtype=torch.int64))
@@ -73,12 +79,13 @@ class QuantLayer(nn.Module):
         # diffusers hands some layers a scale that has had no effect since LoRA left the layers.
         if self.fit is not None:
             return self.fit(x, self)
-        return self.apply_weight(self.input(x), self.weight(), self.bias)
+        y = self.apply_weight(self.input(x), self.weight(), self.bias)
+        return y if self.output is None else self.output(y)
 
 
 class QuantConv2d(QuantLayer):
-    def __init__(self, layer: nn.Conv2d, weight_bits: int, act_bits: int, symmetric: bool = True):
-        super().__init__(layer, weight_bits, act_bits, symmetric)
+    def __init__(self, layer: nn.Conv2d, *options, **more):
+        super().__init__(layer, *options, **more)
         self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
         self.stride, self.padding = layer.stride, layer.padding
         self.dilation, self.groups = layer.dilation, layer.groups
@@ -88,12 +95,14 @@ class QuantConv2d(QuantLayer):
 
 
 class QuantLinear(QuantLayer):
-    def __init__(self, layer: nn.Linear, weight_bits: int, act_bits: int, symmetric: bool = True):
-        super().__init__(layer, weight_bits, act_bits, symmetric)
+    def __init__(self, layer: nn.Linear, *options, **more):
+        super().__init__(layer, *options, **more)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def apply_weight(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, weight, bias)
+        # A bias of the result's rank: fused as a vector, onnxruntime would turn the product back into a float Gemm.
+        y = F.linear(x, weight)
+        return y if bias is None else y + bias.view(*[1] * (x.ndim - 1), -1)
 
 
 def slice_input(layer: nn.Conv2d, start: int, stop: int, bias: bool) -> nn.Conv2d:
@@ -112,13 +121,13 @@ class SplitConv2d(nn.Module):
     The halves have ranges of their own; one quantiser for both would waste the grid on the wider.
     """
 
-    def __init__(self, layer: nn.Conv2d, hidden: int, weight_bits: int, act_bits: int, symmetric: bool = True):
+    def __init__(self, layer: nn.Conv2d, hidden: int, *options, **more):
         super().__init__()
         self.hidden = hidden
         self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
         self.parts = nn.ModuleList([
-            QuantConv2d(slice_input(layer, 0, hidden, layer.bias is not None), weight_bits, act_bits, symmetric),
-            QuantConv2d(slice_input(layer, hidden, layer.in_channels, False), weight_bits, act_bits, symmetric)])
+            QuantConv2d(slice_input(layer, 0, hidden, layer.bias is not None), *options, **more),
+            QuantConv2d(slice_input(layer, hidden, layer.in_channels, False), *options, **more)])
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         return self.parts[0](x[:, :self.hidden]) + self.parts[1](x[:, self.hidden:])

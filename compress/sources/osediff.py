@@ -13,6 +13,7 @@ from compress.errors import UserError
 from compress.model import SRModel
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.sources.osediff_checkpoint import load_sd21
 from compress.tensors import read_tensors
 
 TOKENS = 77
@@ -82,7 +83,6 @@ class OSEDiffSource(BaseModel):
             if self.base is None:
                 raise UserError("source.base: size 'sd21' needs Stable Diffusion 2.1-base; set source.base to a folder "
                                 "in diffusers' layout or a hub id (--plan needs none)")
-            from compress.sources.osediff_checkpoint import load_sd21
             load_sd21(model, self.base, self.lora, self.prompt)
         else:
             file = Path(self.weights) if self.weights else ASSET

@@ -1,5 +1,7 @@
 """Small folders of images, and a world without network."""
 
+import ctypes
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from PIL import Image
 from eval import weights
 
 torch.set_num_threads(1)
+if sys.platform == "linux":
+    # Keep freed buffers: giving each back to the kernel took four fifths of SSIM's time on a virtual machine.
+    libc = ctypes.CDLL(None)
+    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h, in bytes
+        libc.mallopt(option, 2 ** 30)
 
 
 def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:

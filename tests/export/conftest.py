@@ -19,5 +19,5 @@ def float_files(tmp_path_factory) -> tuple[SRModel, Path]:
 @pytest.fixture(scope="session")
 def int8_files(tmp_path_factory) -> tuple[SRModel, Path]:
     model, folder = quantised(tiny()), tmp_path_factory.mktemp("int8")
-    export_onnx(model, folder, lr_size=(32, 32))
+    export_onnx(model, folder, lr_size=(32, 32), per_component=False)
     return model, folder

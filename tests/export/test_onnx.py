@@ -53,29 +53,29 @@ def test_output_is_network_clamp_and_colour_fix(float_files):
 
 def test_weights_are_integers_once(int8_files):
     model, folder = int8_files
-    for stem, (build, _, _) in GRAPHS.items():
-        layers = [m for m in build(model).modules() if isinstance(m, QuantLayer)]
-        file = onnx.load(folder / f"{stem}.onnx")
-        initialisers = {i.name: i for i in file.graph.initializer}
-        stored = [initialisers[n.input[0]] for n in nodes(file, "DequantizeLinear") if n.input[0] in initialisers]
-        assert len(stored) == len(layers) == len({i.name for i in stored})
-        assert all(i.data_type == TensorProto.INT8 for i in stored)
-        assert sum(int(np.prod(i.dims)) for i in stored) == sum(layer.weight_q.numel() for layer in layers)
-        shapes = {tuple(layer.weight_q.shape) for layer in layers if layer.weight_q.numel() > 64}
-        floats = {tuple(i.dims) for i in initialisers.values() if i.data_type == TensorProto.FLOAT}
-        assert not shapes & floats, "a weight is stored in floating point as well"
-        # One QuantizeLinear per layer; fewer where layers read one tensor with one range.
-        assert 0 < len(nodes(file, "QuantizeLinear")) <= len(layers)
-        large = [i for i in initialisers.values() if int(np.prod(i.dims)) > 64]
-        assert len({numpy_helper.to_array(i).tobytes() for i in large}) == len(large), "an initialiser is there twice"
+    layers = [m for m in model.modules() if isinstance(m, QuantLayer)]
+    file = onnx.load(folder / "model.onnx")
+    initialisers = {i.name: i for i in file.graph.initializer}
+    stored = [initialisers[n.input[0]] for n in nodes(file, "DequantizeLinear") if n.input[0] in initialisers]
+    assert len(stored) == len(layers) == len({i.name for i in stored})
+    assert all(i.data_type == TensorProto.INT8 for i in stored)
+    assert sum(int(np.prod(i.dims)) for i in stored) == sum(layer.weight_q.numel() for layer in layers)
+    shapes = {tuple(layer.weight_q.shape) for layer in layers if layer.weight_q.ndim == 4}
+    floats = {tuple(i.dims) for i in initialisers.values() if i.data_type == TensorProto.FLOAT}
+    assert not shapes & floats, "a weight is stored in floating point as well"
+    # One QuantizeLinear per layer; fewer where layers read one tensor with one range.
+    assert 0 < len(nodes(file, "QuantizeLinear")) <= len(layers)
+    large = [numpy_helper.to_array(i).tobytes() for i in initialisers.values() if int(np.prod(i.dims)) > 64]
+    assert len(set(large)) == len(large), "an initialiser is there twice"
     assert json.loads({p.key: p.value for p in file.metadata_props}["quantised_layers"]) == {"W8A8": len(layers)}
 
 
 def test_int8_file_is_smaller(int8_files, float_files):
     (model, folder), reference = int8_files, float_files[1]
-    saved = sum(3 * m.weight_q.numel() for m in model.decoder.modules() if isinstance(m, QuantLayer))
-    sizes = [(f / "decoder.onnx").stat().st_size for f in (reference, folder)]
-    assert sizes[1] < sizes[0] - saved + 60_000  # Q/DQ nodes and scales come on top
+    layers = [m for m in model.modules() if isinstance(m, QuantLayer)]
+    sizes = [(f / "model.onnx").stat().st_size for f in (reference, folder)]
+    # Three bytes a weight are saved; Q/DQ nodes, scales and their names cost about 1100 bytes a layer.
+    assert sizes[1] < sizes[0] - sum(3 * m.weight_q.numel() for m in layers) + 1500 * len(layers)
 
 
 def test_six_bits_stay_on_their_grid(tmp_path):
@@ -86,7 +86,9 @@ def test_six_bits_stay_on_their_grid(tmp_path):
     torch.onnx.export(layer, (x,), tmp_path / "layer.onnx", dynamo=True, opset_version=20, verbose=False,
                       custom_translation_table=TABLE, input_names=["x"], output_names=["y"])
     file = onnx.load(tmp_path / "layer.onnx")
-    assert nodes(file, "Max") and nodes(file, "Min")
+    before = nodes(file, "QuantizeLinear")[0].input[0]
+    clamp = next(node for node in file.graph.node if before in node.output)
+    assert clamp.op_type in ("Clip", "Min"), "nothing clamps to the narrow grid"
     codes = nodes(file, "QuantizeLinear")[0].output[0]
     file.graph.output.append(onnx.helper.make_tensor_value_info(codes, TensorProto.UINT8, None))
     onnx.save(file, tmp_path / "codes.onnx")
@@ -104,7 +106,7 @@ def test_narrow_limits_are_clipped_by_the_translation(tmp_path):
                                              scale, zero, 0, 15, torch.uint8)
 
     x = torch.linspace(-5, 5, 64).view(1, 64)
-    torch.onnx.export(Narrow(), (x,), tmp_path / "n.onnx", dynamo=True, opset_version=20, verbose=False,
+    torch.onnx.export(Narrow().eval(), (x,), tmp_path / "n.onnx", dynamo=True, opset_version=20, verbose=False,
                       custom_translation_table=TABLE, input_names=["x"])
     y = session(tmp_path / "n.onnx", 1).run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(y, Narrow()(x).numpy(), atol=1e-6)
@@ -119,7 +121,7 @@ def test_bicubic_as_convolution(tmp_path, scale):
 
     assert bicubic_taps(scale).sum(1) == pytest.approx(1.0)
     x = torch.rand(1, 3, 7, 5)
-    torch.onnx.export(Up(), (x,), tmp_path / "up.onnx", dynamo=True, opset_version=20, verbose=False,
+    torch.onnx.export(Up().eval(), (x,), tmp_path / "up.onnx", dynamo=True, opset_version=20, verbose=False,
                       custom_translation_table=TABLE, input_names=["x"])
     assert not nodes(onnx.load(tmp_path / "up.onnx"), "Resize")
     y = session(tmp_path / "up.onnx", 1).run(None, {"x": x.numpy()})[0]
@@ -127,7 +129,7 @@ def test_bicubic_as_convolution(tmp_path, scale):
 
 
 def test_dynamic_sizes(tmp_path):
-    model = quantised(tiny())
+    model = tiny()
     export_onnx(model, tmp_path, lr_size=(32, 48), dynamic=True, per_component=False)
     loaded = session(tmp_path / "model.onnx", 1)
     for size in ((32, 32), (48, 80)):
@@ -135,7 +137,7 @@ def test_dynamic_sizes(tmp_path):
         sr = loaded.run(None, {"lr": lr.numpy()})[0]
         assert sr.shape == (1, 3, 4 * size[0], 4 * size[1])
         with torch.no_grad():
-            assert np.abs(sr - model(lr).numpy()).mean() < 0.02
+            np.testing.assert_allclose(sr, model(lr).numpy(), atol=1e-4)
 
 
 def test_large_weights_go_beside_the_graph(float_files, tmp_path):

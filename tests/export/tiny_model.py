@@ -1,25 +1,25 @@
 """A very small model of the nano's module types, in float and quantised."""
 
+from copy import deepcopy
+
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from compress.model import SRModel
-from compress.passes.quantize import Quantize
+from compress.passes.base import FitContext
+from compress.passes.quantize import Calibration, Quantize
 from compress.process.one_step import OneStep
-from compress.quant.fit import freeze
-from compress.quant.layers import QuantLayer
 from compress.sources.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
-from export.verify import probes
 
 
 def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
     """Random weights; the process runs at t = 500, where an error in the prediction is not magnified 15 times."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 2), cross_attention_dim=8, use_linear_projection=True, norm_num_groups=4)
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+        attention_head_dim=2, cross_attention_dim=8, use_linear_projection=True, norm_num_groups=4)
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8, 16), layers_per_block=1,
         norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
@@ -30,13 +30,10 @@ def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
 
 
 def quantised(model: SRModel, weights: int = 8, activations: int = 8) -> SRModel:
-    """`model` with min-max ranges of the probes, converted in place."""
-    Quantize(method="minmax", weights=weights, activations=activations).convert(model)
-    layers = [m for m in model.modules() if isinstance(m, QuantLayer)]
-    with torch.no_grad():
-        for lr in probes((32, 32)).values():
-            model.network(lr)
-    for layer in layers:
-        layer.fit.start(layer, search=False)
-        freeze(layer)
+    """`model` with min-max ranges of two small photographs, converted in place."""
+    step = Quantize(method="minmax", weights=weights, activations=activations,
+                    calibration=Calibration(images=2, size=32))
+    source = deepcopy(model)
+    step.convert(model)
+    step.fit(model, FitContext(source=source))
     return model.eval().requires_grad_(False)

@@ -73,7 +73,7 @@ def fitted(layer, quantised, x, search=False):
     reference = quantised(x)  # observes
     torch.testing.assert_close(reference, layer(x), rtol=1e-4, atol=1e-5)
     for part in getattr(quantised, "parts", [quantised]):
-        part.fit.start(part, search)
+        part.fit.start(part, search, search)
         part.fit.mode = "quantise"
     simulated = quantised(x)
     for part in getattr(quantised, "parts", [quantised]):

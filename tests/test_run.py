@@ -1,0 +1,158 @@
+"""The main job on small settings: run directory, cache, resume, errors; and upscaling with its result."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from compress import run, upscale
+from compress.cache import PassCache
+from compress.checkpoint import load_model, parse_pass, parse_source
+from compress.recipe import load_recipe
+
+QUICK = ["recipes/passionsr_w8a8.yaml", "passes.1.method=minmax", "passes.1.calibration={images: 1, size: 32}",
+         "export=[{target: onnx, lr_size: [32, 32]}]", "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}"]
+
+
+def call(function, *arguments):
+    with pytest.raises(SystemExit) as exit:
+        function([str(a) for a in arguments])
+    return exit.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and the cache it filled."""
+    root = tmp_path_factory.mktemp("run")
+    assert call(run.main, *QUICK, "--out", root / "first", "--cache", root / "cache") == 0
+    return root / "first", root / "cache"
+
+
+def test_run_directory_is_complete(finished):
+    out, _ = finished
+    for name in ("recipe.yaml", "model.safetensors", "ledger.json", "onnx/model.onnx", "onnx/decoder.onnx",
+                 "onnx/parity.json", "eval/embedded/metrics.csv", "report.html", "card.md", "curve.png", "curve.svg"):
+        assert (out / name).stat().st_size > 0, name
+    assert not list(out.parent.glob(".*partial*"))
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert [e["pass"]["pass"] for e in ledger["passes"]] == ["strip", "quantize"]
+    assert ledger["cost"]["after"]["bytes"] < 0.3 * ledger["cost"]["before"]["bytes"]
+    assert ledger["cost"]["after"]["file_bytes"] == (out / "model.safetensors").stat().st_size
+    averages = json.loads((out / "eval" / "embedded" / "averages.json").read_text())
+    assert 15 < averages["psnr"] < 40
+    report = (out / "report.html").read_text()
+    assert "passionsr_w8a8" in report and "data:image/png;base64," in report
+    figures = json.loads((out / "onnx" / "figures.json").read_text())
+    assert figures["latency"][1]["size_ratio"] < 0.4  # at this size the graph itself weighs; 0.30 at full length
+    assert (out / "onnx" / "source_fp32" / "model.onnx").is_file()
+
+
+def test_second_run_answers_from_the_cache(finished, capsys):
+    out, cache = finished
+    again = out.with_name("again")
+    assert call(run.main, *QUICK, "--out", again, "--cache", cache) == 0
+    assert "2 of 2 passes from the cache" in capsys.readouterr().out
+    assert all(e["cached"] for e in json.loads((again / "ledger.json").read_text())["passes"])
+    a, b = load_model(out), load_model(again)
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, monkeypatch, capsys):
+    out, cache = finished
+    killed = out.with_name("killed")
+    import compress.outputs as outputs
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_reports", stop)
+        assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
+    assert not killed.exists() and killed.with_name(".killed.partial").is_dir()
+    # What was finished is not done again.
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compress", stop)
+        assert call(run.main, *QUICK, "--out", killed, "--cache", cache, "--resume") == 0
+    assert (killed / "report.html").is_file()
+
+
+def test_another_recipe_does_not_overwrite(finished, capsys):
+    out, cache = finished
+    assert call(run.main, *QUICK, "seed=5", "--out", out, "--cache", cache) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
+    out, cache = finished
+    full = out.with_name("full")
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device", "somewhere")
+    monkeypatch.setattr(run, "save_model", no_space)
+    assert call(run.main, *QUICK, "--out", full, "--cache", cache) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "Traceback" not in error
+    assert not full.exists()
+
+
+def test_cache_key_depends_on_what_matters(tmp_path):
+    source = parse_source({"family": "osediff"})
+    one, two = (parse_pass({"pass": "quantize", "weights": w}, "x") for w in (8, 6))
+    keys = {PassCache(tmp_path, source, 0).key([one]), PassCache(tmp_path, source, 0).key([two]),
+            PassCache(tmp_path, source, 1).key([one]), PassCache(tmp_path, source, 0).key([one, two])}
+    assert len(keys) == 4
+    assert PassCache(tmp_path, source, 0).key([one]) == PassCache(tmp_path, source, 0).key([one])
+    assert PassCache(tmp_path, source, 0).find([one]) is None
+
+
+def test_full_size_without_weights_says_what_is_needed(capsys, tmp_path):
+    assert call(run.main, "recipes/passionsr_w8a8.yaml", "source.size=sd21", "--out", tmp_path / "x", "--no-cache") == 2
+    assert "source.base" in capsys.readouterr().err
+
+
+def test_upscale_any_size(finished, tmp_path, capsys):
+    out, _ = finished
+    Image.fromarray(data.chelsea()[100:145, 100:171]).save(tmp_path / "odd.png")
+    assert call(upscale.main, out, tmp_path / "odd.png", "-o", tmp_path / "up") == 0
+    with Image.open(tmp_path / "up" / "odd_x4.png") as image:
+        assert image.size == (71 * 4, 45 * 4)
+
+
+def test_tiled_is_near_whole(finished):
+    from compress.model import Tiling
+    model = load_model(finished[0])
+    lr = torch.from_numpy(data.chelsea()[100:196, 100:196].copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        whole = model(lr)
+        model.tiling = Tiling(32, 16)
+        tiles = model(lr)
+    assert (whole - tiles).abs().mean() < 0.05
+
+
+def test_upscale_refuses_with_a_sentence(finished, tmp_path, capsys):
+    out, _ = finished
+    Image.new("L", (40, 40)).save(tmp_path / "gray.png")
+    for arguments, said in (([out, tmp_path / "gray.png"], "grayscale"), ([out, tmp_path / "none.png"], "no such"),
+                            ([tmp_path, tmp_path / "gray.png"], None), ([out, tmp_path / "gray.png", "--tile", "9"], None)):
+        assert call(upscale.main, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and (said is None or said in error)
+
+
+def test_checkpoint_of_another_architecture(finished, tmp_path):
+    from safetensors.torch import load_file, save_file
+    from compress.errors import UserError
+    from compress.sources.osediff import ASSET
+    tensors = load_file(ASSET)
+    tensors.pop("encoder.quant_conv.bias")
+    tensors["extra"] = torch.zeros(1)
+    tensors["encoder.quant_conv.weight"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "other.safetensors")
+    source = parse_source({"family": "osediff", "weights": str(tmp_path / "other.safetensors")})
+    with pytest.raises(UserError, match="1 keys missing.*quant_conv.bias.*1 keys too many.*extra.*1 shapes differ"):
+        source.load(source.build())
+
+
+def test_recipe_names_the_run():
+    assert load_recipe(QUICK[0]).name == "passionsr_w8a8"
