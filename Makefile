@@ -9,7 +9,8 @@ RECIPE ?= recipes/passionsr_w8a8.yaml
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
-	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) notebooks/photo.jpg -o runs/upscaled
+	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) \
+	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" -o runs/upscaled
 
 test: .venv/installed
 	$(BIN)/python -m pytest

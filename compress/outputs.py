@@ -112,11 +112,14 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
     for row in exported["latency"][1:]:
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
                      f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")
-    if exported["parity"]:
-        worst = min(exported["parity"], key=lambda r: -1.0 if r["psnr_db"] is None else r["psnr_db"])
-        shown = "not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB"
-        lines.append(f"  parity   worst {shown} ({worst['file']}, {worst['probe']} probe), "
-                     f"{'all passed' if all(r['passed'] for r in exported['parity']) else 'BELOW TOLERANCE'}")
+    whole = [r for r in exported["parity"] if r["file"] == "model.onnx"]
+    if whole:
+        shown = ", ".join(f"{r['probe']} {'not finite' if r['psnr_db'] is None else format(r['psnr_db'], '.1f')}"
+                          for r in whole)
+        lines.append(f"  parity   torch against onnxruntime, end to end, dB: {shown}")
+    problem = verify.failures(exported["parity"])
+    if problem:
+        lines.append(f"  parity   {problem}")
     for data, result in results.items():
         lines.append(f"  {data}: compressed against source {result['fidelity_db']:.2f} dB PSNR")
         for metric in recipe.eval.metrics:

@@ -142,7 +142,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-cache", action="store_true", help="run every pass")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
                         help="where passes learn (default: %(default)s)")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.plan:
         size = (options.lr, options.lr)

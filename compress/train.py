@@ -186,7 +186,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--workdir", type=Path, help="checkpoints (default runs/train/NAME)")
     parser.add_argument("-o", "--out", type=Path, help="weights (default WORKDIR/NAME.safetensors, fp16)")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
     workdir = options.workdir or Path("runs/train") / recipe.name
     trainer = Trainer(recipe, workdir)

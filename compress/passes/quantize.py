@@ -150,6 +150,9 @@ class Quantize(Pass):
                          transforms=learned and self.transforms, alpha=self.alpha, epochs=self.epochs, lr=self.lr,
                          seed=context.seed)
 
+    def as_published(self) -> "Quantize":
+        return self.model_copy(update={"skip": (), "outputs": ()})
+
     def data_key(self) -> str:
         return calibration_hash(self.calibration.data)
 

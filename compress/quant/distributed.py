@@ -49,19 +49,22 @@ def start(component: nn.Module, search_inputs: bool, search_weights: bool) -> No
         layer.fit.start(layer, search_inputs, search_weights)
 
 
-def best_start(component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]) -> list[bool]:
+def best_start(component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]
+               ) -> tuple[float, list[bool]]:
     """Boundaries as observed or as searched, of inputs and of weights: what leaves the component's output nearest.
 
     A search is for one layer's own least square error, which now and then costs the result more than it saves.
+    Returns the mean error and what was searched.
     """
     choices = [(False, False), (False, True), (True, False), (True, True)]
     errors = []
     for choice in choices:
         start(component, *choice)
         errors.append(mean_error(run, inputs, targets))
-    best = choices[errors.index(min(errors))]
+    least = min(errors)
+    best = choices[errors.index(least)]
     start(component, *best)
-    return list(best)
+    return least, list(best)
 
 
 def add_transforms(component: nn.Module, alpha: float) -> list[tuple[Site, Transform]]:
@@ -122,20 +125,32 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
     component (`transform_run`, `transform_targets`): the denoiser's epsilon instead of the clean latent.
     """
     observe(component, run, inputs)
-    sites = add_transforms(component, alpha) if transforms else []
     set_mode(component, "quantise")
-    start(component, search, search)
-    figures: dict = {"layers": len(quant_layers(component)), "transforms": len(sites)}
+    figures: dict = {"layers": len(quant_layers(component))}
+    if search:
+        figures["start_error"], figures["searched_inputs_weights"] = best_start(component, run, inputs, targets)
+    else:
+        start(component, False, False)
+        figures["start_error"] = mean_error(run, inputs, targets)
+    sites = add_transforms(component, alpha) if transforms else []
     if sites:
+        start(component, search, search)
         parameters = [p for _, transform in sites for p in transform.parameters()]
         figures["transform_error"] = learn(f"{name}: transforms", parameters, transform_run or run, inputs,
                                            transform_targets or targets, epochs, lr, seed)
-    if search:  # anew: boundaries belong to the transformed tensors
-        figures["searched_inputs_weights"] = best_start(component, run, inputs, targets)
+        # Boundaries belong to the transformed tensors, so they start anew; transforms stay only if they pay.
+        error, searched = best_start(component, run, inputs, targets)
+        if error < figures["start_error"]:
+            figures |= {"start_error": error, "searched_inputs_weights": searched}
+        else:
+            for _, layer in quant_layers(component):
+                layer.fit.transform = None
+            sites = []
+            start(component, *figures["searched_inputs_weights"])
+    figures["transforms"] = len(sites)
+    if search:
         parameters = [p for _, layer in quant_layers(component) for p in layer.fit.boundaries()]
         figures["boundary_error"] = learn(f"{name}: boundaries", parameters, run, inputs, targets, epochs, lr, seed)
-    else:
-        figures["error"] = mean_error(run, inputs, targets)
     for site, transform in sites:
         site.fold(transform)
     for _, layer in quant_layers(component):
