@@ -22,7 +22,7 @@ from eval.report import ReportData, write_report
 from export import latency, verify
 from export.run import choose_target
 
-CURVE_METRICS = ("musiq", "lpips", "ssim")  # the first that has a value on all models of a run
+CURVE_METRICS = ("musiq", "lpips", "ssim", "psnr")  # the first that has a value on all models of a run
 CROP = 144
 
 

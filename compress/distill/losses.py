@@ -1,12 +1,15 @@
 """Training losses on images [B, 3, H, W] in [0, 1] and on latents; each returns a scalar."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
+from torchvision import models
 
 from compress.errors import UserError
 
@@ -26,6 +29,19 @@ def gan_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> t
     return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
 
 
+@contextmanager
+def _without_download() -> Iterator[None]:
+    """pyiqa fetches the AlexNet and VGG backbones whatever it is told; `weights` holds them already."""
+    kept = {name: getattr(models, name) for name in ("alexnet", "vgg16")}
+    try:
+        for name, build in kept.items():
+            setattr(models, name, lambda build=build, **_: build(weights=None))
+        yield
+    finally:
+        for name, build in kept.items():
+            setattr(models, name, build)
+
+
 def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
     """LPIPS (arXiv 1801.03924) through pyiqa with weights from a local file; called as loss(image, target).
 
@@ -37,13 +53,16 @@ def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
     if not path.is_file():
         raise UserError(f"LPIPS weights {path} do not exist; set losses.lpips_weights to a file with pyiqa's names "
                         "for the chosen network, or remove the lpips loss")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_download():
         warnings.simplefilter("ignore", UserWarning)  # torchvision renamed an argument that pyiqa passes
         metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
     state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    missing, unexpected = metric.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.startswith(("lins.", "scaling_layer"))]
-    if missing or unexpected:
+    expected = metric.state_dict()
+    # `lins.*` are the same tensors as `lin*`; the scaling layer is constant.
+    missing = [k for k in expected if k not in state and not k.startswith(("lins.", "scaling_layer"))]
+    unfit = [k for k, v in state.items() if k not in expected or expected[k].shape != v.shape]
+    if missing or unfit:
         raise UserError(f"LPIPS weights {path} do not fit the '{net}' network: missing {missing[:3]}, "
-                        f"unexpected {list(unexpected)[:3]}; name the file of that network")
+                        f"unfit {unfit[:3]}; name the file of that network")
+    metric.load_state_dict(state, strict=False)
     return metric.requires_grad_(False).eval()
