@@ -53,7 +53,9 @@ def _to_rgb(image: Image.Image, path: Path, convert: bool) -> Image.Image:
                         "convert the file, or pass --convert to have it converted while reading")
     if image.mode in _SIXTEEN_BIT:
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        if not np.isfinite(values).all():
+            raise UserError(f"{path}: the image contains NaN or infinite values; give one whose pixels are finite")
+        top = 65535.0 if values.max() > 255 else 1.0 if image.mode == "F" and values.max() <= 1 else 255.0
         return Image.fromarray(np.uint8(np.clip(values / top * 255.0 + 0.5, 0, 255))).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress.errors import UserError
-from compress.image import MIN_SIDE
+from compress.image import MIN_SIDE, check_image_tensor
 from compress.process.colour import FIXES
 from compress.process.one_step import OneStep
 from compress.process.tiling import tiled
@@ -83,7 +83,7 @@ class SRModel(nn.Module):
         Sides are reflect-padded to multiples of `multiple` and cropped again. Images larger than a tile run in
         Gaussian-blended tiles through each of the three networks, with one colour correction over the whole.
         """
-        height, width = lr.shape[-2:]
+        height, width = check_image_tensor(lr).shape[-2:]
         if min(height, width) < MIN_SIDE:
             raise UserError(f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}")
         say = progress or (lambda stage: None)

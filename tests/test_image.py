@@ -38,6 +38,16 @@ def test_other_modes_are_refused_or_converted(tmp_path, mode, said):
         assert converted.mean().item() == pytest.approx(40000 / 65535, abs=1 / 255)
 
 
+def test_float_images(tmp_path):
+    values = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    Image.fromarray(values).save(tmp_path / "unit.tif")
+    assert read_image(tmp_path / "unit.tif", convert=True).mean().item() == pytest.approx(0.5, abs=0.01)
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(tmp_path / "nan.tif")
+    with pytest.raises(UserError, match="nan.tif.*NaN"):
+        read_image(tmp_path / "nan.tif", convert=True)
+
+
 def test_damaged_files(tmp_path):
     whole = save(tmp_path / "whole.png", "RGB", (200, 200))
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
