@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from compress.image import read_image, to_uint8
 from compress.model import SRModel, upsample

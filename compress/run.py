@@ -4,17 +4,15 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from compress.cache import PassCache, code_version, default_root, read_entry
 from compress.checkpoint import MODEL_FILE, convert_all, dump, load_model, save_model
-from compress.cost import Cost, measure
+from compress.cost import Cost
 from compress.errors import UserError, command
 from compress.model import SRModel
 from compress.passes.base import FitContext
