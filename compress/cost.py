@@ -2,15 +2,16 @@
 
 Two conventions of multiply-accumulates (MACs), batch 1: `macs_paper` is convolutions and linear layers (output
 elements x fan-in), the count of thop and of the papers; `macs_full` adds the two matrix products of attention. Bias,
-normalisation, activation, softmax and resampling are never counted. The tagger of OSEDiff (DAPE) is no part of an
-SRModel and so of no figure here.
+normalisation, activation, softmax and resampling are never counted. What a source replaces, such as the tagger of
+OSEDiff (DAPE), is no part of an SRModel: `measure` leaves it out and `measure_module` counts it by itself.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import ceil
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,16 @@ class Cost:
         if layers:
             result["layers"] = [asdict(layer) for layer in self.layers]
         return result
+
+
+class Replaced(NamedTuple):
+    """A part of a published system that a source runs without. Sources that have one return it from `replaced()`."""
+
+    name: str       # one word, the key in JSON
+    title: str      # its own name
+    by: str         # what stands in for it
+    system: str     # the published system
+    cost: Cost      # at the part's own input size
 
 
 class _LinearCalls(TorchFunctionMode):
@@ -234,6 +245,17 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
             handle.remove()
 
 
+def _count(model: nn.Module, run: Callable[[nn.Module], object], outside: Layer) -> list[Layer]:
+    """The rows of the layers that hold or did something while `run` called `model`'s twin on the meta device."""
+    seen: set[int] = set()
+    rows = {name: _storage(name, module, seen) for name, module in model.named_modules()}
+    twin = meta_copy(model).eval()
+    with _recording(twin, rows, outside):
+        run(twin)
+    return [row for row in (*rows.values(), outside) if row.stored_bits or row.macs_conv or row.macs_linear
+            or row.macs_attention or row.activation_bytes]
+
+
 def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
     """Count one run of `model.network` on an image of (height, width) `lr_size`, batch 1.
 
@@ -242,17 +264,18 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
     if any(side <= 0 or side % model.multiple for side in lr_size):
         raise UserError(f"cost at {lr_size[1]}x{lr_size[0]} pixels: both sides must be positive multiples of "
                         f"{model.multiple}, because padding belongs to the image and not to the network")
-    seen: set[int] = set()
-    rows = {name: _storage(name, module, seen) for name, module in model.named_modules()}
-    outside = Layer("process", type(model.process).__name__)
-    twin = meta_copy(model).eval()
-    with _recording(twin, rows, outside):
-        twin.network(torch.empty(1, 3, *lr_size, device="meta"))
-    del rows[""]  # SRModel itself holds no tensor, and `network` is no module call
-    used = [row for row in (*rows.values(), outside) if row.stored_bits or row.macs_conv or row.macs_linear
-            or row.macs_attention or row.activation_bytes]
+    used = _count(model, lambda twin: twin.network(torch.empty(1, 3, *lr_size, device="meta")),
+                  Layer("process", type(model.process).__name__))
     order = {name: i for i, name in enumerate(SRModel.COMPONENTS)}
     return Cost(tuple(lr_size), tuple(sorted(used, key=lambda row: order.get(row.component, len(order)))))
+
+
+def measure_module(module: nn.Module, *inputs: torch.Tensor, name: str) -> Cost:
+    """Count one call of any module as a cost of one component, `name`. Of `inputs` only shapes and types matter; the
+    last two sides of the first are the cost's `lr_size`."""
+    inputs = [tensor.to("meta") for tensor in inputs]
+    rows = _count(nn.ModuleDict({name: module}), lambda twin: twin[name](*inputs), Layer(name, type(module).__name__))
+    return Cost(tuple(inputs[0].shape[-2:]), tuple(rows))
 
 
 _HEAD = ("params M", "as fp32 M", "MB", "GMACs", "with attn", "as fp32", "peak MB")

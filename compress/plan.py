@@ -3,7 +3,7 @@
 import json
 
 from compress.checkpoint import convert_all
-from compress.cost import Cost, component_table, measure, table
+from compress.cost import Cost, Replaced, component_table, measure, table
 from compress.passes.base import Pass
 from compress.recipe import Recipe, resolved, to_yaml
 
@@ -32,6 +32,12 @@ def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) 
     return measure(convert_all(recipe.source, [step.as_published() for step in recipe.passes]), lr_size)
 
 
+def replaced(recipe: Recipe) -> Replaced | None:
+    """What the published system runs and the source does not; None for a source that says nothing of the kind."""
+    method = getattr(recipe.source, "replaced", None)
+    return method and method()
+
+
 def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
     height, width = rows[0][1].lr_size
     first, last = rows[0][1], rows[-1][1]
@@ -45,9 +51,17 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     for component in first.components():
         cost = first.component(component)
         parts.append(f"source {component}: {cost.params:,} parameters, {cost.macs_full:,} full MACs")
+    if part := replaced(recipe):
+        cost = part.cost
+        parts += [f"source {part.name} ({part.title}), replaced by {part.by}: {cost.params:,} parameters, "
+                  f"{cost.macs_full:,} full MACs",
+                  f"{part.system} as published (with {part.title}): {first.macs_paper + cost.macs_paper:,} paper MACs "
+                  f"/ {first.macs_full + cost.macs_full:,} full MACs"]
     return "\n".join(parts)
 
 
 def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
+    part = replaced(recipe)
     return json.dumps({"recipe": resolved(recipe), "plan": [{"after": name, **cost.as_dict()} for name, cost in rows],
-                       "published_accounting": published.as_dict()}, indent=1)
+                       "published_accounting": published.as_dict()}
+                      | ({part.name: part.cost.as_dict()} if part else {}), indent=1)

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.cost import component_table, measure, meta_copy, table
+from compress.cost import component_table, measure, measure_module, meta_copy, table
 from compress.errors import UserError
 from compress.process.one_step import OneStep
 from compress.model import SRModel
+from compress.plan import as_json, as_text
+from compress.recipe import load_recipe
+from compress.sources.dape import Tagger
 from compress.sources.osediff import OSEDiffSource
 
 # Counter test vectors at 128 -> 512, 77 tokens: params, conv, linear, attention.
@@ -31,6 +34,47 @@ def test_sd21_has_the_exact_counts_of_the_original():
     assert cost.params == cost.param_equivalents == 1_289_952_427
     # What a file of it holds: the parameters, and a few integer buffers such as the token ids.
     assert cost.bytes == cost.container_bytes == sum(t.nbytes for t in model.state_dict().values())
+
+
+def test_tagger_and_the_published_system_have_the_exact_counts_of_the_original():
+    source = OSEDiffSource(size="sd21")
+    part = source.replaced()
+    totals = part.cost.totals()
+    assert [totals[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention", "macs_full")] == [
+        212_117_045, 84_934_656, 156_118_530_816, 5_991_803_904, 162_195_269_376]
+    assert part.cost.lr_size == (384, 384) and list(part.cost.components()) == ["tagger"]
+    cost = measure(source.build())
+    assert cost.macs_paper + part.cost.macs_paper == 2_298_819_361_536
+    assert cost.macs_full + part.cost.macs_full == 2_402_476_318_464
+    assert OSEDiffSource().replaced() is None
+
+
+def test_tagger_gives_a_logit_per_tag():
+    with torch.device("meta"):
+        assert Tagger()(torch.empty(2, 3, 384, 384)).shape == (2, 4585)
+
+
+def test_any_module_is_measured_like_a_component():
+    layer = nn.Conv2d(3, 5, 3, padding=1)
+    cost = measure_module(layer, torch.rand(1, 3, 8, 16), name="part")
+    assert cost.lr_size == (8, 16) and [row.name for row in cost.layers] == ["part"]
+    assert cost.macs_paper == cost.macs_full == 8 * 16 * 5 * 27 and cost.params == 5 * 27 + 5
+    assert not layer._forward_hooks and layer.weight.device.type == "cpu"
+
+
+def test_plan_states_what_the_source_replaces():
+    recipe = load_recipe("recipes/passionsr_w8a8.yaml", ["source.size=sd21"])
+    cost = measure(recipe.source.build())
+    assert as_text(recipe, [("source", cost)], cost).splitlines()[-2:] == [
+        "source tagger (DAPE), replaced by one constant prompt: 212,117,045 parameters, 162,195,269,376 full MACs",
+        "OSEDiff as published (with DAPE): 2,298,819,361,536 paper MACs / 2,402,476,318,464 full MACs"]
+    assert json.loads(as_json(recipe, [("source", cost)], cost))["tagger"]["macs_full"] == 162_195_269_376
+
+
+def test_plan_of_a_source_that_replaces_nothing(random_nano):
+    recipe, cost = load_recipe("recipes/passionsr_w8a8.yaml"), measure(random_nano)
+    assert as_text(recipe, [("source", cost)], cost).splitlines()[-1].startswith("source decoder:")
+    assert "tagger" not in json.loads(as_json(recipe, [("source", cost)], cost))
 
 
 def test_nano_equals_thop(random_nano):

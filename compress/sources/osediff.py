@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from compress.cost import Replaced, measure_module
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.process.one_step import OneStep
@@ -90,6 +91,15 @@ class OSEDiffSource(BaseModel):
                 raise UserError(f"source.weights: {file} does not exist; leave it out for the embedded weights")
             read_tensors(model, file)
         model.eval().requires_grad_(False)
+
+    def replaced(self) -> Replaced | None:
+        """The tagger whose words `prompt` replaces, and its cost. The nano model was trained without one."""
+        if self.size == "nano":
+            return None
+        from compress.sources.dape import SIZE, Tagger
+        with torch.device("meta"):
+            cost = measure_module(Tagger(), torch.empty(1, 3, SIZE, SIZE), name="tagger")
+        return Replaced("tagger", "DAPE", by="one constant prompt", system="OSEDiff", cost=cost)
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
