@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from compress.checkpoint import MODEL_FILE, dump, save_model
+from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.tensors import read_tensors
@@ -49,6 +50,14 @@ class PassCache:
             if folder.is_dir():
                 return count, folder
         return None
+
+    def read(self, passes: list[Pass], model: SRModel) -> list[dict]:
+        """Fill a converted meta `model` with what `passes` left; returns their ledger entries."""
+        folder = self.root / self.key(passes)
+        if not folder.is_dir():
+            raise UserError(f"pass cache {self.root}: the model after {len(passes)} passes is no longer there; run "
+                            "again with --no-cache")
+        return read_entry(folder, model)
 
     def store(self, model: SRModel, passes: list[Pass], entries: list[dict]) -> None:
         """Keep `model` as it is after `passes`, with the ledger's `entries` so far."""

@@ -13,6 +13,7 @@ from torch import nn
 from compress.errors import UserError
 from compress.image import MIN_SIDE, check_image_tensor
 from compress.process.colour import FIXES
+from compress.process.direct import Direct
 from compress.process.one_step import OneStep
 from compress.process.tiling import tiled
 
@@ -43,7 +44,7 @@ class SRModel(nn.Module):
 
     COMPONENTS = ("text_encoder", "encoder", "denoiser", "decoder")
 
-    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: OneStep, *,
+    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: OneStep | Direct, *,
                  text_encoder: nn.Module | None = None, colour_fix: str = "adain", multiple: int = 16,
                  latent_ratio: float = 0.5, tiling: Tiling = Tiling()):
         super().__init__()

@@ -23,7 +23,7 @@ LEDGER = "ledger.json"
 LIBRARIES = ("torch", "torchao", "diffusers", "onnx", "onnxruntime", "pyiqa")
 
 
-def compress(recipe: Recipe, cache: PassCache | None, device: torch.device, workdir: Path
+def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Path
              ) -> tuple[SRModel, SRModel, list[dict], list[tuple[str, Cost]]]:
     """Source and compressed model, the ledger's entry of every pass, and the cost before and after each.
 
@@ -34,8 +34,7 @@ def compress(recipe: Recipe, cache: PassCache | None, device: torch.device, work
     recipe.source.load(source)
     source.to(device)
     passes, entries, done = recipe.passes, [], 0
-    found = cache.find(passes) if cache else None
-    if found:
+    if found := cache.find(passes):
         done, folder = found
         model = convert_all(recipe.source, passes[:done])
         entries = [{**entry, "cached": True} for entry in read_entry(folder, model)]
@@ -44,18 +43,33 @@ def compress(recipe: Recipe, cache: PassCache | None, device: torch.device, work
         model = recipe.source.build()
         recipe.source.load(model)
     model = model.to(device).eval().requires_grad_(False)
-    context = FitContext(source=source, seed=recipe.seed, device=device, workdir=workdir)
     for i in range(done, len(passes)):
         step, began = passes[i], time.time()
         print(f"pass {i + 1} of {len(passes)}: {label(step)}")
         step.convert(model)
+        context = FitContext(source=source, seed=recipe.seed, device=device, workdir=workdir / f"pass_{i + 1}",
+                             before=lambda name, i=i: before(recipe, cache, name, i).to(device))
         figures = step.fit(model, context)
         entries.append({"pass": dump(step), "seconds": round(time.time() - began, 1), "cached": False,
                         "data": step.data_key(), "figures": figures, "before": costs[i][1].totals(),
                         "after": costs[i + 1][1].totals()})
-        if cache:
-            cache.store(model, passes[:i + 1], entries)
+        cache.store(model, passes[:i + 1], entries)
     return source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs
+
+
+def before(recipe: Recipe, cache: PassCache, name: str, index: int) -> SRModel:
+    """The model as it was before the last pass called `name` up to number `index`, with its values."""
+    places = [i for i in range(index + 1) if dump(recipe.passes[i])["pass"] == name]
+    if not places:
+        raise UserError(f"pass {index + 1}, '{dump(recipe.passes[index])['pass']}', needs the model as it was before a "
+                        f"pass '{name}', which the recipe does not have further up; add it")
+    earlier = recipe.passes[:places[-1]]
+    model = convert_all(recipe.source, earlier)
+    if earlier:
+        cache.read(earlier, model)
+    else:
+        recipe.source.load(model)
+    return model.eval().requires_grad_(False)
 
 
 def ledger(recipe: Recipe, entries: list[dict], costs: list[tuple[str, Cost]]) -> dict:
@@ -75,10 +89,12 @@ def write_text(path: Path, text: str) -> None:
 class Runner:
     """One run directory. All is written under a temporary name, which --resume completes; then it is renamed."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, cache: PassCache | None, device: torch.device, resume: bool,
+    def __init__(self, recipe: Recipe, out: Path, *, cache: Path | None, device: torch.device, resume: bool,
                  overwrite: bool):
-        self.recipe, self.out, self.cache, self.device = recipe, out, cache, device
+        self.recipe, self.out, self.device = recipe, out, device
         self.partial = out.with_name(f".{out.name}.partial")
+        # Passes read what earlier ones left, so without a common cache the run keeps one of its own.
+        self.cache = PassCache(cache or self.partial / "passes", recipe.source, recipe.seed)
         if out.exists() and not overwrite and not _same_recipe(out, recipe):
             raise UserError(f"{out}: exists and is not a run of this recipe; choose another --out, or --overwrite it")
         if resume and not self.partial.exists() and out.exists():
@@ -92,6 +108,8 @@ class Runner:
         began = time.time()
         source, model, record = self._models()
         report = self._figures(source, model, record)
+        for name in ("passes", *(f"pass_{i + 1}" for i in range(len(self.recipe.passes)))):
+            shutil.rmtree(self.partial / name, ignore_errors=True)  # what only a resumption needs
         if self.out.exists():
             shutil.rmtree(self.out)
         self.partial.rename(self.out)
@@ -137,7 +155,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="complete a run that was killed")
     parser.add_argument("--overwrite", action="store_true", help="replace a run directory of another recipe")
     parser.add_argument("--cache", type=Path, help="pass cache (default ~/.cache/diffusion-sr-compress)")
-    parser.add_argument("--no-cache", action="store_true", help="run every pass")
+    parser.add_argument("--no-cache", action="store_true", help="run every pass; only a killed run's own are reused")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
                         help="where passes learn (default: %(default)s)")
     options = parser.parse_intermixed_args(argv)
@@ -147,8 +165,8 @@ def main(argv: list[str]) -> int:
         print((as_json if options.json else as_text)(recipe, plan(recipe, size), published_accounting(recipe, size)))
         return 0
     torch.manual_seed(recipe.seed)
-    cache = None if options.no_cache else PassCache(options.cache or default_root(), recipe.source, recipe.seed)
-    Runner(recipe, options.out or Path("runs") / recipe.name, cache=cache, device=torch.device(options.device),
+    Runner(recipe, options.out or Path("runs") / recipe.name,
+           cache=None if options.no_cache else options.cache or default_root(), device=torch.device(options.device),
            resume=options.resume, overwrite=options.overwrite)()
     return 0
 

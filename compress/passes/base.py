@@ -1,5 +1,7 @@
 """What a pass is: a frozen config with `convert` (structure) and `fit` (values)."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +15,20 @@ from compress.model import SRModel
 class FitContext:
     """What `fit` may use: the data of a run, never the recipe.
 
-    `source` is the uncompressed model with its values; `seed` makes a pass deterministic; `workdir` may hold
-    checkpoints of long work, so that a killed run resumes.
+    `source` is the uncompressed model with its values; `before(NAME)` reads a fresh copy of the model as it was
+    before the last pass of that name up to and including the present one; `seed` makes a pass deterministic;
+    `workdir` may hold checkpoints of long work, so that a killed run resumes.
     """
 
     source: SRModel
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workdir: Path | None = None
+    before: Callable[[str], SRModel] | None = None
+
+    def __post_init__(self) -> None:
+        if self.before is None:
+            self.before = lambda name: copy.deepcopy(self.source)
 
 
 class Pass(BaseModel):

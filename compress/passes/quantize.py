@@ -146,7 +146,7 @@ class Quantize(Pass):
             raise UserError(f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
                             "this model needs; round it")
         learned = self.method == "passionsr"
-        return fit_model(model, context.source, images, self.components, search=learned,
+        return fit_model(model, context.before(self.pass_), images, self.components, search=learned,
                          transforms=learned and self.transforms, alpha=self.alpha, epochs=self.epochs, lr=self.lr,
                          seed=context.seed)
 

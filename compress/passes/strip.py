@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from pydantic import ConfigDict, Field
@@ -84,9 +85,27 @@ def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
     unet.time_embedding = NoTimeEmbedding()
 
 
+def remove_context(unet: UNet2DConditionModel) -> None:
+    """Drop every cross-attention with its norm, folding nothing."""
+    for module in unet.modules():
+        if isinstance(module, BasicTransformerBlock):
+            module.attn2 = module.norm2 = None
+
+
+def remove_timestep(unet: UNet2DConditionModel) -> None:
+    """Drop the time embedding and its projections, folding nothing."""
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.time_emb_proj = None
+    unet.time_embedding = NoTimeEmbedding()
+
+
 class Strip(Pass):
     """`text: constant` drops the text encoder and folds the prompt into keys and values; `embedding` only drops the
-    encoder, as PassionSR does. `timestep: fold` folds the fixed timestep.
+    encoder, as PassionSR does. `timestep: fold` folds the fixed timestep. Both are exact.
+
+    `remove` is AdcSR's: `text: remove` drops cross-attention with its norm as well, `timestep: remove` the time
+    embedding, and nothing is folded, so the model must be trained again.
 
     What an earlier strip has folded is left alone, so the pass may stand twice.
     """
@@ -94,8 +113,8 @@ class Strip(Pass):
     model_config = ConfigDict(populate_by_name=True)
 
     pass_: Literal["strip"] = Field(default="strip", alias="pass")
-    text: Literal["constant", "embedding", "keep"] = "constant"
-    timestep: Literal["fold", "keep"] = "fold"
+    text: Literal["constant", "embedding", "keep", "remove"] = "constant"
+    timestep: Literal["fold", "keep", "remove"] = "fold"
 
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
@@ -103,7 +122,10 @@ class Strip(Pass):
         if not isinstance(denoiser, UNetDenoiser):
             raise UserError(f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
                             "context nor a folded timestep to strip; remove the pass from the recipe")
-        if self.text != "keep" and model.text_encoder is not None:
+        if self.text == "remove":
+            model.text_encoder = denoiser.context = None
+            remove_context(denoiser.unet)
+        elif self.text != "keep" and model.text_encoder is not None:
             denoiser.context = nn.Parameter(model.text_encoder(), requires_grad=False)
             model.text_encoder = None
         if self.text == "constant" and denoiser.context is not None:
@@ -111,6 +133,10 @@ class Strip(Pass):
             denoiser.context = None
         if self.timestep == "fold":
             fold_timestep(denoiser.unet, denoiser.timestep)
+        elif self.timestep == "remove":
+            remove_timestep(denoiser.unet)
 
     def as_published(self) -> "Strip":
+        if self.text == "remove":  # AdcSR counts neither embedding; folded or removed, the cost is the same
+            return self
         return self.model_copy(update={"text": "embedding", "timestep": "keep"})

@@ -160,7 +160,8 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
 
 def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], components: tuple[str, ...],
               **options) -> dict[str, dict]:
-    """Fit the quantised components of `model` in the order encoder, denoiser, decoder against `source`.
+    """Fit the quantised components of `model` in the order encoder, denoiser, decoder against `source`, the same
+    model before its quantisation.
 
     `images` are low-resolution calibration images [1, 3, h, w] in [0, 1], of legal sizes.
     """

@@ -1,0 +1,1 @@
+"""Removing channels: which axes of which layers belong together, which channels stay, and the cut itself."""
