@@ -20,24 +20,28 @@ def best(scores: torch.Tensor, count: int) -> torch.Tensor:
 def choose(space: Space, ratio: float, scores: torch.Tensor | None) -> torch.Tensor:
     """Indices [kept] of the channels that stay, ascending; the best by `scores` [size], or the first where None.
 
-    Every head keeps equally many. A space under a GroupNorm keeps equally many of every group if that divides, else
-    whole groups if that does, so that the statistics go on being those of the same channels.
+    Every head keeps equally many. A space under a GroupNorm keeps whole groups if that comes out even, so that those
+    that stay are normalised as before; fewer channels in every group would be nearer to an instance norm, which
+    forgets how bright a map is. Where it does not, every group keeps equally many if that does.
     """
     kept = space.kept(ratio)
     if kept == space.size:
         return torch.arange(space.size)
     scores = -torch.arange(space.size, dtype=torch.float64) if scores is None else scores.detach().double().cpu()
-    blocks = space.heads if space.heads > 1 else max(1, space.groups)
-    if space.size % blocks:
-        blocks = 1
-    each = space.size // blocks
-    if kept % blocks == 0:
-        rows = scores.view(blocks, each)
-        return torch.cat([best(row, kept // blocks) + i * each for i, row in enumerate(rows)])
-    if kept % each == 0:
-        whole = best(scores.view(blocks, each).sum(1), kept // each)
+    each, groups = _blocks(space)
+    if groups > 1 and kept % each == 0 and space.heads == 1:
+        whole = best(scores.view(groups, each).sum(1), kept // each)
         return (whole[:, None] * each + torch.arange(each)).flatten()
+    if kept % groups == 0:
+        rows = scores.view(groups, each)
+        return torch.cat([best(row, kept // groups) + i * each for i, row in enumerate(rows)])
     return best(scores, kept)
+
+
+def _blocks(space: Space) -> tuple[int, int]:
+    """Channels in each of the space's heads or groups, and how many of those there are."""
+    count = space.heads if space.heads > 1 else max(1, space.groups)
+    return (space.size // count, count) if space.size % count == 0 else (space.size, 1)
 
 
 def adcsr_groups(channels: int) -> int:

@@ -14,7 +14,7 @@ from compress.channels.choose import Score, adcsr_groups, aligned_groups, choose
 from compress.channels.graph import Axis, ChannelGraph, Space
 from compress.channels.observe import Moments
 from compress.errors import UserError
-from compress.passes.strip import ConstantProjection
+from compress.sources.latent_diffusion import ConstantProjection
 
 PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ConstantProjection)
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from compress.channels.graph import ChannelGraph, Space
 from compress.channels.observe import Moments
+from compress.sources.latent_diffusion import ConstantProjection
 
 
 def _strength(weight: torch.Tensor, dim: int, power: int) -> torch.Tensor:
@@ -24,7 +25,9 @@ def l1_scores(graph: ChannelGraph) -> dict[Space, torch.Tensor]:
     arXiv 2301.12900, eq. 5)."""
     scores: dict[Space, torch.Tensor] = {}
     for layer, axes in graph.layers.items():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, ConstantProjection):
+            _add(scores, axes.outputs, _strength(layer.value, 2, 1))
+        elif isinstance(layer, (nn.Conv2d, nn.Linear)):
             for dim, axis in ((0, axes.outputs), (1, axes.inputs)):
                 _add(scores, axis, _strength(layer.weight, dim, 1))
     return scores

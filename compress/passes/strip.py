@@ -20,25 +20,7 @@ from torch import nn
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
-from compress.sources.latent_diffusion import UNetDenoiser
-
-
-class ConstantProjection(nn.Module):
-    """The projection of a constant: ignores its input [B, ...] and returns `value` as [B, tokens, channels]."""
-
-    def __init__(self, value: torch.Tensor, requires_grad: bool = True):
-        super().__init__()
-        self.value = nn.Parameter(value, requires_grad)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.value.expand(x.shape[0], -1, -1)
-
-
-class NoTimeEmbedding(nn.Module):
-    """In place of a UNet's time embedding once the residual blocks hold it in their biases."""
-
-    def forward(self, sample: torch.Tensor, condition: torch.Tensor | None = None) -> None:
-        return None
+from compress.sources.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
 
 
 def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:

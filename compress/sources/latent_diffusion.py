@@ -4,20 +4,22 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
-from compress.model import upsample
+from compress.process.resample import upsample
 
 
 class VAEEncoder(nn.Module):
     """Bicubic x4, then the posterior mean of a KL autoencoder: [B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2].
 
-    OSEDiff's script samples the posterior; the mean makes the result deterministic.
+    OSEDiff's script samples the posterior; the mean makes the result deterministic. `signal` is how large the
+    emitted latent is beside the decoder's: 1, or sqrt(abar_t) for an encoder that emits the signal inside z_t.
     """
 
-    def __init__(self, vae: AutoencoderKL):
+    def __init__(self, vae: AutoencoderKL, signal: float = 1.0):
         super().__init__()
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
         self.scaling_factor = vae.config.scaling_factor
+        self.signal = signal
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Scaled latent mean [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1]."""
@@ -27,6 +29,10 @@ class VAEEncoder(nn.Module):
         """Mean and log-variance, each [B, 4, H/8, W/8], unscaled."""
         mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
         return mean, logvar
+
+    def clean(self, image: torch.Tensor) -> torch.Tensor:
+        """The latent [B, 4, H/8, W/8] that the decoder turns back into `image` [B, 3, H, W] in [0, 1]."""
+        return self.encode(image * 2 - 1) / self.signal
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         return self.encode(upsample(lr) * 2 - 1)
@@ -41,8 +47,19 @@ class VAEDecoder(nn.Module):
         self.decoder = vae.decoder
         self.scaling_factor = vae.config.scaling_factor
 
+    def features(self, latent: torch.Tensor) -> torch.Tensor:
+        """What the middle block puts out, [B, C, h, w]."""
+        return self.decoder.mid_block(self.decoder.conv_in(self.post_quant_conv(latent / self.scaling_factor)))
+
+    def tail(self, features: torch.Tensor) -> torch.Tensor:
+        """The image from the middle block's features."""
+        x = features
+        for block in self.decoder.up_blocks:
+            x = block(x)
+        return self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(x))) * 0.5 + 0.5
+
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.post_quant_conv(latent / self.scaling_factor)) * 0.5 + 0.5
+        return self.tail(self.features(latent))
 
 
 class UNetDenoiser(nn.Module):
@@ -63,6 +80,24 @@ class UNetDenoiser(nn.Module):
         if context is not None:
             context = context.expand(latent.shape[0], -1, -1)
         return self.unet(latent, self.timestep, encoder_hidden_states=context, return_dict=False)[0]
+
+
+class ConstantProjection(nn.Module):
+    """The projection of a constant: ignores its input [B, ...] and returns `value` as [B, tokens, channels]."""
+
+    def __init__(self, value: torch.Tensor, requires_grad: bool = True):
+        super().__init__()
+        self.value = nn.Parameter(value, requires_grad)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value.expand(x.shape[0], -1, -1)
+
+
+class NoTimeEmbedding(nn.Module):
+    """In place of a UNet's time embedding once the residual blocks hold it in their biases."""
+
+    def forward(self, sample: torch.Tensor, condition: torch.Tensor | None = None) -> None:
+        return None
 
 
 class PromptEncoder(nn.Module):

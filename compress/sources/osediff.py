@@ -1,6 +1,5 @@
 """OSEDiff (arXiv 2406.08177): SD 2.1-base with LoRA, one step at t = 999; and our nano model of the same shape."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +11,11 @@ from torch import nn
 from compress.cost import Replaced, measure_module
 from compress.errors import UserError
 from compress.model import SRModel
+from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.sources.osediff_checkpoint import load_sd21
-from compress.tensors import read_tensors
+from compress.tensors import files_key, read_tensors
 
 TOKENS = 77
 ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
@@ -59,7 +59,7 @@ class OSEDiffSource(BaseModel):
     base: str | None = None         # sd21: folder in diffusers' layout, or a hub id
     lora: str | None = None         # sd21: osediff.pkl, either published format
     prompt: str = ""                # sd21: the one prompt that replaces the tagger
-    colour_fix: Literal["adain", "wavelet", "none"] = "adain"
+    colour_fix: ColourFix = "adain"
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
@@ -74,7 +74,9 @@ class OSEDiffSource(BaseModel):
                 text_encoder = PromptEncoder(CLIPTextModel(CLIPTextConfig(**SD21_TEXT)),
                                              torch.empty(1, TOKENS, dtype=torch.int64))
         process = OneStep(timestep=999)
-        model = SRModel(VAEEncoder(vae), UNetDenoiser(unet, process.timestep, context), VAEDecoder(vae), process,
+        # The nano encoder is trained to emit the signal inside z_t (distill/stages.py says why).
+        encoder = VAEEncoder(vae, process.signal if self.size == "nano" else 1.0)
+        model = SRModel(encoder, UNetDenoiser(unet, process.timestep, context), VAEDecoder(vae), process,
                         text_encoder=text_encoder, colour_fix=self.colour_fix)
         return model.eval()
 
@@ -103,6 +105,4 @@ class OSEDiffSource(BaseModel):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
-        files = [Path(f) for f in (self.weights, self.base, self.lora) if f] or [ASSET]
-        found = [p for f in files for p in (sorted(f.rglob("*")) if f.is_dir() else [f]) if p.is_file()]
-        return json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found])
+        return files_key([f for f in (self.weights, self.base, self.lora) if f] or [ASSET])
