@@ -1,9 +1,14 @@
-"""Compress a model by a recipe: `python -m compress.run RECIPE [key=value ...] [--plan] [--resume] [--out DIR]`."""
+"""Compress a model by a recipe: `python -m compress.run RECIPE [key=value ...] [--plan] [--resume] [--out DIR]`.
+
+On several devices: `accelerate launch -m compress.run RECIPE …`; what is trained then is trained on all of them.
+"""
 
 import argparse
 import json
+import os
 import platform
 import shutil
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +22,7 @@ from compress.errors import UserError, command
 from compress.model import SRModel
 from compress.passes.base import FitContext
 from compress.plan import as_json, as_text, label, plan, published_accounting
+from compress.processes import is_main, main_first, own_device
 from compress.recipe import Recipe, load_recipe, resolved, to_yaml
 
 LEDGER = "ledger.json"
@@ -53,7 +59,7 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
         entries.append({"pass": dump(step), "seconds": round(time.time() - began, 1), "cached": False,
                         "data": step.data_key(), "figures": figures, "before": costs[i][1].totals(),
                         "after": costs[i + 1][1].totals()})
-        cache.store(model, passes[:i + 1], entries)
+        main_first(lambda i=i: cache.store(model, passes[:i + 1], entries), device)
     return source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs
 
 
@@ -91,25 +97,32 @@ class Runner:
 
     def __init__(self, recipe: Recipe, out: Path, *, cache: Path | None, device: torch.device, resume: bool,
                  overwrite: bool):
-        self.recipe, self.out, self.device = recipe, out, device
+        self.recipe, self.out, self.device = recipe, out, own_device(device)
         self.partial = out.with_name(f".{out.name}.partial")
         # Passes read what earlier ones left, so without a common cache the run keeps one of its own.
         self.cache = PassCache(cache or self.partial / "passes", recipe.source, recipe.seed)
         if out.exists() and not overwrite and not _same_recipe(out, recipe):
             raise UserError(f"{out}: exists and is not a run of this recipe; choose another --out, or --overwrite it")
-        if resume and not self.partial.exists() and out.exists():
-            print(f"{out} is complete already")
-        if self.partial.exists() and not (resume and _same_recipe(self.partial, recipe)):
+        main_first(lambda: self._open(resume), self.device)
+
+    def _open(self, resume: bool) -> None:
+        if resume and not self.partial.exists() and self.out.exists():
+            print(f"{self.out} is complete already")
+        if self.partial.exists() and not (resume and _same_recipe(self.partial, self.recipe)):
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True, exist_ok=True)
-        write_text(self.partial / "recipe.yaml", to_yaml(recipe))
+        write_text(self.partial / "recipe.yaml", to_yaml(self.recipe))
 
     def __call__(self) -> Path:
         began = time.time()
+        if not is_main():
+            if not (self.partial / LEDGER).is_file():
+                compress(self.recipe, self.cache, self.device, self.partial)
+            return self.out
         source, model, record = self._models()
         report = self._figures(source, model, record)
-        for name in ("passes", *(f"pass_{i + 1}" for i in range(len(self.recipe.passes)))):
-            shutil.rmtree(self.partial / name, ignore_errors=True)  # what only a resumption needs
+        for leftover in (self.partial / "passes", *self.partial.glob("pass_*/*.checkpoint")):
+            shutil.rmtree(leftover, ignore_errors=True)  # what only a resumption needs
         if self.out.exists():
             shutil.rmtree(self.out)
         self.partial.rename(self.out)
@@ -145,7 +158,7 @@ def _same_recipe(folder: Path, recipe: Recipe) -> bool:
 
 @command
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m compress.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compress.run", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", help="a YAML file, such as recipes/passionsr_w8a8.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as source.size=sd21 passes.1.weights=6")
     parser.add_argument("--plan", action="store_true", help="print recipe and costs; read no weight, run nothing")
@@ -165,6 +178,8 @@ def main(argv: list[str]) -> int:
         print((as_json if options.json else as_text)(recipe, plan(recipe, size), published_accounting(recipe, size)))
         return 0
     torch.manual_seed(recipe.seed)
+    if not is_main():
+        sys.stdout = open(os.devnull, "w")  # one voice
     Runner(recipe, options.out or Path("runs") / recipe.name,
            cache=None if options.no_cache else options.cache or default_root(), device=torch.device(options.device),
            resume=options.resume, overwrite=options.overwrite)()

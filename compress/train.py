@@ -22,6 +22,7 @@ from compress.checkpoint import parse_source, save_model
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import losses, stages
+from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, train
 from compress.errors import UserError, command
@@ -152,15 +153,8 @@ class Trainer:
             image, terms = modules[0](batch, index)
             shown = {}
             if config.losses.get("gan"):
-                discriminator = modules[1]
-                adverse = losses.gan_discriminator(discriminator(batch), discriminator(image.detach().float()))
-                optimizers[1].zero_grad(set_to_none=True)
-                self.accelerator.backward(adverse)
-                optimizers[1].step()
-                discriminator.requires_grad_(False)
-                terms["gan"] = losses.gan_generator(discriminator(image.float()))
-                discriminator.requires_grad_(True)
-                shown["d"] = adverse.detach()
+                terms["gan"], shown["critic"] = adversarial(modules[1], list(modules[1].parameters()), batch,
+                                                            image.float())
             total = sum(config.losses[k] * v for k, v in terms.items())
             return {"loss": total, **{k: v.detach() for k, v in terms.items()}, **shown}
 

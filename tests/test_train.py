@@ -51,7 +51,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     record = json.loads((tmp_path / "a.json").read_text())
     assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
     assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
-    assert all(s["log"][-1]["loss"] > 0 for s in record["stages"]) and "d" in record["stages"][2]["log"][-1]
+    assert all(s["log"][-1]["loss"] > 0 for s in record["stages"]) and "critic" in record["stages"][2]["log"][-1]
     # Killed in the last stage after two steps, then started again.
     def dies(module, *rest, **kwargs):
         if module == "2_end_to_end":

@@ -1,33 +1,14 @@
 """Low-resolution images that static ranges are calibrated on."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from compress.data.degradation import PRESETS, degrade
-from compress.data.folder import data_hash
+from compress.data.folder import EMBEDDED, data_hash, embedded_images
 from compress.errors import UserError
 from compress.image import list_images, read_image
-
-# Photographs inside the scikit-image wheel that the embedded evaluation does not use.
-EMBEDDED = ("motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubble_deep_field.jpg")
-
-
-def embedded_photographs() -> list[tuple[str, np.ndarray]]:
-    """(name, uint8 [H, W, 3]) of the calibration photographs; no download is ever tried."""
-    folder = files("skimage") / "data"
-    found = []
-    for name in EMBEDDED:
-        if not (folder / name).is_file():
-            raise UserError(f"calibration photograph {name} is not in the installed scikit-image; install a release "
-                            "that ships it, or set calibration.data to a folder of low-resolution photographs")
-        with (folder / name).open("rb") as stream:
-            found.append((name, np.asarray(Image.open(stream).convert("RGB"))))
-    return found
-
 
 def calibration_images(data: str, count: int, size: int, seed: int) -> list[torch.Tensor]:
     """`count` low-resolution crops, float [1, 3, size, size] in [0, 1], a function of the arguments alone.
@@ -40,10 +21,9 @@ def calibration_images(data: str, count: int, size: int, seed: int) -> list[torc
     random = np.random.default_rng(seed)
     crops = []
     if data == "embedded":
-        photographs = embedded_photographs()
+        photographs = [read_image(path, convert=True) for path in embedded_images()]
         for i in range(count):
-            pixels = photographs[i % len(photographs)][1]
-            crops.append(_crop(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255, size * 4, random))
+            crops.append(_crop(photographs[i % len(photographs)], size * 4, random))
         generator = torch.Generator().manual_seed(seed)
         return [degrade(hr, PRESETS["mild"], generator) for hr in crops]
     paths = list_images(data)

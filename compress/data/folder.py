@@ -1,6 +1,8 @@
 """Endless, seeded crops of the photographs in one or more folders."""
 
 import hashlib
+from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,30 @@ from compress.errors import UserError
 from compress.image import SUFFIXES
 
 
-def find_images(folders: list[str] | list[Path]) -> list[Path]:
-    """All image files below `folders`, sorted by path within each. Raises UserError if one holds none."""
+# Photographs inside the scikit-image wheel that the embedded evaluation does not use.
+EMBEDDED = ("motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubble_deep_field.jpg")
+
+
+def embedded_images() -> list[Path]:
+    """The files of the embedded photographs for calibration and training; no download is ever tried."""
+    found = [Path(str(files("skimage"))) / "data" / name for name in EMBEDDED]
+    for path in found:
+        if not path.is_file():
+            raise UserError(f"photograph {path.name} is not in the installed scikit-image; install a release that "
+                            "ships it, or name a folder of photographs instead of 'embedded'")
+    return found
+
+
+def find_images(folders: Iterable[str | Path]) -> list[Path]:
+    """All image files below `folders`, sorted by path within each; the folder "embedded" is `embedded_images`.
+
+    Raises UserError if a folder holds none.
+    """
     found: list[Path] = []
     for folder in map(Path, folders):
+        if str(folder) == "embedded":
+            found += embedded_images()
+            continue
         if not folder.is_dir():
             raise UserError(f"data folder {folder} does not exist; name a folder with {', '.join(SUFFIXES)} files")
         images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-# (index of the step, batch) -> named losses; "loss" is what the optimiser gets, the rest is shown.
+# (index of the batch, batch) -> named losses. "loss" is what the first optimiser gets and "critic", if there is one,
+# what the second gets; the rest is shown.
 StepFunction = Callable[[int, torch.Tensor], dict[str, torch.Tensor]]
 
 
@@ -55,12 +56,12 @@ def cosine_with_warmup(steps: int, warmup: int, floor: float = 0.02) -> Callable
 
 def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.Optimizer],
           loader: Iterable, step: StepFunction, *, steps: int, ema: EMA, workdir: Path, clip: float = 1.0,
-          checkpoint_every: int = 250, warmup: int = 50, after_step: Callable[[int], None] | None = None) -> list[dict]:
-    """Run `steps` optimiser steps of `optimizers[0]` and return the logged losses (one row per 50 steps).
+          checkpoint_every: int = 250, warmup: int = 50, accumulate: int = 1,
+          after_step: Callable[[int], None] | None = None) -> list[dict]:
+    """Run `steps` optimiser steps, each of `accumulate` batches, and return the logged losses (one row per 50 steps).
 
     `loader` yields batches from step 0; a checkpoint in `workdir` skips those already used, so that a resumed run
-    sees what an unbroken one would. `modules` and `optimizers` come from `accelerator.prepare`. Further optimisers
-    (discriminators) are stepped inside `step` by the caller and only saved and scheduled here.
+    sees what an unbroken one would. `modules` and `optimizers` come from `accelerator.prepare`.
     """
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers]
     accelerator._schedulers.clear()
@@ -77,13 +78,18 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
     bar = tqdm(total=steps, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=2)
     means: dict[str, float] = {}
-    batches = iter(accelerator.skip_first_batches(loader, start) if start else loader)
+    batches = iter(accelerator.skip_first_batches(loader, start * accumulate) if start else loader)
     for index in range(start, steps):
-        losses = step(index, next(batches))
-        optimizers[0].zero_grad(set_to_none=True)
-        accelerator.backward(losses["loss"])
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        for part in range(accumulate):
+            losses = step(index * accumulate + part, next(batches))
+            for kind in ("loss", "critic"):
+                if kind in losses:
+                    accelerator.backward(losses[kind] / accumulate)
         accelerator.clip_grad_norm_(parameters, clip)
-        optimizers[0].step()
+        for optimizer in optimizers:
+            optimizer.step()
         for scheduler in schedulers:
             scheduler.step()
         ema.update()
