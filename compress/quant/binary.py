@@ -1,0 +1,331 @@
+"""Convolution and linear layers with one-bit weights and inputs.
+
+Three methods: `bimacosr` (arXiv 2502.00333) adds a sparse and a low-rank branch in full precision to a binary one;
+`xnor` is XNOR-Net (arXiv 1603.05279), `react` ReActNet (arXiv 2003.03488). All are *simulations*: products of +-1
+are computed in floating point.
+
+    bimacosr   y = RPReLU(conv(beta sign(x), alpha sign(R)) + bias) + S x + L x,   W = R + S + L
+    xnor       y = K conv(sign(x), alpha sign(W)) + bias
+    react      y = RPReLU(conv(sign(x - threshold), alpha sign(W)) + bias)
+
+alpha is the mean |W| of an output channel, beta the mean |x| of a pixel or token over its channels, K the mean of
+beta under the kernel. All three are constants in the backward pass. Linear layers have no RPReLU. Zero padding pads
+the binary map, so a padded position contributes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.errors import UserError
+
+METHODS = ("bimacosr", "xnor", "react")
+
+
+@dataclass(frozen=True)
+class BinaryConfig:
+    """How a layer is made binary. Raises UserError for an unknown method or a negative size.
+
+    `released` reproduces the code that BiMaCoSR's checkpoint was trained with: sign(0) = 0, RPReLU starts as a
+    leaky ReLU instead of the identity, and stride-2 convolutions add 2x2 means of their input in the place of S x
+    and L x, although S and L were taken out of their weight.
+    """
+
+    method: Literal["bimacosr", "xnor", "react"] = "bimacosr"
+    binary: bool = True         # the binary branch
+    low_rank: bool = True       # bimacosr only: the low-rank branch, L = B A
+    sparse: bool = True         # bimacosr only: the sparse branch, S
+    rank: int = 8               # of L; at most what the layer has
+    nonzeros: int = 2           # entries of S, in multiples of max(C_in, C_out)
+    released: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"binary layer: method '{self.method}' is unknown; choose one of {', '.join(METHODS)}")
+        if self.rank < 1 or self.nonzeros < 1:
+            raise UserError(f"binary layer: rank ({self.rank}) and nonzeros ({self.nonzeros}) must be at least 1; "
+                            "switch a branch off with low_rank or sparse")
+        if not (self.binary or self.method == "bimacosr" and (self.low_rank or self.sparse)):
+            raise UserError("binary layer: no branch is left; switch on binary, low_rank or sparse")
+
+
+def sign(x: torch.Tensor, zero: bool = False) -> torch.Tensor:
+    """+1 and -1, no gradient. sign(0) is +1, so that one bit holds the result; with `zero` it is 0."""
+    return torch.sign(x) if zero else torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class ClipSign(torch.autograd.Function):
+    """scale * sign(x) with the gradient of clamp: 1 where |x| <= 1, else 0, whatever the scale."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, scale: torch.Tensor | float, zero: bool) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return scale * sign(x, zero)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        return grad * (ctx.saved_tensors[0].abs() <= 1), None, None
+
+
+class BiRealSign(torch.autograd.Function):
+    """sign with the gradient of a piecewise parabola: 2 + 2x on [-1, 0), 2 - 2x on [0, 1) (Bi-Real Net)."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, zero: bool) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return sign(x, zero)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        return grad * (2 - 2 * ctx.saved_tensors[0].abs()).clamp(min=0), None
+
+
+class RPReLU(nn.Module):
+    """A leaky ReLU with learned slope and shifts for every channel (ReActNet): [B, C, h, w] -> the same."""
+
+    def __init__(self, channels: int, slope: float):
+        super().__init__()
+        self.shift_in = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), slope))
+        self.shift_out = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.prelu(x + self.shift_in[:, None, None], self.slope) + self.shift_out[:, None, None]
+
+
+class LowRank(nn.Module):
+    """L = B A of a layer [C_out, C_in]; convolutions see it as two 1x1 ones on every `stride`-th pixel."""
+
+    def __init__(self, in_channels: int, out_channels: int, rank: int, stride: tuple[int, int] | None):
+        super().__init__()
+        rank = min(rank, in_channels, out_channels)
+        if stride is None:
+            self.down = nn.Linear(in_channels, rank, bias=False)
+            self.up = nn.Linear(rank, out_channels, bias=False)
+        else:
+            self.down = nn.Conv2d(in_channels, rank, 1, stride, bias=False)
+            self.up = nn.Conv2d(rank, out_channels, 1, bias=False)
+
+    def dense(self) -> torch.Tensor:
+        """[C_out, C_in]."""
+        return self.up.weight.flatten(1) @ self.down.weight.flatten(1)
+
+    def fit(self, matrix: torch.Tensor) -> None:
+        """The best approximation of [C_out, C_in], singular values split evenly between the factors."""
+        u, s, v = torch.linalg.svd(matrix.float(), full_matrices=False)
+        rank = self.up.weight.shape[1]
+        root = s[:rank].sqrt()
+        self.up.weight.copy_((u[:, :rank] * root).view_as(self.up.weight))
+        self.down.weight.copy_((root[:, None] * v[:rank]).view_as(self.down.weight))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(x))
+
+
+class Sparse(nn.Module):
+    """S of a layer [C_out, C_in]: `values` at the frozen, ascending flat positions `index`.
+
+    It runs, and is counted by `compress.cost`, as a dense product: no runtime at hand has a sparse one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, nonzeros: int, stride: tuple[int, int] | None):
+        super().__init__()
+        self.shape, self.stride = (out_channels, in_channels), stride
+        count = min(nonzeros * max(self.shape), in_channels * out_channels)
+        self.values = nn.Parameter(torch.zeros(count))
+        self.register_buffer("index", torch.arange(count, dtype=torch.int32))
+
+    @property
+    def density(self) -> float:
+        """The share of the dense product's multiply-accumulates that a sparse kernel would do."""
+        return self.values.numel() / (self.shape[0] * self.shape[1])
+
+    def dense(self) -> torch.Tensor:
+        """[C_out, C_in]."""
+        zeros = self.values.new_zeros(self.shape[0] * self.shape[1])
+        return zeros.scatter(0, self.index.long(), self.values).view(self.shape)
+
+    def fit(self, matrix: torch.Tensor) -> None:
+        """Keep the entries of [C_out, C_in] with the largest magnitude."""
+        flat = matrix.flatten()
+        index = flat.abs().topk(self.values.numel()).indices.sort().values
+        self.index.copy_(index)
+        self.values.copy_(flat[index])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride is None:
+            return F.linear(x, self.dense())
+        return F.conv2d(x, self.dense()[..., None, None], stride=self.stride)
+
+
+class BinaryLayer(nn.Module):
+    """Base of the two layers: the structure of `layer`'s replacement, on its device and without values.
+
+    `binarise` fills it. `weight` is what is left beside the branches; only its signs and alpha matter.
+    """
+
+    CHANNELS: int   # axis of the input's channels
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, config: BinaryConfig, stride: tuple[int, int] | None = None):
+        super().__init__()
+        self.config = config
+        self.weight_bits = self.act_bits = 1 if config.binary else None     # what compress.cost counts
+        self.weight = nn.Parameter(torch.empty_like(layer.weight)) if config.binary else None
+        self.bias = None if layer.bias is None else nn.Parameter(torch.empty_like(layer.bias))
+        outputs, inputs = layer.weight.shape[:2]
+        combined = config.method == "bimacosr"
+        curved = config.binary and config.method != "xnor" and stride is not None
+        with torch.device(layer.weight.device):
+            self.sparse = Sparse(inputs, outputs, config.nonzeros, stride) if combined and config.sparse else None
+            self.low_rank = LowRank(inputs, outputs, config.rank, stride) if combined and config.low_rank else None
+            self.threshold = nn.Parameter(torch.zeros(inputs)) if config.method == "react" else None
+            self.rprelu = RPReLU(outputs, 0.25 if config.released else 1.0) if curved else None
+
+    @property
+    def branches(self) -> list[nn.Module]:
+        """The full-precision ones, in the order in which they are taken out of the weight."""
+        return [branch for branch in (self.sparse, self.low_rank) if branch is not None]
+
+    @torch.no_grad()
+    def initialise(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Take the values of the full-precision layer.
+
+        S gets the largest entries of the kernel's spatial mean, L the mean of what is left, each taken out of the
+        centre tap; R is the rest. R + S + L is `weight` up to rounding.
+        """
+        rest = weight.clone().view(*weight.shape[:2], -1)   # [C_out, C_in, taps]
+        for branch in self.branches:
+            branch.fit(rest.mean(dim=2))
+            rest[..., rest.shape[2] // 2] -= branch.dense()
+        if self.weight is not None:
+            self.weight.copy_(rest.view_as(weight))
+        if bias is not None:
+            self.bias.copy_(bias)
+
+    @torch.no_grad()
+    def load_released(self, state: dict[str, torch.Tensor]) -> None:
+        """Take the values of one layer of BiMaCoSR's checkpoint, by its own names without the layer's."""
+        self.weight.copy_(state["weight"])
+        if self.bias is not None:
+            self.bias.copy_(state["bias"])
+        if self.rprelu is not None:
+            for ours, theirs in (("shift_in", "pr_bias0.bias"), ("slope", "pr_prelu.weight"),
+                                 ("shift_out", "pr_bias1.bias")):
+                getattr(self.rprelu, ours).copy_(state[f"relu.{theirs}"].flatten())
+        if self.sparse is not None:
+            row, column = state["skip_connection.indices_float"].long()
+            index, order = (row * self.sparse.shape[1] + column).sort()
+            self.sparse.index.copy_(index)
+            self.sparse.values.copy_(state["skip_connection.values"][order])
+        if self.low_rank is not None:
+            # A comes first in their convolutions and B in their linear layers.
+            first, second = "AB" if self.CHANNELS == 1 else "BA"
+            self.low_rank.down.weight.copy_(state[f"lora.{first}.weight"])
+            self.low_rank.up.weight.copy_(state[f"lora.{second}.weight"])
+
+    def alpha(self) -> torch.Tensor:
+        """[C_out, 1, ...]: the scale of an output channel's signs."""
+        return self.weight.detach().abs().mean(dim=tuple(range(1, self.weight.ndim)), keepdim=True)
+
+    def binary_weight(self) -> torch.Tensor:
+        return ClipSign.apply(self.weight, self.alpha(), self.config.released)
+
+    def beta(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean |x| over the channels, of which one stays."""
+        return x.detach().abs().mean(dim=self.CHANNELS, keepdim=True)
+
+    def binary_input(self, x: torch.Tensor) -> torch.Tensor:
+        """What the binary product sees of `x`, in the same shape."""
+        zero = self.config.released
+        if self.config.method == "xnor":
+            return ClipSign.apply(x, 1.0, zero)
+        if self.config.method == "react":
+            return BiRealSign.apply(x - self.per_channel(self.threshold), zero)
+        return self.beta(x) * BiRealSign.apply(x, zero)
+
+    def binary_branch(self, x: torch.Tensor) -> torch.Tensor:
+        """The binary product with its scales and the bias, before RPReLU."""
+        y = self.product(self.binary_input(x), self.binary_weight())
+        if self.config.method == "xnor":
+            y = y * self.window_mean(self.beta(x))
+        return y if self.bias is None else y + self.per_channel(self.bias)
+
+    def per_channel(self, values: torch.Tensor) -> torch.Tensor:
+        """[C] in the shape that broadcasts over a map."""
+        raise NotImplementedError(f"{type(self).__name__} must say where its channels are")
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must say how its weight acts")
+
+    def window_mean(self, beta: torch.Tensor) -> torch.Tensor:
+        """The mean of `beta` over what an output sees."""
+        raise NotImplementedError(f"{type(self).__name__} must say what an output sees")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [branch(x) for branch in self.branches]
+        if self.weight is None:
+            return sum(parts) if self.bias is None else sum(parts) + self.per_channel(self.bias)
+        y = self.binary_branch(x)
+        return sum(parts, y if self.rprelu is None else self.rprelu(y))
+
+
+class BinaryConv2d(BinaryLayer):
+    """In the place of a convolution; raises UserError for one whose centre tap is not above its output pixel."""
+
+    CHANNELS = 1
+
+    def __init__(self, layer: nn.Conv2d, config: BinaryConfig = BinaryConfig()):
+        centred = all(k % 2 and p == k // 2 for k, p in zip(layer.kernel_size, layer.padding))
+        if not centred or layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+            raise UserError(f"binary layer: {layer} cannot be made binary; it needs an odd kernel with zero padding of "
+                            "half its size, one group and no dilation")
+        super().__init__(layer, config, layer.stride)
+        self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
+        self.stride, self.padding = layer.stride, layer.padding
+
+    def per_channel(self, values: torch.Tensor) -> torch.Tensor:
+        return values[:, None, None]
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+    def window_mean(self, beta: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(beta, self.kernel_size, self.stride, self.padding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.config.released and self.stride != (1, 1) and self.branches:
+            return self.rprelu(self.binary_branch(x)) + F.avg_pool2d(x, self.stride)
+        return super().forward(x)
+
+
+class BinaryLinear(BinaryLayer):
+    """In the place of a linear layer."""
+
+    CHANNELS = -1
+
+    def __init__(self, layer: nn.Linear, config: BinaryConfig = BinaryConfig()):
+        super().__init__(layer, config)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def per_channel(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, weight)
+
+    def window_mean(self, beta: torch.Tensor) -> torch.Tensor:
+        return beta
+
+
+def binarise(layer: nn.Conv2d | nn.Linear, config: BinaryConfig = BinaryConfig()) -> BinaryLayer:
+    """The binary layer for `layer`, with its values unless they are on the meta device. Raises UserError where
+    `layer` is of another type or shape than the two layers take."""
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise UserError(f"binary layer: {type(layer).__name__} cannot be made binary; choose Conv2d and Linear layers")
+    binary = (BinaryConv2d if isinstance(layer, nn.Conv2d) else BinaryLinear)(layer, config)
+    if not layer.weight.is_meta:
+        binary.initialise(layer.weight, layer.bias)
+    return binary.train(layer.training)
