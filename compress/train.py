@@ -24,7 +24,7 @@ from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import losses, stages
 from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
-from compress.distill.loop import EMA, train
+from compress.distill.loop import EMA, PRECISION, train
 from compress.errors import UserError, command
 from compress.model import SRModel
 from compress.config import override, read_yaml, validate
@@ -62,7 +62,7 @@ class TrainRecipe(_Strict):
     stages: list[StageConfig] = Field(min_length=1)
     lpips_weights: str | None = None
     lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
 
 
@@ -86,7 +86,7 @@ class Trainer:
         self.source = parse_source(recipe.source)
         self.images = find_images(recipe.data.folders)
         self.degradation = PRESETS[recipe.data.degradation]
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
         workdir.mkdir(parents=True, exist_ok=True)
 

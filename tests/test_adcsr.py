@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import nn
 
+from compress.checkpoint import load_model, parse_pass, save_model
 from compress.cost import measure
 from compress.model import SRModel
 from compress.passes import PASSES
@@ -99,3 +100,35 @@ def test_published_counts(channels):
 def test_published_counts_at_other_sizes(side, paper, full):
     cost = measure(convert(OSEDiffSource(size="sd21").build(), "first", halve=True), (side, side))
     assert (cost.macs_paper, cost.macs_full) == (paper, full)
+
+
+@pytest.mark.parametrize("names", [["encoder_swap"], ["decoder_halve"], ["decoder_join"], ["prune"],
+                                   ["strip", "encoder_swap", "decoder_halve", "prune", "decoder_join"]],
+                         ids=lambda names: "+".join(names))
+def test_each_pass_alone_and_all_run_save_and_load(random_nano, tmp_path, names):
+    passes = [parse_pass({"pass": name} | ({"channels": "l1"} if name in ("decoder_halve", "prune") else {})
+                         | ({"text": "remove"} if name == "strip" else {}), "test") for name in names]
+    for step in passes:
+        step.convert(random_nano)
+    save_model(random_nano, tmp_path / "model.safetensors", OSEDiffSource(), passes)
+    loaded = load_model(tmp_path / "model.safetensors")
+    lr = torch.rand(1, 3, 40, 24)  # not a multiple of 16: padded and cropped
+    with torch.no_grad():
+        image = random_nano(lr)
+        torch.testing.assert_close(loaded(lr), image, rtol=1e-4, atol=1e-5)
+    assert image.shape == (1, 3, 160, 96) and torch.isfinite(image).all()
+    assert measure(loaded).totals() == measure(random_nano).totals() != measure(OSEDiffSource().build()).totals()
+
+
+def test_swapped_encoder_is_the_image_rearranged(random_nano):
+    """Four neighbours of the LR image, in [-1, 1], and the first convolution's weights in turn."""
+    weight = random_nano.denoiser.unet.conv_in.weight.clone()
+    PASSES["encoder_swap"]().convert(random_nano)
+    lr = torch.rand(1, 3, 16, 32)
+    latent = random_nano.encoder(lr)
+    assert latent.shape == (1, 12, 8, 16)
+    for channel, piece in ((0, lr[0, 0, ::2, ::2]), (1, lr[0, 0, ::2, 1::2]), (7, lr[0, 1, 1::2, 1::2])):
+        assert torch.equal(latent[0, channel], piece * 2 - 1)
+    widened = random_nano.denoiser.unet.conv_in
+    assert widened.in_channels == 12 and torch.equal(widened.weight[:, 4:8], weight) and torch.equal(
+        widened.weight[:, 8:], weight)

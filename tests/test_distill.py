@@ -19,7 +19,7 @@ from compress.sources.osediff import OSEDiffSource
 
 
 def distill(**options):
-    return parse_pass({"pass": "distill", "batch": 2, "crop": 64, "steps": 2, "precision": "no", **options}, "test")
+    return parse_pass({"pass": "distill", "batch": 2, "crop": 64, "steps": 2, "precision": "fp32", **options}, "test")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_accumulated_batches_equal_one_large(tmp_path):
     results = []
     for accumulate, batches in ((1, data), (2, data.view(12, 2, 5))):
         torch.manual_seed(0)
-        layer, accelerator = nn.Linear(5, 1), fit.accelerator("no", torch.device("cpu"))
+        layer, accelerator = nn.Linear(5, 1), fit.accelerator("fp32", torch.device("cpu"))
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         layer, optimizer = accelerator.prepare(layer, optimizer)
         loop.train("toy", accelerator, [layer], [optimizer], batches, lambda i, x: {"loss": layer(x).square().mean()},

@@ -16,7 +16,7 @@ from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import losses
 from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import NoiseAwareDiscriminator, UNetDiscriminator, patch_discriminator
-from compress.distill.loop import EMA, train
+from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.score import ScorePair
 from compress.distill.student import Distillation, Teacher
 from compress.errors import UserError
@@ -35,7 +35,7 @@ SAMPLES_KEY = 1 << 31  # the index of their degradation, which no batch has
 def accelerator(precision: str, device: torch.device) -> Accelerator:
     """A fresh one: accelerate keeps the precision of the first in the process otherwise."""
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    return Accelerator(mixed_precision=PRECISION[precision], cpu=device.type == "cpu")
 
 
 def discriminator(config: "Distill", model: SRModel, teacher: Teacher) -> tuple[nn.Module, list[nn.Parameter]]:

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names; YAML reads a bare no as false
+
 # (index of the batch, batch) -> named losses. "loss" is what the first optimiser gets and "critic", if there is one,
 # what the second gets; the rest is shown.
 StepFunction = Callable[[int, torch.Tensor], dict[str, torch.Tensor]]

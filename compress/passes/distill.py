@@ -72,7 +72,7 @@ class Distill(Pass):
     crop: int = Field(128, gt=0, multiple_of=64)
     lr: float = Field(4e-4, gt=0)
     ema: float = Field(0.995, ge=0, lt=1)
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     discriminator: Discriminator = Discriminator()
     prior: Prior | None = None
     lpips_weights: str | None = None
