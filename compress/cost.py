@@ -2,8 +2,16 @@
 
 Two conventions of multiply-accumulates (MACs), batch 1: `macs_paper` is convolutions and linear layers (output
 elements x fan-in), the count of thop and of the papers; `macs_full` adds the two matrix products of attention. Bias,
-normalisation, activation, softmax and resampling are never counted. What a source replaces, such as the tagger of
-OSEDiff (DAPE), is no part of an SRModel: `measure` leaves it out and `measure_module` counts it by itself.
+normalisation, activation, softmax and resampling are never counted.
+
+Two accounts of a compressed model. The *papers'*: `paper_params` and `paper_ops` are the weights and MACs of
+convolutions and linear layers alone, scaled by bits / 32, products of one bit by 1 / 64; they leave out biases, norms,
+attention and sparse branches, which `param_equivalents` and `all_in_ops` add, sparse ones by their entries. The *real*
+one: `bytes` as stored and `macs_full`, because no CPU or phone runtime at hand is faster at one bit than at eight.
+
+A layer says `weight_bits` and `act_bits` if they are not those of its weight's type, and `density`, the share of its
+products that a sparse kernel would do. What a source replaces, such as the tagger of OSEDiff (DAPE), is no part of an
+SRModel: `measure` leaves it out and `measure_module` counts it by itself.
 """
 
 import copy
@@ -25,6 +33,7 @@ from compress.model import SRModel
 
 aten = torch.ops.aten
 FLOAT = 32
+BINARY_OPS = 64     # products of one bit that count as one operation: a word's worth of xnor and popcount
 _KIND = {aten.convolution: "conv", aten._convolution: "conv", aten.mm: "linear", aten.addmm: "linear",
          aten.bmm: "attention", aten.baddbmm: "attention"}
 
@@ -43,11 +52,19 @@ class Layer:
     macs_linear: int = 0
     macs_attention: int = 0
     arithmetic_bits: int = FLOAT
+    paper_bits: int = 0         # of param_bits, those of a weight that is multiplied with
+    density: float = 1.0        # share of the MACs that a sparse kernel would do; below 1 for a sparse branch
     activation_bytes: int = 0   # inputs + outputs at float32, of a layer without layers inside
 
     @property
     def component(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def ops(self) -> float:
+        """MACs of convolutions and linear layers, scaled by their bits."""
+        share = 1 / BINARY_OPS if self.arithmetic_bits == 1 else self.arithmetic_bits / FLOAT
+        return (self.macs_conv + self.macs_linear) * self.density * share
 
 
 @dataclass(frozen=True)
@@ -89,8 +106,23 @@ class Cost:
 
     @property
     def macs_equivalent(self) -> float:
-        """macs_paper x max(weight bits, activation bits) / 32, the papers' scaling of operations."""
-        return sum((x.macs_conv + x.macs_linear) * x.arithmetic_bits for x in self.layers) / FLOAT
+        """macs_paper x max(weight bits, activation bits) / 32, and 1 / 64 where both are 1; sparse by its entries."""
+        return sum(layer.ops for layer in self.layers)
+
+    @property
+    def all_in_ops(self) -> float:
+        """macs_equivalent and the products of attention."""
+        return self.macs_equivalent + self._sum("macs_attention")
+
+    @property
+    def paper_params(self) -> float:
+        """Weights of convolutions and linear layers x bits / 32, without sparse branches."""
+        return self._sum("paper_bits") / FLOAT
+
+    @property
+    def paper_ops(self) -> float:
+        """macs_equivalent without sparse branches."""
+        return sum(layer.ops for layer in self.layers if layer.density == 1)
 
     @property
     def peak_activation_bytes(self) -> int:
@@ -108,7 +140,7 @@ class Cost:
     def totals(self) -> dict:
         return {name: getattr(self, name) for name in
                 ("params", "param_equivalents", "bytes", "container_bytes", "macs_paper", "macs_full",
-                 "macs_equivalent", "peak_activation_bytes")} | {
+                 "macs_equivalent", "paper_params", "paper_ops", "all_in_ops", "peak_activation_bytes")} | {
             name: self._sum(name) for name in ("macs_conv", "macs_linear", "macs_attention")}
 
     def as_dict(self, layers: bool = False) -> dict:
@@ -173,15 +205,18 @@ class _Counter(TorchDispatchMode):
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters and persistent buffers that `module` itself holds."""
+    """The parameters and persistent buffers that `module` itself holds, parametrised ones as they are stored."""
+    for name, stored in getattr(module, "parametrizations", {}).items():
+        yield name, stored.original
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None and name not in module._non_persistent_buffers_set:
             yield name, tensor
 
 
 def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
-    """A module's row without its MACs. A quantised layer has `weight_bits`, `act_bits` and an int8 `weight_q`."""
-    layer = Layer(name, type(module).__name__)
+    """A module's row without its MACs. A quantised layer has `weight_bits`, `act_bits` and an int8 `weight_q`, or a
+    `weight_shape` whose weights are in the bytes of `weight_packed`."""
+    layer = Layer(name, type(module).__name__.removeprefix("Parametrized"), density=getattr(module, "density", 1.0))
     weight_bits = getattr(module, "weight_bits", None)
     if weight_bits is not None:
         layer.arithmetic_bits = max(weight_bits, getattr(module, "act_bits", None) or FLOAT)
@@ -191,13 +226,16 @@ def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        is_weight = weight_bits is not None and key in ("weight", "weight_q")
-        bits = tensor.numel() * (weight_bits if is_weight else tensor.element_size() * 8)
+        is_weight = weight_bits is not None and key in ("weight", "weight_q", "weight_packed")
+        count = module.weight_shape.numel() if key == "weight_packed" else tensor.numel()
+        bits = count * (weight_bits if is_weight else tensor.element_size() * 8)
         layer.stored_bits += bits
         layer.container_bytes += tensor.numel() * tensor.element_size()
-        if is_weight or key in module._parameters:
-            layer.params += tensor.numel()
+        if is_weight or isinstance(tensor, nn.Parameter):
+            layer.params += count
             layer.param_bits += bits
+        if is_weight or key == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
+            layer.paper_bits += count * (weight_bits or FLOAT)  # a float is one parameter, however it is stored
     return layer
 
 
@@ -215,7 +253,8 @@ def _leaves(model: nn.Module) -> set[nn.Module]:
     """Modules without children; a quantised layer is one, and the quantisers inside it are none."""
     quantised = {m for m in model.modules() if getattr(m, "weight_bits", None) is not None}
     inside = {child for m in quantised for child in m.modules()} - quantised
-    return (quantised | {m for m in model.modules() if next(m.children(), None) is None}) - inside
+    return (quantised | {m for m in model.modules()
+                         if all(name == "parametrizations" for name, _ in m.named_children())}) - inside
 
 
 def _elements(value) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from compress.errors import UserError
@@ -15,36 +14,35 @@ from compress.image import MIN_SIDE, check_image_tensor
 from compress.process.colour import FIXES
 from compress.process.direct import Direct
 from compress.process.one_step import OneStep
+from compress.process.padding import pad
+from compress.process.resample import SCALE, upsample  # noqa: F401  both are imported from here as well
+from compress.process.residual_sampler import ResidualSampler
 from compress.process.tiling import tiled
 
-SCALE = 4
+Process = OneStep | Direct | ResidualSampler
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tile sizes in latent pixels. Maps no larger than `tile` are processed whole."""
+    """Tile sizes in latent pixels, multiples of what the denoiser takes. Maps no larger than `tile` stay whole."""
 
     tile: int = 96
     overlap: int = 32
-
-
-def upsample(lr: torch.Tensor) -> torch.Tensor:
-    """Bicubic x4 of [B, 3, h, w], the colour reference and the input of a VAE encoder."""
-    return F.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
 class SRModel(nn.Module):
     """A x4 super-resolution model in latent space.
 
     `encoder(lr)` takes float [B, 3, h, w] in [0, 1] and returns a latent [B, C, h*r, w*r], r = `latent_ratio`;
-    `denoiser(latent, context)` returns a prediction of the latent's shape; `process` turns both into the clean
-    latent; `decoder(latent)` returns an image [B, 3, 4h, 4w] in about [0, 1]. `text_encoder()`, where a model
-    still has one, returns the context; otherwise the denoiser holds it.
+    `denoiser(state, context)` returns a prediction of as many pixels; `process.restore(latent, predict)` calls it once
+    or, with the timestep as third argument, for each of `process.steps`, and returns the clean latent;
+    `decoder(latent)` returns an image [B, 3, 4h, 4w] in about [0, 1]. `text_encoder()`, where a model still has one,
+    returns the context; otherwise the denoiser holds it.
     """
 
     COMPONENTS = ("text_encoder", "encoder", "denoiser", "decoder")
 
-    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: OneStep | Direct, *,
+    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: Process, *,
                  text_encoder: nn.Module | None = None, colour_fix: str = "adain", multiple: int = 16,
                  latent_ratio: float = 0.5, tiling: Tiling = Tiling()):
         super().__init__()
@@ -70,9 +68,22 @@ class SRModel(nn.Module):
     def context(self) -> torch.Tensor | None:
         return None if self.text_encoder is None else self.text_encoder()
 
-    def clean_latent(self, latent: torch.Tensor) -> torch.Tensor:
-        """The clean latent x0 of an encoded low-resolution image; both [B, C, h, w]."""
-        return self.process.clean_latent(latent, self.denoiser(latent, self.context()))
+    def clean_latent(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """The clean latent x0 [B, C', h, w] of an encoded low-resolution image. `context` saves a call of the text
+        encoder."""
+        context = self.context() if context is None else context
+        return self.process.restore(latent, lambda x, *step: self.denoiser(x, context, *step))
+
+    def predictions(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """What the denoiser puts out on the way to the clean latent: one tensor for each step of the process."""
+        context, seen = self.context() if context is None else context, []
+
+        def predict(x: torch.Tensor, *step: torch.Tensor) -> torch.Tensor:
+            seen.append(self.denoiser(x, context, *step))
+            return seen[-1]
+
+        self.process.restore(latent, predict)
+        return seen
 
     def network(self, lr: torch.Tensor) -> torch.Tensor:
         """What is trained, counted and exported: legal sizes only, no tiles, no colour fix, no clamp."""
@@ -88,15 +99,15 @@ class SRModel(nn.Module):
         if min(height, width) < MIN_SIDE:
             raise UserError(f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}")
         say = progress or (lambda stage: None)
-        padded = F.pad(lr, (0, -width % self.multiple, 0, -height % self.multiple), mode="reflect")
+        padded = pad(lr, -width % self.multiple, -height % self.multiple)
         tile, overlap, ratio = self.tiling.tile, self.tiling.overlap, self.latent_ratio
         context = self.context()
         say("encoder")
         latent = tiled(self.encoder, padded, int(tile / ratio), int(overlap / ratio), ratio, self.multiple)
         say("denoiser")
-        prediction = tiled(lambda z: self.denoiser(z, context), latent, tile, overlap, align=int(self.multiple * ratio))
-        clean = self.process.clean_latent(latent, prediction)
+        align = int(self.multiple * ratio)
+        clean = self.process.restore(
+            latent, lambda x, *step: tiled(lambda z: self.denoiser(z, context, *step), x, tile, overlap, align=align))
         say("decoder")
         image = tiled(self.decoder, clean, tile, overlap, SCALE / ratio)
-        image = image[..., :height * SCALE, :width * SCALE].clamp(0, 1)
-        return FIXES[self.colour_fix](image, upsample(lr)).clamp(0, 1)
+        return FIXES[self.colour_fix](image[..., :height * SCALE, :width * SCALE], lr).clamp(0, 1)

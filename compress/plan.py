@@ -38,6 +38,17 @@ def replaced(recipe: Recipe) -> Replaced | None:
     return method and method()
 
 
+def account(rows: list[tuple[str, Cost]]) -> str:
+    """The papers' account and the real one side by side (compress/cost.py says what each counts); no speed is in it."""
+    lines = [f"{'two accounts':<28}{'paper: params M':>16}{'ops G':>10}{'all in: params M':>18}{'ops G':>10}"
+             f"{'real: MB':>12}{'full GMACs':>12}"]
+    for name, cost in rows:
+        lines.append(f"{name:<28}{cost.paper_params / 1e6:>16,.3f}{cost.paper_ops / 1e9:>10,.3f}"
+                     f"{cost.param_equivalents / 1e6:>18,.3f}{cost.all_in_ops / 1e9:>10,.3f}{cost.bytes / 1e6:>12,.3f}"
+                     f"{cost.macs_full / 1e9:>12,.3f}")
+    return "\n".join(lines)
+
+
 def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
     height, width = rows[0][1].lr_size
     first, last = rows[0][1], rows[-1][1]
@@ -46,6 +57,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
              "components of the source", component_table(first), "", "components of the result", component_table(last),
              "", f"predicted model.safetensors: {last.container_bytes / 1e6:,.1f} MB "
              f"({last.container_bytes / first.container_bytes:.3f} of the source at float32)"]
+    parts += ["", account(rows), ""]
     for name, cost in rows:
         parts.append(f"{name}: {cost.params:,} parameters, {cost.macs_paper:,} paper MACs, {cost.macs_full:,} full MACs")
     for component in first.components():

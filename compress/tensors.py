@@ -1,36 +1,87 @@
-"""Assigning saved tensors to a model, with errors that say what does not fit."""
+"""Reading saved tensors, with errors that say what does not fit."""
 
+import json
+import pickle
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from compress.errors import UserError
 
+State = dict[str, torch.Tensor]
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
+
+
+class Inert:
+    """Stands in for every foreign class of a pickled file: takes any arguments and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def few(names: Iterable[str], count: int = 3) -> str:
+    """The first `count` in alphabetical order, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def check_fit(expected: State, found: State, where: str, wanted: str) -> None:
+    """Raise UserError unless both have the same names and shapes; `wanted` says whose tensors are expected."""
+    shapes = [f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+              for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
+    wrong = [(kind, names) for kind, names in (("missing", expected.keys() - found.keys()),
+             ("unexpected", found.keys() - expected.keys()), ("of another shape", shapes)) if names]
+    if wrong:
+        report = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in wrong)
+        raise UserError(f"{where}: another architecture than {wanted} ({report}); give {wanted}")
+
 
 def read_tensors(model: nn.Module, file: Path) -> None:
-    """Assign the tensors of `file` to `model`. Raises UserError saying which keys or shapes differ."""
+    """Assign the tensors of the safetensors `file` to `model`. Raises UserError saying what does not fit."""
     state = {}
     expected = model.state_dict()
-    with safe_open(file, framework="pt") as reader:
-        for name in reader.keys():
-            tensor = reader.get_tensor(name)
-            want = expected.get(name)
-            # Weights may be stored narrower than they are computed in.
-            state[name] = tensor.to(want.dtype) if want is not None and want.is_floating_point() else tensor
-    check_state(expected, state, str(file))
+    try:
+        with safe_open(file, framework="pt") as reader:
+            for name in reader.keys():
+                tensor = reader.get_tensor(name)
+                want = expected.get(name)
+                # Weights may be stored narrower than they are computed in.
+                state[name] = tensor.to(want.dtype) if want is not None and want.is_floating_point() else tensor
+    except SafetensorError as error:
+        raise UserError(f"{file}: not a readable safetensors file ({error}); fetch or write it again") from None
+    check_fit(expected, state, str(file), "weights of this model")
     model.load_state_dict(state, strict=True, assign=True)
 
 
-def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor], where: str) -> None:
-    """Raise UserError if names or shapes of `state` are not those of `expected`."""
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    shapes = [f"{k} is {tuple(state[k].shape)}, expected {tuple(expected[k].shape)}"
-              for k in sorted(expected.keys() & state.keys()) if state[k].shape != expected[k].shape]
-    problems = [f"{len(found)} {label} ({', '.join(found[:3])}{', …' if len(found) > 3 else ''})"
-                for label, found in (("keys missing", missing), ("keys too many", unexpected),
-                                     ("shapes differ", shapes)) if found]
-    if problems:
-        raise UserError(f"{where}: the checkpoint is of another architecture: {'; '.join(problems)}")
+def read_pickle(path: str, key: str, wanted: str) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU; no code of the file runs, and foreign objects come as `Inert`.
+
+    Training checkpoints hold such objects beside their tensors. Raises UserError naming the recipe's `key` for a file
+    that is absent or no checkpoint; `wanted` is the file to give instead.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{key}: {path} is no file; give the path of {wanted}")
+    try:
+        foreign = get_unsafe_globals_in_checkpoint(path)
+    except UNREADABLE:  # an old file or none of torch's, which the loader below can tell
+        foreign = []
+    try:
+        with safe_globals([(Inert, name) for name in foreign]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{key}: {path} cannot be read as tensors, names and numbers alone ({type(error).__name__}); "
+                        f"give {wanted}, or its tensors saved by themselves") from None
+
+
+def files_key(files: Iterable[str | Path]) -> str:
+    """Identity of weight files, part of cache keys: name, bytes and time of each, also of all below a folder."""
+    found = [p for f in map(Path, files) for p in (sorted(f.rglob("*")) if f.is_dir() else [f]) if p.is_file()]
+    return json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found])

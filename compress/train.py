@@ -6,7 +6,6 @@ For several devices: `accelerate launch -m compress.train RECIPE ...`. A killed 
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Literal
@@ -14,23 +13,31 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader
 
 from compress.checkpoint import parse_source, save_model
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
-from compress.distill import losses, stages
+from compress.distill import losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.errors import UserError, command
-from compress.model import SRModel
+from compress.machine import hardware
+from compress.model import SCALE, SRModel
 from compress.config import override, read_yaml, validate
 from compress.tensors import read_tensors
 
 LATENT_POOL = 4096  # precomputed pairs
+ON_IMAGES = ("l1", "mse", "lpips", "gan")
+# Stage -> its losses.
+LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "latent": ("l1", "mse"), "end_to_end": ON_IMAGES,
+          "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth")}
+# Family -> the stages that fit its networks.
+STAGES = {"osediff": ("autoencoder", "latent", "end_to_end"),
+          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end")}
 
 
 class _Strict(BaseModel):
@@ -43,16 +50,25 @@ class Data(_Strict):
 
 
 class StageConfig(_Strict):
-    """`losses` weighs l1, mse, lpips, kl and gan; a loss that is not named is not computed."""
+    """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
-    stage: Literal["autoencoder", "latent", "end_to_end"]
+    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     crop: int = Field(gt=0, multiple_of=64)
     lr: float = Field(gt=0)
-    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan"], float]
+    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan", "vq", "teacher", "inverse", "truth"], float]
     gan_lr: float = 1e-4
     ema: float = Field(0.999, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known_losses(self) -> "StageConfig":
+        if wrong := [name for name in self.losses if name not in LOSSES[self.stage]]:
+            raise ValueError(f"stage '{self.stage}' has no loss '{wrong[0]}'; choose from "
+                             f"{', '.join(LOSSES[self.stage])}")
+        if not any(self.losses.values()):
+            raise ValueError(f"stage '{self.stage}' has no loss above 0; name one of {', '.join(LOSSES[self.stage])}")
+        return self
 
 
 class TrainRecipe(_Strict):
@@ -73,8 +89,9 @@ def initialise(model: SRModel, seed: int) -> SRModel:
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    for parameter in (p for p in [model.denoiser.context] if p is not None):
-        nn.init.normal_(parameter)
+    context = getattr(model.denoiser, "context", None)
+    if context is not None:
+        nn.init.normal_(context)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -84,10 +101,17 @@ class Trainer:
             raise UserError("lpips_weights: a stage uses the lpips loss; give lpips_weights=FILE with pyiqa's names")
         self.recipe, self.workdir = recipe, workdir
         self.source = parse_source(recipe.source)
+        legal = STAGES.get(self.source.family, ())
+        if wrong := [s.stage for s in recipe.stages if s.stage not in legal]:
+            raise UserError(f"stages: '{wrong[0]}' does not fit the family '{self.source.family}'; it is trained in "
+                            f"{', '.join(legal) or 'no stage, because its recipe starts from another source'}")
         self.images = find_images(recipe.data.folders)
         self.degradation = PRESETS[recipe.data.degradation]
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
+        side = SCALE * self.model.multiple
+        if wrong := [s.crop for s in recipe.stages if s.crop % side]:
+            raise UserError(f"stages: crop {wrong[0]} is none that this source takes; choose a multiple of {side}")
         workdir.mkdir(parents=True, exist_ok=True)
 
     def crops(self, crop: int, count: int, batch: int, salt: int) -> DataLoader:
@@ -122,10 +146,19 @@ class Trainer:
             stages.encode_at_signal_scale(self.model)
             return (stages.Latent(self.model, config.losses),
                     DataLoader(stages.LatentPairs(pairs, count, self.recipe.seed), batch_size=config.batch))
+        if config.stage in ("resshift", "sinsr"):
+            triples = shift_stages.latent_triples(self.model, self.crops(config.crop, LATENT_POOL, 32, salt + 1),
+                                                  self.degradation, key)
+            kind = shift_stages.ShiftTeacher if config.stage == "resshift" else shift_stages.ShiftStudent
+            return (kind(self.model, config.losses),
+                    DataLoader(stages.LatentPairs(triples, count, self.recipe.seed), batch_size=config.batch))
+        if config.losses.get("vq"):
+            shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
         perceptual = None
         if config.losses.get("lpips"):
             perceptual = losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net)
-        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd}[config.stage]
+        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd,
+                "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]
         return (kind(self.model, config.losses, perceptual, self.degradation, key),
                 self.crops(config.crop, count, config.batch, salt))
 
@@ -134,7 +167,7 @@ class Trainer:
         with torch.no_grad():
             stage, loader = self._prepare_stage(number, config)
         self.model.requires_grad_(False)
-        trained = [p for part in stage.trained for p in getattr(self.model, part).parameters()]
+        trained = [p for part in stage.trained for p in self.model.get_submodule(part).parameters()]
         for parameter in trained:
             parameter.requires_grad_(True)
         self.model.train()
@@ -162,15 +195,6 @@ class Trainer:
                     ema=EMA(trained, config.ema), workdir=self.workdir)
         self.model.eval()
         return {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
-
-
-def hardware() -> str:
-    """One line: accelerators if there are any, else the processor and the threads used."""
-    if torch.cuda.is_available():
-        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), "") if Path("/proc/cpuinfo").is_file() else platform.processor()
-    return f"{cpu or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 @command

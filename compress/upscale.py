@@ -9,7 +9,7 @@ from tqdm import tqdm
 from compress.checkpoint import load_model
 from compress.errors import UserError, command
 from compress.image import read_image, write_image
-from compress.model import Tiling
+from compress.model import SRModel, Tiling
 
 
 @command
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     images = [(path, read_image(path, options.convert)) for path in options.images]
     model = load_model(options.model).to(options.device)
     if options.tile is not None:
-        model.tiling = tiling(options.tile, model.tiling.overlap)
+        model.tiling = tiling(options.tile, model)
     for path, image in tqdm(images, desc="upscale", disable=len(images) == 1):
         with torch.no_grad():
             result = model(image.to(options.device))
@@ -35,10 +35,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def tiling(tile: int, overlap: int) -> Tiling:
-    if tile < 32 or tile % 8:
-        raise UserError(f"--tile {tile}: must be a multiple of 8 of at least 32 latent pixels")
-    return Tiling(tile, min(overlap, tile // 2))
+def tiling(tile: int, model: SRModel) -> Tiling:
+    step = int(model.multiple * model.latent_ratio)
+    least = max(32, 2 * step)
+    if tile < least or tile % step:
+        raise UserError(f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels")
+    return Tiling(tile, min(model.tiling.overlap, tile // 2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Latency of ONNX files side by side: one process, the same threads, repeats interleaved.
+"""Latency side by side: one process, the same threads, repeats interleaved; of ONNX files, or of anything that runs.
 
 Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio.
 """
@@ -7,6 +7,8 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,18 @@ def feed(loaded: ort.InferenceSession, side: int, seed: int = 0) -> dict[str, np
             for i in loaded.get_inputs()}
 
 
+def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of `repeats` calls of every run (label -> run), in turns, after one call of each to warm up."""
+    times: dict[str, list[float]] = {label: [] for label in runs}
+    for repeat in range(repeats + 1):
+        for label, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat:
+                times[label].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
 def compare(files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side: int = 128) -> list[dict]:
     """Measure `files` (label -> path), the first of them the reference, after one warm-up run of each.
 
@@ -45,13 +59,7 @@ def compare(files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side
     shapes = {label: [x.shape for x in inputs.values()] for label, inputs in feeds.items()}
     if len(set(map(str, shapes.values()))) > 1:
         raise UserError(f"the files take inputs of different shapes ({shapes}); export them at one lr size")
-    times: dict[str, list[float]] = {label: [] for label in files}
-    for repeat in range(repeats + 1):
-        for label, loaded in sessions.items():
-            start = time.perf_counter()
-            loaded.run(None, feeds[label])
-            if repeat:
-                times[label].append((time.perf_counter() - start) * 1e3)
+    times = interleaved({label: partial(loaded.run, None, feeds[label]) for label, loaded in sessions.items()}, repeats)
     medians = {label: statistics.median(values) for label, values in times.items()}
     sizes = {label: _bytes(Path(path)) for label, path in files.items()}
     reference = next(iter(files))

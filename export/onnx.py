@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from compress import __version__
+from compress.cost import meta_copy
 from compress.errors import UserError
 from compress.image import MIN_SIDE
-from compress.model import SCALE, SRModel, upsample
+from compress.model import SCALE, SRModel
 from compress.process.colour import FIXES
-from export.graph import check_opset, check_quantised, tidy, write
+from export.graph import check_opset, check_packed, check_quantised, tidy, write
 
 PROJECT = "diffusion-sr-compress"
 # 18 to 20 keep GroupNorm as InstanceNormalization, which onnxruntime has a kernel for; from 21 on it inlines
@@ -26,26 +27,27 @@ OPSET_16_BIT = 21
 
 
 class EndToEnd(nn.Module):
-    """lr [1, 3, h, w] in [0, 1] -> sr [1, 3, 4h, 4w] in [0, 1]: network, clamp and colour fix, no tiles."""
+    """lr [1, 3, h, w] in [0, 1] -> sr [1, 3, 4h, 4w] in [0, 1]: network, colour fix and clamp, no tiles."""
 
     def __init__(self, model: SRModel):
         super().__init__()
         self.model = model
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        image = self.model.network(lr).clamp(0, 1)
-        return FIXES[self.model.colour_fix](image, upsample(lr)).clamp(0, 1)
+        return FIXES[self.model.colour_fix](self.model.network(lr), lr).clamp(0, 1)
 
 
 class Denoiser(nn.Module):
-    """latent -> prediction, with the context that the model's text encoder provides, if it has one."""
+    """latent -> prediction of a one-step model, with the context and the noise that belong to it, if any."""
 
     def __init__(self, model: SRModel):
         super().__init__()
-        self.text_encoder, self.denoiser = model.text_encoder, model.denoiser
+        # Without the other networks, so that only the denoiser's layers are counted.
+        self.part = SRModel(nn.Identity(), model.denoiser, nn.Identity(), model.process,
+                            text_encoder=model.text_encoder)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        return self.denoiser(latent, None if self.text_encoder is None else self.text_encoder())
+        return self.part.predictions(latent)[0]
 
 
 # File stem -> (module, names of its input and output).
@@ -73,16 +75,28 @@ def quantised_layers(module: nn.Module) -> list[nn.Module]:
     return layers
 
 
+def packed_bytes(module: nn.Module) -> int:
+    """Bytes of the weights that are stored as bits."""
+    return sum(m.weight_packed.nbytes for m in module.modules() if getattr(m, "weight_packed", None) is not None)
+
+
+def low_bit_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers whose inputs are rounded to few bits: where a last-bit difference can flip a code."""
+    return [m for m in module.modules() if getattr(m, "act_bits", None) is not None]
+
+
 def summary(module: nn.Module) -> dict[str, int]:
     """How many layers have which widths, e.g. {'W8A8': 41, 'W6A6': 80}; empty for a float model."""
-    return dict(Counter(f"W{layer.weight_bits}A{layer.act_bits}" for layer in quantised_layers(module)))
+    return dict(Counter(f"W{layer.weight_bits}A{layer.act_bits}" for layer in low_bit_layers(module)))
 
 
 def example(model: SRModel, stem: str, lr_size: tuple[int, int]) -> torch.Tensor:
-    """An input of graph `stem`: mid-grey, or a zero latent of as many channels as the encoder gives."""
+    """An input of graph `stem`: mid-grey, or zeros in the shape of what the parts before it give."""
     if GRAPHS[stem][1] == "lr":
         return torch.full((1, 3, *lr_size), 0.5)
-    return torch.zeros_like(model.encoder(torch.zeros(1, 3, *lr_size)))
+    twin = meta_copy(model)
+    latent = twin.encoder(torch.empty(1, 3, *lr_size, device="meta"))
+    return torch.zeros((latent if stem == "denoiser" else twin.clean_latent(latent)).shape)
 
 
 @contextmanager
@@ -111,11 +125,12 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
 
     Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
     multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights. Weights of more
-    than 2 GB go to a `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations.
+    than 1 GiB go to a `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations.
     Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError("ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'")
+    from export.stored import add_functions
     from export.translate import TABLE
 
     check_size(model, lr_size)
@@ -131,6 +146,9 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
     stems = (["model"] if end_to_end else []) + ([s for s in GRAPHS if s != "model"] if per_component else [])
     if not stems:
         raise UserError("nothing to export: choose end_to_end, per_component or both")
+    if per_component and model.process.steps > 1:
+        raise UserError(f"the denoiser runs {model.process.steps} times with host code between, which one file a "
+                        "component cannot hold; export end to end only (per_component=False)")
     written = []
     was_training = model.training
     model.eval()
@@ -144,7 +162,9 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                 dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
         graph = program.model
         tidy(graph)
+        add_functions(graph)
         check_quantised(graph, len(quantised_layers(module)), stem)
+        check_packed(graph, packed_bytes(module), stem)
         written += write(graph, Path(out_dir) / f"{stem}.onnx", {
             "project": PROJECT, "version": __version__, "component": stem, "scale": str(SCALE),
             "lr_size": f"{lr_size[0]}x{lr_size[1]}", "dynamic": str(dynamic).lower(),

@@ -11,6 +11,8 @@ from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bicubic2d_ve
 # Importing this registers the operators that the table names.
 from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
 
+from export import stored
+
 
 def _constant(values: np.ndarray) -> ir.Value:
     return op.Constant(value=ir.tensor(values))
@@ -75,6 +77,7 @@ def upsample_bicubic(x: ir.Value, output_size: list[int] | None, align_corners: 
 
 
 TABLE = {
+    **stored.TABLE,
     torch.ops.quantized_decomposed.quantize_per_tensor.tensor: quantize_per_tensor,
     torch.ops.quantized_decomposed.dequantize_per_tensor.tensor: dequantize_per_tensor,
     torch.ops.aten.upsample_bicubic2d.vec: upsample_bicubic,

@@ -19,7 +19,7 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.model import SRModel
-from export.onnx import GRAPHS, check_size, quantised_layers
+from export.onnx import GRAPHS, check_size, low_bit_layers
 
 FLOAT_DB, QUANTISED_DB = 80.0, 40.0
 JITTER = 1e-6
@@ -116,7 +116,7 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
         check_size(model, size)
         build, source, result = GRAPHS[stem]
         module = build(model).eval()
-        quantised = bool(quantised_layers(module))
+        quantised = bool(low_bit_layers(module))
         for probe, lr in probes(size, seed).items():
             x = lr if source == "lr" else model.encoder(lr)
             if source == "clean_latent":

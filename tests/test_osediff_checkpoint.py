@@ -213,7 +213,7 @@ def refused(words: str, base: Path | str, lora: str | None = None, model: SRMode
 
 
 def test_wrong_bases(copied):
-    refused(r"unet: another architecture than SD 2.1-base .*instead of", copied,
+    refused(r"unet: another architecture than SD 2.1-base weights .*instead of", copied,
             model=tiny(block_out_channels=(8, 24)))
     refused(r"unet: another architecture.*missing: .* more", copied, model=tiny(layers_per_block=2))
     DDPMScheduler(prediction_type="v_prediction").save_pretrained(copied / "scheduler")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from compress.errors import UserError
 from compress.model import Tiling, upsample
-from compress.process.colour import FIXES, adain, mean_std, wavelet
+from compress.process.colour import FIXES, ColourFix, adain, mean_std, wavelet
 from compress.process.one_step import OneStep, alphas_cumprod
 from compress.process.tiling import gaussian_weights, tile_starts, tiled
 
@@ -56,10 +56,10 @@ def assert_same_bytes(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-@pytest.mark.parametrize("name", ["adain", "wavelet"])
-def test_colour_fix_of_osediff(golden, case, name):
+@pytest.mark.parametrize("name, fix", [("adain", adain), ("wavelet", wavelet)])
+def test_colour_fix_of_osediff(golden, case, name, fix):
     target, source = golden[f"inputs.{case}.target"] / 255, golden[f"inputs.{case}.source"] / 255
-    result = FIXES[name](target, source)
+    result = fix(target, source)
     assert (result - golden[f"outputs.{case}.{name}_float"]).abs().max() <= 5e-6
     assert_same_bytes(to_bytes(result), golden[f"outputs.{case}.{name}"])
 
@@ -76,7 +76,19 @@ def test_flat_images_stay_finite():
     for fix in (adain, wavelet, mean_std):
         assert fix(flat, source).isfinite().all()
     assert torch.allclose(mean_std(flat, source), source.mean((-2, -1), keepdim=True).expand_as(flat))
-    assert torch.equal(FIXES["none"](source, flat), source)
+
+
+def test_fixes_by_name():
+    """OSEDiff clamps and takes the enlarged input, AdcSR takes both images as they are."""
+    assert tuple(FIXES) == ColourFix.__args__
+    image, lr = 3 * torch.rand(2, 3, 64, 96) - 1, torch.rand(2, 3, 16, 24)
+    assert torch.equal(FIXES["adain"](image, lr), adain(image.clamp(0, 1), upsample(lr)))
+    assert torch.equal(FIXES["wavelet"](image, lr), wavelet(image.clamp(0, 1), upsample(lr)))
+    assert torch.equal(FIXES["mean_std"](image, lr), mean_std(image, lr))
+    assert torch.equal(FIXES["none"](image, lr), image)
+    fixed = FIXES["mean_std"](image, lr)
+    assert torch.allclose(fixed.mean((2, 3)), lr.mean((2, 3)), atol=1e-6)
+    assert torch.allclose(fixed.std((2, 3)), lr.std((2, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [16, 24])
@@ -151,5 +163,5 @@ def test_colour_statistics_are_those_of_the_whole_image(random_nano):
 def test_user_errors(random_nano):
     with pytest.raises(UserError, match="too small"):
         random_nano(torch.rand(1, 3, 15, 64))
-    with pytest.raises(UserError, match="adain, wavelet, none"):
+    with pytest.raises(UserError, match="adain, wavelet, mean_std, none"):
         type(random_nano)(random_nano.encoder, random_nano.denoiser, random_nano.decoder, OneStep(), colour_fix="x")

@@ -1,6 +1,5 @@
 """The `distill` pass at work: teacher, discriminator, prior and optimisers built, then the one training loop."""
 
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from compress.distill.score import ScorePair
 from compress.distill.student import Distillation, Teacher
 from compress.errors import UserError
 from compress.image import write_image
+from compress.machine import hardware
 from compress.model import SRModel
 from compress.passes.base import FitContext
 from compress.process.one_step import alphas_cumprod
@@ -142,4 +142,4 @@ def distill(config: "Distill", model: SRModel, context: FitContext) -> dict:
     return {"images": len(images), "data_hash": data_hash(images), "steps": config.steps,
             "trained_parameters": sum(p.numel() for p in trained),
             "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
-            "seconds": log[-1]["seconds"], "processor": platform.processor() or platform.machine(), "log": log}
+            "seconds": log[-1]["seconds"], "hardware": hardware(), "log": log}

@@ -90,7 +90,7 @@ class Latent(nn.Module):
 
 
 class LatentPairs(Dataset):
-    """Item i is a seeded choice from precomputed [N, 2, C, h, w] pairs."""
+    """Item i is a seeded choice from N precomputed pairs, [N, 2, C, h, w], or triples, [N, 3C, h, w]."""
 
     def __init__(self, pairs: torch.Tensor, length: int, seed: int):
         self.pairs, self.length, self.seed = pairs, length, seed

@@ -33,8 +33,7 @@ class Teacher:
     @torch.no_grad()
     def latent(self, lr: torch.Tensor) -> torch.Tensor:
         """The teacher's clean latent of a low-resolution image."""
-        latent = self.source.encoder(lr)
-        return self.source.process.clean_latent(latent, self.source.denoiser(latent, self.context))
+        return self.source.clean_latent(self.source.encoder(lr), self.context)
 
     @torch.no_grad()
     def features(self, latent: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,15 @@
 """The compression techniques. `PASSES` is the one list of them: name in a recipe -> config class."""
 
 from compress.passes.base import Pass
+from compress.passes.binarize import Binarize
 from compress.passes.decoder import DecoderHalve, DecoderJoin
 from compress.passes.distill import Distill
 from compress.passes.encoder_swap import EncoderSwap
+from compress.passes.pack import Pack
 from compress.passes.prune import Prune
 from compress.passes.quantize import Quantize
 from compress.passes.strip import Strip
 
 PASSES: dict[str, type[Pass]] = {"strip": Strip, "encoder_swap": EncoderSwap, "prune": Prune,
                                  "decoder_halve": DecoderHalve, "decoder_join": DecoderJoin,
-                                 "distill": Distill, "quantize": Quantize}
+                                 "binarize": Binarize, "distill": Distill, "pack": Pack, "quantize": Quantize}

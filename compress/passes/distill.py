@@ -12,7 +12,6 @@ from compress.distill.student import JUDGED, ON_LATENTS
 from compress.errors import UserError, nearest
 from compress.model import SRModel
 from compress.passes.base import FitContext, Pass
-from compress.sources.latent_diffusion import VAEDecoder
 
 Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
 # AdcSR: the decoder alone, then the UNet with the decoder's middle block.
@@ -111,7 +110,7 @@ class Distill(Pass):
     def convert(self, model: SRModel) -> None:
         """The structure stays; what does not fit it shows here, before any weight is read."""
         self.trained_names(model)
-        if not isinstance(model.decoder, VAEDecoder):
+        if not hasattr(model.decoder, "features"):
             raise UserError(f"pass 'distill': needs an autoencoder's decoder, not a {type(model.decoder).__name__}")
         joined = not hasattr(model.decoder.decoder.conv_in, "weight")
         if joined and self.stage == "decoder":

@@ -160,7 +160,7 @@ class Quantize(Pass):
 def skip_concatenations(model: SRModel) -> dict[str, int]:
     """Convolutions of a UNet that read a skip-concatenation, with the number of channels before the seam."""
     unet = getattr(model.denoiser, "unet", None)
-    if unet is None:
+    if not hasattr(unet, "mid_block"):  # none, or not one of diffusers'
         return {}
     found = {}
     previous = unet.mid_block.resnets[-1].out_channels

@@ -20,7 +20,9 @@ from torch import nn
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
+from compress.passes.fold_film import fold_film
 from compress.sources.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
+from compress.sources.residual_shift_parts import PairDenoiser
 
 
 def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
@@ -89,7 +91,8 @@ class Strip(Pass):
     `remove` is AdcSR's: `text: remove` drops cross-attention with its norm as well, `timestep: remove` the time
     embedding, and nothing is folded, so the model must be trained again.
 
-    What an earlier strip has folded is left alone, so the pass may stand twice.
+    What an earlier strip has folded is left alone, so the pass may stand twice. ResShift's denoiser has no text:
+    there only `timestep` counts, and `fold` needs the one-step model.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -101,6 +104,9 @@ class Strip(Pass):
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
         denoiser = model.denoiser
+        if isinstance(denoiser, PairDenoiser):
+            self._convert_pair(model)
+            return
         if not isinstance(denoiser, UNetDenoiser):
             raise UserError(f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
                             "context nor a folded timestep to strip; remove the pass from the recipe")
@@ -117,6 +123,16 @@ class Strip(Pass):
             fold_timestep(denoiser.unet, denoiser.timestep)
         elif self.timestep == "remove":
             remove_timestep(denoiser.unet)
+
+    def _convert_pair(self, model: SRModel) -> None:
+        if self.timestep == "remove":
+            raise UserError("pass 'strip': timestep=remove is for the UNet of Stable Diffusion; this denoiser takes "
+                            "fold or keep")
+        if self.timestep == "fold":
+            if model.process.steps > 1:
+                raise UserError(f"pass 'strip': the denoiser runs at {model.process.steps} timesteps, so none is "
+                                "constant; set timestep=keep, or take a one-step model (source.model=sinsr)")
+            fold_film(model.denoiser.unet, model.denoiser.timestep)
 
     def as_published(self) -> "Strip":
         if self.text == "remove":  # AdcSR counts neither embedding; folded or removed, the cost is the same

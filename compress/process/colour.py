@@ -2,13 +2,19 @@
 
 All take float [B, 3, H, W] images in one common range. `adain` and `wavelet` are those of OSEDiff
 (`my_utils/wavelet_color_fix.py`, after StableSR); `mean_std` is AdcSR's. Statistics are those of the
-whole image: tone must not depend on tiles.
+whole image: tone must not depend on tiles. `FIXES` is what models and exporters call.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
+from compress.process.resample import upsample
+
 LEVELS = 5
+ColourFix = Literal["adain", "wavelet", "mean_std", "none"]
 
 
 def _statistics(image: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,4 +59,11 @@ def wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     return target - low_frequency(target) + low_frequency(source)
 
 
-FIXES = {"adain": adain, "wavelet": wavelet, "none": lambda target, source: target}
+# Name -> fix of (image [B, 3, 4h, 4w] as the network gives it, lr [B, 3, h, w] in [0, 1]); the result may leave [0, 1].
+# OSEDiff clamps before and matches the enlarged input; AdcSR does not clamp and matches the input as it is.
+FIXES: dict[ColourFix, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "adain": lambda image, lr: adain(image.clamp(0, 1), upsample(lr)),
+    "wavelet": lambda image, lr: wavelet(image.clamp(0, 1), upsample(lr)),
+    "mean_std": mean_std,
+    "none": lambda image, lr: image,
+}

@@ -1,5 +1,6 @@
 """The process of a model whose denoiser predicts the clean latent itself, or what stands in its place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ import torch
 class Direct:
     """No noise to subtract: the prediction is the clean latent."""
 
-    def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """The prediction [B, C, h, w] as it is; `latent` is what the denoiser saw."""
-        return prediction
+    steps: int = 1
+
+    def restore(self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The prediction [B, C, h, w] as it is; `latent` is what the denoiser sees."""
+        return predict(latent)

@@ -8,6 +8,7 @@ error in `eps` reaches the clean latent about fifteen times larger.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -49,6 +50,10 @@ class OneStep:
         """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w]; at least float32."""
         dtype = torch.promote_types(latent.dtype, torch.float32)
         return latent.to(dtype) * (1.0 / self.signal) - prediction.to(dtype) * (self.noise / self.signal)
+
+    def restore(self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The clean latent from z_t `latent` and the epsilon that `predict` sees in it."""
+        return self.clean_latent(latent, predict(latent))
 
     def prediction_for(self, latent: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """The epsilon that `clean_latent` turns into `clean`: its inverse, the training target."""

@@ -1,28 +1,37 @@
-"""Convolution and linear layers with one-bit weights and inputs.
+"""Convolution and linear layers with weights of one or two bits and inputs of one, four or eight.
 
-Three methods: `bimacosr` (arXiv 2502.00333) adds a sparse and a low-rank branch in full precision to a binary one;
-`xnor` is XNOR-Net (arXiv 1603.05279), `react` ReActNet (arXiv 2003.03488). All are *simulations*: products of +-1
-are computed in floating point.
+`bimacosr` (arXiv 2502.00333) adds a sparse and a low-rank branch in full precision to a binary one; `xnor` is XNOR-Net
+(arXiv 1603.05279), `react` ReActNet (arXiv 2003.03488), `ternary` BitNet b1.58 (arXiv 2402.17764); `w1a8` and `w1a4`
+have its inputs and one-bit weights. All are *simulations*: products of +-1 are computed in floating point.
 
     bimacosr   y = RPReLU(conv(beta sign(x), alpha sign(R)) + bias) + S x + L x,   W = R + S + L
     xnor       y = K conv(sign(x), alpha sign(W)) + bias
     react      y = RPReLU(conv(sign(x - threshold), alpha sign(W)) + bias)
+    ternary    y = conv(Q8(x), alpha clamp(round(W / alpha), -1, 1)) + bias
+    w1a8       y = conv(Q8(x), alpha sign(W)) + bias,   w1a4 with Q4
 
 alpha is the mean |W| of an output channel, beta the mean |x| of a pixel or token over its channels, K the mean of
-beta under the kernel. All three are constants in the backward pass. Linear layers have no RPReLU. Zero padding pads
+beta under the kernel; Qb rounds to b bits, the largest |x| of a pixel or token being the end of the grid. All of them
+are constants in the backward pass. Linear layers have no RPReLU. Zero padding pads
 the binary map, so a padded position contributes nothing.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from compress.errors import UserError
+from compress.quant.branches import LowRank, RPReLU, Sparse
+from compress.quant.packed import pack, unpack
+from compress.quant.signs import BiRealSign, ClipSign, fake_quantise, ternary, trits
 
-METHODS = ("bimacosr", "xnor", "react")
+Method = Literal["bimacosr", "xnor", "react", "ternary", "w1a8", "w1a4"]
+METHODS = get_args(Method)
+TERNARY_BITS = 2    # as stored; log2(3) = 1.58 is what a trit is worth
+ACT_BITS = {"ternary": 8, "w1a8": 8, "w1a4": 4}
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class BinaryConfig:
     and L x, although S and L were taken out of their weight.
     """
 
-    method: Literal["bimacosr", "xnor", "react"] = "bimacosr"
+    method: Method = "bimacosr"
     binary: bool = True         # the binary branch
     low_rank: bool = True       # bimacosr only: the low-rank branch, L = B A
     sparse: bool = True         # bimacosr only: the sparse branch, S
@@ -52,119 +61,11 @@ class BinaryConfig:
             raise UserError("binary layer: no branch is left; switch on binary, low_rank or sparse")
 
 
-def sign(x: torch.Tensor, zero: bool = False) -> torch.Tensor:
-    """+1 and -1, no gradient. sign(0) is +1, so that one bit holds the result; with `zero` it is 0."""
-    return torch.sign(x) if zero else torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
-
-
-class ClipSign(torch.autograd.Function):
-    """scale * sign(x) with the gradient of clamp: 1 where |x| <= 1, else 0, whatever the scale."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, scale: torch.Tensor | float, zero: bool) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return scale * sign(x, zero)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor):
-        return grad * (ctx.saved_tensors[0].abs() <= 1), None, None
-
-
-class BiRealSign(torch.autograd.Function):
-    """sign with the gradient of a piecewise parabola: 2 + 2x on [-1, 0), 2 - 2x on [0, 1) (Bi-Real Net)."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, zero: bool) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        return sign(x, zero)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor):
-        return grad * (2 - 2 * ctx.saved_tensors[0].abs()).clamp(min=0), None
-
-
-class RPReLU(nn.Module):
-    """A leaky ReLU with learned slope and shifts for every channel (ReActNet): [B, C, h, w] -> the same."""
-
-    def __init__(self, channels: int, slope: float):
-        super().__init__()
-        self.shift_in = nn.Parameter(torch.zeros(channels))
-        self.slope = nn.Parameter(torch.full((channels,), slope))
-        self.shift_out = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.prelu(x + self.shift_in[:, None, None], self.slope) + self.shift_out[:, None, None]
-
-
-class LowRank(nn.Module):
-    """L = B A of a layer [C_out, C_in]; convolutions see it as two 1x1 ones on every `stride`-th pixel."""
-
-    def __init__(self, in_channels: int, out_channels: int, rank: int, stride: tuple[int, int] | None):
-        super().__init__()
-        rank = min(rank, in_channels, out_channels)
-        if stride is None:
-            self.down = nn.Linear(in_channels, rank, bias=False)
-            self.up = nn.Linear(rank, out_channels, bias=False)
-        else:
-            self.down = nn.Conv2d(in_channels, rank, 1, stride, bias=False)
-            self.up = nn.Conv2d(rank, out_channels, 1, bias=False)
-
-    def dense(self) -> torch.Tensor:
-        """[C_out, C_in]."""
-        return self.up.weight.flatten(1) @ self.down.weight.flatten(1)
-
-    def fit(self, matrix: torch.Tensor) -> None:
-        """The best approximation of [C_out, C_in], singular values split evenly between the factors."""
-        u, s, v = torch.linalg.svd(matrix.float(), full_matrices=False)
-        rank = self.up.weight.shape[1]
-        root = s[:rank].sqrt()
-        self.up.weight.copy_((u[:, :rank] * root).view_as(self.up.weight))
-        self.down.weight.copy_((root[:, None] * v[:rank]).view_as(self.down.weight))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.up(self.down(x))
-
-
-class Sparse(nn.Module):
-    """S of a layer [C_out, C_in]: `values` at the frozen, ascending flat positions `index`.
-
-    It runs, and is counted by `compress.cost`, as a dense product: no runtime at hand has a sparse one.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, nonzeros: int, stride: tuple[int, int] | None):
-        super().__init__()
-        self.shape, self.stride = (out_channels, in_channels), stride
-        count = min(nonzeros * max(self.shape), in_channels * out_channels)
-        self.values = nn.Parameter(torch.zeros(count))
-        self.register_buffer("index", torch.arange(count, dtype=torch.int32))
-
-    @property
-    def density(self) -> float:
-        """The share of the dense product's multiply-accumulates that a sparse kernel would do."""
-        return self.values.numel() / (self.shape[0] * self.shape[1])
-
-    def dense(self) -> torch.Tensor:
-        """[C_out, C_in]."""
-        zeros = self.values.new_zeros(self.shape[0] * self.shape[1])
-        return zeros.scatter(0, self.index.long(), self.values).view(self.shape)
-
-    def fit(self, matrix: torch.Tensor) -> None:
-        """Keep the entries of [C_out, C_in] with the largest magnitude."""
-        flat = matrix.flatten()
-        index = flat.abs().topk(self.values.numel()).indices.sort().values
-        self.index.copy_(index)
-        self.values.copy_(flat[index])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.stride is None:
-            return F.linear(x, self.dense())
-        return F.conv2d(x, self.dense()[..., None, None], stride=self.stride)
-
-
 class BinaryLayer(nn.Module):
     """Base of the two layers: the structure of `layer`'s replacement, on its device and without values.
 
-    `binarise` fills it. `weight` is what is left beside the branches; only its signs and alpha matter.
+    `binarise` fills it. `weight` is what is left beside the branches; only its signs (or trits) and alpha matter, and
+    they are all that remains of it after `pack`: bytes in `weight_packed`, alpha in `weight_scale`.
     """
 
     CHANNELS: int   # axis of the input's channels
@@ -172,12 +73,17 @@ class BinaryLayer(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.Linear, config: BinaryConfig, stride: tuple[int, int] | None = None):
         super().__init__()
         self.config = config
-        self.weight_bits = self.act_bits = 1 if config.binary else None     # what compress.cost counts
+        self.weight_bits = self.act_bits = None     # what compress.cost counts
+        if config.binary:
+            self.weight_bits = TERNARY_BITS if config.method == "ternary" else 1
+            self.act_bits = ACT_BITS.get(config.method, 1)
+        self.weight_shape = layer.weight.shape
+        self.weight_packed = self.weight_scale = None
         self.weight = nn.Parameter(torch.empty_like(layer.weight)) if config.binary else None
         self.bias = None if layer.bias is None else nn.Parameter(torch.empty_like(layer.bias))
         outputs, inputs = layer.weight.shape[:2]
         combined = config.method == "bimacosr"
-        curved = config.binary and config.method != "xnor" and stride is not None
+        curved = config.binary and config.method in ("bimacosr", "react") and stride is not None
         with torch.device(layer.weight.device):
             self.sparse = Sparse(inputs, outputs, config.nonzeros, stride) if combined and config.sparse else None
             self.low_rank = LowRank(inputs, outputs, config.rank, stride) if combined and config.low_rank else None
@@ -219,7 +125,7 @@ class BinaryLayer(nn.Module):
             row, column = state["skip_connection.indices_float"].long()
             index, order = (row * self.sparse.shape[1] + column).sort()
             self.sparse.index.copy_(index)
-            self.sparse.values.copy_(state["skip_connection.values"][order])
+            self.sparse.entries.copy_(state["skip_connection.values"][order])
         if self.low_rank is not None:
             # A comes first in their convolutions and B in their linear layers.
             first, second = "AB" if self.CHANNELS == 1 else "BA"
@@ -231,7 +137,24 @@ class BinaryLayer(nn.Module):
         return self.weight.detach().abs().mean(dim=tuple(range(1, self.weight.ndim)), keepdim=True)
 
     def binary_weight(self) -> torch.Tensor:
+        """The weight as it acts, in the shape of the layer that was replaced."""
+        if self.weight_packed is not None:
+            return unpack(self.weight_packed, self.weight_scale, list(self.weight_shape), self.weight_bits)
+        if self.config.method == "ternary":
+            return ternary(self.weight, self.alpha())
         return ClipSign.apply(self.weight, self.alpha(), self.config.released)
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Freeze alpha and replace `weight` by its bits; the layer stays what it is, and learns no more."""
+        if not self.config.binary or self.weight_packed is not None:
+            return
+        alpha = self.alpha()
+        codes = trits(self.weight, alpha) + 1 if self.config.method == "ternary" else self.weight >= 0
+        del self.weight, self.weight_packed, self.weight_scale
+        self.weight = None
+        self.register_buffer("weight_packed", pack(codes, self.weight_bits))
+        self.register_buffer("weight_scale", alpha)
 
     def beta(self, x: torch.Tensor) -> torch.Tensor:
         """Mean |x| over the channels, of which one stays."""
@@ -242,6 +165,8 @@ class BinaryLayer(nn.Module):
         zero = self.config.released
         if self.config.method == "xnor":
             return ClipSign.apply(x, 1.0, zero)
+        if self.config.method in ACT_BITS:
+            return fake_quantise(x, self.act_bits, self.CHANNELS)
         if self.config.method == "react":
             return BiRealSign.apply(x - self.per_channel(self.threshold), zero)
         return self.beta(x) * BiRealSign.apply(x, zero)
@@ -264,9 +189,10 @@ class BinaryLayer(nn.Module):
         """The mean of `beta` over what an output sees."""
         raise NotImplementedError(f"{type(self).__name__} must say what an output sees")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        # diffusers hands some layers a scale that has had no effect since LoRA left the layers.
         parts = [branch(x) for branch in self.branches]
-        if self.weight is None:
+        if not self.config.binary:
             return sum(parts) if self.bias is None else sum(parts) + self.per_channel(self.bias)
         y = self.binary_branch(x)
         return sum(parts, y if self.rprelu is None else self.rprelu(y))
@@ -295,7 +221,7 @@ class BinaryConv2d(BinaryLayer):
     def window_mean(self, beta: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(beta, self.kernel_size, self.stride, self.padding)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if self.config.released and self.stride != (1, 1) and self.branches:
             return self.rprelu(self.binary_branch(x)) + F.avg_pool2d(x, self.stride)
         return super().forward(x)

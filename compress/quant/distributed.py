@@ -122,7 +122,7 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
     """Observe, transform, learn and freeze one component; returns its calibration errors for the ledger.
 
     `run` maps an input to what `targets` hold. Transforms may be learned against another output of the same
-    component (`transform_run`, `transform_targets`): the denoiser's epsilon instead of the clean latent.
+    component (`transform_run`, `transform_targets`): the denoiser's predictions instead of the clean latent.
     """
     observe(component, run, inputs)
     set_mode(component, "quantise")
@@ -168,8 +168,8 @@ def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], compo
     with torch.no_grad():
         latents = [source.encoder(x) for x in images]
         context = source.context()
-        epsilons = [source.denoiser(z, context) for z in latents]
-        clean = [source.process.clean_latent(z, e) for z, e in zip(latents, epsilons, strict=True)]
+        predictions = [torch.cat(source.predictions(z, context)) for z in latents]
+        clean = [source.clean_latent(z, context) for z in latents]
         restored = [source.decoder(z) for z in clean]
     figures = {}
     if "encoder" in components:
@@ -179,8 +179,8 @@ def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], compo
     if "denoiser" in components:
         own = model.context()
         figures["denoiser"] = fit_component(
-            "denoiser", model.denoiser, lambda z: model.process.clean_latent(z, model.denoiser(z, own)), inputs, clean,
-            transform_run=lambda z: model.denoiser(z, own), transform_targets=epsilons, **options)
+            "denoiser", model.denoiser, lambda z: model.clean_latent(z, own), inputs, clean,
+            transform_run=lambda z: torch.cat(model.predictions(z, own)), transform_targets=predictions, **options)
     with torch.no_grad():
         inputs = [model.clean_latent(z) for z in inputs]
     if "decoder" in components:

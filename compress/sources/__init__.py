@@ -4,6 +4,8 @@ A source config is a frozen pydantic model with `family`, `build()` (structure o
 and `load(model)` (values). `FAMILIES` is the one list of them.
 """
 
+from compress.sources.adcsr import AdcSRSource
 from compress.sources.osediff import OSEDiffSource
+from compress.sources.resshift import ResShiftSource
 
-FAMILIES = {"osediff": OSEDiffSource}
+FAMILIES = {"osediff": OSEDiffSource, "adcsr": AdcSRSource, "resshift": ResShiftSource}

@@ -6,7 +6,6 @@ AdcSR's (Guaishou74851/AdcSR) holds the full state dicts "vae" and "unet". Shape
 
 import pickle
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.sources.latent_diffusion import PromptEncoder
+from compress.tensors import State, check_fit, few, read_pickle
 
+SD21 = "SD 2.1-base weights"
 # peft's default. The file does not store it.
 LORA_ALPHA = 8
 LORA_ENTRIES = ("state_dict_unet", "state_dict_vae", "unet_lora_encoder_modules", "unet_lora_decoder_modules",
@@ -28,13 +29,6 @@ _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<adapter>[^.]+)\.we
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # diffusers before 0.15 -> now, in the attention of an autoencoder.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-State = dict[str, torch.Tensor]
-
-
-def _few(names: Iterable[str], count: int = 3) -> str:
-    names = sorted(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def lora_modules(lora: State) -> set[str]:
@@ -61,7 +55,7 @@ def merge_lora(state: State, lora: State, scale: float, where: str = "the LoRA f
               if f"{module}.weight" not in state]
     if stray:
         raise UserError(f"{where}: {len(stray)} entries fit no layer of the base model in name and shape "
-                        f"({_few(stray)}); base and file must be of one architecture")
+                        f"({few(stray)}); base and file must be of one architecture")
     for (module, adapter), pair in pairs.items():
         weight = merged[f"{module}.weight"]
         if set(pair) != {"A", "B"}:
@@ -77,16 +71,10 @@ def merge_lora(state: State, lora: State, scale: float, where: str = "the LoRA f
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise UserError(f"lora: {path} is no file; give the path of osediff.pkl, from OSEDiff or AdcSR")
-    try:
-        entries = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"lora: {path} cannot be read as tensors, names and integers alone ({type(error).__name__}); "
-                        "give osediff.pkl, from OSEDiff or AdcSR") from None
+    entries = read_pickle(path, "lora", "osediff.pkl, from OSEDiff or AdcSR")
     if isinstance(entries, dict) and ("state_dict_unet" in entries or {"unet", "vae"} <= entries.keys()):
         return entries
-    found = _few(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
+    found = few(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
     raise UserError(f"lora: {path} holds {found}; expected either 'unet' and 'vae' (AdcSR) or "
                     f"{', '.join(LORA_ENTRIES)} (OSEDiff)")
 
@@ -99,9 +87,9 @@ def _merge_osediff(base: State, entries: dict[str, Any], network: str, path: str
     listed = {module for name in LORA_ENTRIES if name.startswith(f"{network}_lora") for module in entries[name]}
     if differing := listed ^ lora_modules(lora):
         raise UserError(f"{where}: {len(differing)} entries are modules listed without tensors, or tensors of "
-                        f"unlisted modules ({_few(differing)}); the file is incomplete, fetch it again")
+                        f"unlisted modules ({few(differing)}); the file is incomplete, fetch it again")
     if wrong := [k for k, v in lora.items() if ".lora_A." in k and v.shape[0] != rank]:
-        raise UserError(f"{where}: states rank {rank}, which {len(wrong)} tensors do not have ({_few(wrong)}); "
+        raise UserError(f"{where}: states rank {rank}, which {len(wrong)} tensors do not have ({few(wrong)}); "
                         "the file is inconsistent, fetch it again")
     return merge_lora(base, lora, LORA_ALPHA / rank, where)
 
@@ -119,17 +107,6 @@ def modern_names(state: State) -> State:
     return result
 
 
-def check_fit(expected: State, found: State, where: str) -> None:
-    """Raise UserError unless both have the same names and shapes."""
-    shapes = [f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
-              for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
-    wrong = [(kind, names) for kind, names in (("missing", expected.keys() - found.keys()),
-             ("unexpected", found.keys() - expected.keys()), ("of another shape", shapes)) if names]
-    if wrong:
-        report = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in wrong)
-        raise UserError(f"{where}: another architecture than SD 2.1-base ({report}); give SD 2.1-base weights")
-
-
 def _pretrained(kind: type, base: str, part: str) -> Any:
     """`kind.from_pretrained` of one subfolder, complete, in float32; a UserError for all that can go wrong."""
     is_model = issubclass(kind, nn.Module)
@@ -145,7 +122,7 @@ def _pretrained(kind: type, base: str, part: str) -> Any:
         return result
     network, report = result
     if absent := report["missing_keys"]:
-        raise UserError(f"base '{base}': {part}/ lacks {len(absent)} weights ({_few(absent)}); fetch it again")
+        raise UserError(f"base '{base}': {part}/ lacks {len(absent)} weights ({few(absent)}); fetch it again")
     return network
 
 
@@ -178,7 +155,7 @@ def _read_text(encoder: PromptEncoder, base: str, prompt: str) -> PromptEncoder:
     """The encoder with values, as a new one: its position ids are in no state dict."""
     loaded = _pretrained(CLIPTextModel, base, "text_encoder")
     check_fit(dict(encoder.text_model.named_parameters()), dict(loaded.named_parameters()),
-              f"base '{base}', text_encoder")
+              f"base '{base}', text_encoder", SD21)
     length = encoder.token_ids.shape[1]
     return PromptEncoder(loaded, token_ids(_pretrained(CLIPTokenizer, base, "tokenizer"), prompt, length)).eval()
 
@@ -207,14 +184,14 @@ def load_sd21(model: SRModel, base: str, lora: str | None, prompt: str = "") -> 
                 "vae": model.encoder.state_dict() | model.decoder.state_dict()}
     states = {"unet": unet.state_dict(), "vae": vae.state_dict()}
     for network, state in states.items():
-        check_fit(expected[network], state, f"base '{base}', {network}")
+        check_fit(expected[network], state, f"base '{base}', {network}", SD21)
     if entries is not None and "state_dict_unet" in entries:
         states = {network: _merge_osediff(state, entries, network, lora) for network, state in states.items()}
     elif entries is not None:
         states = {network: {name: tensor.float() for name, tensor in modern_names(entries[network]).items()}
                   for network in states}
         for network, state in states.items():
-            check_fit(expected[network], state, f"lora: {lora}, {network}")
+            check_fit(expected[network], state, f"lora: {lora}, {network}", SD21)
     if model.text_encoder is not None:
         model.text_encoder = _read_text(model.text_encoder, base, prompt)
     model.denoiser.unet.load_state_dict(states["unet"], assign=True)

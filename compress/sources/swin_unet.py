@@ -106,10 +106,18 @@ class WindowAttention(nn.Module):
     def __init__(self, channels: int, heads: int, window: int):
         super().__init__()
         self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.window = window
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", None)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The start of training: no bias, and the index that follows from the window."""
+        device = self.relative_position_bias_table.device
+        nn.init.zeros_(self.relative_position_bias_table)
+        self.relative_position_index = relative_position_index(self.window).to(device)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`mask` [windows, n, n] is added to the scores of every head."""
@@ -142,12 +150,18 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.window = config.window
         self.shift = config.window // 2 if shifted and size > config.window else 0
-        self.register_buffer("attn_mask", shift_mask(size, self.window, self.shift, config.mask)
-                             if self.shift else None)
+        self.size, self.kind = size, config.mask
+        self.register_buffer("attn_mask", None)
         self.norm1 = nn.GroupNorm(config.groups, config.embed)
         self.attn = WindowAttention(config.embed, config.embed // config.head_channels, config.window)
         self.norm2 = nn.GroupNorm(config.groups, config.embed)
         self.mlp = Mlp(config.embed, config.mlp_ratio)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The mask that follows from the sizes."""
+        if self.shift:
+            self.attn_mask = shift_mask(self.size, self.window, self.shift, self.kind).to(self.norm1.weight.device)
 
     def mask(self, rows: int, columns: int) -> torch.Tensor:
         """The shift mask [rows * columns, n, n] of a map of rows x columns windows.
@@ -213,10 +227,12 @@ class ResBlock(nn.Module):
         self.skip_connection = (nn.Identity() if in_channels == out_channels
                                 else nn.Conv2d(in_channels, out_channels, 1))
 
-    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
-        time = self.emb_layers(embedding)[..., None, None]
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor | None) -> torch.Tensor:
         norm, rest = self.out_layers[0], self.out_layers[1:]
         h = self.in_layers(x)
+        if self.emb_layers is None:     # folded, see passes/fold_film.py
+            return self.skip_connection(x) + rest(norm(h))
+        time = self.emb_layers(embedding)[..., None, None]
         if self.film:
             scale, shift = time.chunk(2, dim=1)
             h = norm(h) * (1 + scale) + shift
@@ -246,7 +262,7 @@ class Upsample(nn.Module):
 class Stage(nn.Sequential):
     """Layers in a row, of which the residual blocks get the timestep too."""
 
-    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor | None) -> torch.Tensor:
         for layer in self:
             x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
         return x
@@ -306,7 +322,9 @@ class SwinUNet(nn.Module):
                 raise UserError(f"Swin UNet: the low-resolution image is {lr.shape[-1]}x{lr.shape[-2]} and the latent "
                                 f"{width}x{height}; both must have one size")
             x_t = torch.cat([x_t, lr], dim=1)
-        embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x_t.dtype))
+        embedding = None
+        if self.time_embed is not None:
+            embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x_t.dtype))
         h, skips = x_t, []
         for block in self.input_blocks:
             h = block(h, embedding)

@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.errors import UserError
 
-GROUPS, EPS = 32, 1e-6
+EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class VQConfig:
     latent_channels: int = 3
     codes: int = 8192
     image_channels: int = 3
+    groups: int = 32                            # of every GroupNorm
+    attention: bool = True                      # over all positions, in the middle of encoder and decoder
 
     def __post_init__(self) -> None:
-        if self.channels % GROUPS:
-            raise UserError(f"VQ autoencoder: channels ({self.channels}) must be a multiple of {GROUPS}")
+        if self.channels % self.groups:
+            raise UserError(f"VQ autoencoder: channels ({self.channels}) must be a multiple of {self.groups}")
 
     @property
     def factor(self) -> int:
@@ -35,16 +37,16 @@ class VQConfig:
         return 2 ** (len(self.multipliers) - 1)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=EPS)
+def _norm(config: VQConfig, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(config.groups, channels, eps=EPS)
 
 
 class ResnetBlock(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, config: VQConfig, in_channels: int, out_channels: int):
         super().__init__()
-        self.norm1 = _norm(in_channels)
+        self.norm1 = _norm(config, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = _norm(out_channels)
+        self.norm2 = _norm(config, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
@@ -58,9 +60,9 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """One head over all positions: [B, C, h, w] -> the same. Time and memory grow with (h * w)^2."""
 
-    def __init__(self, channels: int):
+    def __init__(self, config: VQConfig, channels: int):
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(config, channels)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,11 +74,11 @@ class Attention(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, config: VQConfig, channels: int):
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = Attention(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(config, channels, channels)
+        self.attn_1 = Attention(config, channels) if config.attention else nn.Identity()
+        self.block_2 = ResnetBlock(config, channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -103,9 +105,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, then `sample`, if any, under the name `sample_name`."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, sample: nn.Module | None, sample_name: str):
+    def __init__(self, config: VQConfig, in_channels: int, out_channels: int, blocks: int, sample: nn.Module | None,
+                 sample_name: str):
         super().__init__()
-        self.block = nn.Sequential(*(ResnetBlock(out_channels if i else in_channels, out_channels)
+        self.block = nn.Sequential(*(ResnetBlock(config, out_channels if i else in_channels, out_channels)
                                      for i in range(blocks)))
         self.sample_name = sample_name
         self.register_module(sample_name, sample)
@@ -123,10 +126,10 @@ class Encoder(nn.Module):
         widths, last = [m * config.channels for m in config.multipliers], len(config.multipliers) - 1
         self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
         self.down = nn.Sequential(*(
-            Level(widths[i - 1] if i else config.channels, width, config.blocks,
+            Level(config, widths[i - 1] if i else config.channels, width, config.blocks,
                   Downsample(width) if i != last else None, "downsample") for i, width in enumerate(widths)))
-        self.mid = Middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
+        self.mid = Middle(config, widths[-1])
+        self.norm_out = _norm(config, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -141,10 +144,10 @@ class Decoder(nn.Module):
         super().__init__()
         widths, last = [m * config.channels for m in config.multipliers], len(config.multipliers) - 1
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
-        self.up = nn.ModuleList(Level(widths[min(i + 1, last)], width, config.blocks + 1,
+        self.mid = Middle(config, widths[-1])
+        self.up = nn.ModuleList(Level(config, widths[min(i + 1, last)], width, config.blocks + 1,
                                       Upsample(width) if i else None, "upsample") for i, width in enumerate(widths))
-        self.norm_out = _norm(widths[0])
+        self.norm_out = _norm(config, widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -167,6 +170,10 @@ class Codebook(nn.Module):
         One matrix product and an argmin, which every runtime has; its result [B * h * w, K] is the largest tensor of
         the whole decoder (134 MB in float32 for a 64x64 latent and 8192 codes).
         """
+        # Sixteen bits do not tell neighbouring codes apart.
+        if not latent.is_meta and torch.is_autocast_enabled(latent.device.type):
+            with torch.autocast(latent.device.type, enabled=False):
+                return self.indices(latent)
         dtype = torch.promote_types(latent.dtype, torch.float32)
         codes = self.embedding.weight.to(dtype)
         x = latent.permute(0, 2, 3, 1).flatten(0, 2).to(dtype)

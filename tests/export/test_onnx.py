@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 from tiny_model import quantised, tiny
+from torch import nn
 
 from compress.errors import UserError
-from compress.process.colour import FIXES
+from compress.model import SRModel
+from compress.passes.encoder_swap import PixelUnshuffleEncoder
+from compress.process.colour import FIXES, adain
+from compress.process.direct import Direct
 from compress.quant.layers import QuantConv2d, QuantLayer
 from export import graph
 from export.onnx import GRAPHS, export_onnx
@@ -39,12 +43,37 @@ def test_versions_metadata_and_bytes(float_files):
     assert not list(folder.glob(".*")), "no partial file may remain"
 
 
+class Same(nn.Module):
+    """In place of a denoiser."""
+
+    def forward(self, latent, context):
+        return latent
+
+
+class Enlarge(nn.Module):
+    """In place of a decoder: the pixels of a PixelUnshuffleEncoder, four times as large and leaving [0, 1]."""
+
+    def forward(self, latent):
+        return F.interpolate(F.pixel_shuffle(latent, 2), scale_factor=4) * 0.7 + 0.4
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_every_colour_fix(tmp_path, name):
+    model = SRModel(PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), colour_fix=name).eval()
+    export_onnx(model, tmp_path, lr_size=(32, 48), per_component=False)
+    loaded = session(tmp_path / "model.onnx", 1)
+    for lr in probes((32, 48)).values():
+        sr = loaded.run(None, {"lr": lr.numpy()})[0]
+        np.testing.assert_allclose(sr, model(lr).numpy(), atol=1e-4)
+        assert 0 <= sr.min() and sr.max() <= 1
+
+
 def test_output_is_network_clamp_and_colour_fix(float_files):
     model, folder = float_files
     lr = probes((32, 32))["textured"]
     sr = session(folder / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0]
     with torch.no_grad():
-        image = FIXES["adain"](model.network(lr).clamp(0, 1), F.interpolate(lr, scale_factor=4, mode="bicubic"))
+        image = adain(model.network(lr).clamp(0, 1), F.interpolate(lr, scale_factor=4, mode="bicubic"))
     assert sr.shape == (1, 3, 128, 128) and sr.min() >= 0 and sr.max() <= 1
     np.testing.assert_allclose(sr, image.clamp(0, 1).numpy(), atol=1e-4)
     with torch.no_grad():  # and that is what the model itself answers for an image of one tile

@@ -12,12 +12,13 @@ from torch import nn
 
 from compress.cost import measure_module
 from compress.errors import UserError
-from compress.quant.binary import BinaryConfig, BinaryLayer, LowRank, Sparse, binarise
+from compress.quant.binary import BinaryConfig, BinaryLayer, binarise
+from compress.quant.branches import LowRank, Sparse
 from compress.sources.swin_unet import SwinUNet
 
 LAYERS = ["conv3x3", "conv3x3_same", "conv1x1", "linear", "conv3x3_stride2_quirk"]
 NAMES = {"relu.pr_bias0.bias": "rprelu.shift_in", "relu.pr_prelu.weight": "rprelu.slope",
-         "relu.pr_bias1.bias": "rprelu.shift_out", "skip_connection.values": "sparse.values"}
+         "relu.pr_bias1.bias": "rprelu.shift_out", "skip_connection.values": "sparse.entries"}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_nothing_is_lost_at_initialisation(kind):
     build, shape = LAYER_KINDS[kind]
     layer, x = build(), torch.randn(shape)
     binary = binarise(layer, BinaryConfig(rank=3, nonzeros=1))
-    assert binary.sparse.values.numel() == 20 and binary.low_rank.down.weight.shape[0] == 3
+    assert binary.sparse.entries.numel() == 20 and binary.low_rank.down.weight.shape[0] == 3
     binary.binary_input, binary.binary_weight = lambda x: x, lambda: binary.weight
     with torch.no_grad():
         torch.testing.assert_close(binary(x), layer(x))
@@ -161,7 +162,7 @@ def test_branches_add_up_and_switch_off(kind):
         assert rest.weight is None and rest.weight_bits is None and rest(x).shape == binary.shape
         if kind in ("conv1x1", "linear"):
             torch.testing.assert_close(rest(x), layer(x))
-    assert {name for name, _ in whole.named_parameters()} >= {"weight", "sparse.values", "low_rank.down.weight"}
+    assert {name for name, _ in whole.named_parameters()} >= {"weight", "sparse.entries", "low_rank.down.weight"}
     whole(x).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in whole.parameters())
 
@@ -179,7 +180,7 @@ def test_sparse_keeps_the_largest_and_low_rank_the_best():
     assert matrix[kept].abs().min() >= matrix[~kept].abs().max()
     singular = torch.linalg.svdvals(matrix)     # Eckart-Young: the error is the singular values left out
     torch.testing.assert_close((matrix - low_rank.dense()).norm(), singular[2:].norm())
-    assert Sparse(3, 2, nonzeros=9, stride=None).values.numel() == 6
+    assert Sparse(3, 2, nonzeros=9, stride=None).entries.numel() == 6
     assert LowRank(3, 2, rank=9, stride=None).up.weight.shape == (2, 2)
 
 

@@ -1,0 +1,68 @@
+"""Residual shifting as the process of an SRModel: ResShift's and SinSR's samplers on a latent beside its image.
+
+The latent has two halves of C channels, y and the low-resolution image in [-1, 1]. The denoiser sees the state after
+the input normaliser in the place of y.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+from compress.errors import UserError
+from compress.process.residual_shift import ResidualShift
+
+Sampler = Literal["one_step", "deterministic", "stochastic"]
+SAMPLERS = Sampler.__args__
+PERIOD, SEED = 64, 0
+
+
+class ResidualSampler(nn.Module):
+    """`one_step` is SinSR's student, `deterministic` its teacher, `stochastic` ResShift.
+
+    The noise is a fixed map of PERIOD pixels a side, repeated over the whole latent, so that a result depends neither
+    on a random state nor on tiles. The draws of later steps are the same map, shifted.
+    """
+
+    def __init__(self, schedule: ResidualShift, sampler: Sampler, channels: int = 3):
+        super().__init__()
+        if sampler not in SAMPLERS:
+            raise UserError(f"sampler '{sampler}' is unknown; choose one of {', '.join(SAMPLERS)}")
+        self.schedule, self.sampler, self.channels = schedule, sampler, channels
+        self.register_buffer("noise", torch.empty(1, channels, PERIOD, PERIOD))
+
+    def reset_parameters(self) -> None:
+        """Draw the noise, on the CPU."""
+        self.noise = torch.randn(self.noise.shape, generator=torch.Generator().manual_seed(SEED))
+
+    @property
+    def steps(self) -> int:
+        """How often the denoiser is called."""
+        return 1 if self.sampler == "one_step" else self.schedule.steps
+
+    def draws(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Noise [1, C, h, w] for a map [B, C, h, w], of one step after the other."""
+        rows, columns = (torch.arange(side, device=like.device) for side in like.shape[-2:])
+        noise = self.noise.to(like.dtype)
+        for step in range(self.schedule.steps):
+            # Odd shifts: no two of PERIOD steps are alike.
+            yield noise[:, :, (rows + 27 * step) % PERIOD][..., (columns + 37 * step) % PERIOD]
+
+    def restore(self, latent: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """The clean latent [B, C, h, w] of `latent` [B, 2C, h, w].
+
+        `predict` maps such a pair of state and image, and for more than one step the timesteps int64 [B], to x0.
+        """
+        y, image = latent.split(self.channels, dim=1)
+        if self.sampler == "one_step":
+            return self.schedule.one_step(lambda x, _: predict(torch.cat([x, image], dim=1)), y, next(self.draws(y)))
+
+        def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            return predict(torch.cat([x, image], dim=1), timesteps)
+
+        chain = (self.schedule.deterministic(denoise, y, next(self.draws(y))) if self.sampler == "deterministic"
+                 else self.schedule.stochastic(denoise, y, self.draws(y)))
+        for state, _ in chain:
+            pass
+        return state

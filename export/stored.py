@@ -1,0 +1,136 @@
+"""Weights of one or two bits and float16 numbers in an ONNX file: operators of our own, each a model-local function.
+
+A function is opaque to the exporter's constant folding, which would write the float32 weight instead; a runtime inlines
+it when it loads the file. onnxruntime then folds it in memory unless a session disables its "ConstantFolding".
+"""
+
+from collections.abc import Iterator
+from itertools import count, product
+from string import ascii_letters
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.defs import OpSchema
+from onnxscript import values
+
+import compress.quant.packed  # noqa: F401  importing this registers the operators
+
+DOMAIN = "compress"
+# Attributes at the default that every operator with an attribute of that name has.
+DEFAULTS = {"auto_pad": "NOTSET", "group": 1, "dilations": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0),
+            "allowzero": 0, "transA": 0, "reduction": "none"}
+BITS = {"UnpackBits": 1, "UnpackTrits": 2}
+
+
+def lookup(bits: int) -> np.ndarray:
+    """int8 [256, 8 / bits]: the values in a byte, the lowest bits first."""
+    codes = (np.arange(256)[:, None] >> np.arange(0, 8, bits)) & (2**bits - 1)
+    return (codes * 2 - 1 if bits == 1 else codes - 1).astype(np.int8)
+
+
+def _unpack(name: str, opset: int) -> onnx.FunctionProto:
+    def constant(result: str, array: np.ndarray) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [result], value=numpy_helper.from_array(array))
+
+    nodes = [constant("table", lookup(BITS[name])), constant("minus_one", np.array([-1])),
+             constant("zero", np.array([0])),
+             helper.make_node("Cast", ["packed"], ["index"], to=TensorProto.INT32),
+             helper.make_node("Gather", ["table", "index"], ["bytes"]),
+             helper.make_node("Reshape", ["bytes", "minus_one"], ["padded"]),
+             helper.make_node("ReduceProd", ["shape"], ["count"], keepdims=1),
+             helper.make_node("Slice", ["padded", "zero", "count"], ["flat"]),
+             helper.make_node("Reshape", ["flat", "shape"], ["signs"]),
+             helper.make_node("Cast", ["signs"], ["values"], to=TensorProto.FLOAT),
+             helper.make_node("Cast", ["scale"], ["alpha"], to=TensorProto.FLOAT),
+             helper.make_node("Mul", ["values", "alpha"], ["weight"])]
+    return helper.make_function(DOMAIN, name, ["packed", "scale", "shape"], ["weight"], nodes,
+                                [helper.make_opsetid("", opset)])
+
+
+def _widen(name: str, opset: int) -> onnx.FunctionProto:
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)]
+    return helper.make_function(DOMAIN, name, ["x"], ["y"], nodes, [helper.make_opsetid("", opset)])
+
+
+def _expand(name: str, opset: int) -> onnx.FunctionProto:
+    nodes = [helper.make_node("ReduceProd", ["shape"], ["count"], keepdims=1),
+             helper.make_node("ConstantOfShape", ["count"], ["zeros"]),
+             helper.make_node("Cast", ["index"], ["positions"], to=TensorProto.INT64),
+             helper.make_node("Cast", ["entries"], ["values"], to=TensorProto.FLOAT),
+             helper.make_node("ScatterElements", ["zeros", "positions", "values"], ["flat"], axis=0),
+             helper.make_node("Reshape", ["flat", "shape"], ["weight"])]
+    return helper.make_function(DOMAIN, name, ["entries", "index", "shape"], ["weight"], nodes,
+                                [helper.make_opsetid("", opset)])
+
+
+FUNCTIONS = {"UnpackBits": _unpack, "UnpackTrits": _unpack, "Widen": _widen, "Expand": _expand}
+
+
+def add_functions(model: ir.Model) -> None:
+    """Give `model` the functions that its graph calls, written in its own opset; nothing where it calls none."""
+    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    for name in sorted(used):
+        function = ir.serde.deserialize_function(FUNCTIONS[name](name, model.graph.opset_imports[""]))
+        model.functions[function.identifier()] = function
+    if used:
+        model.graph.opset_imports[DOMAIN] = 1
+        shorten(model.graph)
+
+
+def _names() -> Iterator[str]:
+    letters = ascii_letters + "_"
+    for length in count(1):
+        yield from map("".join, product(letters, repeat=length))
+
+
+def shorten(graph: ir.Graph) -> None:
+    """Give values short names and drop those of nodes: beside weights of one bit, names are a third of the file."""
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    names = (name for name in _names() if name not in taken)
+    stored = list(graph.initializers.values())
+    graph.initializers.clear()
+    for value in (*stored, *(value for node in graph for value in node.outputs)):
+        if value.name not in taken:
+            value.name = next(names)
+    for value in stored:
+        graph.initializers[value.name] = value
+    for node in graph:
+        node.name = ""
+        for name in [key for key, attribute in node.attributes.items() if attribute.value == DEFAULTS.get(key)]:
+            del node.attributes[name]
+
+
+def _operator(name: str, inputs: list[tuple[str, str]]) -> values.Op:
+    """The call of a function: any float (T), bytes or integers in, float32 out."""
+    floats = ("T", ["tensor(float)", "tensor(float16)"], "stored numbers")
+    schema = OpSchema(name, DOMAIN, 1, inputs=[OpSchema.FormalParameter(*pair) for pair in inputs],
+                      outputs=[OpSchema.FormalParameter("y", "tensor(float)")], type_constraints=[floats])
+    return values.Op(values.Opset(DOMAIN, 1), name, schema)
+
+
+_STORED = [("packed", "tensor(uint8)"), ("scale", "T"), ("shape", "tensor(int64)")]
+UNPACK = {bits: _operator(name, _STORED) for name, bits in BITS.items()}
+WIDEN = _operator("Widen", [("x", "T")])
+EXPAND = _operator("Expand", [("entries", "T"), ("index", "tensor(int32)"), ("shape", "tensor(int64)")])
+
+
+def unpack(packed: ir.Value, scale: ir.Value, shape: list[int], bits: int) -> ir.Value:
+    """`compress.unpack` of compress/quant/packed.py."""
+    return UNPACK[bits](packed, scale, list(shape))
+
+
+def widen(x: ir.Value) -> ir.Value:
+    """`compress.widen`."""
+    return WIDEN(x)
+
+
+def expand(entries: ir.Value, index: ir.Value, shape: list[int]) -> ir.Value:
+    """`compress.expand`."""
+    return EXPAND(entries, index, list(shape))
+
+
+TABLE = {torch.ops.compress.unpack.default: unpack, torch.ops.compress.widen.default: widen,
+         torch.ops.compress.expand.default: expand}

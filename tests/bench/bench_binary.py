@@ -1,0 +1,94 @@
+"""A binarised nano denoiser in onnxruntime, packed, against the float one: bytes, memory at load, latency, as ratios.
+
+    nice python tests/bench/bench_binary.py [--method bimacosr] [--lr-size 64] [--repeats 10]
+
+onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at every run. Both are
+measured, each memory in a process of its own. No ratio of operations is a speed: see compress/cost.py.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import onnxruntime as ort
+
+from compress.errors import command
+from compress.model import SRModel
+from compress.passes.binarize import Binarize
+from compress.passes.pack import Pack
+from compress.quant.binary import METHODS
+from compress.sources.osediff import OSEDiffSource
+from export.latency import feed, interleaved
+from export.onnx import GRAPHS, export_onnx
+
+FOLDING = "ConstantFolding"
+
+
+def load(file: Path, disabled: list[str]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+
+
+def resident() -> int:
+    """KiB of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+def growth(file: Path, disabled: list[str]) -> int:
+    """KiB of resident memory that a loaded `file` keeps."""
+    before = resident()
+    session = load(file, disabled)
+    grown = resident() - before
+    del session
+    return grown
+
+
+def write(folder: Path, method: str | None, side: int) -> Path:
+    source = OSEDiffSource()
+    model: SRModel = source.build()
+    source.load(model)
+    if method:
+        Binarize(method=method).convert(model)
+        Pack().convert(model)
+    export_onnx(model.eval().requires_grad_(False), folder, lr_size=(side, side), end_to_end=False)
+    return folder / "denoiser.onnx"
+
+
+@command
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", choices=METHODS, default="bimacosr")
+    parser.add_argument("--lr-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args(argv)
+    for stem in set(GRAPHS) - {"denoiser"}:
+        del GRAPHS[stem]    # only the binarised component is of interest
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = (write(Path(folder) / name, method, options.lr_size)
+                         for name, method in (("float", None), ("packed", options.method)))
+        runs = {"float": (plain, []), f"{options.method}": (packed, []),
+                f"{options.method}, folding off": (packed, [FOLDING])}
+        memory = {}
+        for label, arguments in runs.items():
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                memory[label] = pool.submit(growth, *arguments).result()
+        sessions = {label: load(*arguments) for label, arguments in runs.items()}
+        inputs = feed(sessions["float"], options.lr_size)
+        times = interleaved({label: partial(s.run, None, inputs) for label, s in sessions.items()}, options.repeats)
+        medians = {label: statistics.median(values) for label, values in times.items()}
+        print(f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}{'ms':>10}{'ratio':>8}")
+        for label, (file, _) in runs.items():
+            size = file.stat().st_size
+            print(f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
+                  f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
+                  f"{medians[label] / medians['float']:>8.3f}")
+
+
+if __name__ == "__main__":
+    main()
