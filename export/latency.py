@@ -4,7 +4,6 @@ Interleaving lets a load that comes and goes hit all files alike. What holds on 
 """
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,15 +14,13 @@ import numpy as np
 import onnxruntime as ort
 
 from compress.errors import UserError
+from compress.machine import processor
 from export.verify import session
 
 
 def machine() -> str:
     """The processor's name, with the number of cores that this process sees."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-             if line.startswith("model name")] if info.is_file() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def feed(loaded: ort.InferenceSession, side: int, seed: int = 0) -> dict[str, np.ndarray]:

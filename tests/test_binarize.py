@@ -80,7 +80,8 @@ def test_keep_and_mistakes():
     model = OSEDiffSource().build()
     Binarize(keep=("denoiser.unet.down_blocks.0.*", "denoiser.unet.conv_*")).convert(model)
     names = binary_layers(model.denoiser)
-    assert names and not any(name.startswith(("unet.down_blocks.0.", "unet.conv_in", "unet.conv_out")) for name in names)
+    kept = ("unet.down_blocks.0.", "unet.conv_in", "unet.conv_out")
+    assert names and not any(name.startswith(kept) for name in names)
     assert {"binarize", "pack"} <= PASSES.keys()
     for options, words in (({"keep": ("denoiser.unet.convin",)}, "did you mean 'denoiser.unet.conv_in'"),
                            ({"binary": False, "low_rank": False, "sparse": False}, "no branch is left"),
@@ -197,6 +198,7 @@ def test_two_accounts_at_full_size(shared):
     assert cost.macs_full > whole.macs_full     # in reality a binary layer does its own products and the branches'
     Pack().convert(model)
     packed = measure_module(model.denoiser, *inputs, name="denoiser")
-    assert (packed.paper_ops, packed.paper_params) == (cost.paper_ops, cost.paper_params) and packed.params == cost.params
+    assert (packed.paper_ops, packed.paper_params) == (cost.paper_ops, cost.paper_params)
+    assert packed.params == cost.params
     assert packed.bytes < 0.05 * whole.bytes and packed.bytes == packed.container_bytes
     assert json.loads(json.dumps(packed.as_dict()))["paper_params"] == packed.paper_params

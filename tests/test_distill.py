@@ -149,7 +149,7 @@ def test_accumulated_batches_equal_one_large(tmp_path):
 @pytest.mark.parametrize("options, said", [
     ({"stage": "student", "losses": {"lpips": 1.0}}, "lpips needs lpips_weights"),
     ({"stage": "student", "losses": {"vsd": 1.0}}, "vsd needs prior"),
-    ({"stage": "decoder", "losses": {"feature": 1.0}}, "feature are for stage student"),
+    ({"stage": "decoder", "losses": {"feature": 1.0}}, "feature cannot be a loss of stage decoder"),
     ({"stage": "student", "losses": {"l2": 1.0}}, "l2"),
     ({"stage": "student", "losses": {}}, "losses"),
     ({"stage": "student", "losses": {"l1": 1.0}, "data": {"folders": []}}, "data.folders"),

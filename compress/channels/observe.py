@@ -52,7 +52,8 @@ class Moments:
         total, weight, bias = self.sums[layer], layer.weight.double(), layer.bias
         channels = weight.shape[1]
         kept = kept.to(total.device)
-        lost = torch.ones(channels, dtype=torch.bool, device=total.device).index_fill(0, kept, False).nonzero().flatten()
+        is_lost = torch.ones(channels, dtype=torch.bool, device=total.device).index_fill(0, kept, False)
+        lost = is_lost.nonzero().flatten()
         known = torch.cat([kept, kept.new_tensor([channels])]) if bias is not None else kept
         gram = total[known][:, known]
         ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(known), dtype=gram.dtype, device=gram.device)

@@ -85,7 +85,8 @@ def distill(config: "Distill", model: SRModel, context: FitContext) -> dict:
     images = find_images(config.data.folders)
     accelerate = accelerator(config.precision, context.device)
     source = context.source
-    reference = context.before("decoder_join") if config.losses.get("feature") or config.judged == "features" else source
+    on_features = config.losses.get("feature") or config.judged == "features"
+    reference = context.before("decoder_join") if on_features else source
     with torch.no_grad():
         teacher = Teacher(source, reference, source.context())
     names = set(config.trained_names(model))

@@ -101,7 +101,7 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
         bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
         done = index + 1
         if done % 50 == 0 or done == steps:
-            log.append({"step": done, "seconds": round(time.time() - began), **{k: round(v, 6) for k, v in means.items()}})
+            log.append({"step": done, "seconds": round(time.time() - began)} | {k: round(v, 6) for k, v in means.items()})
         if after_step is not None:
             after_step(done)
         if done % checkpoint_every == 0 or done == steps:

@@ -50,8 +50,8 @@ class DecoderJoin(Pass):
         first, last = decoder.decoder.conv_in, denoiser.unet.conv_out
         if type(first) is not nn.Conv2d or type(last) is not nn.Conv2d:
             raise UserError(f"pass 'decoder_join': the decoder's conv_in is a {type(first).__name__} and the UNet's "
-                            f"conv_out a {type(last).__name__}, both must be plain convolutions; list decoder_join once, "
-                            "before the passes that replace layers")
+                            f"conv_out a {type(last).__name__}, both must be plain convolutions; list decoder_join "
+                            "once, before the passes that replace layers")
         repeat_outputs(last, first.out_channels)
         decoder.post_quant_conv = decoder.decoder.conv_in = nn.Identity()
         decoder.scaling_factor = 1.0

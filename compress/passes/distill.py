@@ -82,12 +82,13 @@ class Distill(Pass):
 
     @model_validator(mode="after")
     def _complete(self) -> "Distill":
-        for loss, need in (("lpips", "lpips_weights"), ("ea_dists", "dists_weights"), ("vsd", "prior"), ("tsm", "prior")):
+        needs = {"lpips": "lpips_weights", "ea_dists": "dists_weights", "vsd": "prior", "tsm": "prior"}
+        for loss, need in needs.items():
             if self.losses.get(loss) and getattr(self, need) is None:
                 raise ValueError(f"the loss {loss} needs {need}; set it, or leave the loss out")
         if self.stage == "decoder" and (bad := sorted(set(self.losses) & {"feature", *ON_LATENTS})):
-            raise ValueError(f"the losses {', '.join(bad)} are for stage student; the decoder is trained on images "
-                             "(l1, mse, lpips, ea_dists, gan)")
+            raise ValueError(f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; choose "
+                             "among l1, mse, lpips, ea_dists and gan")
         return self
 
     @property

@@ -48,7 +48,8 @@ class EncoderSwap(Pass):
         factor = round(1 / model.latent_ratio)
         if not isinstance(model.denoiser, UNetDenoiser) or factor != 1 / model.latent_ratio:
             raise UserError("pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of times "
-                            f"smaller than the LR image; here {type(model.denoiser).__name__} at 1/{1 / model.latent_ratio}")
+                            f"smaller than the LR image; here it is {1 / model.latent_ratio} times, and the denoiser a "
+                            f"{type(model.denoiser).__name__}")
         conv = model.denoiser.unet.conv_in
         if type(conv) is not nn.Conv2d:
             raise UserError(f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list encoder_swap "
