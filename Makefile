@@ -12,8 +12,9 @@ run: .venv/installed
 	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) \
 	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" -o runs/upscaled
 
+# One thread for each of the workers: two pools of spinning threads on the same cores are slower than one.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan
