@@ -33,6 +33,7 @@ from compress.model import SRModel
 
 aten = torch.ops.aten
 FLOAT = 32
+TAIL = {"up_blocks", "up", "conv_norm_out", "norm_out", "conv_out"}  # what follows a decoder's middle block
 BINARY_OPS = 64     # products of one bit that count as one operation: a word's worth of xnor and popcount
 _KIND = {aten.convolution: "conv", aten._convolution: "conv", aten.mm: "linear", aten.addmm: "linear",
          aten.bmm: "attention", aten.baddbmm: "attention"}
@@ -132,6 +133,14 @@ class Cost:
 
     def component(self, name: str) -> "Cost":
         return Cost(self.lr_size, tuple(layer for layer in self.layers if layer.component == name))
+
+    def halves(self, name: str) -> dict[str, "Cost"]:
+        """A decoder's cost up to its middle block, where AdcSR joins UNet and decoder, and from there."""
+        parts: dict[str, list[Layer]] = {"to the middle block": [], "after it": []}
+        for layer in self.component(name).layers:
+            tail = any(piece in TAIL for piece in layer.name.split("."))
+            parts["after it" if tail else "to the middle block"].append(layer)
+        return {part: Cost(self.lr_size, tuple(layers)) for part, layers in parts.items()}
 
     def components(self) -> dict[str, "Cost"]:
         """Name -> cost, in the order in which they run; "process" holds what ran outside every component."""

@@ -63,6 +63,11 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     for component in first.components():
         cost = first.component(component)
         parts.append(f"source {component}: {cost.params:,} parameters, {cost.macs_full:,} full MACs")
+    for component in last.components():
+        halves = {f" {half}": cost for half, cost in last.halves(component).items()} if component == "decoder" else {}
+        for half, cost in ({"": last.component(component)} | halves).items():
+            parts.append(f"result {component}{half}: {cost.params:,} parameters, {cost.macs_paper:,} paper MACs, "
+                         f"{cost.macs_full:,} full MACs")
     if part := replaced(recipe):
         cost = part.cost
         parts += [f"source {part.name} ({part.title}), replaced by {part.by}: {cost.params:,} parameters, "

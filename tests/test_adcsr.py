@@ -15,6 +15,8 @@ from compress.passes import PASSES
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.sources.osediff import OSEDiffSource
+from export.onnx import export_onnx
+from export.verify import failures, verify
 
 ADCSR = [("strip", {"text": "remove", "timestep": "remove"}), ("encoder_swap", {}), ("prune", {}), ("decoder_join", {})]
 
@@ -86,12 +88,10 @@ def test_published_counts(channels):
     assert (cost.params, cost.macs_paper, cost.macs_full) == (456_073_683, 494_972_174_336, 549_497_602_048)
     denoiser, decoder = cost.component("denoiser"), cost.component("decoder")
     assert (denoiser.params, denoiser.macs_paper, denoiser.macs_full) == (443_695_696, 184_744_673_280, 230_680_166_400)
-    middle = [layer for layer in decoder.layers if ".mid_block." in layer.name]
-    assert sum(x.params for x in middle) == 2_626_048
-    assert sum(x.macs_conv + x.macs_linear for x in middle) == 10_737_418_240
-    assert sum(x.macs_attention for x in middle) == 8_589_934_592
-    assert decoder.params - 2_626_048 == 9_751_939
-    assert decoder.macs_full - 19_327_352_832 == 299_490_082_816
+    middle, tail = cost.halves("decoder").values()
+    assert (middle.params, middle.macs_paper, middle.macs_full) == (2_626_048, 10_737_418_240, 19_327_352_832)
+    assert (tail.params, tail.macs_paper, tail.macs_full) == (9_751_939, 299_490_082_816, 299_490_082_816)
+    assert decoder.params == middle.params + tail.params
 
 
 @pytest.mark.parametrize("side, paper, full", [(192, 1_113_687_392_256, 1_389_722_370_048),
@@ -132,3 +132,11 @@ def test_swapped_encoder_is_the_image_rearranged(random_nano):
     widened = random_nano.denoiser.unet.conv_in
     assert widened.in_channels == 12 and torch.equal(widened.weight[:, 4:8], weight) and torch.equal(
         widened.weight[:, 8:], weight)
+
+
+def test_joined_model_exports_whole_and_in_parts(random_nano, tmp_path):
+    convert(random_nano, "dependency", halve=True)
+    files = export_onnx(random_nano, tmp_path, lr_size=(32, 48))
+    assert {file.stem for file in files} == {"model", "encoder", "denoiser", "decoder"}
+    rows = verify(random_nano, tmp_path)
+    assert not failures(rows) and len(rows) == 16
