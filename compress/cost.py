@@ -4,10 +4,11 @@ Two conventions of multiply-accumulates (MACs), batch 1: `macs_paper` is convolu
 elements x fan-in), the count of thop and of the papers; `macs_full` adds the two matrix products of attention. Bias,
 normalisation, activation, softmax and resampling are never counted.
 
-Two accounts of a compressed model. The *papers'*: `paper_params` and `paper_ops` are the weights and MACs of
-convolutions and linear layers alone, scaled by bits / 32, products of one bit by 1 / 64; they leave out biases, norms,
-attention and sparse branches, which `param_equivalents` and `all_in_ops` add, sparse ones by their entries. The *real*
-one: `bytes` as stored and `macs_full`, because no CPU or phone runtime at hand is faster at one bit than at eight.
+Two accounts of a compressed model. The *papers'*: `paper_params` and `paper_ops` are what thop sees, the parameters and
+operations of convolutions, linear layers, PReLU and softmax, and low-bit weights and products scaled by bits / 32, those
+of one bit by 1 / 64. They leave out norms, the biases of low-bit layers, the products of attention and sparse branches,
+which `param_equivalents` and `all_in_ops` add, sparse ones by their entries. The *real* one: `bytes` as stored and
+`macs_full`, because no CPU or phone runtime at hand is faster at one bit than at eight.
 
 A layer says `weight_bits` and `act_bits` if they are not those of its weight's type, and `density`, the share of its
 products that a sparse kernel would do. What a source replaces, such as the tagger of OSEDiff (DAPE), is no part of an
@@ -35,6 +36,7 @@ aten = torch.ops.aten
 FLOAT = 32
 TAIL = {"up_blocks", "up", "conv_norm_out", "norm_out", "conv_out"}  # what follows a decoder's middle block
 BINARY_OPS = 64     # products of one bit that count as one operation: a word's worth of xnor and popcount
+THOP = (nn.Conv2d, nn.Linear, nn.PReLU, nn.Softmax)     # the types it knows, of those that models here are made of
 _KIND = {aten.convolution: "conv", aten._convolution: "conv", aten.mm: "linear", aten.addmm: "linear",
          aten.bmm: "attention", aten.baddbmm: "attention"}
 
@@ -53,13 +55,19 @@ class Layer:
     macs_linear: int = 0
     macs_attention: int = 0
     arithmetic_bits: int = FLOAT
-    paper_bits: int = 0         # of param_bits, those of a weight that is multiplied with
+    paper_bits: int = 0         # of param_bits, those that thop would count
+    thop_elementwise: int = 0   # what it counts for PReLU and softmax
     density: float = 1.0        # share of the MACs that a sparse kernel would do; below 1 for a sparse branch
     activation_bytes: int = 0   # inputs + outputs at float32, of a layer without layers inside
 
     @property
     def component(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def in_papers(self) -> bool:
+        """Whether the papers' account has it: no sparse branch, and none that holds weights but never runs."""
+        return self.density == 1 and bool(self.macs_conv or self.macs_linear or self.thop_elementwise)
 
     @property
     def ops(self) -> float:
@@ -117,13 +125,13 @@ class Cost:
 
     @property
     def paper_params(self) -> float:
-        """Weights of convolutions and linear layers x bits / 32, without sparse branches."""
-        return self._sum("paper_bits") / FLOAT
+        """What thop counts, a low-bit weight by its bits / 32."""
+        return sum(layer.paper_bits for layer in self.layers if layer.in_papers) / FLOAT
 
     @property
     def paper_ops(self) -> float:
-        """macs_equivalent without sparse branches."""
-        return sum(layer.ops for layer in self.layers if layer.density == 1)
+        """What thop counts, low-bit products scaled as in macs_equivalent."""
+        return sum(layer.ops + layer.thop_elementwise for layer in self.layers if layer.in_papers)
 
     @property
     def peak_activation_bytes(self) -> int:
@@ -243,7 +251,7 @@ def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
         if is_weight or isinstance(tensor, nn.Parameter):
             layer.params += count
             layer.param_bits += bits
-        if is_weight or key == "weight" and isinstance(module, (nn.Conv2d, nn.Linear)):
+        if is_weight or isinstance(module, THOP):
             layer.paper_bits += count * (weight_bits or FLOAT)  # a float is one parameter, however it is stored
     return layer
 
@@ -282,6 +290,10 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
             row = stack.pop()
             if module in leaves:
                 row.activation_bytes = max(row.activation_bytes, 4 * _elements((args, kwargs, out)))
+            if isinstance(module, nn.PReLU):
+                row.thop_elementwise += out.numel()
+            elif isinstance(module, nn.Softmax):    # exponentials, additions and divisions
+                row.thop_elementwise += out.numel() // out.shape[module.dim] * (3 * out.shape[module.dim] - 1)
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
     linear = _LinearCalls()
@@ -301,7 +313,7 @@ def _count(model: nn.Module, run: Callable[[nn.Module], object], outside: Layer)
     with _recording(twin, rows, outside):
         run(twin)
     return [row for row in (*rows.values(), outside) if row.stored_bits or row.macs_conv or row.macs_linear
-            or row.macs_attention or row.activation_bytes]
+            or row.macs_attention or row.thop_elementwise or row.activation_bytes]
 
 
 def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:

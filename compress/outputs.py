@@ -29,11 +29,11 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
     """Every target of the recipe, with parity and, where a float reference is wanted, speed beside it."""
     found: dict = {"parity": [], "latency": [], "files": []}
     for spec in recipe.export:
-        target, folder = choose_target(spec.target), run / spec.target
+        target, folder = choose_target(spec.target), run / spec.folder
         done = folder / "figures.json"
         if not done.is_file():
             print(f"export: {spec.target}")
-            files = target(model, folder, lr_size=spec.lr_size, dynamic=spec.dynamic)
+            files = target(model, folder, lr_size=spec.lr_size, dynamic=spec.dynamic, low_bits=spec.low_bits)
             figures = {"parity": verify.verify(model, folder, lr_size=spec.lr_size), "latency": [],
                        "files": [[str(f.relative_to(run)), f.stat().st_size] for f in files]}
             if spec.reference:

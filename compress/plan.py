@@ -57,7 +57,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
              "components of the source", component_table(first), "", "components of the result", component_table(last),
              "", f"predicted model.safetensors: {last.container_bytes / 1e6:,.1f} MB "
              f"({last.container_bytes / first.container_bytes:.3f} of the source at float32)"]
-    parts += ["", account(rows), ""]
+    parts += ["", account([*rows, (PUBLISHED, published)]), ""]
     for name, cost in rows:
         parts.append(f"{name}: {cost.params:,} parameters, {cost.macs_paper:,} paper MACs, {cost.macs_full:,} full MACs")
     for component in first.components():

@@ -1,7 +1,7 @@
 """What a recipe says: a source, an ordered list of passes, what to export and how to evaluate."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
@@ -19,13 +19,20 @@ class _Strict(BaseModel):
 class Export(_Strict):
     """One exported form. `lr_size` is the fixed [height, width] of the low-resolution input in pixels.
 
-    `reference` also exports the source in float32, to state size and speed as ratios.
+    `reference` also exports the source in float32, to state size and speed as ratios. `low_bits` is how weights of one
+    or two bits are written: as bytes that a function in the file unpacks, or as integers of a newer opset.
     """
 
     target: str
     lr_size: tuple[int, int] = (128, 128)
     dynamic: bool = False
     reference: bool = True
+    low_bits: Literal["packed", "int2", "int4"] = "packed"
+
+    @property
+    def folder(self) -> str:
+        """Where in the run its files go."""
+        return self.target if self.low_bits == "packed" else f"{self.target}_{self.low_bits}"
 
 
 class Eval(_Strict):
@@ -46,6 +53,15 @@ class Recipe(_Strict):
     export: list[Export]
     eval: Eval
     seed: int = 0
+
+    @field_validator("export")
+    @classmethod
+    def _one_folder_each(cls, specs: list[Export]) -> list[Export]:
+        folders = [spec.folder for spec in specs]
+        if twice := next((f for f in folders if folders.count(f) > 1), None):
+            raise ValueError(f"two entries would write to {twice}/; leave one out, or export it by python -m export.run "
+                             "RUN -o DIR")
+        return specs
 
     @field_validator("source", mode="wrap")
     @classmethod

@@ -16,7 +16,8 @@ OPSETS = range(18, 27)
 # A protobuf message ends at 2 GiB. Short of that it is costly: 1.8 GB of weights took 3.4 GiB more memory to write and
 # 1.4 GiB more to load inside the graph than beside it.
 EMBED_LIMIT = 2**30
-INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16)
+INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT2,
+            ir.DataType.INT4)
 
 
 def check_opset(opset: int, sixteen_bit: bool) -> None:

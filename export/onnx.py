@@ -120,17 +120,18 @@ def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
 
 @torch.no_grad()
 def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (128, 128), dynamic: bool = False,
-                opset: int | None = None, per_component: bool = True, end_to_end: bool = True) -> list[Path]:
+                opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True) -> list[Path]:
     """Write `model.onnx` (lr -> sr) and encoder, denoiser, decoder .onnx into `out_dir`; returns their paths.
 
     Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
-    multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights. Weights of more
-    than 1 GiB go to a `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations.
+    multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights; weights of one or
+    two bits stay packed bytes, or become `low_bits` integers, `int2` or `int4`. Weights of more than 1 GiB go to a
+    `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations and int4, 25 for int2.
     Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError("ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'")
-    from export.stored import add_functions
+    from export.stored import INTEGERS, add_functions, as_integers
     from export.translate import TABLE
 
     check_size(model, lr_size)
@@ -139,9 +140,16 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                         f"{2 * model.multiple}x{2 * model.multiple}")
     layers = quantised_layers(model)
     sixteen_bit = any(max(layer.weight_bits, layer.act_bits) > 8 for layer in layers)
-    if opset is None:
-        opset = OPSET_16_BIT if sixteen_bit else OPSET
+    if low_bits not in ("packed", *INTEGERS):
+        raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
+    if low_bits != "packed" and not packed_bytes(model):
+        raise UserError(f"low_bits '{low_bits}' is for packed weights and this model has none; list the passes binarize "
+                        "and pack, or leave low_bits out")
+    needed = max(OPSET_16_BIT if sixteen_bit else OPSET, INTEGERS[low_bits][1] if low_bits in INTEGERS else OPSET)
+    opset = needed if opset is None else opset
     check_opset(opset, sixteen_bit)
+    if low_bits in INTEGERS and opset < needed:
+        raise UserError(f"opset {opset} has no {low_bits}; choose {needed} or later, or low_bits packed")
 
     stems = (["model"] if end_to_end else []) + ([s for s in GRAPHS if s != "model"] if per_component else [])
     if not stems:
@@ -162,9 +170,11 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                 dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
         graph = program.model
         tidy(graph)
+        check_packed(graph, packed_bytes(module), stem)
+        if low_bits in INTEGERS:
+            as_integers(graph, low_bits)
         add_functions(graph)
         check_quantised(graph, len(quantised_layers(module)), stem)
-        check_packed(graph, packed_bytes(module), stem)
         written += write(graph, Path(out_dir) / f"{stem}.onnx", {
             "project": PROJECT, "version": __version__, "component": stem, "scale": str(SCALE),
             "lr_size": f"{lr_size[0]}x{lr_size[1]}", "dynamic": str(dynamic).lower(),

@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", default="onnx", help=f"one of {', '.join(TARGETS)}")
     p.add_argument("--lr-size", default="128x128", help="height x width of the input (default 128x128)")
     p.add_argument("--dynamic", action="store_true", help="any size in whole multiples, at some cost in speed")
-    p.add_argument("--opset", type=int, help="default 20, or 21 with 16-bit activations")
+    p.add_argument("--opset", type=int, help="default 20, or 21 with 16-bit activations or int4, 25 with int2")
+    p.add_argument("--low-bits", default="packed", help="weights of one or two bits: packed (default), int2 or int4")
     p.add_argument("--tolerance", type=float, help="parity in dB (default 80 for float models, at most 40 for quantised)")
     p.add_argument("--threads", type=int, help="onnxruntime threads for the parity check")
     p.add_argument("-o", "--out", type=Path, help="default RUN/onnx")
@@ -50,7 +51,8 @@ def main(argv: list[str]) -> int:
 
     out = arguments.out or model_path(arguments.run).parent / arguments.target
     model = load_model(arguments.run)
-    paths = target(model, out, lr_size=lr_size, dynamic=arguments.dynamic, opset=arguments.opset)
+    paths = target(model, out, lr_size=lr_size, dynamic=arguments.dynamic, opset=arguments.opset,
+                   low_bits=arguments.low_bits)
     for path in paths:
         print(f"{path}  {total_bytes(path.parent.glob(path.name + '*')) / 1024:.0f} KiB")
     rows = verify(model, out, tolerance=arguments.tolerance, threads=arguments.threads, lr_size=lr_size)

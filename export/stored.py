@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.defs import OpSchema
+from onnx_ir.passes import common as passes
 from onnxscript import values
 
 import compress.quant.packed  # noqa: F401  importing this registers the operators
@@ -23,6 +24,9 @@ DOMAIN = "compress"
 DEFAULTS = {"auto_pad": "NOTSET", "group": 1, "dilations": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0),
             "allowzero": 0, "transA": 0, "reduction": "none"}
 BITS = {"UnpackBits": 1, "UnpackTrits": 2}
+# What a file may hold instead of bytes that a function unpacks: integers that DequantizeLinear takes by itself, with the
+# first opset that knows them. They are larger, and need no function.
+INTEGERS = {"int2": (ir.DataType.INT2, 25), "int4": (ir.DataType.INT4, 21)}
 
 
 def lookup(bits: int) -> np.ndarray:
@@ -78,6 +82,29 @@ def add_functions(model: ir.Model) -> None:
     if used:
         model.graph.opset_imports[DOMAIN] = 1
         shorten(model.graph)
+
+
+def as_integers(model: ir.Model, low_bits: str) -> None:
+    """Turn every packed weight into `low_bits` of INTEGERS and a DequantizeLinear with a scale per output channel."""
+    dtype, _ = INTEGERS[low_bits]
+
+    def stored(name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
+        model.graph.register_initializer(value)
+        return value
+
+    for node in [n for n in model.graph if n.domain == DOMAIN and n.op_type in BITS]:
+        packed, scale, shape = (value.const_value.numpy() for value in node.inputs)
+        codes = lookup(BITS[node.op_type])[packed].reshape(-1)[:shape.prod()].reshape(shape)
+        name = node.outputs[0].name
+        weight = ir.node("DequantizeLinear", [
+            stored(f"{name}_codes", codes, dtype),
+            stored(f"{name}_scale", scale.reshape(-1), ir.DataType.from_numpy(scale.dtype))], {"axis": 0})
+        nodes = [weight] if scale.dtype == np.float32 else [
+            weight, ir.node("Cast", weight.outputs, {"to": ir.DataType.FLOAT})]
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], nodes, node.outputs, nodes[-1].outputs)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def _names() -> Iterator[str]:

@@ -82,7 +82,8 @@ class Distillation(nn.Module):
             latent = taught if self.target == "teacher" else hr_latent
         else:
             latent = self.model.clean_latent(self.model.encoder(lr))
-        features = decoder.features(latent)
+        on_images = self.wants(*ON_IMAGES) or self.judged == "image"
+        features = decoder.features(latent) if on_images or self.wants("feature") or self.judged == "features" else None
         terms: Terms = {}
         if self.wants("feature"):
             terms["feature"] = F.l1_loss(features.float(), teacher.features(taught).float())
@@ -94,7 +95,7 @@ class Distillation(nn.Module):
         if self.wants("tsm"):
             terms["tsm"] = target_score_matching(latent, hr_latent, self.scores.fixed, self.alphas_cumprod)
         image = None
-        if self.wants(*ON_IMAGES) or self.judged == "image":
+        if on_images:
             image = decoder.tail(features).float()
             with torch.no_grad():
                 goal = hr if self.target == "hr" else teacher.source.decoder(taught).float()

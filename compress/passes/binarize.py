@@ -19,7 +19,8 @@ class Binarize(Pass):
 
     `binary`, `low_rank` and `sparse` switch the branches of `bimacosr`; `rank` is that of the low-rank one, `nonzeros`
     the entries of the sparse one in multiples of max(C_in, C_out). `keep` are patterns of layers that stay as they
-    are, by default the first and the last convolution of each component, as in BiMaCoSR.
+    are, by default the first and the last convolution of each component, as in BiMaCoSR. `released` makes the layers as
+    the authors' code does, which leaves both branches out where a convolution has a stride.
 
     The result must be trained: list `distill` with `train: [denoiser.*]` next, and `pack` after it.
     """
@@ -35,10 +36,12 @@ class Binarize(Pass):
     rank: int = Field(8, ge=1)
     nonzeros: int = Field(2, ge=1)
     keep: tuple[str, ...] | None = None
+    released: bool = False
 
     def convert(self, model: SRModel) -> None:
         config = BinaryConfig(method=self.method, binary=self.binary, low_rank=self.low_rank, sparse=self.sparse,
-                              rank=self.rank, nonzeros=self.nonzeros)
+                              rank=self.rank, nonzeros=self.nonzeros,
+                              released=self.released)
         layers = {part: plain_layers(getattr(model, part)) for part in self.components}
         for part, found in layers.items():
             if not found:
@@ -52,6 +55,9 @@ class Binarize(Pass):
                         getattr(model, part).set_submodule(name, binarise(layer, config))
                     except UserError as error:
                         raise UserError(f"pass 'binarize': {part}.{name}: {error}; add it to keep") from None
+
+    def as_published(self) -> "Binarize":
+        return self.model_copy(update={"released": True})
 
     def _kept(self, layers: dict[str, dict[str, nn.Module]]) -> set[str]:
         """Full names of the layers that stay."""

@@ -118,9 +118,9 @@ class BinaryLayer(nn.Module):
         if self.bias is not None:
             self.bias.copy_(state["bias"])
         if self.rprelu is not None:
-            for ours, theirs in (("shift_in", "pr_bias0.bias"), ("slope", "pr_prelu.weight"),
+            for ours, theirs in (("shift_in", "pr_bias0.bias"), ("prelu.weight", "pr_prelu.weight"),
                                  ("shift_out", "pr_bias1.bias")):
-                getattr(self.rprelu, ours).copy_(state[f"relu.{theirs}"].flatten())
+                self.rprelu.get_parameter(ours).copy_(state[f"relu.{theirs}"].flatten())
         if self.sparse is not None:
             row, column = state["skip_connection.indices_float"].long()
             index, order = (row * self.sparse.shape[1] + column).sort()

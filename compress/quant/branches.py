@@ -13,11 +13,11 @@ class RPReLU(nn.Module):
     def __init__(self, channels: int, slope: float):
         super().__init__()
         self.shift_in = nn.Parameter(torch.zeros(channels))
-        self.slope = nn.Parameter(torch.full((channels,), slope))
+        self.prelu = nn.PReLU(channels, slope)
         self.shift_out = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.prelu(x + self.shift_in[:, None, None], self.slope) + self.shift_out[:, None, None]
+        return self.prelu(x + self.shift_in[:, None, None]) + self.shift_out[:, None, None]
 
 
 class LowRank(nn.Module):

@@ -110,6 +110,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.register_buffer("relative_position_index", None)
         self.qkv = nn.Linear(channels, 3 * channels)
+        self.softmax = nn.Softmax(dim=-1)
         self.proj = nn.Linear(channels, channels)
         self.reset_parameters()
 
@@ -126,7 +127,7 @@ class WindowAttention(nn.Module):
         scores = scores + self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if mask is not None:
             scores = (scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]).flatten(0, 1)
-        return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+        return self.proj((self.softmax(scores) @ v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

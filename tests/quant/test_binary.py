@@ -17,7 +17,7 @@ from compress.quant.branches import LowRank, Sparse
 from compress.sources.swin_unet import SwinUNet
 
 LAYERS = ["conv3x3", "conv3x3_same", "conv1x1", "linear", "conv3x3_stride2_quirk"]
-NAMES = {"relu.pr_bias0.bias": "rprelu.shift_in", "relu.pr_prelu.weight": "rprelu.slope",
+NAMES = {"relu.pr_bias0.bias": "rprelu.shift_in", "relu.pr_prelu.weight": "rprelu.prelu.weight",
          "relu.pr_bias1.bias": "rprelu.shift_out", "skip_connection.values": "sparse.entries"}
 
 
