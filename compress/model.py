@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.image import MIN_SIDE, check_image_tensor
+from compress.process.bidirectional import Bidirectional
 from compress.process.colour import FIXES
 from compress.process.direct import Direct
 from compress.process.one_step import OneStep
@@ -19,7 +20,7 @@ from compress.process.resample import SCALE, upsample  # noqa: F401  both are im
 from compress.process.residual_sampler import ResidualSampler
 from compress.process.tiling import tiled
 
-Process = OneStep | Direct | ResidualSampler
+Process = OneStep | Direct | ResidualSampler | Bidirectional
 
 
 @dataclass(frozen=True)

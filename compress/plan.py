@@ -2,6 +2,7 @@
 
 import json
 
+from compress import phones
 from compress.checkpoint import convert_all
 from compress.cost import Cost, Replaced, component_table, measure, table
 from compress.passes.base import Pass
@@ -11,10 +12,11 @@ PUBLISHED = "(as the paper counts)"
 
 
 def label(step: Pass) -> str:
-    """A short name of a pass for tables: its name, and bits where it has them."""
+    """A short name of a pass for tables: its name, and bits and their placement where it has them."""
     fields = step.model_dump(by_alias=True)
     bits = f" W{fields['weights']}A{fields['activations']}" if "activations" in fields else ""
-    return f"{fields['pass']}{bits}"
+    placement = f" {step.label()}" if "placement" in fields else ""
+    return f"{fields['pass']}{bits}{placement}"
 
 
 def plan(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) -> list[tuple[str, Cost]]:
@@ -58,6 +60,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
              "", f"predicted model.safetensors: {last.container_bytes / 1e6:,.1f} MB "
              f"({last.container_bytes / first.container_bytes:.3f} of the source at float32)"]
     parts += ["", account([*rows, (PUBLISHED, published)]), ""]
+    parts += [*phones.as_lines(last, recipe.source), ""]
     for name, cost in rows:
         parts.append(f"{name}: {cost.params:,} parameters, {cost.macs_paper:,} paper MACs, {cost.macs_full:,} full MACs")
     for component in first.components():
@@ -80,5 +83,6 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
 def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> str:
     part = replaced(recipe)
     return json.dumps({"recipe": resolved(recipe), "plan": [{"after": name, **cost.as_dict()} for name, cost in rows],
-                       "published_accounting": published.as_dict()}
+                       "published_accounting": published.as_dict(),
+                       "predicted_ms": {p.device: round(p.ms, 2) for p in phones.predict(rows[-1][1])}}
                       | ({part.name: part.cost.as_dict()} if part else {}), indent=1)

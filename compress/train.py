@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from compress.checkpoint import parse_source, save_model
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
-from compress.distill import losses, shift_stages, stages
+from compress.distill import edge_stages, losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
@@ -34,10 +34,16 @@ LATENT_POOL = 4096  # precomputed pairs
 ON_IMAGES = ("l1", "mse", "lpips", "gan")
 # Stage -> its losses.
 LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "latent": ("l1", "mse"), "end_to_end": ON_IMAGES,
-          "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth")}
+          "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth"),
+          "edge_autoencoder": (*ON_IMAGES, "kl"), "edge_encoder": ("latent", "nll"), "edge_teacher": ("latent", "nll"),
+          "edge_joint": ("latent", "nll", "distill", *ON_IMAGES), "edge_one_step": ("latent", "nll", *ON_IMAGES),
+          "edge_decoder": ON_IMAGES}
 # Family -> the stages that fit its networks.
 STAGES = {"osediff": ("autoencoder", "latent", "end_to_end"),
-          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end")}
+          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end"),
+          "edge_sd_sr": ("edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step",
+                         "edge_decoder", "end_to_end")}
+FREEZABLE = ("edge_joint", "edge_one_step", "end_to_end")   # stages that may hold the encoder still
 
 
 class _Strict(BaseModel):
@@ -52,12 +58,15 @@ class Data(_Strict):
 class StageConfig(_Strict):
     """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
-    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr"]
+    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr", "edge_autoencoder",
+                   "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step", "edge_decoder"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     crop: int = Field(gt=0, multiple_of=64)
     lr: float = Field(gt=0)
-    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan", "vq", "teacher", "inverse", "truth"], float]
+    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan", "vq", "teacher", "inverse", "truth", "latent", "nll",
+                         "distill"], float]
+    encoder: Literal["joint", "frozen"] = "joint"   # in the stages of FREEZABLE: whether the encoder learns as well
     gan_lr: float = 1e-4
     ema: float = Field(0.999, ge=0, lt=1)
 
@@ -68,6 +77,11 @@ class StageConfig(_Strict):
                              f"{', '.join(LOSSES[self.stage])}")
         if not any(self.losses.values()):
             raise ValueError(f"stage '{self.stage}' has no loss above 0; name one of {', '.join(LOSSES[self.stage])}")
+        if self.losses.get("distill") and any(self.losses.get(name) for name in ON_IMAGES):
+            raise ValueError("stage 'edge_joint' has the loss distill on precomputed latents only; leave out "
+                             f"{', '.join(name for name in ON_IMAGES if self.losses.get(name))}, or distill")
+        if self.encoder == "frozen" and self.stage not in FREEZABLE:
+            raise ValueError(f"stage '{self.stage}' cannot hold the encoder still; {', '.join(FREEZABLE)} can")
         return self
 
 
@@ -109,10 +123,13 @@ class Trainer:
         self.degradation = PRESETS[recipe.data.degradation]
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
+        if hasattr(self.source, "start"):
+            self.source.start(self.model)
         side = SCALE * self.model.multiple
         if wrong := [s.crop for s in recipe.stages if s.crop % side]:
             raise UserError(f"stages: crop {wrong[0]} is none that this source takes; choose a multiple of {side}")
         workdir.mkdir(parents=True, exist_ok=True)
+        self.companions = edge_stages.Companions(self.model, workdir, self.accelerator.is_main_process)
 
     def crops(self, crop: int, count: int, batch: int, salt: int) -> DataLoader:
         return DataLoader(RandomCrops(self.images, crop, count, self.recipe.seed * 1000 + salt), batch_size=batch)
@@ -152,22 +169,47 @@ class Trainer:
             kind = shift_stages.ShiftTeacher if config.stage == "resshift" else shift_stages.ShiftStudent
             return (kind(self.model, config.losses),
                     DataLoader(stages.LatentPairs(triples, count, self.recipe.seed), batch_size=config.batch))
+        if config.stage.startswith("edge_"):
+            return self._prepare_edge(number, config, key, count)
         if config.losses.get("vq"):
             shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
-        perceptual = None
-        if config.losses.get("lpips"):
-            perceptual = losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net)
+        perceptual = self._perceptual(config)
         kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd,
                 "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]
         return (kind(self.model, config.losses, perceptual, self.degradation, key),
                 self.crops(config.crop, count, config.batch, salt))
+
+    def _perceptual(self, config: StageConfig) -> nn.Module | None:
+        return losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net) if config.losses.get("lpips") else None
+
+    def _prepare_edge(self, number: int, config: StageConfig, key: tuple[int, ...], count: int
+                      ) -> tuple[nn.Module, DataLoader]:
+        beside, salt, kind = self.companions, 10 * number, config.stage
+        if kind in ("edge_autoencoder", "edge_one_step", "edge_decoder") or any(map(config.losses.get, ON_IMAGES)):
+            options = (self.model, config.losses, self._perceptual(config), self.degradation, key, beside)
+            stage = (edge_stages.EdgeAutoencoder(*options, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
+                     if kind == "edge_autoencoder" else edge_stages.EdgeImages(*options, kind, config.encoder))
+            return stage, self.crops(config.crop, count, config.batch, salt)
+        # One pool for all stages, whichever of them a resumed run begins with.
+        pool = beside.pool(self.crops(config.crop, LATENT_POOL, 32, 1), config.crop, self.degradation,
+                           (self.recipe.seed, key[-1]))
+        if config.losses.get("distill"):
+            pool = beside.taught(pool)
+            self.model.denoiser.load_state_dict(beside.teacher().denoiser.state_dict())
+        stage = {"edge_encoder": lambda: edge_stages.EdgeEncoder(self.model, config.losses),
+                 "edge_teacher": lambda: edge_stages.EdgeTeacher(self.model, config.losses, beside),
+                 "edge_joint": lambda: edge_stages.EdgeJoint(self.model, config.losses, config.encoder)}[kind]()
+        return stage, DataLoader(stages.LatentPairs(pool, count, self.recipe.seed), batch_size=config.batch)
 
     def stage(self, number: int, config: StageConfig, name: str) -> dict:
         self.model.eval()
         with torch.no_grad():
             stage, loader = self._prepare_stage(number, config)
         self.model.requires_grad_(False)
-        trained = [p for part in stage.trained for p in self.model.get_submodule(part).parameters()]
+        parts = [part for part in stage.trained if part != "encoder" or config.encoder == "joint"]
+        trained = [p for part in parts for p in self.model.get_submodule(part).parameters()]
+        if hasattr(stage, "beside"):    # what is trained, but no part of the model
+            trained += stage.beside.parameters()
         for parameter in trained:
             parameter.requires_grad_(True)
         self.model.train()
@@ -194,6 +236,9 @@ class Trainer:
         log = train(name, self.accelerator, modules, optimizers, loader, step, steps=config.steps,
                     ema=EMA(trained, config.ema), workdir=self.workdir)
         self.model.eval()
+        if hasattr(stage, "finish"):
+            stage.finish()
+            self.accelerator.wait_for_everyone()
         return {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
 
 

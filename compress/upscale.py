@@ -10,6 +10,8 @@ from compress.checkpoint import load_model
 from compress.errors import UserError, command
 from compress.image import read_image, write_image
 from compress.model import SRModel, Tiling
+from compress.process.router import Router
+from compress.route import add_choice, check_choice, check_model, summary
 
 
 @command
@@ -21,14 +23,27 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--convert", action="store_true", help="accept grayscale, RGBA and 16-bit files, as 8-bit RGB")
     parser.add_argument("--tile", type=int, help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--route", metavar="ROUTER", help="send each tile the cheapest good way (compress/route.py)")
+    add_choice(parser)
     options = parser.parse_args(argv)
+    check_choice(options)
     images = [(path, read_image(path, options.convert)) for path in options.images]
     model = load_model(options.model).to(options.device)
     if options.tile is not None:
         model.tiling = tiling(options.tile, model)
+    router = None
+    if options.route:
+        router = Router.load(options.route).to(options.device)
+        check_model(router, options.model)
     for path, image in tqdm(images, desc="upscale", disable=len(images) == 1):
         with torch.no_grad():
-            result = model(image.to(options.device))
+            if router is None:
+                result = model(image.to(options.device))
+            else:
+                routed = router.upscale(model, image.to(options.device), threshold=options.threshold,
+                                        budget=options.budget)
+                result = routed.image
+                print(summary(routed))
         target = options.out / f"{path.stem}_x4.png"
         write_image(result, target)
         print(f"{path} {image.shape[-1]}x{image.shape[-2]} -> {target} {result.shape[-1]}x{result.shape[-2]}")

@@ -123,6 +123,13 @@ def test_tiling_with_a_change_of_scale(scale):
     assert torch.allclose(tiled(nearest, x, tile=12, overlap=4, scale=scale, align=2), nearest(x), atol=1e-14)
 
 
+def test_aligned_tiles_keep_their_overlap():
+    starts = []
+    tiled(lambda t: starts.append(int(t[0, 0, 0, 0])) or t, torch.arange(208.0).expand(1, 1, 16, 208), 64, 32, align=16)
+    assert all(start % 16 == 0 for start in starts)
+    assert all(b - a <= 64 - 32 for a, b in zip(starts, starts[1:])) and starts[-1] + 64 == 208
+
+
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (30, 21)])
 def test_model_takes_odd_sizes(random_nano, size):
     with torch.no_grad():

@@ -192,6 +192,11 @@ def autoencoder_graph(half: Encoder | Decoder) -> ChannelGraph:
 
 def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
     """The graph of an SRModel's component. Raises UserError for one whose blocks are not known here."""
+    from compress.depth import MiddleShortcut, Shortcut
+
+    if any(isinstance(module, (Shortcut, MiddleShortcut)) for module in component.modules()):
+        raise UserError(f"component '{name}' has lost blocks to depth_prune, and with them what binds its channels "
+                        "together; list prune before depth_prune")
     for attribute, kind, build in (("unet", UNet2DConditionModel, unet_graph), ("encoder", Encoder, autoencoder_graph),
                                    ("decoder", Decoder, autoencoder_graph)):
         network = getattr(component, attribute, None)

@@ -1,5 +1,6 @@
 """The `distill` pass at work: teacher, discriminator, prior and optimisers built, then the one training loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,10 @@ def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: i
     write_image(stage.samples(hr, SAMPLES_KEY).cpu(), folder / f"{step:06d}.png")
 
 
-def distill(config: "Distill", model: SRModel, context: FitContext) -> dict:
-    """Train `model` in place; returns the ledger's figures with the log of losses."""
+def distill(config: "Distill", model: SRModel, context: FitContext,
+            before_batch: Callable[[int], None] | None = None) -> dict:
+    """Train `model` in place; returns the ledger's figures with the log of losses. `before_batch` gets the index of
+    every batch, which a resumed run continues, before the networks run on it."""
     set_seed(context.seed)
     workdir = context.workdir
     images = find_images(config.data.folders)
@@ -119,6 +122,8 @@ def distill(config: "Distill", model: SRModel, context: FitContext) -> dict:
     modules, optimizers = prepared[:len(modules)], prepared[len(modules):]
 
     def step(index: int, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+        if before_batch is not None:
+            before_batch(index)
         terms, real, fake = modules[0](hr.contiguous(memory_format=torch.channels_last), index)
         critic = [terms.pop("regulariser")] if "regulariser" in terms else []
         if config.judged:

@@ -42,22 +42,26 @@ class VQAutoencoderStage(ImageStage):
 
 
 @torch.no_grad()
-def start_codebook(model: SRModel, crops: torch.Tensor) -> float:
-    """Rescale the autoencoder to latents of unit deviation and let every code be one of them, drawn at random.
+def start_codebook(model: SRModel, crops: torch.Tensor) -> torch.Tensor:
+    """Whiten the autoencoder's latents and let every code be one of them, drawn at random. The images stay the same.
 
-    The schedule's noise is measured against that unit, and a codebook that starts among the latents loses no codes.
-    `crops` [B, 3, H, W] in [0, 1] give deviation, which is returned, and codes.
+    The schedule's noise is measured against that unit, a codebook that starts among the latents loses no codes, and a
+    direction that is small, as that of colour was, would be rounded away by the first codes and never learnt.
+    `crops` [B, 3, H, W] in [0, 1] give the covariance, whose eigenvalues are returned, and the codes.
     """
     encoder, decoder = model.encoder, model.decoder
-    latent = encoder.clean(crops)
-    deviation = latent.std().item()
-    encoder.quant_conv.weight /= deviation
-    encoder.quant_conv.bias /= deviation
-    decoder.post_quant_conv.weight *= deviation
-    codes = decoder.quantize.embedding.weight
-    vectors = latent.permute(0, 2, 3, 1).flatten(0, 2) / deviation
-    codes.copy_(vectors[torch.randint(len(vectors), (len(codes),))])
-    return deviation
+    vectors = encoder.clean(crops).permute(0, 2, 3, 1).flatten(0, 2).double()    # [N, C]
+    mean = vectors.mean(dim=0)
+    values, directions = torch.linalg.eigh(torch.cov(vectors.T))
+    whiten, colour = (directions @ torch.diag(values ** power) @ directions.T for power in (-0.5, 0.5))
+    codes = ((vectors - mean) @ whiten)[torch.randint(len(vectors), (decoder.quantize.embedding.num_embeddings,))]
+    decoder.quantize.embedding.weight.copy_(codes)
+    into, out = (conv.weight[..., 0, 0].double() for conv in (encoder.quant_conv, decoder.post_quant_conv))
+    encoder.quant_conv.weight.copy_((whiten @ into)[..., None, None])
+    encoder.quant_conv.bias.copy_(whiten @ (encoder.quant_conv.bias - mean))
+    decoder.post_quant_conv.weight.copy_((out @ colour)[..., None, None])
+    decoder.post_quant_conv.bias.add_(out @ mean)
+    return values
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import nn
 from compress.data.degradation import Degradation
 from compress.distill.score import ScorePair, regulariser_loss, target_score_matching, vsd
 from compress.distill.stages import seeded_pair
+from compress.errors import UserError
 from compress.model import SRModel
 from compress.process.one_step import alphas_cumprod
 
@@ -86,7 +87,12 @@ class Distillation(nn.Module):
         features = decoder.features(latent) if on_images or self.wants("feature") or self.judged == "features" else None
         terms: Terms = {}
         if self.wants("feature"):
-            terms["feature"] = F.l1_loss(features.float(), teacher.features(taught).float())
+            wanted = teacher.features(taught)
+            if wanted.shape != features.shape:
+                raise UserError(f"pass 'distill': the loss feature compares maps of the decoders' middle blocks, here of "
+                                f"shapes {tuple(features.shape)} and {tuple(wanted.shape)}; leave it out, the model has "
+                                "another decoder")
+            terms["feature"] = F.l1_loss(features.float(), wanted.float())
         if self.wants("latent"):
             terms["latent"] = F.l1_loss(latent.float(), taught.float())
         if self.wants("vsd"):

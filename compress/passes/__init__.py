@@ -1,8 +1,11 @@
 """The compression techniques. `PASSES` is the one list of them: name in a recipe -> config class."""
 
 from compress.passes.base import Pass
+from compress.passes.bidirectional import BidirectionalConditioning
 from compress.passes.binarize import Binarize
 from compress.passes.decoder import DecoderHalve, DecoderJoin
+from compress.passes.decoder_light import DecoderLight
+from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
 from compress.passes.encoder_swap import EncoderSwap
 from compress.passes.pack import Pack
@@ -12,4 +15,6 @@ from compress.passes.strip import Strip
 
 PASSES: dict[str, type[Pass]] = {"strip": Strip, "encoder_swap": EncoderSwap, "prune": Prune,
                                  "decoder_halve": DecoderHalve, "decoder_join": DecoderJoin,
-                                 "binarize": Binarize, "distill": Distill, "pack": Pack, "quantize": Quantize}
+                                 "decoder_light": DecoderLight, "bidirectional": BidirectionalConditioning,
+                                 "depth_prune": DepthPrune, "binarize": Binarize, "distill": Distill, "pack": Pack,
+                                 "quantize": Quantize}

@@ -10,6 +10,7 @@ from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.prune import Prune
+from compress.process.bidirectional import Bidirectional
 from compress.process.direct import Direct
 from compress.sources.latent_diffusion import UNetDenoiser, VAEDecoder
 
@@ -47,6 +48,9 @@ class DecoderJoin(Pass):
         if not isinstance(decoder, VAEDecoder) or not isinstance(denoiser, UNetDenoiser):
             raise UserError(f"pass 'decoder_join': joins a UNet to an autoencoder's decoder, not a "
                             f"{type(denoiser).__name__} to a {type(decoder).__name__}")
+        if isinstance(model.process, Bidirectional):
+            raise UserError("pass 'decoder_join': the model's denoiser adds to the mean of its encoder, a latent, which "
+                            "features are not; leave the pass out after bidirectional")
         first, last = decoder.decoder.conv_in, denoiser.unet.conv_out
         if type(first) is not nn.Conv2d or type(last) is not nn.Conv2d:
             raise UserError(f"pass 'decoder_join': the decoder's conv_in is a {type(first).__name__} and the UNet's "

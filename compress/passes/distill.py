@@ -113,7 +113,8 @@ class Distill(Pass):
         self.trained_names(model)
         if not hasattr(model.decoder, "features"):
             raise UserError(f"pass 'distill': needs an autoencoder's decoder, not a {type(model.decoder).__name__}")
-        joined = not hasattr(model.decoder.decoder.conv_in, "weight")
+        # A light decoder is one network, an autoencoder's lies inside its component.
+        joined = not hasattr(getattr(model.decoder, "decoder", model.decoder).conv_in, "weight")
         if joined and self.stage == "decoder":
             raise UserError("pass 'distill': the decoder takes no latents after decoder_join; list stage decoder "
                             "before it")

@@ -10,6 +10,7 @@ from torch import nn
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
+from compress.process.bidirectional import Bidirectional
 from compress.process.direct import Direct
 from compress.sources.latent_diffusion import UNetDenoiser
 
@@ -46,6 +47,9 @@ class EncoderSwap(Pass):
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
         factor = round(1 / model.latent_ratio)
+        if isinstance(model.process, Bidirectional):
+            raise UserError("pass 'encoder_swap': the model's denoiser starts from the mean and variance of its encoder, "
+                            "which PixelUnshuffle does not give; leave the pass out for Edge-SD-SR and bidirectional")
         if not isinstance(model.denoiser, UNetDenoiser) or factor != 1 / model.latent_ratio:
             raise UserError("pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of times "
                             f"smaller than the LR image; here it is {1 / model.latent_ratio} times, and the denoiser a "

@@ -38,8 +38,8 @@ def tiled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, til
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:
         return function(x)
-    rows = [s // align * align for s in tile_starts(height, tile, overlap)]
-    columns = [s // align * align for s in tile_starts(width, tile, overlap)]
+    rows, columns = ([align * s for s in tile_starts(side // align, tile // align, math.ceil(overlap / align))]
+                     for side in (height, width))
     total = weight_sum = None
     for top in rows:
         for left in columns:

@@ -5,7 +5,9 @@ and `load(model)` (values). `FAMILIES` is the one list of them.
 """
 
 from compress.sources.adcsr import AdcSRSource
+from compress.sources.edge_sd_sr import EdgeSDSRSource
 from compress.sources.osediff import OSEDiffSource
 from compress.sources.resshift import ResShiftSource
 
-FAMILIES = {"osediff": OSEDiffSource, "adcsr": AdcSRSource, "resshift": ResShiftSource}
+FAMILIES = {"osediff": OSEDiffSource, "adcsr": AdcSRSource, "resshift": ResShiftSource,
+            "edge_sd_sr": EdgeSDSRSource}
