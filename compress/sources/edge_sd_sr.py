@@ -94,7 +94,7 @@ class EdgeSDSRSource(BaseModel):
     mean: bool = True
     variance: bool = True
     sigma_min: float = Field(0.05, gt=0, le=1)
-    colour_fix: ColourFix = "none"
+    colour_fix: ColourFix = "adain"
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""

@@ -62,7 +62,7 @@ class ResShiftSource(BaseModel):
     vq: str | None = None               # full: autoencoder_vq_f4.pth
     steps: Literal[4, 15] = 15          # of the schedule: 15 for SinSR and ResShift v1 and v2, 4 for ResShift v3
     sampler: Literal["stochastic", "deterministic"] = "stochastic"  # resshift: ResShift's own, or SinSR's teacher
-    colour_fix: ColourFix = "none"
+    colour_fix: ColourFix | None = None     # None: none, as released, and wavelet for nano, whose codes have few colours
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
@@ -72,9 +72,9 @@ class ResShiftSource(BaseModel):
             unet = SwinUNet(NANO_UNET if nano else SwinUNetConfig())
             vq = VQAutoencoder(NANO_VQ if nano else VQConfig())
             process = ResidualSampler(schedule, "one_step" if self.model == "sinsr" else self.sampler)
-        multiple = unet.config.multiple
+        multiple, fix = unet.config.multiple, self.colour_fix or ("wavelet" if nano else "none")
         model = SRModel(PairEncoder(vq), PairDenoiser(unet, schedule.timesteps[schedule.last]), CodeDecoder(vq),
-                        process, colour_fix=self.colour_fix, multiple=multiple, latent_ratio=1.0,
+                        process, colour_fix=fix, multiple=multiple, latent_ratio=1.0,
                         tiling=Tiling(tile=128, overlap=multiple))
         return model.eval()
 

@@ -36,7 +36,7 @@ def packed_bytes(source: SRModel, binarize: Binarize) -> int:
     """Bytes of the denoiser as `pack` leaves it."""
     model = copy.deepcopy(source).to("meta")
     binarize.convert(model)
-    Pack().convert(model) if binarize.binary else None
+    Pack().convert(model)
     return measure(model, (64, 64)).component("denoiser").bytes
 
 
@@ -91,8 +91,7 @@ def main(argv: list[str]) -> None:
             binarize.convert(model)
             folder.mkdir(parents=True, exist_ok=True)
             distil.fit(model, FitContext(source=copy.deepcopy(source), workdir=folder))
-            if binarize.binary:
-                Pack().convert(model)
+            Pack().convert(model)
             found = images_of(model.eval(), photographs)
             psnr = [-10 * math.log10((x - y).square().mean().item()) for x, y in zip(found, expected, strict=True)]
             with torch.no_grad():
