@@ -3,6 +3,7 @@
 Beside run.py the only module of this package that imports `export` and `eval`.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -11,33 +12,58 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.image import read_image, to_uint8
-from compress.model import SRModel, upsample
-from compress.recipe import Recipe, to_yaml
-from eval import curve, points
-from eval.benchmark import evaluate
-from eval.dataset import open_data
-from eval.report import ReportData, write_report
-from export import latency, verify
-from export.run import choose_target
+from compress import phones
+from compress.cache import code_version
+from compress.checkpoint import MODEL_FILE, convert_all, dump
+from compress.cost import measure
+from compress.image import read_image
+from compress.model import SRModel
+from compress.recipe import Export, Recipe
+from eval import curve, points, rundir
+from eval.benchmark import evaluate, key_of_file
+from eval.card import write_card
+from eval.dataset import DataSet
+from eval.metrics import check_names
+from eval.pictures import open_entry
+from eval.report import collect, write_report
+from export import latency, targets, verify
+from export.onnx import export_onnx
 
 CURVE_METRICS = ("musiq", "lpips", "ssim", "psnr")  # the first that has a value on all models of a run
-CROP = 144
+
+
+def export_options(spec: Export) -> targets.Options:
+    return targets.Options(lr_size=spec.lr_size, components=spec.components, dtype=spec.dtype, dynamic=spec.dynamic,
+                           low_bits=spec.low_bits, rewrite=spec.rewrite, **({"chip": spec.chip} if spec.chip else {}))
+
+
+def check_exports(recipe: Recipe) -> None:
+    """Raise UserError for a target that is unknown, cannot do what is asked, or lacks its package."""
+    for spec in recipe.export:
+        targets.check_options(spec.target, export_options(spec))
+        targets.check_packages(spec.target)
 
 
 def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict:
-    """Every target of the recipe, with parity and, where a float reference is wanted, speed beside it."""
+    """Every target of the recipe, with parity and, for ONNX where a float reference is wanted, speed beside it.
+
+    A target whose parity fails stays, with the reason in its FAILED.txt: the run's other results are not lost for it.
+    """
     found: dict = {"parity": [], "latency": [], "files": []}
     for spec in recipe.export:
-        target, folder = choose_target(spec.target), run / spec.folder
+        folder = run / spec.folder
         done = folder / "figures.json"
         if not done.is_file():
             print(f"export: {spec.target}")
-            files = target(model, folder, lr_size=spec.lr_size, dynamic=spec.dynamic, low_bits=spec.low_bits)
-            figures = {"parity": verify.verify(model, folder, lr_size=spec.lr_size), "latency": [],
-                       "files": [[str(f.relative_to(run)), f.stat().st_size] for f in files]}
-            if spec.reference:
-                target(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic, per_component=False)
+            made = targets.export(model, spec.target, folder, export_options(spec))
+            targets.finish(folder, verify.failures(made.rows), keep=True)
+            print("\n".join(made.notes), end="\n" if made.notes else "")
+            written = json.loads((folder / "manifest.json").read_text())["files"]
+            figures = {"parity": made.rows, "latency": [], "files": [
+                [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
+                if name != "run.py"]}
+            if spec.reference and spec.target == "onnx" and "model" in made.graphs:
+                export_onnx(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic, per_component=False)
                 pair = {"source fp32": folder / "source_fp32" / "model.onnx", recipe.name: folder / "model.onnx"}
                 figures["latency"] = latency.compare(pair, threads=os.cpu_count() or 1, repeats=10,
                                                      side=max(spec.lr_size))
@@ -50,37 +76,34 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
 def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict[str, dict]:
     """For each data set: averages of source and compressed model, and the PSNR between their 8-bit outputs in dB."""
     results = {}
-    for data in recipe.eval.data:
-        opened = open_data(data, limit=recipe.eval.limit)
+    # Identities under which a run that was killed finds what it restored and scored before.
+    identity = repr((dump(recipe.source), recipe.source.data_key(), code_version()))
+    keys = {"source": hashlib.sha256(identity.encode()).hexdigest(), "compressed": key_of_file(run / MODEL_FILE)}
+    for opened in open_all(recipe):
         folder = run / "eval" / opened.name
         averages = {}
         for name, candidate, out in (("source", source, folder / "source"), ("compressed", model, folder)):
             if not (out / "averages.json").is_file():
                 print(f"evaluate: {name} on {opened.name}")
-                evaluate(candidate, opened, recipe.eval.metrics, recipe.eval.iqa_weights, out,
-                         save=out / "restored")
+                evaluate(candidate, opened, recipe.eval.metrics, recipe.eval.iqa_weights, out, save=out / "restored",
+                         cache=run / "passes" / "scores.sqlite", model_key=keys[name])
             averages[name] = json.loads((out / "averages.json").read_text())
-        names = [p.name for p in opened.pairs]
-        pairs = [[read_image(out / "restored" / f"{n}.png") for out in (folder / "source", folder)] for n in names]
-        fidelity = [(-10 * torch.log10((a - b).square().mean().clamp(min=1e-10))).item() for a, b in pairs]
-        results[opened.name] = {**averages, "fidelity_db": float(np.mean(fidelity)), "pairs": opened.pairs[:4],
-                                "folder": folder}
+        fidelity = {}
+        for pair in opened.pairs:
+            files = [out / "restored" / f"{pair.name}.png" for out in (folder / "source", folder)]
+            if all(file.is_file() for file in files):  # an image that could not be read was restored by neither
+                a, b = map(read_image, files)
+                fidelity[pair.name] = (-10 * torch.log10((a - b).square().mean().clamp(min=1e-10))).item()
+        (folder / "fidelity.json").write_text(json.dumps(fidelity))
+        results[opened.name] = {**averages, "fidelity_db": float(np.mean(list(fidelity.values())))}
     return results
 
 
-def crops(result: dict) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """(name, {label: uint8 [144, 144, 3]}) of the middle of a few images."""
-    rows = []
-    for pair in result["pairs"]:
-        images = {"LR (bicubic)": upsample(pair.lr()).clamp(0, 1) if pair.lr else None,
-                  "source": read_image(result["folder"] / "source" / "restored" / f"{pair.name}.png"),
-                  "compressed": read_image(result["folder"] / "restored" / f"{pair.name}.png"),
-                  "original": pair.hr() if pair.hr else None}
-        height, width = images["source"].shape[-2:]
-        top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
-        rows.append((pair.name, {k: to_uint8(v[..., top:top + CROP, left:left + CROP])
-                                 for k, v in images.items() if v is not None}))
-    return rows
+def open_all(recipe: Recipe) -> list[DataSet]:
+    """The recipe's data sets. Raises UserError for a misspelt metric and for data that is missing or of another kind."""
+    check_names(recipe.eval.metrics)
+    return [open_entry(entry if isinstance(entry, str) else entry.model_dump(), recipe.eval.limit)
+            for entry in recipe.eval.data]
 
 
 def draw_curve(recipe: Recipe, record: dict, results: dict, run: Path) -> tuple[Path | None, str]:
@@ -111,11 +134,11 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
     for row in exported["latency"][1:]:
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
                      f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")
-    whole = [r for r in exported["parity"] if r["file"] == "model.onnx"]
+    whole = [r for r in exported["parity"] if r["file"] in ("model.onnx", "end to end")]
     if whole:
         shown = ", ".join(f"{r['probe']} {'not finite' if r['psnr_db'] is None else format(r['psnr_db'], '.1f')}"
                           for r in whole)
-        lines.append(f"  parity   torch against onnxruntime, end to end, dB: {shown}")
+        lines.append(f"  parity   torch against the runtime, end to end, dB: {shown}")
     problem = verify.failures(exported["parity"])
     if problem:
         lines.append(f"  parity   {problem}")
@@ -127,40 +150,19 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
                 lines.append(f"    {metric:<14}{pair[0]:10.4f} -> {pair[1]:.4f}")
         for metric, why in result["compressed"]["blank"].items():
             lines.append(f"    {metric:<14}blank: {why}")
+        lines += [f"    left out: {name}: {why}" for name, why in result["compressed"]["problems"].items()]
     return lines
-
-
-def notes(recipe: Recipe) -> list[str]:
-    """What a reader must know to read the figures."""
-    quantised = [p for p in recipe.passes if getattr(p, "activations", None)]
-    found = []
-    if quantised:
-        found.append("Placement: inputs and weights of convolutions and linear layers, and outputs of the convolutions "
-                     "that the recipe lists, are quantised; norms, activations, residual sums and attention products are "
-                     "floating point. This is not whole-graph quantisation.")
-    if any(min(p.weights, p.activations) < 8 and max(p.weights, p.activations) <= 8 for p in quantised):
-        found.append("Codes narrower than 8 bits are stored in 8-bit containers with clamps: exported files simulate "
-                     "such hardware and are no smaller or faster than 8-bit ones.")
-    return found
 
 
 def write_reports(recipe: Recipe, record: dict, exported: dict, results: dict, run: Path) -> str:
     """curve, report.html and card.md in `run`; returns the terminal summary."""
     png, which = draw_curve(recipe, record, results, run)
     lines = summary(recipe, record, exported, results)
-    first = next(iter(results.values()), None)
-    costs = [{"after": "source", **record["cost"]["before"]}]
-    costs += [{"after": entry["pass"]["pass"], **entry["after"]} for entry in record["passes"]]
-    write_report(run, ReportData(
-        name=recipe.name, recipe_yaml=to_yaml(recipe), cost_rows=costs,
-        components=[{"model": model, **row} for model, key in (("source", "before"), ("compressed", "after"))
-                    for row in record["cost"][key]["components"]],
-        metrics={} if first is None else {k: {m: first[k].get(m) for m in recipe.eval.metrics}
-                                          for k in ("source", "compressed")},
-        blanks={} if first is None else first["compressed"]["blank"], parity=exported["parity"],
-        latency=exported["latency"], crops=[] if first is None else crops(first), curve_png=png,
-        ledger=record["passes"], fidelity_db=None if first is None else first["fidelity_db"], notes=notes(recipe) + ([which] if png is None else [])))
-    (run / "card.md").write_text("\n".join(
-        [f"# {recipe.name}", "", "```", *lines, "```", "", *notes(recipe), "", "## Recipe", "", "```yaml",
-         to_yaml(recipe).rstrip(), "```", ""]))
+    predicted = phones.as_lines(measure(convert_all(recipe.source, recipe.passes)), recipe.source)
+    lines += [f"  {line}" for line in predicted]
+    found = rundir.read(run)
+    figures = collect(found, predicted)
+    figures.notes += [which] if png is None else []
+    write_report(run, figures)
+    write_card(found, run, lines)
     return "\n".join(lines + [f"  {which}"])

@@ -63,14 +63,15 @@ def rates() -> dict[str, dict[str, Rate]]:
 
 
 def precision(layer: Layer) -> str:
-    """What a phone runs a layer at. Codes of 8 bits or fewer go through 8-bit arithmetic, floats through fp16.
+    """What a phone runs a layer at. Codes of 8 bits or fewer go through 8-bit arithmetic, floats through fp16, and
+    so do products of one bit, which no phone runtime has a kernel for: it would expand them.
 
     A float stored in 16 bits is told from a quantised layer with 16-bit activations by its weights, which count as 32
     bits in the papers' account; that holds for every layer with a fan-in above 1.
     """
-    if layer.arithmetic_bits <= 8:
+    if 1 < layer.arithmetic_bits <= 8:
         return INTEGER
-    return FLOAT if layer.arithmetic_bits > 16 or layer.paper_bits > 16 * layer.params else MIXED
+    return FLOAT if layer.arithmetic_bits in (1, 32) or layer.paper_bits > 16 * layer.params else MIXED
 
 
 def gmacs_by_precision(cost: Cost) -> dict[str, float]:

@@ -20,10 +20,15 @@ class Export(_Strict):
     """One exported form. `lr_size` is the fixed [height, width] of the low-resolution input in pixels.
 
     `reference` also exports the source in float32, to state size and speed as ratios. `low_bits` is how weights of one
-    or two bits are written: as bytes that a function in the file unpacks, or as integers of a newer opset.
+    or two bits are written: as bytes that a function in the file unpacks, or as integers of a newer opset. `dtype`,
+    `components`, `chip` and `rewrite` are those of python -m export.run; what a target cannot do is refused by it.
     """
 
     target: str
+    dtype: str | None = None
+    components: tuple[str, ...] | None = None
+    chip: str | None = None
+    rewrite: str | None = None
     lr_size: tuple[int, int] = (128, 128)
     dynamic: bool = False
     reference: bool = True
@@ -32,13 +37,22 @@ class Export(_Strict):
     @property
     def folder(self) -> str:
         """Where in the run its files go."""
-        return self.target if self.low_bits == "packed" else f"{self.target}_{self.low_bits}"
+        name = self.target if self.dtype is None else f"{self.target}_{self.dtype}"
+        return name if self.low_bits == "packed" else f"{name}_{self.low_bits}"
+
+
+class NamedData(_Strict):
+    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes."""
+
+    name: str
+    path: str
+    protocol: str | None = None
 
 
 class Eval(_Strict):
-    """`data` lists `embedded` and folders; `iqa_weights` is a folder with metric weights."""
+    """`data` lists `embedded`, folders and published data sets; `iqa_weights` is a folder with metric weights."""
 
-    data: list[str]
+    data: list[str | NamedData]
     metrics: list[str] = Field(min_length=1)
     iqa_weights: str | None = None
     limit: int | None = Field(None, gt=0)

@@ -119,6 +119,10 @@ class Runner:
             if not (self.partial / LEDGER).is_file():
                 compress(self.recipe, self.cache, self.device, self.partial)
             return self.out
+        from compress.outputs import check_exports, open_all
+
+        check_exports(self.recipe)  # a mistake in what follows the passes shows before hours of work
+        open_all(self.recipe)
         source, model, record = self._models()
         report = self._figures(source, model, record)
         for leftover in (self.partial / "passes", *self.partial.glob("pass_*/*.checkpoint")):

@@ -1,16 +1,19 @@
-"""python -m eval.curve RUN… -o curve.png: size against quality, beside the published systems of the same protocol."""
+"""python -m eval.curve RUN… -o curve.png: size, MACs or latency against quality, beside the published systems of the
+same data set and protocol; as PNG, SVG and an interactive page."""
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from compress.errors import UserError, command
+from eval import pages
 from eval.metrics import METRICS
-from eval.points import AXES, Point, Selection, select
+from eval.points import AXES, DEVICE, Board, Point, Selection, check, choose, front, gather
 
 OURS, THEIRS, INK = "#c2410c", "#64748b", "#1f2937"
 # where a label may stand, in points from its dot: (dx, dy, horizontal, vertical), best first
@@ -33,9 +36,13 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
         if points:
             axes.scatter([p.x for p in points], [p.y for p in points], s=size, c=colour, marker=marker,
                          edgecolors="white", linewidths=.8, zorder=3, label=name)
+    best = front(selection.points, METRICS[selection.metric].higher)
     _dress(axes, selection)
+    axes.step([p.x for p in best] + [axes.get_xlim()[1]], [p.y for p in best] + [best[-1].y], where="post", color=OURS,
+              linewidth=1.1, linestyle=(0, (5, 4)), alpha=.7, zorder=1, label="Pareto front")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -.12), ncols=3, labelcolor=INK)
     figure.draw_without_rendering()  # fixes the layout, without which no label knows its pixels
-    _label(figure, axes, selection.points)
+    _label(figure, axes, selection.points, best)
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix in (".png", ".svg"):
@@ -53,9 +60,12 @@ def _dress(axes, selection: Selection) -> None:
     arrow = "higher is better" if METRICS[selection.metric].higher else "lower is better"
     axes.set_xscale("log")
     axes.margins(x=.12, y=.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}" if x < 1e4 else f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(AXES[selection.axis][3], color=INK)
+    axes.set_xlim(axes.get_xlim())  # the front goes to the border without moving it
+    axes.set_xlabel(selection.x_label, color=INK)
     axes.set_ylabel(f"{selection.metric.upper()}  ({arrow})", color=INK)
     axes.set_title(f"{selection.dataset}, protocol “{selection.protocol}”", loc="left", color=INK, fontsize=12,
                    fontweight="bold")
@@ -63,21 +73,26 @@ def _dress(axes, selection: Selection) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9ca3af")
     axes.tick_params(colors=INK, which="both", labelsize=9)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -.12), ncols=2, labelcolor=INK)
-    if not any(not p.ours for p in selection.points):
-        note = "no published system has this metric on this data set and protocol with a printed size"
+    if any(not p.ours for p in selection.points):
+        note = f"not on this axis (not printed, or counted otherwise): {', '.join(selection.left_out)}"
+        note = textwrap.fill(note, 150) if selection.left_out else ""
     else:
-        note = f"size not comparable or not printed: {', '.join(selection.left_out)}" if selection.left_out else ""
-    axes.annotate(note, (1, -.155), xycoords="axes fraction", ha="right", va="center", fontsize=7.5, color=THEIRS)
+        note = "no published system has this metric on this data set and protocol, placed on this axis"
+    axes.annotate(note, (0, -.2), xycoords="axes fraction", ha="left", va="top", fontsize=7.5, color=THEIRS)
 
 
-def _label(figure: Figure, axes, points: list[Point]) -> None:
-    """Put each name at the first place, nearest its dot, that covers no dot, no other name and stays inside."""
+def _label(figure: Figure, axes, points: list[Point], best: list[Point]) -> None:
+    """Put each name at the first place, nearest its dot, that covers no dot, no name, not the front and stays
+    inside."""
     renderer = figure.canvas.get_renderer()
     unit = figure.dpi / 72
     dots = [axes.transData.transform((p.x, p.y)) for p in points]
     taken = [Bbox.from_bounds(x - 4 * unit, y - 4 * unit, 8 * unit, 8 * unit) for x, y in dots]
     frame = axes.get_window_extent(renderer)
+    steps = [axes.transData.transform((p.x, p.y)) for p in best]
+    corners = [(x, y, x2, y2) for (x, y), (x2, y2) in zip(steps, [*steps[1:], (frame.x1, steps[-1][1])], strict=True)]
+    taken += [Bbox.from_extents(x, y - unit, x2, y + unit) for x, y, x2, _ in corners]
+    taken += [Bbox.from_extents(x2 - unit, min(y, y2), x2 + unit, max(y, y2)) for _, y, x2, y2 in corners]
     for point in sorted(points, key=lambda p: not p.ours):  # ours choose first
         best = None
         for dx, dy, ha, va in PLACES:
@@ -107,18 +122,38 @@ def _shared(a: Bbox, b: Bbox) -> float:
     return max(width, 0) * max(height, 0)
 
 
+def chart_data(board: Board, metric: str, axis: str) -> dict:
+    """What the page's script draws: every system with all of its axes and metrics, and what to show first."""
+    labels = {name: entry.label for name, entry in AXES.items()}
+    if board.device:
+        labels["latency"] = f"ms at 128 → 512 on {board.device} (ours predicted, others published)"
+    return {"axis": axis, "metric": metric, "axes": labels, "metrics": {n: m.higher for n, m in METRICS.items()},
+            "systems": [{"label": s.label, "ours": s.ours, "x": s.x, "y": s.y, "note": s.note} for s in board.systems]}
+
+
+def write_page(board: Board, metric: str, axis: str, path: Path) -> Path:
+    """The interactive page: choose both axes, hover for figures. Self-contained."""
+    page = pages.environment().get_template("curve.html.j2").render(
+        title=f"{board.dataset}, protocol “{board.protocol}”", data=chart_data(board, metric, axis))
+    return pages.write(page, path)
+
+
 @command
 def main(argv: list[str]) -> int:
     """Draw the runs named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m eval.curve", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories that were evaluated")
-    parser.add_argument("-o", "--out", required=True, help="curve.png; the .svg is written beside it")
+    parser.add_argument("-o", "--out", required=True, help="curve.png; .svg and .html are written beside it")
     parser.add_argument("--metric", default="musiq")
     parser.add_argument("--dataset", help="RealSR, DRealSR, DIV2K, …; default: the one that all runs share")
     parser.add_argument("--x", default="size", help=f"{', '.join(AXES)}; default %(default)s")
+    parser.add_argument("--device", help=f"whose latency; default with --x latency: {DEVICE}")
     args = parser.parse_args(argv)
-    selection = select(args.runs, args.metric, args.dataset, args.x)
-    print("written: " + ", ".join(str(path) for path in draw(selection, args.out)))
+    check(args.metric, args.x)
+    board = gather(args.runs, args.dataset, args.device or (DEVICE if args.x == "latency" else None))
+    written = [*draw(choose(board, args.metric, args.x), args.out),
+               write_page(board, args.metric, args.x, Path(args.out).with_suffix(".html"))]
+    print("written: " + ", ".join(str(path) for path in written))
     return 0
 
 

@@ -1,23 +1,24 @@
 """What is evaluated on: named pairs of a small and a large image, from folders or embedded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from compress.errors import UserError, nearest
-from compress.image import list_images, read_image
-from compress.model import SCALE
-from eval import embedded
+from compress.image import read_image
+from eval import embedded, named_sets
+from eval.named_sets import Layout, NamedSet
+from eval.pairing import Found, Problems, by_stem, match, sizes
 
 # how folders of small and large images are called, by data set makers
 LAYOUTS = (("LR", "HR"), ("lq", "gt"), ("test_LR", "test_HR"))
 # sides in pixels (small, large) that a protocol prescribes; `full` takes whole images of any size
 PROTOCOLS = {"crop": (128, 512), "64-256": (64, 256), "full": None, "embedded": None}
-PUBLISHED = {"drealsr": "DRealSR", "realsr": "RealSR", "div2k": "DIV2K"}
+PUBLISHED = {"drealsr": "DRealSR", "realsr": "RealSR", "realset65": "RealSet65", "reallr200": "RealLR200",
+             "div2k": "DIV2K"}
 
 Read = Callable[[], torch.Tensor]  # -> float [1, 3, H, W] in [0, 1]
 
@@ -33,22 +34,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Pairs in the order of their names; `total` counts them before --limit."""
+    """Pairs in the order of their names; `total` counts all images, before --limit and with those left out.
+
+    `problems`: a sentence for each image that cannot be used. `notes`: what is odd about the whole.
+    """
 
     name: str
     protocol: str
     pairs: list[Pair]
     total: int
+    problems: Problems = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def open_data(data: str | Path | None = None, lr: str | Path | None = None, hr: str | Path | None = None, *,
               protocol: str | None = None, name: str | None = None, limit: int | None = None,
               convert: bool = False) -> DataSet:
-    """The data set `embedded`, a folder in one of LAYOUTS (or of small images only), or two folders `lr`, `hr`.
+    """The data set `embedded`, a published one as NAME=DIR, a folder in one of LAYOUTS (or of small images only), or
+    two folders `lr`, `hr`.
 
     Without `protocol` it follows from the sizes: `crop` if all are 128 -> 512, `64-256` if all are 64 -> 256, else
-    `full`. Raises UserError for missing or empty folders, names without a partner, and sizes that are not x4 or not
-    the protocol's.
+    `full`. An image without a partner, with a wrong size or that cannot be read is left out and has its sentence in
+    `problems`. Raises UserError for missing or empty folders, a protocol that the sizes are not of, and where no image
+    is left.
     """
     if protocol is not None and protocol not in PROTOCOLS:
         raise UserError(f"protocol '{protocol}' is unknown{nearest(protocol, PROTOCOLS)}; "
@@ -62,90 +70,98 @@ def open_data(data: str | Path | None = None, lr: str | Path | None = None, hr: 
         return DataSet(name or "embedded", "embedded", pairs[:limit], len(pairs))
     if protocol == "embedded":
         raise UserError("protocol 'embedded' belongs to --data embedded; choose crop, full or 64-256")
-    small, large, folder = _folders(data, lr, hr)
-    files = _pair_up(small, large)
-    kept = files[:limit]
-    sizes = {(_size(s), _size(b)) for _, s, b in kept}
-    _check_x4(kept)
-    pairs = [Pair(n, s and partial(read_image, s, convert), b and partial(read_image, b, convert)) for n, s, b in kept]
-    return DataSet(name or _known_name(folder), _protocol(protocol, sizes, folder), pairs, len(files))
+    known = None
+    if data is not None and "=" in str(data) and not Path(data).exists():
+        key, _, data = str(data).partition("=")
+        known = named_sets.find(key)
+        if protocol is not None and protocol not in known.protocols:
+            raise UserError(f"{known.name} has no protocol '{protocol}'; choose from {', '.join(known.protocols)}")
+    layout, folder = _folders(data, lr, hr, known, protocol)
+    files, problems = _pair_up(layout)
+    names = sorted(files.keys() | problems.keys())
+    kept, found = names[:limit], set()
+    for n in list(kept):
+        if n in problems:
+            continue
+        try:
+            found.add(sizes(*files[n]))
+        except UserError as error:
+            problems[n] = str(error)
+    problems = {n: problems[n] for n in kept if n in problems}
+    if len(problems) == len(kept):
+        raise UserError(f"{folder}: none of {len(kept)} images can be used; the first: {problems[kept[0]]}")
+    pairs = [Pair(n, low and partial(read_image, low, convert), high and partial(read_image, high, convert))
+             for n in kept if n not in problems for low, high in [files[n]]]
+    chosen = _protocol(protocol, found, folder, known)
+    called = known.name if known else name or _known_name(folder)
+    return DataSet(called, chosen, pairs, len(names), problems, _count(known, chosen, len(names), folder))
 
 
-def by_stem(folder: Path) -> dict[str, Path]:
-    """Images of `folder` by file name without suffix; UserError where two share one."""
-    found: dict[str, Path] = {}
-    for path in list_images(folder):
-        if path.stem in found:
-            raise UserError(f"{folder}: {found[path.stem].name} and {path.name} have the same name; keep one of them")
-        found[path.stem] = path
-    return found
+def _count(known: NamedSet | None, protocol: str, total: int, folder: Path) -> tuple[str, ...]:
+    expected = known.protocols[protocol].images if known else None
+    if expected in (None, total):
+        return ()
+    return (f"{folder}: holds {total} images, {known.name} has {expected} under protocol '{protocol}'; averages are "
+            "not over the benchmark",)
 
 
-def match(left: dict[str, Path], right: dict[str, Path], where: str) -> None:
-    """Raise UserError unless both hold the same names."""
-    alone = sorted(left.keys() ^ right.keys())
-    if alone:
-        some = ", ".join(alone[:3]) + (" …" if len(alone) > 3 else "")
-        raise UserError(f"{where}: {len(alone)} image(s) without a partner of the same name ({some}); "
-                        "rename or remove them so that the names agree")
-
-
-def _folders(data, lr, hr) -> tuple[Path | None, Path | None, Path]:
+def _folders(data, lr, hr, known: NamedSet | None, protocol: str | None) -> tuple[Layout, Path]:
+    """Absolute folders as a Layout, and the folder that the data set is named after."""
     if data is not None and (lr or hr):
         raise UserError("--data and --lr/--hr both name the images; give one or the other")
     if lr or hr:
-        return (Path(lr) if lr else None), (Path(hr) if hr else None), Path(lr or hr)
+        return Layout((str(lr),) if lr else (), (str(hr),) if hr else ()), Path(lr or hr)
     if data is None:
-        raise UserError("no data was named; give --data FOLDER, --data embedded, or --lr FOLDER [--hr FOLDER]")
+        raise UserError("no data was named; give --data FOLDER, --data NAME=FOLDER, --data embedded, or --lr FOLDER "
+                        "[--hr FOLDER]")
     root = Path(data)
     if not root.is_dir():
         raise UserError(f"--data {root}: no such folder{nearest(str(data), ['embedded'])}; give a folder with "
                         f"{' or '.join(f'{a}/ and {b}/' for a, b in LAYOUTS)}, a folder of small images, or 'embedded'")
+    for label, entry in (known.protocols if known else {}).items():
+        for layout in entry.layouts if protocol in (None, label) else ():
+            places = [root / place for place in (*layout.small, *layout.large)]
+            if all(place.is_dir() for place in places) and any(
+                    path.stem.endswith(layout.small_suffix) for path in places[0].iterdir()):
+                return Layout(*(tuple(str(root / place) for place in side) for side in (layout.small, layout.large)),
+                              layout.small_suffix, layout.large_suffix), root
     inside = {p.name.lower(): p for p in root.iterdir() if p.is_dir()}
     for small, large in LAYOUTS:
         if small.lower() in inside:
-            return inside[small.lower()], inside.get(large.lower()), root
-    return root, None, root
+            high = inside.get(large.lower()) if known is None or known.reference else None
+            return Layout((str(inside[small.lower()]),), (str(high),) if high else ()), root
+    if known is not None and known.reference:
+        raise UserError(f"{root}: is not laid out as {known.name}; expected "
+                        f"{' or '.join(f'{a}/ and {b}/' for a, b in LAYOUTS)}"
+                        " (python -m eval.named_sets lists the layouts)")
+    return Layout((str(root),)), root
 
 
-def _pair_up(small: Path | None, large: Path | None) -> list[tuple[str, Path | None, Path | None]]:
-    lows = by_stem(small) if small else {}
-    highs = by_stem(large) if large else {}
-    if small and large:
-        match(lows, highs, f"{small} and {large}")
-    return [(name, lows.get(name), highs.get(name)) for name in sorted(lows or highs)]
+def _pair_up(layout: Layout) -> tuple[dict[str, tuple[Path | None, Path | None]], Problems]:
+    def side(folders: tuple[str, ...], suffix: str) -> tuple[Found, Problems]:
+        return by_stem([Path(folder) for folder in folders], suffix) if folders else ({}, {})
+
+    lows, wrong = side(layout.small, layout.small_suffix)
+    highs, also_wrong = side(layout.large, layout.large_suffix)
+    problems = wrong | also_wrong
+    if layout.small and layout.large:
+        problems |= match({n: p for n, p in lows.items() if n not in problems},
+                          {n: p for n, p in highs.items() if n not in problems}, layout.small[0], layout.large[0])
+    return {n: (lows.get(n), highs.get(n)) for n in lows.keys() | highs.keys() if n not in problems}, problems
 
 
-def _size(path: Path | None) -> tuple[int, int] | None:
-    """(width, height) after EXIF orientation, from the header alone; None for a file that PIL cannot open."""
-    if path is None:
-        return None
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5
-            return image.size[::-1] if turned else image.size
-    except OSError:
-        read_image(path)  # says what is wrong with the file
-        raise
-
-
-def _check_x4(files: list[tuple[str, Path | None, Path | None]]) -> None:
-    for _, small, large in files:
-        if small and large:
-            (w, h), (wide, high) = _size(small), _size(large)
-            if (wide, high) != (w * SCALE, h * SCALE):
-                raise UserError(f"{large}: {wide}x{high} is not x{SCALE} of {small} ({w}x{h}); expected "
-                                f"{w * SCALE}x{h * SCALE}")
-
-
-def _protocol(asked: str | None, sizes: set, folder: Path) -> str:
+def _protocol(asked: str | None, found: set, folder: Path, known: NamedSet | None) -> str:
     """The protocol asked for, checked against the sizes, or the one they fit."""
     def fits(sides: tuple[int, int]) -> bool:
         return all((small is None or small == (sides[0],) * 2) and (large is None or large == (sides[1],) * 2)
-                   for small, large in sizes)
+                   for small, large in found)
 
+    choices = {name: sides for name, sides in PROTOCOLS.items() if known is None or name in known.protocols}
     if asked is None:
-        return next((name for name, sides in PROTOCOLS.items() if sides and fits(sides)), "full")
+        chosen = next((name for name, sides in choices.items() if sides and fits(sides)), "full")
+        if chosen not in choices:
+            raise UserError(f"{folder}: the sizes are of no protocol of {known.name} ({', '.join(choices)})")
+        return chosen
     sides = PROTOCOLS[asked]
     if sides and not fits(sides):
         raise UserError(f"{folder}: protocol '{asked}' is {sides[0]}x{sides[0]} to {sides[1]}x{sides[1]} images "

@@ -4,159 +4,82 @@ PSNR and SSIM are taken on the luma of ITU-R BT.601 (ycbcr), without a cropped b
 (yiq) reads 1.32 dB lower. Every other metric has pyiqa's default settings.
 """
 
-import contextlib
 import hashlib
-import importlib.util
 import math
-import sys
-import types
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from compress.errors import UserError, nearest
-from eval.weights import Weight, WeightsMissing, as_hub, find, sound
+from eval import builders, ntire
+from eval.builders import Build, pyiqa_metric, single, with_backbone
+from eval.weight_files import Weight, WeightsMissing, digest, find, known
 
 LUMA = {"test_y_channel": True, "color_space": "ycbcr"}
-_TORCH = "https://download.pytorch.org/models/"
-ALEXNET = Weight("alexnet-owt-7be5be79.pth", _TORCH + "alexnet-owt-7be5be79.pth", "checkpoints")
-VGG16 = Weight("vgg16-397923af.pth", _TORCH + "vgg16-397923af.pth", "checkpoints")
-CLIP_RN50 = Weight("RN50.pt", "https://openaipublic.azureedge.net/clip/models/"
-                   "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt", "clip")
 
-Build = Callable[..., nn.Module]
+
+@dataclass(frozen=True)
+class Way:
+    """One way to have a metric: a builder and the weight files that it takes, in its order."""
+
+    build: Build
+    weights: tuple[Weight, ...] = ()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is built from its weight files and read.
+    """How one metric is had and read.
 
-    `reference`: compares with the original image. `higher`: a higher score is better. `least`: shortest side in
-    pixels that the implementation takes (measured).
+    `reference`: compares with the original image. `higher`: a higher score is better. `ways`: the first whose files
+    are at hand is taken. `least`: shortest side in pixels that the implementation takes (measured). `batch`: takes
+    several images of one size at once. `features`: gives a vector an image; the figure is the distance of two sets.
+    `of`: computed from a data set's averages of these metrics, not from images.
     """
 
     reference: bool
     higher: bool
-    build: Build
-    weights: tuple[Weight, ...] = ()
+    ways: tuple[Way, ...] = ()
     least: int = 1
+    batch: bool = True
+    features: bool = False
+    of: tuple[str, ...] = ()
 
 
-def _pyiqa(name: str, **options) -> Build:
-    def build() -> nn.Module:
-        import pyiqa
-
-        with contextlib.redirect_stdout(sys.stderr):
-            return pyiqa.create_metric(name, device="cpu", **options)
-    return build
-
-
-def _single(name: str) -> Build:
-    """A metric whose one weight file pyiqa takes by path."""
-    def build(path: Path) -> nn.Module:
-        return _pyiqa(name, pretrained_model_path=str(sound(path)))()
-    return build
-
-
-def _with_backbone(name: str) -> Build:
-    """A metric of a torchvision backbone and a head."""
-    def build(backbone: Path, head: Path) -> nn.Module:
-        with as_hub({f"checkpoints/{backbone.name}": sound(backbone)}):
-            return _single(name)(head)
-    return build
-
-
-def _lpips_squeeze(path: Path) -> nn.Module:
-    from pyiqa.archs.lpips_arch import LPIPS
-    from safetensors.torch import load_file
-
-    with warnings.catch_warnings(action="ignore"):  # pyiqa calls torchvision in a deprecated way
-        net = LPIPS(net="squeeze", pnet_rand=True, pretrained=False)
-    left = net.load_state_dict(load_file(sound(path)), strict=False)
-    # `lins.*` are aliases of `lin*`, the scaling layer's two constants are set in code
-    missing = [k for k in left.missing_keys if not k.startswith(("lins.", "scaling_layer."))]
-    if missing or left.unexpected_keys:
-        raise UserError(f"{path}: not the weights of LPIPS-SqueezeNet (missing {missing[:2]}, unknown "
-                        f"{left.unexpected_keys[:2]}); use lpips_squeeze_v0.1.safetensors")
-    return net.requires_grad_(False).eval()
-
-
-class _InDouble(TorchFunctionMode):
-    """Every `.float()` gives float64."""
-
-    def __torch_function__(self, func, kinds, args=(), kwargs=None):
-        return args[0].double() if func is torch.Tensor.float else func(*args, **(kwargs or {}))
-
-
-class _Vif(nn.Module):
-    """pyiqa's VIF in float64: in float32 its differences of squares vary by 4e-4 between CPUs (measured)."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = _pyiqa("vif")()
-
-    def forward(self, restored: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        with _InDouble():
-            return self.net(restored.double(), reference.double())
-
-
-def _clipiqa(path: Path) -> nn.Module:
-    expected = CLIP_RN50.url.split("/")[-2]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        raise UserError(f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {expected[:12]}…); "
-                        f"fetch it again from {CLIP_RN50.url}")
-    if importlib.util.find_spec("pkg_resources") is None:
-        # openai-clip asks setuptools' pkg_resources for `packaging`; setuptools >= 82 no longer has the module
-        import packaging.version
-
-        shim = types.ModuleType("pkg_resources")
-        shim.packaging = packaging
-        sys.modules["pkg_resources"] = shim
-    with as_hub({f"clip/{path.name}": path}):
-        return _pyiqa("clipiqa")()
-
-
-def _maniqa(path: Path) -> nn.Module:
-    """pyiqa has timm download ImageNet weights that the checkpoint then overwrites (strict): leave that out."""
-    import timm
-
-    create = timm.create_model
-    timm.create_model = lambda name, pretrained=False, **options: create(name, pretrained=False, **options)
-    try:
-        metric = _pyiqa("maniqa-pipal", pretrained=False)()
-    finally:
-        timm.create_model = create
-    metric.net.load_state_dict(torch.load(sound(path), map_location="cpu", weights_only=True), strict=True)
-    return metric
+def _way(build: Build, *weights: str) -> Way:
+    return Way(build, tuple(known()[key] for key in weights))
 
 
 METRICS: dict[str, Metric] = {
-    # name                 reference higher  factory                         weight files
-    "psnr": Metric(True, True, _pyiqa("psnr", **LUMA)),
-    "ssim": Metric(True, True, _pyiqa("ssim", **LUMA)),
-    "psnr-rgb": Metric(True, True, _pyiqa("psnr")),
-    "ssim-rgb": Metric(True, True, _pyiqa("ssimc")),
-    "lpips": Metric(True, False, _with_backbone("lpips"), (ALEXNET, Weight("LPIPS_v0.1_alex-df73285e.pth"))),
-    "lpips-squeeze": Metric(True, False, _lpips_squeeze, (Weight("lpips_squeeze_v0.1.safetensors", url=None),)),
-    "dists": Metric(True, False, _with_backbone("dists"), (VGG16, Weight("DISTS_weights-f5e65c96.pth"))),
-    "niqe": Metric(False, False, _single("niqe"), (Weight("niqe_modelparameters.mat"),), least=96),
-    "brisque": Metric(False, False, _single("brisque"), (Weight("brisque_svm_weights.pth"),)),
-    "musiq": Metric(False, True, _single("musiq"), (Weight("musiq_koniq_ckpt-e95806b9.pth"),)),
-    "clipiqa": Metric(False, True, _clipiqa, (CLIP_RN50,)),
-    "maniqa-pipal": Metric(False, True, _maniqa, (Weight("MANIQA_PIPAL-ae6d356b.pth"),)),
-    "ms_ssim": Metric(True, True, _pyiqa("ms_ssim"), least=164),
-    "cw_ssim": Metric(True, True, _pyiqa("cw_ssim"), least=64),
-    "gmsd": Metric(True, False, _pyiqa("gmsd")),
-    "nlpd": Metric(True, False, _pyiqa("nlpd")),
-    "vif": Metric(True, True, _Vif, least=33),
-    "fsim": Metric(True, True, _pyiqa("fsim")),
-    "vsi": Metric(True, True, _pyiqa("vsi")),
-    "mad": Metric(True, False, _pyiqa("mad")),
+    # name             reference higher  ways
+    "psnr": Metric(True, True, (_way(pyiqa_metric("psnr", **LUMA)),)),
+    "ssim": Metric(True, True, (_way(pyiqa_metric("ssim", **LUMA)),)),
+    "psnr-rgb": Metric(True, True, (_way(pyiqa_metric("psnr")),)),
+    "ssim-rgb": Metric(True, True, (_way(pyiqa_metric("ssimc")),)),
+    "lpips": Metric(True, False, (_way(with_backbone("lpips"), "alexnet", "lpips_alex"),)),
+    "lpips-vgg": Metric(True, False, (_way(with_backbone("lpips-vgg"), "vgg16", "lpips_vgg"),)),
+    "lpips-squeeze": Metric(True, False, (_way(builders.lpips_squeeze, "lpips_squeeze"),
+                                          _way(builders.lpips_squeeze_parts, "squeezenet", "lpips_squeeze_heads"))),
+    "dists": Metric(True, False, (_way(with_backbone("dists"), "vgg16", "dists"),)),
+    "niqe": Metric(False, False, (_way(single("niqe"), "niqe"),), least=96),
+    "brisque": Metric(False, False, (_way(single("brisque"), "brisque"),)),
+    "musiq": Metric(False, True, (_way(single("musiq"), "musiq"),)),
+    "clipiqa": Metric(False, True, (_way(builders.clipiqa, "clip_rn50"),)),
+    "maniqa-pipal": Metric(False, True, (_way(builders.maniqa, "maniqa_pipal"),), batch=False),  # 20 crops an image
+    "fid": Metric(True, False, (_way(builders.inception, "inception"),), features=True),
+    "ntire-score": Metric(True, True, of=ntire.INGREDIENTS),
+    "ntire-final": Metric(True, True, of=ntire.INGREDIENTS),
+    "ms_ssim": Metric(True, True, (_way(pyiqa_metric("ms_ssim")),), least=164),
+    "cw_ssim": Metric(True, True, (_way(pyiqa_metric("cw_ssim")),), least=64),
+    "gmsd": Metric(True, False, (_way(pyiqa_metric("gmsd")),)),
+    "nlpd": Metric(True, False, (_way(pyiqa_metric("nlpd")),)),
+    "vif": Metric(True, True, (_way(builders.Vif),), least=33),
+    "fsim": Metric(True, True, (_way(pyiqa_metric("fsim")),)),
+    "vsi": Metric(True, True, (_way(pyiqa_metric("vsi")),)),
+    "mad": Metric(True, False, (_way(pyiqa_metric("mad")),)),
 }
 BENCHMARK = ("psnr", "ssim", "lpips", "lpips-squeeze", "dists", "niqe", "musiq", "clipiqa", "maniqa-pipal")
 
@@ -172,27 +95,73 @@ def check_names(names: Iterable[str]) -> list[str]:
     return names
 
 
-class Metrics:
-    """The metrics asked for, ready to score; those that cannot be had are in `blank` with the reason and remedy."""
+@dataclass(frozen=True)
+class Located:
+    """Where the weight files of metrics are: enough for another process to build them without asking the network."""
 
-    def __init__(self, names: Iterable[str], weights: str | Path | None = None, device: str = "cpu"):
-        self.names = check_names(names)
-        self.device = device
-        self.blank: dict[str, str] = {}
-        folder = None if weights is None else Path(weights)
-        if folder is not None and not folder.is_dir():
-            raise UserError(f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights")
-        self._nets: dict[str, nn.Module] = {}
-        for name in self.names:
+    names: list[str]
+    way: dict[str, int]
+    files: dict[str, list[Path]]
+    blank: dict[str, str]
+
+
+def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
+    """Find, or download, the weight files of `names` and of what those are made of."""
+    asked = check_names(names)
+    folder = None if weights is None else Path(weights)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights")
+    found = Located(list(dict.fromkeys(part for name in asked for part in (*METRICS[name].of, name))), {}, {}, {})
+    for name in found.names:
+        lacking = None
+        for number, way in enumerate(METRICS[name].ways):
             try:
-                paths = [find(weight, folder) for weight in METRICS[name].weights]
+                found.files[name] = [find(weight, folder) for weight in way.weights]
             except WeightsMissing as missing:
-                files = " and ".join(weight.file for weight in METRICS[name].weights)
-                self.blank[name] = f"{missing}; put {files} into a folder and pass it as --iqa-weights"
-                continue
-            self._nets[name] = METRICS[name].build(*paths).to(device)
+                files = " and ".join(weight.file for weight in way.weights)
+                lacking = lacking or (f"{missing}; put {files} into a folder and pass it as --iqa-weights "
+                                      "(python -m eval.weights says where they come from)")
+            else:
+                found.way[name] = number
+                break
+        if lacking and name not in found.way:
+            found.blank[name] = lacking
+    for name in found.names:
+        missing = [part for part in METRICS[name].of if part in found.blank]
+        if missing:
+            found.blank[name] = (f"it is made of {', '.join(METRICS[name].of)}, and {', '.join(missing)} cannot be had "
+                                 "here")
+    return found
 
-    @torch.no_grad()
+
+class Metrics:
+    """The metrics asked for, ready to score; those that cannot be had are in `blank` with the reason and remedy.
+
+    `names` are all of them, with those that a composed score is made of. `per_image` are those with a value an image,
+    `of_sets` those with features an image.
+    """
+
+    def __init__(self, names: Iterable[str], weights: str | Path | None = None, device: str = "cpu",
+                 located: "Located | None" = None):
+        located = located or locate(names, weights)
+        self.names, self.blank, self._files, self.device = located.names, dict(located.blank), located.files, device
+        self._nets: dict[str, nn.Module] = {
+            name: METRICS[name].ways[located.way[name]].build(*paths).to(device)
+            for name, paths in located.files.items()}
+
+    @property
+    def per_image(self) -> list[str]:
+        return [name for name in self._nets if not METRICS[name].features]
+
+    @property
+    def of_sets(self) -> list[str]:
+        return [name for name in self._nets if METRICS[name].features]
+
+    def identity(self, name: str) -> str:
+        """What a value of this metric depends on beside the images: pyiqa, weights, kind of device."""
+        parts = [name, version("pyiqa"), self.device.partition(":")[0], *map(digest, self._files[name])]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+
     def score(self, restored: torch.Tensor, reference: torch.Tensor | None) -> tuple[dict[str, float | None],
                                                                                     dict[str, str]]:
         """Scores of one image and, for each None among them, the reason.
@@ -201,24 +170,42 @@ class Metrics:
         """
         scores: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
-        side = min(restored.shape[-2:])
-        for name, net in self._nets.items():
-            metric = METRICS[name]
-            scores[name] = None
-            if metric.reference and reference is None:
-                reasons[name] = "it compares with the original image and the data has none; add HR images (--hr)"
-            elif side < metric.least:
-                reasons[name] = f"it needs images of at least {metric.least} pixels a side"
-            else:
-                scores[name] = _value(net, metric, restored.to(self.device), reference)
-                if scores[name] is None:
-                    reasons[name] = "it is undefined on an image without texture"
+        for name in self.per_image:
+            (scores[name],), (why,) = self.score_batch(name, restored, reference)
+            if why:
+                reasons[name] = why
         return scores, reasons
 
+    @torch.no_grad()
+    def score_batch(self, name: str, restored: torch.Tensor, reference: torch.Tensor | None
+                    ) -> tuple[list[float | None], list[str | None]]:
+        """One metric on [B, 3, H, W] images, and the reason for each None."""
+        metric, count = METRICS[name], len(restored)
+        why = None
+        if metric.reference and reference is None:
+            why = "it compares with the original image and the data has none; add HR images (--hr)"
+        elif min(restored.shape[-2:]) < metric.least:
+            why = f"it needs images of at least {metric.least} pixels a side"
+        if why:
+            return [None] * count, [why] * count
+        restored = restored.to(self.device)
+        inputs = (restored, reference.to(restored)) if metric.reference else (restored,)
+        values = _values(self._nets[name], inputs) if metric.batch else None
+        if values is None:  # one by one: also to tell which image of a batch was the undefined one
+            values = [(_values(self._nets[name], [x[i:i + 1] for x in inputs]) or [None])[0] for i in range(count)]
+        return values, [None if value is not None else "it is undefined on an image without texture"
+                        for value in values]
 
-def _value(net: nn.Module, metric: Metric, restored: torch.Tensor, reference: torch.Tensor | None) -> float | None:
+    @torch.no_grad()
+    def features(self, name: str, images: torch.Tensor) -> list[bytes]:
+        """Features of [B, 3, H, W] images, float32 bytes each."""
+        return [row.numpy().tobytes() for row in self._nets[name](images.to(self.device)).float().cpu()]
+
+
+def _values(net: nn.Module, inputs: Sequence[torch.Tensor]) -> list[float | None] | None:
+    """A score an image, None where it is not finite; None in place of the list if the metric fails on the batch."""
     try:
-        value = float(net(restored, reference.to(restored)) if metric.reference else net(restored))
+        values = net(*inputs).flatten().tolist()
     except torch.linalg.LinAlgError:  # NIQE's covariance of a flat image
         return None
-    return value if math.isfinite(value) else None
+    return [value if math.isfinite(value) else None for value in values] if len(values) == len(inputs[0]) else None

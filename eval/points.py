@@ -1,36 +1,77 @@
-"""The points of a curve: our runs, and the published systems of the same data set, protocol and metric."""
+"""What stands on a pair of axes or in a table: our runs, and the published systems of the same data set and
+protocol."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.errors import UserError, nearest
 from eval import published
 from eval.metrics import METRICS
+from eval.named_sets import full_count
 
-# axis: key of the ledger's cost, divisor, column of cost.csv, label
+
+@dataclass(frozen=True)
+class Axis:
+    """`key`, `divisor`: of the ledger's cost. `column`: of cost.csv, with `counts` where scaled figures do not
+    belong."""
+
+    label: str
+    key: str | None = None
+    divisor: float = 1.0
+    column: str | None = None
+    counts: bool = False
+
+
 AXES = {
-    "size": ("param_equivalents", 1e6, "params_m", "million fp32-equivalent parameters (parameters × bits / 32)"),
-    "params": ("params", 1e6, "params_m", "million parameters"),
-    "macs": ("macs_paper", 1e9, "macs_g", "GMACs (conv + linear, as the papers count)"),
+    "size": Axis("million fp32-equivalent parameters (parameters × bits / 32)", "param_equivalents", 1e6, "params_m"),
+    "params": Axis("million parameters", "params", 1e6, "params_m", counts=True),
+    "macs": Axis("GMACs at 128 → 512 (conv + linear, as the papers count)", "macs_paper", 1e9, "macs_g", counts=True),
+    "ops": Axis("fp32-equivalent GMACs at 128 → 512 (MACs × bits / 32)", "macs_equivalent", 1e9, "macs_g"),
+    "bytes": Axis("MB of weights", "bytes", 1e6),
+    "latency": Axis("ms at 128 → 512"),
 }
-PAPER_NAMES = {"maniqa-pipal": "maniqa"}
-_NOT_METRICS = ("images", "data", "protocol", "blank")
+NOT_METRICS = ("images", "data", "protocol", "blank", "problems", "notes", "speedup")
+DEVICE = "Galaxy S24"  # of the latency axis, unless another is asked for
 
 
 @dataclass(frozen=True)
 class Point:
-    """One system: `x` in the axis' unit, `y` the metric's mean, `ours` or published."""
+    """One system: `x` in the axis' unit, `y` the metric's mean. `word` says how x came about."""
 
     label: str
     x: float
     y: float
     ours: bool
+    word: str = ""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system with all that is known of it: `x` by axis, `y` by metric."""
+
+    label: str
+    ours: bool
+    x: dict[str, float]
+    y: dict[str, float]
+    note: str = ""
+    run: Path | None = None
+
+
+@dataclass(frozen=True)
+class Board:
+    """Systems that may stand side by side. `device` is the one of their latency, None where latency was not looked
+    up."""
+
+    dataset: str
+    protocol: str
+    systems: list[System] = field(default_factory=list)
+    device: str | None = None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Everything on one pair of axes; `left_out` names published systems whose size nobody printed."""
+    """Everything on one pair of axes; `left_out` names published systems whose place on the x axis nobody printed."""
 
     dataset: str
     protocol: str
@@ -38,48 +79,86 @@ class Selection:
     axis: str
     points: list[Point]
     left_out: list[str]
+    device: str | None = None
+
+    @property
+    def x_label(self) -> str:
+        if self.axis != "latency":
+            return AXES[self.axis].label
+        return f"{AXES['latency'].label} on {self.device}: ours predicted from published rates, others as published"
 
 
-def select(runs: list[Path], metric: str = "musiq", dataset: str | None = None, axis: str = "size") -> Selection:
-    """The runs' averages and the published systems that may stand beside them.
+def gather(runs: list[Path], dataset: str | None = None, device: str | None = None, beside: bool = True) -> Board:
+    """The runs and, with `beside`, every published system of their data set and protocol.
 
-    `dataset` may be left out where the runs have exactly one in common. Raises UserError for a run without
-    evaluations, without the data set or the metric, or with another protocol than the first run's.
+    `dataset` may be left out where the runs have exactly one in common. With `device`, latency too. Raises UserError
+    for a run without evaluations or without the data set, and for runs under different protocols.
     """
-    if axis not in AXES:
-        raise UserError(f"axis '{axis}' is unknown{nearest(axis, AXES)}; choose from {', '.join(AXES)}")
-    if metric not in METRICS:
-        raise UserError(f"metric '{metric}' is unknown{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
     if not runs:
         raise UserError("no run was named; give one or more run directories")
-    found = {run: _averages(run) for run in runs}
+    if device is not None and device not in _devices():
+        raise UserError(f"device '{device}' is unknown{nearest(device, _devices())}; choose from "
+                        f"{', '.join(_devices())}")
+    found = {run: averages_of(run) for run in runs}
     dataset = dataset or _common(found)
-    points, protocols = [], {}
+    systems, protocols = [], {}
     for run, by_data in found.items():
         averages = _of_data(run, by_data, dataset)
         protocols[averages["protocol"]] = run
-        points.append(Point(_label(run, averages), _size(run, axis), _value(run, averages, metric), True))
+        y = {k: v for k, v in averages.items() if k not in NOT_METRICS and v is not None}
+        systems.append(System(_label(run, averages), True, _costs(run) | _predicted(run, device), y,
+                              f"{averages['images']} images, {averages['data']}", run))
     if len(protocols) > 1:
         each = ", ".join(f"{run.name}: {protocol}" for protocol, run in protocols.items())
         raise UserError(f"the runs were evaluated on {dataset} under different protocols ({each}), which share no "
                         "axis; evaluate them alike with eval.run --protocol")
     protocol = next(iter(protocols))
-    beside, left_out = _published(dataset, protocol, metric, axis)
-    return Selection(dataset, protocol, metric, axis, points + beside, left_out)
+    return Board(dataset, protocol, systems + (_published(dataset, protocol, device) if beside else []), device)
 
 
-def _published(dataset: str, protocol: str, metric: str, axis: str) -> tuple[list[Point], list[str]]:
+def choose(board: Board, metric: str, axis: str) -> Selection:
+    """One metric against one axis. Raises UserError for a run that lacks either."""
     points, left_out = [], []
-    for model, value in published.quality(dataset, protocol, PAPER_NAMES.get(metric, metric)).items():
-        x = published.cost(model, AXES[axis][2])
-        if x is None or (axis != "size" and model in published.BIT_SCALED):
-            left_out.append(model)
+    for system in board.systems:
+        if metric not in system.y:
+            if system.ours:
+                raise UserError(_lacks(system, metric, board.dataset))
+        elif axis not in system.x:
+            if system.ours:
+                raise UserError(_unplaced(system, axis, board.device))
+            left_out.append(system.label)
         else:
-            points.append(Point(model, x, value, False))
-    return points, left_out
+            word = "published" if not system.ours else "predicted" if axis == "latency" else "counted"
+            points.append(Point(system.label, system.x[axis], system.y[metric], system.ours, word))
+    return Selection(board.dataset, board.protocol, metric, axis, points, left_out, board.device)
 
 
-def _averages(run: Path) -> dict[str, dict]:
+def select(runs: list[Path], metric: str = "musiq", dataset: str | None = None, axis: str = "size",
+           device: str | None = None) -> Selection:
+    """`choose` from what `gather` finds."""
+    check(metric, axis)
+    return choose(gather(runs, dataset, device or (DEVICE if axis == "latency" else None)), metric, axis)
+
+
+def check(metric: str, axis: str) -> None:
+    """Raise UserError for a misspelt metric or axis."""
+    if axis not in AXES:
+        raise UserError(f"axis '{axis}' is unknown{nearest(axis, AXES)}; choose from {', '.join(AXES)}")
+    if metric not in METRICS:
+        raise UserError(f"metric '{metric}' is unknown{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}")
+
+
+def front(points: list[Point], higher: bool) -> list[Point]:
+    """The points that no other beats in both: none is smaller or equal in x and better or equal in y. By growing x."""
+    best, kept = None, []
+    for point in sorted(points, key=lambda p: (p.x, -p.y if higher else p.y)):
+        if best is None or (point.y > best if higher else point.y < best):
+            kept.append(point)
+            best = point.y
+    return kept
+
+
+def averages_of(run: Path) -> dict[str, dict]:
     """{data set: averages.json} of a run directory."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory")
@@ -87,6 +166,48 @@ def _averages(run: Path) -> dict[str, dict]:
     if not found:
         raise UserError(f"{run}: has no eval/*/averages.json; evaluate it first: python -m eval.run {run} --data …")
     return {averages["data"]: averages for averages in found}
+
+
+def _published(dataset: str, protocol: str, device: str | None) -> list[System]:
+    systems = []
+    for model, y in published.systems(dataset, protocol).items():
+        x = {name: published.cost(model, axis.column) for name, axis in AXES.items()
+             if axis.column and not (axis.counts and published.scaled(model))}
+        x["latency"] = published.latency(model, device) if device else None
+        systems.append(System(model, False, {k: v for k, v in x.items() if v is not None}, y,
+                              "source " + ", ".join(published.sources(model, dataset, protocol) or ["C"])))
+    return systems
+
+
+def _devices() -> list[str]:
+    from compress.phones import rates
+
+    return list(dict.fromkeys([*rates(), *published.devices()]))
+
+
+def _costs(run: Path) -> dict[str, float]:
+    path = run / "ledger.json"
+    ledger = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return costs(ledger.get("cost", {}).get("after", {}))
+
+
+def costs(cost: dict) -> dict[str, float]:
+    """A ledger's cost, by axis and in its unit."""
+    return {name: cost[axis.key] / axis.divisor for name, axis in AXES.items() if axis.key and cost.get(axis.key)}
+
+
+def _predicted(run: Path, device: str | None) -> dict[str, float]:
+    """{"latency": ms} by the device's published rates, of the run's structure on the meta device."""
+    from compress.phones import rates
+
+    if device not in rates() or not (run / "model.safetensors").is_file():
+        return {}
+    from compress.checkpoint import convert_all, read_header
+    from compress.cost import measure
+    from compress.phones import predict
+
+    source, passes = read_header(run)
+    return {"latency": next(p.ms for p in predict(measure(convert_all(source, passes))) if p.device == device)}
 
 
 def _common(found: dict[Path, dict[str, dict]]) -> str:
@@ -104,29 +225,27 @@ def _of_data(run: Path, by_data: dict[str, dict], dataset: str) -> dict:
     raise UserError(f"{run}: was not evaluated on '{dataset}'{nearest(dataset, by_data)}; it has {', '.join(by_data)}")
 
 
-def _value(run: Path, averages: dict, metric: str) -> float:
-    if averages.get(metric) is None:
-        has = [name for name, value in averages.items() if name not in _NOT_METRICS and value is not None]
-        why = f" ({averages['blank'][metric]})" if metric in averages["blank"] else ""
-        raise UserError(f"{run}: has no {metric} on {averages['data']}{why}; it has {', '.join(has) or 'none'}: "
-                        "choose one of these with --metric, or evaluate again")
-    return averages[metric]
+def _lacks(system: System, metric: str, dataset: str) -> str:
+    averages = _of_data(system.run, averages_of(system.run), dataset)
+    why = f" ({averages['blank'][metric]})" if metric in averages["blank"] else ""
+    return (f"{system.run}: has no {metric} on {averages['data']}{why}; it has {', '.join(system.y) or 'none'}: "
+            "choose one of these with --metric, or evaluate again")
 
 
-def _size(run: Path, axis: str) -> float:
-    key, divisor, _, _ = AXES[axis]
-    path = run / "ledger.json"
+def _unplaced(system: System, axis: str, device: str | None) -> str:
+    if axis == "latency":
+        from compress.phones import rates
+
+        return (f"{system.run}: its latency on {device} is not known; it can be predicted for {', '.join(rates())}: "
+                "--device")
+    path = system.run / "ledger.json"
     if not path.is_file():
-        raise UserError(f"{run}: has no ledger.json, so its size is unknown; give a finished run directory")
-    cost = json.loads(path.read_text(encoding="utf-8")).get("cost", {}).get("after", {})
-    if not cost.get(key):
-        raise UserError(f"{path}: has no cost.after.{key}, which --x {axis} draws; it has {', '.join(cost) or 'none'}")
-    return cost[key] / divisor
+        return f"{system.run}: has no ledger.json, so its size is unknown; give a finished run directory"
+    return f"{path}: has no cost.after.{AXES[axis].key}, which --x {axis} draws; it has {', '.join(system.x) or 'none'}"
 
 
 def _label(run: Path, averages: dict) -> str:
     """The run's name, with the number of images where a part of a known benchmark was taken."""
-    whole = {("RealSR", "crop"): 100, ("DRealSR", "crop"): 93, ("DIV2K", "crop"): 3000}
-    full = whole.get((averages["data"], averages["protocol"]))
+    full = full_count(averages["data"], averages["protocol"])
     name = run.resolve().name
     return name if full in (None, averages["images"]) else f"{name} ({averages['images']} of {full} images)"

@@ -1,17 +1,23 @@
-"""python -m eval.run RUN|MODEL|DIR --data PATH|embedded [-o OUT]: measure a model or a folder of restored images."""
+"""python -m eval.run RUN|MODEL|DIR --data PATH|NAME=PATH|embedded [-o OUT]: measure a model or restored images."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from compress.errors import UserError, command
 from eval.benchmark import evaluate
+from eval.cache import default_file
 from eval.dataset import PROTOCOLS, open_data
 from eval.metrics import BENCHMARK, METRICS, check_names
+from eval.scoring import keep_freed_memory
 
 
 @command
 def main(argv: list[str]) -> int:
-    """Measure, write metrics.csv and averages.json, print the averages and every blank with its remedy."""
+    """Measure, write metrics.csv and averages.json, print the averages and every blank with its remedy.
+
+    Ends with 2 if images were left out: what is wrong with each stands on stderr, the others' results are written.
+    """
     args = _arguments(argv)
     if not args.source.exists():
         raise UserError(f"{args.source}: no such run directory, model file or folder of restored images")
@@ -19,11 +25,15 @@ def main(argv: list[str]) -> int:
     data = open_data(args.data, args.lr, args.hr, protocol=args.protocol, name=args.name, limit=args.limit,
                      convert=args.convert)
     out = Path(args.out) if args.out else default_out(args.source, data.name)
+    keep_freed_memory()
     result = evaluate(args.source, data, metrics, args.iqa_weights, out, save=args.save, convert=args.convert,
-                      device=args.device)
+                      device=args.device, processes=args.processes, batch=args.batch, speedup=args.speedup,
+                      cache=None if args.no_cache else args.cache or default_file())
     print(table(result))
     print(f"written: {out / 'metrics.csv'}, {out / 'averages.json'}")
-    return 0
+    for name, why in result["problems"].items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    return 2 if result["problems"] else 0
 
 
 def default_out(source: Path, data: str) -> Path:
@@ -36,6 +46,9 @@ def default_out(source: Path, data: str) -> Path:
 def table(result: dict) -> str:
     """The averages of `evaluate` as text; better direction beside each, a line for every blank."""
     lines = [f"{result['data']}, protocol {result['protocol']}, {result['images']} images"]
+    lines += [f"  note: {note}" for note in result.get("notes", ())]
+    if result.get("problems"):
+        lines.append(f"  note: {len(result['problems'])} images were left out; averages are over the others")
     for name in METRICS:
         if name in result:
             value = "—" if result[name] is None else f"{result[name]:.4f}"
@@ -49,18 +62,28 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN|MODEL|DIR",
                         help="run directory, model .safetensors, or folder of restored images")
-    parser.add_argument("--data", help="folder with LR/ and HR/ (or lq/gt, test_LR/test_HR), a folder of small "
-                                       "images, or 'embedded'")
+    parser.add_argument("--data",
+                        help="a published data set as NAME=DIR (python -m eval.named_sets lists them), a folder "
+                                       "with LR/ and HR/ (or lq/gt, test_LR/test_HR), a folder of small images, or "
+                                       "'embedded'")
     parser.add_argument("--lr", help="folder of small images")
     parser.add_argument("--hr", help="folder of their originals, same names")
     parser.add_argument("--metrics", default=",".join(BENCHMARK), help="comma-separated; default %(default)s")
-    parser.add_argument("--iqa-weights", metavar="DIR", help="folder with the metrics' weight files")
+    parser.add_argument("--iqa-weights", metavar="DIR",
+                        help="folder with the metrics' weight files (python -m eval.weights)")
     parser.add_argument("-o", "--out", help="default: RUN/eval/<data name>, or ./eval-<source>-<data name>")
     parser.add_argument("--protocol", help=f"{', '.join(PROTOCOLS)}; default: by the sizes")
     parser.add_argument("--name", help="data set name in the results; default: by the folder")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--save", metavar="DIR", help="keep the restored images as PNG")
     parser.add_argument("--convert", action="store_true", help="convert grayscale, RGBA and 16-bit files while reading")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="share the images between N processes")
+    parser.add_argument("--batch", type=int, default=4, metavar="N",
+                        help="images of one size scored at once (default 4)")
+    parser.add_argument("--speedup", type=float, metavar="X",
+                        help="times faster than OSEDiff at 128 -> 512, for ntire-final")
+    parser.add_argument("--cache", type=Path, metavar="FILE", help="scores measured before (default: in ~/.cache)")
+    parser.add_argument("--no-cache", action="store_true", help="measure everything again")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(argv)
 

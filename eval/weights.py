@@ -1,121 +1,88 @@
-"""Where a metric's network weights come from: a folder of the user's, a cache, or a download."""
+"""python -m eval.weights [--iqa-weights DIR]: which metrics can be computed here, and how to get the others."""
 
-import contextlib
-import http.client
-import pickle
-import socket
-import sys
-import tempfile
-import urllib.error
-from collections.abc import Iterator
-from dataclasses import dataclass
+import argparse
+import json
 from pathlib import Path
-from urllib.parse import urlparse
 
-import scipy.io
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from compress.errors import UserError, command
+from eval import weight_files
+from eval.metrics import METRICS
 
-from compress.errors import UserError
-
-TIMEOUT = 10.0  # seconds without an answer before a host counts as out of reach
+FLOWS = {"here": "here", "differs": "DIFFERS from its publisher's digest", "missing": "missing"}
 
 
-class WeightsMissing(Exception):
-    """A metric's weights are neither at hand nor to be had; the message says why."""
+def survey(folder: str | Path | None = None) -> dict[str, dict]:
+    """{weight file: {state, path, url, sha256, licence, what, metrics}}; nothing is downloaded.
 
-
-@dataclass(frozen=True)
-class Weight:
-    """One weight file by its published name; `cache` is its folder under torch.hub.get_dir().
-
-    `url` is None for files that only a user's own folder can supply, "pyiqa" for pyiqa's repository.
+    `state` is `here`, `missing`, or `differs` for a file whose SHA-256 is not the published one.
     """
-
-    file: str
-    url: str | None = "pyiqa"
-    cache: str = "pyiqa"
-
-
-_unreachable: set[str] = set()  # hosts that failed in this process: asked once, not once a metric
-
-
-def find(weight: Weight, folder: Path | None) -> Path:
-    """The file of `weight` in `folder`, else in the cache, else downloaded into the cache.
-
-    Raises WeightsMissing when it cannot be had; an error of any other kind is not a missing file and passes on.
-    """
-    if folder is not None and (folder / weight.file).is_file():
-        return folder / weight.file
-    if weight.url is None:
-        raise WeightsMissing(f"{weight.file} was not found")
-    cached = Path(torch.hub.get_dir()) / weight.cache / weight.file
-    if cached.is_file():
-        return cached
-    url = _url(weight)
-    host = urlparse(url).hostname
-    if host in _unreachable:
-        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached")
-    try:
-        _download(url, cached)
-    except urllib.error.HTTPError as error:
-        raise WeightsMissing(f"{url} answered {error.code} {error.reason}") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        _unreachable.add(host)
-        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached "
-                             f"({getattr(error, 'reason', error)})") from None
-    return cached
+    folder = None if folder is None else Path(folder)
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights")
+    found = {}
+    for weight in weight_files.known().values():
+        path = weight_files.at_hand(weight, folder)
+        sha = None if path is None else weight_files.digest(path)
+        state = "missing" if sha is None else "differs" if not sha.startswith(weight.sha256 or "") else "here"
+        users = [name for name, metric in METRICS.items() if any(weight in way.weights for way in metric.ways)]
+        found[weight.file] = {"state": state, "path": path and str(path), "url": weight_files.address(weight),
+                              "sha256": sha, "published_sha256": weight.sha256, "licence": weight.licence,
+                              "what": weight.what, "cache": weight.cache, "metrics": users}
+    return found
 
 
-def _url(weight: Weight) -> str:
-    if weight.url != "pyiqa":
-        return weight.url
-    from pyiqa.archs.arch_util import get_url_from_name
-
-    return get_url_from_name(weight.file)
-
-
-def _download(url: str, target: Path) -> None:
-    """pyiqa's own download, with a time limit on silence, which it does not set."""
-    from pyiqa.utils.download_util import load_file_from_url
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            load_file_from_url(url, model_dir=str(target.parent), file_name=target.name)
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def sound(path: Path) -> Path:
-    """`path`, after reading it once: whole, and a .pth holding tensors only, nothing that runs when unpickled."""
-    try:
-        if path.suffix == ".mat":
-            scipy.io.loadmat(path)
-        elif path.suffix == ".safetensors":
-            load_file(path)
+def ready(files: dict[str, dict]) -> dict[str, list[str]]:
+    """{metric: the files it lacks}, of the way that lacks fewest; an empty list where it can be computed."""
+    lacks: dict[str, list[str]] = {}
+    for name, metric in METRICS.items():
+        if metric.of:
+            lacks[name] = list(dict.fromkeys(file for part in metric.of for file in lacks[part]))
         else:
-            torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: the weight file cannot be read as plain tensors ({why}); "
-                        "fetch it again from its publisher") from None
-    return path
+            lacks[name] = min(([w.file for w in way.weights if files[w.file]["state"] == "missing"]
+                               for way in metric.ways), key=len)
+    return lacks
 
 
-@contextlib.contextmanager
-def as_hub(files: dict[str, Path]) -> Iterator[None]:
-    """For a while let torch.hub find `files` (name under the hub folder -> file), so that nothing is downloaded."""
-    before = torch.hub.get_dir()
-    with tempfile.TemporaryDirectory() as hub:
-        for name, path in files.items():
-            link = Path(hub) / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
-        torch.hub.set_dir(hub)
-        try:
-            yield
-        finally:
-            torch.hub.set_dir(before)
+def text(files: dict[str, dict], folder: str | Path | None) -> str:
+    """Metrics, then files, then what to do."""
+    lacks = ready(files)
+    can = [name for name, missing in lacks.items() if not missing]
+    lines = [f"can be computed here: {', '.join(can)}", "", "weights are missing for:"]
+    lines += [f"  {name:<14} needs {', '.join(missing)}" for name, missing in lacks.items() if missing]
+    lines += ["", "files:"]
+    for file, row in files.items():
+        lines.append(f"  {file}  [{FLOWS[row['state']]}]")
+        lines.append(f"      {row['what']}; licence {row['licence'] or 'not stated'}; used by "
+                     f"{', '.join(row['metrics'])}")
+        if row["path"]:
+            known = row["published_sha256"]
+            checked = f"SHA-256 {'as expected' if row['state'] == 'here' else 'expected ' + known}" if known else (
+                f"SHA-256 {row['sha256'][:12]}…, no published one to compare with")
+            lines.append(f"      {row['path']}; {checked}")
+        else:
+            lines.append(f"      from "
+                         f"{row['url'] or 'nobody publishes it; its metric can also be had from two other files'}")
+    lines += ["", "With a network, eval.run downloads what a metric needs. Without one: fetch the files elsewhere, put "
+                  "them",
+              f"under the same names into {'one folder' if folder is None else folder}, and pass that as "
+              "--iqa-weights (in a recipe: eval.iqa_weights)."]
+    return "\n".join(lines)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Print the survey; 0 even where files are missing, 2 where one differs from its digest."""
+    parser = argparse.ArgumentParser(prog="python -m eval.weights", description=__doc__)
+    parser.add_argument("--iqa-weights", metavar="DIR", help="folder with weight files; looked at before the cache")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    args = parser.parse_args(argv)
+    files = survey(args.iqa_weights)
+    print(json.dumps({"files": files, "lacks": ready(files)}, indent=1) if args.json else text(files, args.iqa_weights))
+    wrong = [f"{row['path']}" for row in files.values() if row["state"] == "differs"]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: the SHA-256 is not the published one; fetch again from the address above")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

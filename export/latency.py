@@ -1,10 +1,16 @@
 """Latency side by side: one process, the same threads, repeats interleaved; of ONNX files, or of anything that runs.
 
+    python -m export.latency FOLDER_FP32 FOLDER_W8A8 … [--threads 1 2] [--repeats 10]    (folders of export.run)
+
 Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio.
 """
 
+import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from compress.errors import UserError
+from compress.errors import UserError, command
 from compress.machine import processor
 from export.verify import session
 
@@ -78,3 +84,81 @@ def table(rows: list[dict]) -> str:
     lines += [f"{r['label']:24}{r['median_ms']:11.1f}{r['min_ms']:9.1f}{r['ratio']:7.2f}x{r['bytes'] / 1024:9.0f}"
               f"{r['size_ratio']:7.3f}" for r in rows]
     return "\n".join(lines)
+
+
+def read_manifest(folder: Path) -> dict:
+    file = Path(folder) / "manifest.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: no manifest.json here; give folders that python -m export.run wrote")
+    return json.loads(file.read_text())
+
+
+def whole(folder: Path, threads: int) -> Callable[[], object]:
+    """One run of an exported model on a random image of its size: all parts and the arithmetic between them, no
+    tiles."""
+    from export.targets.host import chain, chosen, load
+
+    manifest = read_manifest(folder)
+    graphs = load(Path(folder), chosen(manifest, None), threads)
+    lr = np.random.default_rng(0).random((1, 3, *manifest["lr_size"]), dtype=np.float32)
+    return lambda: chain(manifest, graphs, lr)
+
+
+def profile(folder: Path, threads: int, python: str = sys.executable) -> dict:
+    """Load time in s and peak memory in MiB of the graphs that `whole` runs, by the folder's run.py in a process of its
+    own: numpy and the runtime, no torch."""
+    done = subprocess.run([python, str(Path(folder).resolve() / "run.py"), "--profile", "1", "--threads", str(threads)],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{folder}: run.py --profile failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {"load_s": sum(graph["load_s"] for graph in found.values()),
+            "peak_mib": max(graph["peak_mib"] for graph in found.values())}
+
+
+def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10) -> list[dict]:
+    """As `compare`, for folders of export.run, of any targets that run here; the first is the reference.
+
+    Each row has `load_s` and `peak_mib` besides.
+    """
+    if not folders or repeats < 1 or threads < 1:
+        raise UserError(f"cannot measure {len(folders)} folders with {threads} threads and {repeats} repeats; each must be "
+                        "at least 1")
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    sizes = {tuple(m["lr_size"]) for m in manifests.values()}
+    if len(sizes) > 1:
+        raise UserError(f"the folders take images of different sizes ({', '.join(map(str, sorted(sizes)))}); export them at "
+                        "one lr size")
+    labels = {folder: f"{m['target']} {m['dtype']}" for folder, m in manifests.items()}
+    if len(set(labels.values())) < len(labels):
+        labels = {folder: str(folder) for folder in folders}
+    profiles = {folder: profile(folder, threads) for folder in folders}
+    times = interleaved({labels[folder]: whole(folder, threads) for folder in folders}, repeats)
+    medians = {label: statistics.median(values) for label, values in times.items()}
+    stored = {folder: sum(f["bytes"] for name, f in m["files"].items() if name != "run.py" and not name.startswith("model."))
+              for folder, m in manifests.items()}
+    first = folders[0]
+    return [{"label": labels[f], "median_ms": medians[labels[f]], "min_ms": min(times[labels[f]]),
+             "ratio": medians[labels[first]] / medians[labels[f]], "bytes": stored[f],
+             "size_ratio": stored[f] / stored[first], "threads": threads, "repeats": repeats, "machine": machine(),
+             **profiles[f]} for f in folders]
+
+
+@command
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="python -m export.latency", description="Measure exported folders side by side")
+    p.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of python -m export.run; the first is the "
+                   "reference")
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    p.add_argument("--repeats", type=int, default=10)
+    arguments = p.parse_args(argv)
+    for threads in arguments.threads:
+        rows = compare_folders(arguments.folders, threads=threads, repeats=arguments.repeats)
+        print(table(rows))
+        for row in rows:
+            print(f"{row['label']:24}loads in {row['load_s']:.2f} s, peak {row['peak_mib']:.0f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

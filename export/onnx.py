@@ -17,6 +17,7 @@ from compress.errors import UserError
 from compress.image import MIN_SIDE
 from compress.model import SCALE, SRModel
 from compress.process.colour import FIXES
+from compress.quant.points import placement_of
 from export.graph import check_opset, check_packed, check_quantised, tidy, write
 
 PROJECT = "diffusion-sr-compress"
@@ -120,26 +121,29 @@ def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
 
 @torch.no_grad()
 def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (128, 128), dynamic: bool = False,
-                opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True) -> list[Path]:
+                opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True,
+                stems: tuple[str, ...] | None = None) -> list[Path]:
     """Write `model.onnx` (lr -> sr) and encoder, denoiser, decoder .onnx into `out_dir`; returns their paths.
 
     Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
     multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights; weights of one or
     two bits stay packed bytes, or become `low_bits` integers, `int2` or `int4`. Weights of more than 1 GiB go to a
     `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations and int4, 25 for int2.
+    `stems` names the graphs of GRAPHS to write, in the place of `per_component` and `end_to_end`.
     Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError("ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'")
     from export.stored import INTEGERS, add_functions, as_integers
-    from export.translate import TABLE
+    from export.translate import TABLE, drop_unit_factors
 
     check_size(model, lr_size)
     if dynamic and min(lr_size) < 2 * model.multiple:
         raise UserError(f"lr size {lr_size[0]}x{lr_size[1]} is too small to trace dynamic shapes; take at least "
                         f"{2 * model.multiple}x{2 * model.multiple}")
     layers = quantised_layers(model)
-    sixteen_bit = any(max(layer.weight_bits, layer.act_bits) > 8 for layer in layers)
+    widths = [grid.bits for m in model.modules() if (grid := getattr(m, "grid", None)) is not None]  # of quantisers
+    sixteen_bit = any(layer.weight_bits > 8 for layer in layers) or any(bits > 8 for bits in widths)
     if low_bits not in ("packed", *INTEGERS):
         raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
     if low_bits != "packed" and not packed_bytes(model):
@@ -151,10 +155,11 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
     if low_bits in INTEGERS and opset < needed:
         raise UserError(f"opset {opset} has no {low_bits}; choose {needed} or later, or low_bits packed")
 
-    stems = (["model"] if end_to_end else []) + ([s for s in GRAPHS if s != "model"] if per_component else [])
+    if stems is None:
+        stems = tuple(s for s in GRAPHS if (end_to_end if s == "model" else per_component))
     if not stems:
         raise UserError("nothing to export: choose end_to_end, per_component or both")
-    if per_component and model.process.steps > 1:
+    if set(stems) - {"model"} and model.process.steps > 1:
         raise UserError(f"the denoiser runs {model.process.steps} times with host code between, which one file a "
                         "component cannot hold; export end to end only (per_component=False)")
     written = []
@@ -169,6 +174,7 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                 input_names=[source], output_names=[result], custom_translation_table=TABLE,
                 dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
         graph = program.model
+        drop_unit_factors(graph)
         tidy(graph)
         check_packed(graph, packed_bytes(module), stem)
         if low_bits in INTEGERS:
@@ -178,6 +184,7 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
         written += write(graph, Path(out_dir) / f"{stem}.onnx", {
             "project": PROJECT, "version": __version__, "component": stem, "scale": str(SCALE),
             "lr_size": f"{lr_size[0]}x{lr_size[1]}", "dynamic": str(dynamic).lower(),
-            "colour_fix": model.colour_fix if stem == "model" else "none", "quantised_layers": summary(module)})
+            "colour_fix": model.colour_fix if stem == "model" else "none", "quantised_layers": summary(module),
+            "placement": placement_of(module)})
     model.train(was_training)
     return [path for path in written if path.suffix == ".onnx"]

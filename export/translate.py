@@ -76,6 +76,22 @@ def upsample_bicubic(x: ir.Value, output_size: list[int] | None, align_corners: 
     return op.DepthToSpace(phases, blocksize=scale, mode="CRD")
 
 
+def drop_unit_factors(model: ir.Model) -> None:
+    """Take out products with a vector of ones: the factor per channel of a layer that gained nothing by one."""
+    for node in list(model.graph):
+        if node.op_type != "Mul" or node.outputs[0] in model.graph.outputs:
+            continue
+        for factor, other in (node.inputs, node.inputs[::-1]):
+            constant = factor.const_value if factor is not None else None
+            if constant is None or other is None or other.shape is None or len(other.shape) < len(constant.shape):
+                continue
+            fits = all(c in (1, o) for c, o in zip(reversed(constant.shape), reversed(other.shape), strict=False))
+            if fits and constant.size == max(constant.shape, default=0) > 1 and (constant.numpy() == 1).all():
+                ir.convenience.replace_all_uses_with(node.outputs[0], other)
+                model.graph.remove(node, safe=True)
+                break
+
+
 TABLE = {
     **stored.TABLE,
     torch.ops.quantized_decomposed.quantize_per_tensor.tensor: quantize_per_tensor,

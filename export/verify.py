@@ -1,4 +1,4 @@
-"""Parity of exported ONNX files with the torch model, as PSNR on images that are hard in different ways.
+"""Parity of exported files with the torch model, as PSNR on images that are hard in different ways.
 
 A quantised network is discontinuous: a last-bit difference flips a code, and flips spread until they are noise of
 about the quantiser's own size. `self_db` measures that on the torch model alone, with the output of every layer
@@ -8,18 +8,25 @@ simulation than that, so it bounds the default tolerance.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 import torch
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
+from compress.data.calibration import calibration_images
+from compress.errors import UserError, nearest
+from compress.model import SCALE, SRModel
+from compress.quant.flow import paused
 from export.onnx import GRAPHS, check_size, low_bit_layers
+
+if TYPE_CHECKING:
+    from export.targets import Target
+    from export.targets.parts import Exported, Options, Parts
 
 FLOAT_DB, QUANTISED_DB = 80.0, 40.0
 JITTER = 1e-6
@@ -85,7 +92,8 @@ def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
     generator = torch.Generator().manual_seed(seed)
 
     def disturb(layer: nn.Module, inputs: tuple, y: torch.Tensor) -> torch.Tensor:
-        return y * (1 + JITTER * torch.randn(y.shape, generator=generator))
+        with paused():  # the noise is no operator of the network
+            return y * (1 + JITTER * torch.randn(y.shape, generator=generator))
 
     handles = [layer.register_forward_hook(disturb) for layer in module.modules()
                if hasattr(layer, "weight") or hasattr(layer, "weight_q")]
@@ -135,11 +143,88 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
             limit = limit if tolerance is None else tolerance
             rows.append({"file": f"{stem}.onnx", "probe": probe, "psnr_db": _finite(db), "self_db": self_db,
                          "tolerance_db": round(limit, 2), "passed": db >= limit})
-    text = json.dumps(rows, indent=1)
-    partial = onnx_dir / ".parity.json.partial"
-    partial.write_text(text + "\n")
-    partial.replace(onnx_dir / "parity.json")
+    write_rows(onnx_dir, rows)
     return rows
+
+
+def photographs(lr_size: tuple[int, int], count: int = 2, seed: int = 1000) -> dict[str, torch.Tensor]:
+    """Crops [1, 3, h, w] of degraded embedded photographs, others than a calibration with a small seed sees."""
+    height, width = lr_size
+    crops = calibration_images("embedded", count, max(lr_size), seed)
+    return {f"photo {i + 1}": x[..., :height, :width].contiguous() for i, x in enumerate(crops)}
+
+
+def check_probes(names: tuple[str, ...]) -> None:
+    known = (*probes((16, 16)), *photographs((16, 16)))
+    for name in names:
+        if name not in known:
+            raise UserError(f"probe '{name}' is unknown{nearest(name, known)}; choose from {', '.join(known)}")
+
+
+@torch.no_grad()
+def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Options", target: "Target") -> list[dict]:
+    """Run what a target wrote in its runtime and compare it with torch; also written there as parity.json.
+
+    Rows are those of `verify`. Every graph is given torch's own intermediate results; `end to end` is the whole chain
+    in the runtime, host arithmetic and colour correction included. Floats must reach the threshold on every probe.
+    Codes must on photographs, end to end or, where not all parts were exported, graph by graph; elsewhere they must be
+    finite and nearer to torch than nothing.
+    """
+    if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
+        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads, lr_size=options.lr_size,
+                      seed=options.seed)
+    images = probes(options.lr_size, options.seed) | photographs(options.lr_size)
+    if options.probes is not None:
+        check_probes(options.probes)
+        images = {name: images[name] for name in options.probes}
+    run = made.runner or host_runner(folder, parts.stems, options.threads)
+    whole = next((s for s in parts.stems if s == "model"), None)
+    chained = whole is None and set(parts.stems) == {"encoder", "denoiser", "decoder"}
+    threshold = target.dtypes[parts.dtype] if options.tolerance is None else options.tolerance
+    coded, rows = parts.dtype.startswith(("w", "fp8")), []
+
+    def row(file: str, probe: str, value: np.ndarray, reference: np.ndarray, peak: float, counts: bool) -> None:
+        db = psnr(value, reference, peak)
+        limit = threshold if counts and (not coded or probe.startswith("photo")) else 0.0
+        rows.append({"file": file, "probe": probe, "psnr_db": _finite(db), "self_db": None, "tolerance_db": limit,
+                     "passed": db >= limit})
+
+    for stem in parts.stems:
+        module, (source, result) = parts.module(stem), parts.names(stem)
+        inputs = {}
+        for probe, lr in images.items():
+            x = lr if source == "lr" else parts.model.encoder(lr)
+            inputs[probe] = parts.model.clean_latent(x) if source == "clean_latent" else x
+        for probe, value in run(stem, {probe: x.numpy() for probe, x in inputs.items()}).items():
+            reference = module(inputs[probe]).numpy()
+            peak = 1.0 if result in ("sr", "image") else float(np.abs(reference).max()) or 1.0
+            row(stem, probe, value, reference, peak, stem == whole or not chained)
+    if chained:
+        from export.targets.host import FIXES, clean_latent
+        latent = run("encoder", {probe: lr.numpy() for probe, lr in images.items()})
+        prediction = run("denoiser", latent)
+        summed = {p: clean_latent(parts.clean_latent, latent[p], prediction[p]) for p in latent}
+        reference = GRAPHS["model"][0](parts.model).eval()
+        for probe, image in run("decoder", summed).items():
+            lr = images[probe]
+            image = FIXES[parts.model.colour_fix](image, lr.numpy(), SCALE).clip(0, 1)
+            row("end to end", probe, image, reference(lr).numpy(), 1.0, True)
+    write_rows(folder, rows)
+    return rows
+
+
+def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Callable[[str, dict], dict]:
+    """Runs the graphs of a folder as its run.py does, in this process."""
+    from export.targets.host import load
+    graphs = load(folder, list(stems), threads)
+    return lambda stem, arrays: {label: np.asarray(graphs[stem](array)) for label, array in arrays.items()}
+
+
+def write_rows(folder: Path, rows: list[dict]) -> None:
+    """parity.json, complete or not there."""
+    partial = folder / ".parity.json.partial"
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.replace(folder / "parity.json")
 
 
 def _finite(db: float) -> float | None:

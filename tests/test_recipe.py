@@ -23,7 +23,7 @@ def is_run_recipe(path):
 @pytest.mark.parametrize("size", ["nano", "full size"])
 def test_shipped_recipes_plan(path, size):
     if size != "nano":
-        size = "full" if load_recipe(path).source.family == "resshift" else "sd21"
+        size = {"resshift": "full", "edge_sd_sr": "default"}.get(load_recipe(path).source.family, "sd21")
     rows = plan(load_recipe(path, [f"source.size={size}"]))
     assert len(rows) >= 2
     # A pass that quantises or folds never adds storage.
@@ -40,7 +40,7 @@ def test_every_recipe_is_named_in_the_readme():
     ("source.sise=nano", r"sise: unknown key \(did you mean 'size'\?\); valid keys: family, size"),
     ("passes.1.wieghts=8", r"wieghts: unknown key \(did you mean 'weights'\?\)"),
     ("passes.1.weights=5", "5 bits are not supported; choose one of 4, 6, 8, 16"),
-    ("passes.1.pins={a: 3}", "pin 'a' has 3 bits"),
+    ("passes.1.pins={a: 3}", "pin 'a': 3 bits are not supported"),
     ("passes.0.pass=stripp", r"pass 'stripp' is unknown \(did you mean 'strip'\?\)"),
     ("passes.1.calibration.imges=3", r"calibration.imges: unknown key \(did you mean 'images'\?\)"),
     ("source.family=osedif", r"family 'osedif' is unknown \(did you mean 'osediff'\?\)"),

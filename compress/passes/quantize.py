@@ -1,50 +1,76 @@
 """Post-training quantisation of encoder, denoiser and decoder: min-max, or PassionSR (arXiv 2411.17106).
 
-Placement is PassionSR's: the inputs and weights of convolutions and linear layers. `outputs` adds what convolutions
-put out, without which no CPU kernel computes them in integers. Norms, activations, residual sums and attention
-products stay in floating point, so a figure from here is not one of a whole-graph W8A8.
+Placement `compat` is PassionSR's: the inputs and weights of convolutions and linear layers; `attention` adds the
+denoiser's Q, K, V and softmax, as in the paper, `outputs` what convolutions put out, without which no CPU kernel
+computes them in integers. Norms, activations and residual sums stay in floating point, so a figure of it is not one of
+a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid. What
+goes in and out of a component (pixels, latents, predictions) keeps its precision in both.
 """
 
 import fnmatch
 from typing import Literal
 
+import torch
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
-from compress.data.calibration import calibration_hash, calibration_images
+from compress.data.calibration import calibration_hash, calibration_images, calibration_pairs
 from compress.errors import UserError, nearest
 from compress.model import SRModel
 from compress.passes.base import FitContext, Pass
 from compress.quant.affine import BITS
-from compress.quant.distributed import fit_model
-from compress.quant.fit import begin
-from compress.quant.layers import QuantConv2d, QuantLinear, SplitConv2d
+from compress.quant.distributed import Options
+from compress.quant.doors import doors
+from compress.quant.explicit import give_room
+from compress.quant.fit import begin, begin_ranges
+from compress.quant.flow import Flow, record
+from compress.quant.layers import QuantConv2d, QuantLayer, QuantLinear, SplitConv2d
+from compress.quant.points import float_operators, place
+from compress.quant.schedule import fit_model
 from compress.quant.sites import Site, find_sites
 
-# What PassionSR keeps at 8 bits by name: the doors between pixels, latents and features.
-PINS_8_BIT = ("denoiser.unet.time_embedding.linear_1", "denoiser.unet.conv_out", "encoder.quant_conv",
-              "encoder.encoder.conv_out", "decoder.post_quant_conv", "decoder.decoder.conv_out")
-EDGES = (*PINS_8_BIT, "denoiser.unet.conv_in", "encoder.encoder.conv_in", "decoder.decoder.conv_in")
 Component = Literal["encoder", "denoiser", "decoder"]
 
 
+def _checked(bits: int, where: str = "") -> int:
+    if bits not in BITS:
+        raise ValueError(f"{where}{bits} bits are not supported; choose one of {', '.join(map(str, BITS))}")
+    return bits
+
+
 class Calibration(BaseModel):
-    """`data` is `embedded` or a folder of low-resolution photographs; `size` is the side of the crops in pixels."""
+    """`data` is `embedded` or a folder of low-resolution photographs; `size` is the side of the crops in pixels.
+    `hr` is a folder with the photographs themselves, four times as large, under the same names, for `target: hr`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = "embedded"
     images: int = Field(16, ge=0)
     size: int = Field(64, gt=0)
+    hr: str | None = None
+
+
+class Width(BaseModel):
+    """Bits of one layer; what is left out is the pass's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: int | None = None
+    activations: int | None = None
 
 
 class Quantize(Pass):
-    """`weights` and `activations` in bits; `pins` maps layer patterns to bits, `skip` leaves layers in float, `outputs`
-    names convolutions whose output is quantised too (those at the edges of a component never are).
+    """`weights` and `activations` in bits; `pins` maps layer patterns to bits (one number, or {weights, activations}),
+    `skip` leaves layers in float, `outputs` names convolutions whose output is quantised too (those at the edges of a
+    component never are). In placement `full`, `pins` and `skip` also match the tensors between operators.
 
     `minmax` takes ranges as observed. `passionsr` searches them for the least square error, adds equivalent
-    transforms where they fold away (`transforms`) and learns both, component after component.
+    transforms where they fold away (`transforms`), or with a product where that pays (`explicit`), and learns both,
+    component after component. `ablate` takes parts of it away again: lbq (learned boundaries), let (transforms), dqc
+    (calibration on the quantised predecessors). `order: backward` with `polish` epochs is QArtSR's schedule;
+    `low_rank` adds SVDQuant's 16-bit branch of that rank; `rounding: feedback`, `bias_correction` and `equalise` are
+    kept per component where they lower its error.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -53,14 +79,27 @@ class Quantize(Pass):
     method: Literal["minmax", "passionsr"] = "passionsr"
     weights: int = 8
     activations: int = 8
+    placement: Literal["compat", "full"] = "compat"
+    attention: bool = False
+    # Of a GroupNorm's moments in encoder and decoder, placement full: 2 takes them from a quarter of the positions.
+    norm_stride: int = Field(1, ge=1, le=4)
     components: tuple[Component, ...] = ("encoder", "denoiser", "decoder")
     # Integer kernels want weight zero points of 0; PassionSR's asymmetric weights are one word away.
     weight_scheme: Literal["symmetric", "asymmetric"] = "symmetric"
-    pins: dict[str, int] = Field(default_factory=dict)
+    pins: dict[str, int | Width] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     split_skips: bool = True
     transforms: bool = True
+    explicit: bool = False
+    equalise: bool = False
+    rounding: Literal["nearest", "feedback"] = "nearest"
+    bias_correction: bool = False
+    low_rank: int = Field(0, ge=0)
+    ablate: tuple[Literal["lbq", "let", "dqc"], ...] = ()
+    order: Literal["forward", "backward"] = "forward"
+    polish: int = Field(0, ge=0)
+    target: Literal["fp", "hr"] = "fp"
     alpha: float = Field(0.3, ge=0, le=1)
     epochs: int = Field(2, ge=0)
     lr: float = Field(1e-3, gt=0)
@@ -69,17 +108,41 @@ class Quantize(Pass):
     @field_validator("weights", "activations")
     @classmethod
     def _known_bits(cls, bits: int) -> int:
-        if bits not in BITS:
-            raise ValueError(f"{bits} bits are not supported; choose one of {', '.join(map(str, BITS))}")
-        return bits
+        return _checked(bits)
 
     @field_validator("pins")
     @classmethod
-    def _known_pins(cls, pins: dict[str, int]) -> dict[str, int]:
+    def _known_pins(cls, pins: dict[str, int | Width]) -> dict[str, int | Width]:
         for pattern, bits in pins.items():
-            if bits not in BITS:
-                raise ValueError(f"pin '{pattern}' has {bits} bits; choose one of {', '.join(map(str, BITS))}")
+            for value in (bits.weights, bits.activations) if isinstance(bits, Width) else (bits,):
+                if value is not None:
+                    _checked(value, f"pin '{pattern}': ")
         return pins
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Quantize":
+        if self.placement == "full" and (self.outputs or self.attention):
+            raise ValueError("placement 'full' quantises every output and attention already; remove 'outputs' and "
+                             "'attention', or set placement: compat")
+        if self.norm_stride > 1 and self.placement != "full":
+            raise ValueError("norm_stride belongs to placement 'full'; set that, or remove norm_stride")
+        if self.target == "hr" and self.calibration.hr is None and self.calibration.data != "embedded":
+            raise ValueError("target 'hr' needs the photographs themselves; set calibration.hr to a folder that holds "
+                             f"them four times as large, under the names of {self.calibration.data}, or target: fp")
+        if self.target == "hr" and "decoder" not in self.components:
+            raise ValueError("target 'hr' is what the decoder is calibrated against, and components has no decoder")
+        if self.calibration.hr is not None and self.target != "hr":
+            raise ValueError("calibration.hr is read for target 'hr' only; set target: hr or remove it")
+        if self.method == "minmax":
+            given = [key for key in ("explicit", "low_rank", "equalise", "polish", "ablate") if getattr(self, key)]
+            if given:
+                raise ValueError(f"method 'minmax' learns nothing and has no '{given[0]}'; remove it, or choose "
+                                 "passionsr")
+        return self
+
+    @property
+    def has_transforms(self) -> bool:
+        return self.method == "passionsr" and self.transforms and "let" not in self.ablate
 
     def convert(self, model: SRModel) -> None:
         layers = {f"{part}.{name}": (module, name) for part in self.components
@@ -88,49 +151,131 @@ class Quantize(Pass):
         if not layers:
             raise UserError(f"pass 'quantize': no convolution or linear layer is left to quantise in "
                             f"{', '.join(self.components)}; list the pass once per component")
-        skipped = {name for pattern in self.skip for name in self._match(pattern, layers, "skip")}
-        put_out = {name for pattern in self.outputs for name in self._match(pattern, layers, "outputs")}
-        pinned = {name: 8 for name in PINS_8_BIT if name in layers and min(self.weights, self.activations) < 8}
-        for pattern, width in self.pins.items():
-            pinned |= dict.fromkeys(self._match(pattern, layers, "pins"), width)
+        if adapter := next((name for name in layers if ".lora_" in name), None):
+            raise UserError(f"pass 'quantize': {adapter} is a LoRA adapter that is not merged; merge it into its layer "
+                            "before quantising, for a product of two quantised matrices is not the quantised product")
+        pins, edges = self._doors(model, layers)
         hidden = skip_concatenations(model) if self.split_skips else {}
+        used: set[str] = set()
+        skipped = {name for pattern in self.skip for name in self._matched(pattern, layers, used)}
+        put_out = {name for pattern in self.outputs for name in self._match(pattern, layers, "outputs")}
+        weights = []
         for name, (component, path) in layers.items():
             if name in skipped:
                 continue
-            width = pinned.get(name)
             parent, _, attribute = path.rpartition(".")
-            owner = component.get_submodule(parent)
             layer = component.get_submodule(path)
-            replacement = self._replace(layer, hidden.get(name), dict(
-                weight_bits=width or self.weights, act_bits=width or self.activations,
-                symmetric=self.weight_scheme == "symmetric",
+            weight_bits, act_bits = self._width(name, pins, used)
+            new, parts = self._replace(layer, hidden.get(name), dict(
+                weight_bits=weight_bits, act_bits=act_bits, symmetric=self.weight_scheme == "symmetric",
+                low_rank=self.low_rank,
                 # Latents, predictions and pixels keep their precision.
-                quantise_output=name in put_out and isinstance(layer, nn.Conv2d) and name not in EDGES))
-            owner.register_module(attribute, replacement)
-        if self.method == "passionsr" and self.transforms:
-            for part in self.components:
-                for site in find_sites(getattr(model, part)):
+                quantise_output=name in put_out and isinstance(layer, nn.Conv2d) and name not in edges))
+            component.get_submodule(parent).register_module(attribute, new)
+            weights += parts
+        # New layers are told from those of an earlier pass by their learning state; on meta both have none.
+        mine = [layer for layer, _ in weights]
+        points = self._place(model, used)
+        self._check_patterns(layers, points, used)
+        self._make_room(model, set(mine))
+        for layer, weight in weights:
+            if not weight.is_meta:
+                begin(layer, weight)
+        for part in self.components:
+            if not any(weight.is_meta for _, weight in weights):
+                begin_ranges(getattr(getattr(model, part), "points", nn.Module()))
+
+    def _doors(self, model: SRModel, layers: dict) -> tuple[set[str], set[str]]:
+        """Full names of the layers to pin and of those at the edges, if this config asks for either."""
+        if min(self.weights, self.activations) >= 8 and not self.outputs:
+            return set(), set()
+        found: tuple[set[str], set[str]] = set(), set()
+        for part, flow in record(model, self.components).items():
+            for names, kept in zip(doors(flow), found, strict=True):
+                kept |= {f"{part}.{name}" for name in names} & layers.keys()
+        return found
+
+    def _width(self, name: str, pins: set[str], used: set[str]) -> tuple[int, int]:
+        """(weight bits, activation bits) of a layer or tensor."""
+        weights, activations = self.weights, self.activations
+        if name in pins:
+            weights, activations = max(8, weights), max(8, activations)
+        for pattern, width in self.pins.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                used.add(pattern)
+                width = width if isinstance(width, Width) else Width(weights=width, activations=width)
+                weights, activations = width.weights or weights, width.activations or activations
+        return weights, activations
+
+    def _place(self, model: SRModel, used: set[str]) -> list[str]:
+        """The quantisers between operators; returns the full names of all that could be had."""
+        parts = self.components if self.placement == "full" else ("denoiser",) if self.attention else ()
+        parts = tuple(p for p in parts if p in self.components)
+        if not parts and not self.equalise:
+            return []
+        names: list[str] = []
+        for part, flow in record(model, parts or self.components).items():
+            component = getattr(model, part)
+            component.flow = flow
+            if part not in parts:
+                continue
+            if hasattr(component, "points"):
+                raise UserError(f"pass 'quantize': the tensors between the operators of the {part} were quantised by "
+                                "an earlier pass; list placement 'full' or attention once per component")
+
+            def bits(point: str, part: str = part) -> int | None:
+                name = f"{part}.{point}"
+                names.append(name)
+                matching = [pattern for pattern in self.skip if fnmatch.fnmatchcase(name, pattern)]
+                used.update(matching)
+                return None if matching else self._width(name, set(), used)[1]
+
+            place(component, flow, bits, self.placement == "full", 1 if part == "denoiser" else self.norm_stride)
+        return names
+
+    def _make_room(self, model: SRModel, mine: set[QuantLayer]) -> None:
+        """Biases and factors that transforms and corrections will need, whatever the data say."""
+        taken: set[nn.Module] = set()
+        for part in self.components:
+            for site in find_sites(getattr(model, part)) if self.has_transforms else ():
+                if mine.issuperset(site.consumers):
                     self._give_bias(site)
+                    taken.update(site.consumers)
+        if self.explicit and self.has_transforms:
+            give_room([("", layer) for layer in mine], taken)
+
+    def _matched(self, pattern: str, layers: dict, used: set[str]) -> list[str]:
+        found = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
+        used.update([pattern] * bool(found))
+        return found
 
     def _match(self, pattern: str, layers: dict, key: str) -> list[str]:
         found = fnmatch.filter(layers, pattern)
         if not found:
-            raise UserError(f"pass 'quantize': {key} pattern '{pattern}' matches no layer{nearest(pattern, layers)}; "
-                            f"layers are named like '{next(iter(layers))}', * stands for any part")
+            raise self._no_match(pattern, layers, key)
         return found
 
     @staticmethod
-    def _replace(layer: nn.Module, hidden: int | None, options: dict) -> nn.Module:
+    def _no_match(pattern: str, names: dict | list, key: str) -> UserError:
+        return UserError(f"pass 'quantize': {key} pattern '{pattern}' matches no layer{nearest(pattern, names)}; "
+                         f"layers are named like '{next(iter(names))}', * stands for any part")
+
+    def _check_patterns(self, layers: dict, points: list[str], used: set[str]) -> None:
+        for key, patterns in (("skip", self.skip), ("pins", self.pins)):
+            for pattern in patterns:
+                # A pin of a layer that is skipped, or of one pinned twice, is no typing error.
+                if pattern not in used and not fnmatch.filter(layers, pattern):
+                    raise self._no_match(pattern, [*layers, *points], key)
+
+    @staticmethod
+    def _replace(layer: nn.Module, hidden: int | None, options: dict
+                 ) -> tuple[nn.Module, list[tuple[QuantLayer, torch.Tensor]]]:
+        """The new module, and its quantised layers, each with the float weight that it stands for."""
         if hidden is not None:
             new = SplitConv2d(layer, hidden, **options)
-            parts = list(zip(new.parts, (layer.weight[:, :hidden], layer.weight[:, hidden:]), strict=True))
-        else:
-            new = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer, **options)
-            parts = [(new, layer.weight)]
-        if not layer.weight.is_meta:
-            for part, weight in parts:
-                begin(part, weight)
-        return new
+            return new, list(zip(new.parts, (layer.weight[:, :hidden], layer.weight[:, hidden:]), strict=True))
+        new = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer, **options)
+        return new, [(new, layer.weight)]
 
     @staticmethod
     def _give_bias(site: Site) -> None:
@@ -140,21 +285,50 @@ class Quantize(Pass):
                 layer.bias = nn.Parameter(layer.weight_scale.new_zeros(layer.weight_scale.shape), requires_grad=False)
 
     def fit(self, model: SRModel, context: FitContext) -> dict:
-        images = calibration_images(self.calibration.data, self.calibration.images, self.calibration.size, context.seed)
-        images = [x.to(context.device) for x in images]
         if self.calibration.size % model.multiple:
             raise UserError(f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
                             "this model needs; round it")
-        learned = self.method == "passionsr"
-        return fit_model(model, context.before(self.pass_), images, self.components, search=learned,
-                         transforms=learned and self.transforms, alpha=self.alpha, epochs=self.epochs, lr=self.lr,
-                         seed=context.seed)
+        images, references = self._images(context)
+        learned, flows = self.method == "passionsr", self._flows(model)
+        options = Options(
+            search=learned and "lbq" not in self.ablate, transforms=self.has_transforms, equalise=self.equalise,
+            feedback=self.rounding == "feedback", bias=self.bias_correction, distributed="dqc" not in self.ablate,
+            alpha=self.alpha, epochs=self.epochs, lr=self.lr, seed=context.seed)
+        figures: dict = {"placement": self.label(), "calibration_size": self.calibration.size}
+        remaining = {part: float_operators(getattr(model, part), flow) for part, flow in flows.items()}
+        figures |= {"float_operators": remaining} if self.placement == "full" else {}
+        before = context.before(self.pass_)
+        return figures | fit_model(model, before, images, self.components, options, flows, order=self.order,
+                                   polish=self.polish, references=references)
+
+    def _images(self, context: FitContext) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+        c = self.calibration
+        if self.target == "hr":
+            pairs = calibration_pairs(c.data, c.hr, c.images, c.size, context.seed)
+            images, references = ([x.to(context.device) for x in part] for part in zip(*pairs, strict=True))
+        else:
+            images = [x.to(context.device) for x in calibration_images(c.data, c.images, c.size, context.seed)]
+            references = None
+        return images, references
+
+    def _flows(self, model: SRModel) -> dict[str, Flow]:
+        """What `convert` recorded, taken off the model again."""
+        parts = [part for part in self.components if hasattr(getattr(model, part), "flow")]
+        flows = {part: getattr(model, part).flow for part in parts}
+        for part in parts:
+            del getattr(model, part).flow
+        return flows
+
+    def label(self) -> str:
+        """The placement that a figure of this pass belongs to."""
+        return self.placement + " with attention" * self.attention + " with outputs" * bool(self.outputs)
 
     def as_published(self) -> "Quantize":
-        return self.model_copy(update={"skip": (), "outputs": ()})
+        return self.model_copy(update={"skip": (), "outputs": (), "low_rank": 0})
 
     def data_key(self) -> str:
-        return calibration_hash(self.calibration.data)
+        own = calibration_hash(self.calibration.data)
+        return own if self.calibration.hr is None else f"{own}+{calibration_hash(self.calibration.hr)}"
 
 
 def skip_concatenations(model: SRModel) -> dict[str, int]:

@@ -7,7 +7,6 @@ x ~ (q - zero_point) * scale, ties to even. (PassionSR's code *adds* a zero poin
 from dataclasses import dataclass
 
 import torch
-from torchao.quantization.quant_primitives import quantize_affine
 
 from compress.errors import UserError
 
@@ -97,11 +96,14 @@ def per_channel(values: torch.Tensor, ndim: int) -> torch.Tensor:
 
 def quantize_weight(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid
                     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes in the grid's container, scale [out] and int64 zero point [out] of a weight [out, ...]."""
+    """Codes in the grid's container, scale [out] and int64 zero point [out] of a weight [out, ...].
+
+    By the same division as `fake_quantize`: a reciprocal, as torchao's primitive has it, rounds ties the other way, and
+    weights that were trained in bfloat16 have many.
+    """
     scale, zero_point = qparams(low, high, grid)
-    block = (1, *weight.shape[1:])
-    stored = quantize_affine(weight, block, scale, zero_point.to(torch.int64), grid.dtype, grid.qmin, grid.qmax)
-    return stored, scale, zero_point.to(torch.int64)
+    stored = codes(weight, *(per_channel(v, weight.ndim) for v in (scale, zero_point)), grid)
+    return stored.to(grid.dtype), scale, zero_point.to(torch.int64)
 
 
 def best_shrink(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid, steps: int = 20,

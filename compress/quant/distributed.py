@@ -2,27 +2,57 @@
 already quantised ones before it, first the equivalent transforms, then the boundaries."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from compress.model import SRModel
+from compress.errors import UserError
+from compress.quant.correction import correct_biases
+from compress.quant.equalise import add_equalising, find_pairs
 from compress.quant.equivalent import initial_scale, input_channel_max
-from compress.quant.fit import Transform, freeze
-from compress.quant.layers import QuantLayer
+from compress.quant.explicit import add_explicit
+from compress.quant.fit import LayerFit, RangeFit, Transform, freeze, freeze_range
+from compress.quant.flow import Flow
+from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.rounding import round_weights
 from compress.quant.sites import Site, find_sites
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What calibration does beyond observing. `epochs` 0 learns nothing, `distributed` False calibrates every component
+    on what the float ones before it put out."""
+
+    search: bool = True
+    transforms: bool = True
+    equalise: bool = False
+    feedback: bool = False          # rounding with error feedback (rounding.py)
+    bias: bool = False
+    distributed: bool = True
+    alpha: float = 0.3
+    epochs: int = 2
+    lr: float = 1e-3
+    seed: int = 0
+
+
 def quant_layers(component: nn.Module) -> list[tuple[str, QuantLayer]]:
-    return [(name, m) for name, m in component.named_modules() if isinstance(m, QuantLayer)]
+    """The quantised layers that are being fitted; those of an earlier pass are finished."""
+    return [(name, m) for name, m in component.named_modules() if isinstance(m, QuantLayer) and m.fit is not None]
+
+
+def quantisers(component: nn.Module) -> list[TensorQuantiser]:
+    """All of a component that are being fitted: of layers' inputs and outputs, and between operators."""
+    return [m for m in component.modules() if isinstance(m, TensorQuantiser) and m.fit is not None]
 
 
 def set_mode(component: nn.Module, mode: str) -> None:
-    for _, layer in quant_layers(component):
-        layer.fit.mode = mode
+    for module in component.modules():
+        if isinstance(module, (LayerFit, RangeFit)):
+            module.mode = mode
 
 
 def relative_error(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -36,33 +66,56 @@ def mean_error(run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]
 
 
 def observe(component: nn.Module, run: Run, inputs: list[torch.Tensor]) -> None:
-    """Watch the inputs of all layers of `component` in float."""
+    """Watch the tensors that have quantisers in float. Raises UserError for one that no range can be given to."""
     set_mode(component, "observe")
     with torch.no_grad():
         for x in inputs:
             run(x)
     set_mode(component, "float")
+    for name, module in component.named_modules():
+        if isinstance(module, LayerFit):
+            low, high, name = module.channel_low, module.channel_high, name.removesuffix(".fit") + "'s input"
+        elif isinstance(module, TensorQuantiser) and module.fit is not None and not name.endswith(".input"):
+            low, high, name = module.fit.low, module.fit.high, name.replace("points.table.", "").replace("/", ".")
+        else:
+            continue
+        if low is None:
+            raise UserError(f"pass 'quantize': {name} was never computed on the calibration images, so it has no "
+                            "range; leave it in float with skip")
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+            raise UserError(f"pass 'quantize': {name} has values that are not finite on the calibration images; check "
+                            "the weights of the model, which gives such values without quantisation too")
 
 
-def start(component: nn.Module, search_inputs: bool, search_weights: bool) -> None:
+def start(component: nn.Module, search_inputs: bool, search_weights: bool, search_between: bool = False) -> None:
+    """Initial boundaries of layers' inputs and weights, and of all other tensors (`search_between`)."""
+    of_inputs = set()
     for _, layer in quant_layers(component):
         layer.fit.start(layer, search_inputs, search_weights)
+        of_inputs.add(layer.input)
+    for quantiser in quantisers(component):
+        if quantiser not in of_inputs:
+            quantiser.fit.start(quantiser, search_between)
 
 
 def best_start(component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]
                ) -> tuple[float, list[bool]]:
-    """Boundaries as observed or as searched, of inputs and of weights: what leaves the component's output nearest.
+    """Boundaries as observed or as searched, of inputs, weights and other tensors: what leaves the output nearest.
 
-    A search is for one layer's own least square error, which now and then costs the result more than it saves.
+    A search is for one tensor's own least square error, which now and then costs the result more than it saves.
     Returns the mean error and what was searched.
     """
-    choices = [(False, False), (False, True), (True, False), (True, True)]
-    errors = []
-    for choice in choices:
+    def error(*choice: bool) -> float:
         start(component, *choice)
-        errors.append(mean_error(run, inputs, targets))
-    least = min(errors)
-    best = choices[errors.index(least)]
+        return mean_error(run, inputs, targets)
+
+    errors = {choice: error(*choice) for choice in [(False, False), (False, True), (True, False), (True, True)]}
+    best = min(errors, key=errors.get)
+    least = errors[best]
+    layers = {layer.input for _, layer in quant_layers(component)}
+    if any(q not in layers and not q.pinned for q in quantisers(component)):
+        searched = error(*best, True)
+        best, least = ((*best, True), searched) if searched < least else ((*best, False), least)
     start(component, *best)
     return least, list(best)
 
@@ -71,6 +124,8 @@ def add_transforms(component: nn.Module, alpha: float) -> list[tuple[Site, Trans
     """A transform for every site, initialised from the observed channels: offset to their middle, scale by alpha."""
     added = []
     for site in find_sites(component):
+        if any(c.fit is None for c in site.consumers) or getattr(site.producer, "fit", site) is None:
+            continue  # of an earlier pass
         fit = site.consumers[0].fit
         low, high = fit.channel_low, fit.channel_high
         offset = (low + high) / 2 if site.has_offset else None
@@ -116,73 +171,109 @@ def learn(name: str, parameters: list[nn.Parameter], run: Run, inputs: list[torc
     return before, best
 
 
+@dataclass
+class Fitted:
+    """A component in its learning state: what folds where once it is frozen, and figures for the ledger."""
+
+    component: nn.Module
+    figures: dict
+    sites: list[tuple[Site, Transform]] = field(default_factory=list)
+
+    def boundaries(self) -> list[nn.Parameter]:
+        """What is learned once the transforms are: all logarithmic factors of ranges."""
+        ranges = [q.fit.log for q in quantisers(self.component) if not q.pinned]
+        return ranges + [layer.fit.weight_log for _, layer in quant_layers(self.component)
+                         if layer.fit.rounded is None]
+
+    def freeze(self) -> dict:
+        """Fold the transforms, write codes and ranges; returns the figures."""
+        for site, transform in self.sites:
+            site.fold(transform)
+        folded = {layer for site, _ in self.sites for layer in site.consumers}
+        for _, layer in quant_layers(self.component):
+            freeze(layer, layer in folded)
+        for quantiser in quantisers(self.component):
+            freeze_range(quantiser)
+        return self.figures
+
+
+def add_all_transforms(component: nn.Module, flow: Flow | None, options: Options) -> list[tuple[Site, Transform]]:
+    """Those that fold away, then (in layers with room for them) those that do not; returns the first."""
+    sites = add_transforms(component, options.alpha) if options.transforms else []
+    if options.equalise and flow is not None:
+        sites += add_equalising(find_pairs(component, flow))
+    return sites
+
+
+def drop_transforms(component: nn.Module) -> None:
+    for _, layer in quant_layers(component):
+        layer.fit.transform = None
+
+
 def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor],
-                  *, search: bool, transforms: bool, alpha: float, epochs: int, lr: float, seed: int,
-                  transform_run: Run | None = None, transform_targets: list[torch.Tensor] | None = None) -> dict:
-    """Observe, transform, learn and freeze one component; returns its calibration errors for the ledger.
+                  options: Options, flow: Flow | None = None, transform_run: Run | None = None,
+                  transform_targets: list[torch.Tensor] | None = None) -> Fitted:
+    """Observe, transform, learn and round one component; what remains is to `freeze` it.
 
     `run` maps an input to what `targets` hold. Transforms may be learned against another output of the same
     component (`transform_run`, `transform_targets`): the denoiser's predictions instead of the clean latent.
     """
     observe(component, run, inputs)
     set_mode(component, "quantise")
-    figures: dict = {"layers": len(quant_layers(component))}
-    if search:
-        figures["start_error"], figures["searched_inputs_weights"] = best_start(component, run, inputs, targets)
-    else:
+    layers = quant_layers(component)
+    figures: dict = {"layers": len(layers), "quantisers": len(quantisers(component))}
+
+    def best() -> tuple[float, list[bool]]:
+        if options.search:
+            return best_start(component, run, inputs, targets)
         start(component, False, False)
-        figures["start_error"] = mean_error(run, inputs, targets)
-    sites = add_transforms(component, alpha) if transforms else []
-    if sites:
-        start(component, search, search)
-        parameters = [p for _, transform in sites for p in transform.parameters()]
+        return mean_error(run, inputs, targets), [False, False]
+
+    error, searched = best()
+    sites = add_all_transforms(component, flow, options)
+    explicit = add_explicit(layers) if options.transforms else []
+    if sites or explicit:
+        start(component, *searched)
+        parameters = list({id(p): p for _, layer in layers if layer.fit.transform is not None
+                           for p in layer.fit.transform.parameters()}.values())
         figures["transform_error"] = learn(f"{name}: transforms", parameters, transform_run or run, inputs,
-                                           transform_targets or targets, epochs, lr, seed)
+                                           transform_targets or targets, options.epochs, options.lr, options.seed)
         # Boundaries belong to the transformed tensors, so they start anew; transforms stay only if they pay.
-        error, searched = best_start(component, run, inputs, targets)
-        if error < figures["start_error"]:
-            figures |= {"start_error": error, "searched_inputs_weights": searched}
+        transformed, anew = best()
+        if transformed < error:
+            error, searched = transformed, anew
         else:
-            for _, layer in quant_layers(component):
-                layer.fit.transform = None
-            sites = []
-            start(component, *figures["searched_inputs_weights"])
-    figures["transforms"] = len(sites)
-    if search:
-        parameters = [p for _, layer in quant_layers(component) for p in layer.fit.boundaries()]
-        figures["boundary_error"] = learn(f"{name}: boundaries", parameters, run, inputs, targets, epochs, lr, seed)
-    for site, transform in sites:
-        site.fold(transform)
-    for _, layer in quant_layers(component):
-        freeze(layer)
-    return figures
+            drop_transforms(component)
+            sites, explicit = [], []
+            start(component, *searched)
+    figures |= {"start_error": error, "searched": searched, "transforms": len(sites), "explicit_transforms": explicit}
+    fitted = Fitted(component, figures, sites)
+    if options.search:
+        figures["boundary_error"] = learn(f"{name}: boundaries", fitted.boundaries(), run, inputs, targets,
+                                          options.epochs, options.lr, options.seed)
+    refine(fitted, run, inputs, targets, options)
+    return fitted
 
 
-def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], components: tuple[str, ...],
-              **options) -> dict[str, dict]:
-    """Fit the quantised components of `model` in the order encoder, denoiser, decoder against `source`, the same
-    model before its quantisation.
-
-    `images` are low-resolution calibration images [1, 3, h, w] in [0, 1], of legal sizes.
-    """
-    with torch.no_grad():
-        latents = [source.encoder(x) for x in images]
-        context = source.context()
-        predictions = [torch.cat(source.predictions(z, context)) for z in latents]
-        clean = [source.clean_latent(z, context) for z in latents]
-        restored = [source.decoder(z) for z in clean]
-    figures = {}
-    if "encoder" in components:
-        figures["encoder"] = fit_component("encoder", model.encoder, model.encoder, images, latents, **options)
-    with torch.no_grad():
-        inputs = [model.encoder(x) for x in images]
-    if "denoiser" in components:
-        own = model.context()
-        figures["denoiser"] = fit_component(
-            "denoiser", model.denoiser, lambda z: model.clean_latent(z, own), inputs, clean,
-            transform_run=lambda z: torch.cat(model.predictions(z, own)), transform_targets=predictions, **options)
-    with torch.no_grad():
-        inputs = [model.clean_latent(z) for z in inputs]
-    if "decoder" in components:
-        figures["decoder"] = fit_component("decoder", model.decoder, model.decoder, inputs, restored, **options)
-    return figures
+def refine(fitted: Fitted, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor], options: Options) -> None:
+    """Rounding with error feedback and bias correction, each kept only where the component's error falls."""
+    layers = quant_layers(fitted.component)
+    error = mean_error(run, inputs, targets)
+    if options.feedback:
+        round_weights(fitted.component, layers, run, inputs)
+        rounded = mean_error(run, inputs, targets)
+        fitted.figures["rounding_error"] = (error, rounded)
+        if rounded < error:
+            error = rounded
+        else:
+            for _, layer in layers:
+                layer.fit.rounded = None
+    if options.bias:
+        count = correct_biases(layers, run, inputs)
+        corrected = mean_error(run, inputs, targets)
+        fitted.figures["bias_error"] = (error, corrected)
+        if corrected >= error:
+            count = 0
+            for _, layer in layers:
+                layer.fit.shift = None
+        fitted.figures["corrected_biases"] = count

@@ -66,10 +66,14 @@ class Widen(nn.Module):
 
 
 def store_half(module: nn.Module) -> None:
-    """Store every float32 parameter in `module` as float16; what reads it gets float32, rounded once."""
+    """Store every float32 parameter and buffer in `module` as float16; what reads it gets float32, rounded once."""
     for owner in list(module.modules()):
         for name, parameter in list(owner.named_parameters(recurse=False)):
             if parameter.dtype == torch.float32 and not isinstance(owner, parametrize.ParametrizationList):
                 setattr(owner, name, nn.Parameter(parameter.detach().half(), requires_grad=False))
                 if name not in getattr(owner, "NARROW", ()):    # those that the module widens itself
                     parametrize.register_parametrization(owner, name, Widen(), unsafe=True)
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            if buffer.dtype == torch.float32:   # attention masks
+                setattr(owner, name, buffer.half())
+                parametrize.register_parametrization(owner, name, Widen(), unsafe=True)

@@ -1,19 +1,101 @@
-"""Size and speed of a compressed run beside its source in float32, as ONNX on this machine.
+"""Size and speed of a compressed run beside its source in float32, as ONNX on this machine, component by component.
 
-    python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads N] [--repeats N]
+    python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads 1,2] [--repeats N] [--components decoder,model]
 
-Nothing is asserted: a latency is a measurement of one machine on one day.
+Below each table: where the compressed file's time goes, in integers, in conversions and in floating point, with the
+operators that stay float. With nncf or openvino installed, NNCF's int8 of the same network and OpenVINO's runtime get
+lines of their own. Nothing is asserted: a latency is a measurement of one machine on one day.
 """
 
 import argparse
+import importlib.util
+import json
 import os
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from compress.errors import command
-from export.latency import compare, table
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from compress.data.calibration import calibration_images
+from compress.errors import UserError, command
+from compress.model import SRModel
+from export.latency import compare, feed, interleaved, table
 from export.onnx import GRAPHS, export_onnx
 from export.run import parse_size
+from export.verify import session
+
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Cast", "ReorderInput", "ReorderOutput"}
+INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "NhwcMaxPool"}
+
+
+def shares(path: Path, threads: int, runs: int = 3) -> tuple[dict[str, float], dict[str, tuple[int, float]]]:
+    """Milliseconds a run in `integer`, `conversion`, `float`; and of the last, operator -> (nodes, milliseconds).
+
+    An operator on 8-bit tensors counts as integer whatever its name: a Resize or MaxPool that was moved in there.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads, options.enable_profiling = 3, threads, True
+    options.profile_file_prefix = str(path.with_suffix(""))
+    loaded = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(runs + 1):
+        loaded.run(None, feed(loaded, 128))
+    events = json.loads(Path(loaded.end_profiling()).read_text())
+    first = [e["ts"] for e in events if e["name"] == "model_run"][1]
+    total: dict[str, float] = defaultdict(float)
+    nodes: dict[str, set] = defaultdict(set)
+    floats: dict[str, float] = defaultdict(float)
+    for event in events:
+        if event.get("cat") != "Node" or event["ts"] < first or not event["name"].endswith("kernel_time"):
+            continue
+        name, ms = event["args"]["op_name"], event["dur"] / 1e3 / runs
+        codes = any(kind in ("uint8", "int8") for t in event["args"].get("output_type_shape", []) for kind in t)
+        kind = "conversion" if name in CONVERSIONS else "integer" if name.startswith("QLinear") or name in INTEGERS \
+            or codes else "float"
+        total[kind] += ms
+        if kind == "float":
+            nodes[name].add(event["name"])
+            floats[name] += ms
+    return dict(total), {name: (len(nodes[name]), ms) for name, ms in sorted(floats.items(), key=lambda x: -x[1])}
+
+
+def describe(path: Path, threads: int) -> str:
+    total, floats = shares(path, threads)
+    sums = ", ".join(f"{kind} {total.get(kind, 0):.1f} ms" for kind in ("integer", "conversion", "float"))
+    stay = ", ".join(f"{name} x{count} {ms:.1f}" for name, (count, ms) in list(floats.items())[:12])
+    return f"{sums}; float: {stay}"
+
+
+def inputs_of(source: SRModel, stem: str, size: tuple[int, int], count: int = 8) -> list[np.ndarray]:
+    """What graph `stem` reads when the float model restores calibration images."""
+    name, found = GRAPHS[stem][1], []
+    for lr in calibration_images("embedded", count, size[0], seed=0):
+        x = lr if name == "lr" else source.encoder(lr)
+        found.append((source.clean_latent(x) if name == "clean_latent" else x).numpy())
+    return found
+
+
+def nncf_file(float_file: Path, data: list[np.ndarray], target: Path) -> Path:
+    """NNCF's default int8 of an ONNX file."""
+    import nncf
+    model = onnx.load(float_file)
+    name = model.graph.input[0].name
+    onnx.save(nncf.quantize(model, nncf.Dataset(data, lambda x: {name: x}), subset_size=len(data)), target)
+    return target
+
+
+def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[], object]]:
+    import openvino
+    core, runs = openvino.Core(), {}
+    for label, path in files.items():
+        compiled = core.compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
+        x = next(iter(feed(session(path, 1), 128).values()))
+        runs[f"{label}, OpenVINO"] = partial(compiled, [x])
+    return runs
 
 
 @command
@@ -21,10 +103,13 @@ def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", help="run directory or model.safetensors file")
     p.add_argument("--lr-size", default="128x128")
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--repeats", type=int, default=20)
+    p.add_argument("--threads", default="1,2", help="one table for each, comma separated")
+    p.add_argument("--repeats", type=int, default=10)
+    p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
     arguments = p.parse_args(argv)
-    size = parse_size(arguments.lr_size)
+    size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
+    if unknown := [stem for stem in stems if stem not in GRAPHS]:
+        raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
     from compress.checkpoint import load_model, read_header
 
     config, _ = read_header(arguments.run)
@@ -32,11 +117,22 @@ def main(argv: list[str]) -> None:
     config.load(source)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name for name in ("fp32", "compressed")}
-        export_onnx(source.eval(), paths["fp32"], lr_size=size)
-        export_onnx(load_model(arguments.run), paths["compressed"], lr_size=size)
-        for stem in GRAPHS:
-            pair = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
-            print(table(compare(pair, threads=arguments.threads, repeats=arguments.repeats)), end="\n\n")
+        parts = {"end_to_end": "model" in stems, "per_component": stems != ["model"]}
+        export_onnx(source.eval(), paths["fp32"], lr_size=size, **parts)
+        export_onnx(load_model(arguments.run), paths["compressed"], lr_size=size, **parts)
+        for stem in stems:
+            files = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
+            if importlib.util.find_spec("nncf"):
+                files[f"{stem} nncf"] = nncf_file(files[f"{stem} fp32"], inputs_of(source, stem, size),
+                                                  Path(folder) / f"{stem}.nncf.onnx")
+            for threads in map(int, arguments.threads.split(",")):
+                print(table(compare(files, threads=threads, repeats=arguments.repeats)))
+                print(f"compressed: {describe(files[f'{stem} compressed'], threads)}")
+                if importlib.util.find_spec("openvino"):
+                    times = interleaved(openvino_runs(files, threads), arguments.repeats)
+                    print("; ".join(f"{label} {np.median(ms):.1f} ms" for label, ms in times.items()))
+                print()
+    print(f"cores: {os.cpu_count()}")
 
 
 if __name__ == "__main__":

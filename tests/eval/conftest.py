@@ -1,7 +1,6 @@
 """Small folders of images, and a world without network."""
 
-import ctypes
-import sys
+import json
 import urllib.error
 from pathlib import Path
 
@@ -10,14 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import weights
+from eval import weight_files
+from eval.scoring import keep_freed_memory
 
 torch.set_num_threads(1)
-if sys.platform == "linux":
-    # Keep freed buffers: giving each back to the kernel took four fifths of SSIM's time on a virtual machine.
-    libc = ctypes.CDLL(None)
-    for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h, in bytes
-        libc.mallopt(option, 2 ** 30)
+keep_freed_memory()
 
 
 def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -54,7 +50,22 @@ def offline(monkeypatch, tmp_path):
         asked.append(url)
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(weights, "_download", refuse)
-    monkeypatch.setattr(weights, "_unreachable", set())
+    monkeypatch.setattr(weight_files, "_download", refuse)
+    monkeypatch.setattr(weight_files, "_unreachable", set())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return asked
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a run directory: run(name, musiq=…, protocol=…, data=…)."""
+    def make(name="nano", data="RealSR", protocol="crop", images=100, blank=None, **metrics):
+        folder = tmp_path / name
+        (folder / "eval" / data).mkdir(parents=True)
+        (folder / "eval" / data / "averages.json").write_text(json.dumps(
+            metrics | {"images": images, "data": data, "protocol": protocol, "blank": blank or {}}))
+        (folder / "ledger.json").write_text(json.dumps({"cost": {"after": {
+            "bytes": 1_400_000, "params": 1_300_000, "param_equivalents": 325_000, "macs_paper": 5e9, "macs_full": 6e9,
+            "macs_equivalent": 1.25e9}}}))
+        return folder
+    return make

@@ -1,6 +1,7 @@
 """The curve: one protocol and data set on its axes, two files, and errors that name what there is."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -9,31 +10,8 @@ from PIL import Image
 from compress.errors import UserError
 from eval import published
 from eval.curve import draw, main
-from eval.points import select
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Makes a run directory: run(name, musiq=…, protocol=…, data=…)."""
-    def make(name="nano", data="RealSR", protocol="crop", images=100, blank=None, **metrics):
-        folder = tmp_path / name
-        (folder / "eval" / data).mkdir(parents=True)
-        (folder / "eval" / data / "averages.json").write_text(json.dumps(
-            metrics | {"images": images, "data": data, "protocol": protocol, "blank": blank or {}}))
-        (folder / "ledger.json").write_text(json.dumps({"cost": {"after": {
-            "bytes": 1_400_000, "params": 1_300_000, "param_equivalents": 325_000, "macs_paper": 5e9, "macs_full": 6e9}}}))
-        return folder
-    return make
-
-
-def test_published_figures_are_the_reference_ones(shared):
-    for table in ("models", "cost"):
-        theirs = (shared / "published" / f"{table}.csv").read_text(encoding="utf-8").splitlines()
-        ours = published.rows(table)
-        assert list(ours[0]) == theirs[0].split(",")
-        assert len(ours) == len(theirs) - 1
-        assert [",".join(row.values()) for row in ours] == [line.replace('"', "") for line in theirs[1:]]
-    assert {row["protocol"] for row in published.rows("models")} == {"crop", "full", "64-256"}
+from eval.metrics import METRICS
+from eval.points import Point, front, gather, select
 
 
 def test_only_the_same_protocol_and_data_set(run):
@@ -41,11 +19,14 @@ def test_only_the_same_protocol_and_data_set(run):
     full = select([run("b", musiq=60.0, protocol="full")], "musiq", "realsr")
     names = {p.label: p.y for p in crop.points}
     assert names["OSEDiff"] == 69.09 and "PassionSR-W8A8" not in names and "BiMaCoSR" not in names
-    assert {p.label: (p.x, p.y) for p in full.points} == {"b": (0.325, 60.0), "PassionSR-W8A8": (238.0, 65.88),
-                                                       "PassionSR-W6A6": (178.0, 44.43), "DFOSD": (966.3, 69.21)}
-    assert full.left_out == ["AdaDiffSR"]  # its size is printed nowhere
+    assert {p.label: (p.x, p.y) for p in full.points} == {
+        "b": (0.325, 60.0), "PassionSR-FP": (949.56, 67.05), "PassionSR-W8A8": (238.0, 65.88),
+        "PassionSR-W6A6": (178.0, 44.43), "DFOSD": (966.3, 69.21)}
+    assert full.left_out == ["AdaDiffSR", "MaxMin-W8A8", "Q-Diffusion-W8A8",
+                             "MaxMin-W6A6"]  # their sizes are not printed
     small = select([run("c", musiq=50.0, protocol="64-256", data="DRealSR")])
-    assert [(p.label, p.x, p.y) for p in small.points] == [("c", 0.325, 50.0), ("BiMaCoSR", 4.98, 29.38)]
+    assert [(p.label, p.x, p.y) for p in small.points] == [("c", 0.325, 50.0), ("BiMaCoSR", 4.98, 29.38),
+                                                           ("SinSR", 173.9, 30.81)]
 
 
 def test_bit_scaled_figures_stay_off_the_axes_that_count(run):
@@ -54,8 +35,10 @@ def test_bit_scaled_figures_stay_off_the_axes_that_count(run):
     for axis, x in (("params", 1.3), ("macs", 5.0)):
         selection = select([folder], axis=axis)
         assert selection.points[0].x == pytest.approx(x)
-        assert not {p.label for p in selection.points} & set(published.BIT_SCALED)
+        assert not any(published.scaled(p.label) for p in selection.points)
         assert "PassionSR-W8A8" in selection.left_out
+    assert {p.label: p.x for p in select([folder], axis="ops").points}["PassionSR-W8A8"] == 530
+    assert {p.label: p.x for p in select([folder], axis="ops").points}["nano"] == 1.25
 
 
 def test_metric_names_of_the_papers(run):
@@ -79,6 +62,73 @@ def test_files_are_drawn(run, tmp_path):
     assert sorted(p.name for p in png.parent.iterdir()) == ["curve.png", "curve.svg"]
 
 
+def test_no_name_covers_a_point_or_another_name(run):
+    """Twenty systems, some of them nearly on top of each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from eval import curve
+
+    selection = select([run("nano_w8a8", musiq=61.0), run("nano_w4", musiq=60.9), run("nano_w6", musiq=55.0)])
+    assert len(selection.points) > 15
+    figure = Figure(figsize=(8.4, 5.2), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.scatter([p.x for p in selection.points], [p.y for p in selection.points])
+    curve._dress(axes, selection)
+    figure.draw_without_rendering()
+    curve._label(figure, axes, selection.points, front(selection.points, True))
+    texts = [t for t in axes.texts if t.get_text() in {p.label for p in selection.points}]
+    assert len(texts) == len(selection.points)
+    boxes = [t.get_window_extent(figure.canvas.get_renderer()) for t in texts]
+    dots = axes.transData.transform([(p.x, p.y) for p in selection.points])
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1:]), texts[i].get_text()
+        assert not any(box.contains(x, y) for x, y in dots), texts[i].get_text()
+
+
+def test_front():
+    points = [Point("a", 1, 5, True), Point("b", 2, 4, True), Point("c", 3, 6, True), Point("d", 3, 7, True),
+              Point("e", 9, 7, True)]
+    assert [p.label for p in front(points, higher=True)] == ["a", "d"]
+    assert [p.label for p in front(points, higher=False)] == ["a", "b"]
+
+
+def test_latency_is_predicted_for_ours_and_published_for_others(run, random_nano):
+    from compress.checkpoint import save_model
+    from compress.cost import measure
+    from compress.phones import predict
+    from compress.sources.osediff import OSEDiffSource
+
+    folder = run(musiq=60.0)
+    save_model(random_nano, folder / "model.safetensors", OSEDiffSource(), [])
+    selection = select([folder], axis="latency")
+    expected = {p.device: p.ms for p in predict(measure(random_nano))}
+    assert {p.label: (p.x, p.word) for p in selection.points} == {
+        "nano": (expected["Galaxy S24"], "predicted"), "Edge-SD-SR": (38.0, "published")}
+    assert "OSEDiff" in selection.left_out and "predicted" in selection.x_label and "Galaxy S24" in selection.x_label
+    with pytest.raises(UserError, match="its latency on A100 is not known; it can be predicted for Galaxy S24"):
+        select([folder], axis="latency", device="A100")
+    with pytest.raises(UserError, match="did you mean 'Galaxy S2.'"):
+        select([folder], axis="latency", device="Galaxy S42")
+
+
+def test_page_has_all_systems_and_nothing_from_elsewhere(run, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        main([str(run(musiq=60.0, ssim=0.7)), "-o", str(tmp_path / "c.png")])
+    assert end.value.code == 0
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)\s*=|@import|url\(|<link""", page)
+    assert set(re.findall(r"https?://[^\s\"']+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
+    data = json.loads(re.search(r"const D = (.*);\n", page).group(1))
+    systems = {s["label"]: s for s in data["systems"]}
+    assert systems["nano"]["ours"] and systems["nano"]["x"]["size"] == 0.325
+    assert systems["nano"]["y"] == {"musiq": 60.0, "ssim": 0.7}
+    assert systems["OSEDiff"]["y"]["musiq"] == 69.09 and systems["OSEDiff"]["x"]["macs"] == 2265
+    assert data["metrics"]["musiq"] is True and data["metrics"]["lpips"] is METRICS["lpips"].higher
+    assert len(systems) == len(gather([tmp_path / "nano"]).systems)
+
+
 def test_command_line(run, tmp_path, capsys):
     folder = run(psnr=25.0, musiq=None, blank={"musiq": "no weights"})
     with pytest.raises(SystemExit) as end:
@@ -95,7 +145,8 @@ def test_mistakes(run, tmp_path):
     a, b = run("a", musiq=60.0), run("b", musiq=60.0, protocol="full")
     for arguments, says in (
             (([a, b],), "different protocols"), (([a], "lpips"), "has no lpips on RealSR; it has musiq"),
-            (([a], "musik"), "did you mean 'musiq'"), (([a], "musiq", "DIV2K"), "was not evaluated on 'DIV2K'.*it has RealSR"),
+            (([a], "musik"), "did you mean 'musiq'"),
+            (([a], "musiq", "DIV2K"), "was not evaluated on 'DIV2K'.*it has RealSR"),
             (([a], "musiq", None, "byte"), "axis 'byte' is unknown"), (([tmp_path / "no"],), "no such run directory"),
             (([],), "no run was named")):
         with pytest.raises(UserError, match=says):

@@ -7,7 +7,7 @@ import torch
 
 from compress.errors import UserError
 from compress.image import read_image
-from eval import weights
+from eval import ntire, weight_files
 from eval.metrics import METRICS, Metrics
 
 GOLDEN = {"psnr": "psnr_y", "ssim": "ssim_y", "psnr-rgb": "psnr_rgb", "ssim-rgb": "ssim_rgb", "ms_ssim": "ms_ssim",
@@ -34,6 +34,8 @@ def test_directions_agree_with_pyiqa():
 
     theirs = {"psnr-rgb": "psnr", "ssim-rgb": "ssimc", "lpips-squeeze": "lpips"}
     for name, metric in METRICS.items():
+        if metric.of or metric.features:  # pyiqa has no NTIRE score, and files FID under metrics without reference
+            continue
         config = DEFAULT_CONFIGS[theirs.get(name, name)]
         assert metric.higher != config.get("lower_better", False), name
         assert metric.reference == (config["metric_mode"] == "FR"), name
@@ -65,7 +67,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 def test_offline_metrics_are_blank_with_the_remedy(offline):
-    judges = Metrics(["psnr", "lpips", "dists", "musiq", "niqe", "clipiqa", "maniqa-pipal", "lpips-squeeze"])
+    judges = Metrics(["psnr", "lpips", "dists", "musiq", "niqe", "clipiqa", "maniqa-pipal", "lpips-squeeze",
+                      "lpips-vgg", "fid"])
     assert set(judges.blank) == set(judges.names) - {"psnr"}
     assert "alexnet-owt-7be5be79.pth and LPIPS_v0.1_alex-df73285e.pth" in judges.blank["lpips"]
     assert all("--iqa-weights" in why for why in judges.blank.values())
@@ -76,7 +79,7 @@ def test_an_error_that_is_no_network_failure_is_not_swallowed(offline, monkeypat
     def broken(url, target):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(weights, "_download", broken)
+    monkeypatch.setattr(weight_files, "_download", broken)
     with pytest.raises(ZeroDivisionError):
         Metrics(["musiq"])
 
@@ -93,7 +96,8 @@ def test_reasons_for_single_values(shared):
     assert scores["psnr"] is not None
 
 
-@pytest.mark.parametrize("names, says", [(["psnrr"], "did you mean 'psnr'"), (["maniqa"], "did you mean 'maniqa-pipal'"),
+@pytest.mark.parametrize("names, says",
+                         [(["psnrr"], "did you mean 'psnr'"), (["maniqa"], "did you mean 'maniqa-pipal'"),
                                          ([], "no metric was asked for")])
 def test_unknown_metric(names, says):
     with pytest.raises(UserError, match=says):
@@ -103,3 +107,52 @@ def test_unknown_metric(names, says):
 def test_missing_weight_folder(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         Metrics(["psnr"], tmp_path / "nowhere")
+
+
+BATCHED = [name for name in METRICS if METRICS[name].batch and not METRICS[name].of and name not in (
+    "lpips", "lpips-vgg", "dists", "musiq", "clipiqa", "fid")]  # whose weights are not at hand
+
+
+def test_a_batch_gives_what_its_images_give(shared):
+    """Images of very different quality in one batch: no metric lets one look at another."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.nn.functional.interpolate(torch.rand(2, 3, 28, 28, generator=generator), scale_factor=6,
+                                            mode="bicubic")
+    clean = (clean.clamp(0, 1) * 255).round() / 255
+    noise = torch.tensor([0.02, 0.2]).view(2, 1, 1, 1) * torch.randn(clean.shape, generator=generator)
+    noisy = ((clean + noise).clamp(0, 1) * 255).round() / 255
+    judges = Metrics(BATCHED, shared / "iqa")
+    assert judges.blank == {}
+    for name in BATCHED:
+        together, reasons = judges.score_batch(name, noisy, clean)
+        alone = [judges.score_batch(name, noisy[i:i + 1], clean[i:i + 1])[0][0] for i in range(2)]
+        assert reasons == [None] * 2
+        assert together == pytest.approx(alone, rel=1e-4, abs=1e-5), name
+        assert len({round(v, 4) for v in alone}) == 2, name
+
+
+def test_one_undefined_image_spoils_no_batch(shared):
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    images[0] = 0.5
+    values, reasons = Metrics(["niqe"], shared / "iqa").score_batch("niqe", images, None)
+    assert values[0] is None and "texture" in reasons[0]
+    assert values[1] > 0 and reasons[1] is None
+
+
+def test_lpips_squeeze_from_backbone_and_heads(shared, tmp_path, offline):
+    """The two files that can be downloaded give the same metric as the whole one."""
+    from safetensors.torch import load_file
+
+    whole = load_file(shared / "iqa" / "lpips_squeeze_v0.1.safetensors")
+    trunk = {"features." + k.split(".", 2)[2]: v for k, v in whole.items() if k.startswith("net.slice")}
+    torch.save(trunk, tmp_path / "squeezenet1_1-b8a52dc0.pth")
+    torch.save({k: v for k, v in whole.items() if k.startswith("lin")}, tmp_path / "LPIPS_v0.1_squeeze-4a5350f2.pth")
+    image, other = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    one, two = (Metrics(["lpips-squeeze"], folder).score(image, other)[0] for folder in (shared / "iqa", tmp_path))
+    assert one == two and one["lpips-squeeze"] > 0.05
+
+
+def test_a_composed_score_brings_its_parts(offline):
+    judges = Metrics(["ntire-score"])
+    assert judges.names == [*ntire.INGREDIENTS, "ntire-score"]
+    assert "lpips, dists, clipiqa, maniqa-pipal, musiq, niqe cannot be had here" in judges.blank["ntire-score"]

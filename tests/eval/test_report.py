@@ -1,7 +1,9 @@
-"""The report: one file, everything inside it, and the numbers that were given."""
+"""The report: one file, everything inside it, and the numbers that were given; from a run directory, alone or
+compared."""
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -9,36 +11,49 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.report import ReportData, cell, tiles, write_report
+from compress.errors import UserError
+from eval import pictures, rundir
+from eval.pictures import Crop
+from eval.report import ReportData, cell, collect, main, spread, tiles, write_report
 
 
 @pytest.fixture
-def figures(tmp_path):
+def figures():
     crop = np.full((8, 8, 3), 200, np.uint8)
-    Image.fromarray(crop).save(tmp_path / "curve.png")
+    scores = {"source": {"chelsea": {"psnr": 25.2, "lpips": None}, "coffee": {"psnr": 26.2, "lpips": None}},
+              "compressed": {"chelsea": {"psnr": 24.2, "lpips": None}, "coffee": {"psnr": 25.9, "lpips": None}}}
     return ReportData(
-        name="run <one>", recipe_yaml="name: one\npasses: []\n",
+        name="run <one>", recipe_yaml="name: one\npasses: []\n", dataset="embedded", protocol="embedded", scores=scores,
         cost_rows=[{"stage": "source", "params": 1_300_000, "bytes": 5_200_000, "macs_paper": 4_800_000_000},
                    {"stage": "quantize", "params": 1_300_000, "bytes": 1_400_000, "macs_paper": 4_800_000_000}],
         components=[{"component": "encoder", "params": 120_000}],
         metrics={"full precision": {"psnr": 25.1511, "lpips": None}, "compressed": {"psnr": 24.9876, "niqe": 5.6476}},
-        blanks={"lpips": "alexnet is not at hand"}, 
-        parity=[{"file": "a.onnx", "probe": "photo", "psnr_db": 41.5}, {"file": "a.onnx", "probe": "flat", "psnr_db": 38.25}],
+        blanks={"lpips": "alexnet is not at hand"},
+        parity=[{"file": "a.onnx", "probe": "photo", "psnr_db": 41.5},
+                {"file": "a.onnx", "probe": "flat", "psnr_db": 38.25}],
         fidelity_db=44.125,
         latency=[{"what": "int8 / fp32", "ratio": 0.61, "kind": "measured"}],
-        crops=[("chelsea", {"LR": crop, "compressed": crop / 255.0})], curve_png=tmp_path / "curve.png",
+        crops=[Crop("chelsea", {"source": crop, "compressed": crop / 255.0},
+                    {m: scores[m]["chelsea"] for m in scores})],
+        predicted=["  Galaxy S24 predicted 2.1 ms"],
         ledger=[{"pass": {"pass": "quantize", "weights": 8}, "seconds": 12.5,
-                 "after": {"params": 1_300_000, "components": [{"component": "hidden"}]}}], notes=["Low-bit arithmetic is simulated."])
+                 "after": {"params": 1_300_000, "components": [{"component": "concealed"}]}}],
+                 notes=["Low-bit arithmetic is simulated."])
+
+
+def nothing_from_elsewhere(page):
+    assert not re.search(r"""(?:src|href)\s*=\s*(?!["']data:image/png;base64,)""", page)
+    assert not re.search(r"@import|url\(|<link|<script\s+src|fetch\(", page)
+    assert set(re.findall(r"https?://[^\s\"']+", page)) <= {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
 
 
 def test_everything_is_inside_the_page(figures, tmp_path):
     path = write_report(tmp_path, figures)
     page = path.read_text(encoding="utf-8")
     assert path == tmp_path / "report.html"
-    assert not re.search(r"""(?:src|href)\s*=\s*(?!["']data:image/png;base64,)""", page)
-    assert not re.search(r"https?://|@import|url\(|<script|<link", page)
+    nothing_from_elsewhere(page)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 3  # two crops and the curve
+    assert len(pictures) == 2
     for picture in pictures:
         with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
             assert image.size == (8, 8) and image.getpixel((3, 3)) == (200, 200, 200)
@@ -47,9 +62,12 @@ def test_everything_is_inside_the_page(figures, tmp_path):
 
 def test_numbers_and_explanations_are_there(figures, tmp_path):
     page = write_report(tmp_path, figures).read_text(encoding="utf-8")
-    for text in ("25.1511", "24.9876", "5.6476", "1.30 M", "1.40 MB", "5.20 MB before, ÷ 3.71", "4.80 GMACs", "44.12 dB",
-                 "38.2 dB", "a.onnx · flat", "38.2500", "0.6100", "measured", "lpips: alexnet is not at hand", "weights: 8", "12.5000",
-                 "Low-bit arithmetic is simulated.", "psnr ↑", "niqe ↓", "run &lt;one&gt;", "name: one"):
+    for text in ("25.1511", "24.9876", "5.6476", "1.30 M", "1.40 MB", "5.20 MB before, ÷ 3.71", "4.80 GMACs",
+                 "44.12 dB",
+                 "38.2 dB", "a.onnx · flat", "38.2500", "0.6100", "measured", "lpips: alexnet is not at hand",
+                 "weights: 8", "12.5000",
+                 "Low-bit arithmetic is simulated.", "Galaxy S24 predicted 2.1 ms", "psnr ↑", "niqe ↓",
+                 "run &lt;one&gt;", "name: one"):
         assert text in page, text
 
 
@@ -60,9 +78,9 @@ def test_an_output_that_is_not_finite_is_the_worst(figures):
 
 
 def test_a_table_within_a_table_is_left_out(figures, tmp_path):
-    figures.cost_rows[0]["components"] = [{"component": "hidden"}]
+    figures.cost_rows[0]["components"] = [{"component": "concealed"}]
     page = write_report(tmp_path, figures).read_text(encoding="utf-8")
-    assert "hidden" not in page and "parameters: 1.30 M" in page
+    assert "concealed" not in page and "parameters: 1.30 M" in page
 
 
 def test_tags_are_balanced(figures, tmp_path):
@@ -72,7 +90,7 @@ def test_tags_are_balanced(figures, tmp_path):
             self.open = []
 
         def handle_starttag(self, tag, attrs):
-            if tag not in ("meta", "img", "br"):
+            if tag not in ("meta", "img", "br", "input"):
                 self.open.append(tag)
 
         def handle_endtag(self, tag):
@@ -90,8 +108,130 @@ def test_empty_sections_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("value, key, text", [
-    (None, "", "—"), (True, "", "True"), (1234567, "", "1,234,567"), (0.73412, "", "0.7341"), (0.00012345, "", "0.0001234"),
+    (None, "", "—"), (True, "", "True"), (1234567, "", "1,234,567"), (0.73412, "", "0.7341"),
+    (0.00012345, "", "0.0001234"),
     (950, "params", "950"), (496_000_000_000, "macs_paper", "496.00 GMACs"), (2_904_264, "bytes", "2.90 MB"),
     ({"weights": 8, "on": None}, "", "weights: 8, on: —"), ([1, 2], "", "1, 2"), ("x", "bytes", "x")])
 def test_cells(value, key, text):
     assert cell(value, key) == text
+
+
+def test_positions_of_a_distribution(figures):
+    (psnr,) = spread(figures.scores)  # lpips has no value and no strip
+    assert (psnr["metric"], psnr["low"], psnr["high"]) == ("psnr", 24.2, 26.2)
+    source, compressed = psnr["models"]
+    assert [(d["image"], d["at"]) for d in source["dots"]] == [("chelsea", 50.0), ("coffee", 99.0)]
+    assert (compressed["median"], compressed["dots"][0]["at"]) == (pytest.approx(25.05), 1.0)
+
+
+def test_worst_first():
+    scores = {"a": {"lpips": 0.1, "psnr": 30.0}, "b": {"lpips": 0.4, "psnr": 31.0}, "c": {"lpips": 0.2, "psnr": 20.0}}
+    assert pictures.sorting_metric(scores) == "lpips" and pictures.worst_first(scores) == ["b", "c", "a"]
+    scores["a"]["lpips"] = None  # not all images have it
+    assert pictures.sorting_metric(scores) == "psnr" and pictures.worst_first(scores) == ["c", "a", "b"]
+    assert pictures.worst_first({"b": {}, "a": {}}) == ["a", "b"]
+
+
+def test_crop_is_where_images_differ_most():
+    image = np.zeros((400, 500, 3), np.uint8)
+    other = image.copy()
+    other[300:320, 400:430] = 90
+    top, left = pictures.furthest(image, other)
+    assert top <= 300 and top + pictures.SIDE >= 320 and left <= 400 and left + pictures.SIDE >= 430
+    assert pictures.furthest(image, image) == ((400 - pictures.SIDE) // 2, (500 - pictures.SIDE) // 2)
+    assert pictures.furthest(image[:50, :60], other[:50, :60]) == (0, 0)
+
+
+@pytest.fixture
+def directory(tmp_path, photo):
+    """Makes a run directory as compress.run leaves it, of two 64x48 images."""
+    def make(name, shade=0):
+        run = tmp_path / name
+        for model, folder in (("compressed", run / "eval" / "photos"), ("source", run / "eval" / "photos" / "source")):
+            (folder / "restored").mkdir(parents=True)
+            for i, image in enumerate(("one", "two")):
+                photo(64, 48, seed=i + shade).save(folder / "restored" / f"{image}.png")
+            (folder / "averages.json").write_text(json.dumps(
+                {"psnr": 30.0 + shade, "musiq": None, "images": 2, "data": "photos", "protocol": "full",
+                 "blank": {"musiq": "no weights"}, "problems": {"three": "three.png: the file is empty"}, "notes": []}))
+            (folder / "metrics.csv").write_text(
+                f"image,data,protocol,psnr,musiq\none,photos,full,{29 + shade}.5,\ntwo,photos,full,{30 + shade}.5,\n")
+        (run / "eval" / "photos" / "fidelity.json").write_text('{"one": 40.0, "two": 42.0}')
+        (run / "onnx").mkdir()
+        (run / "onnx" / "figures.json").write_text(json.dumps(
+            {"parity": [{"file": "model.onnx", "probe": "flat", "psnr_db": 51.5}], "latency": [],
+             "files": [["onnx/model.onnx", 9]]}))
+        cost = {"lr_size": [128, 128], "params": 4_000_000, "param_equivalents": 4e6, "bytes": 16_000_000,
+                "macs_paper": 2e10,
+                "macs_equivalent": 2e10, "macs_full": 3e10, "peak_activation_bytes": 7,
+                "components": [{"name": "decoder", "params": 5}]}
+        after = {**cost, "param_equivalents": 1e6, "bytes": 4_000_000, "macs_equivalent": 5e9}
+        (run / "ledger.json").write_text(json.dumps(
+            {"name": name, "passes": [{"pass": {"pass": "quantize", "weights": 8, "activations": 8}, "seconds": 3.0,
+                                       "data": "embedded:abc", "figures": {}, "before": cost, "after": after}],
+             "cost": {"before": cost, "after": after}, "versions": {"torch": "2.13"}}))
+        (run / "recipe.yaml").write_text(
+            f"name: {name}\nsource: {{family: osediff, size: nano}}\npasses: [{{pass: quantize, weights: 8, "
+            f"activations: 8}}]\n"
+            "export: []\neval: {data: [photos], metrics: [psnr, musiq]}\nseed: 0\n")
+        return run
+    return make
+
+
+def test_report_of_a_run_directory(directory):
+    run = directory("alone")
+    with pytest.raises(SystemExit) as end:
+        main([str(run)])
+    assert end.value.code == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    nothing_from_elsewhere(page)
+    for text in ("41.00 dB", "16.00 MB before, ÷ 4.00", "no weights", "left out: three: three.png: the file is empty",
+                 "51.5000", "embedded:abc", "This is not whole-graph quantisation"):
+        assert text in page, text
+    assert page.index("<b>one</b>") < page.index("<b>two</b>")  # the worse one first
+    figures = collect(rundir.read(run))
+    assert [c.name for c in figures.crops] == ["one",
+                                               "two"] and list(figures.crops[0].versions) == ["source", "compressed"]
+    assert {s["label"]: s["x"]["size"] for s in figures.chart["systems"]} == {"alone": 1.0, "source": 4.0}
+
+
+def test_comparison(directory, tmp_path, capsys):
+    runs = [directory("a"), directory("b", shade=2)]
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, runs), "-o", str(tmp_path / "compare.html")])
+    assert end.value.code == 0
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    nothing_from_elsewhere(page)
+    assert "2 runs on photos, protocol “full”" in page
+    rows = re.findall(r"<tr><td>(\w+)</td><td class=\"n\">([\d.]+)</td>", page)
+    assert rows[:3] == [("source", "30.0000"), ("a", "30.0000"), ("b", "32.0000")]
+    assert len(re.findall(r'data-label="b" src=', page)) == 2
+    for arguments, says in ((map(str, runs), "several runs need -o NAME.html"),
+                            ([str(tmp_path), "-o", "x.html"], "no finished run here")):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments])
+        assert end.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_damaged_run(directory):
+    run = directory("a")
+    (run / "ledger.json").write_text('{"name": ')
+    with pytest.raises(UserError, match="ledger.json: is no valid JSON"):
+        rundir.read(run)
+
+
+def test_card(directory):
+    from eval.card import licence, write_card
+
+    run = directory("a")
+    text = write_card(rundir.read(run), run, ["one line"]).read_text(encoding="utf-8")
+    for said in ("# a\n", "```\none line\n```", 'load_model("THIS_FOLDER")', "| psnr ↑ | 30.0000 | 30.0000 |",
+                 "Not measured for want of weights or originals: musiq.", "three.png: the file is empty",
+                 "Licence: Apache-2.0",
+                 "| 1 | `quantize` | 3.0 | `embedded:abc` | 4.00 MB | 5.00 GMACs |", "| weights | 16.00 MB | 4.00 MB |",
+                 "`onnx/model.onnx`", "versions: torch 2.13".capitalize(), "name: a\n"):
+        assert said in text, said
+    assert "non-commercial" in licence({"family": "resshift", "size": "full"})[1]
+    assert "`weights`: my.safetensors" in licence({"family": "osediff", "size": "nano",
+                                                   "weights": "/home/x/my.safetensors"})[2]
+    assert "not recorded" in licence({"family": "new", "size": "nano"})[1]

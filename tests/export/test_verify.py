@@ -1,7 +1,6 @@
 """Parity, latency and the command line."""
 
 import json
-import shutil
 from copy import deepcopy
 
 import numpy as np
@@ -100,6 +99,9 @@ def test_latency_refusals(float_files):
 @pytest.mark.parametrize("arguments, words", [
     (["RUN", "--target", "onx"], "export target 'onx' is unknown (did you mean 'onnx'?); choose one of onnx"),
     (["RUN", "--lr-size", "128*128"], "--lr-size '128*128' is not a size"),
+    (["RUN", "--shape", "2x3x128x128"], "--shape '2x3x128x128' is not one image"),
+    (["RUN", "--target", "qnn", "--dtype", "fp32"], "target qnn has no fp32 (the HTP computes in float16 or integers)"),
+    (["RUN", "--probe", "flatt"], "probe 'flatt' is unknown (did you mean 'flat'?)"),
     (["/nowhere"], "/nowhere"),
 ])
 def test_command_line_refusals(capsys, arguments, words):
@@ -114,16 +116,13 @@ def test_command_line(monkeypatch, capsys, tmp_path, float_files):
     import compress.checkpoint
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(compress.checkpoint, "load_model", lambda path: float_files[0])
-    monkeypatch.setitem(run.TARGETS, "onnx", lambda model, out, **options: _copy(float_files[1], out))
+    arguments = [str(tmp_path), "--shape", "1x3x32x32", "--threads", "1", "--component", "decoder", "--images", "2"]
     for tolerance, code in (("60", 0), ("500", 1)):
         with pytest.raises(SystemExit) as ended:
-            run.main([str(tmp_path), "--lr-size", "32", "--tolerance", tolerance, "--threads", "1"])
+            run.main([*arguments, "--tolerance", tolerance])
         assert ended.value.code == code
     said = capsys.readouterr()
     assert "decoder.onnx" in said.out and "textured" in said.out and "below tolerance" in said.err
-    assert (tmp_path / "onnx" / "parity.json").is_file()
-
-
-def _copy(folder, out):
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-    return sorted(out.glob("*.onnx"))
+    # What failed stands beside the good one, under a name that says so.
+    assert (tmp_path / "onnx" / "parity.json").is_file() and not (tmp_path / "onnx" / "FAILED.txt").exists()
+    assert "below tolerance" in (tmp_path / "onnx.failed" / "FAILED.txt").read_text()

@@ -8,6 +8,7 @@ from torchao.quantization.quant_primitives import MappingType
 
 from compress.errors import UserError
 from compress.quant.affine import Grid, best_shrink, fake_quantize, qparams, quantize_weight
+from compress.quant.distributed import set_mode
 from compress.quant.fit import begin, freeze
 from compress.quant.layers import QuantConv2d, QuantLinear, SplitConv2d
 
@@ -74,7 +75,7 @@ def fitted(layer, quantised, x, search=False):
     torch.testing.assert_close(reference, layer(x), rtol=1e-4, atol=1e-5)
     for part in getattr(quantised, "parts", [quantised]):
         part.fit.start(part, search, search)
-        part.fit.mode = "quantise"
+    set_mode(quantised, "quantise")
     simulated = quantised(x)
     for part in getattr(quantised, "parts", [quantised]):
         freeze(part)

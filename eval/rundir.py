@@ -1,0 +1,120 @@
+"""Reading a run directory: recipe, ledger, evaluations per image, exported files. Nothing is computed here."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress.errors import UserError
+
+Scores = dict[str, dict[str, float | None]]  # image -> metric -> value
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One data set: averages.json and scores of `compressed` and, where it was measured, of `source`.
+
+    `fidelity`: PSNR in dB between both models' 8-bit images, by image. `folder` holds restored/ and source/restored/.
+    """
+
+    data: str
+    protocol: str
+    folder: Path
+    averages: dict[str, dict[str, Any]]
+    scores: dict[str, Scores]
+    fidelity: dict[str, float] = field(default_factory=dict)
+
+    def restored(self, model: str) -> Path:
+        return (self.folder if model == "compressed" else self.folder / model) / "restored"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. `exported`: the rows of parity and latency and the files of all targets."""
+
+    path: Path
+    name: str
+    recipe: dict[str, Any]
+    recipe_yaml: str
+    ledger: dict[str, Any]
+    evaluations: list[Evaluation]
+    exported: dict[str, list]
+
+    def costs(self) -> list[dict]:
+        """The source's totals, then those after every pass."""
+        rows = [{"after": "source", **_without_parts(self.ledger["cost"]["before"])}]
+        return rows + [{"after": entry["pass"]["pass"], **entry["after"]} for entry in self.ledger["passes"]]
+
+    def components(self) -> list[dict]:
+        return [{"model": model, **row} for model, key in (("source", "before"), ("compressed", "after"))
+                for row in self.ledger["cost"][key].get("components", [])]
+
+
+def read(path: str | Path) -> Run:
+    """The run in `path`. Raises UserError where there is none or a file of it is damaged."""
+    path = Path(path)
+    if not (path / "ledger.json").is_file() or not (path / "recipe.yaml").is_file():
+        raise UserError(f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory")
+    text = (path / "recipe.yaml").read_text(encoding="utf-8")
+    ledger = _json(path / "ledger.json")
+    exported: dict[str, list] = {"parity": [], "latency": [], "files": []}
+    for file in sorted(path.glob("*/figures.json")):
+        for key, rows in _json(file).items():
+            exported.setdefault(key, []).extend(rows)
+    evaluations = [_evaluation(file.parent) for file in sorted(path.glob("eval/*/averages.json"))]
+    return Run(path, ledger["name"], yaml.safe_load(text), text, ledger, evaluations, exported)
+
+
+def _evaluation(folder: Path) -> Evaluation:
+    places = {"source": folder / "source", "compressed": folder}
+    there = {model: place for model, place in places.items() if (place / "averages.json").is_file()}
+    averages = {model: _json(place / "averages.json") for model, place in there.items()}
+    fidelity = _json(folder / "fidelity.json") if (folder / "fidelity.json").is_file() else {}
+    return Evaluation(averages["compressed"]["data"], averages["compressed"]["protocol"], folder, averages,
+                      {model: _scores(place / "metrics.csv") for model, place in there.items()}, fidelity)
+
+
+def _scores(file: Path) -> Scores:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return {row.pop("image"): {k: float(v) if v else None for k, v in row.items() if k not in ("data", "protocol")}
+                for row in csv.DictReader(stream)}
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: is no valid JSON ({error}); the run directory is damaged: run it again") from None
+
+
+def _without_parts(cost: dict) -> dict:
+    return {k: v for k, v in cost.items() if k not in ("components", "lr_size")}
+
+
+def predicted(run: Run) -> list[str]:
+    """Latency on phones by published rates, as text, of the run's structure; empty where its model file is missing."""
+    from compress import phones
+    from compress.checkpoint import convert_all, read_header
+    from compress.cost import measure
+
+    if not (run.path / "model.safetensors").is_file():
+        return []
+    source, passes = read_header(run.path)
+    return phones.as_lines(measure(convert_all(source, passes)), source)
+
+
+def notes(recipe: dict[str, Any]) -> list[str]:
+    """What a reader must know to read the figures of a recipe."""
+    quantised = [p for p in recipe["passes"] if p.get("activations")]
+    found = []
+    if quantised:
+        found.append("Placement: inputs and weights of convolutions and linear layers, and outputs of the convolutions "
+                     "that the recipe lists, are quantised; norms, activations, residual sums and attention products "
+                     "are floating point. This is not whole-graph quantisation.")
+    if any(min(p["weights"], p["activations"]) < 8 and max(p["weights"], p["activations"]) <= 8 for p in quantised):
+        found.append("Codes narrower than 8 bits are stored in 8-bit containers with clamps: exported files simulate "
+                     "such hardware and are no smaller or faster than 8-bit ones.")
+    return found

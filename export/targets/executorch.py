@@ -1,0 +1,63 @@
+"""ExecuTorch programs for its XNNPACK backend (phone CPUs): float32, float16, or static int8 by its own quantiser."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress.errors import UserError
+from export.targets.parts import Exported, Options, Parts, example, float_model
+
+
+class Half(nn.Module):
+    """A network in float16 between a float32 input and output."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = copy.deepcopy(module).half()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x.half()).float()
+
+
+def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
+    """PT2E: what XNNPACK has integer kernels for on symmetric int8 weights per channel and int8 activations."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (XNNPACKQuantizer,
+                                                                         get_symmetric_quantization_config)
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(module, (example(parts, stem),)).module(), quantizer)
+    for x in parts.inputs(stem):
+        prepared(x)
+    return convert_pt2e(prepared)
+
+
+@torch.no_grad()
+def write(parts: Parts, folder: Path, options: Options) -> Exported:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    float_model(parts)
+    if options.rewrite:
+        raise UserError("rewrites work on ONNX graphs, and executorch is made from torch; leave out --rewrite")
+    graphs, notes = {}, []
+    for stem in parts.stems:
+        module = parts.module(stem)
+        if parts.dtype == "fp16":
+            module = Half(module)
+        elif parts.dtype == "w8a8":
+            module = quantised(module, parts, stem)
+        program = to_edge_transform_and_lower(torch.export.export(module, (example(parts, stem),)),
+                                              partitioner=[XnnpackPartitioner()])
+        nodes = [str(n.target) for n in program.exported_program().graph.nodes if n.op == "call_function"]
+        delegates = sum("executorch_call_delegate" in n for n in nodes)
+        left = [n for n in nodes if "delegate" not in n and "getitem" not in n]
+        notes.append(f"{stem}: {delegates} XNNPACK partitions, {len(left)} operators on portable kernels")
+        (folder / f"{stem}.pte").write_bytes(program.to_executorch().buffer)
+        graphs[stem] = {"file": f"{stem}.pte", "format": "ExecuTorch program", "partitions": delegates,
+                        "portable": len(left)}
+    kind = {"by": "XNNPACKQuantizer, min-max", "weights": "int8, symmetric, per output channel",
+            "activations": "int8, per tensor", "placement": "the operators that XNNPACKQuantizer annotates"}
+    return Exported(graphs, ("executorch", "torchao"), kind if parts.dtype == "w8a8" else {}, notes=notes)

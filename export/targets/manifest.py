@@ -1,0 +1,109 @@
+"""manifest.json of an exported folder: all that an application has to know, and run.py beside it that knows it."""
+
+import hashlib
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress import __version__
+from compress.model import SCALE
+from export.onnx import summary
+from export.targets import host
+from export.targets.parts import Exported, Options, Parts
+
+if TYPE_CHECKING:
+    from export.targets import Target
+
+FORMAT = "diffusion-sr-compress/export/1"
+HOST_FILE, MANIFEST_FILE = "run.py", "manifest.json"
+OVERLAP = 32    # low-resolution pixels that tiles share
+RUN_WITH = {"onnx": "onnxruntime", "qnn": "onnxruntime onnxruntime-qnn==2.7.0", "tensorrt": "tensorrt cuda-python",
+            "openvino": "openvino", "executorch": "executorch", "litert": "ai-edge-litert", "coreml": "coremltools",
+            "ncnn": "ncnn"}
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def files(folder: Path) -> dict[str, dict]:
+    """Size and checksum of every file below `folder` but the manifest itself and what is measured later."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in (MANIFEST_FILE, "parity.json", "drift.json"):
+            found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    return found
+
+
+def tools(names: tuple[str, ...]) -> dict[str, str]:
+    """Versions of the packages that took part; one that is not installed here is left out."""
+    found = {"diffusion-sr-compress": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", *names):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@torch.no_grad()
+def interface(parts: Parts, stem: str, dtype: str = "float32") -> dict[str, list[dict]]:
+    """Inputs and outputs of a graph, with the ranges that calibration images gave."""
+    source, result = parts.names(stem)
+    inputs = parts.inputs(stem)
+    outputs = [parts.module(stem)(x) for x in inputs[:4]]
+
+    def entry(name: str, tensors: list[torch.Tensor]) -> dict:
+        seen = [min(t.min().item() for t in tensors), max(t.max().item() for t in tensors)]
+        shape = list(tensors[0].shape)
+        free = shape[:2] + ["height", "width"] if parts.options.dynamic else shape
+        bounds = {"range": [0.0, 1.0]} if name in ("lr", "sr") else {"observed": [round(v, 6) for v in seen]}
+        return {"name": name, "shape": free, "example_shape": shape, "dtype": dtype, "layout": "NCHW", **bounds}
+
+    return {"inputs": [entry(source, inputs)], "outputs": [entry(result, outputs)]}
+
+
+def placement(parts: Parts) -> str:
+    """The label of a quantised model's placement; `none` for floats."""
+    if not parts.quantised:
+        return "none"
+    full = any(hasattr(getattr(parts.model, name, None), "points") for name in ("encoder", "denoiser", "decoder"))
+    return "by the toolkit's quantize pass: " + ("every tensor between operators, or attention" if full else
+                                                 "inputs and weights of convolutions and linear layers")
+
+
+def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
+    """Write manifest.json and run.py into `folder`, whose other files are complete."""
+    shutil.copyfile(host.__file__, folder / HOST_FILE)
+    model = parts.model
+    described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
+                 for stem, entry in made.graphs.items()}
+    data = {
+        "format": FORMAT, "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
+        "lr_size": list(options.lr_size), "dynamic": options.dynamic,
+        "install": f"pip install {RUN_WITH[parts.target]} numpy pillow",
+        "graphs": described,
+        "quantisation": {"layers": summary(model), "learned": placement(parts), **made.quantisation},
+        "host": {
+            "does": ["8-bit RGB to float in [0, 1], NCHW",
+                     "reflection at the lower and right edge up to whole tiles",
+                     "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with Gaussian weights",
+                     "between denoiser and decoder: clean_latent = latent * a + prediction * b, in float32",
+                     "the colour correction over the whole image, then a clamp to [0, 1]"],
+            "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix, "overlap": OVERLAP,
+            "align": parts.align, "smallest": 2 * model.multiple},
+        "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
+        "tools": tools(made.tools), "files": files(folder)}
+    path = folder / MANIFEST_FILE
+    path.write_text(json.dumps(data, indent=1) + "\n")
+    return path

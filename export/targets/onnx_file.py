@@ -1,0 +1,72 @@
+"""ONNX files for onnxruntime on a CPU: float32, float16, or Q/DQ, static or dynamic shapes."""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from export.graph import write as write_graph
+from export.onnx import OPSET_16_BIT, export_onnx
+from export.targets.parts import Exported, Options, Parts
+from export.targets.qdq import quantise
+
+# Sums over many pixels, where half precision overflows or rounds everything away.
+FLOAT32_OPS = ("InstanceNormalization", "ReduceMean", "ReduceSum", "Resize")
+
+
+def float_graphs(parts: Parts, folder: Path, options: Options, opset: int | None = None, rewrites: str | None = None
+                 ) -> dict[str, Path]:
+    """`<stem>.onnx` of every graph as the model is: float32, or with the Q/DQ pairs of a quantised one."""
+    paths = export_onnx(parts.model, folder, lr_size=options.lr_size, dynamic=options.dynamic, opset=opset,
+                        low_bits=options.low_bits, stems=parts.stems)
+    if rewrites:
+        from export.rewrite import rewrite_exported
+        rewrite_exported(paths, parts.model, rewrites, options.lr_size)
+    return {path.stem: path for path in paths}
+
+
+def as_float16(path: Path) -> None:
+    """Weights and arithmetic in float16 but for FLOAT32_OPS; inputs and outputs stay float32."""
+    model = onnx.load(path)
+    model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS))
+    replace(model, path)
+
+
+def replace(model: onnx.ModelProto, path: Path) -> None:
+    """Write `model` over the file at `path`, with the notes that it had."""
+    notes = {p.key: p.value for p in model.metadata_props}
+    if not notes:
+        notes = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+    write_graph(ir.from_proto(model), path, notes)
+
+
+def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> None:
+    arrays = [x.numpy() for x in parts.inputs(path.stem)]
+    replace(quantise(onnx.load(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors), path)
+
+
+def entry(path: Path) -> dict:
+    """The manifest's entry of an ONNX file."""
+    model = onnx.load(path, load_external_data=False)
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    data = path.with_name(f"{path.name}.data")
+    return {"file": path.name, "format": f"ONNX opset {opset}, IR {model.ir_version}",
+            **({"data": data.name} if data.is_file() else {})}
+
+
+def write(parts: Parts, folder: Path, options: Options) -> Exported:
+    post_training = parts.dtype.startswith("w") and not parts.quantised
+    opset = options.opset or (OPSET_16_BIT if parts.dtype == "w8a16" and parts.quantised else None)
+    paths = float_graphs(parts, folder, options, opset, options.rewrite)
+    for path in paths.values():
+        if parts.dtype == "fp16":
+            as_float16(path)
+        elif post_training:
+            quantise_file(path, "cpu", parts)
+    kind = {"scheme": "QuantizeLinear/DequantizeLinear pairs"} if parts.dtype.startswith("w") else {}
+    if post_training:
+        kind |= {"placement": "inputs and weights of convolutions and matrix products", "by": "onnxruntime, min-max",
+                 "weights": "int8, symmetric, per output channel",
+                 "activations": f"uint{parts.activation_bits}, asymmetric, per tensor"}
+    return Exported({stem: entry(path) for stem, path in paths.items()}, ("onnx", "onnxruntime", "onnxscript"), kind)

@@ -1,0 +1,152 @@
+"""Post-training quantisation of an exported graph by onnxruntime's quantiser, in the forms that runtimes expect.
+
+    qnn       everything on a grid, as `get_qnn_qdq_config` has it: uint8 or uint16 activations, int8 weights per
+    channel tensorrt  explicit Q/DQ around convolutions and products, symmetric int8, zero points 0
+    cpu       the same operators with asymmetric uint8 or uint16 activations: onnxruntime's CPU kernels, OpenVINO
+
+A quantize pass of the toolkit chooses and learns ranges better; this is for models that come in float.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, StaticQuantConfig, quantize
+from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
+
+from compress.errors import UserError
+from export.graph import EMBED_LIMIT
+from export.targets.ranges import Overrides, lift
+
+PRODUCTS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
+ACTIVATIONS = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
+CODES = {QuantType.QUInt8: np.uint8, QuantType.QUInt16: np.uint16}
+
+
+class Samples(CalibrationDataReader):
+    """The inputs of one graph, by its input's name."""
+
+    def __init__(self, name: str, arrays: Iterable[np.ndarray]):
+        self.feeds = iter([{name: array} for array in arrays])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the quantiser's advice on pre-processing, which was done."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Typed, with opset 21 for 16-bit pairs, and with names that the quantiser can build on.
+
+    Where nodes share a bias it makes copies called NAME1, NAME2 ..., which the exporter's names (val_4, val_41) may be
+    already; so no stored tensor's name may end in a digit.
+    """
+    # From 18 on to 21 the operators that exporters write differ in types only; GroupNormalization is the exception.
+    standard = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if standard.version < 21:
+        if any(node.op_type == "GroupNormalization" for node in model.graph.node):
+            raise RuntimeError("GroupNormalization of opset 18 means something else from opset 21 on")
+        standard.version = 21
+    names = {i.name: f"{i.name}_w" for i in model.graph.initializer}
+    for initializer in model.graph.initializer:
+        initializer.name = names[initializer.name]
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+        for place, name in enumerate(node.input):
+            node.input[place] = names.get(name, name)
+    del model.graph.value_info[:]
+    return infer(model)
+
+
+def infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the types and shapes of all values; the quantiser skips what has none."""
+    if model.ByteSize() < EMBED_LIMIT:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        onnx.save_model(model, str(file), save_as_external_data=True, location="model.data")
+        onnx.shape_inference.infer_shapes_path(str(file), str(file), data_prop=True)
+        return onnx.load_model(str(file))
+
+
+def _pinned(quant_type: QuantType) -> list[dict]:
+    """[0, 1) in steps of 2^-bits: what softmax and sigmoid put out, and what the HTP demands of them."""
+    codes = CODES[quant_type]
+    return [{"quant_type": quant_type, "scale": np.array(2.0 ** -(8 * codes().itemsize), np.float32),
+             "zero_point": np.array(0, codes)}]
+
+
+def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: QuantType, doors: bool) -> Overrides:
+    """`learned`, with what the HTP wants for the rest: pinned ranges of softmax and sigmoid, products with weights per
+    output channel, the scale of a LayerNorm per tensor. With `doors` what goes in and comes out of the graph is in 16
+    bits.
+    """
+    found = dict(learned)
+    stored = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Softmax", "Sigmoid"):
+            found.setdefault(node.output[0], _pinned(activations))
+        elif node.op_type == "MatMul" and node.input[1] in stored and len(stored[node.input[1]].dims) > 1:
+            axis = len(stored[node.input[1]].dims) - 1
+            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, "axis": axis, "symmetric": True}])
+        elif node.op_type == "LayerNormalization" and node.input[1] in stored:
+            # The HTP's LayerNorm takes unsigned codes only, one scale for all.
+            found.setdefault(node.input[1], [{"quant_type": QuantType.QUInt8, "symmetric": False}])
+    if doors and activations == QuantType.QUInt8:
+        for value in (*model.graph.input, *model.graph.output):
+            found.setdefault(value.name, [{"quant_type": QuantType.QUInt16}])
+    return found
+
+
+def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int, overrides: Overrides,
+           doors: bool = True) -> StaticQuantConfig:
+    """The quantiser's settings for `form` (see above) with `activations` bits."""
+    kind = ACTIVATIONS[activations]
+    if form == "qnn":
+        return get_qnn_qdq_config(model, samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
+                                  init_overrides=qnn_overrides(model, overrides, kind, doors))
+    options = {"TensorQuantOverrides": overrides, "WeightSymmetric": True, "ActivationSymmetric": form == "tensorrt"}
+    if form == "tensorrt":
+        # TensorRT wants a pair before every quantised input, float biases and zero points of 0.
+        kind = QuantType.QInt8
+        options |= {"QuantizeBias": False, "DedicatedQDQPair": True, "AddQDQPairToWeight": True}
+    return StaticQuantConfig(samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
+                             quant_format=QuantFormat.QDQ, op_types_to_quantize=PRODUCTS, extra_options=options)
+
+
+def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activations: int, doors: bool = True
+             ) -> onnx.ModelProto:
+    """A Q/DQ graph of `model`, whose own pairs, if it has any, keep their scales and zero points.
+
+    `arrays` are inputs of the graph, for the ranges of the other tensors. Raises UserError for mixed widths.
+    """
+    model = prepare(model)
+    learned = lift(model)
+    model = infer(model)
+    # onnxruntime cannot put a conversion on a tensor whose range is given, so learned ranges go without wider doors.
+    samples, doors = Samples(model.graph.input[0].name, arrays), doors and not learned
+    try:
+        settings = config(form, model, samples, activations, learned, doors)
+    except ValueError as error:
+        raise UserError(f"the model's quantised layers have widths that onnxruntime's quantiser cannot join ({error}); give "
+                        "all activations of the quantize pass one width, or export a run without it") from error
+    with TemporaryDirectory() as folder, quiet():
+        source, result = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
+        large = model.ByteSize() > EMBED_LIMIT
+        onnx.save_model(model, str(source), save_as_external_data=large, location="float.data" if large else None)
+        settings.use_external_data_format = large
+        quantize(str(source), str(result), settings)
+        return onnx.load_model(str(result))

@@ -1,0 +1,156 @@
+"""An exported folder by itself: what its manifest says, and that its host program needs nothing of the toolkit."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import quantised, tiny
+
+from compress.errors import UserError
+from compress.process.colour import FIXES
+from compress.process.padding import pad
+from compress.process.resample import upsample
+from export.targets import Options, check_options, export, finish
+from export.targets import host
+from export.targets.manifest import sha256
+from export.verify import failures, probes
+
+OPTIONS = Options(lr_size=(32, 32), images=2, threads=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
+    model, out = tiny(), tmp_path_factory.mktemp("exported") / "onnx"
+    made = export(model, "onnx", out, OPTIONS)
+    assert failures(made.rows) is None
+    assert not out.exists(), "nothing may stand under the final name before it is checked"
+    assert finish(out, None) == out
+    return model, out
+
+
+def test_manifest(folder):
+    model, out = folder
+    data = json.loads((out / "manifest.json").read_text())
+    assert (data["target"], data["dtype"], data["lr_size"], data["scale"]) == ("onnx", "fp32", [32, 32], 4)
+    assert data["components"] == ["model", "encoder", "denoiser", "decoder"] == list(data["graphs"])
+    encoder = data["graphs"]["encoder"]
+    assert encoder["format"].startswith("ONNX opset 20")
+    assert encoder["inputs"][0] == {"name": "lr", "shape": [1, 3, 32, 32], "example_shape": [1, 3, 32, 32],
+                                    "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]}
+    assert encoder["outputs"][0]["shape"] == [1, 4, 16, 16] and len(encoder["outputs"][0]["observed"]) == 2
+    for name, entry in data["files"].items():
+        content = (out / name).read_bytes()
+        assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert {"run.py", "model.onnx", "decoder.onnx"} <= set(data["files"])
+    assert {"torch", "onnx", "onnxruntime", "diffusion-sr-compress"} <= set(data["tools"])
+    process = model.process
+    assert data["host"]["clean_latent"]["latent"] == pytest.approx(1 / process.signal)
+    assert data["host"]["colour_fix"] == "adain" and data["install"].startswith("pip install onnxruntime")
+    assert data["quantisation"] == {"layers": {}, "learned": "none"}
+
+
+def test_checksum(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_host_program_by_itself(folder, tmp_path):
+    """In another process, from another folder: numpy, Pillow and onnxruntime only; and it does what torch does."""
+    model, out = folder
+    lr = np.uint8(probes((32, 32))["textured"][0].permute(1, 2, 0).numpy() * 255)
+    Image.fromarray(lr).save(tmp_path / "small.png")
+    watched = ("import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+               "except SystemExit as e:\n assert not e.code, e.code\n"
+               "bad = {'torch', 'compress', 'export', 'onnx'} & set(sys.modules)\nassert not bad, bad")
+    done = subprocess.run([sys.executable, "-c", watched, str(out / "run.py"), "small.png", "-o", "sr", "--threads", "1"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sr = np.asarray(Image.open(tmp_path / "sr" / "small.png"), dtype=np.int64)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(np.float32(lr) / 255).permute(2, 0, 1)[None])
+    wanted = np.rint(wanted[0].permute(1, 2, 0).numpy() * 255).astype(np.int64)
+    assert sr.shape == (128, 128, 3) and np.abs(sr - wanted).max() <= 1
+
+
+def test_host_program_refusals(folder, tmp_path):
+    run = [sys.executable, str(folder[1] / "run.py")]
+    done = subprocess.run([*run, str(tmp_path / "none.png"), "-o", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2 and "no such image file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_tiles_cover_any_size(folder):
+    """A model that enlarges by repetition: tiles, padding and blending must leave no trace, at any size."""
+    manifest = json.loads((folder[1] / "manifest.json").read_text())
+    manifest["host"]["colour_fix"] = "none"
+    seen = []
+
+    def repeat(lr: np.ndarray) -> np.ndarray:
+        seen.append(lr.shape)
+        return lr.repeat(4, 2).repeat(4, 3)
+
+    for size in ((17, 40), (32, 32), (75, 33), (100, 16)):
+        lr = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+        sr = host.upscale(manifest, {"model": repeat}, lr)
+        np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
+    assert set(seen) == {(1, 3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_colour_fixes_are_the_models(name):
+    lr, image = probes((16, 24))["textured"], torch.rand(1, 3, 64, 96) * 1.2 - 0.1
+    found = host.FIXES[name](image.numpy(), lr.numpy(), 4)
+    np.testing.assert_allclose(found, FIXES[name](image, lr).numpy(), atol=2e-5)
+
+
+def test_image_arithmetic_is_torchs():
+    image = torch.rand(1, 3, 9, 7)
+    np.testing.assert_allclose(host.enlarge(image.numpy(), 4), upsample(image).numpy(), atol=2e-6)
+    np.testing.assert_array_equal(host.reflect(image.numpy(), 20, 9), pad(image, 9, 20).numpy())
+
+
+def test_a_component_alone(tmp_path):
+    made = export(tiny(), "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=2, components=("decoder",), threads=1))
+    assert list(made.graphs) == ["decoder"] and {row["file"] for row in made.rows} == {"decoder.onnx"}
+    out = finish(tmp_path / "o", None)
+    assert sorted(p.name for p in out.iterdir()) == ["decoder.onnx", "manifest.json", "parity.json", "run.py"]
+    done = subprocess.run([sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True)
+    assert done.returncode and "no whole model" in done.stderr
+
+
+def test_failed_exports_are_marked(tmp_path):
+    for keep, name in ((False, "o.failed"), (True, "o")):
+        (tmp_path / ".o.partial").mkdir()
+        found = finish(tmp_path / "o", "too far from torch", keep=keep)
+        assert found.name == name and (found / "FAILED.txt").read_text() == "too far from torch\n"
+    assert not (tmp_path / "o.failed").exists()
+
+
+@pytest.mark.parametrize("target, options, words", [
+    ("onnx", {"components": ("decodr",)}, "component 'decodr' is unknown (did you mean 'decoder'?)"),
+    ("onnx", {"lr_size": (30, 32)}, "multiples of 16"),
+    ("executorch", {"dtype": "w8a16"}, "executorch has no w8a16 (XNNPACK has no kernels with 16-bit activations); choose"),
+    ("ncnn", {"dtype": "w8a8"}, "no ncnn2table"),
+    ("coreml", {"dtype": "w8a8"}, "calibrated on macOS only"),
+    ("openvino", {"dynamic": True}, "static shapes only; leave out dynamic, or choose onnx"),
+    ("qnn", {"opset": 21}, "options of target onnx"),
+    ("qn", {}, "export target 'qn' is unknown (did you mean 'qnn'?)"),
+])
+def test_refusals(tmp_path, target, options, words):
+    with pytest.raises(UserError) as refused:
+        options = Options(**{"lr_size": (32, 32), "images": 1, **options})
+        check_options(target, options)
+        export(tiny(), target, tmp_path / "o", options)
+    assert words in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantised_model_keeps_its_dtype(tmp_path):
+    model = quantised(tiny())
+    with pytest.raises(UserError, match="is quantised .w8a8. and its ranges hold for that"):
+        export(model, "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=1, dtype="fp16"))

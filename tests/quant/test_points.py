@@ -1,0 +1,146 @@
+"""Quantisers between operators: where they stand, that they act, and that the file has them where the simulation does."""
+
+import copy
+
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+
+from compress.errors import UserError
+from compress.passes.base import FitContext
+from compress.passes.quantize import Quantize
+from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.points import attend, group_norm
+from export.onnx import export_onnx
+from export.verify import failures, verify
+
+SMALL = {"images": 2, "size": 32}
+
+
+def quantised(model, **options):
+    step = Quantize(**{"method": "minmax", "calibration": SMALL, **options})
+    source = copy.deepcopy(model)
+    step.convert(model)
+    figures = step.fit(model, FitContext(source=source))
+    return model.eval().requires_grad_(False), figures
+
+
+@pytest.fixture(scope="module")
+def full(tiny):
+    return quantised(tiny(), placement="full")
+
+
+def test_every_tensor_between_operators_is_on_a_grid(full, monkeypatch):
+    """While the model runs, what reaches a sum, norm or activation has at most 2^8 values."""
+    model, figures = full
+    assert figures["placement"] == "full" and all(not left for left in figures["float_operators"].values())
+    seen = []
+    original = F.group_norm
+
+    def watched(x, *args, **kwargs):
+        seen.append(len(x.unique()))
+        return original(x, *args, **kwargs)
+
+    import compress.quant.points as points
+    monkeypatch.setattr(points, "group_norm", lambda x, *a, stride=1, **k: watched(x, *a, **k))
+    with torch.no_grad():
+        model.network(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert len(seen) > 20 and max(seen) <= 256
+
+
+def test_a_tensor_has_one_quantiser(full):
+    """A layer that reads what is on a grid already has none of its own; a copy of neighbours takes the tensor's."""
+    model, _ = full
+    first = model.decoder.decoder.mid_block.resnets[0]
+    assert model.decoder.decoder.conv_in.output is not None     # a norm and a sum read it
+    assert first.conv2.input is not None and first.conv1.input is not None  # each alone reads what SiLU puts out
+    steps = {step.name: step for step in model.decoder.points.steps}
+    resize = next(step for name, step in steps.items() if name.endswith(".resize"))
+    before = steps[resize.name.replace("upsamplers.0.resize", "resnets.1.add")]
+    assert resize.roles["out"] == before.roles["out"]
+    assert model.decoder.get_submodule(resize.name.replace(".resize", ".conv")).input is None
+
+
+def test_ends_of_components_stay_float(full):
+    model, _ = full
+    for last in (model.decoder.decoder.conv_out, model.denoiser.unet.conv_out, model.encoder.quant_conv):
+        assert isinstance(last, QuantLayer) and last.output is None
+
+
+def test_softmax_and_gates_are_pinned(full):
+    model, _ = full
+    pinned = {name: m for name, m in model.named_modules() if isinstance(m, TensorQuantiser) and m.pinned}
+    assert any(name.endswith("probs") for name in pinned) and any(name.endswith("gate") for name in pinned)
+    for quantiser in pinned.values():
+        assert quantiser.scale.item() == pytest.approx(1 / 256) and quantiser.zero_point.item() == 0
+
+
+def test_compat_attention_is_passionsrs(tiny):
+    """Q, K, V and softmax of the denoiser and of nothing else; norms and sums stay in float."""
+    model, figures = quantised(tiny(), attention=True)
+    assert figures["placement"] == "compat with attention"
+    roles = {name.rsplit(".", 1)[1] for name in model.denoiser.points.names()}
+    assert roles == {"q", "k", "v", "probs"}
+    assert not hasattr(model.decoder, "points") and not hasattr(model.encoder, "points")
+
+
+def test_skip_and_pins_reach_tensors(tiny):
+    model, figures = quantised(tiny(), placement="full", skip=["*.gate", "*.scores"], pins={"*.add": 16})
+    names = {part: getattr(model, part).points.names() for part in ("encoder", "denoiser", "decoder")}
+    assert not any(name.endswith(("gate", "scores")) for part in names.values() for name in part)
+    table = model.decoder.points.table
+    sums = [q for name, q in table.items() if name.endswith("add")]
+    assert sums and all(q.grid.bits == 16 for q in sums)
+    with pytest.raises(UserError, match="skip pattern '\\*.gat' matches no layer"):
+        quantised(tiny(), placement="full", skip=["*.gat"])
+
+
+def test_float_layers_put_out_codes(tiny):
+    """A layer left in float still hands its result on through a quantiser in placement full."""
+    model, _ = quantised(tiny(), placement="full", skip=["decoder.decoder.conv_in"])
+    assert "decoder.conv_in.conv2d" in model.decoder.points.names()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_norm_by_moments(stride):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 12, 16, 16) * 3 + 1, torch.randn(12), torch.randn(12)
+    expected = F.group_norm(x, 4, weight, bias, 1e-6)
+    error = (group_norm(x, 4, weight, bias, 1e-6, stride=stride) - expected).abs().max().item()
+    assert error < 1e-4 if stride == 1 else 1e-3 < error < 3
+    smooth = F.interpolate(torch.randn(1, 12, 4, 4), size=(64, 64), mode="bicubic")
+    expected = F.group_norm(smooth, 4, weight, bias)
+    near = (group_norm(smooth, 4, weight, bias, stride=2) - expected).norm() / expected.norm()
+    assert near < 0.03  # features are smooth: a quarter of the positions tells nearly the same moments
+
+
+def test_attention_in_parts_is_attention():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 8) for n in (5, 7, 7))
+    torch.testing.assert_close(attend({}, q, k, v), F.scaled_dot_product_attention(q, k, v), rtol=1e-4, atol=1e-5)
+    mask = torch.randn(5, 7)
+    torch.testing.assert_close(attend({}, q, k, v, attn_mask=mask, scale=0.3),
+                               F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3), rtol=1e-4, atol=1e-5)
+
+
+def test_file_has_what_the_simulation_has(full, tmp_path):
+    model, _ = full
+    export_onnx(model, tmp_path, lr_size=(32, 32), end_to_end=False)
+    file = onnx.load(tmp_path / "decoder.onnx")
+    made_by = {out: node for node in file.graph.node for out in node.output}
+    for kind in ("Sigmoid", "Softmax", "Concat"):
+        for node in (n for n in file.graph.node if n.op_type == kind):
+            sources = [made_by.get(name) for name in node.input]
+            assert all(s is None or s.op_type == "DequantizeLinear" for s in sources), node.name
+    assert sum(n.op_type == "Softmax" for n in file.graph.node) == 1
+    rows = verify(model, tmp_path, threads=1)
+    assert failures(rows) is None, rows
+
+
+def test_another_path_is_noticed(full):
+    model, _ = full
+    decoder = copy.deepcopy(model.decoder)
+    del decoder.points.steps[3]
+    with pytest.raises(RuntimeError, match="was recorded"):
+        decoder(torch.zeros(1, 4, 4, 4))
