@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from compress.errors import UserError
 from compress.quant.flow import INPUT, NEUTRAL, SCALAR, Flow, Node, operator_of
 from compress.quant.layers import QuantLayer, TensorQuantiser
 
@@ -92,7 +93,7 @@ def attend(roles: dict[str, nn.Module], query: torch.Tensor, key: torch.Tensor, 
            scale: float | None = None, **_) -> torch.Tensor:
     """softmax(Q K^T * scale) V with quantised operands, as products that a runtime has integer kernels for."""
     if is_causal or dropout_p:
-        raise NotImplementedError("causal attention and dropout have no quantised form here")
+        raise UserError("placement 'full': causal attention and dropout have no quantised form; take placement compat")
     same = nn.Identity()
     gain = query.shape[-1] ** -0.5 if scale is None else scale
     # In Q's scale: a product with a number between two products would keep runtimes from multiplying integers.
