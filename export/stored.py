@@ -20,6 +20,7 @@ from onnxscript import values
 import compress.quant.packed  # noqa: F401  importing this registers the operators
 
 DOMAIN = "compress"
+NARROW_LEAST = 256  # integers; for fewer a node more is not worth its bytes
 # Attributes at the default that every operator with an attribute of that name has.
 DEFAULTS = {"auto_pad": "NOTSET", "group": 1, "dilations": (1, 1), "strides": (1, 1), "pads": (0, 0, 0, 0),
             "allowzero": 0, "transA": 0, "reduction": "none"}
@@ -81,7 +82,34 @@ def add_functions(model: ir.Model) -> None:
         model.functions[function.identifier()] = function
     if used:
         model.graph.opset_imports[DOMAIN] = 1
+        narrow(model.graph)
         shorten(model.graph)
+
+
+def narrow(graph: ir.Graph) -> None:
+    """Store whole numbers, such as positions, in as few bytes as they need; a Cast or a function widens them again."""
+    for value in list(graph.initializers.values()):
+        if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32) or value.const_value.size < NARROW_LEAST:
+            continue
+        numbers = value.const_value.numpy()
+        small = next(t for t in (ir.DataType.UINT8, ir.DataType.UINT16, value.dtype)
+                     if np.array_equal(numbers.astype(t.numpy()), numbers))
+        if small == value.dtype:
+            continue
+        stored = ir.Value(name=f"{value.name}_narrow", shape=value.shape, type=ir.TensorType(small),
+                          const_value=ir.tensor(numbers.astype(small.numpy()), dtype=small))
+        graph.register_initializer(stored)
+        others = [(node, place) for node, place in value.uses() if node.op_type != "Expand" or node.domain != DOMAIN]
+        for node, place in value.uses():
+            if (node, place) not in others:     # the function has a Cast of its own
+                node.replace_input_with(place, stored)
+        if others:
+            cast = ir.node("Cast", [stored], {"to": value.dtype})
+            graph.insert_before(graph[0], cast)
+            for node, place in others:
+                node.replace_input_with(place, cast.outputs[0])
+            cast.outputs[0].name = f"{value.name}_wide"
+        del graph.initializers[value.name]
 
 
 def as_integers(model: ir.Model, low_bits: str) -> None:
@@ -124,6 +152,7 @@ def shorten(graph: ir.Graph) -> None:
             value.name = next(names)
     for value in stored:
         graph.initializers[value.name] = value
+        value.shape = value.type = None     # the tensor says both
     for node in graph:
         node.name = ""
         for name in [key for key, attribute in node.attributes.items() if attribute.value == DEFAULTS.get(key)]:

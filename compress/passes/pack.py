@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import ConfigDict, Field
+from torch import nn
 
 from compress.errors import UserError
 from compress.model import SRModel
@@ -15,7 +16,8 @@ class Pack(Pass):
     """Freeze the scales of binary layers and store their weights as bits, eight or, ternary, four to a byte.
 
     `side` is how the rest of every component that has binary layers is stored: alpha, biases, norms, the branches and
-    the layers that were kept. float16 rounds it once; arithmetic stays float32.
+    the layers that were kept. float16 rounds it once; arithmetic stays float32. Modules that have a method `compact`
+    store in less what follows from their sizes, whatever `side` is.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -31,8 +33,14 @@ class Pack(Pass):
                 layer.pack()
                 if self.side == "float16" and layer.weight_scale is not None:
                     layer.weight_scale = layer.weight_scale.half()
-            if layers and self.side == "float16":
-                store_half(component)
+            if layers:
+                for module in component.modules():
+                    if hasattr(module, "compact"):
+                        module.compact()
+                if self.side == "float16":
+                    store_half(component)
             packed |= bool(layers)
+        if packed and self.side == "float16" and isinstance(model.process, nn.Module):
+            store_half(model.process)   # the noise of its start
         if not packed:
             raise UserError("pass 'pack': the model has no binary layer to pack; list binarize before it")

@@ -124,7 +124,8 @@ class WindowAttention(nn.Module):
         """`mask` [windows, n, n] is added to the scores of every head."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)    # [B * windows, heads, n, d]
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        scores = scores + self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        scores = scores + bias.unflatten(0, self.relative_position_index.shape).permute(2, 0, 1)
         if mask is not None:
             scores = (scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]).flatten(0, 1)
         return self.proj((self.softmax(scores) @ v).transpose(1, 2).flatten(2))
@@ -163,6 +164,14 @@ class SwinBlock(nn.Module):
         """The mask that follows from the sizes."""
         if self.shift:
             self.attn_mask = shift_mask(self.size, self.window, self.shift, self.kind).to(self.norm1.weight.device)
+
+    def compact(self) -> None:
+        """Store no more than is read: of the mask the four windows in the corners, positions in 32 bits."""
+        self.attn.relative_position_index = self.attn.relative_position_index.int()
+        if self.shift:
+            side = math.isqrt(self.attn_mask.shape[0])
+            corners = self.attn_mask.unflatten(0, (side, side))[::side - 1, ::side - 1]
+            self.attn_mask = corners.flatten(0, 1).clone()
 
     def mask(self, rows: int, columns: int) -> torch.Tensor:
         """The shift mask [rows * columns, n, n] of a map of rows x columns windows.

@@ -1,9 +1,10 @@
 """A binarised nano denoiser in onnxruntime, packed, against the float one: bytes, memory at load, latency, as ratios.
 
-    nice python tests/bench/bench_binary.py [--method bimacosr] [--lr-size 64] [--repeats 10]
+    nice python tests/bench/bench_binary.py [--source resshift] [--method bimacosr] [--lr-size 64] [--repeats 10]
 
 onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at every run. Both are
-measured, each memory in a process of its own. No ratio of operations is a speed: see compress/cost.py.
+measured, each memory in a process of its own. The last line compares the file with what it must hold: the bits, and in
+float16 every other weight, without the attention masks and indices that follow from the sizes. No ratio of operations is a speed: see compress/cost.py.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import onnxruntime as ort
+from torch import nn
 
 from compress.errors import command
 from compress.model import SRModel
@@ -23,10 +25,12 @@ from compress.passes.binarize import Binarize
 from compress.passes.pack import Pack
 from compress.quant.binary import METHODS
 from compress.sources.osediff import OSEDiffSource
+from compress.sources.resshift import ResShiftSource
 from export.latency import feed, interleaved
 from export.onnx import GRAPHS, export_onnx
 
 FOLDING = "ConstantFolding"
+SOURCES = {"osediff": OSEDiffSource, "resshift": ResShiftSource}
 
 
 def load(file: Path, disabled: list[str]) -> ort.InferenceSession:
@@ -49,20 +53,26 @@ def growth(file: Path, disabled: list[str]) -> int:
     return grown
 
 
-def write(folder: Path, method: str | None, side: int) -> Path:
-    source = OSEDiffSource()
+def write(folder: Path, kind: str, method: str | None, side: int) -> tuple[Path, int]:
+    """The denoiser's file, and the bytes of the weights in it."""
+    source = SOURCES[kind]()
     model: SRModel = source.build()
     source.load(model)
     if method:
         Binarize(method=method).convert(model)
         Pack().convert(model)
     export_onnx(model.eval().requires_grad_(False), folder, lr_size=(side, side), end_to_end=False)
-    return folder / "denoiser.onnx"
+    derived = {id(b) for name, b in model.denoiser.named_buffers() if "attn_mask" in name or name.endswith("_index")
+               and "relative_position" in name}
+    parts = [model.denoiser, *([model.process] if isinstance(model.process, nn.Module) else [])]
+    tensors = {id(t): t for part in parts for t in (*part.parameters(), *part.buffers())}
+    return folder / "denoiser.onnx", sum(t.nbytes for key, t in tensors.items() if key not in derived)
 
 
 @command
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", choices=SOURCES, default="osediff")
     parser.add_argument("--method", choices=METHODS, default="bimacosr")
     parser.add_argument("--lr-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=10)
@@ -70,8 +80,8 @@ def main(argv: list[str]) -> None:
     for stem in set(GRAPHS) - {"denoiser"}:
         del GRAPHS[stem]    # only the binarised component is of interest
     with tempfile.TemporaryDirectory() as folder:
-        plain, packed = (write(Path(folder) / name, method, options.lr_size)
-                         for name, method in (("float", None), ("packed", options.method)))
+        (plain, _), (packed, needed) = (write(Path(folder) / name, options.source, method, options.lr_size)
+                                        for name, method in (("float", None), ("packed", options.method)))
         runs = {"float": (plain, []), f"{options.method}": (packed, []),
                 f"{options.method}, folding off": (packed, [FOLDING])}
         memory = {}
@@ -88,6 +98,7 @@ def main(argv: list[str]) -> None:
             print(f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
                   f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
                   f"{medians[label] / medians['float']:>8.3f}")
+        print(f"bits and float16 numbers: {needed:,} bytes; the file has {packed.stat().st_size / needed:.3f} of that")
 
 
 if __name__ == "__main__":
