@@ -22,7 +22,7 @@ from compress.quant.binary import METHODS, BinaryConfig, BinaryLayer, binarise
 from compress.quant.packed import pack, unpack
 from compress.sources.osediff import OSEDiffSource
 from compress.sources.swin_unet import SwinUNet
-from export.stored import INTEGERS, add_functions, as_integers, lookup
+from export.stored import INTEGERS, NARROW_LEAST, add_functions, as_integers, lookup
 from export.graph import check_packed, tidy, write
 from export.onnx import packed_bytes
 from export.translate import TABLE
@@ -183,6 +183,8 @@ def test_exported_weights_hold_bits(method, low_bits, tmp_path):
     assert 10 * np.log10((expected**2).max() / np.mean((found - expected)**2)) >= 50
     stored = sum(tensor.nbytes for tensor in net.state_dict().values())
     assert stored == measure_module(net, x, name="net").bytes
+    wide = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)     # of which positions in a layer need half or less
+    assert not [i for i in onnx.load(file).graph.initializer if i.data_type in wide and np.prod(i.dims) >= NARROW_LEAST]
     proto, own = onnx.load(file), {"Widen", *(["Expand"] if method == "bimacosr" else [])}
     if low_bits == "packed":
         assert file.stat().st_size <= 1.15 * stored + 2304 * 8     # the table is there once

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from compress.cost import measure_module
 from compress.errors import UserError
 from compress.sources.swin_unet import (
-    SwinUNet, SwinUNetConfig, relative_position_index, shift_mask, timestep_embedding)
+    SwinBlock, SwinUNet, SwinUNetConfig, relative_position_index, shift_mask, timestep_embedding)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,20 @@ def test_mask_of_another_size_is_the_one_that_size_is_built_with(network):
         assert torch.equal(block.mask(windows, windows), shift_mask(8 * windows, 8, 4, "published"))
     assert all(b.shift == 0 and b.attn_mask is None for b in network.middle_block[1].blocks)
     assert [b.shift for b in network.input_blocks[7][1].blocks] == [0, 4]
+
+
+def test_compact_stores_less_and_computes_the_same():
+    net, x = tiny(size=32, attention=(32,)), torch.randn(1, 3, 32, 32)
+    steps, lq = torch.tensor([3]), torch.randn(1, 3, 32, 32)
+    blocks = [m for m in net.modules() if isinstance(m, SwinBlock)]
+    shifted = next(b for b in blocks if b.shift)
+    assert len(shifted.attn_mask) == 16
+    with torch.no_grad():
+        expected = net(x, steps, lq)
+        for block in blocks:
+            block.compact()
+        assert torch.equal(net(x, steps, lq), expected)
+    assert len(shifted.attn_mask) == 4 and shifted.attn.relative_position_index.dtype == torch.int32
 
 
 def test_switches_change_structure_and_result():

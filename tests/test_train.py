@@ -1,6 +1,7 @@
 """Training: a few steps of every stage, resume that continues exactly, and stages that keep what they promise."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -67,6 +68,14 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     assert a.keys() == b.keys()
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
+    # A blended stage ends between the weights that it began with and those that it would have ended with.
+    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
+    assert call(recipe, "stages.2.blend=0.25", "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 0
+    start, whole, blended = (load_file(tmp_path / name) for name in (
+        "a/1_latent.safetensors", "a/2_end_to_end.safetensors", "c/2_end_to_end.safetensors"))
+    moved, apart = (torch.cat([(other[k] - (start[k].lerp(whole[k], share))).flatten() for k in start]).norm()
+                    for other, share in ((whole, 0.0), (blended, 0.25)))
+    assert apart < 0.05 * moved     # what sums in another order make of Adam's first steps
     model = load_model(tmp_path / "a.safetensors")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3, 128, 128)
 

@@ -18,6 +18,7 @@ from compress.errors import UserError
 from compress.quant.flow import INPUT, NEUTRAL, SCALAR, Flow, Node, operator_of
 from compress.quant.layers import QuantLayer, TensorQuantiser
 
+PROBS_BITS = 16  # of a softmax's result in a whole graph, as Q-Diffusion (arXiv 2302.04304) has it
 PLACEMENTS = ("compat", "full")
 DOORSTEP = (*SCALAR, "concat", "resize", "interpolate")
 Bits = Callable[[str], int | None]
@@ -171,11 +172,12 @@ class _Placement:
         self.paths: dict[Node, str] = {}    # of the quantiser of a node's result
         self.widths: dict[Node, int] = {}
 
-    def point(self, name: str, pinned: bool = False) -> str | None:
-        """The path of a new quantiser, or None where the tensor is to stay in float."""
+    def point(self, name: str, pinned: bool = False, least: int = 0) -> str | None:
+        """The path of a new quantiser of `least` bits or more, or None where the tensor is to stay in float."""
         bits = self.bits(name)
         if bits is None:
             return None
+        bits = max(bits, least)
         with torch.device(self.device):
             self.quantisers[name] = TensorQuantiser(bits, pinned)
         return f"points.table.{key(name)}"
@@ -214,8 +216,12 @@ class _Placement:
         roles = self.steps[node.index].roles
         if node.op == "attention":
             roles |= {role: path for role in "qkv" if (path := self.point(f"{node.name}.{role}"))}
-            pairs = [("probs", True)] + [("scores", False)] * self.full
-            roles |= {role: path for role, pinned in pairs if (path := self.point(f"{node.name}.{role}", pinned))}
+            # A row of n probabilities sums to 1, so that steps of 1/256 lose them all where n is in the thousands.
+            least = PROBS_BITS if self.full else 0
+            if path := self.point(f"{node.name}.probs", pinned=True, least=least):
+                roles["probs"] = path
+            if self.full and (path := self.point(f"{node.name}.scores")):
+                roles["scores"] = path
         elif node.op == "silu" and self.full and not node.inside:
             if self.bits(node.name) is not None and (path := self.point(f"{node.name}.gate", pinned=True)):
                 roles["gate"] = path
