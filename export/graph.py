@@ -62,8 +62,8 @@ def check_quantised(model: ir.Model, layers: int, where: str) -> None:
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         if source is not None and source.const_value is not None:
-            if source.dtype not in INTEGERS:
-                raise RuntimeError(f"{where}: weight {source.name} is stored as {source.dtype}, not as integers")
+            if (dtype := source.const_value.dtype) not in INTEGERS:
+                raise RuntimeError(f"{where}: weight {source.name} is stored as {dtype}, not as integers")
             stored += 1
     if stored < layers:
         raise RuntimeError(f"{where}: {layers} layers are quantised but {stored} weights are stored as integers")
@@ -72,7 +72,7 @@ def check_quantised(model: ir.Model, layers: int, where: str) -> None:
 def check_packed(model: ir.Model, expected: int, where: str) -> None:
     """Raise RuntimeError unless the weights stored as bits, `expected` bytes in all, are still bytes."""
     found = {node.inputs[0].name: node.inputs[0].const_value.nbytes for node in model.graph
-             if node.op_type.startswith("Unpack") and node.inputs[0].dtype == ir.DataType.UINT8}
+             if node.op_type.startswith("Unpack") and node.inputs[0].const_value.dtype == ir.DataType.UINT8}
     if sum(found.values()) > expected or expected and not found:
         raise RuntimeError(f"{where}: {expected} bytes of packed weights became {sum(found.values())}")
 

@@ -102,7 +102,7 @@ class Quantize(Pass):
     target: Literal["fp", "hr"] = "fp"
     alpha: float = Field(0.3, ge=0, le=1)
     epochs: int = Field(2, ge=0)
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(1e-2, gt=0)
     calibration: Calibration = Calibration()
 
     @field_validator("weights", "activations")
