@@ -135,3 +135,10 @@ def inception(path: Path) -> nn.Module:
 
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):  # as for LPIPS
         return Inception(sound(path))
+
+
+def niqe(path: Path) -> nn.Module:
+    """NIQE in the arithmetic of the published tables."""
+    from eval.niqe import Niqe
+
+    return Niqe(sound(path))

@@ -1,7 +1,7 @@
 """Image quality by pyiqa, under the names and settings of the StableSR / OSEDiff benchmark.
 
 PSNR and SSIM are taken on the luma of ITU-R BT.601 (ycbcr), without a cropped border; pyiqa's own default
-(yiq) reads 1.32 dB lower. Every other metric has pyiqa's default settings.
+(yiq) reads 1.32 dB lower. Every other metric has pyiqa's default settings; NIQE is computed as eval/niqe.py says.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ class Metric:
     `reference`: compares with the original image. `higher`: a higher score is better. `ways`: the first whose files
     are at hand is taken. `least`: shortest side in pixels that the implementation takes (measured). `batch`: takes
     several images of one size at once. `features`: gives a vector an image; the figure is the distance of two sets.
-    `of`: computed from a data set's averages of these metrics, not from images.
+    `of`: computed from a data set's averages of these metrics, not from images. `edition`: changed when the values
+    change without pyiqa or the weights doing so.
     """
 
     reference: bool
@@ -47,6 +48,7 @@ class Metric:
     batch: bool = True
     features: bool = False
     of: tuple[str, ...] = ()
+    edition: str = ""
 
 
 def _way(build: Build, *weights: str) -> Way:
@@ -64,7 +66,7 @@ METRICS: dict[str, Metric] = {
     "lpips-squeeze": Metric(True, False, (_way(builders.lpips_squeeze, "lpips_squeeze"),
                                           _way(builders.lpips_squeeze_parts, "squeezenet", "lpips_squeeze_heads"))),
     "dists": Metric(True, False, (_way(with_backbone("dists"), "vgg16", "dists"),)),
-    "niqe": Metric(False, False, (_way(single("niqe"), "niqe"),), least=96),
+    "niqe": Metric(False, False, (_way(builders.niqe, "niqe"),), least=96, edition="2"),
     "brisque": Metric(False, False, (_way(single("brisque"), "brisque"),)),
     "musiq": Metric(False, True, (_way(single("musiq"), "musiq"),)),
     "clipiqa": Metric(False, True, (_way(builders.clipiqa, "clip_rn50"),)),
@@ -158,8 +160,9 @@ class Metrics:
         return [name for name in self._nets if METRICS[name].features]
 
     def identity(self, name: str) -> str:
-        """What a value of this metric depends on beside the images: pyiqa, weights, kind of device."""
-        parts = [name, version("pyiqa"), self.device.partition(":")[0], *map(digest, self._files[name])]
+        """What a value of this metric depends on beside the images: code, weights, kind of device."""
+        parts = [name + METRICS[name].edition, version("pyiqa"), self.device.partition(":")[0],
+                 *map(digest, self._files[name])]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
 
     def score(self, restored: torch.Tensor, reference: torch.Tensor | None) -> tuple[dict[str, float | None],

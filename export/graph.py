@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from shutil import rmtree
 
@@ -33,6 +34,7 @@ def tidy(model: ir.Model) -> None:
 
     The exporter writes each node's Python stack into it: about as many bytes as the weights of a small int8 model.
     """
+    adopt(model.graph)
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -51,6 +53,20 @@ def tidy(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in inner:
                 value.shape = value.type = None  # every loader infers these again
+
+
+def adopt(graph: ir.Graph) -> None:
+    """Register constants that nodes read and the graph does not list.
+
+    Where several clamps read one tensor, the exporter's fusion of Max and Min into Clip gives their limits one name.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None:
+                continue
+            if graph.initializers.get(value.name) is not value and value not in graph.inputs:
+                value.name = next(name for i in count() if (name := f"{value.name}_{i}") not in graph.initializers)
+                graph.register_initializer(value)
 
 
 def check_quantised(model: ir.Model, layers: int, where: str) -> None:
