@@ -7,7 +7,7 @@ from pathlib import Path
 
 # column of quality.csv -> our name of the metric; the papers' LPIPS is AlexNet's, their PSNR and SSIM are on luma
 METRICS = {"psnr": "psnr", "ssim": "ssim", "lpips": "lpips", "dists": "dists", "niqe": "niqe", "musiq": "musiq",
-           "maniqa": "maniqa-pipal", "clipiqa": "clipiqa", "fid": "fid"}
+           "maniqa": "maniqa-pipal", "clipiqa": "clipiqa", "fid": "fid", "lpips_squeeze": "lpips-squeeze"}
 NTIRE = ("NTIRE2026-Mobile", "full")  # data set and protocol of ntire2026.csv
 
 

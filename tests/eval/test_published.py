@@ -60,7 +60,7 @@ def test_every_row_names_a_known_source_and_protocol():
 def test_plausible_ranges():
     """A slip of the decimal point shows here."""
     ranges = {"psnr": (10, 40), "ssim": (0, 1), "lpips": (0, 1), "dists": (0, 1), "niqe": (2, 12), "musiq": (10, 80),
-              "maniqa": (0, 1), "clipiqa": (0, 1), "fid": (10, 300)}
+              "maniqa": (0, 1), "clipiqa": (0, 1), "fid": (10, 300), "lpips_squeeze": (0, 1)}
     for row in published.rows("quality"):
         for metric, (low, high) in ranges.items():
             assert not row[metric] or low < float(row[metric]) < high, row

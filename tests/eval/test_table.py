@@ -28,7 +28,7 @@ def test_formats_and_choice(run, capsys):
     assert call(folder, "--published", "AdcSR,OSEDiff", "--metrics", "musiq,psnr", "--format", "csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [r["system"] for r in rows] == ["mine", "AdcSR", "OSEDiff"]
-    assert rows[2] == {"data": "RealSR", "protocol": "crop", "system": "OSEDiff", "whose": "S0, O",
+    assert rows[2] == {"data": "RealSR", "protocol": "crop", "system": "OSEDiff", "whose": "S0, O, M",
                        "M (fp32-eq.)": "1775",
                        "GMACs (fp32-eq.)": "2265", "musiq ↑": "69.09", "psnr ↑": "25.1511"}
     assert rows[0]["M (fp32-eq.)"] == "0.325" and rows[1]["psnr ↑"] == ""
