@@ -3,8 +3,8 @@
 Placement `compat` is PassionSR's: the inputs and weights of convolutions and linear layers; `attention` adds the
 denoiser's Q, K, V and softmax, as in the paper, `outputs` what convolutions put out, without which no CPU kernel
 computes them in integers. Norms, activations and residual sums stay in floating point, so a figure of it is not one of
-a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid. What
-goes in and out of a component (pixels, latents, predictions) keeps its precision in both.
+a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid, a softmax's
+on one of 16 bits. What goes in and out of a component (pixels, latents, predictions) keeps its precision in both.
 """
 
 import fnmatch

@@ -172,12 +172,14 @@ class _Placement:
         self.paths: dict[Node, str] = {}    # of the quantiser of a node's result
         self.widths: dict[Node, int] = {}
 
-    def point(self, name: str, pinned: bool = False, least: int = 0) -> str | None:
-        """The path of a new quantiser of `least` bits or more, or None where the tensor is to stay in float."""
+    def point(self, name: str, pinned: bool = False) -> str | None:
+        """The path of a new quantiser, or None where the tensor is to stay in float."""
         bits = self.bits(name)
         if bits is None:
             return None
-        bits = max(bits, least)
+        if self.full and pinned and not name.endswith(".gate"):
+            # A row of n probabilities sums to 1, so that steps of 1/256 lose them all where n is in the thousands.
+            bits = max(bits, PROBS_BITS)
         with torch.device(self.device):
             self.quantisers[name] = TensorQuantiser(bits, pinned)
         return f"points.table.{key(name)}"
@@ -191,7 +193,7 @@ class _Placement:
         elif node.op == "resize" and node.inputs[0] in self.paths:
             self.paths[node], self.widths[node] = self.paths[node.inputs[0]], self.widths[node.inputs[0]]
         elif path := self.point(node.name, pinned=node.op == "softmax"):
-            self.paths[node], self.widths[node] = path, self.bits(node.name)
+            self.paths[node], self.widths[node] = path, self.quantisers[node.name].grid.bits
 
     def layer_result(self, node: Node) -> None:
         layer = self.component.get_submodule(node.layer)
@@ -216,12 +218,8 @@ class _Placement:
         roles = self.steps[node.index].roles
         if node.op == "attention":
             roles |= {role: path for role in "qkv" if (path := self.point(f"{node.name}.{role}"))}
-            # A row of n probabilities sums to 1, so that steps of 1/256 lose them all where n is in the thousands.
-            least = PROBS_BITS if self.full else 0
-            if path := self.point(f"{node.name}.probs", pinned=True, least=least):
-                roles["probs"] = path
-            if self.full and (path := self.point(f"{node.name}.scores")):
-                roles["scores"] = path
+            pairs = [("probs", True)] + [("scores", False)] * self.full
+            roles |= {role: path for role, pinned in pairs if (path := self.point(f"{node.name}.{role}", pinned))}
         elif node.op == "silu" and self.full and not node.inside:
             if self.bits(node.name) is not None and (path := self.point(f"{node.name}.gate", pinned=True)):
                 roles["gate"] = path

@@ -123,6 +123,8 @@ def export(model: SRModel, name: str, out: Path, options: Options) -> Exported:
     made = target.writer()(parts, partial, options)
     manifest.write(parts, made, partial, options, target)
     made.rows = verify_exported(parts, made, partial, options, target) if made.runs else []
+    if made.runner:
+        manifest.refresh(made, partial)
     return made
 
 

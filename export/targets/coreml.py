@@ -4,10 +4,51 @@ macOS."""
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compress.errors import UserError
+from export.targets.host import phases
+from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
+
+
+def bicubic_kernels(scale: int, channels: int) -> np.ndarray:
+    """float32 [channels * scale^2, 1, 5, 5], for a convolution in `channels` groups and a pixel shuffle behind it."""
+    rows = np.array(phases(scale))
+    kernels = np.einsum("yi,xj->yxij", rows, rows).reshape(scale * scale, 1, 5, 5)
+    return np.tile(kernels, (channels, 1, 1, 1)).astype(np.float32)
+
+
+def register_operators() -> None:
+    """Teach coremltools torch's bicubic enlargement by a whole factor, which Core ML has not: every phase of the output
+    is a 5x5 convolution of the input with its edges repeated, and a pixel shuffle puts them in place. And `int` of an
+    array of one number, where coremltools 9.0 takes what numpy 2.4 refuses."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import register_torch_op
+    from coremltools.converters.mil.frontend.torch import ops
+
+    general = ops._int
+
+    @register_torch_op(torch_alias=["int"], override=True)
+    def _int(context, node):
+        x = context[node.inputs[0]]
+        if isinstance(x.val, np.ndarray) and x.val.size == 1:
+            context.add(mb.const(val=int(x.val.ravel()[0]), name=node.name))
+        else:
+            general(context, node)
+
+    @register_torch_op(override=True)
+    def upsample_bicubic2d(context, node):
+        x, aligned = context[node.inputs[0]], context[node.inputs[2]].val
+        factors = context[node.inputs[-1]]
+        scale = {float(v) for v in np.ravel(factors.val)} if factors is not None and factors.val is not None else set()
+        if aligned or len(scale) != 1 or not min(scale).is_integer():
+            raise UserError("Core ML gets bicubic enlargement by one whole factor only; choose another target")
+        factor, channels = int(scale.pop()), x.shape[1]
+        padded = mb.pad(x=x, pad=[0, 0, 0, 0, 2, 2, 2, 2], mode="replicate", constant_val=0.0)
+        found = mb.conv(x=padded, weight=bicubic_kernels(factor, channels), groups=channels, pad_type="valid")
+        context.add(mb.pixel_shuffle(x=found, upscale_factor=factor, name=node.name))
 
 
 @torch.no_grad()
@@ -20,16 +61,19 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
         raise UserError("rewrites work on ONNX graphs, and Core ML is made from torch; leave out --rewrite")
     graphs = {}
     precision = ct.precision.FLOAT32 if parts.dtype == "fp32" else ct.precision.FLOAT16
+    register_operators()
     for stem in parts.stems:
         source, result = parts.names(stem)
         x = example(parts, stem)
-        traced = torch.jit.trace(parts.module(stem), x, check_trace=False)
-        model = ct.convert(traced, convert_to="mlprogram", compute_precision=precision,
-                           inputs=[ct.TensorType(name=source, shape=tuple(x.shape))], outputs=[ct.TensorType(name=result)],
-                           minimum_deployment_target=ct.target.iOS16, skip_model_load=True)
-        if parts.dtype == "w8":
-            settings = OptimizationConfig(global_config=OpLinearQuantizerConfig(mode="linear_symmetric"))
-            model = linear_quantize_weights(model, config=settings)
+        with hushed():
+            traced = torch.jit.trace(parts.module(stem), x, check_trace=False)
+            model = ct.convert(traced, convert_to="mlprogram", compute_precision=precision,
+                               inputs=[ct.TensorType(name=source, shape=tuple(x.shape))],
+                               outputs=[ct.TensorType(name=result)], minimum_deployment_target=ct.target.iOS16,
+                               skip_model_load=True)
+            if parts.dtype == "w8":
+                settings = OptimizationConfig(global_config=OpLinearQuantizerConfig(mode="linear_symmetric"))
+                model = linear_quantize_weights(model, config=settings)
         model.save(str(folder / f"{stem}.mlpackage"))
         graphs[stem] = {"file": f"{stem}.mlpackage", "format": "Core ML program, iOS 16"}
     kind = {"by": "coremltools linear_quantize_weights", "weights": "int8, symmetric, per output channel",

@@ -78,7 +78,8 @@ def run_htp(path: Path, graph: dict, made: Exported, x: np.ndarray) -> dict[str,
     python, chip = made.runner.python, {"arch": graph["provider"]["htp_arch"], "soc": graph["provider"]["soc_model"]}
     inputs, outputs = path.with_suffix(".x.npz"), path.with_suffix(".y.npz")
     np.savez(inputs, x=x)
-    work(python, {"do": "run", "model": str(path), "inputs": str(inputs), "outputs": str(outputs), **chip})
+    work(python, {"do": "run", "model": str(path), "inputs": str(inputs), "outputs": str(outputs),
+                  "optimise": graph["optimisation"], **chip})
     with np.load(outputs) as stored:
         found = {key.partition("/")[2]: stored[key] for key in stored.files}
     inputs.unlink()

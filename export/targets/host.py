@@ -55,9 +55,8 @@ def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
 def openvino(graph: dict, folder: Path, threads: int | None) -> Graph:
     import openvino as ov
 
-    settings = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    if graph["precision"] == "fp32":
-        settings["INFERENCE_PRECISION_HINT"] = "f32"  # some CPUs would take bfloat16 by themselves
+    # Some CPUs would take bfloat16 by themselves; an application that wants speed may leave this out.
+    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
     loaded = ov.Core().compile_model(folder / graph["file"], "CPU", settings)
     return lambda x: loaded(x)[0]
 
@@ -114,7 +113,8 @@ def ncnn(graph: dict, folder: Path, threads: int | None) -> Graph:
 
     def run(x: np.ndarray) -> np.ndarray:
         with net.create_extractor() as extractor:
-            extractor.input(graph["inputs"][0]["name"], runtime.Mat(np.ascontiguousarray(x[0])))
+            # A Mat on an array borrows its memory, and layers that work in place would write there.
+            extractor.input(graph["inputs"][0]["name"], runtime.Mat(np.ascontiguousarray(x[0])).clone())
             code, result = extractor.extract(graph["outputs"][0]["name"])
             if code:
                 raise SystemExit(f"error: ncnn ended with code {code} in {graph['file']}")
@@ -180,15 +180,19 @@ def cubic(t: float) -> float:
     return -0.75 * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
 
 
+def phases(scale: int) -> list[list[float]]:
+    """For each of `scale` output pixels between two input pixels, the weights of five neighbours i-2 ... i+2."""
+    return [[cubic(k - 2 - ((p + 0.5) / scale - 0.5)) for k in range(5)] for p in range(scale)]
+
+
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     """Bicubic, pixel centres aligned, edges repeated."""
-    taps = [[cubic(k - 2 - ((p + 0.5) / scale - 0.5)) for k in range(5)] for p in range(scale)]
     for axis in (2, 3):
         widths = [(0, 0)] * 4
         widths[axis] = (2, 2)
         padded, side = np.pad(image, widths, mode="edge"), image.shape[axis]
-        phases = [sum(w * np.take(padded, range(k, k + side), axis) for k, w in enumerate(row)) for row in taps]
-        stacked = np.stack(phases, axis=axis + 1)  # [..., side, scale, ...]
+        rows = [sum(w * np.take(padded, range(k, k + side), axis) for k, w in enumerate(row)) for row in phases(scale)]
+        stacked = np.stack(rows, axis=axis + 1)  # [..., side, scale, ...]
         image = stacked.reshape(*image.shape[:axis], side * scale, *image.shape[axis + 1:])
     return image.astype(np.float32)
 

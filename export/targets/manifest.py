@@ -107,3 +107,13 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
     path = folder / MANIFEST_FILE
     path.write_text(json.dumps(data, indent=1) + "\n")
     return path
+
+
+def refresh(made: Exported, folder: Path) -> None:
+    """Bring the manifest up to what a runner added or changed: times, and graphs that it compiled anew."""
+    path = folder / MANIFEST_FILE
+    data = json.loads(path.read_text())
+    for stem, entry in made.graphs.items():
+        data["graphs"][stem] |= entry
+    data["files"] = files(folder)
+    path.write_text(json.dumps(data, indent=1) + "\n")

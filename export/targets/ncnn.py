@@ -1,19 +1,31 @@
 """ncnn: <stem>.ncnn.param and .bin by pnnx, with float32 or float16 weights."""
 
-import contextlib
-import os
+import shutil
 from pathlib import Path
 
 import torch
 
 from compress.errors import UserError
+from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
+
+
+def convert(module: torch.nn.Module, x: torch.Tensor, scratch: Path, stem: str, dtype: str) -> None:
+    """Run pnnx in `scratch`. Raises UserError where it does not write the two files that ncnn loads."""
+    import pnnx
+
+    with hushed() as report:
+        pnnx.export(module, str(scratch / f"{stem}.pt"), (x,), fp16=dtype == "fp16")
+        report.seek(0)
+        said = report.read().decode(errors="replace").strip().splitlines()
+    for name in (f"{stem}.ncnn.param", f"{stem}.ncnn.bin"):
+        if not (scratch / name).is_file():
+            raise UserError(f"{stem}: pnnx wrote no {name} and said: {said[-1] if said else 'nothing'}; choose another "
+                            "target, or export other components")
 
 
 @torch.no_grad()
 def write(parts: Parts, folder: Path, options: Options) -> Exported:
-    import pnnx
-
     float_model(parts)
     if options.rewrite:
         raise UserError("rewrites work on ONNX graphs, and ncnn is made from torch; leave out --rewrite")
@@ -21,19 +33,12 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
     for stem in parts.stems:
         scratch = folder / f"{stem}_pnnx"
         scratch.mkdir()
-        # pnnx prints every pass to stdout and writes a dozen files beside the two that ncnn loads.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            pnnx.export(parts.module(stem), str(scratch / f"{stem}.pt"), (example(parts, stem),),
-                        fp16=parts.dtype == "fp16")
+        convert(parts.module(stem), example(parts, stem), scratch, stem, parts.dtype)
+        # pnnx writes a dozen files beside the two that ncnn loads.
         names = [f"{stem}.ncnn.param", f"{stem}.ncnn.bin"]
         for name in names:
-            if not (scratch / name).is_file():
-                raise UserError(f"{stem}: pnnx wrote no {name}; this network has an operator that ncnn lacks, choose another "
-                                "target")
             (scratch / name).replace(folder / name)
-        for rest in scratch.iterdir():
-            rest.unlink()
-        scratch.rmdir()
+        shutil.rmtree(scratch)
         graphs[stem] = {"file": names[0], "weights": names[1], "format": "ncnn",
                         # pnnx names a graph's ends itself
                         "inputs": [{"name": "in0"}], "outputs": [{"name": "out0"}]}

@@ -30,7 +30,21 @@ def as_float16(path: Path) -> None:
     """Weights and arithmetic in float16 but for FLOAT32_OPS; inputs and outputs stay float32."""
     model = onnx.load(path)
     model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS))
+    single_casts(model.graph)
+    del model.graph.value_info[:]  # it leaves the old types of some
     replace(model, path)
+
+
+def single_casts(graph: onnx.GraphProto) -> None:
+    """Keep the first of casts with one name: onnxruntime's converter writes `X_cast_to_fp32` anew for each of
+    FLOAT32_OPS that reads X."""
+    seen, kept = set(), []
+    for node in graph.node:
+        if node.op_type != "Cast" or node.output[0] not in seen:
+            kept.append(node)
+        seen.update(node.output)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def replace(model: onnx.ModelProto, path: Path) -> None:
@@ -38,7 +52,9 @@ def replace(model: onnx.ModelProto, path: Path) -> None:
     notes = {p.key: p.value for p in model.metadata_props}
     if not notes:
         notes = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
-    write_graph(ir.from_proto(model), path, notes)
+    graph = ir.from_proto(model)
+    graph.graph.sort()  # the float16 converter and the quantiser put new nodes at the end
+    write_graph(graph, path, notes)
 
 
 def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> None:

@@ -89,6 +89,17 @@ def _pinned(quant_type: QuantType) -> list[dict]:
              "zero_point": np.array(0, codes)}]
 
 
+def product_weights(model: onnx.ModelProto, found: Overrides, rank: int) -> None:
+    """Weights of products, from `rank` dimensions up, get one scale per output channel, their last axis. The quantiser
+    takes axis 1, which in keys and values that a prompt gave is the head: OpenVINO refuses that, QNN any but the last.
+    """
+    stored = {i.name: len(i.dims) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and stored.get(node.input[1], 0) >= rank:
+            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, "axis": stored[node.input[1]] - 1,
+                                              "symmetric": True}])
+
+
 def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: QuantType, doors: bool) -> Overrides:
     """`learned`, with what the HTP wants for the rest: pinned ranges of softmax and sigmoid, products with weights per
     output channel, the scale of a LayerNorm per tensor. With `doors` what goes in and comes out of the graph is in 16
@@ -96,12 +107,10 @@ def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: Quant
     """
     found = dict(learned)
     stored = {i.name: i for i in model.graph.initializer}
+    product_weights(model, found, rank=2)
     for node in model.graph.node:
         if node.op_type in ("Softmax", "Sigmoid"):
             found.setdefault(node.output[0], _pinned(activations))
-        elif node.op_type == "MatMul" and node.input[1] in stored and len(stored[node.input[1]].dims) > 1:
-            axis = len(stored[node.input[1]].dims) - 1
-            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, "axis": axis, "symmetric": True}])
         elif node.op_type == "LayerNormalization" and node.input[1] in stored:
             # The HTP's LayerNorm takes unsigned codes only, one scale for all.
             found.setdefault(node.input[1], [{"quant_type": QuantType.QUInt8, "symmetric": False}])
@@ -118,6 +127,8 @@ def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int
     if form == "qnn":
         return get_qnn_qdq_config(model, samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
                                   init_overrides=qnn_overrides(model, overrides, kind, doors))
+    overrides = dict(overrides)
+    product_weights(model, overrides, rank=3)
     options = {"TensorQuantOverrides": overrides, "WeightSymmetric": True, "ActivationSymmetric": form == "tensorrt"}
     if form == "tensorrt":
         # TensorRT wants a pair before every quantised input, float biases and zero points of 0.

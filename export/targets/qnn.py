@@ -25,6 +25,11 @@ from export.targets.parts import Exported, Options, Parts, float_model
 
 WORKER = Path(__file__).with_name("qnn_worker.py")
 TIMEOUT = 3600  # seconds that one graph may take to compile
+LEVEL = 3       # of the HTP's graph optimisation, the highest
+
+
+class Crashed(UserError):
+    """A signal ended the QNN process."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,11 @@ def work(python: str, job: dict) -> dict:
     try:
         result = json.loads(lines[-1])
     except (IndexError, json.JSONDecodeError):
-        said = done.stderr.strip().splitlines()[-1:] or lines[-1:] or ["nothing"]
-        raise UserError(f"{job['model']}: the QNN process ended with code {done.returncode} and said: {said[0]}; run "
-                        f"{command_line(python, job)} to see all of it") from None
+        said = [line for line in (*lines, *done.stderr.strip().splitlines())
+                if "LIBNATIVE" not in line]  # the libraries report their settings on every start
+        kind = Crashed if done.returncode < 0 else UserError  # by a signal, or by an exception
+        raise kind(f"{job['model']}: the QNN process ended with code {done.returncode} and said: "
+                   f"{said[-1] if said else 'nothing'}; run {command_line(python, job)} to see all of it") from None
     if "error" in result:
         refused = ", ".join(refusals(python, job)) if "CPU EP" in result["error"] else ""
         raise UserError(f"{job['model']}: the HTP cannot {job['do']} it " + (f"because of {refused}" if refused else
@@ -98,15 +105,44 @@ def command_line(python: str, job: dict) -> str:
     return shlex.join([python, "-P", str(WORKER), json.dumps(job)])
 
 
-class Simulator:
-    """Runs the compiled graphs of an exported folder, each call in a process of its own."""
+def compile_part(folder: Path, stem: str, graph: dict, python: str, level: int) -> None:
+    """Compile <stem>.onnx into one context binary, and say so in `graph`. Raises UserError where it takes several."""
+    job = {"do": "compile", "model": str(folder / f"{stem}.onnx"), "context": str(folder / f"{stem}_ctx.onnx"),
+           "arch": graph["provider"]["htp_arch"], "soc": graph["provider"]["soc_model"], "optimise": level}
+    done = work(python, job)
+    if done["nodes"] != {"EPContext": 1}:
+        raise UserError(f"{stem}: the HTP took the graph in pieces ({done['nodes']}) and not as one; see python -m "
+                        "export.lint")
+    graph |= {"qdq": f"{stem}.onnx", "file": f"{stem}_ctx.onnx", "binaries": done["binaries"],
+              "context_bytes": done["bytes"], "compile_seconds": round(done["seconds"], 2), "optimisation": level}
 
-    def __init__(self, folder: Path, graphs: dict[str, dict], python: str):
-        self.folder, self.graphs, self.python = folder, graphs, python
+
+class Simulator:
+    """Runs the compiled graphs of an exported folder, each call in a process of its own.
+
+    On some graphs that were compiled at optimisation level 3 the simulator of onnxruntime-qnn 2.7.0 ends with a
+    segmentation fault, and at level 2 it does not: such a graph is compiled again, a level lower, and a note says so.
+    """
+
+    def __init__(self, folder: Path, graphs: dict[str, dict], python: str, notes: list[str]):
+        self.folder, self.graphs, self.python, self.notes = folder, graphs, python, notes
 
     def __call__(self, stem: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """{label: float32 input} -> {label: output}."""
         graph = self.graphs[stem]
+        while True:
+            try:
+                return self.run(graph, arrays)
+            except Crashed:
+                level = graph["optimisation"]
+                if level == 1:
+                    raise
+                compile_part(self.folder, stem, graph, self.python, level - 1)
+                self.notes.append(f"{stem}: compiled again at optimisation level {level - 1} "
+                                  f"({graph['context_bytes'] / 1024:.0f} KiB, {graph['compile_seconds']:.1f} s), because "
+                                  f"the simulator crashed on level {level}")
+
+    def run(self, graph: dict, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
             inputs, outputs = Path(folder) / "x.npz", Path(folder) / "y.npz"
             np.savez(inputs, **arrays)
@@ -128,22 +164,16 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
         if parts.dtype != "fp16":
             quantise_file(path, "qnn", parts, doors=options.doors)
         graphs[stem] = {**entry(path), "provider": {"htp_arch": chip.htp_arch, "soc_model": chip.soc_model}}
-        job = {"do": "compile", "model": str(path), "context": str(path.with_name(f"{stem}_ctx.onnx")),
-               "arch": chip.htp_arch, "soc": chip.soc_model}
         if python is None:
-            there = {**job, "model": path.name, "context": f"{stem}_ctx.onnx"}
+            job = {"do": "compile", "model": path.name, "context": f"{stem}_ctx.onnx", "arch": chip.htp_arch,
+                   "soc": chip.soc_model}
             notes.append(f"{stem}: not compiled, because onnxruntime-qnn is not installed. In the exported folder, with a "
-                         f"Python that has it (pip install onnxruntime-qnn==2.7.0 onnx): "
-                         f"{command_line('python', there)}")
+                         f"Python that has it (pip install onnxruntime-qnn==2.7.0 onnx): {command_line('python', job)}")
             continue
-        done = work(python, job)
-        if done["nodes"] != {"EPContext": 1}:
-            raise UserError(f"{stem}: the HTP took the graph in pieces ({done['nodes']}) and not as one; see python -m "
-                            "export.lint")
-        graphs[stem] |= {"qdq": path.name, "file": f"{stem}_ctx.onnx", "binaries": done["binaries"],
-                         "context_bytes": done["bytes"], "compile_seconds": round(done["seconds"], 2)}
-        notes.append(f"{stem}: one context binary for {chip.name} (v{chip.htp_arch}), {done['bytes'] / 1024:.0f} KiB, "
-                     f"compiled in {done['seconds']:.1f} s, no node on the CPU")
+        compile_part(folder, stem, graphs[stem], python, LEVEL)
+        notes.append(f"{stem}: one context binary for {chip.name} (v{chip.htp_arch}), "
+                     f"{graphs[stem]['context_bytes'] / 1024:.0f} KiB, compiled in {graphs[stem]['compile_seconds']:.1f} s, "
+                     "no node on the CPU")
     kind = {"chip": chip.name, "part": chip.part, "htp_arch": f"v{chip.htp_arch}"}
     if parts.dtype != "fp16":
         kind |= {"scheme": "QuantizeLinear/DequantizeLinear pairs", "placement": "whole graph",
@@ -154,4 +184,4 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
                  else "uint8",
                  "pinned": "softmax and sigmoid at [0, 1 - 2^-bits]"}
     return Exported(graphs, ("onnx", "onnxruntime", "onnxruntime-qnn"), kind, runs=python is not None, notes=notes,
-                    runner=None if python is None else Simulator(folder, graphs, python))
+                    runner=None if python is None else Simulator(folder, graphs, python, notes))

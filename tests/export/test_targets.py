@@ -1,0 +1,157 @@
+"""Each target by what went wrong when it first ran; those whose package is not installed are skipped."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from tiny_model import tiny
+
+from compress.errors import UserError
+from export.targets import TARGETS, Options, export, finish, manifest
+from export.targets.coreml import bicubic_kernels
+from export.targets.hush import hushed
+from export.targets.onnx_file import as_float16
+from export.targets.parts import Exported
+from export.targets.qdq import quantise
+from export.targets.qnn import Crashed, Simulator
+from export.verify import failures
+
+
+def graph(nodes: list, shape: list[int], result: list[int], **stored: np.ndarray) -> onnx.ModelProto:
+    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+                             [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
+                             [numpy_helper.from_array(a.astype(np.float32), n) for n, a in stored.items()])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_float16_of_a_tensor_that_two_float32_operators_read(tmp_path):
+    """onnxruntime's converter writes the cast to float32 once for each of them, under one name."""
+    random = np.random.default_rng(0)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+             helper.make_node("InstanceNormalization", ["c", "scale", "bias"], ["a"]),
+             helper.make_node("InstanceNormalization", ["c", "bias", "scale"], ["b"]),
+             helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Conv", ["s", "v"], ["y"])]
+    before = graph(nodes, [1, 3, 8, 8], [1, 2, 8, 8], w=random.normal(size=(4, 3, 3, 3)), scale=random.random(4),
+                   bias=random.normal(size=4), v=random.normal(size=(2, 4, 1, 1)))
+    onnx.save(before, tmp_path / "m.onnx")
+    as_float16(tmp_path / "m.onnx")
+    after = onnx.load(tmp_path / "m.onnx")
+    types = {i.name: i.data_type for i in after.graph.initializer}
+    assert types["w"] == types["v"] == TensorProto.FLOAT16 and types["scale"] == TensorProto.FLOAT
+    names = [name for node in after.graph.node for name in node.output]
+    assert len(names) == len(set(names))
+    x = random.normal(size=(1, 3, 8, 8)).astype(np.float32)
+    sessions = (ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]) for m in (before, after))
+    wanted, found = (loaded.run(None, {"x": x})[0] for loaded in sessions)
+    assert found.dtype == np.float32 and 0 < np.abs(found - wanted).max() < 0.02
+
+
+@pytest.mark.parametrize("form", ["cpu", "tensorrt", "qnn"])
+def test_stored_keys_have_a_scale_for_each_column(form):
+    """Not for each head, axis 1, which OpenVINO cannot compute."""
+    random = np.random.default_rng(0)
+    model = graph([helper.make_node("MatMul", ["x", "keys"], ["y"])], [1, 2, 6, 8], [1, 2, 6, 5],
+                  keys=random.normal(size=(1, 2, 8, 5)) * np.array([1, 2, 4, 8, 16]))
+    x = [random.normal(size=(1, 2, 6, 8)).astype(np.float32) for _ in range(2)]
+    found = quantise(model, form, x, 8)
+    stored = {i.name: numpy_helper.to_array(i) for i in found.graph.initializer}
+    scales = [(stored[n.input[1]].shape, [a.i for a in n.attribute if a.name == "axis"]) for n in found.graph.node
+              if n.op_type == "DequantizeLinear" and stored[n.input[1]].size > 1]
+    assert scales == [((5,), [3])]
+
+
+def test_hushed(capfd):
+    with hushed() as report:
+        print("from python")
+        os.write(2, b"from a library\n")
+        subprocess.run([sys.executable, "-c", "print('from a process')"], check=True)
+        report.seek(0)
+        assert sorted(report.read().split(b"\n")) == [b"", b"from a library", b"from a process", b"from python"]
+    with pytest.raises(ValueError), hushed():
+        raise ValueError
+    print("after")
+    assert capfd.readouterr() == ("after\n", "")
+
+
+def test_bicubic_kernels_are_torchs():
+    x = torch.rand(1, 3, 7, 9)
+    kernels = torch.from_numpy(bicubic_kernels(4, 3))
+    found = F.pixel_shuffle(F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernels, groups=3), 4)
+    torch.testing.assert_close(found, F.interpolate(x, scale_factor=4, mode="bicubic"), atol=2e-6, rtol=0)
+
+
+def crashing(levels: tuple[int, ...], done: list):
+    """Stands for `qnn.work`: the simulator crashes on what was compiled at `levels`."""
+    def work(python: str, job: dict) -> dict:
+        done.append(job["do"])
+        if job["do"] == "compile":
+            work.level = job["optimise"]
+            return {"nodes": {"EPContext": 1}, "binaries": [f"level{work.level}.bin"], "bytes": 2048, "seconds": 1.0}
+        if work.level in levels:
+            raise Crashed("code -11")
+        with np.load(job["inputs"]) as stored:
+            np.savez(job["outputs"], **{f"{key}/y": stored[key] * 2 for key in stored.files})
+        return {"load_seconds": 0.5, "seconds": [0.25]}
+    work.level = 3
+    return work
+
+
+def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch):
+    done, notes = [], []
+    entry = {"provider": {"htp_arch": "75", "soc_model": "57"}, "file": "decoder_ctx.onnx", "optimisation": 3}
+    monkeypatch.setattr("export.targets.qnn.work", crashing((3,), done))
+    x = np.ones((1, 2, 3, 3), np.float32)
+    found = Simulator(tmp_path, {"decoder": entry}, "python", notes)("decoder", {"photo 1": x})
+    np.testing.assert_array_equal(found["photo 1"], 2 * x)
+    assert done == ["run", "compile", "run"] and entry["optimisation"] == 2 and entry["binaries"] == ["level2.bin"]
+    assert len(notes) == 1 and "level 2 (2 KiB" in notes[0] and "crashed on level 3" in notes[0]
+    monkeypatch.setattr("export.targets.qnn.work", crashing((3, 2, 1), done))
+    with pytest.raises(UserError, match="code -11"):
+        Simulator(tmp_path, {"decoder": {**entry, "optimisation": 3}}, "python", notes)("decoder", {"photo 1": x})
+
+
+def test_the_manifest_says_what_a_runner_changed(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"new")
+    (tmp_path / manifest.MANIFEST_FILE).write_text(json.dumps(
+        {"target": "qnn", "graphs": {"decoder": {"file": "a.onnx", "optimisation": 3}}, "files": {"old.bin": {}}}))
+    manifest.refresh(Exported({"decoder": {"optimisation": 2, "load_seconds": 0.5}}, (), {}), tmp_path)
+    data = json.loads((tmp_path / manifest.MANIFEST_FILE).read_text())
+    assert data["graphs"]["decoder"] == {"file": "a.onnx", "optimisation": 2, "load_seconds": 0.5}
+    assert list(data["files"]) == ["a.bin"] and data["files"]["a.bin"]["bytes"] == 3
+
+
+# The least that each reaches on the small model's denoiser: attention, GroupNorm, SiLU and strided convolutions.
+RUN = {"openvino": {"fp32": 100, "fp16": 60, "w8a8": 20, "w8a16": 40},
+       "executorch": {"fp32": 100, "fp16": 45, "w8a8": 15},
+       "litert": {"fp32": 100, "fp16": 60, "w8a8": 20, "w8a16": 30}, "ncnn": {"fp32": 100, "fp16": 60}}
+
+
+@pytest.mark.parametrize("target, dtype", [(t, d) for t, dtypes in RUN.items() for d in dtypes])
+def test_runtimes(tmp_path, target, dtype):
+    for package in TARGETS[target].packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    made = export(tiny(), target, tmp_path / "o", Options(lr_size=(32, 32), images=2, dtype=dtype, threads=1,
+                                                          components=("denoiser",), probes=("photo 1", "textured")))
+    out = finish(tmp_path / "o", failures(made.rows), keep=True)
+    assert all(row["psnr_db"] > RUN[target][dtype] for row in made.rows), made.rows
+    assert json.loads((out / "manifest.json").read_text())["graphs"]["denoiser"]["precision"] == dtype
+
+
+@pytest.mark.parametrize("dtype", TARGETS["coreml"].dtypes)
+def test_coreml_converts(tmp_path, dtype):
+    if importlib.util.find_spec("coremltools") is None:
+        pytest.skip("coremltools is not installed")
+    made = export(tiny(), "coreml", tmp_path / "o", Options(lr_size=(32, 32), images=1, dtype=dtype,
+                                                            components=("encoder",)))
+    assert (finish(tmp_path / "o", None) / "encoder.mlpackage" / "Manifest.json").is_file()
+    assert made.runs == (sys.platform == "darwin")
