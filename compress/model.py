@@ -25,10 +25,14 @@ Process = OneStep | Direct | ResidualSampler | Bidirectional
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tile sizes in latent pixels, multiples of what the denoiser takes. Maps no larger than `tile` stay whole."""
+    """Tile sizes in latent pixels, multiples of what the denoiser takes. Maps no larger than `tile` stay whole.
+
+    `colour_fix` corrects images of several tiles, None by the model's own.
+    """
 
     tile: int = 96
     overlap: int = 32
+    colour_fix: str | None = None
 
 
 class SRModel(nn.Module):
@@ -65,6 +69,11 @@ class SRModel(nn.Module):
             module = getattr(self, name)
             if module is not None:
                 yield name, module
+
+    def fix(self, tiles: bool) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The colour correction (image, lr) -> image, of one made of several `tiles` or not."""
+        own = self.tiling.colour_fix if tiles and self.colour_fix != "none" else None
+        return FIXES[own or self.colour_fix]
 
     def context(self) -> torch.Tensor | None:
         return None if self.text_encoder is None else self.text_encoder()
@@ -111,4 +120,5 @@ class SRModel(nn.Module):
             latent, lambda x, *step: tiled(lambda z: self.denoiser(z, context, *step), x, tile, overlap, align=align))
         say("decoder")
         image = tiled(self.decoder, clean, tile, overlap, SCALE / ratio)
-        return FIXES[self.colour_fix](image[..., :height * SCALE, :width * SCALE], lr).clamp(0, 1)
+        fix = self.fix(tiles=max(latent.shape[-2:]) > tile)
+        return fix(image[..., :height * SCALE, :width * SCALE], lr).clamp(0, 1)

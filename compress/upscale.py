@@ -1,6 +1,7 @@
 """Upscale photographs of any size: `python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def tiling(tile: int, model: SRModel) -> Tiling:
     least = max(32, 2 * step)
     if tile < least or tile % step:
         raise UserError(f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels")
-    return Tiling(tile, min(model.tiling.overlap, tile // 2))
+    return replace(model.tiling, tile=tile, overlap=min(model.tiling.overlap, tile // 2))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from compress.model import Tiling, upsample
 from compress.process.colour import FIXES, ColourFix, adain, mean_std, wavelet
 from compress.process.one_step import OneStep, alphas_cumprod
 from compress.process.tiling import gaussian_weights, tile_starts, tiled
+from compress.sources.osediff import OSEDiffSource
 
 
 def test_one_step_coefficients():
@@ -165,6 +166,19 @@ def test_colour_statistics_are_those_of_the_whole_image(random_nano):
         plain = random_nano(lr)
         random_nano.colour_fix = "adain"
         assert torch.equal(random_nano(lr), adain(plain, upsample(lr)).clamp(0, 1))
+
+
+def test_images_of_several_tiles_may_have_a_correction_of_their_own(random_nano):
+    """The nano model's: a tint that differs from tile to tile is no matter of one mean."""
+    assert OSEDiffSource().build().tiling.colour_fix == "wavelet" and OSEDiffSource(size="sd21").build().tiling == Tiling()
+    random_nano.tiling, random_nano.colour_fix = Tiling(16, 8, "wavelet"), "adain"
+    small, large = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        found = [random_nano(small), random_nano(large)]
+        random_nano.colour_fix = "none"
+        plain = [random_nano(small), random_nano(large)]
+    assert torch.equal(found[0], FIXES["adain"](plain[0], small).clamp(0, 1))
+    assert torch.equal(found[1], FIXES["wavelet"](plain[1], large).clamp(0, 1))
 
 
 def test_user_errors(random_nano):

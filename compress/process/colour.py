@@ -3,6 +3,9 @@
 All take float [B, 3, H, W] images in one common range. `adain` and `wavelet` are those of OSEDiff
 (`my_utils/wavelet_color_fix.py`, after StableSR); `mean_std` is AdcSR's. Statistics are those of the
 whole image: tone must not depend on tiles. `FIXES` is what models and exporters call.
+
+One mean and deviation cannot mend tiles that differ in tint, as a small network's do in a flat sky, where its GroupNorm
+sees nothing else. `wavelet` can: it has the low frequencies of the input everywhere (`Tiling.colour_fix`).
 """
 
 from collections.abc import Callable

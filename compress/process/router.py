@@ -22,7 +22,6 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.image import MIN_SIDE, check_image_tensor
-from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
@@ -191,7 +190,7 @@ class Router(nn.Module):
             return kept[key]
 
         image = tiled(piece, padded, self.tile, self.overlap, SCALE, align)[..., :height * SCALE, :width * SCALE]
-        return Routed(FIXES[model.colour_fix](image, lr).clamp(0, 1), [PATHS[i] for i in chosen], columns,
+        return Routed(model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1), [PATHS[i] for i in chosen], columns,
                       int(costs[chosen].sum()) + overhead * len(pieces), int(costs[-1]) * len(pieces))
 
     def save(self, path: Path) -> None:

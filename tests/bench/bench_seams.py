@@ -1,0 +1,63 @@
+"""Seams of the tiled path in a flat region of a large photograph: 512 -> 2048 takes 25 tiles of 128 at a stride of 96.
+
+    python tests/bench/bench_seams.py MODEL PHOTO --region 40:850,40:1480 [--router ROUTER] [-o PNG]
+
+`region` is rows and columns of the result. Profiles are means over the region along a border's direction, in levels of
+255; a border's step is what its profile jumps there beyond the median of eight neighbours at the same phase, which have
+the texture of the decoder and the slope of the sky. Steps elsewhere say what such a figure is without a border.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from compress.checkpoint import load_model
+from compress.errors import command
+from compress.image import read_image, write_image
+from compress.model import SCALE
+from compress.process.router import Router
+from compress.process.tiling import tile_starts
+
+PHASE = 32  # pixels after which a decoder of f = 8 at x4 repeats
+
+
+def jump(steps: torch.Tensor, at: int) -> float:
+    """Of profile steps [3, n] at index `at`, beyond the neighbours' median; the largest of the three colours."""
+    near = [steps[:, at + PHASE * k] for k in (-4, -3, -2, -1, 1, 2, 3, 4) if 0 <= at + PHASE * k < steps.shape[1]]
+    return (steps[:, at] - torch.stack(near).median(0).values).abs().max().item()
+
+
+@torch.no_grad()
+@command
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("photo")
+    parser.add_argument("--region", required=True, metavar="TOP:BOTTOM,LEFT:RIGHT")
+    parser.add_argument("--router", help="also with tiles as this router sends them")
+    parser.add_argument("--side", type=int, default=512, help="of the corner of the photograph that is taken")
+    parser.add_argument("-o", "--out", type=Path, help="the last result")
+    options = parser.parse_args(argv)
+    model, lr = load_model(options.model), read_image(options.photo)[..., :options.side, :options.side]
+    router = Router.load(options.router) if options.router else Router()
+    rows, columns = (slice(*map(int, part.split(":"))) for part in options.region.split(","))
+    for label, how in (("model", {"path": "diffusion"}), *([("routed", {})] if options.router else [])):
+        result = router.upscale(model, lr, **how)
+        region = result.image[0, :, rows, columns].double() * 255
+        found, others = [], []
+        for axis, start, side in ((1, columns.start, lr.shape[-1]), (2, rows.start, lr.shape[-2])):
+            steps = region.mean(axis).diff(dim=1)
+            tiles = [s // model.multiple * model.multiple for s in tile_starts(side, router.tile, router.overlap)]
+            borders = {SCALE * edge - start - 1 for s in tiles for edge in (s, s + router.tile)}
+            inside = range(2 * PHASE, steps.shape[1] - 2 * PHASE)
+            found += [jump(steps, i) for i in inside if i in borders]
+            others += [jump(steps, i) for i in inside if i not in borders]
+        print(f"{label}: {result.shares()}, {len(found)} borders in the region, largest step {max(found):.2f} of 255; "
+              f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, 99% {sorted(others)[len(others) * 99 // 100]:.2f}")
+        if options.out:
+            write_image(result.image, options.out)
+
+
+if __name__ == "__main__":
+    main()
