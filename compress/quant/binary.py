@@ -16,6 +16,7 @@ are constants in the backward pass. Linear layers have no RPReLU. Zero padding p
 the binary map, so a padded position contributes nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -100,16 +101,28 @@ class BinaryLayer(nn.Module):
         """Take the values of the full-precision layer.
 
         S gets the largest entries of the kernel's spatial mean, L the mean of what is left, each taken out of the
-        centre tap; R is the rest. R + S + L is `weight` up to rounding.
+        centre tap; R is the rest. R + S + L is `weight` up to rounding. Where that leaves R further from its signs than
+        `weight` is from its own, as a mean that the centre tap does not have can, the centre tap stands for the mean.
         """
-        rest = weight.clone().view(*weight.shape[:2], -1)   # [C_out, C_in, taps]
-        for branch in self.branches:
-            branch.fit(rest.mean(dim=2))
-            rest[..., rest.shape[2] // 2] -= branch.dense()
         if self.weight is not None:
-            self.weight.copy_(rest.view_as(weight))
+            self.weight.copy_(weight)
+            alone = (self.binary_weight() - weight).norm()
+        rest = self._take_out(weight, lambda taps: taps.mean(dim=2))
+        if self.weight is not None and self.branches and (self.binary_weight() - rest).norm() >= alone:
+            self._take_out(weight, lambda taps: taps[..., taps.shape[2] // 2])
         if bias is not None:
             self.bias.copy_(bias)
+
+    def _take_out(self, weight: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Fit the branches to `of` what is left [C_out, C_in, taps], one after the other; returns R."""
+        rest = weight.clone().view(*weight.shape[:2], -1)
+        for branch in self.branches:
+            branch.fit(of(rest))
+            rest[..., rest.shape[2] // 2] -= branch.dense()
+        rest = rest.view_as(weight)
+        if self.weight is not None:
+            self.weight.copy_(rest)
+        return rest
 
     @torch.no_grad()
     def load_released(self, state: dict[str, torch.Tensor]) -> None:
