@@ -63,7 +63,8 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
                 [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
                 if name != "run.py"]}
             if spec.reference and spec.target == "onnx" and "model" in made.graphs:
-                export_onnx(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic, per_component=False)
+                export_onnx(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic,
+                            per_component=False)
                 pair = {"source fp32": folder / "source_fp32" / "model.onnx", recipe.name: folder / "model.onnx"}
                 figures["latency"] = latency.compare(pair, threads=os.cpu_count() or 1, repeats=10,
                                                      side=max(spec.lr_size))
@@ -100,7 +101,7 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
 
 
 def open_all(recipe: Recipe) -> list[DataSet]:
-    """The recipe's data sets. Raises UserError for a misspelt metric and for data that is missing or of another kind."""
+    """The recipe's data sets. Raises UserError for a misspelt metric, and for missing data or data of another kind."""
     check_names(recipe.eval.metrics)
     return [open_entry(entry if isinstance(entry, str) else entry.model_dump(), recipe.eval.limit)
             for entry in recipe.eval.data]
@@ -129,8 +130,8 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
              f"  size     {before['bytes'] / 1e6:9.2f} MB -> {after['bytes'] / 1e6:.2f} MB "
              f"({after['bytes'] / before['bytes']:.3f})",
              f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
-             f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G fp32-equivalent "
-             f"(paper count, LR 128)"]
+             f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
+             f"fp32-equivalent (paper count, LR 128)"]
     for row in exported["latency"][1:]:
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
                      f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")

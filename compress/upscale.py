@@ -20,9 +20,11 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m compress.upscale", description=__doc__)
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    parser.add_argument("-o", "--out", type=Path, default=Path("upscaled"), help="folder for the results (default: %(default)s)")
+    parser.add_argument("-o", "--out", type=Path, default=Path("upscaled"),
+                        help="folder for the results (default: %(default)s)")
     parser.add_argument("--convert", action="store_true", help="accept grayscale, RGBA and 16-bit files, as 8-bit RGB")
-    parser.add_argument("--tile", type=int, help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
+    parser.add_argument("--tile", type=int,
+                        help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--route", metavar="ROUTER", help="send each tile the cheapest good way (compress/route.py)")
     add_choice(parser)

@@ -121,8 +121,8 @@ def test_after_joining_it_takes_features_and_distill_follows(model, tmp_path):
     tune.convert(model)
     assert tune.fit(model, context(before, tmp_path))["trained_parameters"] == sum(
         p.numel() for p in model.decoder.parameters())
-    feature = PASSES["distill"](stage="student", losses={"feature": 1.0}, train=("denoiser.*",), steps=1, batch=1, crop=64,
-                                precision="fp32")
+    feature = PASSES["distill"](stage="student", losses={"feature": 1.0}, train=("denoiser.*",), steps=1, batch=1,
+                                crop=64, precision="fp32")
     with pytest.raises(UserError, match="another decoder"):
         feature.fit(model, context(before, tmp_path / "feature"))
 

@@ -170,7 +170,8 @@ def test_colour_statistics_are_those_of_the_whole_image(random_nano):
 
 def test_images_of_several_tiles_may_have_a_correction_of_their_own(random_nano):
     """The nano model's: a tint that differs from tile to tile is no matter of one mean."""
-    assert OSEDiffSource().build().tiling.colour_fix == "wavelet" and OSEDiffSource(size="sd21").build().tiling == Tiling()
+    assert OSEDiffSource().build().tiling.colour_fix == "wavelet"
+    assert OSEDiffSource(size="sd21").build().tiling == Tiling()
     random_nano.tiling, random_nano.colour_fix = Tiling(16, 8, "wavelet"), "adain"
     small, large = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 48)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Removing channels: aligned wherever a tensor is used, exact where what goes was dead, one structure on meta and real."""
+"""Removing channels: aligned wherever a tensor is used, exact where what goes was dead, on meta as on real tensors."""
 
 import copy
 
@@ -153,7 +153,8 @@ def test_alignment_beats_first_and_data_beats_both(part):
     with torch.no_grad():
         expected = [model.network(x) for x in images]
     for channels in ("first", "dependency", "activation"):
-        step, pruned = PASSES["prune"](channels=channels, components=(part,), calibration={"images": 5}), copy.deepcopy(model)
+        step = PASSES["prune"](channels=channels, components=(part,), calibration={"images": 5})
+        pruned = copy.deepcopy(model)
         step.convert(pruned)
         step.fit(pruned, FitContext(source=model, before=lambda name: copy.deepcopy(model)))
         with torch.no_grad():

@@ -134,7 +134,8 @@ def test_upscale_refuses_with_a_sentence(finished, tmp_path, capsys):
     out, _ = finished
     Image.new("L", (40, 40)).save(tmp_path / "gray.png")
     for arguments, said in (([out, tmp_path / "gray.png"], "grayscale"), ([out, tmp_path / "none.png"], "no such"),
-                            ([tmp_path, tmp_path / "gray.png"], None), ([out, tmp_path / "gray.png", "--tile", "9"], None)):
+                            ([tmp_path, tmp_path / "gray.png"], None),
+                            ([out, tmp_path / "gray.png", "--tile", "9"], None)):
         assert call(upscale.main, *arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and (said is None or said in error)

@@ -38,8 +38,8 @@ def calibration_pairs(data: str, hr: str | None, count: int, size: int, seed: in
                       ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """As `calibration_images`, each with the photograph [1, 3, 4 * size, 4 * size] that it came from.
 
-    A folder `data` has its photographs in the folder `hr`, under the same names (any image suffix). Raises UserError for
-    one that is missing or not four times as large.
+    A folder `data` has its photographs in the folder `hr`, under the same names (any image suffix). Raises UserError
+    for one that is missing or not four times as large.
     """
     if count < 1:
         raise UserError("calibration.images is 0; static ranges need at least 1 image (16 or more do well)")
@@ -54,8 +54,8 @@ def calibration_pairs(data: str, hr: str | None, count: int, size: int, seed: in
     for i in range(count):
         path = paths[i % len(paths)]
         if path.stem not in originals:
-            raise UserError(f"calibration.hr {hr} has no photograph '{path.stem}' for {path.name} of {data}; target 'hr' "
-                            "needs one for every image")
+            raise UserError(f"calibration.hr {hr} has no photograph '{path.stem}' for {path.name} of {data}; target "
+                            "'hr' needs one for every image")
         small, large = read_image(path, min_side=size), read_image(originals[path.stem])
         if [SCALE * side for side in small.shape[-2:]] != list(large.shape[-2:]):
             raise UserError(f"{originals[path.stem]}: {large.shape[-1]}x{large.shape[-2]} pixels is not {SCALE} times "
@@ -77,7 +77,8 @@ def _embedded(size: int) -> list[torch.Tensor]:
     large = [image for image in found if min(image.shape[-2:]) >= size]
     if not large:
         raise UserError(f"no embedded photograph holds a crop of {size} pixels, the largest has "
-                        f"{max(min(image.shape[-2:]) for image in found)}; take a smaller size, or a folder of photographs")
+                        f"{max(min(image.shape[-2:]) for image in found)}; take a smaller size, or a folder of "
+                        "photographs")
     return large
 
 

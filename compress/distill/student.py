@@ -89,9 +89,9 @@ class Distillation(nn.Module):
         if self.wants("feature"):
             wanted = teacher.features(taught)
             if wanted.shape != features.shape:
-                raise UserError(f"pass 'distill': the loss feature compares maps of the decoders' middle blocks, here of "
-                                f"shapes {tuple(features.shape)} and {tuple(wanted.shape)}; leave it out, the model has "
-                                "another decoder")
+                raise UserError("pass 'distill': the loss feature compares maps of the decoders' middle blocks, here of "
+                                f"shapes {tuple(features.shape)} and {tuple(wanted.shape)}; leave it out, the model "
+                                "has another decoder")
             terms["feature"] = F.l1_loss(features.float(), wanted.float())
         if self.wants("latent"):
             terms["latent"] = F.l1_loss(latent.float(), taught.float())

@@ -4,7 +4,8 @@
 
 onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at every run. Both are
 measured, each memory in a process of its own. The last line compares the file with what it must hold: the bits, and in
-float16 every other weight, without the attention masks and indices that follow from the sizes. No ratio of operations is a speed: see compress/cost.py.
+float16 every other weight, without the attention masks and indices that follow from the sizes. No ratio of operations
+is a speed: see compress/cost.py.
 """
 
 import argparse

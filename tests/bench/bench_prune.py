@@ -36,7 +36,8 @@ def main() -> None:
         for ratio in options.ratios:
             row = []
             for channels in CHANNELS:
-                step, model = PASSES["prune"](ratio=ratio, channels=channels, components=(component,)), copy.deepcopy(whole)
+                step = PASSES["prune"](ratio=ratio, channels=channels, components=(component,))
+                model = copy.deepcopy(whole)
                 step.convert(model)
                 step.fit(model, FitContext(source=source, before=lambda name: copy.deepcopy(whole)))
                 errors = [(model(x) - y).square().mean().item() for x, y in zip(images, expected, strict=True)]

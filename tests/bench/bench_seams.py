@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
             found += [jump(steps, i) for i in inside if i in borders]
             others += [jump(steps, i) for i in inside if i not in borders]
         print(f"{label}: {result.shares()}, {len(found)} borders in the region, largest step {max(found):.2f} of 255; "
-              f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, 99% {sorted(others)[len(others) * 99 // 100]:.2f}")
+              f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, "
+              f"99% {sorted(others)[len(others) * 99 // 100]:.2f}")
         if options.out:
             write_image(result.image, options.out)
 
