@@ -70,6 +70,26 @@ def test_every_method_at_every_width(job, tmp_path, name, width):
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
+@pytest.mark.parametrize("name", ["ort-minmax", "ort-qnn"])
+def test_constant_keys_of_several_heads_run(tmp_path, name):
+    """A matrix product with a constant of four dimensions, as attention to a constant text is after folding."""
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.keys = nn.Linear(8, 8), nn.Parameter(torch.randn(1, 2, 4, 5))
+
+        def forward(self, x):
+            return self.query(x).unflatten(-1, (2, 4)).transpose(1, 2) @ self.keys
+
+    torch.manual_seed(0)
+    module, arrays = Attention().eval(), [np.random.default_rng(0).random((1, 6, 8), dtype=np.float32)]
+    torch.onnx.export(module, (torch.from_numpy(arrays[0]),), str(tmp_path / "float.onnx"), dynamo=True, verbose=False,
+                      opset_version=20, input_names=["lr"], output_names=["latent"], external_data=False)
+    job = Job("encoder", tmp_path / "float.onnx", module, arrays, 8, 8)
+    METHODS[name](job, tmp_path / "encoder.onnx")
+    assert quality(job, tmp_path / "encoder.onnx") > 30
+
+
 def test_wider_is_nearer(job, tmp_path):
     found = {}
     for width in ("W4A8", "W6A6", "W8A8", "W8A16"):

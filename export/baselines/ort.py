@@ -29,11 +29,19 @@ def _products(job: Job, target: Path, calibration: CalibrationMethod, **more) ->
     model = prepare(onnx.load(job.file))
     # Not CalibMaxIntermediateOutputs: the library forgets what it saw before a flush. So histograms keep all tensors of
     # all images in memory.
-    options = {"WeightSymmetric": True, **more}
+    options = {"WeightSymmetric": True, "TensorQuantOverrides": _per_tensor(model, WEIGHTS[job.weights]), **more}
     _write(model, target, StaticQuantConfig(
         Samples(job.names[0], job.arrays), calibrate_method=calibration, quant_format=QuantFormat.QDQ,
         activation_type=ACTIVATIONS[job.activations], weight_type=WEIGHTS[job.weights], per_channel=True,
         op_types_to_quantize=PRODUCTS, extra_options=options))
+
+
+def _per_tensor(model: onnx.ModelProto, kind: QuantType) -> dict[str, list[dict]]:
+    """Constant factors of more than two dimensions (keys and values of a constant text) get one scale: the library
+    writes one for each entry of their axis 1, which its own QLinearMatMul then refuses."""
+    stored = {x.name: len(x.dims) for x in model.graph.initializer}
+    return {name: [{"quant_type": kind, "symmetric": True}] for node in model.graph.node if node.op_type == "MatMul"
+            for name in node.input if stored.get(name, 0) > 2}
 
 
 def qnn(job: Job, target: Path) -> None:
