@@ -34,15 +34,16 @@ LATENT_POOL = 4096  # precomputed pairs
 ON_IMAGES = ("l1", "mse", "lpips", "gan")
 # Stage -> its losses.
 LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "latent": ("l1", "mse"), "end_to_end": ON_IMAGES,
+          "temper": ("l1", "mse"),
           "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth"),
           "edge_autoencoder": (*ON_IMAGES, "kl"), "edge_encoder": ("latent", "nll"), "edge_teacher": ("latent", "nll"),
           "edge_joint": ("latent", "nll", "distill", *ON_IMAGES), "edge_one_step": ("latent", "nll", *ON_IMAGES),
           "edge_decoder": ON_IMAGES}
 # Family -> the stages that fit its networks.
-STAGES = {"osediff": ("autoencoder", "latent", "end_to_end"),
-          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end"),
+STAGES = {"osediff": ("autoencoder", "latent", "end_to_end", "temper"),
+          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end", "temper"),
           "edge_sd_sr": ("edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step",
-                         "edge_decoder", "end_to_end")}
+                         "edge_decoder", "end_to_end", "temper")}
 FREEZABLE = ("edge_joint", "edge_one_step", "end_to_end")   # stages that may hold the encoder still
 
 
@@ -58,8 +59,8 @@ class Data(_Strict):
 class StageConfig(_Strict):
     """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
-    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr", "edge_autoencoder",
-                   "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step", "edge_decoder"]
+    stage: Literal["autoencoder", "latent", "end_to_end", "temper", "vq_autoencoder", "resshift", "sinsr",
+                   "edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step", "edge_decoder"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     crop: int = Field(gt=0, multiple_of=64)
@@ -72,6 +73,7 @@ class StageConfig(_Strict):
     # What of the result is trained; the rest is the weights the stage began with. Between a network trained with a GAN
     # and the one before it lie better ones than either (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4).
     blend: float = Field(1.0, gt=0, le=1)
+    share: float = Field(0.1, gt=0, lt=1)   # of bicubic enlargement in what the stage temper aims at
 
     @model_validator(mode="after")
     def _known_losses(self) -> "StageConfig":
@@ -83,6 +85,8 @@ class StageConfig(_Strict):
         if self.losses.get("distill") and any(self.losses.get(name) for name in ON_IMAGES):
             raise ValueError("stage 'edge_joint' has the loss distill on precomputed latents only; leave out "
                              f"{', '.join(name for name in ON_IMAGES if self.losses.get(name))}, or distill")
+        if "share" in self.model_fields_set and self.stage != "temper":
+            raise ValueError(f"stage '{self.stage}' has no share; the stage temper has")
         if self.encoder == "frozen" and self.stage not in FREEZABLE:
             raise ValueError(f"stage '{self.stage}' cannot hold the encoder still; {', '.join(FREEZABLE)} can")
         return self
@@ -176,6 +180,9 @@ class Trainer:
             return self._prepare_edge(number, config, key, count)
         if config.losses.get("vq"):
             shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
+        if config.stage == "temper":
+            return (stages.Temper(self.model, config.losses, self.degradation, key, config.share),
+                    self.crops(config.crop, count, config.batch, salt))
         perceptual = self._perceptual(config)
         kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd,
                 "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]

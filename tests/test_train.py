@@ -12,15 +12,18 @@ from skimage import data
 
 from compress import train
 from compress.checkpoint import load_model
+from compress.data.degradation import PRESETS
 from compress.distill import loop, losses, stages
 from compress.distill.discriminator import patch_discriminator
 from compress.errors import UserError
+from compress.process.resample import upsample
 from compress.sources.osediff import OSEDiffSource
 
 STAGES = [
     {"stage": "autoencoder", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0, "kl": 1e-5}},
     {"stage": "latent", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0}},
     {"stage": "end_to_end", "steps": 4, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"mse": 1.0, "gan": 0.1}},
+    {"stage": "temper", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-4, "losses": {"l1": 1.0}, "share": 0.2},
 ]
 
 
@@ -50,7 +53,7 @@ def call(*arguments):
 def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
     record = json.loads((tmp_path / "a.json").read_text())
-    assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
+    assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end", "temper"]
     assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
     assert all(s["log"][-1]["loss"] > 0 for s in record["stages"]) and "critic" in record["stages"][2]["log"][-1]
     # Killed in the last stage after two steps, then started again.
@@ -69,7 +72,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
     # A blended stage ends between the weights that it began with and those that it would have ended with.
-    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
+    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*", "3_*"))
     assert call(recipe, "stages.2.blend=0.25", "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 0
     start, whole, blended = (load_file(tmp_path / name) for name in (
         "a/1_latent.safetensors", "a/2_end_to_end.safetensors", "c/2_end_to_end.safetensors"))
@@ -82,6 +85,19 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
 
 def nano(seed=0):
     return train.initialise(OSEDiffSource().build(), seed)
+
+
+def test_temper_aims_between_the_model_and_bicubic():
+    model, hr = nano(), torch.rand(1, 3, 64, 64)
+    stage = stages.Temper(model, {"l1": 1.0}, PRESETS["mild"], (0, 1), 0.25)
+    lr = stages.seeded_pair(hr, PRESETS["mild"], 0, 1, 5)
+    image, terms = stage(hr, 5)
+    # At the start the image is the model's own, so what is missing is a quarter of its distance to bicubic.
+    assert terms["l1"].item() == pytest.approx(0.25 * (image - upsample(lr)).abs().mean().item(), rel=1e-4)
+    assert not any(p.requires_grad for p in stage.before.parameters())
+    with torch.no_grad():
+        next(model.decoder.parameters()).add_(1.0)
+    assert not torch.equal(stage(hr, 5)[0], image) and torch.equal(stage.before.network(lr), image)
 
 
 @torch.no_grad()

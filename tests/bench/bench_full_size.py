@@ -1,8 +1,10 @@
-"""AdcSR at full size (456M parameters), random weights: saved, run in torch, exported, run in onnxruntime, compared.
+"""Full size, random weights: saved, run in torch, exported, run in onnxruntime, compared.
 
-    nice python tests/bench/bench_full_size.py [--lr-size 128x128] [--folder DIR]
+    nice python tests/bench/bench_full_size.py [adcsr|sd21-decoder] [--w8a8] [--lr-size 128x128] [--folder DIR]
 
-Each phase is a process of its own, so that its peak of resident memory is its own. Ends with code 1 if parity fails or
+`adcsr` is all of AdcSR (456M parameters), `sd21-decoder` the VAE decoder of SD 2.1 within OSEDiff. --w8a8 quantises in
+between, by PassionSR's method with the ranges that it begins with: a step of learning on 456M random weights says
+nothing. Each phase is a process of its own, so that its peak of resident memory is its own. Ends with code 1 if parity fails or
 a phase needs more than 24 GiB. Everything written (about 4 GB under DIR) is removed.
 """
 
@@ -16,32 +18,49 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 from random_weights import randomise
 
 from compress.checkpoint import load_model, save_model
 from compress.errors import command
+from compress.passes.base import FitContext
+from compress.passes.quantize import Quantize
 from compress.sources.adcsr import AdcSRSource
+from compress.sources.osediff import OSEDiffSource
 from export.onnx import export_onnx
 from export.run import parse_size
 from export.verify import failures, probes, session, table, verify
 
 LIMIT_GIB = 24.0
 Size = tuple[int, int]
+# Name -> source, the graphs to export, the components to quantise.
+SUBJECTS = {"adcsr": (AdcSRSource(size="sd21"), ("model",), ("denoiser", "decoder")),
+            "sd21-decoder": (OSEDiffSource(size="sd21"), ("decoder",), ("decoder",))}
 
 
 def _mb(paths: list[Path]) -> str:
     return ", ".join(f"{path.name} {path.stat().st_size / 1e6:,.1f} MB" for path in sorted(paths))
 
 
-def save(folder: Path, size: Size) -> str:
-    source = AdcSRSource(size="sd21")
+def save(folder: Path, size: Size, subject: str) -> str:
+    source = SUBJECTS[subject][0]
     save_model(randomise(source.build()), folder / "model.safetensors", source, [])
     return _mb([folder / "model.safetensors"])
 
 
+def quantise(folder: Path, size: Size, subject: str) -> str:
+    source, _, components = SUBJECTS[subject]
+    before, model = load_model(folder), load_model(folder)
+    step = Quantize(components=components, epochs=0, calibration={"images": 2, "size": 64})
+    step.convert(model)
+    step.fit(model, FitContext(source=before, before=lambda name: before))
+    save_model(model, folder / "model.safetensors", source, [step])
+    return _mb([folder / "model.safetensors"])
+
+
 @torch.no_grad()
-def run_torch(folder: Path, size: Size) -> str:
+def run_torch(folder: Path, size: Size, subject: str) -> str:
     model, lr = load_model(folder), probes(size)["textured"]
     began = time.perf_counter()
     image = model(lr)
@@ -50,42 +69,49 @@ def run_torch(folder: Path, size: Size) -> str:
             f"finite: {bool(image.isfinite().all())}, deviation {image.std():.3f}")
 
 
-def export(folder: Path, size: Size) -> str:
-    export_onnx(load_model(folder), folder / "onnx", lr_size=size, per_component=False)
+def export(folder: Path, size: Size, subject: str) -> str:
+    export_onnx(load_model(folder), folder / "onnx", lr_size=size, stems=SUBJECTS[subject][1])
     return _mb(list((folder / "onnx").iterdir()))
 
 
-def run_onnx(folder: Path, size: Size) -> str:
+def run_onnx(folder: Path, size: Size, subject: str) -> str:
     began = time.perf_counter()
-    loaded = session(folder / "onnx" / "model.onnx")
+    loaded = session(folder / "onnx" / f"{SUBJECTS[subject][1][0]}.onnx")
+    entry = loaded.get_inputs()[0]
+    x = np.random.default_rng(0).random(entry.shape, dtype=np.float32)
     middle = time.perf_counter()
-    loaded.run(None, {"lr": probes(size)["textured"].numpy()})
-    return f"loaded in {middle - began:.1f} s, one image {time.perf_counter() - middle:.1f} s"
+    loaded.run(None, {entry.name: x})
+    return f"loaded in {middle - began:.1f} s, one run {time.perf_counter() - middle:.1f} s"
 
 
-def compare(folder: Path, size: Size) -> list[dict]:
+def compare(folder: Path, size: Size, subject: str) -> list[dict]:
     return verify(load_model(folder), folder / "onnx", lr_size=size)
 
 
-def measured(phase: Callable, folder: Path, size: Size) -> tuple[object, float, float]:
+def measured(phase: Callable, *arguments) -> tuple[object, float, float]:
     """What `phase` returns, its seconds, and the peak resident GiB of this process."""
     began = time.perf_counter()
-    result = phase(folder, size)
+    result = phase(*arguments)
     return result, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @command
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("subject", nargs="?", choices=tuple(SUBJECTS), default="adcsr")
+    p.add_argument("--w8a8", action="store_true", help="quantise before exporting")
     p.add_argument("--lr-size", default="128x128", help="height x width of the input (default 128x128)")
     p.add_argument("--folder", help="where the temporary folder goes (default: the system's)")
     options = p.parse_args(argv)
     size, peaks, rows = parse_size(options.lr_size), [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for name, phase in (("save", save), ("torch", run_torch), ("export", export), ("onnxruntime", run_onnx),
-                            ("verify", compare)):
+        phases = {"save": save, "quantise": quantise, "torch": run_torch, "export": export, "onnxruntime": run_onnx,
+                  "verify": compare}
+        for name, phase in phases.items():
+            if phase is quantise and not options.w8a8:
+                continue
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                result, seconds, peak = pool.submit(measured, phase, Path(folder), size).result()
+                result, seconds, peak = pool.submit(measured, phase, Path(folder), size, options.subject).result()
             rows = result if phase is compare else rows
             peaks.append(peak)
             print(f"{name:12}{seconds:8.1f} s{peak:8.2f} GiB  {'' if phase is compare else result}", flush=True)
