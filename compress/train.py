@@ -24,6 +24,7 @@ from compress.distill import edge_stages, losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
+from compress.distill.soften import CROPS, soften
 from compress.errors import UserError, command
 from compress.machine import hardware
 from compress.model import SCALE, SRModel
@@ -34,16 +35,15 @@ LATENT_POOL = 4096  # precomputed pairs
 ON_IMAGES = ("l1", "mse", "lpips", "gan")
 # Stage -> its losses.
 LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "latent": ("l1", "mse"), "end_to_end": ON_IMAGES,
-          "temper": ("l1", "mse"),
           "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth"),
           "edge_autoencoder": (*ON_IMAGES, "kl"), "edge_encoder": ("latent", "nll"), "edge_teacher": ("latent", "nll"),
           "edge_joint": ("latent", "nll", "distill", *ON_IMAGES), "edge_one_step": ("latent", "nll", *ON_IMAGES),
           "edge_decoder": ON_IMAGES}
 # Family -> the stages that fit its networks.
-STAGES = {"osediff": ("autoencoder", "latent", "end_to_end", "temper"),
-          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end", "temper"),
+STAGES = {"osediff": ("autoencoder", "latent", "end_to_end"),
+          "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end"),
           "edge_sd_sr": ("edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step",
-                         "edge_decoder", "end_to_end", "temper")}
+                         "edge_decoder", "end_to_end")}
 FREEZABLE = ("edge_joint", "edge_one_step", "end_to_end")   # stages that may hold the encoder still
 
 
@@ -59,7 +59,7 @@ class Data(_Strict):
 class StageConfig(_Strict):
     """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
-    stage: Literal["autoencoder", "latent", "end_to_end", "temper", "vq_autoencoder", "resshift", "sinsr",
+    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr",
                    "edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step", "edge_decoder"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
@@ -73,7 +73,8 @@ class StageConfig(_Strict):
     # What of the result is trained; the rest is the weights the stage began with. Between a network trained with a GAN
     # and the one before it lie better ones than either (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4).
     blend: float = Field(1.0, gt=0, le=1)
-    share: float = Field(0.1, gt=0, lt=1)   # of bicubic enlargement in what the stage temper aims at
+    # At its end, on stages that make images: how far the last convolution moves towards bicubic enlargement.
+    soften: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _known_losses(self) -> "StageConfig":
@@ -85,8 +86,8 @@ class StageConfig(_Strict):
         if self.losses.get("distill") and any(self.losses.get(name) for name in ON_IMAGES):
             raise ValueError("stage 'edge_joint' has the loss distill on precomputed latents only; leave out "
                              f"{', '.join(name for name in ON_IMAGES if self.losses.get(name))}, or distill")
-        if "share" in self.model_fields_set and self.stage != "temper":
-            raise ValueError(f"stage '{self.stage}' has no share; the stage temper has")
+        if self.soften and "gan" not in LOSSES[self.stage]:
+            raise ValueError(f"stage '{self.stage}' makes no image, and has no soften")
         if self.encoder == "frozen" and self.stage not in FREEZABLE:
             raise ValueError(f"stage '{self.stage}' cannot hold the encoder still; {', '.join(FREEZABLE)} can")
         return self
@@ -180,9 +181,6 @@ class Trainer:
             return self._prepare_edge(number, config, key, count)
         if config.losses.get("vq"):
             shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
-        if config.stage == "temper":
-            return (stages.Temper(self.model, config.losses, self.degradation, key, config.share),
-                    self.crops(config.crop, count, config.batch, salt))
         perceptual = self._perceptual(config)
         kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd,
                 "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]
@@ -249,10 +247,15 @@ class Trainer:
         for parameter, start in zip(trained, before):
             parameter.data.lerp_(start, 1 - config.blend)
         self.model.eval()
+        record = {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
+        if config.soften:
+            crops = self.crops(config.crop, CROPS, 1, 10 * number + 2)
+            record["softened"] = soften(self.model, (x.to(self.accelerator.device) for x in crops), self.degradation,
+                                        (self.recipe.seed, number), config.soften)
         if hasattr(stage, "finish"):
             stage.finish()
             self.accelerator.wait_for_everyone()
-        return {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
+        return record
 
 
 @command

@@ -122,18 +122,20 @@ def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
 @torch.no_grad()
 def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (128, 128), dynamic: bool = False,
                 opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True,
-                stems: tuple[str, ...] | None = None) -> list[Path]:
+                stems: tuple[str, ...] | None = None, for_cpu: bool | None = None) -> list[Path]:
     """Write `model.onnx` (lr -> sr) and encoder, denoiser, decoder .onnx into `out_dir`; returns their paths.
 
     Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
     multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights; weights of one or
     two bits stay packed bytes, or become `low_bits` integers, `int2` or `int4`. Weights of more than 1 GiB go to a
     `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations and int4, 25 for int2.
-    `stems` names the graphs of GRAPHS to write, in the place of `per_component` and `end_to_end`.
+    `stems` names the graphs of GRAPHS to write, in the place of `per_component` and `end_to_end`. `for_cpu` has the
+    graph in the forms of export/cpu.py; when None, those of a model that is quantised for it (placement `cpu`).
     Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError("ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'")
+    from export.cpu import cpu_forms
     from export.stored import INTEGERS, add_functions, as_integers
     from export.translate import TABLE, drop_unit_factors
 
@@ -175,6 +177,8 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                 dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
         graph = program.model
         drop_unit_factors(graph)
+        if "cpu" in placement_of(module).split(", ") if for_cpu is None else for_cpu:
+            cpu_forms(graph)
         tidy(graph)
         check_packed(graph, packed_bytes(module), stem)
         if low_bits in INTEGERS:

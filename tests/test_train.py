@@ -15,15 +15,16 @@ from compress.checkpoint import load_model
 from compress.data.degradation import PRESETS
 from compress.distill import loop, losses, stages
 from compress.distill.discriminator import patch_discriminator
+from compress.distill.soften import soften
 from compress.errors import UserError
 from compress.process.resample import upsample
+from compress.sources.edge_sd_sr import EdgeSDSRSource
 from compress.sources.osediff import OSEDiffSource
 
 STAGES = [
     {"stage": "autoencoder", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0, "kl": 1e-5}},
     {"stage": "latent", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0}},
     {"stage": "end_to_end", "steps": 4, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"mse": 1.0, "gan": 0.1}},
-    {"stage": "temper", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-4, "losses": {"l1": 1.0}, "share": 0.2},
 ]
 
 
@@ -53,7 +54,7 @@ def call(*arguments):
 def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
     record = json.loads((tmp_path / "a.json").read_text())
-    assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end", "temper"]
+    assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
     assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
     assert all(s["log"][-1]["loss"] > 0 for s in record["stages"]) and "critic" in record["stages"][2]["log"][-1]
     # Killed in the last stage after two steps, then started again.
@@ -72,7 +73,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
     # A blended stage ends between the weights that it began with and those that it would have ended with.
-    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*", "3_*"))
+    shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
     assert call(recipe, "stages.2.blend=0.25", "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 0
     start, whole, blended = (load_file(tmp_path / name) for name in (
         "a/1_latent.safetensors", "a/2_end_to_end.safetensors", "c/2_end_to_end.safetensors"))
@@ -87,17 +88,26 @@ def nano(seed=0):
     return train.initialise(OSEDiffSource().build(), seed)
 
 
-def test_temper_aims_between_the_model_and_bicubic():
-    model, hr = nano(), torch.rand(1, 3, 64, 64)
-    stage = stages.Temper(model, {"l1": 1.0}, PRESETS["mild"], (0, 1), 0.25)
-    lr = stages.seeded_pair(hr, PRESETS["mild"], 0, 1, 5)
-    image, terms = stage(hr, 5)
-    # At the start the image is the model's own, so what is missing is a quarter of its distance to bicubic.
-    assert terms["l1"].item() == pytest.approx(0.25 * (image - upsample(lr)).abs().mean().item(), rel=1e-4)
-    assert not any(p.requires_grad for p in stage.before.parameters())
-    with torch.no_grad():
-        next(model.decoder.parameters()).add_(1.0)
-    assert not torch.equal(stage(hr, 5)[0], image) and torch.equal(stage.before.network(lr), image)
+@torch.no_grad()
+def test_soften_moves_the_image_towards_bicubic():
+    model, crops = nano(), [torch.rand(1, 3, 64, 64) for _ in range(4)]
+    lr = torch.rand(1, 3, 32, 32)
+    before, state = model.network(lr), {k: v.clone() for k, v in model.state_dict().items()}
+    taken = soften(model, crops, PRESETS["mild"], (0, 1), 0.25)
+    moved, wanted = model.network(lr) - before, 0.25 * (upsample(lr) - before)
+    assert 0.1 < taken < 1 and (moved - wanted).square().mean() < 0.9 * wanted.square().mean()
+    # Nothing but the last convolution has changed.
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])}
+    assert changed == {"decoder.decoder.conv_out.weight", "decoder.decoder.conv_out.bias"}
+    again = nano()
+    assert soften(again, crops, PRESETS["mild"], (0, 1), 0.25) == taken
+
+
+def test_soften_refuses_a_decoder_that_ends_otherwise():
+    model = EdgeSDSRSource().build()
+    model = train.initialise(model, 0)
+    with pytest.raises(UserError, match="does not end with a plain convolution"):
+        soften(model, [torch.rand(1, 3, 256, 256)], PRESETS["mild"], (0,), 0.1)
 
 
 @torch.no_grad()

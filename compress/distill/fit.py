@@ -18,6 +18,7 @@ from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import NoiseAwareDiscriminator, UNetDiscriminator, patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.score import ScorePair
+from compress.distill.soften import CROPS, soften
 from compress.distill.student import Distillation, Teacher
 from compress.errors import UserError
 from compress.image import write_image
@@ -96,6 +97,7 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
     for part in (source, reference, model):
         part.requires_grad_(False).to(context.device, memory_format=torch.channels_last)
     trained = [p.requires_grad_(True) for name, p in model.named_parameters() if name in names]
+    start = [p.detach().clone() for p in trained] if config.blend < 1 else []
     perceptual = {}
     if config.losses.get("lpips"):
         perceptual["lpips"] = losses.lpips(config.lpips_weights, config.lpips_net).to(context.device)
@@ -145,7 +147,14 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
                 accumulate=config.accumulate, after_step=after_step)
     accelerate.free_memory()
     model.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    return {"images": len(images), "data_hash": data_hash(images), "steps": config.steps,
+    for parameter, before in zip(trained, start):
+        parameter.lerp_(before, 1 - config.blend)
+    finish = {}
+    if config.soften:
+        crops = DataLoader(RandomCrops(images, config.crop, CROPS, context.seed + 2))
+        finish["softened"] = soften(model, (x.to(context.device) for x in crops), PRESETS[config.data.degradation],
+                                    (context.seed,), config.soften)
+    return finish | {"images": len(images), "data_hash": data_hash(images), "steps": config.steps,
             "trained_parameters": sum(p.numel() for p in trained),
             "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
             "seconds": log[-1]["seconds"], "hardware": hardware(), "log": log}

@@ -3,10 +3,7 @@
 1. `autoencoder`: a KL autoencoder on clean crops.
 2. `latent`: the denoiser alone, on precomputed latents, from the low-resolution to the clean one.
 3. `end_to_end`: all three networks from the low-resolution image to the restored one.
-4. `temper`: the same, towards what the stage began with, mixed with a little bicubic enlargement.
 """
-
-import copy
 
 import numpy as np
 import torch
@@ -17,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 from compress.data.degradation import Degradation, degrade
 from compress.distill import losses
 from compress.model import SRModel
-from compress.process.resample import upsample
 
 Terms = dict[str, torch.Tensor]
 
@@ -71,26 +67,6 @@ class EndToEnd(ImageStage):
         lr = seeded_pair(hr, self.degradation, *self.key, index).contiguous(memory_format=torch.channels_last)
         image = self.model.network(lr)
         return image, self.terms(image, hr)
-
-
-class Temper(ImageStage):
-    """Self-distillation towards (1 - share) * own result + share * bicubic: details keep their form and lose `share` of
-    their contrast. A network trained with a discriminator draws them stronger than it is sure of, and NIQE, which
-    divides by local contrast, hardly sees the difference that PSNR and LPIPS do."""
-
-    trained = ("encoder", "denoiser", "decoder")
-
-    def __init__(self, model: SRModel, weights: dict[str, float], degradation: Degradation, key: tuple[int, ...],
-                 share: float):
-        super().__init__(model, weights, None, degradation, key)
-        self.before, self.share = copy.deepcopy(model).requires_grad_(False), share
-
-    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
-        lr = seeded_pair(hr, self.degradation, *self.key, index).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            target = torch.lerp(self.before.network(lr).float(), upsample(lr).float(), self.share)
-        image = self.model.network(lr)
-        return image, self.terms(image, target)
 
 
 class Latent(nn.Module):

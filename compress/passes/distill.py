@@ -71,6 +71,9 @@ class Distill(Pass):
     crop: int = Field(128, gt=0, multiple_of=64)
     lr: float = Field(4e-4, gt=0)
     ema: float = Field(0.995, ge=0, lt=1)
+    # As a training stage's: what of the result is trained, and how far its last convolution then moves to bicubic.
+    blend: float = Field(1.0, gt=0, le=1)
+    soften: float = Field(0.0, ge=0, lt=1)
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     discriminator: Discriminator = Discriminator()
     prior: Prior | None = None

@@ -4,7 +4,9 @@ Placement `compat` is PassionSR's: the inputs and weights of convolutions and li
 denoiser's Q, K, V and softmax, as in the paper, `outputs` what convolutions put out, without which no CPU kernel
 computes them in integers. Norms, activations and residual sums stay in floating point, so a figure of it is not one of
 a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid, a softmax's
-on one of 16 bits. What goes in and out of a component (pixels, latents, predictions) keeps its precision in both.
+on one of 16 bits. Placement `cpu` is for onnxruntime on x86: what convolutions put out, sums and enlarged copies of that, and
+attention's operands; GroupNorm, SiLU and softmax are computed in floating point between them. What goes in and out of a
+component (pixels, latents, predictions) keeps its precision in all three.
 """
 
 import fnmatch
@@ -79,9 +81,10 @@ class Quantize(Pass):
     method: Literal["minmax", "passionsr"] = "passionsr"
     weights: int = 8
     activations: int = 8
-    placement: Literal["compat", "full"] = "compat"
+    placement: Literal["compat", "full", "cpu"] = "compat"
     attention: bool = False
-    # Of a GroupNorm's moments in encoder and decoder, placement full: 2 takes them from a quarter of the positions.
+    # Of a GroupNorm's moments: placement full, encoder and decoder, every n-th row and column; placement cpu, decoder,
+    # every n-th row (the encoder, which sees the image's own texture, loses 3 dB by it).
     norm_stride: int = Field(1, ge=1, le=4)
     components: tuple[Component, ...] = ("encoder", "denoiser", "decoder")
     # Integer kernels want weight zero points of 0; PassionSR's asymmetric weights are one word away.
@@ -124,8 +127,11 @@ class Quantize(Pass):
         if self.placement == "full" and (self.outputs or self.attention):
             raise ValueError("placement 'full' quantises every output and attention already; remove 'outputs' and "
                              "'attention', or set placement: compat")
-        if self.norm_stride > 1 and self.placement != "full":
-            raise ValueError("norm_stride belongs to placement 'full'; set that, or remove norm_stride")
+        if self.placement == "cpu" and self.attention:
+            raise ValueError("placement 'cpu' quantises attention already; remove 'attention', or set placement: "
+                             "compat")
+        if self.norm_stride > 1 and self.placement == "compat":
+            raise ValueError("norm_stride belongs to placement 'full' or 'cpu'; set one of them, or remove norm_stride")
         if self.target == "hr" and self.calibration.hr is None and self.calibration.data != "embedded":
             raise ValueError("target 'hr' needs the photographs themselves; set calibration.hr to a folder that holds "
                              f"them four times as large, under the names of {self.calibration.data}, or target: fp")
@@ -169,8 +175,9 @@ class Quantize(Pass):
             new, parts = self._replace(layer, hidden.get(name), dict(
                 weight_bits=weight_bits, act_bits=act_bits, symmetric=self.weight_scheme == "symmetric",
                 low_rank=self.low_rank,
-                # Latents, predictions and pixels keep their precision.
-                quantise_output=name in put_out and isinstance(layer, nn.Conv2d) and name not in edges))
+                # Latents, predictions and pixels keep their precision, unless named one by one in placement cpu.
+                quantise_output=name in put_out and isinstance(layer, nn.Conv2d)
+                and (name not in edges or self.placement == "cpu")))
             component.get_submodule(parent).register_module(attribute, new)
             weights += parts
         # New layers are told from those of an earlier pass by their learning state; on meta both have none.
@@ -195,9 +202,9 @@ class Quantize(Pass):
                 kept |= {f"{part}.{name}" for name in names} & layers.keys()
         return found
 
-    def _width(self, name: str, pins: set[str], used: set[str]) -> tuple[int, int]:
-        """(weight bits, activation bits) of a layer or tensor."""
-        weights, activations = self.weights, self.activations
+    def _width(self, name: str, pins: set[str], used: set[str], least: int = 0) -> tuple[int, int]:
+        """(weight bits, activation bits) of a layer or tensor; of the latter at least `least`, unless a pin says so."""
+        weights, activations = self.weights, max(self.activations, least)
         if name in pins:
             weights, activations = max(8, weights), max(8, activations)
         for pattern, width in self.pins.items():
@@ -209,7 +216,7 @@ class Quantize(Pass):
 
     def _place(self, model: SRModel, used: set[str]) -> list[str]:
         """The quantisers between operators; returns the full names of all that could be had."""
-        parts = self.components if self.placement == "full" else ("denoiser",) if self.attention else ()
+        parts = self.components if self.placement != "compat" else ("denoiser",) if self.attention else ()
         parts = tuple(p for p in parts if p in self.components)
         if not parts and not self.equalise:
             return []
@@ -223,14 +230,15 @@ class Quantize(Pass):
                 raise UserError(f"pass 'quantize': the tensors between the operators of the {part} were quantised by "
                                 "an earlier pass; list placement 'full' or attention once per component")
 
-            def bits(point: str, part: str = part) -> int | None:
+            def bits(point: str, least: int, part: str = part) -> int | None:
                 name = f"{part}.{point}"
                 names.append(name)
                 matching = [pattern for pattern in self.skip if fnmatch.fnmatchcase(name, pattern)]
                 used.update(matching)
-                return None if matching else self._width(name, set(), used)[1]
+                return None if matching else self._width(name, set(), used, least)[1]
 
-            place(component, flow, bits, self.placement == "full", 1 if part == "denoiser" else self.norm_stride)
+            sampled = ("decoder",) if self.placement == "cpu" else ("encoder", "decoder")
+            place(component, flow, bits, self.placement, self.norm_stride if part in sampled else 1)
         return names
 
     def _make_room(self, model: SRModel, mine: set[QuantLayer]) -> None:
@@ -296,7 +304,7 @@ class Quantize(Pass):
             alpha=self.alpha, epochs=self.epochs, lr=self.lr, seed=context.seed)
         figures: dict = {"placement": self.label(), "calibration_size": self.calibration.size}
         remaining = {part: float_operators(getattr(model, part), flow) for part, flow in flows.items()}
-        figures |= {"float_operators": remaining} if self.placement == "full" else {}
+        figures |= {"float_operators": remaining} if self.placement != "compat" else {}
         before = context.before(self.pass_)
         return figures | fit_model(model, before, images, self.components, options, flows, order=self.order,
                                    polish=self.polish, references=references)

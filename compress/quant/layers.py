@@ -18,7 +18,7 @@ ops = torch.ops.quantized_decomposed
 
 
 class TensorQuantiser(nn.Module):
-    """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid.
+    """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid; `signed` codes or unsigned.
 
     Codes of 6 and 4 bits live in a uint8 container. The value is clamped to the grid first, because the exported
     QuantizeLinear saturates at the container's limits and knows no narrower ones. `pinned` is for what lies in
@@ -26,9 +26,9 @@ class TensorQuantiser(nn.Module):
     learns the range, takes over the forward (see quant/fit.py).
     """
 
-    def __init__(self, bits: int, pinned: bool = False):
+    def __init__(self, bits: int, pinned: bool = False, signed: bool = False):
         super().__init__()
-        self.grid, self.pinned = Grid(bits), pinned
+        self.grid, self.pinned = Grid(bits, signed=signed), pinned
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int64))
         self.fit: nn.Module | None = None
@@ -46,7 +46,7 @@ class TensorQuantiser(nn.Module):
             # min and max with tensors: clamp with Python numbers would need the values at export time.
             x = torch.maximum(x, (grid.qmin - self.zero_point) * self.scale)
             x = torch.minimum(x, (grid.qmax - self.zero_point) * self.scale)
-        container = Grid(8 if grid.bits <= 8 else 16)
+        container = Grid(8 if grid.bits <= 8 else 16, signed=grid.signed)
         limits = (self.zero_point, container.qmin, container.qmax, container.dtype)
         codes = ops.quantize_per_tensor(x, self.scale, *limits)
         return ops.dequantize_per_tensor(codes, self.scale if gain == 1.0 else self.scale * gain, *limits)

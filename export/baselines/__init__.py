@@ -10,7 +10,6 @@ Placements: `products` is inputs and weights of convolutions and matrix products
 
 import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path

@@ -2,7 +2,9 @@
 
     python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads 1,2] [--repeats N] [--components decoder,model]
 
-Below each table: where the compressed file's time goes, in integers, in conversions and in floating point, with the
+`fp32` is the plain export, `fp32 forms` the same network in the forms of export/cpu.py that the compressed file has, so that
+what quantisation gives can be told from what they give. `--openvino-python` names an interpreter that has OpenVINO, where
+this one has not. Below each table: where the compressed file's time goes, in integers, in conversions and in floating point, with the
 operators that stay float. With nncf or openvino installed, NNCF's int8 of the same network and OpenVINO's runtime get
 lines of their own. Nothing is asserted: a latency is a measurement of one machine on one day.
 """
@@ -11,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -98,6 +101,33 @@ def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[]
     return runs
 
 
+ELSEWHERE = """
+import json, statistics, sys, time
+import numpy, openvino
+files, threads, repeats = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+core = openvino.Core()
+runs = {label: core.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads}) for label, path in files.items()}
+times = {label: [] for label in runs}
+x = numpy.random.default_rng(0).random(tuple(next(iter(runs.values())).inputs[0].shape), dtype=numpy.float32)
+for repeat in range(repeats + 1):
+    for label, run in runs.items():
+        start = time.perf_counter()
+        run([x])
+        if repeat:
+            times[label].append((time.perf_counter() - start) * 1e3)
+print("; ".join(f"{label}, OpenVINO {statistics.median(ms):.1f} ms" for label, ms in times.items()))
+"""
+
+
+def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeats: int) -> str:
+    """The files' medians in OpenVINO, interleaved, in a process of another interpreter."""
+    named = json.dumps({label: str(path) for label, path in files.items()})
+    done = subprocess.run([python, "-c", ELSEWHERE, named, str(threads), str(repeats)], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"--openvino-python {python} failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
+    return done.stdout.strip()
+
+
 @command
 def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,6 +135,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--lr-size", default="128x128")
     p.add_argument("--threads", default="1,2", help="one table for each, comma separated")
     p.add_argument("--repeats", type=int, default=10)
+    p.add_argument("--openvino-python", metavar="PATH", help="an interpreter with openvino, to run the same files there")
     p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
     arguments = p.parse_args(argv)
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
@@ -116,9 +147,10 @@ def main(argv: list[str]) -> None:
     source = config.build()
     config.load(source)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / name for name in ("fp32", "compressed")}
+        paths = {name: Path(folder) / name for name in ("fp32", "fp32 forms", "compressed")}
         parts = {"end_to_end": "model" in stems, "per_component": stems != ["model"]}
         export_onnx(source.eval(), paths["fp32"], lr_size=size, **parts)
+        export_onnx(source, paths["fp32 forms"], lr_size=size, for_cpu=True, **parts)
         export_onnx(load_model(arguments.run), paths["compressed"], lr_size=size, **parts)
         for stem in stems:
             files = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
@@ -128,7 +160,9 @@ def main(argv: list[str]) -> None:
             for threads in map(int, arguments.threads.split(",")):
                 print(table(compare(files, threads=threads, repeats=arguments.repeats)))
                 print(f"compressed: {describe(files[f'{stem} compressed'], threads)}")
-                if importlib.util.find_spec("openvino"):
+                if arguments.openvino_python:
+                    print(openvino_elsewhere(arguments.openvino_python, files, threads, arguments.repeats))
+                elif importlib.util.find_spec("openvino"):
                     times = interleaved(openvino_runs(files, threads), arguments.repeats)
                     print("; ".join(f"{label} {np.median(ms):.1f} ms" for label, ms in times.items()))
                 print()

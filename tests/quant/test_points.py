@@ -3,6 +3,7 @@
 import copy
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,10 @@ from compress.errors import UserError
 from compress.passes.base import FitContext
 from compress.passes.quantize import Quantize
 from compress.quant.layers import QuantLayer, TensorQuantiser
-from compress.quant.points import attend, group_norm
+from compress.quant import points
+from compress.quant.points import attend, attend_in_chunks, group_norm
 from export.onnx import export_onnx
-from export.verify import verify
+from export.verify import session, verify
 
 SMALL = {"images": 2, "size": 32}
 
@@ -42,8 +44,7 @@ def test_every_tensor_between_operators_is_on_a_grid(full, monkeypatch):
         seen.append(len(x.unique()))
         return original(x, *args, **kwargs)
 
-    import compress.quant.points as points
-    monkeypatch.setattr(points, "group_norm", lambda x, *a, stride=1, **k: watched(x, *a, **k))
+    monkeypatch.setattr(points, "group_norm", lambda x, *a, stride=1, rows=False, **k: watched(x, *a, **k))
     with torch.no_grad():
         model.network(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert len(seen) > 20 and max(seen) <= 256
@@ -75,6 +76,13 @@ def test_softmax_and_gates_are_pinned(full):
     for name, quantiser in pinned.items():
         step = 2**-16 if name.endswith("probs") else 2**-8
         assert quantiser.scale.item() == pytest.approx(step) and quantiser.zero_point.item() == 0
+
+
+def test_a_pin_lowers_the_softmax_as_well(tiny):
+    model, _ = quantised(tiny(), placement="full", pins={"decoder.*.probs": 8})
+    bits = {part: {q.grid.bits for name, q in getattr(model, part).points.table.items() if name.endswith("probs")}
+            for part in ("encoder", "decoder")}
+    assert bits == {"encoder": {16}, "decoder": {8}}
 
 
 def test_compat_attention_is_passionsrs(tiny):
@@ -123,6 +131,104 @@ def test_attention_in_parts_is_attention():
     mask = torch.randn(5, 7)
     torch.testing.assert_close(attend({}, q, k, v, attn_mask=mask, scale=0.3),
                                F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cpu(tiny):
+    # The tiny maps have less than 64 rows, so that norm_stride 4 sees them all.
+    return quantised(tiny(), placement="cpu", norm_stride=4, skip=["denoiser.*.attention.*", "decoder.decoder.conv_in"],
+                     outputs=["decoder.decoder.conv_out"])
+
+
+def test_cpu_quantises_what_convolutions_put_out_and_its_sums(cpu):
+    model, figures = cpu
+    assert figures["placement"] == "cpu with outputs"
+    decoder = model.decoder.decoder
+    block = decoder.mid_block.resnets[0]
+    assert block.conv1.output is not None and block.conv2.output is not None
+    assert decoder.conv_out.output is not None              # named
+    assert model.denoiser.unet.conv_out.output is None      # not named
+    names = model.decoder.points.names()
+    assert any(name.endswith("resnets.0.add") for name in names)
+    assert not any(name.endswith(("group_norm", "silu", "gate", "scores", "softmax")) for name in names)
+    roles = {name.rsplit("/", 1)[1]: q for name, q in model.decoder.points.table.items() if "/attention/" in name}
+    assert {role: q.grid.signed for role, q in roles.items()} == {"q": False, "k": True, "v": True, "probs": False}
+    assert not any(".attention." in name for name in model.denoiser.points.names())
+
+
+def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, tmp_path):
+    """By the graph that onnxruntime makes of it; GroupNorm's affine is one operator."""
+    model, _ = cpu
+    export_onnx(model, tmp_path, lr_size=(32, 32), stems=("decoder",))
+    options = ort.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(str(tmp_path / "decoder.onnx"), options, providers=["CPUExecutionProvider"])
+    kinds = [n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    layers = [m for m in model.decoder.modules() if isinstance(m, QuantLayer) and m.weight_q.ndim == 4 and m.output]
+    # One more: between codes, onnxruntime itself rounds the weight of a convolution that was left in float.
+    assert kinds.count("QLinearConv") == len(layers) + 1 > 20
+    assert kinds.count("QLinearAdd") >= 8 and kinds.count("BatchNormalization") >= 20
+    assert "Softmax" not in kinds and "MatMul" not in kinds and kinds.count("MatMulIntegerToFloat") >= 6
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        simulated = model.decoder(x)
+    ran = session(tmp_path / "decoder.onnx", 1).run(None, {"clean_latent": x.numpy()})[0]
+    error = torch.from_numpy(ran) - simulated
+    assert error.norm() < 0.06 * simulated.norm()   # a random network on 8-bit grids: codes flip by the last bit of a sum
+
+
+@pytest.mark.parametrize("chunk", [2**20, 2 * 5 * 7, 7])
+def test_attention_in_chunks_is_attention(monkeypatch, chunk):
+    """With quantisers that do nothing, for chunks of all, some and one of the queries."""
+    monkeypatch.setattr(points, "CHUNK", chunk)
+
+    class Same(torch.nn.Module):
+        def forward(self, x, gain=1.0):
+            return x * gain
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 8) for n in (5, 7, 7))
+    roles = dict.fromkeys(("q", "k", "v", "probs"), Same())
+    torch.testing.assert_close(attend_in_chunks(roles, q, k, v), F.scaled_dot_product_attention(q, k, v),
+                               rtol=1e-4, atol=1e-5)
+    mask = torch.randn(5, 7)
+    torch.testing.assert_close(attend_in_chunks(roles, q, k, v, attn_mask=mask, scale=0.3),
+                               F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="causal"):
+        attend_in_chunks(roles, q, k, v, is_causal=True)
+
+
+def test_eight_bits_hold_flat_rows_and_peaks():
+    """Among 1024 keys, half of the queries flat and half on one key: one grid for probabilities loses the flat ones."""
+    torch.manual_seed(0)
+    weights = torch.cat([torch.randn(64, 1024) * 0.1, torch.eye(64, 1024) * 20])
+    v = torch.randn(1024, 8)
+    expected = weights.softmax(-1) @ v
+    grid = TensorQuantiser(8, pinned=True)
+    grid.set(torch.tensor(2.0**-8), torch.tensor(0))
+    ours = grid((weights - weights.amax(-1, keepdim=True)).exp())
+    ours = ours @ v / ours.sum(-1, keepdim=True)
+    plain = grid(weights.softmax(-1)) @ v
+    error = [((y - expected).square().mean() / expected.square().mean()).item() for y in (ours, plain)]
+    assert error[0] < 1e-4 < 0.001 < error[1]
+
+
+def test_float_forms_change_no_value(tiny, tmp_path, monkeypatch):
+    """The forms of export/cpu.py on a float model: fewer passes, attention in parts, the same picture."""
+    monkeypatch.setattr(points, "CHUNK", 64)
+    model = tiny()
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)):  # ones and zeros are left out
+        norm.weight += 0.1 * torch.randn_like(norm.weight)
+        norm.bias += 0.1
+    files = {form: tmp_path / str(form) / "decoder.onnx" for form in (False, True)}
+    for form, file in files.items():
+        export_onnx(model, file.parent, lr_size=(32, 32), stems=("decoder",), for_cpu=form)
+    kinds = {form: [n.op_type for n in onnx.load(file).graph.node] for form, file in files.items()}
+    assert "BatchNormalization" not in kinds[False] and kinds[False].count("Softmax") == 1
+    assert kinds[True].count("BatchNormalization") >= 20 and kinds[True].count("Softmax") > 1
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    before, after = (session(file, 1).run(None, {"clean_latent": x})[0] for file in files.values())
+    assert abs(before - after).max() < 1e-4 * abs(before).max()
 
 
 def test_file_has_what_the_simulation_has(full, tmp_path):

@@ -1,0 +1,131 @@
+"""Forms of an exported graph that onnxruntime's CPU kernels run faster: the same values, operators of the standard.
+
+They are for graphs with integer convolutions (placement `cpu`); whoever compares such a file with one in floating point
+gives both the same forms. NPUs have their own (export/rewrite.py), and some of these are slow or missing there.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from compress.quant.points import rows_of_chunk
+
+
+def cpu_forms(model: ir.Model) -> dict[str, int]:
+    """Apply all of them in place, before shapes are dropped; returns how many places each changed."""
+    done = {"affine": affine(model), "nearest": nearest(model), "attention": attention(model)}
+    passes.RemoveUnusedNodesPass()(model)
+    return done
+
+
+def _constant(graph: ir.Graph, name: str, values: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(values, name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _static(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape, where it is known in numbers."""
+    sides = None if value.shape is None else tuple(value.shape)
+    return sides if sides is not None and all(isinstance(side, int) for side in sides) else None
+
+
+def _per_channel(node: ir.Node | None, op: str) -> tuple[ir.Value, ir.Value] | None:
+    """(x, numbers) of a product or sum of a map [1, C, h, w] and a number per channel, [C, 1, 1] or [1, C, 1, 1]."""
+    if node is None or node.op_type != op:
+        return None
+    for x, numbers in (node.inputs, node.inputs[::-1]):
+        map_, sides = _static(x), _static(numbers)
+        if map_ and sides and len(map_) == 4 and map_[2:] != (1, 1) and sides[-3:] == (map_[1], 1, 1) \
+                and int(np.prod(sides)) == map_[1]:
+            return x, numbers
+    return None
+
+
+def affine(model: ir.Model) -> int:
+    """x * factor + summand per channel (a GroupNorm's) as one BatchNormalization: one pass over the map, not two."""
+    graph, count = model.graph, 0
+    for node in list(graph):
+        added = _per_channel(node, "Add")
+        if added is None:
+            continue
+        product = added[0].producer()
+        scaled = _per_channel(product, "Mul")
+        if scaled is None or len(added[0].uses()) > 1 or added[0] in graph.outputs:
+            continue
+        new, numbers = [], []
+        for name, value in (("factor", scaled[1]), ("summand", added[1])):
+            if value.const_value is not None:
+                numbers.append(_constant(graph, f"affine_{count}_{name}", value.const_value.numpy().reshape(-1)))
+            else:
+                new.append(ir.node("Reshape", [value, _constant(graph, f"affine_{count}_{name}", np.array([-1]))]))
+                numbers.append(new[-1].outputs[0])
+        channels = _static(scaled[0])[1]
+        for name, number in (("mean", 0), ("variance", 1)):
+            numbers.append(_constant(graph, f"affine_{count}_{name}", np.full(channels, number, np.float32)))
+        new.append(ir.node("BatchNormalization", [scaled[0], *numbers], {"epsilon": 0.0}))
+        ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, new[-1].outputs)
+        graph.remove(product, safe=True)
+        count += 1
+    return count
+
+
+def nearest(model: ir.Model) -> int:
+    """Nearest enlargement of codes [1, C, h, w] as one of [2, C/2, h, w].
+
+    Reshapes keep onnxruntime from moving a Resize of codes into the layout of its neighbours, channels last, for which
+    it has no fast kernel: 20 times slower.
+    """
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "Resize" or node.attributes.get_string("mode", "nearest") != "nearest":
+            continue
+        x, y = node.inputs[0], node.outputs[0]
+        if x.producer() is None or x.producer().op_type != "DequantizeLinear":
+            continue
+        inside, outside = _static(x), _static(y)
+        if inside is None or outside is None or len(inside) != 4 or inside[0] != 1 or inside[1] % 2:
+            continue
+        graph = model.graph
+        split = _constant(graph, f"nearest_{count}_split", np.array([2, inside[1] // 2, *inside[2:]]))
+        back = _constant(graph, f"nearest_{count}_back", np.array(outside))
+        before = ir.node("Reshape", [x, split])
+        resize = ir.node("Resize", [before.outputs[0], *node.inputs[1:]], node.attributes)
+        after = ir.node("Reshape", [resize.outputs[0], back])
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [before, resize, after], [y], after.outputs)
+        count += 1
+    return count
+
+
+def attention(model: ir.Model) -> int:
+    """softmax(Q K) V in floating point, some queries at a time: the scores stay in a cache, and take less memory.
+
+    Quantised attention comes in such parts from torch (compress/quant/points.py).
+    """
+    count = 0
+    for node in list(model.graph):
+        scores = node.inputs[0].producer() if node.op_type == "Softmax" else None
+        readers = [use.node for use in node.outputs[0].uses()]
+        if scores is None or scores.op_type != "MatMul" or len(scores.outputs[0].uses()) > 1:
+            continue
+        shape = _static(scores.outputs[0])
+        last = node.attributes.get_int("axis", -1) in (-1, 0 if shape is None else len(shape) - 1)
+        plain = len(readers) == 1 and readers[0].op_type == "MatMul" and readers[0].inputs[0] is node.outputs[0]
+        if shape is None or not last or not plain or (rows := rows_of_chunk(*shape)) >= shape[-2]:
+            continue
+        graph, product, axis = model.graph, readers[0], len(shape) - 2
+        sizes = [min(rows, shape[-2] - first) for first in range(0, shape[-2], rows)]
+        split = ir.node("Split", [scores.inputs[0], _constant(graph, f"attention_{count}_rows", np.array(sizes))],
+                        {"axis": axis}, num_outputs=len(sizes))
+        new, parts = [split], []
+        for part in split.outputs:
+            new += [ir.node("MatMul", [part, scores.inputs[1]])]
+            new += [ir.node("Softmax", [new[-1].outputs[0]], {"axis": -1})]
+            new += [ir.node("MatMul", [new[-1].outputs[0], product.inputs[1]])]
+            parts.append(new[-1].outputs[0])
+        new.append(ir.node("Concat", parts, {"axis": axis}))
+        ir.convenience.replace_nodes_and_values(graph, product, [product], new, product.outputs, new[-1].outputs)
+        graph.remove([node, scores], safe=True)
+        count += 1
+    return count
