@@ -106,8 +106,10 @@ def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, threads: int | None = None,
-           lr_size: tuple[int, int] = (128, 128), seed: int = 0) -> list[dict]:
-    """Compare every exported file in `onnx_dir` with `model` on every probe; also written there as parity.json.
+           lr_size: tuple[int, int] = (128, 128), seed: int = 0, images: dict[str, torch.Tensor] | None = None
+           ) -> list[dict]:
+    """Compare every exported file in `onnx_dir` with `model` on `images` [1, 3, h, w] by name, None for the probes;
+    also written there as parity.json.
 
     Each row: file, probe, psnr_db (peak 1 for images, max |reference| for latents), self_db (None for a float model,
     see above), tolerance_db, passed. Components get the torch model's own intermediate results. `tolerance` in dB:
@@ -125,7 +127,7 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
         build, source, result = GRAPHS[stem]
         module = build(model).eval()
         quantised = bool(low_bit_layers(module))
-        for probe, lr in probes(size, seed).items():
+        for probe, lr in (probes(size, seed) if images is None else images).items():
             x = lr if source == "lr" else model.encoder(lr)
             if source == "clean_latent":
                 x = model.clean_latent(x)
@@ -170,13 +172,13 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
     Codes must on photographs, end to end or, where not all parts were exported, graph by graph; elsewhere they must be
     finite and nearer to torch than nothing.
     """
-    if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
-        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads, lr_size=options.lr_size,
-                      seed=options.seed)
     images = probes(options.lr_size, options.seed) | photographs(options.lr_size)
     if options.probes is not None:
         check_probes(options.probes)
         images = {name: images[name] for name in options.probes}
+    if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
+        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads, lr_size=options.lr_size,
+                      seed=options.seed, images=images)
     run = made.runner or host_runner(folder, parts.stems, options.threads)
     whole = next((s for s in parts.stems if s == "model"), None)
     chained = whole is None and set(parts.stems) == {"encoder", "denoiser", "decoder"}

@@ -70,9 +70,12 @@ def test_every_method_at_every_width(job, tmp_path, name, width):
     assert [path.name for path in tmp_path.iterdir()] == ["encoder.onnx"]
 
 
-@pytest.mark.parametrize("name", ["ort-minmax", "ort-qnn"])
+@pytest.mark.parametrize("name", ["ort-minmax", "ort-qnn", "nncf"])
 def test_constant_keys_of_several_heads_run(tmp_path, name):
     """A matrix product with a constant of four dimensions, as attention to a constant text is after folding."""
+    if METHODS[name].library == "nncf":
+        pytest.importorskip("nncf")
+
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()

@@ -27,9 +27,19 @@ def _load(job: Job) -> onnx.ModelProto:
     return model
 
 
+def _options(job: Job, model: onnx.ModelProto) -> dict:
+    """Products with constants of more than two dimensions (keys and values of a constant text) stay in float: the
+    library gives their heads a scale each, which onnxruntime's integer products then refuse."""
+    stored = {x.name: len(x.dims) for x in model.graph.initializer}
+    float_nodes = [node.name for node in model.graph.node if node.op_type == "MatMul"
+                   and any(stored.get(name, 0) > 2 for name in node.input)]
+    return {"subset_size": len(job.arrays), "preset": nncf.QuantizationPreset.MIXED,
+            **({"ignored_scope": nncf.IgnoredScope(names=float_nodes)} if float_nodes else {})}
+
+
 def plain(job: Job, target: Path) -> None:
     model, data = _load(job), nncf.Dataset(job.arrays, lambda x: {job.names[0]: x})
-    onnx.save(nncf.quantize(model, data, subset_size=len(job.arrays), preset=nncf.QuantizationPreset.MIXED), target)
+    onnx.save(nncf.quantize(model, data, **_options(job, model)), target)
 
 
 def with_accuracy_control(job: Job, target: Path) -> None:
@@ -48,5 +58,5 @@ def with_accuracy_control(job: Job, target: Path) -> None:
     data = nncf.Dataset(job.arrays, lambda x: {name: x})
     made = nncf.quantize_with_accuracy_control(
         model, data, nncf.Dataset(pairs, lambda item: {name: item["x"]}), validate, max_drop=0.0,
-        subset_size=len(job.arrays), preset=nncf.QuantizationPreset.MIXED)
+        **_options(job, model))
     onnx.save(made, target)

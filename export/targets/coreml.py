@@ -53,8 +53,9 @@ def register_operators() -> None:
 
 @torch.no_grad()
 def write(parts: Parts, folder: Path, options: Options) -> Exported:
-    import coremltools as ct
-    from coremltools.optimize.coreml import OpLinearQuantizerConfig, OptimizationConfig, linear_quantize_weights
+    with hushed():  # off macOS it reports what it cannot load
+        import coremltools as ct
+        from coremltools.optimize.coreml import OpLinearQuantizerConfig, OptimizationConfig, linear_quantize_weights
 
     float_model(parts)
     if options.rewrite:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from compress.errors import UserError
+from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
 
 
@@ -45,12 +46,13 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
     graphs, notes = {}, []
     for stem in parts.stems:
         module = parts.module(stem)
-        if parts.dtype == "fp16":
-            module = Half(module)
-        elif parts.dtype == "w8a8":
-            module = quantised(module, parts, stem)
-        program = to_edge_transform_and_lower(torch.export.export(module, (example(parts, stem),)),
-                                              partitioner=[XnnpackPartitioner()])
+        with hushed():
+            if parts.dtype == "fp16":
+                module = Half(module)
+            elif parts.dtype == "w8a8":
+                module = quantised(module, parts, stem)
+            program = to_edge_transform_and_lower(torch.export.export(module, (example(parts, stem),)),
+                                                  partitioner=[XnnpackPartitioner()])
         nodes = [str(n.target) for n in program.exported_program().graph.nodes if n.op == "call_function"]
         delegates = sum("executorch_call_delegate" in n for n in nodes)
         left = [n for n in nodes if "delegate" not in n and "getitem" not in n]

@@ -7,7 +7,6 @@ here.
 
 import argparse
 import json
-
 import os
 import resource
 import sys
@@ -278,7 +277,7 @@ def upscale(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndar
     image = (total / shares)[:, :, :height * scale, :width * scale].astype(np.float32)
     alone = count == [1, 1] and wanted == [height, width]
     if "model" not in graphs or not alone:  # model.* corrects its own tile already, which is not the image
-        image = FIXES[host["colour_fix"]](image, lr, scale)
+        image = FIXES[host["colour_fix"] if count == [1, 1] else host["colour_fix_of_tiles"]](image, lr, scale)
     return image.clip(0, 1).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress import __version__
-from compress.model import SCALE
+from compress.model import SCALE, SRModel
 from export.onnx import summary
 from export.targets import host
 from export.targets.parts import Exported, Options, Parts
@@ -82,6 +82,11 @@ def placement(parts: Parts) -> str:
                                                  "inputs and weights of convolutions and linear layers")
 
 
+def tiles_fix(model: SRModel) -> str:
+    """The name of the colour correction of an image that was made of several tiles."""
+    return model.colour_fix if model.colour_fix == "none" else model.tiling.colour_fix or model.colour_fix
+
+
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
     """Write manifest.json and run.py into `folder`, whose other files are complete."""
     shutil.copyfile(host.__file__, folder / HOST_FILE)
@@ -99,9 +104,10 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
                      "reflection at the lower and right edge up to whole tiles",
                      "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with Gaussian weights",
                      "between denoiser and decoder: clean_latent = latent * a + prediction * b, in float32",
-                     "the colour correction over the whole image, then a clamp to [0, 1]"],
-            "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix, "overlap": OVERLAP,
-            "align": parts.align, "smallest": 2 * model.multiple},
+                     "the colour correction (of tiles, where there are several) over the whole image, then a clamp"],
+            "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix,
+            "colour_fix_of_tiles": tiles_fix(model), "overlap": OVERLAP, "align": parts.align,
+            "smallest": 2 * model.multiple},
         "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
         "tools": tools(made.tools), "files": files(folder)}
     path = folder / MANIFEST_FILE

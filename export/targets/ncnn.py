@@ -11,7 +11,8 @@ from export.targets.parts import Exported, Options, Parts, example, float_model
 
 
 def convert(module: torch.nn.Module, x: torch.Tensor, scratch: Path, stem: str, dtype: str) -> None:
-    """Run pnnx in `scratch`. Raises UserError where it does not write the two files that ncnn loads."""
+    """Run pnnx in `scratch`. Raises UserError where it does not write the two files that ncnn loads, or
+    writes operators that ncnn has not."""
     import pnnx
 
     with hushed() as report:
@@ -22,6 +23,15 @@ def convert(module: torch.nn.Module, x: torch.Tensor, scratch: Path, stem: str, 
         if not (scratch / name).is_file():
             raise UserError(f"{stem}: pnnx wrote no {name} and said: {said[-1] if said else 'nothing'}; choose another "
                             "target, or export other components")
+    left = unknown(scratch / f"{stem}.ncnn.param")
+    if left:
+        raise UserError(f"{stem}: ncnn has no layer for {', '.join(left)}; choose another target")
+
+
+def unknown(param: Path) -> list[str]:
+    """The operators that pnnx left under torch's names, such as torch.argmin, because ncnn has none for them."""
+    kinds = [line.split()[0] for line in param.read_text().splitlines()[2:] if line.strip()]
+    return sorted({kind for kind in kinds if "." in kind})
 
 
 @torch.no_grad()

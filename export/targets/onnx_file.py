@@ -9,7 +9,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from export.graph import write as write_graph
 from export.onnx import OPSET_16_BIT, export_onnx
 from export.targets.parts import Exported, Options, Parts
-from export.targets.qdq import quantise
+from export.targets.qdq import quantise, searches
 
 # Sums over many pixels, where half precision overflows or rounds everything away.
 FLOAT32_OPS = ("InstanceNormalization", "ReduceMean", "ReduceSum", "Resize")
@@ -27,9 +27,12 @@ def float_graphs(parts: Parts, folder: Path, options: Options, opset: int | None
 
 
 def as_float16(path: Path) -> None:
-    """Weights and arithmetic in float16 but for FLOAT32_OPS; inputs and outputs stay float32."""
+    """Weights and arithmetic in float16 but for FLOAT32_OPS and searches; inputs and outputs stay float32."""
     model = onnx.load(path)
-    model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS))
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS),
+                                     node_block_list=searches(model))
     single_casts(model.graph)
     del model.graph.value_info[:]  # it leaves the old types of some
     replace(model, path)

@@ -89,15 +89,31 @@ def _pinned(quant_type: QuantType) -> list[dict]:
              "zero_point": np.array(0, codes)}]
 
 
-def product_weights(model: onnx.ModelProto, found: Overrides, rank: int) -> None:
-    """Weights of products, from `rank` dimensions up, get one scale per output channel, their last axis. The quantiser
-    takes axis 1, which in keys and values that a prompt gave is the head: OpenVINO refuses that, QNN any but the last.
+def product_weights(model: onnx.ModelProto, found: Overrides, rank: int, columns: bool = True) -> None:
+    """Weights of products, from `rank` dimensions up, get one scale per output channel, their last axis, or, without
+    `columns`, one for all. The quantiser takes axis 1, which in keys and values that a prompt gave is the head: OpenVINO
+    refuses that, QNN any but the last, and onnxruntime's QLinearMatMul every axis of what has more than two dimensions.
     """
     stored = {i.name: len(i.dims) for i in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "MatMul" and stored.get(node.input[1], 0) >= rank:
-            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, "axis": stored[node.input[1]] - 1,
-                                              "symmetric": True}])
+            axis = {"axis": stored[node.input[1]] - 1} if columns else {}
+            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, **axis, "symmetric": True}])
+
+
+def searches(model: onnx.ModelProto) -> list[str]:
+    """The nodes, up to the last product, that only choose an index, as the search of the nearest code of a vector
+    quantiser does: with few bits they choose another one, which no bit of what follows can mend."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    waiting = [node.input[0] for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax")]
+    found: list[str] = []
+    while waiting:
+        node = producer.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.append(node.name)
+            if node.op_type not in PRODUCTS:
+                waiting.extend(node.input)
+    return found
 
 
 def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: QuantType, doors: bool) -> Overrides:
@@ -128,14 +144,15 @@ def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int
         return get_qnn_qdq_config(model, samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
                                   init_overrides=qnn_overrides(model, overrides, kind, doors))
     overrides = dict(overrides)
-    product_weights(model, overrides, rank=3)
+    product_weights(model, overrides, rank=3, columns=form != "cpu")
     options = {"TensorQuantOverrides": overrides, "WeightSymmetric": True, "ActivationSymmetric": form == "tensorrt"}
     if form == "tensorrt":
         # TensorRT wants a pair before every quantised input, float biases and zero points of 0.
         kind = QuantType.QInt8
         options |= {"QuantizeBias": False, "DedicatedQDQPair": True, "AddQDQPairToWeight": True}
     return StaticQuantConfig(samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
-                             quant_format=QuantFormat.QDQ, op_types_to_quantize=PRODUCTS, extra_options=options)
+                             quant_format=QuantFormat.QDQ, op_types_to_quantize=PRODUCTS, extra_options=options,
+                             nodes_to_exclude=searches(model))
 
 
 def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activations: int, doors: bool = True

@@ -44,6 +44,9 @@ OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
 METRICS = ("psnr", "lpips-squeeze", "niqe")
 # What recipes/passionsr_w4a8.yaml has beside the widths.
 FOUR_BIT = {"low_rank": 8, "rounding": "feedback"}
+# And recipes/passionsr_full_w8a8.yaml, for a whole graph.
+WHOLE = {"epochs": 4, "lr": 2e-2, "pins": {"decoder.decoder.up_blocks.3.resnets.*.add": {"activations": 16},
+                                           "decoder.decoder.conv_norm_out.group_norm": {"activations": 16}}}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def rows_of(methods: list[str], widths: list[str], placements: list[str]) -> lis
 def own_files(row: Row, model: SRModel, arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
     """By the quantize pass: `ours` is PassionSR's method, `minmax` takes ranges as observed."""
     weights, activations = parse_bits(row.width)
-    more = FOUR_BIT if row.method == "ours" and weights == 4 else {}
+    # As the recipes of this placement have it: the last convolution weighs most in the error and little in the MACs.
+    more = {"skip": ("decoder.decoder.conv_out",)} if row.placement == "compat" else {}
+    if row.method == "ours":
+        more |= (FOUR_BIT if weights == 4 else {}) | (WHOLE if row.placement == "full" else {})
     step = PASSES["quantize"](method="passionsr" if row.method == "ours" else "minmax", weights=weights,
                               activations=activations, placement=row.placement, **more, calibration={
                                   "data": arguments.calibration, "images": arguments.images, "size": arguments.size})

@@ -13,12 +13,13 @@ from PIL import Image
 from tiny_model import quantised, tiny
 
 from compress.errors import UserError
+from compress.model import Tiling
 from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
 from export.targets import Options, check_options, export, finish
 from export.targets import host
-from export.targets.manifest import sha256
+from export.targets.manifest import sha256, tiles_fix
 from export.verify import failures, probes
 
 OPTIONS = Options(lr_size=(32, 32), images=2, threads=1)
@@ -51,7 +52,8 @@ def test_manifest(folder):
     assert {"torch", "onnx", "onnxruntime", "diffusion-sr-compress"} <= set(data["tools"])
     process = model.process
     assert data["host"]["clean_latent"]["latent"] == pytest.approx(1 / process.signal)
-    assert data["host"]["colour_fix"] == "adain" and data["install"].startswith("pip install onnxruntime")
+    assert data["host"]["colour_fix"] == data["host"]["colour_fix_of_tiles"] == "adain"
+    assert data["install"].startswith("pip install onnxruntime")
     assert data["quantisation"] == {"layers": {}, "learned": "none"}
 
 
@@ -87,7 +89,7 @@ def test_host_program_refusals(folder, tmp_path):
 def test_tiles_cover_any_size(folder):
     """A model that enlarges by repetition: tiles, padding and blending must leave no trace, at any size."""
     manifest = json.loads((folder[1] / "manifest.json").read_text())
-    manifest["host"]["colour_fix"] = "none"
+    manifest["host"]["colour_fix"] = manifest["host"]["colour_fix_of_tiles"] = "none"
     seen = []
 
     def repeat(lr: np.ndarray) -> np.ndarray:
@@ -99,6 +101,21 @@ def test_tiles_cover_any_size(folder):
         sr = host.upscale(manifest, {"model": repeat}, lr)
         np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
     assert set(seen) == {(1, 3, 32, 32)}
+
+
+def test_tiles_have_a_colour_fix_of_their_own(folder):
+    model, manifest = tiny(), json.loads((folder[1] / "manifest.json").read_text())
+    model.tiling = Tiling(colour_fix="wavelet")
+    assert tiles_fix(model) == "wavelet"
+    manifest["host"] |= {"colour_fix": "adain", "colour_fix_of_tiles": "wavelet"}
+    grey = {"encoder": lambda lr: lr, "denoiser": lambda z: np.zeros_like(z),
+            "decoder": lambda z: np.full((1, 3, 128, 128), 0.5, np.float32)}
+    for side, name in ((32, "adain"), (40, "wavelet")):
+        lr = probes((side, side))["textured"].numpy()
+        flat = np.full((1, 3, 4 * side, 4 * side), 0.5, np.float32)
+        found = host.upscale(manifest, grey, lr)
+        np.testing.assert_allclose(found, host.FIXES[name](flat, lr, 4).clip(0, 1), atol=1e-5)
+    assert tiles_fix(tiny(colour_fix="none")) == "none"
 
 
 @pytest.mark.parametrize("name", FIXES)
@@ -115,8 +132,10 @@ def test_image_arithmetic_is_torchs():
 
 
 def test_a_component_alone(tmp_path):
-    made = export(tiny(), "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=2, components=("decoder",), threads=1))
-    assert list(made.graphs) == ["decoder"] and {row["file"] for row in made.rows} == {"decoder.onnx"}
+    made = export(tiny(), "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=2, components=("decoder",), threads=1,
+                                                        probes=("flat", "photo 2")))
+    assert list(made.graphs) == ["decoder"]
+    assert [(row["file"], row["probe"]) for row in made.rows] == [("decoder.onnx", "flat"), ("decoder.onnx", "photo 2")]
     out = finish(tmp_path / "o", None)
     assert sorted(p.name for p in out.iterdir()) == ["decoder.onnx", "manifest.json", "parity.json", "run.py"]
     done = subprocess.run([sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True)

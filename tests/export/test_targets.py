@@ -19,6 +19,8 @@ from compress.errors import UserError
 from export.targets import TARGETS, Options, export, finish, manifest
 from export.targets.coreml import bicubic_kernels
 from export.targets.hush import hushed
+from export.targets.litert import observed
+from export.targets.ncnn import unknown
 from export.targets.onnx_file import as_float16
 from export.targets.parts import Exported
 from export.targets.qdq import quantise
@@ -55,18 +57,57 @@ def test_float16_of_a_tensor_that_two_float32_operators_read(tmp_path):
     assert found.dtype == np.float32 and 0 < np.abs(found - wanted).max() < 0.02
 
 
-@pytest.mark.parametrize("form", ["cpu", "tensorrt", "qnn"])
-def test_stored_keys_have_a_scale_for_each_column(form):
-    """Not for each head, axis 1, which OpenVINO cannot compute."""
+@pytest.mark.parametrize("form, wanted", [("cpu", ()), ("tensorrt", (5,)), ("qnn", (5,))])
+def test_scales_of_stored_keys(form, wanted):
+    """One for each column or one for all; not for each head, axis 1, which OpenVINO cannot compute. onnxruntime computes
+    the file: its QLinearMatMul takes no scales of columns here."""
     random = np.random.default_rng(0)
     model = graph([helper.make_node("MatMul", ["x", "keys"], ["y"])], [1, 2, 6, 8], [1, 2, 6, 5],
                   keys=random.normal(size=(1, 2, 8, 5)) * np.array([1, 2, 4, 8, 16]))
+    keys = numpy_helper.to_array(model.graph.initializer[0])
     x = [random.normal(size=(1, 2, 6, 8)).astype(np.float32) for _ in range(2)]
     found = quantise(model, form, x, 8)
     stored = {i.name: numpy_helper.to_array(i) for i in found.graph.initializer}
-    scales = [(stored[n.input[1]].shape, [a.i for a in n.attribute if a.name == "axis"]) for n in found.graph.node
-              if n.op_type == "DequantizeLinear" and stored[n.input[1]].size > 1]
-    assert scales == [((5,), [3])]
+    source = {n.output[0]: n.input[0] for n in found.graph.node if n.op_type == "QuantizeLinear"}
+    pairs = [n for n in found.graph.node if n.op_type == "DequantizeLinear"
+             and source.get(n.input[0], n.input[0]) in stored]
+    assert [stored[n.input[1]].shape for n in pairs] == [wanted]
+    assert [a.i for a in pairs[0].attribute if a.name == "axis"] == ([3] if wanted else [])
+    if form == "cpu":
+        loaded = ort.InferenceSession(found.SerializeToString(), providers=["CPUExecutionProvider"])
+        y = loaded.run(None, {"x": x[0]})[0]
+        assert np.abs(y - x[0] @ keys).max() < 0.02 * np.abs(x[0] @ keys).max()
+
+
+def nearest_code() -> tuple[onnx.ModelProto, np.ndarray]:
+    """x [1, 3, 64] -> of each column the nearest of 512 codes [512, 3], as a product, a sum and an ArgMin."""
+    random = np.random.default_rng(0)
+    codes = random.normal(size=(512, 3)).astype(np.float32)
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+             helper.make_node("MatMul", ["t", "codes_t"], ["p"]), helper.make_node("Add", ["p", "squares"], ["d"]),
+             helper.make_node("ArgMin", ["d"], ["i"], axis=2, keepdims=0),
+             helper.make_node("Gather", ["codes", "i"], ["c"]), helper.make_node("MatMul", ["c", "w"], ["y"])]
+    model = graph(nodes, [1, 3, 64], [1, 64, 3], codes=codes, codes_t=-2 * codes.T, squares=(codes**2).sum(1),
+                  w=random.normal(size=(3, 3)))
+    return model, random.normal(size=(1, 3, 64)).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["w8a8", "fp16"])
+def test_the_search_of_a_code_stays_in_float32(tmp_path, dtype):
+    model, x = nearest_code()
+    wanted = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    if dtype == "fp16":
+        onnx.save(model, tmp_path / "m.onnx")
+        as_float16(tmp_path / "m.onnx")
+        made = onnx.load(tmp_path / "m.onnx")
+    else:
+        made = quantise(model, "cpu", [x], 8)
+    types = {i.name.removesuffix("_quantized"): i.data_type for i in made.graph.initializer}
+    assert types["codes_t" if dtype == "fp16" else "codes_t_w"] == TensorProto.FLOAT
+    assert types["w" if dtype == "fp16" else "w_w"] == (TensorProto.FLOAT16 if dtype == "fp16" else TensorProto.INT8)
+    found = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    # Another code would be off by tenths.
+    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
 
 
 def test_hushed(capfd):
@@ -87,6 +128,24 @@ def test_bicubic_kernels_are_torchs():
     kernels = torch.from_numpy(bicubic_kernels(4, 3))
     found = F.pixel_shuffle(F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernels, groups=3), 4)
     torch.testing.assert_close(found, F.interpolate(x, scale_factor=4, mode="bicubic"), atol=2e-6, rtol=0)
+
+
+def test_litert_ranges_are_the_extremes_of_all_images():
+    """ai-edge-quantizer's own calibration over several images averages them."""
+    def calibrate(x: np.ndarray) -> dict[str, dict]:
+        return {"t": {"min": np.array([x.min()]), "max": np.array([x.max()])}, "shape": {}}
+
+    found = observed(calibrate, [np.array([-1.0, 4.0]), np.array([-3.0, 2.0]), np.array([0.0, 1.0])])
+    assert found == {"t": {"min": -3.0, "max": 4.0}, "shape": {}}
+    assert observed(lambda x: {}, [np.zeros(1)]) == {}
+
+
+def test_operators_that_ncnn_has_not(tmp_path):
+    file = tmp_path / "m.ncnn.param"
+    file.write_text("7767517\n3 3\nInput in0 0 1 in0\nTensor.unflatten u 1 1 in0 1 $input=1\ntorch.argmin a 1 1 1 out0\n")
+    assert unknown(file) == ["Tensor.unflatten", "torch.argmin"]
+    file.write_text("7767517\n2 2\nInput in0 0 1 in0\nSwish s 1 1 in0 out0\n")
+    assert unknown(file) == []
 
 
 def crashing(levels: tuple[int, ...], done: list):
@@ -129,10 +188,12 @@ def test_the_manifest_says_what_a_runner_changed(tmp_path):
     assert list(data["files"]) == ["a.bin"] and data["files"]["a.bin"]["bytes"] == 3
 
 
-# The least that each reaches on the small model's denoiser: attention, GroupNorm, SiLU and strided convolutions.
-RUN = {"openvino": {"fp32": 100, "fp16": 60, "w8a8": 20, "w8a16": 40},
-       "executorch": {"fp32": 100, "fp16": 45, "w8a8": 15},
-       "litert": {"fp32": 100, "fp16": 60, "w8a8": 20, "w8a16": 30}, "ncnn": {"fp32": 100, "fp16": 60}}
+# The least that each reaches on the small model's denoiser: attention, GroupNorm, SiLU and strided convolutions. 3 dB
+# (codes) to 14 dB (floats) under what was measured; not measured: executorch w8a8, and litert in codes since BATCH_MATMUL is
+# in float.
+RUN = {"openvino": {"fp32": 115, "fp16": 65, "w8a8": 30, "w8a16": 46},
+       "executorch": {"fp32": 110, "fp16": 55, "w8a8": 15},
+       "litert": {"fp32": 115, "fp16": 65, "w8a8": 16, "w8a16": 16}, "ncnn": {"fp32": 112, "fp16": 65}}
 
 
 @pytest.mark.parametrize("target, dtype", [(t, d) for t, dtypes in RUN.items() for d in dtypes])
