@@ -24,7 +24,12 @@ def is_run_recipe(path):
 def test_shipped_recipes_plan(path, size):
     if size != "nano":
         size = {"resshift": "full", "edge_sd_sr": "default"}.get(load_recipe(path).source.family, "sd21")
-    rows = plan(load_recipe(path, [f"source.size={size}"]))
+    recipe = load_recipe(path, [f"source.size={size}"])
+    if path.stem == "mixed_precision" and size != "nano":   # its pins are the nano's layers, and another model says so
+        with pytest.raises(UserError, match="matches no layer"):
+            plan(recipe)
+        return
+    rows = plan(recipe)
     assert len(rows) >= 2
     # A pass that quantises or folds never adds storage.
     assert rows[-1][1].bytes < rows[0][1].bytes
