@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,12 @@ from compress.machine import processor
 from eval.dataset import open_data
 from eval.metrics import METRICS, Metrics, check_names, locate
 from eval.scoring import Job, Worker, keep_freed_memory, score
+from pyiqa.models.inference_model import InferenceModel     # after compress, which mends torchvision for it
+from pyiqa.utils.img_util import imread2tensor
+
+
+def _from_file(net: torch.nn.Module, file: str) -> torch.Tensor:
+    return net(imread2tensor(file)[None])
 
 
 def direct(judges: Metrics, files: list[tuple[str, str]]) -> dict[str, list[float]]:
@@ -31,6 +38,8 @@ def direct(judges: Metrics, files: list[tuple[str, str]]) -> dict[str, list[floa
     with torch.no_grad():
         for name in judges.per_image:
             net, reference = judges._nets[name], METRICS[name].reference
+            if not isinstance(net, InferenceModel):     # ours where pyiqa's differs from the published figures (NIQE)
+                net = partial(_from_file, net)
             found[name] = [float(net(a, b) if reference else net(a)) for a, b in files]
     return found
 
@@ -118,7 +127,7 @@ def _scaling(job: Job, groups: list, processes: int) -> None:
         for group in score(job, groups, count):
             arrivals.append((time.perf_counter(), len(group)))
         skip = count  # the first group of each process pays for its start
-        if len(arrivals) <= skip:
+        if len(arrivals) < 4 * count:   # fewer arrive too close together to say anything
             raise UserError(f"{len(groups)} batches are too few to measure {processes} processes; give more --images")
         rates[count] = sum(n for _, n in arrivals[skip:]) / (arrivals[-1][0] - arrivals[skip - 1][0])
     print(f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one process "
