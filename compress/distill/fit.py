@@ -154,7 +154,7 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
         crops = DataLoader(RandomCrops(images, config.crop, CROPS, context.seed + 2))
         finish["softened"] = soften(model, (x.to(context.device) for x in crops), PRESETS[config.data.degradation],
                                     (context.seed,), config.soften)
-    return finish | {"images": len(images), "data_hash": data_hash(images), "steps": config.steps,
+    return {"images": len(images), "data_hash": data_hash(images), "steps": config.steps, **finish,
             "trained_parameters": sum(p.numel() for p in trained),
             "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
             "seconds": log[-1]["seconds"], "hardware": hardware(), "log": log}

@@ -3,10 +3,10 @@
 Placement `compat` is PassionSR's: the inputs and weights of convolutions and linear layers; `attention` adds the
 denoiser's Q, K, V and softmax, as in the paper, `outputs` what convolutions put out, without which no CPU kernel
 computes them in integers. Norms, activations and residual sums stay in floating point, so a figure of it is not one of
-a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid, a softmax's
-on one of 16 bits. Placement `cpu` is for onnxruntime on x86: what convolutions put out, sums and enlarged copies of that, and
-attention's operands; GroupNorm, SiLU and softmax are computed in floating point between them. What goes in and out of a
-component (pixels, latents, predictions) keeps its precision in all three.
+a whole-graph W8A8. Placement `full` is: every tensor that one operator puts out and another reads is on a grid, a
+softmax's on one of 16 bits. Placement `cpu` is for onnxruntime on x86: what convolutions put out, sums and enlarged
+copies of that, and attention's operands; GroupNorm, SiLU and softmax are computed in floating point between them. What
+goes in and out of a component (pixels, latents, predictions) keeps its precision in all three.
 """
 
 import fnmatch
@@ -84,7 +84,7 @@ class Quantize(Pass):
     placement: Literal["compat", "full", "cpu"] = "compat"
     attention: bool = False
     # Of a GroupNorm's moments: placement full, encoder and decoder, every n-th row and column; placement cpu, decoder,
-    # every n-th row (the encoder, which sees the image's own texture, loses 3 dB by it).
+    # every n-th row (the encoder sees the image's own texture and keeps them all).
     norm_stride: int = Field(1, ge=1, le=4)
     components: tuple[Component, ...] = ("encoder", "denoiser", "decoder")
     # Integer kernels want weight zero points of 0; PassionSR's asymmetric weights are one word away.
