@@ -26,18 +26,20 @@ from eval.weight_files import digest
 
 Rows = list[dict[str, str | float | None]]
 Averages = dict[str, float | None]
+# Images scored at once. On a CPU one: several make no metric faster there, and their buffers are too large to be kept.
+BATCH = {"cpu": 1}
 
 
 def evaluate(model_or_dir: SRModel | str | Path, data: DataSet | str | Path | None = None,
              metrics: Iterable[str] = BENCHMARK, iqa_weights: str | Path | None = None,
              out_dir: str | Path | None = None, *, save: str | Path | None = None, convert: bool = False,
-             device: str = "cpu", progress: bool = True, processes: int = 1, batch: int = 4,
+             device: str = "cpu", progress: bool = True, processes: int = 1, batch: int | None = None,
              cache: str | Path | None = None, model_key: str | None = None, speedup: float | None = None,
              **selection) -> dict:
     """Score a model (or a run directory, a .safetensors file, a folder of restored images) on a data set.
 
     `data` is a DataSet, or what `open_data` takes along with `selection` (lr, hr, protocol, name, limit). `batch`
-    images of one size are scored at once. `cache`: the SQLite file of scores that were measured before. `model_key`:
+    images of one size are scored at once, one on the CPU and 4 elsewhere if it is None. `cache`: the SQLite file of scores that were measured before. `model_key`:
     identity of a model given as an object, so that its restored images count as known, too. `speedup` over OSEDiff,
     for ntire-final.
 
@@ -48,6 +50,8 @@ def evaluate(model_or_dir: SRModel | str | Path, data: DataSet | str | Path | No
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device '{device}': this machine has no usable GPU; choose cpu")
+    if batch is None:
+        batch = BATCH.get(device.partition(":")[0], 4)
     if processes < 1 or batch < 1:
         raise UserError(f"{processes} processes and a batch of {batch}: both must be at least 1")
     if speedup is not None and speedup <= 0:

@@ -78,8 +78,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--save", metavar="DIR", help="keep the restored images as PNG")
     parser.add_argument("--convert", action="store_true", help="convert grayscale, RGBA and 16-bit files while reading")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="share the images between N processes")
-    parser.add_argument("--batch", type=int, default=4, metavar="N",
-                        help="images of one size scored at once (default 4)")
+    parser.add_argument("--batch", type=int, metavar="N",
+                        help="images of one size scored at once (default: 1 on the CPU, 4 elsewhere)")
     parser.add_argument("--speedup", type=float, metavar="X",
                         help="times faster than OSEDiff at 128 -> 512, for ntire-final")
     parser.add_argument("--cache", type=Path, metavar="FILE", help="scores measured before (default: in ~/.cache)")

@@ -231,4 +231,4 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # not in musl
             for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h, in bytes
-                libc.mallopt(option, 2 ** 30)
+                libc.mallopt(option, 2 ** 31 - 1)

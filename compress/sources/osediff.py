@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from compress.cost import Replaced, measure_module
@@ -36,20 +36,22 @@ SD21_TEXT = dict(
     bos_token_id=49406, eos_token_id=49407, pad_token_id=1)
 
 # Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter of the
-# positions; the VAE carries the larger share of the MACs, as in SD.
+# positions; the VAE carries the larger share of the MACs, as in SD. Widths and latent channels are in the source.
+WIDTHS = {"unet_channels": 16, "vae_channels": 8}   # each a multiple of: an attention head, GroupNorm's groups
 NANO_UNET = dict(
-    sample_size=64, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 64, 64, 80),
+    sample_size=64, layers_per_block=1, cross_attention_dim=64, use_linear_projection=True, norm_num_groups=16,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    attention_head_dim=(3, 4, 4, 5), cross_attention_dim=64, use_linear_projection=True, norm_num_groups=16)
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
 NANO_VAE = dict(
-    in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32, 64, 80), layers_per_block=1,
-    norm_num_groups=8, sample_size=512, scaling_factor=1.0,
+    in_channels=3, out_channels=3, layers_per_block=1, norm_num_groups=8, sample_size=512, scaling_factor=1.0,
     down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
 
 
 class OSEDiffSource(BaseModel):
-    """`size: nano` comes with the package; `size: sd21` reads SD 2.1-base from `base` and OSEDiff from `lora`."""
+    """`size: nano` comes with the package; `size: sd21` reads SD 2.1-base from `base` and OSEDiff from `lora`.
+
+    A nano of other widths or latent channels than the embedded one has to be trained first (compress.train).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,12 +62,34 @@ class OSEDiffSource(BaseModel):
     lora: str | None = None         # sd21: osediff.pkl, either published format
     prompt: str = ""                # sd21: the one prompt that replaces the tagger
     colour_fix: ColourFix = "adain"
+    latent_channels: int = Field(4, gt=0)                               # of nano, as are the next two
+    unet_channels: tuple[int, int, int, int] = (48, 64, 64, 80)         # at 1/8 to 1/64 of the image
+    vae_channels: tuple[int, int, int, int] = (16, 32, 64, 80)          # at 1/1 to 1/8
+
+    @model_validator(mode="after")
+    def _legal_widths(self) -> "OSEDiffSource":
+        for name, multiple in WIDTHS.items():
+            if wrong := [n for n in getattr(self, name) if n <= 0 or n % multiple]:
+                raise ValueError(f"{name} has {wrong[0]}; choose multiples of {multiple}")
+        if self.size != "nano" and (named := {"latent_channels", *WIDTHS} & self.model_fields_set):
+            raise ValueError(f"{min(named)} is of size 'nano'; the architecture of '{self.size}' is published, leave it out")
+        return self
+
+    def _networks(self) -> tuple[UNet2DConditionModel, AutoencoderKL]:
+        if self.size == "sd21":
+            return UNet2DConditionModel(**SD21_UNET), AutoencoderKL(**SD21_VAE)
+        unet = UNet2DConditionModel(
+            **NANO_UNET, in_channels=self.latent_channels, out_channels=self.latent_channels,
+            block_out_channels=self.unet_channels,
+            # diffusers calls the number of heads `attention_head_dim` here.
+            attention_head_dim=tuple(n // WIDTHS["unet_channels"] for n in self.unet_channels))
+        return unet, AutoencoderKL(**NANO_VAE, latent_channels=self.latent_channels,
+                                   block_out_channels=self.vae_channels)
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
         with torch.device("meta"):
-            unet = UNet2DConditionModel(**(NANO_UNET if self.size == "nano" else SD21_UNET))
-            vae = AutoencoderKL(**(NANO_VAE if self.size == "nano" else SD21_VAE))
+            unet, vae = self._networks()
             context = text_encoder = None
             if self.size == "nano":
                 context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
