@@ -2,14 +2,15 @@
 
     python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads 1,2] [--repeats N] [--components decoder,model]
 
-`fp32` is the plain export, `fp32 forms` the same network in the forms of export/cpu.py that the compressed file has, so that
-what quantisation gives can be told from what they give. `--openvino-python` names an interpreter that has OpenVINO, where
+`fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of export/cpu.py
+that the compressed file has, so that what quantisation gives can be told from what they give. `--openvino-python` names an interpreter that has OpenVINO, where
 this one has not. Below each table: where the compressed file's time goes, in integers, in conversions and in floating point, with the
 operators that stay float. With nncf or openvino installed, NNCF's int8 of the same network and OpenVINO's runtime get
 lines of their own. Nothing is asserted: a latency is a measurement of one machine on one day.
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -21,12 +22,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from compress.data.calibration import calibration_images
 from compress.errors import UserError, command
 from compress.model import SRModel
+from compress.passes.base import FitContext
+from compress.passes.strip import Strip
+from export.baselines import Job
 from export.latency import compare, feed, interleaved, table
 from export.onnx import GRAPHS, export_onnx
 from export.run import parse_size
@@ -82,15 +85,6 @@ def inputs_of(source: SRModel, stem: str, size: tuple[int, int], count: int = 8)
     return found
 
 
-def nncf_file(float_file: Path, data: list[np.ndarray], target: Path) -> Path:
-    """NNCF's default int8 of an ONNX file."""
-    import nncf
-    model = onnx.load(float_file)
-    name = model.graph.input[0].name
-    onnx.save(nncf.quantize(model, nncf.Dataset(data, lambda x: {name: x}), subset_size=len(data)), target)
-    return target
-
-
 def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[], object]]:
     import openvino
     core, runs = openvino.Core(), {}
@@ -143,20 +137,29 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
     from compress.checkpoint import load_model, read_header
 
-    config, _ = read_header(arguments.run)
+    config, passes = read_header(arguments.run)
     source = config.build()
     config.load(source)
+    stripped = copy.deepcopy(source)    # what the compressed file computes, in float: no text, no timestep
+    for step in passes:
+        if isinstance(step, Strip):
+            step.convert(stripped)
+            step.fit(stripped, FitContext(source=source, seed=0))
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / name for name in ("fp32", "fp32 forms", "compressed")}
         parts = {"end_to_end": "model" in stems, "per_component": stems != ["model"]}
         export_onnx(source.eval(), paths["fp32"], lr_size=size, **parts)
-        export_onnx(source, paths["fp32 forms"], lr_size=size, for_cpu=True, **parts)
+        export_onnx(stripped.eval(), paths["fp32 forms"], lr_size=size, for_cpu=True, **parts)
         export_onnx(load_model(arguments.run), paths["compressed"], lr_size=size, **parts)
+        plain_files, nncf = Path(folder) / "plain", importlib.util.find_spec("nncf") and stems != ["model"]
+        if nncf:
+            export_onnx(stripped, plain_files, lr_size=size, end_to_end=False)
         for stem in stems:
             files = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
-            if importlib.util.find_spec("nncf"):
-                files[f"{stem} nncf"] = nncf_file(files[f"{stem} fp32"], inputs_of(source, stem, size),
-                                                  Path(folder) / f"{stem}.nncf.onnx")
+            if nncf and stem != "model":    # of a whole model it asserts its way out
+                from export.baselines.nncf_onnx import plain
+                float_file, files[f"{stem} nncf"] = plain_files / f"{stem}.onnx", Path(folder) / f"{stem}.nncf.onnx"
+                plain(Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8), files[f"{stem} nncf"])
             for threads in map(int, arguments.threads.split(",")):
                 print(table(compare(files, threads=threads, repeats=arguments.repeats)))
                 print(f"compressed: {describe(files[f'{stem} compressed'], threads)}")
