@@ -110,7 +110,7 @@ def _outer_channels(block: nn.Module) -> tuple[int, int]:
     last = block.up[-1]
     upsamplers = last.upsamplers or ()
     return (block.enter[0].conv.in_channels,
-            upsamplers[-1].conv.out_channels if len(upsamplers) else last.resnets[-1].out_channels)
+            upsamplers[-1].out_channels if len(upsamplers) else last.resnets[-1].out_channels)
 
 
 @torch.no_grad()

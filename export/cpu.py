@@ -13,7 +13,8 @@ from compress.quant.points import rows_of_chunk
 
 def cpu_forms(model: ir.Model) -> dict[str, int]:
     """Apply all of them in place, before shapes are dropped; returns how many places each changed."""
-    done = {"affine": affine(model), "nearest": nearest(model), "attention": attention(model)}
+    done = {"affine": affine(model), "nearest": nearest(model), "shuffle": shuffle(model),
+            "crop": crop(model), "attention": attention(model)}
     passes.RemoveUnusedNodesPass()(model)
     return done
 
@@ -94,6 +95,64 @@ def nearest(model: ir.Model) -> int:
         resize = ir.node("Resize", [before.outputs[0], *node.inputs[1:]], node.attributes)
         after = ir.node("Reshape", [resize.outputs[0], back])
         ir.convenience.replace_nodes_and_values(graph, node, [node], [before, resize, after], [y], after.outputs)
+        count += 1
+    return count
+
+
+def _scalar_codes(value: ir.Value) -> ir.Node | None:
+    """The DequantizeLinear that gives `value`, where it has one scale for all channels."""
+    node = value.producer()
+    known = node is not None and node.op_type == "DequantizeLinear" and node.inputs[1].shape is not None
+    return node if known and not len(node.inputs[1].shape) else None
+
+
+def shuffle(model: ir.Model) -> int:
+    """DepthToSpace of a convolution's codes as a Transpose of whole pixels with channels last, where its kernels have
+    them: the one of onnxruntime takes longer than the convolution. For that the convolution puts out the channels of a
+    place one after the other, not the places of a channel.
+    """
+    graph, count = model.graph, 0
+    for node in list(graph):
+        dequantise = _scalar_codes(node.inputs[0]) if node.op_type == "DepthToSpace" else None
+        quantise = None if dequantise is None else dequantise.inputs[0].producer()
+        conv = None if quantise is None else quantise.inputs[0].producer()
+        weight = conv.inputs[1].producer() if conv is not None and conv.op_type == "Conv" else None
+        shape = _static(node.inputs[0])
+        if weight is None or weight.op_type != "DequantizeLinear" or shape is None or shape[0] != 1 \
+                or node.attributes.get_string("mode", "DCR") != "CRD" or node.attributes.get_int("blocksize") != 2 \
+                or any(len(n.outputs[0].uses()) > 1 for n in (conv, quantise, dequantise)):
+            continue
+        _, channels, height, width = shape
+        order = np.arange(channels).reshape(-1, 4).T.reshape(-1)
+        for owner, index in [(weight, 0), (weight, 1), (weight, 2), (conv, 2)]:
+            if index >= len(owner.inputs) or owner.inputs[index] is None:
+                continue
+            values = owner.inputs[index].const_value.numpy()
+            if values.ndim:
+                owner.replace_input_with(index, _constant(graph, f"shuffle_{count}_{owner.op_type}_{index}", values[order]))
+        pixels, places = (_constant(graph, f"shuffle_{count}_{name}", np.array(sides)) for name, sides in (
+            ("pixels", [height, width, 2, channels // 2]), ("places", [1, 2 * height, 2 * width, channels // 4])))
+        new = [ir.node("Transpose", [quantise.outputs[0]], {"perm": [0, 2, 3, 1]})]
+        new.append(ir.node("Reshape", [new[-1].outputs[0], pixels]))
+        new.append(ir.node("Transpose", [new[-1].outputs[0]], {"perm": [0, 2, 1, 3]}))
+        new.append(ir.node("Reshape", [new[-1].outputs[0], places]))
+        new.append(ir.node("Transpose", [new[-1].outputs[0]], {"perm": [0, 3, 1, 2]}))
+        new.append(ir.node("DequantizeLinear", [new[-1].outputs[0], *dequantise.inputs[1:]], dequantise.attributes))
+        ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, new[-1].outputs)
+        count += 1
+    return count
+
+
+def crop(model: ir.Model) -> int:
+    """Crops before the codes are turned into floats, not after: a quarter of the bytes to move."""
+    count = 0
+    for node in list(model.graph):
+        source = _scalar_codes(node.inputs[0]) if node.op_type == "Slice" else None
+        if source is None:
+            continue
+        move = ir.node(node.op_type, [source.inputs[0], *node.inputs[1:]], node.attributes)
+        floats = ir.node("DequantizeLinear", [move.outputs[0], *source.inputs[1:]], source.attributes)
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [move, floats], node.outputs, floats.outputs)
         count += 1
     return count
 

@@ -193,10 +193,14 @@ def autoencoder_graph(half: Encoder | Decoder) -> ChannelGraph:
 def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
     """The graph of an SRModel's component. Raises UserError for one whose blocks are not known here."""
     from compress.depth import MiddleShortcut, Shortcut
+    from compress.passes.phases import PhaseUpsample
 
     if any(isinstance(module, (Shortcut, MiddleShortcut)) for module in component.modules()):
         raise UserError(f"component '{name}' has lost blocks to depth_prune, and with them what binds its channels "
                         "together; list prune before depth_prune")
+    if any(isinstance(module, PhaseUpsample) for module in component.modules()):
+        raise UserError(f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be cut; list "
+                        "prune before that strip")
     for attribute, kind, build in (("unet", UNet2DConditionModel, unet_graph), ("encoder", Encoder, autoencoder_graph),
                                    ("decoder", Decoder, autoencoder_graph)):
         network = getattr(component, attribute, None)

@@ -1,4 +1,5 @@
-"""Fold what never changes: the prompt and the timestep of a one-step model. Exact up to rounding.
+"""Fold what never changes: the prompt and the timestep of a one-step model; and what is computed four times. Exact up to
+rounding.
 
 PassionSR (arXiv 2411.17106) drops the text encoder for a constant context and fixes the timestep. With both constant
 the algebra goes further: a key or value projection of a constant is a constant, and a projected time embedding is a
@@ -21,6 +22,7 @@ from compress.errors import UserError
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.fold_film import fold_film
+from compress.passes.phases import to_phases
 from compress.sources.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
 from compress.sources.residual_shift_parts import PairDenoiser
 
@@ -91,6 +93,9 @@ class Strip(Pass):
     `remove` is AdcSR's: `text: remove` drops cross-attention with its norm as well, `timestep: remove` the time
     embedding, and nothing is folded, so the model must be trained again.
 
+    `upsample: phases` computes nearest enlargement with the 3x3 convolution after it by phases: exact, 4/9 of these
+    layers' products for 16/9 of their weights (passes/phases.py). Passes that cut channels come before it.
+
     What an earlier strip has folded is left alone, so the pass may stand twice. ResShift's denoiser has no text:
     there only `timestep` counts, and `fold` needs the one-step model.
     """
@@ -100,9 +105,15 @@ class Strip(Pass):
     pass_: Literal["strip"] = Field(default="strip", alias="pass")
     text: Literal["constant", "embedding", "keep", "remove"] = "constant"
     timestep: Literal["fold", "keep", "remove"] = "fold"
+    upsample: Literal["keep", "phases"] = "keep"
 
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
+        self._fold(model)
+        if self.upsample == "phases":
+            to_phases(model)
+
+    def _fold(self, model: SRModel) -> None:
         denoiser = model.denoiser
         if isinstance(denoiser, PairDenoiser):
             self._convert_pair(model)
@@ -136,5 +147,5 @@ class Strip(Pass):
 
     def as_published(self) -> "Strip":
         if self.text == "remove":  # AdcSR counts neither embedding; folded or removed, the cost is the same
-            return self
-        return self.model_copy(update={"text": "embedding", "timestep": "keep"})
+            return self.model_copy(update={"upsample": "keep"})
+        return self.model_copy(update={"text": "embedding", "timestep": "keep", "upsample": "keep"})

@@ -15,11 +15,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, StaticQuantConfig, quantize
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from compress.errors import UserError
 from export.graph import EMBED_LIMIT
+from export.rewrites.operators import fold_constants
 from export.targets.ranges import Overrides, lift
 
 PRODUCTS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
@@ -69,6 +72,14 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input[place] = names.get(name, name)
     del model.graph.value_info[:]
     return infer(model)
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With what depends on no input computed: a layer of a time embedding gains nothing from codes, and OpenVINO cannot
+    load a graph that has Q/DQ pairs around it."""
+    graph = ir.from_proto(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    return ir.to_proto(graph) if fold_constants(graph) else model
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -161,7 +172,7 @@ def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activa
 
     `arrays` are inputs of the graph, for the ranges of the other tensors. Raises UserError for mixed widths.
     """
-    model = prepare(model)
+    model = prepare(folded(model))
     learned = lift(model)
     model = infer(model)
     # onnxruntime cannot put a conversion on a tensor whose range is given, so learned ranges go without wider doors.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from compress.errors import UserError
 from compress.passes.base import FitContext
 from compress.passes.quantize import Quantize
+from compress.passes.strip import Strip
 from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant import points
 from compress.quant.points import attend, attend_in_chunks, group_norm
@@ -175,6 +176,23 @@ def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, tmp_path):
     ran = session(tmp_path / "decoder.onnx", 1).run(None, {"clean_latent": x.numpy()})[0]
     error = torch.from_numpy(ran) - simulated
     assert error.norm() < 0.06 * simulated.norm()   # a random network on 8-bit grids: codes flip by the last bit of a sum
+
+
+def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
+    model = tiny()
+    Strip(upsample="phases").convert(model)
+    model, _ = quantised(model, placement="cpu", skip=["denoiser.*.attention.*"])
+    export_onnx(model, tmp_path, lr_size=(32, 32), stems=("decoder",))
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "decoder.onnx")).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
+    moved = [n.op_type for n in graph.node if types.get(n.input[0]) == onnx.TensorProto.UINT8]
+    assert moved.count("Transpose") == 3 * 3 and moved.count("Slice") >= 3
+    assert not {"DepthToSpace", "Resize"} & {n.op_type for n in graph.node}
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        simulated = model.decoder(x)
+    ran = session(tmp_path / "decoder.onnx", 1).run(None, {"clean_latent": x.numpy()})[0]
+    assert (torch.from_numpy(ran) - simulated).norm() < 0.06 * simulated.norm()     # as above
 
 
 @pytest.mark.parametrize("chunk", [2**20, 2 * 5 * 7, 7])
