@@ -129,7 +129,8 @@ def shuffle(model: ir.Model) -> int:
                 continue
             values = owner.inputs[index].const_value.numpy()
             if values.ndim:
-                owner.replace_input_with(index, _constant(graph, f"shuffle_{count}_{owner.op_type}_{index}", values[order]))
+                name = f"shuffle_{count}_{owner.op_type}_{index}"
+                owner.replace_input_with(index, _constant(graph, name, values[order]))
         pixels, places = (_constant(graph, f"shuffle_{count}_{name}", np.array(sides)) for name, sides in (
             ("pixels", [height, width, 2, channels // 2]), ("places", [1, 2 * height, 2 * width, channels // 4])))
         new = [ir.node("Transpose", [quantise.outputs[0]], {"perm": [0, 2, 3, 1]})]

@@ -4,8 +4,8 @@
 
 Direct: `metric(restored file, original file)` of pyiqa for every image and metric, each metric created once. Ours:
 `eval.benchmark.evaluate` without its cache, reading the same files, loading the metrics included in neither; `buffers
-kept` is how eval.run calls it. Cached: the same again, all scores known. Times are of this machine and day; what holds is
-the ratio.
+kept` is how eval.run calls it. Cached: the same again, all scores known. Times are of this machine and day; what holds
+is the ratio.
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
     python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads 1,2] [--repeats N] [--components decoder,model]
 
-`fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of export/cpu.py
-that the compressed file has, so that what quantisation gives can be told from what they give. `--openvino-python` names an interpreter that has OpenVINO, where
-this one has not. Below each table: where the compressed file's time goes, in integers, in conversions and in floating point, with the
-operators that stay float. With nncf or openvino installed, NNCF's int8 of the same network and OpenVINO's runtime get
-lines of their own. Nothing is asserted: a latency is a measurement of one machine on one day.
+`fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of
+export/cpu.py that the compressed file has, so that what quantisation gives can be told from what they give.
+`--openvino-python` names an interpreter that has OpenVINO, where this one has not. Below each table: where the
+compressed file's time goes, in integers, in conversions and in floating point, with the operators that stay float. With
+nncf or openvino installed, NNCF's int8 of the same network (by part) and OpenVINO's runtime get lines of their own.
+Nothing is asserted: a latency is a measurement of one machine on one day.
 """
 
 import argparse
@@ -118,7 +119,8 @@ def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeat
     named = json.dumps({label: str(path) for label, path in files.items()})
     done = subprocess.run([python, "-c", ELSEWHERE, named, str(threads), str(repeats)], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"--openvino-python {python} failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"--openvino-python {python} failed ({why})")
     return done.stdout.strip()
 
 
@@ -129,7 +131,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--lr-size", default="128x128")
     p.add_argument("--threads", default="1,2", help="one table for each, comma separated")
     p.add_argument("--repeats", type=int, default=10)
-    p.add_argument("--openvino-python", metavar="PATH", help="an interpreter with openvino, to run the same files there")
+    p.add_argument("--openvino-python", metavar="PATH", help="an interpreter that has openvino, for the same files")
     p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
     arguments = p.parse_args(argv)
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")

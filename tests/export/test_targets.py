@@ -19,7 +19,7 @@ from compress.errors import UserError
 from export.targets import TARGETS, Options, export, finish, manifest
 from export.targets.coreml import bicubic_kernels
 from export.targets.hush import hushed
-from export.targets.litert import observed
+from export.targets.litert import observed, searches
 from export.targets.ncnn import unknown
 from export.targets.onnx_file import as_float16
 from export.targets.parts import Exported
@@ -155,6 +155,15 @@ def test_litert_ranges_are_the_extremes_of_all_images():
     found = observed(calibrate, [np.array([-1.0, 4.0]), np.array([-3.0, 2.0]), np.array([0.0, 1.0])])
     assert found == {"t": {"min": -3.0, "max": 4.0}, "shape": {}}
     assert observed(lambda x: {}, [np.zeros(1)]) == {}
+
+
+def test_litert_search_of_a_code():
+    """A product, a sum and ARG_MIN; what reads the code that was found is a product like any other."""
+    operators = [("CONV_2D", [0, 10], [1]), ("RESHAPE", [1], [2]), ("FULLY_CONNECTED", [2, 11], [3]),
+                 ("ADD", [3, 12], [4]), ("ARG_MIN", [4, 13], [5]), ("EMBEDDING_LOOKUP", [5, 11], [6]),
+                 ("FULLY_CONNECTED", [6, 14], [7])]
+    assert searches(operators) == [3]
+    assert searches(operators[:4]) == []
 
 
 def test_operators_that_ncnn_has_not(tmp_path):
