@@ -1,6 +1,12 @@
-"""ExecuTorch programs for its XNNPACK backend (phone CPUs): float32, float16, or static int8 by its own quantiser."""
+"""ExecuTorch programs for its XNNPACK backend (phone CPUs): float32, float16, or static int8 by its own quantiser.
+
+In integers it computes convolutions and linear layers. The quantiser takes sums, products by element and joins as well;
+with those a small model's denoiser had 22 dB instead of 28.
+"""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +15,11 @@ from torch import nn
 from compress.errors import UserError
 from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
+
+
+aten = torch.ops.aten
+PRODUCTS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
+INDICES = (aten.argmin.default, aten.argmax.default)
 
 
 class Half(nn.Module):
@@ -22,13 +33,45 @@ class Half(nn.Module):
         return self.module(x.half()).float()
 
 
+def takes_codes(node: torch.fx.Node) -> bool:
+    """Whether a node is a product, and not one that only chooses an index (see export/targets/qdq.py), or something stored:
+    the quantiser asks for a product's weights as well."""
+    if node.op == "get_attr":
+        return True
+    if node.target not in PRODUCTS:
+        return False
+    waiting, seen = list(node.users), set()
+    while waiting:
+        user = waiting.pop()
+        if user.target in INDICES:
+            return False
+        if user not in seen and user.target not in PRODUCTS:
+            seen.add(user)
+            waiting.extend(user.users)
+    return True
+
+
+@contextmanager
+def shared_history() -> Iterator[None]:
+    """Within, copies of a node's history share its entries, which nobody changes: torch copies all of it for every node in
+    every pass, and lowering an integer network has hundreds of them."""
+    from torch.fx.traceback import NodeSource
+
+    NodeSource.__deepcopy__ = lambda self, memo: self
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__
+
+
 def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
-    """PT2E: what XNNPACK has integer kernels for on symmetric int8 weights per channel and int8 activations."""
+    """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 activations."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (XNNPACKQuantizer,
                                                                          get_symmetric_quantization_config)
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(takes_codes)
     prepared = prepare_pt2e(torch.export.export(module, (example(parts, stem),)).module(), quantizer)
     for x in parts.inputs(stem):
         prepared(x)
@@ -46,7 +89,7 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
     graphs, notes = {}, []
     for stem in parts.stems:
         module = parts.module(stem)
-        with hushed():
+        with hushed(), shared_history():
             if parts.dtype == "fp16":
                 module = Half(module)
             elif parts.dtype == "w8a8":
@@ -61,5 +104,5 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
         graphs[stem] = {"file": f"{stem}.pte", "format": "ExecuTorch program", "partitions": delegates,
                         "portable": len(left)}
     kind = {"by": "XNNPACKQuantizer, min-max", "weights": "int8, symmetric, per output channel",
-            "activations": "int8, per tensor", "placement": "the operators that XNNPACKQuantizer annotates"}
+            "activations": "int8, per tensor", "placement": "inputs, weights and results of convolutions and linear layers"}
     return Exported(graphs, ("executorch", "torchao"), kind if parts.dtype == "w8a8" else {}, notes=notes)
