@@ -194,7 +194,7 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
                             for _, q in quant_layers(encoder) for f in [q.fit]))
         errors.append(fit_encoder(nano, [lr], step, epochs=0, transforms=False, feedback=True)[1])
     assert left == sorted(left, reverse=True) and left[2] < 0.8 * left[0]
-    assert errors[2] < 0.6 * errors[0], errors
+    assert errors[2] < 0.5 * errors[0], errors
 
 
 def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):

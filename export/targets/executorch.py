@@ -1,7 +1,7 @@
 """ExecuTorch programs for its XNNPACK backend (phone CPUs): float32, float16, or static int8 by its own quantiser.
 
-In integers it computes convolutions and linear layers. The quantiser takes sums, products by element and joins as well;
-with those a small model's denoiser had 22 dB instead of 28.
+In integers it computes convolutions and linear layers. The quantiser would take sums, products by element and joins as
+well, at a loss.
 """
 
 import copy
