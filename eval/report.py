@@ -30,7 +30,8 @@ HEADINGS = {"params": "parameters", "param_equivalents": "fp32-equivalent parame
             "file_bytes": "file", "container_bytes": "weights in 8-bit containers",
             "peak_activation_bytes": "peak activations", "macs_paper": "MACs (conv + linear)",
             "macs_full": "MACs (with attention)", "macs_equivalent": "MACs, fp32-equivalent", "psnr_db": "PSNR, dB",
-            "self_db": "own noise, dB", "tolerance_db": "tolerance, dB", "seconds": "time, s"}
+            "self_db": "own noise, dB", "own_db": "own rounding, dB", "tolerance_db": "tolerance, dB",
+            "seconds": "time, s"}
 
 
 @dataclass

@@ -10,11 +10,13 @@ from onnx_ir.passes import common as passes
 
 from compress.quant.points import rows_of_chunk
 
+PART = 2**22  # bytes of floats between codes and codes: what stays in a cache
+
 
 def cpu_forms(model: ir.Model) -> dict[str, int]:
     """Apply all of them in place, before shapes are dropped; returns how many places each changed."""
-    done = {"affine": affine(model), "nearest": nearest(model), "shuffle": shuffle(model),
-            "crop": crop(model), "attention": attention(model)}
+    done = {"affine": affine(model), "squares": squares(model), "nearest": nearest(model), "shuffle": shuffle(model),
+            "crop": crop(model), "parts": parts(model), "attention": attention(model)}
     passes.RemoveUnusedNodesPass()(model)
     return done
 
@@ -68,6 +70,26 @@ def affine(model: ir.Model) -> int:
         new.append(ir.node("BatchNormalization", [scaled[0], *numbers], {"epsilon": 0.0}))
         ir.convenience.replace_nodes_and_values(graph, node, [node], new, node.outputs, new[-1].outputs)
         graph.remove(product, safe=True)
+        count += 1
+    return count
+
+
+def squares(model: ir.Model) -> int:
+    """The mean of x * x (a GroupNorm's moment) as a sum of squares over their number: no map of squares in between."""
+    count = 0
+    for node in list(model.graph):
+        product = node.inputs[0].producer() if node.op_type == "ReduceMean" and len(node.inputs) == 2 else None
+        if product is None or product.op_type != "Mul" or product.inputs[0] is not product.inputs[1] \
+                or len(product.outputs[0].uses()) > 1:
+            continue
+        inside, outside = _static(product.inputs[0]), _static(node.outputs[0])
+        if inside is None or outside is None:
+            continue
+        share = np.array(np.prod(outside) / np.prod(inside), np.float32)
+        total = ir.node("ReduceSumSquare", [product.inputs[0], node.inputs[1]], node.attributes)
+        mean = ir.node("Mul", [total.outputs[0], _constant(model.graph, f"squares_{count}_share", share)])
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], [total, mean], node.outputs, mean.outputs)
+        model.graph.remove(product, safe=True)
         count += 1
     return count
 
@@ -154,6 +176,48 @@ def crop(model: ir.Model) -> int:
         move = ir.node(node.op_type, [source.inputs[0], *node.inputs[1:]], node.attributes)
         floats = ir.node("DequantizeLinear", [move.outputs[0], *source.inputs[1:]], source.attributes)
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [move, floats], node.outputs, floats.outputs)
+        count += 1
+    return count
+
+
+def parts(model: ir.Model) -> int:
+    """GroupNorm's affine and SiLU between codes and codes, some channels at a time: as a whole, floats of a large map
+    leave the cache between any two of these operators.
+    """
+    graph, count = model.graph, 0
+    for norm in list(graph):
+        source = _scalar_codes(norm.inputs[0]) if norm.op_type == "BatchNormalization" else None
+        readers = {} if source is None else {use.node.op_type: use.node for use in norm.outputs[0].uses()}
+        if set(readers) != {"Sigmoid", "Mul"} or len(norm.outputs[0].uses()) > 2:
+            continue
+        quantise = [use.node for use in readers["Mul"].outputs[0].uses()]
+        if len(quantise) != 1 or quantise[0].op_type != "QuantizeLinear" \
+                or readers["Mul"] is not next(iter(readers["Sigmoid"].outputs[0].uses())).node:
+            continue
+        shape = _static(norm.outputs[0])
+        if shape is None or shape[0] != 1 or 4 * int(np.prod(shape)) <= PART:
+            continue
+        channels = shape[1]
+        pieces = next(n for n in range(1, channels + 1)
+                      if channels % n == 0 and (4 * int(np.prod(shape)) <= n * PART or n == channels))
+        sides = _constant(graph, f"parts_{count}_sides", np.full(pieces, channels // pieces))
+        same = [_constant(graph, f"parts_{count}_{name}", np.full(channels // pieces, number, np.float32))
+                for name, number in (("mean", 0), ("variance", 1))]
+        split = [ir.node("Split", [value, sides], {"axis": axis}, num_outputs=pieces)
+                 for value, axis in ((source.inputs[0], 1), (norm.inputs[1], 0), (norm.inputs[2], 0))]
+        new, done = [*split], []
+        for codes, factor, summand in zip(*(node.outputs for node in split), strict=True):
+            floats = ir.node("DequantizeLinear", [codes, *source.inputs[1:]], source.attributes)
+            y = ir.node("BatchNormalization", [floats.outputs[0], factor, summand, *same], norm.attributes)
+            gate = ir.node("Sigmoid", [y.outputs[0]])
+            gated = ir.node("Mul", [y.outputs[0], gate.outputs[0]])
+            back = ir.node("QuantizeLinear", [gated.outputs[0], *quantise[0].inputs[1:]], quantise[0].attributes)
+            new += [floats, y, gate, gated, back]
+            done.append(back.outputs[0])
+        new.append(ir.node("Concat", done, {"axis": 1}))
+        ir.convenience.replace_nodes_and_values(graph, quantise[0], [quantise[0]], new, quantise[0].outputs,
+                                                new[-1].outputs)
+        graph.remove([readers["Mul"], readers["Sigmoid"], norm], safe=True)
         count += 1
     return count
 

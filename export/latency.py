@@ -2,7 +2,9 @@
 
     python -m export.latency FOLDER_FP32 FOLDER_W8A8 … [--threads 1 2] [--repeats 10]    (folders of export.run)
 
-Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio.
+Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio. A turn is some
+calls of one file, of which the first does not count: idle threads of the file before still spin for a while, on the cores
+that this one's need. With single calls in turns an int8 UNet on two threads took twice its time.
 """
 
 import argparse
@@ -23,6 +25,8 @@ from compress.errors import UserError, command
 from compress.machine import processor
 from export.verify import session
 
+TURN = 3
+
 
 def machine() -> str:
     """The processor's name, with the number of cores that this process sees."""
@@ -37,19 +41,20 @@ def feed(loaded: ort.InferenceSession, side: int, seed: int = 0) -> dict[str, np
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of `repeats` calls of every run (label -> run), in turns, after one call of each to warm up."""
+    """Milliseconds of `repeats` calls of every run (label -> run), in turns of TURN after one that does not count."""
     times: dict[str, list[float]] = {label: [] for label in runs}
-    for repeat in range(repeats + 1):
+    for first in range(0, repeats, TURN):
         for label, run in runs.items():
-            start = time.perf_counter()
             run()
-            if repeat:
+            for _ in range(min(TURN, repeats - first)):
+                start = time.perf_counter()
+                run()
                 times[label].append((time.perf_counter() - start) * 1e3)
     return times
 
 
 def compare(files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side: int = 128) -> list[dict]:
-    """Measure `files` (label -> path), the first of them the reference, after one warm-up run of each.
+    """Measure `files` (label -> path), the first of them the reference.
 
     Each row: label, median_ms, min_ms, ratio (median of the reference / median of this: above 1 is faster), bytes,
     size_ratio (this / reference), threads, repeats, machine.

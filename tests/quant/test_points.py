@@ -195,6 +195,25 @@ def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
     assert (torch.from_numpy(ran) - simulated).norm() < 0.06 * simulated.norm()     # as above
 
 
+def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
+    """GroupNorm's affine and SiLU a few channels at a time, and moments without a map of squares."""
+    model, _ = cpu
+    results, kinds = [], []
+    for part in (2**22, 2**12):
+        monkeypatch.setattr("export.cpu.PART", part)
+        export_onnx(model, tmp_path / str(part), lr_size=(32, 32), stems=("decoder",))
+        file = tmp_path / str(part) / "decoder.onnx"
+        graph = onnx.load(file).graph
+        kinds.append([n.op_type for n in graph.node])
+        squares = {n.output[0] for n in graph.node if n.op_type == "Mul" and n.input[0] == n.input[1]}
+        assert not any(n.op_type == "ReduceMean" and n.input[0] in squares for n in graph.node)
+        x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+        results.append(session(file, 1).run(None, {"clean_latent": x})[0])
+    assert kinds[0].count("ReduceSumSquare") == kinds[1].count("ReduceSumSquare") >= 20
+    assert kinds[1].count("BatchNormalization") > 2 * kinds[0].count("BatchNormalization")
+    assert (results[0] == results[1]).all()
+
+
 @pytest.mark.parametrize("chunk", [2**20, 2 * 5 * 7, 7])
 def test_attention_in_chunks_is_attention(monkeypatch, chunk):
     """With quantisers that do nothing, for chunks of all, some and one of the queries."""
