@@ -12,6 +12,17 @@ from export.targets.host import phases
 from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
 
+PRODUCTS = ("conv", "conv_transpose", "linear", "matmul")
+
+
+def chooses(op) -> bool:
+    """Whether a MIL operator does nothing but choose an index, from the last product on, as the search of a vector
+    quantiser's nearest code does: with few bits it chooses another one, which no bit of what follows can mend."""
+    if op.op_type in ("reduce_argmin", "reduce_argmax"):
+        return True
+    readers = [reader for value in op.outputs for reader in value.child_ops]
+    return bool(readers) and all(reader.op_type not in PRODUCTS and chooses(reader) for reader in readers)
+
 
 def bicubic_kernels(scale: int, channels: int) -> np.ndarray:
     """float32 [channels * scale^2, 1, 5, 5], for a convolution in `channels` groups and a pixel shuffle behind it."""
@@ -61,7 +72,8 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
     if options.rewrite:
         raise UserError("rewrites work on ONNX graphs, and Core ML is made from torch; leave out --rewrite")
     graphs = {}
-    precision = ct.precision.FLOAT32 if parts.dtype == "fp32" else ct.precision.FLOAT16
+    precision = ct.precision.FLOAT32 if parts.dtype == "fp32" else ct.transform.FP16ComputePrecision(
+        op_selector=lambda op: not chooses(op))
     register_operators()
     for stem in parts.stems:
         source, result = parts.names(stem)
@@ -73,7 +85,10 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
                                outputs=[ct.TensorType(name=result)], minimum_deployment_target=ct.target.iOS16,
                                skip_model_load=True)
             if parts.dtype == "w8":
-                settings = OptimizationConfig(global_config=OpLinearQuantizerConfig(mode="linear_symmetric"))
+                eight = OpLinearQuantizerConfig(mode="linear_symmetric")
+                searches = [op.name for op in model._mil_program.functions["main"].operations if chooses(op)]
+                settings = OptimizationConfig(op_type_configs=dict.fromkeys(PRODUCTS, eight),
+                                              op_name_configs=dict.fromkeys(searches))
                 model = linear_quantize_weights(model, config=settings)
         model.save(str(folder / f"{stem}.mlpackage"))
         graphs[stem] = {"file": f"{stem}.mlpackage", "format": "Core ML program, iOS 16"}

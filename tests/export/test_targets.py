@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from torch.fx.traceback import NodeSource
 
 from compress.errors import UserError
 from export.targets import TARGETS, Options, export, finish, manifest
-from export.targets.coreml import bicubic_kernels
+from export.targets.coreml import bicubic_kernels, chooses
 from export.targets.executorch import shared_history, takes_codes
 from export.targets.hush import hushed
 from export.targets.litert import observed, searches
@@ -195,6 +196,18 @@ def test_litert_search_of_a_code():
                  ("FULLY_CONNECTED", [6, 14], [7])]
     assert searches(operators) == [3]
     assert searches(operators[:4]) == []
+
+
+def test_coreml_search_of_a_code():
+    def operator(kind: str, *readers) -> SimpleNamespace:
+        return SimpleNamespace(op_type=kind, outputs=[SimpleNamespace(child_ops=list(readers))])
+
+    found = operator("reduce_argmin", operator("gather", operator("conv")))
+    total = operator("add", found)
+    search, beside = operator("matmul", total), operator("sub", operator("conv"))
+    assert chooses(search) and chooses(total) and chooses(found)
+    assert not chooses(operator("conv", search)) and not chooses(beside)
+    assert not chooses(operator("reshape", operator("matmul", total), beside))
 
 
 def test_operators_that_ncnn_has_not(tmp_path):
