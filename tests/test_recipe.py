@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from compress import run
+from compress.checkpoint import FAMILIES, dump, parse_source
 from compress.errors import UserError
 from compress.plan import plan
 from compress.recipe import load_recipe, parse_recipe, to_yaml
@@ -34,6 +36,20 @@ def test_shipped_recipes_plan(path, size):
     # A pass that quantises or folds never adds storage.
     assert rows[-1][1].bytes < rows[0][1].bytes
     assert rows[-1][1].macs_equivalent <= rows[0][1].macs_equivalent
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stored_header_gives_its_source_back(family):
+    """A header names every field; at no size may one that the user never set be refused."""
+    for size in get_args(FAMILIES[family].model_fields["size"].annotation):
+        source = FAMILIES[family](size=size)
+        assert parse_source(json.loads(json.dumps(dump(source)))) == source
+
+
+def test_widths_belong_to_nano():
+    with pytest.raises(UserError, match="latent_channels is of size 'nano'; the architecture of 'sd21' is published"):
+        parse_source({"family": "osediff", "size": "sd21", "latent_channels": 16})
+    assert parse_source({"family": "osediff", "latent_channels": 16}).latent_channels == 16
 
 
 def test_every_recipe_is_named_in_the_readme():

@@ -71,8 +71,12 @@ class OSEDiffSource(BaseModel):
         for name, multiple in WIDTHS.items():
             if wrong := [n for n in getattr(self, name) if n <= 0 or n % multiple]:
                 raise ValueError(f"{name} has {wrong[0]}; choose multiples of {multiple}")
-        if self.size != "nano" and (named := {"latent_channels", *WIDTHS} & self.model_fields_set):
-            raise ValueError(f"{min(named)} is of size 'nano'; the architecture of '{self.size}' is published, leave it out")
+        # Not whether they are set: a stored header names all fields.
+        fields = type(self).model_fields
+        own = [name for name in ("latent_channels", *WIDTHS) if getattr(self, name) != fields[name].default]
+        if self.size != "nano" and own:
+            raise ValueError(f"{own[0]} is of size 'nano'; the architecture of '{self.size}' is published, "
+                             "leave it out")
         return self
 
     def _networks(self) -> tuple[UNet2DConditionModel, AutoencoderKL]:
