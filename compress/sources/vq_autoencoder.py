@@ -177,7 +177,7 @@ class Codebook(nn.Module):
         dtype = torch.promote_types(latent.dtype, torch.float32)
         codes = self.embedding.weight.to(dtype)
         x = latent.permute(0, 2, 3, 1).flatten(0, 2).to(dtype)
-        distance = torch.addmm(codes.square().sum(dim=1), x, codes.t(), alpha=-2.0)
+        distance = F.linear(x, -2 * codes, codes.square().sum(dim=1))   # as one product with constants, for NPUs
         return distance.argmin(dim=1).view(latent.shape[0], *latent.shape[2:])
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
