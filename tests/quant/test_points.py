@@ -16,7 +16,7 @@ from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant import points
 from compress.quant.points import attend, attend_in_chunks, group_norm
 from export.onnx import export_onnx
-from export.verify import session, verify
+from export.verify import failures, session, verify
 
 SMALL = {"images": 2, "size": 32}
 
@@ -195,6 +195,21 @@ def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
     assert (torch.from_numpy(ran) - simulated).norm() < 0.06 * simulated.norm()     # as above
 
 
+def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
+    """onnxruntime adds a map's numbers one after the other; of two flat maps in a group the variance is a small
+    difference of large numbers. With the mean over both axes at once the result was wrong by 0.56 of a deviation."""
+    class Norm(torch.nn.Module):
+        def forward(self, x):
+            return group_norm(x, 4, eps=1e-6)
+
+    flat = torch.tensor([0.3284, 0.3448, 0.2, 0.21, 0.5, 0.51, 0.1, 0.11]).view(1, 8, 1, 1).expand(1, 8, 512, 512)
+    torch.onnx.export(Norm(), (flat.contiguous(),), dynamo=True, verbose=False, opset_version=20,
+                      input_names=["x"]).save(tmp_path / "norm.onnx")
+    ran = session(tmp_path / "norm.onnx", 1).run(None, {"x": flat.numpy()})[0]
+    expected = F.group_norm(flat.double(), 4, eps=1e-6)
+    assert abs(ran - expected.numpy()).max() < 0.02
+
+
 def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
     """GroupNorm's affine and SiLU a few channels at a time, and moments without a map of squares."""
     model, _ = cpu
@@ -278,11 +293,8 @@ def test_file_has_what_the_simulation_has(full, tmp_path):
             sources = [made_by.get(name) for name in node.input]
             assert all(s is None or s.op_type == "DequantizeLinear" for s in sources), node.name
     assert sum(n.op_type == "Softmax" for n in file.graph.node) == 1
-    # A random network with every tensor rounded answers noise in the last bit with as much as a wrong code, and a flat
-    # map may lie on a boundary as a whole: asked is that the file is near to what the simulation is to itself.
     rows = verify(model, tmp_path, threads=1)
-    for row in rows:
-        assert row["psnr_db"] >= (min(40.0, row["self_db"] - 6) if row["probe"] == "textured" else 20), row
+    assert failures(rows) is None, rows
 
 
 def test_another_path_is_noticed(full):
