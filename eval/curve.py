@@ -13,13 +13,14 @@ from matplotlib.transforms import Bbox
 from compress.errors import UserError, command
 from eval import pages
 from eval.metrics import METRICS
-from eval.points import AXES, DEVICE, Board, Point, Selection, check, choose, front, gather
+from eval.points import AXES, DEVICE, Board, Point, Selection, check, choose, front, gather, until
 
 OURS, THEIRS, INK = "#c2410c", "#64748b", "#1f2937"
 # where a label may stand, in points from its dot: (dx, dy, horizontal, vertical), best first
 PLACES = [(dx * r, dy * r, ha, va) for r in (7, 13, 20, 28, 38, 50) for dx, dy, ha, va in (
     (1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"), (0, -1, "center", "top"),
     (.8, .8, "left", "bottom"), (.8, -.8, "left", "top"), (-.8, .8, "right", "bottom"), (-.8, -.8, "right", "top"))]
+LINE = 16   # in points: a label farther from its dot has a line to it
 
 
 def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
@@ -73,9 +74,14 @@ def _dress(axes, selection: Selection) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9ca3af")
     axes.tick_params(colors=INK, which="both", labelsize=9)
-    if any(not p.ours for p in selection.points):
-        note = f"not on this axis (not printed, or counted otherwise): {', '.join(selection.left_out)}"
-        note = textwrap.fill(note, 150) if selection.left_out else ""
+    if any(not p.ours for p in [*selection.points, *selection.beyond]):
+        notes = []
+        if selection.beyond:
+            beyond = ", ".join(f"{p.label} ({p.x:,.4g}; {p.y:.4g})" for p in selection.beyond)
+            notes.append(f"beyond this axis: {beyond}")
+        if selection.left_out:
+            notes.append(f"not on this axis (not printed, or counted otherwise): {', '.join(selection.left_out)}")
+        note = "\n".join(textwrap.fill(line, 150) for line in notes)
     else:
         note = "no published system has this metric on this data set and protocol, placed on this axis"
     axes.annotate(note, (0, -.2), xycoords="axes fraction", ha="left", va="top", fontsize=7.5, color=THEIRS)
@@ -83,7 +89,7 @@ def _dress(axes, selection: Selection) -> None:
 
 def _label(figure: Figure, axes, points: list[Point], best: list[Point]) -> None:
     """Put each name at the first place, nearest its dot, that covers no dot, no name, not the front and stays
-    inside."""
+    inside, and whose line to the dot meets no other."""
     renderer = figure.canvas.get_renderer()
     unit = figure.dpi / 72
     dots = [axes.transData.transform((p.x, p.y)) for p in points]
@@ -101,6 +107,11 @@ def _label(figure: Figure, axes, points: list[Point], best: list[Point]) -> None
                                  color=OURS if point.ours else INK, zorder=4)
             box = text.get_window_extent(renderer).padded(1.5 * unit)
             covered = sum(_shared(box, other) for other in taken) + box.width * box.height - _shared(box, frame)
+            if max(abs(dx), abs(dy)) > LINE:    # nor may its line run through another's dot
+                start = axes.transData.transform((point.x, point.y))
+                along = [(start[0] + dx * unit * t, start[1] + dy * unit * t) for t in (.2, .4, .6, .8, 1)]
+                covered += box.width * sum(abs(x - u) + abs(y - v) < 8 * unit for x, y in dots for u, v in along
+                                           if abs(x - start[0]) + abs(y - start[1]) > 1)
             if best is None or covered < best[0]:
                 if best is not None:
                     best[1].remove()
@@ -110,7 +121,7 @@ def _label(figure: Figure, axes, points: list[Point], best: list[Point]) -> None
             if best[0] < 1e-6:
                 break
         taken.append(best[2])
-        if best[3] > 16:  # far from its dot: a thin line says whose name it is
+        if best[3] > LINE:  # far from its dot: a thin line says whose name it is
             axes.annotate("", (point.x, point.y), best[1].get_position(), textcoords="offset points",
                           arrowprops={"arrowstyle": "-", "color": "#cbd5e1", "linewidth": .7}, zorder=2)
 
@@ -147,11 +158,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--metric", default="musiq")
     parser.add_argument("--dataset", help="RealSR, DRealSR, DIV2K, …; default: the one that all runs share")
     parser.add_argument("--x", default="size", help=f"{', '.join(AXES)}; default %(default)s")
+    parser.add_argument("--x-max", type=float, help="published systems beyond it are named below the picture, not drawn")
     parser.add_argument("--device", help=f"whose latency; default with --x latency: {DEVICE}")
     args = parser.parse_args(argv)
     check(args.metric, args.x)
     board = gather(args.runs, args.dataset, args.device or (DEVICE if args.x == "latency" else None))
-    written = [*draw(choose(board, args.metric, args.x), args.out),
+    selection = choose(board, args.metric, args.x)
+    written = [*draw(selection if args.x_max is None else until(selection, args.x_max), args.out),
                write_page(board, args.metric, args.x, Path(args.out).with_suffix(".html"))]
     print("written: " + ", ".join(str(path) for path in written))
     return 0

@@ -2,7 +2,7 @@
 protocol."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.errors import UserError, nearest
@@ -71,7 +71,8 @@ class Board:
 
 @dataclass(frozen=True)
 class Selection:
-    """Everything on one pair of axes; `left_out` names published systems whose place on the x axis nobody printed."""
+    """Everything on one pair of axes; `left_out` names published systems whose place on the x axis nobody printed,
+    `beyond` are those that are too large for it."""
 
     dataset: str
     protocol: str
@@ -80,6 +81,7 @@ class Selection:
     points: list[Point]
     left_out: list[str]
     device: str | None = None
+    beyond: list[Point] = field(default_factory=list)
 
     @property
     def x_label(self) -> str:
@@ -131,6 +133,14 @@ def choose(board: Board, metric: str, axis: str) -> Selection:
             word = "published" if not system.ours else "predicted" if axis == "latency" else "counted"
             points.append(Point(system.label, system.x[axis], system.y[metric], system.ours, word))
     return Selection(board.dataset, board.protocol, metric, axis, points, left_out, board.device)
+
+
+def until(selection: Selection, x_max: float) -> Selection:
+    """Without the published systems beyond `x_max`, so that ours are not crowded. Raises UserError if one of ours is."""
+    beyond = [p for p in selection.points if p.x > x_max]
+    if ours := [p for p in beyond if p.ours]:
+        raise UserError(f"--x-max {x_max:g} leaves out '{ours[0].label}', which stands at {ours[0].x:g}; choose a larger one")
+    return replace(selection, points=[p for p in selection.points if p.x <= x_max], beyond=beyond)
 
 
 def select(runs: list[Path], metric: str = "musiq", dataset: str | None = None, axis: str = "size",

@@ -11,7 +11,7 @@ from compress.errors import UserError
 from eval import published
 from eval.curve import draw, main
 from eval.metrics import METRICS
-from eval.points import Point, front, gather, select
+from eval.points import Point, front, gather, select, until
 
 
 def test_only_the_same_protocol_and_data_set(run):
@@ -49,6 +49,19 @@ def test_metric_names_of_the_papers(run):
 def test_part_of_a_benchmark_is_labelled(run):
     assert select([run(musiq=60.0, images=8)]).points[0].label == "nano (8 of 100 images)"
     assert select([run("own", musiq=60.0, images=8, data="holiday", protocol="full")]).points[0].label == "own"
+
+
+def test_systems_beyond_the_axis_are_named_not_drawn(run, tmp_path, capsys):
+    folder = run("small", musiq=60.0)
+    near = until(select([folder]), 500)
+    assert [p.label for p in near.beyond] == [p.label for p in select([folder]).points if p.x > 500] != []
+    assert all(p.x <= 500 for p in near.points) and near.points[0].label == "small"
+    _, svg = draw(near, tmp_path / "near.png")
+    texts = "".join(ET.parse(svg).getroot().itertext())
+    assert "beyond this axis" in texts or "beyond this axis" in svg.read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main([str(folder), "-o", str(tmp_path / "c.png"), "--x-max", "0.1"])
+    assert stopped.value.code == 2 and "--x-max 0.1 leaves out 'small', which stands at 0.325" in capsys.readouterr().err
 
 
 def test_files_are_drawn(run, tmp_path):

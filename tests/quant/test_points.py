@@ -203,7 +203,7 @@ def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
             return group_norm(x, 4, eps=1e-6)
 
     flat = torch.tensor([0.3284, 0.3448, 0.2, 0.21, 0.5, 0.51, 0.1, 0.11]).view(1, 8, 1, 1).expand(1, 8, 512, 512)
-    torch.onnx.export(Norm(), (flat.contiguous(),), dynamo=True, verbose=False, opset_version=20,
+    torch.onnx.export(Norm().eval(), (flat.contiguous(),), dynamo=True, verbose=False, opset_version=20,
                       input_names=["x"]).save(tmp_path / "norm.onnx")
     ran = session(tmp_path / "norm.onnx", 1).run(None, {"x": flat.numpy()})[0]
     expected = F.group_norm(flat.double(), 4, eps=1e-6)
