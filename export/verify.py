@@ -4,9 +4,9 @@ A quantised network is discontinuous: a last-bit difference flips a code, and fl
 about the quantiser's own size. `self_db` measures that on the torch model alone, with the output of every layer
 disturbed by 1e-6 of its value, about what another order of summation does. On an image of one colour whole maps hold
 one value, and where that lies between two codes a whole map flips or none of it: a few draws of noise need not show it.
-`own_db`, the model against itself with no activation rounded, is the size of what all flips together can do: two equally
-right roundings differ by no more. No runtime need come nearer to the simulation than either, so they bound the default
-tolerance.
+`own_db`, the model against itself with no activation rounded, is the size of what all flips together can do: two
+equally right roundings differ by no more. No runtime need come nearer to the simulation than either, so they bound the
+default tolerance.
 """
 
 import json
@@ -164,7 +164,8 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
                     self_db = _finite(psnr(module(x).numpy(), reference, peak))
                 with unrounded(module):
                     own_db = _finite(psnr(module(x).numpy(), reference, peak))
-                limit = min(QUANTISED_DB, self_db - MARGIN_DB, own_db - MARGIN_DB)
+                bounds = [noise - MARGIN_DB for noise in (self_db, own_db) if noise is not None]   # None: not finite
+                limit = min(QUANTISED_DB, *bounds)
             limit = limit if tolerance is None else tolerance
             rows.append({"file": f"{stem}.onnx", "probe": probe, "psnr_db": _finite(db), "self_db": self_db,
                          "own_db": own_db, "tolerance_db": round(limit, 2), "passed": db >= limit})
@@ -200,8 +201,8 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
         check_probes(options.probes)
         images = {name: images[name] for name in options.probes}
     if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
-        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads, lr_size=options.lr_size,
-                      seed=options.seed, images=images)
+        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads,
+                      lr_size=options.lr_size, seed=options.seed, images=images)
     run = made.runner or host_runner(folder, parts.stems, options.threads)
     whole = next((s for s in parts.stems if s == "model"), None)
     chained = whole is None and set(parts.stems) == {"encoder", "denoiser", "decoder"}
@@ -264,7 +265,7 @@ def failures(rows: list[dict]) -> str | None:
         return None
     worst = min(failed, key=lambda row: -math.inf if row["psnr_db"] is None else row["psnr_db"])
     found = "an output that is not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB"
-    floor = "" if worst["self_db"] is None else (
+    floor = "" if None in (worst["self_db"], worst["own_db"]) else (
         f" (the torch simulation agrees with itself to {worst['self_db']:.1f} dB under rounding noise, and to "
         f"{worst['own_db']:.1f} dB without rounding)")
     return (f"{len(failed)} of {len(rows)} parity checks are below tolerance; the worst is {worst['file']} on the "
