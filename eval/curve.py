@@ -158,7 +158,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--metric", default="musiq")
     parser.add_argument("--dataset", help="RealSR, DRealSR, DIV2K, …; default: the one that all runs share")
     parser.add_argument("--x", default="size", help=f"{', '.join(AXES)}; default %(default)s")
-    parser.add_argument("--x-max", type=float, help="published systems beyond it are named below the picture, not drawn")
+    parser.add_argument("--x-max", type=float,
+                        help="published systems beyond it are named below the picture, not drawn")
     parser.add_argument("--device", help=f"whose latency; default with --x latency: {DEVICE}")
     args = parser.parse_args(argv)
     check(args.metric, args.x)

@@ -136,10 +136,11 @@ def choose(board: Board, metric: str, axis: str) -> Selection:
 
 
 def until(selection: Selection, x_max: float) -> Selection:
-    """Without the published systems beyond `x_max`, so that ours are not crowded. Raises UserError if one of ours is."""
+    """Without the published systems beyond `x_max`, so that ours are not crowded. Raises UserError for one of ours."""
     beyond = [p for p in selection.points if p.x > x_max]
     if ours := [p for p in beyond if p.ours]:
-        raise UserError(f"--x-max {x_max:g} leaves out '{ours[0].label}', which stands at {ours[0].x:g}; choose a larger one")
+        raise UserError(f"--x-max {x_max:g} leaves out '{ours[0].label}', which stands at {ours[0].x:g}; "
+                        "choose a larger one")
     return replace(selection, points=[p for p in selection.points if p.x <= x_max], beyond=beyond)
 
 

@@ -2,9 +2,9 @@
 
     python -m export.latency FOLDER_FP32 FOLDER_W8A8 … [--threads 1 2] [--repeats 10]    (folders of export.run)
 
-Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio. A turn is some
-calls of one file, of which the first does not count: idle threads of the file before still spin for a while, on the cores
-that this one's need. With single calls in turns an int8 UNet on two threads took twice its time.
+Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio. A turn is
+some calls of one file, of which the first does not count: idle threads of the file before still spin for a while, on
+the cores that this one's need. With single calls in turns an int8 UNet on two threads took twice its time.
 """
 
 import argparse
