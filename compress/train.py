@@ -158,6 +158,9 @@ class Trainer:
             if self.accelerator.is_main_process:
                 save_model(self.model, file, self.source, [])
                 record.write_text(json.dumps(records[-1]))
+                # A stage's seconds are whole ones.
+                images = config.steps * config.batch * self.accelerator.num_processes
+                print(f"{name}: {images / max(1, records[-1]['seconds']):.1f} images/s")
         return records
 
     def _prepare_stage(self, number: int, config: StageConfig) -> tuple[nn.Module, DataLoader]:
@@ -222,11 +225,11 @@ class Trainer:
             parameter.requires_grad_(True)
         self.model.train()
         before = [p.detach().clone() for p in trained] if config.blend < 1 else []
-        optimizers = [torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)]
+        optimizers = [torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
         modules: list[nn.Module] = [stage]
         if config.losses.get("gan"):
             modules.append(patch_discriminator().to(memory_format=torch.channels_last))
-            optimizers.append(torch.optim.AdamW(modules[1].parameters(), lr=config.gan_lr, betas=(0.5, 0.99)))
+            optimizers.append(torch.optim.AdamW(modules[1].parameters(), lr=config.gan_lr, betas=(0.5, 0.99), fused=True))
         self.accelerator.free_memory()
         *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
         modules, optimizers = prepared[:len(modules)], prepared[len(modules):]

@@ -15,6 +15,8 @@ from compress.passes.strip import Strip
 from compress.process.one_step import alphas_cumprod
 from compress.sources.osediff import OSEDiffSource
 
+LATENT = OSEDiffSource().latent_channels
+
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -78,17 +80,17 @@ def test_widened_input_by_hand():
 @torch.no_grad()
 @pytest.mark.parametrize("strip", [None, {}, {"text": "keep"}, {"timestep": "keep"}])
 def test_starts_as_the_source_at_its_timestep_and_prompt(random_nano, strip):
-    latent = torch.randn(2, 4, 16, 24)
+    latent = torch.randn(2, LATENT, 16, 24)
     expected = random_nano.denoiser(latent)
     model = random_nano if strip is None else stripped(random_nano, **strip)
-    judge = UNetDiscriminator(model.denoiser, 32, model.context())
+    judge = UNetDiscriminator(model.denoiser, 8 * LATENT, model.context())
     torch.testing.assert_close(judge(latent.repeat(1, 8, 1, 1)), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_a_given_prompt_takes_the_place_of_the_source_s(random_nano):
-    latent, context = torch.randn(1, 4, 16, 16), torch.randn(1, 5, 64)
-    judge = UNetDiscriminator(random_nano.denoiser, 4, context)
+    latent, context = torch.randn(1, LATENT, 16, 16), torch.randn(1, 5, 64)
+    judge = UNetDiscriminator(random_nano.denoiser, LATENT, context)
     torch.testing.assert_close(judge(latent), random_nano.denoiser(latent, context), rtol=1e-4, atol=1e-4)
 
 
@@ -104,7 +106,7 @@ def test_gradients_reach_what_trains_and_nothing_else(random_nano, which):
     judge = judges(random_nano)[which]
     frozen = {n: p.clone() for n, p in judge.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD(judge.trainable_parameters(), lr=1e-2)
-    x = torch.randn(1, (8, 4)[which], 16, 16, requires_grad=True)
+    x = torch.randn(1, (8, LATENT)[which], 16, 16, requires_grad=True)
     for _ in range(2):  # A gets a gradient once B has left zero
         optimizer.zero_grad()
         judge(x).square().mean().backward()
@@ -121,7 +123,7 @@ def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
     trained = {n for n, p in judge.named_parameters() if p.requires_grad}
     judge.requires_grad_(False)
     assert not any(p.requires_grad for p in judge.parameters()) and len(judge.trainable_parameters()) == len(trained)
-    x = torch.randn(1, (8, 4)[which], 16, 16, requires_grad=True)
+    x = torch.randn(1, (8, LATENT)[which], 16, 16, requires_grad=True)
     judge(x).mean().backward()
     assert x.grad.abs().sum() > 0 and all(p.grad is None for p in judge.parameters())
     assert judge.requires_grad_(True) is judge
@@ -131,7 +133,7 @@ def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
 @pytest.mark.parametrize("which", [0, 1])
 def test_learns_to_tell_real_from_fake(random_nano, which):
     judge = judges(random_nano)[which]
-    channels = (8, 4)[which]
+    channels = (8, LATENT)[which]
     real, fake = torch.randn(2, 2, channels, 16, 16)
     fake = fake.mean(dim=(2, 3), keepdim=True).expand_as(fake) + 1
     optimizer = torch.optim.Adam(judge.trainable_parameters(), lr=3e-3)
@@ -151,7 +153,7 @@ def test_noise_aware_input_and_output(random_nano):
     judge = NoiseAwareDiscriminator(random_nano.denoiser, None, table, steps=(500, 501))
     seen = []
     judge.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
-    latent = torch.randn(64, 4, 8, 16)
+    latent = torch.randn(64, LATENT, 8, 16)
     logits = judge(latent, torch.Generator().manual_seed(3))
     noisy, timesteps = seen[0]
     assert logits.shape == (64, 1, 1, 2) and set(timesteps.tolist()) == {500, 501}
@@ -169,7 +171,7 @@ def test_noise_aware_input_and_output(random_nano):
 @torch.no_grad()
 def test_noise_aware_sees_the_level_and_the_middle_block(random_nano):
     judge = NoiseAwareDiscriminator(random_nano.denoiser, None, alphas_cumprod())
-    latent, middle = torch.randn(1, 4, 16, 16), []
+    latent, middle = torch.randn(1, LATENT, 16, 16), []
     random_nano.denoiser.unet.mid_block.register_forward_hook(lambda module, inputs, output: middle.append(output))
     random_nano.denoiser(latent)
     kept = judge.predict(latent, torch.tensor([999]), judge.denoiser.context)
@@ -184,7 +186,7 @@ def test_state_survives_a_copy(random_nano):
         for p in judge.trainable_parameters():
             p.add_(0.01 * torch.randn_like(p))
     other.load_state_dict(judge.state_dict())
-    latent = torch.randn(1, 4, 16, 16)
+    latent = torch.randn(1, LATENT, 16, 16)
     draws = [torch.Generator().manual_seed(0) for _ in range(2)]
     assert torch.equal(judge(latent, draws[0]), other(latent, draws[1]))
 
@@ -194,7 +196,7 @@ def test_a_source_that_cannot_serve(random_nano):
     with pytest.raises(UserError, match="NoiseAwareDiscriminator: the UNet's timestep is folded.*before the strip"):
         NoiseAwareDiscriminator(stripped(random_nano).denoiser, None, table)
     folded_prompt = stripped(random_nano, timestep="keep").denoiser
-    assert NoiseAwareDiscriminator(folded_prompt, None, table)(torch.randn(1, 4, 16, 16)).shape == (1, 1, 2, 2)
+    assert NoiseAwareDiscriminator(folded_prompt, None, table)(torch.randn(1, LATENT, 16, 16)).shape == (1, 1, 2, 2)
     with pytest.raises(UserError, match="has 32 features, the UNet takes 64"):
         UNetDiscriminator(random_nano.denoiser, 8, torch.zeros(1, 77, 32))
     random_nano.denoiser.context = None

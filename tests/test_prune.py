@@ -18,6 +18,8 @@ from compress.passes import PASSES
 from compress.passes.base import FitContext
 from compress.sources.osediff import OSEDiffSource
 
+LATENT = OSEDiffSource().latent_channels
+
 CHANNELS = ["first", "dependency", "l1", "activation"]
 
 
@@ -63,7 +65,7 @@ def kill_half_of_the_decoder(model: SRModel) -> None:
 
 @torch.no_grad()
 def test_cutting_dead_channels_changes_nothing(random_nano):
-    model, latents = random_nano, [torch.randn(1, 4, 16, 24), torch.randn(2, 4, 8, 8)]
+    model, latents = random_nano, [torch.randn(1, LATENT, 16, 24), torch.randn(2, LATENT, 8, 8)]
     kill_half_of_the_decoder(model)
     before = [model.decoder(z) for z in latents]
     PASSES["prune"](ratio=0.5, channels="l1", components=("decoder",)).convert(model)
@@ -76,7 +78,7 @@ def test_cutting_dead_channels_changes_nothing(random_nano):
 def test_heads_and_gates_stay_aligned(random_nano):
     """Only the inside of attentions and feed-forwards is cut, and half of it is dead: nothing may change."""
     PASSES["strip"]().convert(random_nano)
-    unet, latent = random_nano.denoiser.unet, torch.randn(1, 4, 16, 16)
+    unet, latent = random_nano.denoiser.unet, torch.randn(1, LATENT, 16, 16)
     graph = channel_graph(random_nano.denoiser, "denoiser")
     inner = {s for s in graph.spaces() if s.heads > 1} | {
         axes.outputs[0] for axes in graph.layers.values() if axes.outputs and axes.outputs.count(axes.outputs[0]) == 2}

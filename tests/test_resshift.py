@@ -156,6 +156,8 @@ def test_noise_belongs_to_the_image():
     assert len(draws) == 15 and draws[0].shape == (1, 3, 96, 160)
     assert torch.equal(draws[0][..., :64, :64], process.noise)
     assert torch.equal(draws[0][..., 64:128], draws[0][..., :64])
+    rows, columns = (torch.arange(96) + 27 * 14) % 64, (torch.arange(160) + 37 * 14) % 64
+    assert torch.equal(draws[14], process.noise[:, :, rows][..., columns])
     assert draws[0].std().item() == pytest.approx(1, abs=0.02)
     flat = torch.stack([draw[..., :64, :64].flatten() for draw in draws])
     assert (torch.corrcoef(flat) - torch.eye(15)).abs().max() < 0.05
@@ -195,13 +197,14 @@ def test_timestep_folds_exactly(film):
     config = SwinUNetConfig(channels=32, multipliers=(1, 2), size=16, attention=(16, 8), embed=32, head_channels=16,
                             film=film)
     torch.manual_seed(0)
-    unet = SwinUNet(config).eval().requires_grad_(False)
+    # In float32 the difference is rounding, 1.9e-6 of the output or a little more, which says nothing of exactness.
+    unet = SwinUNet(config).eval().requires_grad_(False).double()
     for parameter in unet.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
-    folded, x, t, lr = copy.deepcopy(unet), torch.randn(2, 3, 16, 32), torch.tensor([14]), torch.randn(2, 3, 16, 32)
+    folded, t, (x, lr) = copy.deepcopy(unet), torch.tensor([14]), torch.randn(2, 2, 3, 16, 32).double()
     fold_film(folded, 14)
     expected = unet(x, t, lr)
-    assert (folded(x, t, lr) - expected).norm() / expected.norm() <= 1.9e-6
+    assert (folded(x, t, lr) - expected).norm() / expected.norm() <= 1e-12
     assert (unet(x, t - 1, lr) - expected).norm() / expected.norm() > 1e-4
     once = {name: tensor.clone() for name, tensor in folded.state_dict().items()}
     fold_film(folded, 14)
@@ -217,7 +220,7 @@ def test_strip(text):
     lr, before = torch.rand(1, 3, 32, 32), copy.deepcopy(model)
     Strip(text=text).convert(model)
     expected = before.clean_latent(before.encoder(lr))
-    assert (model.clean_latent(model.encoder(lr)) - expected).norm() / expected.norm() <= 1.9e-6
+    assert (model.clean_latent(model.encoder(lr)) - expected).norm() / expected.norm() <= 1e-12
     full = ResShiftSource(size="full").build()
     params = measure(full, (64, 64)).params
     Strip(text=text).convert(full)

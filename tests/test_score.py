@@ -10,6 +10,8 @@ from compress.passes.strip import Strip
 from compress.process.one_step import alphas_cumprod
 from compress.sources.osediff import OSEDiffSource
 
+LATENT = OSEDiffSource().latent_channels
+
 TABLE = alphas_cumprod()
 STEP = 600  # one timestep, so that the draw leaves only the noise
 
@@ -171,7 +173,7 @@ def pair(random_nano):
 
 @torch.no_grad()
 def test_pair_is_the_unet_at_any_timestep_and_prompt(random_nano, pair):
-    latent, unet = torch.randn(2, 4, 16, 16), random_nano.denoiser.unet
+    latent, unet = torch.randn(2, LATENT, 16, 16), random_nano.denoiser.unet
     for timesteps in (torch.tensor([999, 999]), torch.tensor([20, 700])):
         for negative, context in ((False, random_nano.denoiser.context), (True, pair.negative_context)):
             expected = unet(latent, timesteps, encoder_hidden_states=context.expand(2, -1, -1)).sample
@@ -182,7 +184,7 @@ def test_pair_is_the_unet_at_any_timestep_and_prompt(random_nano, pair):
 
 
 def test_only_lora_learns_and_the_fixed_side_stays(random_nano, pair):
-    latent, timesteps = torch.randn(2, 4, 16, 16), torch.tensor([20, 700])
+    latent, timesteps = torch.randn(2, LATENT, 16, 16), torch.tensor([20, 700])
     before = pair.fixed(latent, timesteps, False)
     frozen = {n: p.clone() for n, p in pair.named_parameters() if not p.requires_grad}
     source = {n: p.clone() for n, p in random_nano.denoiser.named_parameters()}
@@ -205,7 +207,7 @@ def test_only_lora_learns_and_the_fixed_side_stays(random_nano, pair):
 
 def test_weights_of_sixteen_bits(random_nano):
     pair = ScorePair(random_nano.denoiser.bfloat16(), None, torch.zeros(1, 77, 64, dtype=torch.bfloat16))
-    latent = torch.randn(1, 4, 16, 16, requires_grad=True)
+    latent = torch.randn(1, LATENT, 16, 16, requires_grad=True)
     loss = vsd(latent, pair.fixed, pair.learned, TABLE) + regulariser_loss(latent, pair, TABLE)
     loss.backward()
     assert loss.dtype == torch.float32 and latent.grad.isfinite().all()
@@ -213,7 +215,7 @@ def test_weights_of_sixteen_bits(random_nano):
 
 
 def test_distillation_through_a_pair(pair):
-    latent = torch.randn(1, 4, 16, 16, requires_grad=True)
+    latent = torch.randn(1, LATENT, 16, 16, requires_grad=True)
     assert vsd(latent, pair.fixed, pair.learned, TABLE, guidance=1).item() == pytest.approx(0, abs=1e-6)
     gradient_vsd = gradient(vsd(latent, pair.fixed, pair.learned, TABLE, generator=seeded()), latent)
     gradient_tsm = gradient(target_score_matching(latent, torch.randn_like(latent), pair.fixed, TABLE,
@@ -224,7 +226,7 @@ def test_distillation_through_a_pair(pair):
 
 def test_switched_off_for_the_student_s_step_it_stays_off(pair):
     pair.requires_grad_(False)
-    pair.fixed(torch.randn(1, 4, 16, 16), torch.tensor([20]), False)
+    pair.fixed(torch.randn(1, LATENT, 16, 16), torch.tensor([20]), False)
     assert not any(p.requires_grad for p in pair.parameters())
     assert all(p.requires_grad for p in pair.requires_grad_(True).trainable_parameters())
 

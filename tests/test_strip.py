@@ -14,7 +14,9 @@ from compress.passes.strip import ConstantProjection, Strip
 from compress.sources.latent_diffusion import PromptEncoder
 from compress.sources.osediff import OSEDiffSource
 
-LATENTS = [(1, 4, 16, 16), (2, 4, 16, 24)]
+LATENT = OSEDiffSource().latent_channels
+
+LATENTS = [(1, LATENT, 16, 16), (2, LATENT, 16, 24)]
 
 
 def shapes(model: nn.Module) -> dict[str, tuple]:
@@ -129,7 +131,7 @@ def test_other_denoisers_and_keys_are_refused(random_nano):
 
 def test_it_can_be_exported(random_nano):
     Strip().convert(random_nano)
-    latent = torch.randn(1, 4, 16, 16)
+    latent = torch.randn(1, LATENT, 16, 16)
     with torch.no_grad():
         exported = torch.export.export(random_nano.denoiser.eval(), (latent,)).module()
         assert torch.allclose(exported(latent), random_nano.denoiser(latent), atol=1e-5)

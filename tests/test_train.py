@@ -1,6 +1,7 @@
 """Training: a few steps of every stage, resume that continues exactly, and stages that keep what they promise."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -51,8 +52,10 @@ def call(*arguments):
     return exit.value.code
 
 
-def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch):
+def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
+    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().out, re.M) == ["0_autoencoder", "1_latent",
+                                                                                     "2_end_to_end"]
     record = json.loads((tmp_path / "a.json").read_text())
     assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
     assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]

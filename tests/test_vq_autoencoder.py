@@ -93,6 +93,8 @@ def test_codebook_finds_the_nearest_and_passes_gradients_through():
     (codes * weights).sum().backward()
     assert torch.equal(latent.grad, weights) and book.embedding.weight.grad is None
     assert torch.equal(book.indices(book(latent)), book.indices(latent))    # a code is its own nearest
+    with torch.no_grad():
+        assert torch.equal(book(latent), book.embedding(book.indices(latent)).permute(0, 3, 1, 2))
 
 
 def test_what_it_refuses():

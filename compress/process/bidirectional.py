@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from compress.errors import UserError
+from compress.process.noise import repeated
 
 STEPS = 1000    # T
 PERIOD, SEED = 16, 0
@@ -84,8 +85,7 @@ class Bidirectional(nn.Module):
 
     def draw(self, like: torch.Tensor) -> torch.Tensor:
         """eps [1, C, h, w] of inference for a map [B, _, h, w]."""
-        rows, columns = (torch.arange(side, device=like.device) % PERIOD for side in like.shape[-2:])
-        return self.noise.to(like.dtype)[:, :, rows][..., columns]
+        return repeated(self.noise.to(like.dtype), like)
 
     def restore(self, latent: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
         """The clean latent [B, C, h, w] from the encoder's [B, 2C, h, w]; `predict` maps such a pair to it."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from compress.errors import UserError
+from compress.process.noise import repeated
 from compress.process.residual_shift import ResidualShift
 
 Sampler = Literal["one_step", "deterministic", "stochastic"]
@@ -43,11 +44,9 @@ class ResidualSampler(nn.Module):
 
     def draws(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
         """Noise [1, C, h, w] for a map [B, C, h, w], of one step after the other."""
-        rows, columns = (torch.arange(side, device=like.device) for side in like.shape[-2:])
-        noise = self.noise.to(like.dtype)
         for step in range(self.schedule.steps):
             # Odd shifts: no two of PERIOD steps are alike.
-            yield noise[:, :, (rows + 27 * step) % PERIOD][..., (columns + 37 * step) % PERIOD]
+            yield repeated(self.noise.to(like.dtype), like, 27 * step, 37 * step)
 
     def restore(self, latent: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
         """The clean latent [B, C, h, w] of `latent` [B, 2C, h, w].

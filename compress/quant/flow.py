@@ -159,6 +159,9 @@ class _Recorder(TorchFunctionMode):
         elif before and (op == NEUTRAL or getattr(func, "__name__", "") in MOVES):
             self.alive += inputs
             self.put(out, before[0])
+        elif getattr(func, "__name__", "") == "embedding":
+            # A codebook's lookup: the component's input at its nearest codes. No arithmetic made it.
+            self.put(out, self.flow.source)
         return out
 
 

@@ -88,16 +88,20 @@ def shift_mask(size: int, window: int, shift: int, kind: str) -> torch.Tensor:
     return torch.zeros(parted.shape).masked_fill(parted, MASKED)
 
 
+# Of four axes at most: phone runtimes know no more.
 def _windows(x: torch.Tensor, window: int) -> torch.Tensor:
     """[B, C, h, w] -> [B * windows, window^2, C]."""
-    x = x.unflatten(3, (-1, window)).unflatten(2, (-1, window))     # [B, C, rows, window, columns, window]
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(-1, window * window, x.shape[1])
+    batch, channels, height, width = x.shape
+    x = x.reshape(-1, window, width // window, window).transpose(1, 2)      # [B * C * rows, columns, window, window]
+    return x.reshape(batch, channels, -1, window * window).permute(0, 2, 3, 1).reshape(-1, window * window, channels)
 
 
 def _merge(x: torch.Tensor, rows: int, columns: int, window: int) -> torch.Tensor:
     """The inverse of `_windows` for a map of rows x columns windows."""
-    x = x.reshape(-1, rows, columns, window, window, x.shape[-1])
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    channels = x.shape[2]
+    x = x.reshape(-1, rows * columns, window * window, channels).permute(0, 3, 1, 2)
+    x = x.reshape(-1, columns, window, window).transpose(1, 2)              # [B * C * rows, window, columns, window]
+    return x.reshape(-1, channels, rows * window, columns * window)
 
 
 class WindowAttention(nn.Module):
@@ -122,12 +126,14 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`mask` [windows, n, n] is added to the scores of every head."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)    # [B * windows, heads, n, d]
+        joined, channels = self.qkv(x), x.shape[2]
+        q, k, v = (joined[:, :, i:i + channels].reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+                   for i in range(0, 3 * channels, channels))      # [B * windows, heads, n, d] each
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
-        scores = scores + bias.unflatten(0, self.relative_position_index.shape).permute(2, 0, 1)
+        scores = scores + bias.reshape(*self.relative_position_index.shape, -1).permute(2, 0, 1)
         if mask is not None:
-            scores = (scores.unflatten(0, (-1, mask.shape[0])) + mask[:, None]).flatten(0, 1)
+            scores = scores + mask.repeat(len(x) // len(mask), 1, 1)[:, None]
         return self.proj((self.softmax(scores) @ v).transpose(1, 2).flatten(2))
 
 

@@ -183,6 +183,9 @@ class Codebook(nn.Module):
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """The codes [B, C, h, w]; gradients pass straight through to `latent`."""
         codes = self.embedding(self.indices(latent)).permute(0, 3, 1, 2)
+        if not (latent.requires_grad and torch.is_grad_enabled()):
+            # Also without the rounding of two sums. Channels last, as they come, torch's kernels are less exact.
+            return codes.contiguous()
         return latent + (codes - latent).detach()
 
 

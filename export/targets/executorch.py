@@ -64,6 +64,16 @@ def shared_history() -> Iterator[None]:
         del NodeSource.__deepcopy__
 
 
+def separate(graph: torch.fx.Graph) -> None:
+    """A dequantisation of its own for every user. The partitioner takes one that a sum and a norm share into the sum's
+    partition, which then waits for its own result."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.quantized_decomposed.dequantize_per_tensor.default:
+            for user in list(node.users)[1:]:
+                with graph.inserting_after(node):
+                    user.replace_input_with(node, graph.node_copy(node))
+
+
 def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
     """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 activations."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (XNNPACKQuantizer,
@@ -75,7 +85,10 @@ def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
     prepared = prepare_pt2e(torch.export.export(module, (example(parts, stem),)).module(), quantizer)
     for x in parts.inputs(stem):
         prepared(x)
-    return convert_pt2e(prepared)
+    converted = convert_pt2e(prepared)
+    separate(converted.graph)
+    converted.recompile()
+    return converted
 
 
 @torch.no_grad()

@@ -1,13 +1,46 @@
 """ncnn: <stem>.ncnn.param and .bin by pnnx, with float32 or float16 weights."""
 
+import copy
 import shutil
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from compress.errors import UserError
+from compress.sources.vq_autoencoder import Codebook
 from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
+
+
+class SharpSearch(nn.Module):
+    """A codebook's search without an index, which ncnn has not: softmax over the distances, so steep that all weight lies on
+    the nearest code. Codes nearer to each other than float32 can tell are averaged. [B, C, h, w] -> the same."""
+
+    STEEP = 1e3     # twice: one factor of 1e6 would itself be infinite in float16, and 0 times that no number
+
+    def __init__(self, codebook: Codebook):
+        super().__init__()
+        self.register_buffer("codes", codebook.embedding.weight.detach())
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        _, channels, height, width = latent.shape
+        x = latent.reshape(channels, height * width).transpose(0, 1)
+        distance = F.linear(x, -2 * self.codes, self.codes.square().sum(dim=1))
+        # From the least on: in float16 the rest may become infinite, and the softmax of that is zero.
+        weight = ((distance.amin(dim=1, keepdim=True) - distance) * self.STEEP * self.STEEP).softmax(dim=1)
+        return F.linear(weight, self.codes.t()).transpose(0, 1).reshape(1, channels, height, width)
+
+
+def searchable(module: nn.Module) -> nn.Module:
+    """`module` with a SharpSearch for every codebook."""
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Codebook):
+                setattr(parent, name, SharpSearch(child))
+    return module
 
 
 def convert(module: torch.nn.Module, x: torch.Tensor, scratch: Path, stem: str, dtype: str) -> None:
@@ -43,7 +76,7 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
     for stem in parts.stems:
         scratch = folder / f"{stem}_pnnx"
         scratch.mkdir()
-        convert(parts.module(stem), example(parts, stem), scratch, stem, parts.dtype)
+        convert(searchable(parts.module(stem)), example(parts, stem), scratch, stem, parts.dtype)
         # pnnx writes a dozen files beside the two that ncnn loads.
         names = [f"{stem}.ncnn.param", f"{stem}.ncnn.bin"]
         for name in names:

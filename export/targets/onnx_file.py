@@ -34,6 +34,7 @@ def as_float16(path: Path) -> None:
     model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS),
                                      node_block_list=searches(model))
     single_casts(model.graph)
+    straight(model.graph)
     del model.graph.value_info[:]  # it leaves the old types of some
     replace(model, path)
 
@@ -48,6 +49,21 @@ def single_casts(graph: onnx.GraphProto) -> None:
         seen.update(node.output)
     del graph.node[:]
     graph.node.extend(kept)
+
+
+def straight(graph: onnx.GraphProto) -> None:
+    """Between two operators in float32, no rounding to float16 and back: the converter leaves `X_cast_to_fp16` -> X ->
+    `X_cast_to_fp32` there."""
+    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
+    wide = {name: f"{half}_cast_to_fp16" for name, half in casts.items() if casts.get(half) == f"{half}_cast_to_fp16"}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = wide.get(name, name)
+    for _ in range(2):  # the second cast of a pair, then the first, where nothing else reads it
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used]
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def replace(model: onnx.ModelProto, path: Path) -> None:

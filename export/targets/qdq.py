@@ -116,8 +116,8 @@ def searches(model: onnx.ModelProto) -> list[str]:
     """The nodes, up to the last product, that only choose an index, as the search of the nearest code of a vector
     quantiser does: with few bits they choose another one, which no bit of what follows can mend."""
     producer = {name: node for node in model.graph.node for name in node.output}
-    waiting = [node.input[0] for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax")]
-    found: list[str] = []
+    chosen = [node for node in model.graph.node if node.op_type in ("ArgMin", "ArgMax")]
+    waiting, found = [node.input[0] for node in chosen], [node.name for node in chosen]
     while waiting:
         node = producer.get(waiting.pop())
         if node is not None and node.name not in found:
@@ -153,7 +153,8 @@ def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int
     kind = ACTIVATIONS[activations]
     if form == "qnn":
         return get_qnn_qdq_config(model, samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
-                                  init_overrides=qnn_overrides(model, overrides, kind, doors))
+                                  init_overrides=qnn_overrides(model, overrides, kind, doors),
+                                  nodes_to_exclude=searches(model))
     overrides = dict(overrides)
     product_weights(model, overrides, rank=3, columns=form != "cpu")
     options = {"TensorQuantOverrides": overrides, "WeightSymmetric": True, "ActivationSymmetric": form == "tensorrt"}

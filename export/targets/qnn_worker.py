@@ -34,7 +34,8 @@ def session(model: str, job: dict, entries: dict[str, str]):
     provider = {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"], "soc_model": job["soc"],
                 "htp_graph_finalization_optimization_mode": str(job.get("optimise", 3)), **job.get("provider", {})}
     options.add_provider_for_devices(devices[:1], provider)
-    return ort.InferenceSession(model, options)
+    # It would put weights on a grid whose layer a Q/DQ file left in floats.
+    return ort.InferenceSession(model, options, disabled_optimizers=["WeightBiasQuantization"])
 
 
 def compile_context(job: dict) -> dict:

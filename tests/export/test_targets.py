@@ -19,12 +19,13 @@ from tiny_model import tiny
 from torch.fx.traceback import NodeSource
 
 from compress.errors import UserError
+from compress.sources.vq_autoencoder import Codebook
 from export.targets import TARGETS, Options, export, finish, manifest
 from export.targets.coreml import bicubic_kernels, chooses
-from export.targets.executorch import shared_history, takes_codes
+from export.targets.executorch import separate, shared_history, takes_codes
 from export.targets.hush import hushed
 from export.targets.litert import observed, searches
-from export.targets.ncnn import unknown
+from export.targets.ncnn import searchable, unknown
 from export.targets.onnx_file import as_float16
 from export.targets.parts import Exported
 from export.targets.qdq import quantise
@@ -113,19 +114,23 @@ def nearest_code() -> tuple[onnx.ModelProto, np.ndarray]:
     return model, random.normal(size=(1, 3, 64)).astype(np.float32)
 
 
-@pytest.mark.parametrize("dtype", ["w8a8", "fp16"])
-def test_the_search_of_a_code_stays_in_float32(tmp_path, dtype):
+@pytest.mark.parametrize("form", ["cpu", "qnn", "fp16"])
+def test_the_search_of_a_code_stays_in_float32(tmp_path, form):
     model, x = nearest_code()
     wanted = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-    if dtype == "fp16":
+    if form == "fp16":
         onnx.save(model, tmp_path / "m.onnx")
         as_float16(tmp_path / "m.onnx")
         made = onnx.load(tmp_path / "m.onnx")
     else:
-        made = quantise(model, "cpu", [x], 8)
+        made = quantise(model, form, [x], 8)
+    made_by = {name: n for n in made.graph.node for name in n.output}
+    search = next(n for n in made.graph.node if n.op_type == "ArgMin")
+    total = made_by[search.input[0]]                                            # nothing is rounded between them
+    assert (total.op_type, made_by[total.input[0]].op_type) == ("Add", "MatMul")
     types = {i.name.removesuffix("_quantized"): i.data_type for i in made.graph.initializer}
-    assert types["codes_t" if dtype == "fp16" else "codes_t_w"] == TensorProto.FLOAT
-    assert types["w" if dtype == "fp16" else "w_w"] == (TensorProto.FLOAT16 if dtype == "fp16" else TensorProto.INT8)
+    assert types["codes_t" if form == "fp16" else "codes_t_w"] == TensorProto.FLOAT
+    assert types["w" if form == "fp16" else "w_w"] == (TensorProto.FLOAT16 if form == "fp16" else TensorProto.INT8)
     found = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     # Another code would be off by tenths.
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
@@ -179,6 +184,24 @@ def test_executorch_copies_share_the_history_of_a_node():
     assert all(a is not b for a, b in zip(copy.deepcopy(history), history, strict=True))
 
 
+def test_executorch_gives_every_user_its_own_dequantisation():
+    from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401  (registers the operators)
+    operators = torch.ops.quantized_decomposed
+
+    class Shared(torch.nn.Module):
+        def forward(self, codes: torch.Tensor) -> torch.Tensor:
+            x = operators.dequantize_per_tensor(codes, 0.5, 3, -128, 127, torch.int8)
+            return x + F.relu(x) * x.sum()
+
+    codes = torch.arange(-6, 6, dtype=torch.int8)
+    module = torch.export.export(Shared(), (codes,)).module()
+    separate(module.graph)
+    module.recompile()
+    made = [n for n in module.graph.nodes if n.target is operators.dequantize_per_tensor.default]
+    assert [len(n.users) for n in made] == [1, 1, 1]
+    assert torch.equal(module(codes), Shared()(codes))
+
+
 def test_litert_ranges_are_the_extremes_of_all_images():
     """ai-edge-quantizer's own calibration over several images averages them."""
     def calibrate(x: np.ndarray) -> dict[str, dict]:
@@ -208,6 +231,23 @@ def test_coreml_search_of_a_code():
     assert chooses(search) and chooses(total) and chooses(found)
     assert not chooses(operator("conv", search)) and not chooses(beside)
     assert not chooses(operator("reshape", operator("matmul", total), beside))
+
+
+def test_ncnn_search_of_a_code():
+    """Without an index; among codes that are hard to tell apart as well, and in float16 with infinite distances."""
+    torch.manual_seed(0)
+    book, latent = Codebook(512, 3), torch.randn(1, 3, 8, 12)
+    book.embedding.weight.data[1] = book.embedding.weight[0] + 1e-2
+    latent[..., 0, 0] = book.embedding.weight[0]
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential(book))
+    with torch.no_grad():
+        model[0].weight[:], model[0].bias[:] = torch.eye(3)[..., None, None], 0
+        other = searchable(model)
+        assert isinstance(model[1][0], Codebook) and not any(isinstance(m, Codebook) for m in other.modules())
+        torch.testing.assert_close(other(latent), model(latent), rtol=0, atol=1e-5)
+        found = other[1][0].half()(latent.half())
+    # Float16 cannot tell codes 0 and 1 apart: one of them, or their mean.
+    assert found.isfinite().all() and (found[0, :, 0, 0] - book.embedding.weight[0]).abs().max() < 1.1e-2
 
 
 def test_operators_that_ncnn_has_not(tmp_path):
