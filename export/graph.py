@@ -37,6 +37,7 @@ def tidy(model: ir.Model) -> None:
     adopt(model.graph)
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
+    own_zero_points(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
@@ -55,6 +56,11 @@ def tidy(model: ir.Model) -> None:
                 value.shape = value.type = None  # every loader infers these again
 
 
+def unused(graph: ir.Graph, name: str) -> str:
+    """`name`, with the first number that gives it to no initializer."""
+    return next(numbered for i in count() if (numbered := f"{name}_{i}") not in graph.initializers)
+
+
 def adopt(graph: ir.Graph) -> None:
     """Register constants that nodes read and the graph does not list.
 
@@ -65,8 +71,21 @@ def adopt(graph: ir.Graph) -> None:
             if value is None or value.producer() is not None or value.const_value is None:
                 continue
             if graph.initializers.get(value.name) is not value and value not in graph.inputs:
-                value.name = next(name for i in count() if (name := f"{value.name}_{i}") not in graph.initializers)
+                value.name = unused(graph, value.name)
                 graph.register_initializer(value)
+
+
+def own_zero_points(graph: ir.Graph) -> None:
+    """A zero point of its own for every stored weight: onnxruntime's exact integers (export/verify.py) make unsigned
+    weights of signed ones, and fail where two share a zero point."""
+    for node in graph:
+        weight, _, zero_point = node.inputs if node.op_type == "DequantizeLinear" and len(node.inputs) == 3 else (None,) * 3
+        if zero_point is None or weight.const_value is None or len(zero_point.uses()) == 1:
+            continue
+        name = unused(graph, zero_point.name)
+        own = ir.Value(name=name, shape=zero_point.shape, type=zero_point.type, const_value=zero_point.const_value)
+        graph.register_initializer(own)
+        node.replace_input_with(2, own)
 
 
 def check_quantised(model: ir.Model, layers: int, where: str) -> None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from compress.process.direct import Direct
 from export import baselines
 from export.baselines import METHODS, Job, check, label, make, parse_bits
 from export.baselines.weight_only import converted
-from export.verify import psnr
+from export.verify import psnr, session
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4}
 
@@ -34,7 +33,7 @@ def job(tmp_path_factory):
 
 
 def run(path, x):
-    return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"lr": x})[0]
+    return session(path).run(None, {"lr": x})[0]
 
 
 def quality(job, path):
@@ -163,7 +162,7 @@ def test_a_whole_model_gives_a_file_a_component(tiny, tmp_path):
     assert list(made) == ["encoder", "denoiser", "decoder"]
     x = images[0].numpy()
     for path in made.values():
-        loaded = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        loaded = session(path)
         x = loaded.run(None, {loaded.get_inputs()[0].name: x})[0]
     expected = tiny.network(images[0]).numpy()
     assert x.shape == (1, 3, 64, 64) and psnr(x, expected, float(np.ptp(expected))) > 35

@@ -220,7 +220,7 @@ def test_strip(text):
     lr, before = torch.rand(1, 3, 32, 32), copy.deepcopy(model)
     Strip(text=text).convert(model)
     expected = before.clean_latent(before.encoder(lr))
-    assert (model.clean_latent(model.encoder(lr)) - expected).norm() / expected.norm() <= 1e-12
+    assert (model.clean_latent(model.encoder(lr)) - expected).norm() / expected.norm() <= 1e-5
     full = ResShiftSource(size="full").build()
     params = measure(full, (64, 64)).params
     Strip(text=text).convert(full)

@@ -7,11 +7,10 @@ from pathlib import Path
 import nncf
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from compress.errors import UserError
 from export.baselines import Job
-from export.verify import psnr
+from export.verify import psnr, session
 
 ENOUGH_DB = 40.0    # of a component's output to the float one's, below which accuracy control puts layers back
 NEWEST = 20         # from opset 21 on onnxruntime refuses what NNCF writes
@@ -44,12 +43,12 @@ def plain(job: Job, target: Path) -> None:
 
 def with_accuracy_control(job: Job, target: Path) -> None:
     model, name = _load(job), job.names[0]
-    reference = ort.InferenceSession(str(job.file), providers=["CPUExecutionProvider"])
+    reference = session(job.file)
     expected = [reference.run(None, {name: x})[0] for x in job.arrays]
 
     def validate(candidate: onnx.ModelProto, items: Iterable[dict]) -> tuple[float, list[float]]:
         """The mean over images of PSNR up to ENOUGH_DB: better than enough counts for nothing."""
-        loaded = ort.InferenceSession(candidate.SerializeToString(), providers=["CPUExecutionProvider"])
+        loaded = session(candidate.SerializeToString())
         scores = [min(psnr(loaded.run(None, {name: item["x"]})[0], item["y"], float(np.ptp(item["y"]))), ENOUGH_DB)
                   for item in items]
         return float(np.mean(scores)), scores

@@ -34,7 +34,7 @@ from export.baselines import Job
 from export.latency import compare, feed, interleaved, table
 from export.onnx import GRAPHS, export_onnx
 from export.run import parse_size
-from export.verify import session
+from export.verify import session, session_options
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Cast", "ReorderInput", "ReorderOutput"}
 INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "NhwcMaxPool"}
@@ -45,8 +45,8 @@ def shares(path: Path, threads: int, runs: int = 3) -> tuple[dict[str, float], d
 
     An operator on 8-bit tensors counts as integer whatever its name: a Resize or MaxPool that was moved in there.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads, options.enable_profiling = 3, threads, True
+    options = session_options(threads)
+    options.enable_profiling = True
     options.profile_file_prefix = str(path.with_suffix(""))
     loaded = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for _ in range(runs + 1):

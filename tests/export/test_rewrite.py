@@ -28,10 +28,7 @@ from export.verify import probes, psnr, session
 
 
 def run(model: onnx.ModelProto, feed: dict) -> np.ndarray:
-    import onnxruntime as ort
-    options = ort.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, 1
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    return session(model.SerializeToString(), 1).run(None, feed)[0]
 
 
 def make(nodes: list, x: list[int], constants: dict[str, np.ndarray] | None = None, opset: int = 20) -> onnx.ModelProto:

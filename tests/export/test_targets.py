@@ -30,7 +30,7 @@ from export.targets.onnx_file import as_float16
 from export.targets.parts import Exported
 from export.targets.qdq import quantise
 from export.targets.qnn import Crashed, Simulator
-from export.verify import failures
+from export.verify import failures, session
 
 
 def graph(nodes: list, shape: list[int], result: list[int], **stored: np.ndarray) -> onnx.ModelProto:
@@ -57,7 +57,7 @@ def test_float16_of_a_tensor_that_two_float32_operators_read(tmp_path):
     names = [name for node in after.graph.node for name in node.output]
     assert len(names) == len(set(names))
     x = random.normal(size=(1, 3, 8, 8)).astype(np.float32)
-    sessions = (ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]) for m in (before, after))
+    sessions = (session(m.SerializeToString()) for m in (before, after))
     wanted, found = (loaded.run(None, {"x": x})[0] for loaded in sessions)
     assert found.dtype == np.float32 and 0 < np.abs(found - wanted).max() < 0.02
 
@@ -79,7 +79,7 @@ def test_scales_of_stored_keys(form, wanted):
     assert [stored[n.input[1]].shape for n in pairs] == [wanted]
     assert [a.i for a in pairs[0].attribute if a.name == "axis"] == ([3] if wanted else [])
     if form == "cpu":
-        loaded = ort.InferenceSession(found.SerializeToString(), providers=["CPUExecutionProvider"])
+        loaded = session(found.SerializeToString())
         y = loaded.run(None, {"x": x[0]})[0]
         assert np.abs(y - x[0] @ keys).max() < 0.02 * np.abs(x[0] @ keys).max()
 
@@ -94,10 +94,10 @@ def test_what_depends_on_no_input_is_computed_not_quantised(bits):
     model = graph(nodes, [1, 5, 8], [1, 5, 3], embedding=random.normal(size=(1, 4)), w=random.normal(size=(4, 6)),
                   v=random.normal(size=(6, 8)), u=random.normal(size=(8, 3)))
     x = random.normal(size=(1, 5, 8)).astype(np.float32)
-    wanted = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    wanted = session(model.SerializeToString()).run(None, {"x": x})[0]
     made = quantise(model, "cpu", [x], bits)
     assert [n.op_type for n in made.graph.node if "Linear" not in n.op_type] == ["Mul", "MatMul"]
-    found = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    found = session(made.SerializeToString()).run(None, {"x": x})[0]
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
 
 
@@ -117,7 +117,7 @@ def nearest_code() -> tuple[onnx.ModelProto, np.ndarray]:
 @pytest.mark.parametrize("form", ["cpu", "qnn", "fp16"])
 def test_the_search_of_a_code_stays_in_float32(tmp_path, form):
     model, x = nearest_code()
-    wanted = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    wanted = session(model.SerializeToString()).run(None, {"x": x})[0]
     if form == "fp16":
         onnx.save(model, tmp_path / "m.onnx")
         as_float16(tmp_path / "m.onnx")
@@ -131,7 +131,7 @@ def test_the_search_of_a_code_stays_in_float32(tmp_path, form):
     types = {i.name.removesuffix("_quantized"): i.data_type for i in made.graph.initializer}
     assert types["codes_t" if form == "fp16" else "codes_t_w"] == TensorProto.FLOAT
     assert types["w" if form == "fp16" else "w_w"] == (TensorProto.FLOAT16 if form == "fp16" else TensorProto.INT8)
-    found = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    found = session(made.SerializeToString()).run(None, {"x": x})[0]
     # Another code would be off by tenths.
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
 
