@@ -79,8 +79,10 @@ def own_zero_points(graph: ir.Graph) -> None:
     """A zero point of its own for every stored weight: onnxruntime's exact integers (export/verify.py) make unsigned
     weights of signed ones, and fail where two share a zero point."""
     for node in graph:
-        weight, _, zero_point = node.inputs if node.op_type == "DequantizeLinear" and len(node.inputs) == 3 else (None,) * 3
-        if zero_point is None or weight.const_value is None or len(zero_point.uses()) == 1:
+        if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+            continue
+        weight, _, zero_point = node.inputs
+        if weight.const_value is None or len(zero_point.uses()) == 1:
             continue
         name = unused(graph, zero_point.name)
         own = ir.Value(name=name, shape=zero_point.shape, type=zero_point.type, const_value=zero_point.const_value)

@@ -18,6 +18,7 @@ def sessions(model: str, job: dict):
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")  # x86 before VNNI: kernels without overflow
     plain = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     devices = [device for device in ort.get_ep_devices() if device.ep_name == EP]
     options = ort.SessionOptions()
