@@ -52,7 +52,7 @@ def test_every_row_names_a_known_source_and_protocol():
     for table in ("quality", "latency", "ntire2026"):
         for row in published.rows(table):
             assert set(row["source"].split("/")) <= codes, row
-    assert {row["protocol"] for row in published.rows("quality")} == {"crop", "full", "64-256"}
+    assert {row["protocol"] for row in published.rows("quality")} == {"crop", "full", "64-256", "own"}
     keys = [(r["model"], r["dataset"], r["protocol"], r["source"]) for r in published.rows("quality")]
     assert len(keys) == len(set(keys))
 
