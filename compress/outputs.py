@@ -61,7 +61,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
             written = json.loads((folder / "manifest.json").read_text())["files"]
             figures = {"parity": made.rows, "latency": [], "files": [
                 [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
-                if name != "run.py"]}
+                if not name.endswith(".py")]}
             if spec.reference and spec.target == "onnx" and "model" in made.graphs:
                 export_onnx(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic,
                             per_component=False)

@@ -101,7 +101,8 @@ def read_manifest(folder: Path) -> dict:
 def whole(folder: Path, threads: int) -> Callable[[], object]:
     """One run of an exported model on a random image of its size: all parts and the arithmetic between them, no
     tiles."""
-    from export.targets.host import chain, chosen, load
+    from export.targets.host.runtimes import load
+    from export.targets.host.tiles import chain, chosen
 
     manifest = read_manifest(folder)
     graphs = load(Path(folder), chosen(manifest, None), threads)
@@ -140,7 +141,7 @@ def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10)
     profiles = {folder: profile(folder, threads) for folder in folders}
     times = interleaved({labels[folder]: whole(folder, threads) for folder in folders}, repeats)
     medians = {label: statistics.median(values) for label, values in times.items()}
-    stored = {folder: sum(f["bytes"] for name, f in m["files"].items() if name != "run.py" and not name.startswith("model."))
+    stored = {folder: sum(f["bytes"] for name, f in m["files"].items() if not name.endswith(".py") and not name.startswith("model."))
               for folder, m in manifests.items()}
     first = folders[0]
     return [{"label": labels[f], "median_ms": medians[labels[f]], "min_ms": min(times[labels[f]]),

@@ -238,7 +238,8 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
             peak = 1.0 if result in ("sr", "image") else float(np.abs(reference).max()) or 1.0
             row(stem, probe, value, reference, peak, stem == whole or not chained)
     if chained:
-        from export.targets.host import FIXES, clean_latent
+        from export.targets.host.arithmetic import FIXES
+        from export.targets.host.tiles import clean_latent
         latent = run("encoder", {probe: lr.numpy() for probe, lr in images.items()})
         prediction = run("denoiser", latent)
         summed = {p: clean_latent(parts.clean_latent, latent[p], prediction[p]) for p in latent}
@@ -253,7 +254,7 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
 
 def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Callable[[str, dict], dict]:
     """Runs the graphs of a folder as its run.py does, in this process."""
-    from export.targets.host import load
+    from export.targets.host.runtimes import load
     graphs = load(folder, list(stems), threads)
     return lambda stem, arrays: {label: np.asarray(graphs[stem](array)) for label, array in arrays.items()}
 

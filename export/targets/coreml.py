@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compress.errors import UserError
-from export.targets.host import phases
+from export.targets.host.arithmetic import phases
 from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
 

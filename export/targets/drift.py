@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from compress.errors import UserError
-from export.targets.host import clean_latent
+from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from export.targets import Target
 
 FORMAT = "diffusion-sr-compress/export/1"
-HOST_FILE, MANIFEST_FILE = "run.py", "manifest.json"
+HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 OVERLAP = 32    # low-resolution pixels that tiles share
 RUN_WITH = {"onnx": "onnxruntime", "qnn": "onnxruntime onnxruntime-qnn==2.7.0", "tensorrt": "tensorrt cuda-python",
             "openvino": "openvino", "executorch": "executorch", "litert": "ai-edge-litert", "coreml": "coremltools",
@@ -39,8 +39,9 @@ def files(folder: Path) -> dict[str, dict]:
     """Size and checksum of every file below `folder` but the manifest itself and what is measured later."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_file() and name not in (MANIFEST_FILE, "parity.json", "drift.json"):
+        name = path.relative_to(folder).as_posix()
+        made_later = name in (MANIFEST_FILE, "parity.json", "drift.json") or "__pycache__" in path.parts
+        if path.is_file() and not made_later:
             found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     return found
 
@@ -87,9 +88,18 @@ def tiles_fix(model: SRModel) -> str:
     return model.colour_fix if model.colour_fix == "none" else model.tiling.colour_fix or model.colour_fix
 
 
+def copy_host(folder: Path) -> None:
+    """Put the stand-alone program into `folder`: run.py and the package host/."""
+    modules = Path(host.__file__).parent
+    (folder / HOST_FOLDER).mkdir()
+    for path in sorted(modules.glob("*.py")):
+        target = folder if path.name == HOST_FILE else folder / HOST_FOLDER
+        shutil.copyfile(path, target / path.name)
+
+
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
-    """Write manifest.json and run.py into `folder`, whose other files are complete."""
-    shutil.copyfile(host.__file__, folder / HOST_FILE)
+    """Write manifest.json, run.py and host/ into `folder`, whose other files are complete."""
+    copy_host(folder)
     model = parts.model
     described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
                  for stem, entry in made.graphs.items()}

@@ -20,7 +20,7 @@ from compress.process.one_step import OneStep
 from compress.process.residual_sampler import PERIOD as SAMPLER_PERIOD
 from compress.process.residual_sampler import ResidualSampler
 from export.onnx import GRAPHS, check_size, quantised_layers
-from export.targets.host import clean_latent
+from export.targets.host.tiles import clean_latent
 
 if TYPE_CHECKING:
     from export.targets import Target

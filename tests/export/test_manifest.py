@@ -18,7 +18,7 @@ from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
 from export.targets import Options, check_options, export, finish
-from export.targets import host
+from export.targets.host import arithmetic, tiles
 from export.targets.manifest import sha256, tiles_fix
 from export.verify import failures, probes
 
@@ -98,7 +98,7 @@ def test_tiles_cover_any_size(folder):
 
     for size in ((17, 40), (32, 32), (75, 33), (100, 16)):
         lr = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
-        sr = host.upscale(manifest, {"model": repeat}, lr)
+        sr = tiles.upscale(manifest, {"model": repeat}, lr)
         np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
     assert set(seen) == {(1, 3, 32, 32)}
 
@@ -113,22 +113,22 @@ def test_tiles_have_a_colour_fix_of_their_own(folder):
     for side, name in ((32, "adain"), (40, "wavelet")):
         lr = probes((side, side))["textured"].numpy()
         flat = np.full((1, 3, 4 * side, 4 * side), 0.5, np.float32)
-        found = host.upscale(manifest, grey, lr)
-        np.testing.assert_allclose(found, host.FIXES[name](flat, lr, 4).clip(0, 1), atol=1e-5)
+        found = tiles.upscale(manifest, grey, lr)
+        np.testing.assert_allclose(found, arithmetic.FIXES[name](flat, lr, 4).clip(0, 1), atol=1e-5)
     assert tiles_fix(tiny(colour_fix="none")) == "none"
 
 
 @pytest.mark.parametrize("name", FIXES)
 def test_colour_fixes_are_the_models(name):
     lr, image = probes((16, 24))["textured"], torch.rand(1, 3, 64, 96) * 1.2 - 0.1
-    found = host.FIXES[name](image.numpy(), lr.numpy(), 4)
+    found = arithmetic.FIXES[name](image.numpy(), lr.numpy(), 4)
     np.testing.assert_allclose(found, FIXES[name](image, lr).numpy(), atol=2e-5)
 
 
 def test_image_arithmetic_is_torchs():
     image = torch.rand(1, 3, 9, 7)
-    np.testing.assert_allclose(host.enlarge(image.numpy(), 4), upsample(image).numpy(), atol=2e-6)
-    np.testing.assert_array_equal(host.reflect(image.numpy(), 20, 9), pad(image, 9, 20).numpy())
+    np.testing.assert_allclose(arithmetic.enlarge(image.numpy(), 4), upsample(image).numpy(), atol=2e-6)
+    np.testing.assert_array_equal(arithmetic.reflect(image.numpy(), 20, 9), pad(image, 9, 20).numpy())
 
 
 def test_a_component_alone(tmp_path):
@@ -137,7 +137,8 @@ def test_a_component_alone(tmp_path):
     assert list(made.graphs) == ["decoder"]
     assert [(row["file"], row["probe"]) for row in made.rows] == [("decoder.onnx", "flat"), ("decoder.onnx", "photo 2")]
     out = finish(tmp_path / "o", None)
-    assert sorted(p.name for p in out.iterdir()) == ["decoder.onnx", "manifest.json", "parity.json", "run.py"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "decoder.onnx", "host", "manifest.json", "parity.json", "run.py"]
     done = subprocess.run([sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True)
     assert done.returncode and "no whole model" in done.stderr
 
