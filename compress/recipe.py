@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 from compress.checkpoint import dump, parse_pass, parse_source
 from compress.config import override, read_yaml, validate
 from compress.errors import UserError
+from compress.files import FileName
 from compress.passes.base import Pass
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,8 +24,8 @@ class Export(_Strict):
     `components`, `chip` and `rewrite` are those of python -m export.run; what a target cannot do is refused by it.
     """
 
-    target: str
-    dtype: str | None = None
+    target: FileName
+    dtype: FileName | None = None
     components: tuple[str, ...] | None = None
     chip: str | None = None
     rewrite: str | None = None
@@ -61,12 +61,12 @@ class Eval(_Strict):
 class Recipe(_Strict):
     """All sections are required, so that leaving one out cannot silently mean something."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FileName
     source: SerializeAsAny[BaseModel]
     passes: list[SerializeAsAny[Pass]]
     export: list[Export]
     eval: Eval
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)    # numpy takes 32 bits, and stages add to it
 
     @field_validator("export")
     @classmethod
