@@ -16,6 +16,7 @@ from compress import phones
 from compress.cache import code_version
 from compress.checkpoint import MODEL_FILE, convert_all, dump
 from compress.cost import measure
+from compress.files import write_text
 from compress.image import read_image
 from compress.model import SRModel
 from compress.recipe import Export, Recipe
@@ -58,7 +59,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
             made = targets.export(model, spec.target, folder, export_options(spec))
             targets.finish(folder, verify.failures(made.rows), keep=True)
             print("\n".join(made.notes), end="\n" if made.notes else "")
-            written = json.loads((folder / "manifest.json").read_text())["files"]
+            written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
             figures = {"parity": made.rows, "latency": [], "files": [
                 [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
                 if not name.endswith(".py")]}
@@ -68,8 +69,8 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
                 pair = {"source fp32": folder / "source_fp32" / "model.onnx", recipe.name: folder / "model.onnx"}
                 figures["latency"] = latency.compare(pair, threads=os.cpu_count() or 1, repeats=10,
                                                      side=max(spec.lr_size))
-            done.write_text(json.dumps(figures))
-        figures = json.loads(done.read_text())
+            write_text(done, json.dumps(figures))
+        figures = json.loads(done.read_text(encoding="utf-8"))
         found = {key: found[key] + figures[key] for key in found}
     return found
 
@@ -88,14 +89,14 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
                 print(f"evaluate: {name} on {opened.name}")
                 evaluate(candidate, opened, recipe.eval.metrics, recipe.eval.iqa_weights, out, save=out / "restored",
                          cache=run / "passes" / "scores.sqlite", model_key=keys[name])
-            averages[name] = json.loads((out / "averages.json").read_text())
+            averages[name] = json.loads((out / "averages.json").read_text(encoding="utf-8"))
         fidelity = {}
         for pair in opened.pairs:
             files = [out / "restored" / f"{pair.name}.png" for out in (folder / "source", folder)]
             if all(file.is_file() for file in files):  # an image that could not be read was restored by neither
                 a, b = map(read_image, files)
                 fidelity[pair.name] = (-10 * torch.log10((a - b).square().mean().clamp(min=1e-10))).item()
-        (folder / "fidelity.json").write_text(json.dumps(fidelity))
+        write_text(folder / "fidelity.json", json.dumps(fidelity))
         results[opened.name] = {**averages, "fidelity_db": float(np.mean(list(fidelity.values())))}
     return results
 

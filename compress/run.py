@@ -7,25 +7,30 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 import time
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from compress import folders, marks
+from compress.arguments import default_device, usable_device
 from compress.cache import PassCache, code_version, default_root, read_entry
 from compress.checkpoint import MODEL_FILE, convert_all, dump, load_model, save_model
 from compress.cost import Cost
 from compress.errors import UserError, command
+from compress.files import check_name, write_text
 from compress.model import SRModel
 from compress.passes.base import FitContext
 from compress.plan import as_json, as_text, label, plan, published_accounting
 from compress.processes import is_main, main_first, own_device
 from compress.recipe import Recipe, load_recipe, resolved, to_yaml
 
-LEDGER = "ledger.json"
+LEDGER, RECIPE = "ledger.json", "recipe.yaml"
+FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights")
 LIBRARIES = ("torch", "torchao", "diffusers", "onnx", "onnxruntime", "pyiqa")
 
 
@@ -85,35 +90,48 @@ def ledger(recipe: Recipe, entries: list[dict], costs: list[tuple[str, Cost]]) -
                          **{name: version(name) for name in LIBRARIES}}}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write through a temporary name: a file under its final name is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 class Runner:
     """One run directory. All is written under a temporary name, which --resume completes; then it is renamed."""
 
     def __init__(self, recipe: Recipe, out: Path, *, cache: Path | None, device: torch.device, resume: bool,
                  overwrite: bool):
+        """Raises UserError for an `out` that holds anything but a run of this toolkit, or a place for none."""
         self.recipe, self.out, self.device = recipe, out, own_device(device)
-        self.partial = out.with_name(f".{out.name}.partial")
+        self.resume, self.overwrite = resume, overwrite
+        self.partial = folders.partial_of(out)
         # Passes read what earlier ones left, so without a common cache the run keeps one of its own.
         self.cache = PassCache(cache or self.partial / "passes", recipe.source, recipe.seed)
-        if out.exists() and not overwrite and not _same_recipe(out, recipe):
-            raise UserError(f"{out}: exists and is not a run of this recipe; choose another --out, or --overwrite it")
-        main_first(lambda: self._open(resume), self.device)
-
-    def _open(self, resume: bool) -> None:
-        if resume and not self.partial.exists() and self.out.exists():
-            print(f"{self.out} is complete already")
-        if self.partial.exists() and not (resume and _same_recipe(self.partial, self.recipe)):
-            shutil.rmtree(self.partial)
-        self.partial.mkdir(parents=True, exist_ok=True)
-        write_text(self.partial / "recipe.yaml", to_yaml(self.recipe))
+        if cache is not None:
+            check_name(cache / "entry", "--cache")
+        self.inputs = paths_in(resolved(recipe))
+        folders.check_place(out, "--out", self.inputs)
+        if marks.kind_of(out) == marks.RUN and not overwrite and not _same_recipe(out, recipe):
+            raise UserError(f"{out}: is a run of another recipe; choose another --out, or --overwrite it")
 
     def __call__(self) -> Path:
+        if self._is_complete():
+            print(f"{self.out} is complete already")
+            return self.out
+        with ExitStack() as held:
+            main_first(lambda: self._open(held), self.device)
+            return self._run()
+
+    def _is_complete(self) -> bool:
+        if not self.resume or self.partial.exists() or marks.kind_of(self.out) != marks.RUN:
+            return False
+        return _same_recipe(self.out, self.recipe)
+
+    def _open(self, held: ExitStack) -> None:
+        """Take the run directory for this process until `held` ends, and make or find its unfinished form."""
+        held.enter_context(folders.claimed(self.out, marks.RUN, "--out", self.inputs, self.overwrite))
+        resumable = self.resume and self.partial.exists()
+        if resumable and not _same_recipe(self.partial, self.recipe):
+            raise UserError(f"{self.partial}: is unfinished and of another recipe, so it cannot be resumed; give that "
+                            "recipe with the same overrides, or leave out --resume to begin anew")
+        folders.begin(self.out, marks.RUN, keep=resumable)
+        write_text(self.partial / RECIPE, to_yaml(self.recipe))
+
+    def _run(self) -> Path:
         began = time.time()
         if not is_main():
             if not (self.partial / LEDGER).is_file():
@@ -125,11 +143,10 @@ class Runner:
         open_all(self.recipe)
         source, model, record = self._models()
         report = self._figures(source, model, record)
-        for leftover in (self.partial / "passes", *self.partial.glob("pass_*/*.checkpoint")):
-            shutil.rmtree(leftover, ignore_errors=True)  # what only a resumption needs
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self.partial.rename(self.out)
+        folders.drop(self.partial, "passes", "pass_*/*.checkpoint", "pass_*/.*.old")  # what only a resumption needs
+        made = [name for name in marks.files_in(self.partial) if name != marks.MARK_FILE]
+        marks.mark(self.partial, marks.RUN, made)
+        folders.swap_in(self.partial, self.out, marks.RUN, self.overwrite)
         print(report + f"\n{self.out} after {time.time() - began:.0f} s; look at {self.out / 'report.html'}")
         return self.out
 
@@ -138,7 +155,7 @@ class Runner:
         if file.is_file():
             source = self.recipe.source.build()
             self.recipe.source.load(source)
-            return source, load_model(self.partial), json.loads(file.read_text())
+            return source, load_model(self.partial), json.loads(file.read_text(encoding="utf-8"))
         source, model, entries, costs = compress(self.recipe, self.cache, self.device, self.partial)
         save_model(model, self.partial / MODEL_FILE, self.recipe.source, self.recipe.passes)
         record = ledger(self.recipe, entries, costs)
@@ -156,8 +173,20 @@ class Runner:
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> bool:
-    file = folder / "recipe.yaml"
-    return file.is_file() and file.read_text() == to_yaml(recipe)
+    file = folder / RECIPE
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == to_yaml(recipe)
+
+
+def paths_in(value: Any, key: str = "") -> list[Path]:
+    """Every file or folder that a resolved recipe names and that exists: what a run reads."""
+    if isinstance(value, dict):
+        return [path for name, entry in value.items() for path in paths_in(entry, name)]
+    if isinstance(value, list):
+        return [path for entry in value for path in paths_in(entry, key)]
+    # A word alone may be a family or a metric; under some keys it is a folder.
+    if not isinstance(value, str) or key == "name" or not (os.sep in value or "." in value or key in FOLDER_KEYS):
+        return []
+    return [Path(value)] if value.strip() and os.path.exists(value) else []
 
 
 @command
@@ -173,7 +202,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a run directory of another recipe")
     parser.add_argument("--cache", type=Path, help="pass cache (default ~/.cache/diffusion-sr-compress)")
     parser.add_argument("--no-cache", action="store_true", help="run every pass; only a killed run's own are reused")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+    parser.add_argument("--device", default=default_device(), type=usable_device,
                         help="where passes learn (default: %(default)s)")
     options = parser.parse_intermixed_args(argv)
     recipe = load_recipe(options.recipe, options.overrides)
@@ -181,12 +210,15 @@ def main(argv: list[str]) -> int:
         size = (options.lr, options.lr)
         print((as_json if options.json else as_text)(recipe, plan(recipe, size), published_accounting(recipe, size)))
         return 0
-    torch.manual_seed(recipe.seed)
+    out = options.out if options.out is not None else Path("runs") / recipe.name
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # one voice
-    Runner(recipe, options.out or Path("runs") / recipe.name,
-           cache=None if options.no_cache else options.cache or default_root(), device=torch.device(options.device),
-           resume=options.resume, overwrite=options.overwrite)()
+    runner = Runner(recipe, out, cache=None if options.no_cache else options.cache or default_root(),
+                    device=torch.device(options.device), resume=options.resume, overwrite=options.overwrite)
+    if not _same_recipe(out, recipe):   # then the run's recipe file is replaced by another
+        folders.check_place(out, "--out", [options.recipe])
+    torch.manual_seed(recipe.seed)
+    runner()
     return 0
 
 

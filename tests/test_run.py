@@ -8,11 +8,13 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors import SafetensorError
 from skimage import data
 
-from compress import run, upscale
+from compress import checkpoint, folders, marks, run, upscale
 from compress.cache import PassCache
 from compress.checkpoint import load_model, parse_pass, parse_source
+from compress.locks import locked
 from compress.recipe import load_recipe
 
 QUICK = ["recipes/passionsr_w8a8.yaml", "passes.1.method=minmax", "passes.1.calibration={images: 1, size: 32}",
@@ -91,6 +93,53 @@ def test_another_recipe_does_not_overwrite(finished, capsys):
     out, cache = finished
     assert call(run.main, *QUICK, "seed=5", "--out", out, "--cache", cache) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_users_file_in_a_run_stays(finished, capsys):
+    out, cache = finished
+    (out / "notes.txt").write_text("mine")
+    try:
+        for more in ([], ["--overwrite"]):
+            assert call(run.main, *QUICK, "--out", out, "--cache", cache, *more) == 2
+            assert "holds notes.txt" in capsys.readouterr().err
+        assert (out / "notes.txt").read_text() == "mine" and (out / "report.html").is_file()
+    finally:
+        (out / "notes.txt").unlink()
+
+
+def test_resuming_what_is_complete_or_of_another_recipe(finished, monkeypatch, capsys):
+    out, cache = finished
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compress", None)
+        assert call(run.main, *QUICK, "--out", out, "--cache", cache, "--resume") == 0
+    assert "is complete already" in capsys.readouterr().out
+    unfinished = folders.begin(out.with_name("other"), marks.RUN)
+    (unfinished / "recipe.yaml").write_text("name: another\n")
+    assert call(run.main, *QUICK, "--out", out.with_name("other"), "--cache", cache, "--resume") == 2
+    assert "cannot be resumed" in capsys.readouterr().err
+    assert (unfinished / "recipe.yaml").read_text() == "name: another\n"
+
+
+def test_two_runs_into_one_directory(finished, capsys):
+    out, cache = finished
+    with locked(out.with_name("busy")):
+        assert call(run.main, *QUICK, "--out", out.with_name("busy"), "--cache", cache) == 2
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    assert not list(out.parent.glob("*busy*"))
+
+
+def test_full_disk_while_weights_are_saved(finished, monkeypatch, capsys):
+    out, cache = finished
+
+    def no_space(tensors, file, **_):
+        file.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    assert call(run.main, *QUICK, "--out", out.with_name("full2"), "--cache", cache) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: cannot write") and "No space left on device" in error
+    left = marks.files_in(out.with_name(".full2.partial"))
+    assert left == [marks.MARK_FILE, "recipe.yaml"] and not out.with_name("full2").exists()
 
 
 def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
