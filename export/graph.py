@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from shutil import rmtree
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from compress.errors import UserError
+from compress.folders import scratch
 
 MAX_IR = 13
 OPSETS = range(18, 27)
@@ -124,9 +124,8 @@ def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_li
         raise RuntimeError(f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take")
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     external = f"{path.name}.data" if size > embed_limit else None
-    folder = path.with_name(f".{path.name}.partial")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(path) as folder:
         ir.save(model, folder / path.name, external_data=external)
         onnx.checker.check_model(str(folder / path.name), full_check=True)
         names = [path.name] + ([external] if external else [])
@@ -135,8 +134,6 @@ def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_li
         if not external:
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         return [path.with_name(name) for name in names]
-    finally:
-        rmtree(folder, ignore_errors=True)
 
 
 def total_bytes(paths: Iterable[Path]) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 from compress import phones
 from compress.cost import measure
 from compress.errors import UserError, command
+from compress.folders import partial_of
 from compress.model import SRModel
-from export.targets import TARGETS, check_options, check_packages, export, finish
+from export.targets import TARGETS, check_options, check_packages, claimed, export, finish
 from export.targets.manifest import MANIFEST_FILE
 from export.targets.parts import PARTS, Options
 from export.verify import check_probes, failures, table
@@ -80,20 +81,31 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     name, options = arguments.target, options_of(arguments)
     check_options(name, options)
-    from compress.checkpoint import load_model, model_path
+    from compress.checkpoint import model_path
     from export.rewrite import names_for
 
     if options.rewrite:
         names_for(options.rewrite)
     folder = name if options.dtype is None else f"{name}_{options.dtype}"
-    out = arguments.out or model_path(arguments.run).parent / folder
+    source = model_path(arguments.run)
+    out = arguments.out if arguments.out is not None else source.parent / folder
+    inputs = [source, *([] if options.calibration == "embedded" else [Path(options.calibration)])]
+    with claimed(out, "--out", inputs):
+        return write(arguments, out, options)
+
+
+def write(arguments: argparse.Namespace, out: Path, options: Options) -> int:
+    """Export, verify and list what was written; returns the exit code."""
+    from compress.checkpoint import load_model
+
+    name = arguments.target
     check_packages(name)
     model = load_model(arguments.run)
     made = export(model, name, out, options)
     problem = failures(made.rows)
     if arguments.drift:
         from export.targets.drift import measure_drift, table as drift_table
-        print(drift_table(measure_drift(out.with_name(f".{out.name}.partial"), made, options)))
+        print(drift_table(measure_drift(partial_of(out), made, options)))
     final = finish(out, problem)
     for path in sorted(final.iterdir()):
         print(f"{path}  {size(path) / 1024:.0f} KiB")

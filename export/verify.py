@@ -23,6 +23,7 @@ from torch import nn
 
 from compress.data.calibration import calibration_images
 from compress.errors import UserError, nearest
+from compress.files import write_text
 from compress.model import SCALE, SRModel
 from compress.quant.flow import paused
 from compress.quant.layers import TensorQuantiser
@@ -261,9 +262,7 @@ def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Ca
 
 def write_rows(folder: Path, rows: list[dict]) -> None:
     """parity.json, complete or not there."""
-    partial = folder / ".parity.json.partial"
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.replace(folder / "parity.json")
+    write_text(folder / "parity.json", json.dumps(rows, indent=1) + "\n")
 
 
 def _finite(db: float) -> float | None:

@@ -6,17 +6,19 @@ has run. It takes its final name only if the runtime agrees with torch; else it 
 
 import importlib
 import importlib.util
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress import folders, marks
 from compress.errors import UserError, nearest
+from compress.files import write_text, writing
 from compress.model import SRModel
 from export.targets.parts import Exported, Options, Parts, check_host_arithmetic, choose_parts
 
 __all__ = ["TARGETS", "Exported", "Options", "Target", "check_options", "check_packages", "choose_target", "export",
-           "finish"]
+           "claimed", "failed_of", "finish"]
 
 DTYPES = ("fp32", "fp16", "fp8", "w8a8", "w8a16", "w8")
 
@@ -117,29 +119,56 @@ def export(model: SRModel, name: str, out: Path, options: Options) -> Exported:
     target = TARGETS[name]
     parts = choose_parts(model, name, target, options)
     check_host_arithmetic(parts)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    made = target.writer()(parts, partial, options)
-    manifest.write(parts, made, partial, options, target)
-    made.rows = verify_exported(parts, made, partial, options, target) if made.runs else []
-    if made.runner:
-        manifest.refresh(made, partial)
+    partial = folders.begin(out, marks.EXPORT)
+    with writing(partial):
+        made = target.writer()(parts, partial, options)
+        manifest.write(parts, made, partial, options, target)
+        made.rows = verify_exported(parts, made, partial, options, target) if made.runs else []
+        if made.runner:
+            manifest.refresh(made, partial)
     return made
+
+
+def failed_of(out: Path) -> Path:
+    """Where an export stays that the runtime does not agree with."""
+    return out.with_name(f"{out.name}.failed")
+
+
+@contextmanager
+def claimed(out: Path, option: str, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """Have `out` and NAME.failed for this process alone, before any work.
+
+    Args:
+        out: The folder of the export.
+        option: What the user calls it, such as ``--out``.
+        inputs: Files and folders that the command reads.
+
+    Raises:
+        UserError: One of them is no export of ours, a link, an input, a home, …, or another process writes it.
+    """
+    folders.check_place(out, option, inputs)
+    folders.check_place(failed_of(out), option, inputs)
+    folders.check_ours(failed_of(out), marks.EXPORT, option)
+    with folders.claimed(out, marks.EXPORT, option, inputs):
+        yield out
 
 
 def finish(out: Path, problem: str | None, keep: bool = False) -> Path:
     """Give the folder its final name, or, with the reason in FAILED.txt, `NAME.failed`; returns where it is.
 
-    `keep` leaves a failed one under its final name, marked by that file alone.
+    `keep` leaves a failed one under its final name, marked by that file alone. Raises UserError where something that
+    is no export of ours has come to stand there; the folder then keeps its temporary name.
     """
-    partial, failed = out.with_name(f".{out.name}.partial"), out.with_name(f"{out.name}.failed")
-    shutil.rmtree(failed, ignore_errors=True)
+    partial, failed = folders.partial_of(out), failed_of(out)
+    folders.check_ours(failed, marks.EXPORT, "--out")
     if problem:
-        (partial / "FAILED.txt").write_text(problem + "\n")
+        write_text(partial / "FAILED.txt", problem + "\n")
+        marks.mark(partial, marks.EXPORT, marks.files_in(partial))
         if not keep:
-            partial.rename(failed)
+            folders.swap_in(partial, failed, marks.EXPORT)
             return failed
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    else:
+        (partial / marks.MARK_FILE).unlink(missing_ok=True)   # manifest.json is the mark of a finished one
+    folders.remove(failed, marks.EXPORT)
+    folders.swap_in(partial, out, marks.EXPORT)
     return out

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from compress.errors import UserError
+from compress.files import write_text
 from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
@@ -118,7 +119,7 @@ def measure_drift(folder: Path, made: Exported, options: Options) -> list[dict]:
             x = latent = result
         elif stem == "denoiser" and latent is not None:
             x = clean_latent(manifest["host"]["clean_latent"], latent, result)
-    (folder / "drift.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_text(folder / "drift.json", json.dumps(rows, indent=1) + "\n")
     return rows
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress import __version__
+from compress.files import write_text
 from compress.model import SCALE, SRModel
 from export.onnx import summary
 from export.targets import host
@@ -121,15 +122,15 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
         "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
         "tools": tools(made.tools), "files": files(folder)}
     path = folder / MANIFEST_FILE
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")
     return path
 
 
 def refresh(made: Exported, folder: Path) -> None:
     """Bring the manifest up to what a runner added or changed: times, and graphs that it compiled anew."""
     path = folder / MANIFEST_FILE
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
     for stem, entry in made.graphs.items():
         data["graphs"][stem] |= entry
     data["files"] = files(folder)
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")

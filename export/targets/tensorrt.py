@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import UserError
+from compress.files import write_text
 from export.targets.onnx_file import as_float16, entry, float_graphs, quantise_file, replace
 from export.targets.parts import Exported, Options, Parts, float_model
 
@@ -70,7 +71,7 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
                 model = onnx.load(path)
                 as_fp8(model)
                 replace(model, path)
-    (folder / "build.py").write_text(BUILDER)
+    write_text(folder / "build.py", BUILDER)
     graphs = {stem: {**entry(path), "engine": f"{stem}.engine"} for stem, path in paths.items()}
     lines = [TRTEXEC.format(file=graph["file"], engine=graph["engine"]) for graph in graphs.values()]
     kind = {}
