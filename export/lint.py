@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from compress.errors import UserError, command
+from compress.files import check_file
 from export.rewrites.fp16 import absolute_maxima
 from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Graph, Rule, Target, load, meets, targets
 
@@ -239,6 +240,8 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
+    if arguments.picture:
+        check_file(arguments.picture, "--picture", [arguments.file])
     target = load(arguments.target, arguments.arch, arguments.table)
     model = read(arguments.file)
     data = arguments.file.with_name(f"{arguments.file.name}.data")

@@ -7,6 +7,7 @@ import matplotlib
 import onnx
 
 from compress.errors import UserError
+from compress.files import MADE_BY, replacing
 from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED
 
 matplotlib.use("Agg")
@@ -74,7 +75,9 @@ def draw(model: onnx.ModelProto, report: "Report", path: Path) -> None:
     axes.set_xlim(-0.5, COLUMNS + 0.5)
     axes.set_ylim(sum(lanes) + bands, -0.5)
     axes.axis("off")
-    figure.savefig(path, bbox_inches="tight")
+    key = {".png": "Software"}.get(Path(path).suffix.lower(), "Creator")
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, bbox_inches="tight", metadata={key: MADE_BY})
     pyplot.close(figure)
 
 

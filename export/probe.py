@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from compress.errors import UserError, command, nearest
+from compress.files import check_name, replacing
 from export.rules import forms
 
 PRECISIONS = ("fp32", "fp16", "a8w8", "a8w8s", "a8w8pc", "a16w8", "a16w8pc", "a16s", "a16w16", "a16w4pc", "a8w4pc")
@@ -195,6 +196,16 @@ def check_python(python: str) -> None:
                         "or name another Python with --python")
 
 
+def check_table(file: Path) -> None:
+    """Raise UserError for a place where no table of ours can be written, or where something else stands."""
+    check_name(file, "--out")
+    if not file.exists() and not file.is_symlink():
+        return
+    head = file.open("rb").read(5) if file.is_file() and not file.is_symlink() else b""
+    if head != b"form,":
+        raise UserError(f"--out {file}: exists and is no table of python -m export.probe; give another name, or remove it")
+
+
 def rows_of(file: Path) -> dict[str, dict[str, str]]:
     if not file.is_file():
         return {}
@@ -203,12 +214,10 @@ def rows_of(file: Path) -> dict[str, dict[str, str]]:
 
 
 def write(file: Path, rows: dict[str, dict[str, str]]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         out = csv.DictWriter(stream, ["form", *PRECISIONS], lineterminator="\n")
         out.writeheader()
         out.writerows({"form": form} | row for form, row in rows.items())
-    partial.replace(file)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -239,8 +248,9 @@ def main(argv: list[str]) -> int:
     if not chosen:
         raise UserError(f"--forms '{arguments.forms}' matches no form{nearest(arguments.forms, known)}; they are named "
                         f"like {', '.join(list(known)[:3])}")
-    check_python(arguments.python)
     out = arguments.out or Path(f"qnn_{arguments.arch}.csv")
+    check_table(out)
+    check_python(arguments.python)
     rows = rows_of(out)
     bar = tqdm([name for name in chosen if any(not rows.get(name, {}).get(p) for p in precisions)])
     for name in bar:

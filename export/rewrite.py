@@ -13,6 +13,7 @@ import torch
 from onnx_ir.passes import common as passes
 
 from compress.errors import UserError, command, nearest
+from compress.files import MADE_BY, check_file
 from compress.model import SRModel
 from export.graph import tidy, write
 from export.onnx import GRAPHS
@@ -80,7 +81,7 @@ def rewrite_file(file: Path, out: Path, target: str, options: Options = Options(
     notes = dict(model.metadata_props)
     done = rewrite(model, target, options)
     tidy(model)
-    write(model, Path(out), notes | {"rewrites": target})
+    write(model, Path(out), notes | {"rewrites": target, "made_by": MADE_BY})
     return done
 
 
@@ -110,6 +111,11 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     if arguments.chunk is not None and arguments.chunk < 1:
         raise UserError(f"--chunk {arguments.chunk} is too small; give the number of queries, 1 at least, such as 512")
+    data = arguments.out.with_name(f"{arguments.out.name}.data")
+    check_file(arguments.out, "-o", [arguments.file, arguments.file.with_name(f"{arguments.file.name}.data")])
+    if data.exists() and not arguments.out.exists():
+        raise UserError(f"-o {arguments.out}: its weights may go to {data}, which exists and is not ours; give another "
+                        "name")
     for name, count in rewrite_file(arguments.file, arguments.out, arguments.target,
                                     Options(chunk=arguments.chunk)).items():
         print(f"{name:24}{count:5}")

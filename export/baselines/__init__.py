@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from compress.errors import UserError, nearest
+from compress.files import replacing
 from compress.model import SRModel
 from compress.passes.quantize import Width
 from export.onnx import GRAPHS, check_size, export_onnx
@@ -135,11 +136,7 @@ def make(name: str, model: SRModel, width: Width | tuple[int, int | None], image
     for stem in COMPONENTS:
         module = GRAPHS[stem][0](model).eval()
         target = folder / f"{stem}.onnx"
-        partial = target.with_name(f".{stem}.partial.onnx")
-        try:
+        with replacing(target) as partial:
             method(Job(stem, source / f"{stem}.onnx", module, data[stem], weights, activations), partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
         written[stem] = target
     return written

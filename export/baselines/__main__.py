@@ -4,6 +4,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from compress import folders, marks
+from compress.arguments import usable_seed
 from compress.cache import default_root
 from compress.data.calibration import calibration_images
 from compress.errors import UserError, command
@@ -25,13 +27,19 @@ def main(argv: list[str]) -> int:
     p.add_argument("--images", type=int, default=16)
     p.add_argument("--lr-size", default="128x128", help="of the files and the calibration's crops (default: "
                    "%(default)s)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=usable_seed, default=0)
     p.add_argument("-o", "--out", type=Path, required=True)
     options = p.parse_intermixed_args(argv)
     width, size = parse_bits(options.bits), parse_size(options.lr_size)
     check(options.method, *width)
     if size[0] != size[1]:
         raise UserError(f"--lr-size {options.lr_size}: calibration crops are square; give one side")
+    with folders.gathering(options.out, marks.BASELINES, "--out", [Path(options.subject), Path(options.data)]):
+        return quantise(options, width, size)
+
+
+def quantise(options: argparse.Namespace, width: tuple[int, int | None], size: tuple[int, int]) -> int:
+    """Make the files and list them; returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(options.subject, options.overrides, default_root(), Path(folder))
     images = calibration_images(options.data, options.images, size[0], options.seed)
