@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from compress.cache import code_version
 from compress.errors import UserError
+from compress.files import replacing
 from compress.image import SUFFIXES
 from compress.model import SRModel
 from eval import ntire
@@ -158,13 +159,8 @@ def write_results(folder: Path, rows: Rows, result: dict, names: list[str]) -> N
 @contextmanager
 def _whole(path: Path) -> Iterator:
     """A text file that gets its name only when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        yield stream
 
 
 def model_file(source: Path) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from compress.cache import default_root
 from compress.errors import UserError
+from compress.files import writing
 
 Value = float | bytes | str
 VERSION = "1"  # part of every key: raise it when a score's meaning changes without its name or pyiqa's version
@@ -35,7 +36,7 @@ class ScoreCache:
     """`path` None keeps nothing. Several processes may read one file; only one writes."""
 
     def __init__(self, path: str | Path | None):
-        self._base = None
+        self._base, self._path = None, path
         if path is None:
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -55,5 +56,5 @@ class ScoreCache:
 
     def put(self, entries: dict[str, Value]) -> None:
         if self._base is not None and entries:
-            with self._base:
+            with writing(self._path), self._base:
                 self._base.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", entries.items())

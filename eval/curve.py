@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from compress.errors import UserError, command
+from compress.files import MADE_BY, check_file, replacing
 from eval import pages
 from eval.metrics import METRICS
 from eval.points import AXES, DEVICE, Board, Point, Selection, check, choose, front, gather, until
@@ -47,12 +48,8 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for suffix in (".png", ".svg"):
-        partial = path.with_name(f".{path.stem}.partial{suffix}")
-        try:
-            figure.savefig(partial)
-            partial.replace(path.with_suffix(suffix))
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path.with_suffix(suffix)) as partial:
+            figure.savefig(partial, metadata={"Software" if suffix == ".png" else "Creator": MADE_BY})
         written.append(path.with_suffix(suffix))
     return written[0], written[1]
 
@@ -163,6 +160,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help=f"whose latency; default with --x latency: {DEVICE}")
     args = parser.parse_args(argv)
     check(args.metric, args.x)
+    if Path(args.out).suffix.lower() not in (".png", ".svg"):
+        raise UserError(f"-o {args.out}: give a name that ends in .png or .svg; both are written, and .html")
+    for suffix in (".png", ".svg", ".html"):
+        check_file(Path(args.out).with_suffix(suffix), "-o")
     board = gather(args.runs, args.dataset, args.device or (DEVICE if args.x == "latency" else None))
     selection = choose(board, args.metric, args.x)
     written = [*draw(selection if args.x_max is None else until(selection, args.x_max), args.out),

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from compress.errors import UserError, command
+from compress.files import check_file
 from eval import pages, pictures, points, rundir
 from eval.curve import chart_data
 from eval.metrics import METRICS
@@ -253,6 +254,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html")
     parser.add_argument("--dataset", help="of several runs: which; default: the one that all share")
     args = parser.parse_args(argv)
+    if args.out is not None:
+        check_file(args.out, "-o", args.runs)
     runs = [rundir.read(path) for path in args.runs]
     if len(runs) == 1 and args.out is None:
         print(f"written: {write_report(args.runs[0], collect(runs[0]))}")

@@ -4,10 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from compress import folders, marks
+from compress.arguments import usable_device
 from compress.errors import UserError, command
+from compress.files import check_name
 from eval.benchmark import evaluate
 from eval.cache import default_file
-from eval.dataset import PROTOCOLS, open_data
+from eval.dataset import PROTOCOLS, DataSet, open_data
 from eval.metrics import BENCHMARK, METRICS, check_names
 from eval.scoring import keep_freed_memory
 
@@ -24,8 +27,17 @@ def main(argv: list[str]) -> int:
     metrics = check_names(args.metrics.split(","))
     data = open_data(args.data, args.lr, args.hr, protocol=args.protocol, name=args.name, limit=args.limit,
                      convert=args.convert)
-    out = Path(args.out) if args.out else default_out(args.source, data.name)
+    out = Path(args.out) if args.out is not None else default_out(args.source, data.name)
+    check_results(out)
     keep_freed_memory()
+    if args.save is None:
+        return measure(args, data, metrics, out)
+    with folders.gathering(Path(args.save), marks.IMAGES, "--save", read_by(args)):
+        return measure(args, data, metrics, out)
+
+
+def measure(args: argparse.Namespace, data: DataSet, metrics: list[str], out: Path) -> int:
+    """Evaluate, write and print; returns the exit code."""
     result = evaluate(args.source, data, metrics, args.iqa_weights, out, save=args.save, convert=args.convert,
                       device=args.device, processes=args.processes, batch=args.batch, speedup=args.speedup,
                       cache=None if args.no_cache else args.cache or default_file())
@@ -34,6 +46,31 @@ def main(argv: list[str]) -> int:
     for name, why in result["problems"].items():
         print(f"left out: {name}: {why}", file=sys.stderr)
     return 2 if result["problems"] else 0
+
+
+def read_by(args: argparse.Namespace) -> list[Path]:
+    """The files and folders that the command line names."""
+    named = (args.source, args.lr, args.hr, args.data and args.data.rpartition("=")[2], args.iqa_weights)
+    return [Path(name) for name in named if name and Path(name).exists()]
+
+
+def check_results(out: Path) -> None:
+    """Raise UserError where metrics.csv and averages.json cannot be written, or those of somebody else stand."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"-o {out}: is a file; give a folder")
+    for name, starts in (("metrics.csv", b"image,data,protocol"), ("averages.json", b"{")):
+        file = (out if out.name else out.resolve()) / name
+        check_name(file, "-o")
+        if file.is_symlink() or file.exists() and not file.is_file():
+            raise UserError(f"{file}: is a link or a folder, and not replaced; give another -o")
+        if file.is_file() and not starts_with(file, starts):
+            raise UserError(f"{file}: exists and was not written by eval.run; give another -o, or move it away")
+
+
+def starts_with(file: Path, starts: bytes) -> bool:
+    with file.open("rb") as stream:
+        head = stream.read(2**16)
+    return head.startswith(starts) and (starts != b"{" or b'"protocol"' in head)
 
 
 def default_out(source: Path, data: str) -> Path:
@@ -84,7 +121,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
                         help="times faster than OSEDiff at 128 -> 512, for ntire-final")
     parser.add_argument("--cache", type=Path, metavar="FILE", help="scores measured before (default: in ~/.cache)")
     parser.add_argument("--no-cache", action="store_true", help="measure everything again")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", type=usable_device)
     return parser.parse_args(argv)
 
 
