@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from compress.errors import UserError
+from compress.files import replacing
 from compress.model import SRModel
 from compress.passes import PASSES
 from compress.passes.base import Pass
@@ -57,12 +58,8 @@ def save_model(model: SRModel, path: Path, source: BaseModel, passes: list[Pass]
         tensors[name] = tensor.detach().to("cpu", dtype if narrow else tensor.dtype).contiguous().clone()
     header = {"format": FORMAT, "source": json.dumps(dump(source)), "passes": json.dumps([dump(p) for p in passes]),
               **(notes or {})}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def model_path(path: str | Path) -> Path:
