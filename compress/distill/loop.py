@@ -1,7 +1,6 @@
 """The one training loop: accelerate for devices and precision, EMA, checkpoints, resume, progress."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
+
+from compress import folders, marks
+from compress.files import write_text, writing
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names; YAML reads a bare no as false
 
@@ -72,9 +74,13 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     accelerator.register_for_checkpointing(ema)
     checkpoint, log = workdir / f"{name}.checkpoint", []
     start = 0
+    folders.check_ours(checkpoint, marks.CHECKPOINT, "--workdir")
+    if accelerator.is_main_process and workdir.is_dir():
+        folders.recover(checkpoint)
+    accelerator.wait_for_everyone()
     if checkpoint.is_dir():
         accelerator.load_state(str(checkpoint))
-        state = json.loads((checkpoint / "progress.json").read_text())
+        state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
         start, log = state["step"], state["log"]
     began = time.time() - (log[-1]["seconds"] if log else 0)
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
@@ -115,12 +121,12 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
 
 def _save(accelerator: Accelerator, checkpoint: Path, step: int, log: list[dict]) -> None:
     """Write beside, then swap: a run killed in between leaves the previous checkpoint."""
-    partial = checkpoint.with_suffix(".partial")
+    partial = folders.partial_of(checkpoint)
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+        folders.begin(checkpoint, marks.CHECKPOINT)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial), safe_serialization=True)
+    with writing(partial):
+        accelerator.save_state(str(partial), safe_serialization=True)
     if accelerator.is_main_process:
-        (partial / "progress.json").write_text(json.dumps({"step": step, "log": log}))
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        partial.rename(checkpoint)
+        write_text(partial / "progress.json", json.dumps({"step": step, "log": log}))
+        folders.swap_in(partial, checkpoint, marks.CHECKPOINT)
