@@ -25,9 +25,12 @@ from compress.distill.adversarial import adversarial
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.soften import CROPS, soften
+from compress import folders
 from compress.errors import UserError, command
+from compress.files import MADE_BY, FileName, check_file, write_text
 from compress.machine import hardware
 from compress.model import SCALE, SRModel
+from compress.processes import is_main
 from compress.config import override, read_yaml, validate
 from compress.tensors import read_tensors
 
@@ -94,14 +97,14 @@ class StageConfig(_Strict):
 
 
 class TrainRecipe(_Strict):
-    name: str
+    name: FileName
     source: dict
     data: Data
     stages: list[StageConfig] = Field(min_length=1)
     lpips_weights: str | None = None
     lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
 def initialise(model: SRModel, seed: int) -> SRModel:
@@ -157,7 +160,7 @@ class Trainer:
             records.append(self.stage(number, config, name))
             if self.accelerator.is_main_process:
                 save_model(self.model, file, self.source, [])
-                record.write_text(json.dumps(records[-1]))
+                write_text(record, json.dumps(records[-1]))
                 # A stage's seconds are whole ones.
                 images = config.steps * config.batch * self.accelerator.num_processes
                 print(f"{name}: {images / max(1, records[-1]['seconds']):.1f} images/s")
@@ -271,11 +274,19 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
     workdir = options.workdir or Path("runs/train") / recipe.name
+    out = options.out or workdir / f"{recipe.name}.safetensors"
+    for file in (out, out.with_suffix(".json")):
+        check_file(file, "--out", [options.recipe])
+    with folders.occupied(workdir, "--workdir", is_main()):
+        return write(recipe, workdir, out)
+
+
+def write(recipe: TrainRecipe, workdir: Path, out: Path) -> int:
+    """Train in `workdir`, and write the weights and their record beside them under `out`."""
     trainer = Trainer(recipe, workdir)
     began = time.time()
     records = trainer.run()
     if trainer.accelerator.is_main_process:
-        out = options.out or workdir / f"{recipe.name}.safetensors"
         out.parent.mkdir(parents=True, exist_ok=True)
         save_model(trainer.model, out, trainer.source, [], dtype=torch.float16)
         record = {"recipe": recipe.model_dump(mode="json"), "hardware": hardware(), "images": len(trainer.images),
@@ -284,7 +295,7 @@ def main(argv: list[str]) -> int:
         # Names identify the data; where it lay on this machine is of no use to anyone.
         record["recipe"]["data"]["folders"] = [Path(f).name for f in recipe.data.folders]
         record["recipe"]["lpips_weights"] = recipe.lpips_weights and Path(recipe.lpips_weights).name
-        out.with_suffix(".json").write_text(json.dumps(record, indent=1))
+        write_text(out.with_suffix(".json"), json.dumps({"made_by": MADE_BY, **record}, indent=1))
         print(f"wrote {out} and {out.with_suffix('.json').name} after {time.time() - began:.0f} s")
     return 0
 
