@@ -29,6 +29,7 @@ from compress.data.degradation import Degradation, degrade
 from compress.distill import losses
 from compress.distill.stages import ImageStage, Terms, seeded_pair
 from compress.errors import UserError
+from compress.files import replacing
 from compress.model import SRModel
 from compress.process.bidirectional import Bidirectional
 from compress.sources.edge_parts import LREncoder, conv3, levels
@@ -76,9 +77,8 @@ class Companions:
     def write(self, name: str, module: nn.Module) -> None:
         if not self.writes:
             return
-        partial = self.workdir / f".{name}.partial"
-        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, partial)
-        partial.replace(self.workdir / f"{name}.safetensors")
+        with replacing(self.workdir / f"{name}.safetensors") as partial:
+            save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, partial)
 
     def read(self, name: str, module: nn.Module, stage: str) -> nn.Module:
         """`module` with the values that `stage` left. Raises UserError where it has not run."""

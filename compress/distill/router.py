@@ -19,6 +19,7 @@ from compress.distill.fit import accelerator
 from compress.distill.loop import EMA, train
 from compress.distill.stages import seeded_pair
 from compress.errors import UserError
+from compress.files import write_text
 from compress.machine import hardware
 from compress.model import SRModel
 from compress.process.resample import SCALE, upsample
@@ -100,8 +101,11 @@ def measure_tiles(config: RouterConfig, model: SRModel, router: Router, crops: R
                   device: torch.device) -> torch.Tensor:
     """R of every path on every tile, float64 [N, 3]. Rows go to `file` as they come; a killed run goes on from them."""
     score = quality(config, device)
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    with file.open("a") as stream:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("]")]   # a killed run may end within a line
+    if len(rows) < len(lines):
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    with file.open("a", encoding="utf-8") as stream:
         bar = tqdm(range(len(rows), config.tiles), desc="gains of tiles", initial=len(rows), total=config.tiles)
         for number in bar:
             hr, lr = (x.to(device) for x in _tile(config, crops, number))
@@ -141,9 +145,9 @@ def train_router(config: RouterConfig, model: SRModel, router: Router, workdir: 
     workdir.mkdir(parents=True, exist_ok=True)
     identity = json.dumps({**asdict(config), "folders": data_hash(images), "tolerance": None})
     record = workdir / "config.json"
-    if record.is_file() and record.read_text() != identity:
+    if record.is_file() and record.read_text(encoding="utf-8") != identity:
         raise UserError(f"{workdir} holds an unfinished router of other settings; remove it, or name another --workdir")
-    record.write_text(identity)
+    write_text(record, identity)
     set_seed(config.seed)
     router.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
     router.cnn.start()

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress.errors import UserError
+from compress.files import replacing
 from compress.image import MIN_SIDE, check_image_tensor
 from compress.process.padding import pad
 from compress.process.resample import SCALE, upsample
@@ -196,12 +197,8 @@ class Router(nn.Module):
     def save(self, path: Path) -> None:
         header = {"format": FORMAT, "router": json.dumps({"tile": self.tile, "overlap": self.overlap,
                                                           "threshold": self.threshold}), **self.notes}
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with replacing(path) as partial:
             save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, partial, header)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
