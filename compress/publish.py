@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from compress.checkpoint import load_model, parse_source, save_model
+from compress.checkpoint import MODEL_FILE, load_model, parse_source, save_model
 from compress.errors import UserError, command
+from compress.files import MADE_BY, check_file, write_text
 from compress.run import LEDGER
 from compress.tensors import check_fit
 
@@ -38,15 +39,19 @@ def main(argv: list[str]) -> int:
     file = options.run / LEDGER
     if not file.is_file():
         raise UserError(f"{options.run}: no finished run here (no {LEDGER}); give a run directory")
+    if options.out.suffix != ".safetensors":
+        raise UserError(f"-o {options.out}: give a name that ends in .safetensors; its record goes beside it")
+    for written in (options.out, options.out.with_suffix(".json")):
+        check_file(written, "-o", [options.run / MODEL_FILE, file])
     model, source = load_model(options.run), parse_source({"family": options.family, "size": "nano"}, "family")
     check_fit(source.build().state_dict(), model.state_dict(), str(options.run), f"those of a nano {options.family}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.out, source, [], dtype=torch.float16)
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text(encoding="utf-8"))
     kept = {"source": record["recipe"]["source"], "seed": record["recipe"]["seed"], "passes": [
         {"pass": entry["pass"], "seconds": entry["seconds"], "figures": entry["figures"]}
         for entry in record["passes"]], "versions": record["versions"]}
-    options.out.with_suffix(".json").write_text(json.dumps(without_places(kept), indent=1))
+    write_text(options.out.with_suffix(".json"), json.dumps(without_places({"made_by": MADE_BY, **kept}), indent=1))
     print(f"wrote {options.out} ({options.out.stat().st_size / 1e6:.1f} MB) and {options.out.with_suffix('.json').name}")
     return 0
 

@@ -9,6 +9,7 @@ import math
 import torch
 from diffusers import UNet2DConditionModel
 
+from compress.arguments import usable_seed
 from compress.checkpoint import load_model
 from compress.cost import measure
 from compress.data.calibration import calibration_images
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data", default="embedded", help="folder of LR photographs (default: %(default)s)")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="side of their crops (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=usable_seed, default=0)
     options = parser.parse_args(argv)
     model = load_model(options.model)
     if options.size % model.multiple:

@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from compress import folders
+from compress.arguments import default_device, usable_device, usable_seed
 from compress.checkpoint import dump, load_model, read_header
 from compress.data.degradation import PRESETS
 from compress.distill import losses
 from compress.distill.router import RouterConfig, train_router
 from compress.distill.stages import seeded_pair
 from compress.errors import UserError, command
+from compress.files import MADE_BY, check_file, write_text
 from compress.image import list_images, read_image
 from compress.model import SCALE, SRModel
 from compress.process.router import PATHS, Routed, Router
@@ -38,17 +41,25 @@ def check_model(router: Router, path: str) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    record = options.out.with_suffix(".json")
+    for file in (options.out, record):
+        check_file(file, "-o", [Path(options.model)])
+    with folders.occupied(options.workdir or options.out.with_suffix(".work"), "--workdir") as workdir:
+        train_in(workdir, options, record)
+
+
+def train_in(workdir: Path, options: argparse.Namespace, record: Path) -> None:
+    """Train with checkpoints in `workdir`, write the router and its `record`, and print how well it does."""
     config = RouterConfig(tuple(options.data), options.metric, options.lpips_weights, options.lpips_net,
                           options.degradation, options.tiles, options.crop, options.cnn_steps, options.steps,
                           options.batch, options.tolerance, options.seed)
     model, router = load_model(options.model), Router(options.tile, options.overlap)
-    workdir = options.workdir or options.out.with_suffix(".work")
     figures = train_router(config, model, router, workdir, torch.device(options.device))
     figures["model"] = describe(options.model)
     router.notes = {"model": figures["model"], "metric": config.metric}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     router.save(options.out)
-    options.out.with_suffix(".json").write_text(json.dumps(figures, indent=1))
+    write_text(record, json.dumps({"made_by": MADE_BY, **figures}, indent=1))
     print(f"{options.out} ({options.out.stat().st_size:,} bytes), on {figures['held_out']} held-out tiles:")
     for path, mean in figures["mean"].items():
         print(f"  {path:<10} everywhere: {config.metric} {mean:.4f}; routed there: {figures['shares'][path]} tiles")
@@ -111,6 +122,8 @@ def table(figures: dict[str, dict]) -> str:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    if options.out:
+        check_file(options.out, "-o", [Path(options.model), Path(options.router)])
     model, router = load_model(options.model), Router.load(options.router)
     check_model(router, options.model)
     lpips = losses.lpips(options.lpips_weights, options.lpips_net) if options.lpips_weights else None
@@ -120,7 +133,8 @@ def evaluate(options: argparse.Namespace) -> None:
           f"{router.tile} at a stride of {router.tile - router.overlap}")
     print(table(figures))
     if options.out:
-        options.out.write_text(json.dumps(figures, indent=1))
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.out, json.dumps({"made_by": MADE_BY, **figures}, indent=1))
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +172,7 @@ def main(argv: list[str]) -> int:
     shared.add_argument("--lpips-weights", help="a file with pyiqa's names")
     shared.add_argument("--lpips-net", default="squeeze", choices=("squeeze", "alex", "vgg"))
     shared.add_argument("--degradation", default="mild", choices=tuple(PRESETS))
-    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("--seed", type=usable_seed, default=0)
     one = commands.add_parser("train", parents=[shared], help="make a router on the model's own runs")
     one.add_argument("model", help="a run directory or a model.safetensors")
     one.add_argument("--data", nargs="+", required=True, help="folders of photographs, or 'embedded'")
@@ -173,7 +187,7 @@ def main(argv: list[str]) -> int:
                      "threshold may cost on held-out tiles (default: %(default)s)")
     one.add_argument("--tile", type=int, default=128, help="side of a tile in LR pixels (default: %(default)s)")
     one.add_argument("--overlap", type=int, default=32)
-    one.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    one.add_argument("--device", default=default_device(), type=usable_device)
     two = commands.add_parser("eval", parents=[shared], help="routed against the model on every tile")
     two.add_argument("model")
     two.add_argument("router")

@@ -28,6 +28,7 @@ from pydantic import BaseModel
 from torch import nn
 from tqdm import tqdm
 
+from compress.arguments import usable_seed
 from compress.bit_widths import (Budget, amounts, choose, everywhere, name_of, parse_budget, parse_width, pinned,
                                  predicted_ms)
 from compress.cache import PassCache, code_version, default_root
@@ -36,6 +37,8 @@ from compress.cost import measure
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.distill.losses import lpips
 from compress.errors import UserError, command
+from compress.files import MADE_BY, check_file, check_name, write_text
+from compress.locks import locked
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.quantize import Quantize, Width
@@ -43,7 +46,7 @@ from compress.phones import rates
 from compress.quant.distributed import observe, set_mode, start
 from compress.quant.layers import QuantLayer, SplitConv2d
 from compress.recipe import Recipe, load_recipe, parse_recipe, resolved
-from compress.run import compress, write_text
+from compress.run import compress
 
 ORDER = ("encoder", "denoiser", "decoder")
 
@@ -200,10 +203,24 @@ def measure_layers(subject: Subject, images: list[torch.Tensor], widths: list[Wi
     return sorted(rows, key=lambda row: (order[row["layer"]], -row["mse"]))
 
 
+def first_key(file: Path) -> str | None:
+    """The key in the first line of a file of rows; None where there is no file. Raises UserError for any other file."""
+    if not file.exists() and not file.is_symlink():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if file.is_symlink() or not isinstance(found, dict) or "key" not in found:
+        raise UserError(f"{file}: exists and holds no rows of python -m compress.sensitivity; give another -o, or move it "
+                        "away")
+    return found["key"]
+
+
 def read_progress(file: Path, key: str) -> list[dict]:
     """The rows in `file` if its first line has `key`; otherwise the file is begun anew."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    if lines and json.loads(lines[0]).get("key") == key:
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if lines and first_key(file) == key:
         rows = [json.loads(line) for line in lines[1:] if line.endswith("}")]  # a killed run may end within a line
         if len(rows) < len(lines) - 1:
             write_text(file, "\n".join([lines[0], *map(json.dumps, rows)]) + "\n")
@@ -265,7 +282,8 @@ def write_recipe(subject: Subject, choice: Choice, path: Path, how: list[str]) -
     data["name"] = path.stem
     parse_recipe(data, str(path))
     text = yaml.safe_dump(data, sort_keys=False, width=110, default_flow_style=None)
-    write_text(path, "".join(f"# {line}\n" for line in how) + text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f"# made by {MADE_BY}\n" + "".join(f"# {line}\n" for line in how) + text)
 
 
 def report(rows: list[dict], widths: list[Width], worst: int = 12) -> str:
@@ -287,7 +305,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", default="embedded", help="folder of LR photographs (default: %(default)s)")
     p.add_argument("--images", type=int, default=4)
     p.add_argument("--size", type=int, default=64, help="side of their crops (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=usable_seed, default=0)
     p.add_argument("--others", choices=("float", "recipe"), default="float", help="what all other layers are")
     p.add_argument("--lpips", metavar="FILE", help="weights of LPIPS (SqueezeNet), to measure that as well")
     p.add_argument("--budget", help="2.1MB, 850KB or 12ms: choose bits per layer within it")
@@ -310,6 +328,14 @@ def check(options: argparse.Namespace) -> tuple[list[Width], Budget | None]:
         raise UserError("--metric lpips needs the weights of LPIPS; give --lpips FILE")
     if options.out.suffix != ".json":
         raise UserError(f"-o {options.out}: give a name that ends in .json; the picture goes beside it")
+    if options.device not in rates():
+        raise UserError(f"--device '{options.device}' has no published rate; choose one of {', '.join(rates())}")
+    progress, picture = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
+    check_name(progress, "-o")
+    first_key(progress)
+    for file, option in ((options.out, "-o"), (picture, "-o"), (options.recipe, "--recipe")):
+        if file is not None:
+            check_file(file, option, [Path(options.subject), Path(options.data)])
     return widths, budget
 
 
@@ -326,6 +352,13 @@ def key_of(subject: Subject, options: argparse.Namespace) -> str:
 def main(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
     widths, budget = check(options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with locked(options.out, "-o"):
+        return work(options, widths, budget, argv)
+
+
+def work(options: argparse.Namespace, widths: list[Width], budget: Budget | None, argv: list[str]) -> int:
+    """Measure, choose, write and print; returns the exit code."""
     subject = open_subject(options.subject, options.overrides, options.cache or default_root(), options.out.parent)
     if options.size % subject.model.multiple:
         raise UserError(f"--size {options.size} is not a multiple of {subject.model.multiple}, as this model needs; "
@@ -334,7 +367,7 @@ def main(argv: list[str]) -> int:
     rows = measure_layers(subject, images, widths, options.out.with_suffix(".jsonl"), key_of(subject, options),
                           options.others, options.lpips)
     rows = [row for row in rows if row["width"] in map(name_of, widths)]
-    found = {"subject": options.subject, "data": options.data, "images": options.images, "size": options.size,
+    found = {"made_by": MADE_BY, "subject": options.subject, "data": options.data, "images": options.images, "size": options.size,
              "seed": options.seed, "others": options.others, "rows": rows}
     print(report(rows, widths))
     if budget:

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from compress.files import MADE_BY, replacing
+
 INK = "#1f2937"
 
 
@@ -56,10 +58,6 @@ def draw(found: dict, path: Path) -> Path:
     bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.4, aspect=40, pad=0.01)
     bar.set_label("PSNR to the float model's image in dB, this layer alone quantised; dark: costs most"
                   + ("; framed: chosen" if chosen else ""), fontsize=9, color=INK)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    try:
-        figure.savefig(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        figure.savefig(partial, metadata={"Software": MADE_BY})
     return path
