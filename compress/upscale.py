@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from compress.arguments import default_device, usable_device
 from compress.checkpoint import load_model
 from compress.errors import UserError, command
 from compress.image import read_image, write_image
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--convert", action="store_true", help="accept grayscale, RGBA and 16-bit files, as 8-bit RGB")
     parser.add_argument("--tile", type=int,
                         help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device(), type=usable_device)
     parser.add_argument("--route", metavar="ROUTER", help="send each tile the cheapest good way (compress/route.py)")
     add_choice(parser)
     options = parser.parse_args(argv)
