@@ -96,15 +96,15 @@ class Runner:
     def __init__(self, recipe: Recipe, out: Path, *, cache: Path | None, device: torch.device, resume: bool,
                  overwrite: bool):
         """Raises UserError for an `out` that holds anything but a run of this toolkit, or a place for none."""
+        self.inputs = paths_in(resolved(recipe))
+        folders.check_place(out, "--out", self.inputs)
         self.recipe, self.out, self.device = recipe, out, own_device(device)
-        self.resume, self.overwrite = resume, overwrite
         self.partial = folders.partial_of(out)
+        self.resume, self.overwrite = resume, overwrite
         # Passes read what earlier ones left, so without a common cache the run keeps one of its own.
         self.cache = PassCache(cache or self.partial / "passes", recipe.source, recipe.seed)
         if cache is not None:
             check_name(cache / "entry", "--cache")
-        self.inputs = paths_in(resolved(recipe))
-        folders.check_place(out, "--out", self.inputs)
         if marks.kind_of(out) == marks.RUN and not overwrite and not _same_recipe(out, recipe):
             raise UserError(f"{out}: is a run of another recipe; choose another --out, or --overwrite it")
 
