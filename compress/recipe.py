@@ -7,8 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from compress.checkpoint import dump, parse_pass, parse_source
-from compress.config import override, read_yaml, validate
-from compress.errors import UserError
+from compress.config import FileName, Seed, override, read_yaml, validate
+from compress.errors import UserError, shown
 from compress.passes.base import Pass
 
 
@@ -42,11 +42,14 @@ class Export(_Strict):
 
 
 class NamedData(_Strict):
-    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes."""
+    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes.
+    `lr` and `hr` are folders under `path` with other names than the published ones."""
 
     name: str
     path: str
     protocol: str | None = None
+    lr: str | None = None
+    hr: str | None = None
 
 
 class Eval(_Strict):
@@ -61,12 +64,12 @@ class Eval(_Strict):
 class Recipe(_Strict):
     """All sections are required, so that leaving one out cannot silently mean something."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FileName
     source: SerializeAsAny[BaseModel]
     passes: list[SerializeAsAny[Pass]]
     export: list[Export]
     eval: Eval
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("export")
     @classmethod
@@ -103,7 +106,7 @@ def parse_recipe(data: dict, where: str) -> Recipe:
     if isinstance(data.get("passes"), list):
         for i, entry in enumerate(data["passes"]):
             if not isinstance(entry, dict):
-                raise UserError(f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, got {entry!r}")
+                raise UserError(f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, got {shown(entry)}")
         data["passes"] = [parse_pass(entry, f"{where}: passes.{i}") for i, entry in enumerate(data["passes"])]
     elif "passes" in data:
         raise UserError(f"{where}: passes must be a list of mappings, each with the key 'pass'")
