@@ -36,8 +36,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UserError: The file is missing, no UTF-8 text, or no YAML that recipes are made of (`yaml_text.parse`).
     """
     path = Path(path)
-    if not _is_file(path):
-        kind = "is a folder" if path.is_dir() else "does not exist"
+    if (kind := _no_file(path)) is not None:
         raise UserError(f"recipe {path} {kind}; the recipes that come with the project are under recipes/")
     try:
         text = yaml_text.read_text(path)
@@ -49,12 +48,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def _is_file(path: Path) -> bool:
-    """False for names that no file can have, too."""
+def _no_file(path: Path) -> str | None:
+    """Why nothing can be read there; None for a file."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):   # too long, or with a NUL
-        return False
+        if path.is_file():
+            return None
+        return "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+    except (OSError, ValueError):   # a name that is too long, or has a NUL
+        return "does not exist"
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

@@ -42,14 +42,11 @@ class Export(_Strict):
 
 
 class NamedData(_Strict):
-    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes.
-    `lr` and `hr` are folders under `path` with other names than the published ones."""
+    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes."""
 
     name: str
     path: str
     protocol: str | None = None
-    lr: str | None = None
-    hr: str | None = None
 
 
 class Eval(_Strict):

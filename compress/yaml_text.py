@@ -131,8 +131,8 @@ def parse(text: str, where: str) -> Any:
         node = _Loader(text).get_single_node()
         return None if node is None else _build(node)
     except yaml.reader.ReaderError as error:
-        raise UserError(f"{where} holds the character U+{ord(error.character):04X}, which YAML does not allow; remove "
-                        "it") from None
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise UserError(f"{where} holds the character U+{code:04X}, which YAML does not allow; remove it") from None
     except _Mistake as error:
         raise UserError(f"{where}: {error.problem} ({_place(error.problem_mark)})") from None
     except yaml.MarkedYAMLError as error:
