@@ -3,9 +3,9 @@
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from compress import yaml_text
 from compress.errors import UserError, nearest, shown
@@ -14,19 +14,6 @@ from compress.yaml_text import MOST_DEPTH
 M = TypeVar("M", bound=BaseModel)
 # A part of an override's key: a word without dots, or anything in quotes.
 _PART = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^."'=\s][^."'=]*))(\.|=|$)""")
-
-
-def _file_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) or name.endswith(".partial"):
-        raise ValueError("a name is that of a folder: letters, digits, '.', '_' and '-', at most 100 of them, the first "
-                         f"no dot, and it does not end in .partial; got {shown(name)}")
-    return name
-
-
-# What a run or a weight file is called on disk.
-FileName = Annotated[str, AfterValidator(_file_name)]
-# numpy's global generator takes 32 bits, and trainings add the number of a stage.
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Iterable
 
 
-# What a path may be that a user gives.
-_NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 MOST_SHOWN = 120    # characters of one of a user's values in a sentence
 _LONG = re.compile(rf"\S{{{2 * MOST_SHOWN},}}")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -67,10 +65,6 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., None]:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         except OSError as error:
-            if error.errno in _NO_PLACE:
-                where = UserError(error.filename or "a file")
-                print(f"error: {where}: {error.strerror}; give the path of another file or folder", file=sys.stderr)
-                raise SystemExit(2) from None
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             where = f" at {error.filename}" if error.filename else ""

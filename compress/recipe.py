@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from compress.checkpoint import dump, parse_pass, parse_source
-from compress.config import FileName, Seed, override, read_yaml, validate
+from compress.config import override, read_yaml, validate
 from compress.errors import UserError, shown
 from compress.passes.base import Pass
 
@@ -61,12 +61,12 @@ class Eval(_Strict):
 class Recipe(_Strict):
     """All sections are required, so that leaving one out cannot silently mean something."""
 
-    name: FileName
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     source: SerializeAsAny[BaseModel]
     passes: list[SerializeAsAny[Pass]]
     export: list[Export]
     eval: Eval
-    seed: Seed = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)    # numpy takes 32 bits, and stages add to it
 
     @field_validator("export")
     @classmethod

@@ -28,7 +28,7 @@ from compress.distill.soften import CROPS, soften
 from compress.errors import UserError, command
 from compress.machine import hardware
 from compress.model import SCALE, SRModel
-from compress.config import FileName, Seed, override, read_yaml, validate
+from compress.config import override, read_yaml, validate
 from compress.tensors import read_tensors
 
 LATENT_POOL = 4096  # precomputed pairs
@@ -94,14 +94,14 @@ class StageConfig(_Strict):
 
 
 class TrainRecipe(_Strict):
-    name: FileName
+    name: str
     source: dict
     data: Data
     stages: list[StageConfig] = Field(min_length=1)
     lpips_weights: str | None = None
     lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: Seed = 0
+    seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
 def initialise(model: SRModel, seed: int) -> SRModel:

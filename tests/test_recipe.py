@@ -140,10 +140,9 @@ def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, mon
 
 
 @pytest.mark.parametrize("change, said", [
-    ("name=.", "name: a name is that of a folder"), ("name=..", "a name is that of a folder"),
-    ("name=../x", "got '../x'"), ("name=x.partial", "does not end in .partial"), ("name=", "valid string"),
-    ("name=" + "x" * 300, r"\(300 characters\)"), ("name=12", "put it in quotes"), ("seed=-1", "seed: .*greater than or equal to 0"),
-    ("seed=2147483648", "less than 2147483648"), ("seed=true", "takes a number, got true"), ("seed=1:30", "valid integer"),
+    ("name=../x", "name: .*'../x'"), ("name=", "valid string"), ("name=12", "put it in quotes"),
+    ("seed=-1", "seed: .*greater than or equal to 0"),
+    ("seed=2147483648", "less than or equal to 2147483647"), ("seed=true", "takes a number, got true"), ("seed=1:30", "valid integer"),
     ("passes.0.pass={a: b}", "pass must be a word"), ("source.family=[a]", "family must be a word"),
     ("passes.0={pass: decoder_light, size: {}}", "passes.0: size"),
 ])
@@ -153,7 +152,7 @@ def test_mistakes_in_values(change, said):
 
 
 @pytest.mark.parametrize("change, said", [
-    ("name=../x", "a name is that of a folder"), ("seed=-1", "greater than or equal"), ("stages.0.steps=true", "takes a number"),
+    ("name=12", "put it in quotes"), ("seed=-1", "greater than or equal"), ("stages.0.steps=true", "takes a number"),
     ("stages.0.lr=1e400", "not finite"), ("source={family: {}}", "family must be a word"), ("stages=3", "valid list"),
     ("source.family=*x", "undefined alias"), ("stages.99.lr=1", "no index")])
 def test_training_recipes_are_read_the_same_way(change, said, capsys):
