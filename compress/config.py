@@ -20,15 +20,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a recipe file, which no other object holds a part of.
 
     Raises:
-        UserError: The file is missing, no UTF-8 text, or no YAML that recipes are made of (`yaml_text.parse`).
+        UserError: The file is missing, no UTF-8 text, or no YAML that recipes are made of
+            (`yaml_text.parse`).
     """
     path = Path(path)
     if (kind := _no_file(path)) is not None:
-        raise UserError(f"recipe {path} {kind}; the recipes that come with the project are under recipes/")
+        raise UserError(f"recipe {path} {kind}; the recipes that come with the project are under "
+                        "recipes/")
     try:
         text = yaml_text.read_text(path)
     except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror}; give a file that can be") from None
+        raise UserError(f"recipe {path} cannot be read: {error.strerror}; give a file that can "
+                        "be") from None
     data = yaml_text.parse(text, f"recipe {path}")
     if not isinstance(data, dict):
         raise UserError(f"recipe {path} is not a mapping of keys to values; see recipes/ for examples")
@@ -40,15 +43,19 @@ def _no_file(path: Path) -> str | None:
     try:
         if path.is_file():
             return None
-        return "is a folder" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        if path.is_dir():
+            return "is a folder"
+        return "is no file" if path.exists() else "does not exist"
     except (OSError, ValueError):   # a name that is too long, or has a NUL
         return "does not exist"
 
 
 def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Apply `a.b.0.c=value` to nested mappings and lists, in their order; validation comes afterwards.
+    """Apply `a.b.0.c=value` to nested mappings and lists, in their order; validation comes
+    afterwards.
 
-    A part of the key that has dots itself stands in quotes: `passes.1.pins."decoder.conv_in"=8`. The value is YAML.
+    A part of the key that has dots itself stands in quotes: `passes.1.pins."decoder.conv_in"=8`.
+    The value is YAML.
 
     Args:
         data: From `read_yaml`. It is changed.
@@ -58,8 +65,8 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         `data`.
 
     Raises:
-        UserError: A key that is malformed or leads through a single value, a list index that there is not, a value
-            that is no YAML.
+        UserError: A key that is malformed or leads through a single value, a list index that there
+            is not, a value that is no YAML.
     """
     for assignment in assignments:
         parts, value = _split(assignment)
@@ -74,7 +81,8 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         elif isinstance(node, dict):
             node[last] = parsed
         else:
-            raise UserError(f"override {shown(key)}: {shown('.'.join(parents))} holds a single value and has no keys")
+            raise UserError(f"override {shown(key)}: {shown('.'.join(parents))} holds a single "
+                            "value and has no keys")
     return data
 
 
@@ -84,19 +92,22 @@ def _split(assignment: str) -> tuple[list[str], str]:
     while len(parts) < MOST_DEPTH:
         match = _PART.match(assignment, position)
         if not match or not match[4]:
-            raise UserError(f"override {shown(assignment)} is not of the form key=value, such as source.size=sd21; keys "
+            raise UserError(f"override {shown(assignment)} is not of the form key=value, such as "
+                            "source.size=sd21; keys "
                             "are words with dots between, in quotes where a word has a dot itself")
         parts.append(next(found for found in match.groups()[:3] if found is not None).strip())
         position = match.end()
         if match[4] == "=":
             return parts, assignment[position:]
-    raise UserError(f"override {shown(assignment)}: a key has at most {MOST_DEPTH} parts; no recipe is so deep")
+    raise UserError(f"override {shown(assignment)}: a key has at most {MOST_DEPTH} parts; no "
+                    "recipe is so deep")
 
 
 def _index(node: list, part: str, key: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", part) or int(part) >= len(node):
         there = f"0 to {len(node) - 1}" if node else "it is empty"
-        raise UserError(f"override {shown(key)}: {shown(part)} is no index into a list of {len(node)} ({there})")
+        raise UserError(f"override {shown(key)}: {shown(part)} is no index into a list of "
+                        f"{len(node)} ({there})")
     return int(part)
 
 
@@ -105,15 +116,16 @@ def _child(node: Any, part: str, where: str, key: str) -> Any:
         return node[_index(node, part, key)]
     if isinstance(node, dict):
         return node.setdefault(part, {})
-    raise UserError(f"override {shown(key)}: {shown(where.rpartition('.')[0])} holds a single value and has no keys")
+    raise UserError(f"override {shown(key)}: {shown(where.rpartition('.')[0])} holds a single "
+                    "value and has no keys")
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
     """`model(**data)`, its first validation error turned into one sentence.
 
     Raises:
-        UserError: What pydantic refuses; also true or false where a number is wanted, and numbers that are not finite,
-            both of which pydantic takes.
+        UserError: What pydantic refuses; also true or false where a number is wanted, and numbers
+            that are not finite, both of which pydantic takes.
     """
     if not isinstance(data, dict):
         raise UserError(f"{where}: must be a mapping of keys to values, got {shown(data)}")
@@ -122,7 +134,8 @@ def validate(model: type[M], data: Any, where: str) -> M:
     except ValidationError as error:
         raise UserError(_sentence(model, error, where)) from None
     except RecursionError:
-        raise UserError(f"{where}: mappings and lists lie too deep in one another; leave out levels") from None
+        raise UserError(f"{where}: mappings and lists lie too deep in one another; leave out "
+                        "levels") from None
     _check_numbers(data, found, where)
     return found
 
@@ -131,11 +144,13 @@ def _check_numbers(data: Any, found: Any, where: str) -> None:
     """`data` as given beside what it became; both are walked together."""
     if isinstance(found, BaseModel):
         for name, field in type(found).model_fields.items():
-            given = data.get(field.alias or name, data.get(name)) if isinstance(data, dict) else None
+            key = field.alias or name
+            given = data.get(key, data.get(name)) if isinstance(data, dict) else None
             _check_numbers(given, getattr(found, name), f"{where}: {name}")
     elif isinstance(found, dict):
         for name, value in found.items():
-            _check_numbers(data.get(name) if isinstance(data, dict) else None, value, f"{where}.{name}")
+            given = data.get(name) if isinstance(data, dict) else None
+            _check_numbers(given, value, f"{where}.{name}")
     elif isinstance(found, (list, tuple)):
         same = isinstance(data, (list, tuple)) and len(data) == len(found)
         for i, value in enumerate(found):
@@ -158,7 +173,8 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     plain = not isinstance(given, (dict, list, BaseModel))
-    told = f", got {shown(given)}" if plain and repr(given) not in message and shown(given) not in message else ""
+    said = repr(given) in message or shown(given) in message
+    told = f", got {shown(given)}" if plain and not said else ""
     quotes = "; put it in quotes if it is text" if first["type"] == "string_type" and plain else ""
     return f"{at}: {message}{told}{quotes}"
 
@@ -187,7 +203,8 @@ def choose(table: dict[str, Any], key: str, data: dict[str, Any], where: str) ->
     if name is None:
         raise UserError(f"{where}: the key '{key}' is required; choose one of {', '.join(table)}")
     if not isinstance(name, str):
-        raise UserError(f"{where}: {key} must be a word, got {shown(name)}; choose one of {', '.join(table)}")
+        raise UserError(f"{where}: {key} must be a word, got {shown(name)}; choose one of "
+                        f"{', '.join(table)}")
     if name not in table:
         raise UserError(f"{where}: {key} {shown(name)} is unknown{nearest(name, table)}; "
                         f"choose one of {', '.join(table)}")

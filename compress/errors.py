@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable
 
 MOST_SHOWN = 120    # characters of one of a user's values in a sentence
 _LONG = re.compile(rf"\S{{{2 * MOST_SHOWN},}}")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 class UserError(Exception):
     """A mistake the user can correct: one sentence with what, where, the valid choices, the remedy.
 
-    What of it comes from a user's file is made harmless: control characters are written as escapes, and a word of more
-    than 240 characters loses its middle.
+    What of it comes from a user's file is made harmless: control characters are written as escapes,
+    and a word of more than 240 characters loses its middle.
     """
 
     def __init__(self, message: object = ""):
@@ -26,13 +27,18 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """`text` with line breaks as spaces and what steers a terminal as escapes such as \\x1b."""
-    return _UNPRINTABLE.sub(lambda c: " " if c[0] in "\n\t" else c[0].encode("unicode_escape").decode(), text)
+    def escape(found: re.Match) -> str:
+        return " " if found[0] in "\n\t" else found[0].encode("unicode_escape").decode()
+
+    return _UNPRINTABLE.sub(escape, text)
 
 
 def elided(text: str) -> str:
     """`text`, without its middle where it is longer than MOST_SHOWN."""
     half = MOST_SHOWN // 2
-    return text if len(text) <= MOST_SHOWN else f"{text[:half]}…{text[-half:]} ({len(text):,} characters)"
+    if len(text) <= MOST_SHOWN:
+        return text
+    return f"{text[:half]}…{text[-half:]} ({len(text):,} characters)"
 
 
 def shown(value: object) -> str:
@@ -45,7 +51,9 @@ def shown(value: object) -> str:
         return {True: "true", False: "false", None: "nothing"}[value]
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a number of {value.bit_length():,} bits"
-    return f"'{elided(printable(value))}'" if isinstance(value, str) else elided(printable(repr(value)))
+    if isinstance(value, str):
+        return f"'{elided(printable(value))}'"
+    return elided(printable(repr(value)))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

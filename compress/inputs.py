@@ -15,10 +15,12 @@ WEIGHT_FILES = {"lpips_weights": "lpips", "dists_weights": "ea_dists"}
 
 
 def check_inputs(passes: list[Pass]) -> None:
-    """Read the calibration images of every pass, and look for its training photographs and weight files.
+    """Read the calibration images of every pass, and look for its training photographs and weight
+    files.
 
     Raises:
-        UserError: A folder, image or file is missing, unreadable or too small; with the pass's place in the recipe.
+        UserError: A folder, image or file is missing, unreadable or too small; with the pass's
+            place in the recipe.
     """
     for i, step in enumerate(passes):
         try:
@@ -51,5 +53,6 @@ def _check_weight_files(config: BaseModel) -> None:
     for name, loss in WEIGHT_FILES.items():
         file = getattr(config, name, None)
         if file is not None and config.losses.get(loss) and not Path(file).is_file():
-            raise UserError(f"{name} {shown(file)} is no file; the loss {loss} reads it: give the weight file, or leave "
+            raise UserError(f"{name} {shown(file)} is no file; the loss {loss} reads it: give the "
+                            "weight file, or leave "
                             "the loss out")

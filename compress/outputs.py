@@ -50,8 +50,8 @@ def check_exports(recipe: Recipe, packages: bool = True) -> None:
         packages: Also look for what each target needs on this machine.
 
     Raises:
-        UserError: A target, dtype, component, chip, rewrite or size that cannot be, or a package that is missing; with
-            the entry's place in the recipe.
+        UserError: A target, dtype, component, chip, rewrite or size that cannot be, or a package
+            that is missing; with the entry's place in the recipe.
     """
     model = convert_all(recipe.source, recipe.passes) if recipe.export else None
     for i, spec in enumerate(recipe.export):
@@ -77,7 +77,8 @@ def _check_export(model: SRModel, spec: Export) -> None:
     if spec.target != "onnx":
         float_model(parts)
     if set(parts.stems) != {"model"} or spec.target != "onnx":
-        calibration_images(options.calibration, 1, max(spec.lr_size), options.seed)  # they must be large enough
+        # They must be large enough.
+        calibration_images(options.calibration, 1, max(spec.lr_size), options.seed)
 
 
 def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict:
@@ -140,23 +141,27 @@ def open_all(recipe: Recipe) -> list[DataSet]:
     """The recipe's data sets.
 
     Raises:
-        UserError: A misspelt metric, no folder `iqa_weights`, missing data or data of another kind, or two data sets
-            whose results would have one folder.
+        UserError: A misspelt metric, no folder `iqa_weights`, missing data or data of another kind,
+            or two data sets whose results would have one folder.
     """
     check_names(recipe.eval.metrics)
     weights = recipe.eval.iqa_weights
     if weights is not None and not Path(weights).is_dir():
-        raise UserError(f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that holds the metrics' "
+        raise UserError(f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that "
+                        "holds the metrics' "
                         "weights, or leave it out")
     found: dict[str, DataSet] = {}
     for i, entry in enumerate(recipe.eval.data):
         try:
-            opened = open_entry(entry if isinstance(entry, str) else entry.model_dump(), recipe.eval.limit)
+            named = entry if isinstance(entry, str) else entry.model_dump()
+            opened = open_entry(named, recipe.eval.limit)
         except UserError as error:
             raise UserError(f"eval.data.{i}: {error}") from None
         if opened.name in found:
-            raise UserError(f"eval.data.{i}: the results of two data sets would lie in eval/{opened.name}; rename one "
-                            "of their folders, or evaluate it by python -m eval.run RUN --data … --name …")
+            raise UserError(f"eval.data.{i}: the results of two data sets would lie in "
+                            f"eval/{opened.name}; rename one "
+                            "of their folders, or evaluate it by python -m eval.run RUN --data … "
+                            "--name …")
         found[opened.name] = opened
     return list(found.values())
 
@@ -185,7 +190,7 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
              f"({after['bytes'] / before['bytes']:.3f})",
              f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
              f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
-             f"fp32-equivalent (paper count, LR 128)"]
+             "fp32-equivalent (paper count, LR 128)"]
     for row in exported["latency"][1:]:
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
                      f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")
