@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 
 MOST_SHOWN = 120    # characters of one of a user's values in a sentence
 _LONG = re.compile(rf"\S{{{2 * MOST_SHOWN},}}")
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -27,10 +25,10 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """`text` with line breaks as spaces and what steers a terminal as escapes such as \\x1b."""
-    def escape(found: re.Match) -> str:
-        return " " if found[0] in "\n\t" else found[0].encode("unicode_escape").decode()
+    def escape(c: str) -> str:
+        return " " if c in "\n\t" else c.encode("unicode_escape").decode()
 
-    return _UNPRINTABLE.sub(escape, text)
+    return "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 def elided(text: str) -> str:

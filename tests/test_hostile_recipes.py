@@ -48,9 +48,12 @@ class Watch:
             return
         if event == "open":
             path, mode, flags = arguments
-            writes = any(c in str(mode or "") for c in "wax+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            path = path if isinstance(path, int) else os.path.abspath(os.fsdecode(path))
+            opened = (flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            writes = bool(opened) or any(c in str(mode or "") for c in "wax+")
             library = str(path).startswith((sys.prefix, sys.base_prefix, str(Path.cwd())))
-            if isinstance(path, int) or (not writes and library) or str(path).startswith(self.folder):
+            compiled = "__pycache__" in str(path)
+            if isinstance(path, int) or (library and not writes) or compiled or str(path).startswith(self.folder):
                 return
         elif str(arguments[0]).startswith(self.folder):
             return
@@ -107,7 +110,8 @@ def test_mutated_recipes(tmp_path, text):
 
 
 @FIXED
-@given(data=NESTED, keys=st.lists(st.sampled_from(list(Recipe.model_fields)), max_size=6), values=st.lists(NESTED, min_size=6, max_size=6))
+@given(data=NESTED, keys=st.lists(st.sampled_from(list(Recipe.model_fields)), max_size=6),
+       values=st.lists(NESTED, min_size=6, max_size=6))
 def test_random_values(tmp_path, data, keys, values):
     mapping = dict(zip(keys, values)) | (data if isinstance(data, dict) else {})
     check_recipe(yaml.safe_dump(mapping, allow_unicode=True), tmp_path)
