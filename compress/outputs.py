@@ -17,6 +17,8 @@ from compress.cache import code_version
 from compress.checkpoint import MODEL_FILE, convert_all, dump
 from compress.cost import measure
 from compress.files import write_text
+from compress.data.calibration import calibration_images
+from compress.errors import UserError, shown
 from compress.image import read_image
 from compress.model import SRModel
 from compress.recipe import Export, Recipe
@@ -28,7 +30,10 @@ from eval.metrics import check_names
 from eval.pictures import open_entry
 from eval.report import collect, write_report
 from export import latency, targets, verify
-from export.onnx import export_onnx
+from export.onnx import check_low_bits, export_onnx
+from export.rewrite import names_for
+from export.targets.parts import choose_parts, float_model
+from export.targets.qnn import choose_chip
 
 CURVE_METRICS = ("musiq", "lpips", "ssim", "psnr")  # the first that has a value on all models of a run
 
@@ -38,11 +43,43 @@ def export_options(spec: Export) -> targets.Options:
                            low_bits=spec.low_bits, rewrite=spec.rewrite, **({"chip": spec.chip} if spec.chip else {}))
 
 
-def check_exports(recipe: Recipe) -> None:
-    """Raise UserError for a target that is unknown, cannot do what is asked, or lacks its package."""
-    for spec in recipe.export:
-        targets.check_options(spec.target, export_options(spec))
-        targets.check_packages(spec.target)
+def check_exports(recipe: Recipe, packages: bool = True) -> None:
+    """What `export` of a recipe asks for, against its model's structure; no weight is read.
+
+    Args:
+        recipe: Of any source and passes.
+        packages: Also look for what each target needs on this machine.
+
+    Raises:
+        UserError: A target, dtype, component, chip, rewrite or size that cannot be, or a package
+            that is missing; with the entry's place in the recipe.
+    """
+    model = convert_all(recipe.source, recipe.passes) if recipe.export else None
+    for i, spec in enumerate(recipe.export):
+        try:
+            _check_export(model, spec)
+            if packages:
+                targets.check_packages(spec.target)
+        except UserError as error:
+            raise UserError(f"export.{i}: {error}") from None
+
+
+def _check_export(model: SRModel, spec: Export) -> None:
+    options = export_options(spec)
+    targets.check_options(spec.target, options)
+    if spec.chip is not None:
+        if spec.target != "qnn":
+            raise UserError(f"chip is an option of target qnn; leave it out for {spec.target}")
+        choose_chip(spec.chip)
+    if spec.rewrite is not None:
+        names_for(spec.rewrite)
+    parts = choose_parts(model, spec.target, targets.choose_target(spec.target), options)
+    check_low_bits(model, spec.low_bits)
+    if spec.target != "onnx":
+        float_model(parts)
+    if set(parts.stems) != {"model"} or spec.target != "onnx":
+        # They must be large enough.
+        calibration_images(options.calibration, 1, max(spec.lr_size), options.seed)
 
 
 def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict:
@@ -102,10 +139,32 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
 
 
 def open_all(recipe: Recipe) -> list[DataSet]:
-    """The recipe's data sets. Raises UserError for a misspelt metric, and for missing data or data of another kind."""
+    """The recipe's data sets.
+
+    Raises:
+        UserError: A misspelt metric, no folder `iqa_weights`, missing data or data of another kind,
+            or two data sets whose results would have one folder.
+    """
     check_names(recipe.eval.metrics)
-    return [open_entry(entry if isinstance(entry, str) else entry.model_dump(), recipe.eval.limit)
-            for entry in recipe.eval.data]
+    weights = recipe.eval.iqa_weights
+    if weights is not None and not Path(weights).is_dir():
+        raise UserError(f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that "
+                        "holds the metrics' "
+                        "weights, or leave it out")
+    found: dict[str, DataSet] = {}
+    for i, entry in enumerate(recipe.eval.data):
+        try:
+            named = entry if isinstance(entry, str) else entry.model_dump()
+            opened = open_entry(named, recipe.eval.limit)
+        except UserError as error:
+            raise UserError(f"eval.data.{i}: {error}") from None
+        if opened.name in found:
+            raise UserError(f"eval.data.{i}: the results of two data sets would lie in "
+                            f"eval/{opened.name}; rename one "
+                            "of their folders, or evaluate it by python -m eval.run RUN --data … "
+                            "--name …")
+        found[opened.name] = opened
+    return list(found.values())
 
 
 def draw_curve(recipe: Recipe, record: dict, results: dict, run: Path) -> tuple[Path | None, str]:
@@ -132,7 +191,7 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
              f"({after['bytes'] / before['bytes']:.3f})",
              f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
              f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
-             f"fp32-equivalent (paper count, LR 128)"]
+             "fp32-equivalent (paper count, LR 128)"]
     for row in exported["latency"][1:]:
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
                      f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")

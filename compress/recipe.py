@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validat
 
 from compress.checkpoint import dump, parse_pass, parse_source
 from compress.config import override, read_yaml, validate
-from compress.errors import UserError
+from compress.errors import UserError, shown
 from compress.files import FileName
 from compress.passes.base import Pass
 
@@ -103,7 +103,8 @@ def parse_recipe(data: dict, where: str) -> Recipe:
     if isinstance(data.get("passes"), list):
         for i, entry in enumerate(data["passes"]):
             if not isinstance(entry, dict):
-                raise UserError(f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, got {entry!r}")
+                raise UserError(f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, "
+                                f"got {shown(entry)}")
         data["passes"] = [parse_pass(entry, f"{where}: passes.{i}") for i, entry in enumerate(data["passes"])]
     elif "passes" in data:
         raise UserError(f"{where}: passes must be a list of mappings, each with the key 'pass'")

@@ -137,10 +137,12 @@ class Runner:
             if not (self.partial / LEDGER).is_file():
                 compress(self.recipe, self.cache, self.device, self.partial)
             return self.out
+        from compress.inputs import check_inputs
         from compress.outputs import check_exports, open_all
 
         check_exports(self.recipe)  # a mistake in what follows the passes shows before hours of work
         open_all(self.recipe)
+        check_inputs(self.recipe.passes)
         source, model, record = self._models()
         report = self._figures(source, model, record)
         folders.drop(self.partial, "passes", "pass_*/*.checkpoint", "pass_*/.*.old")  # what only a resumption needs
@@ -207,6 +209,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.plan:
+        from compress.outputs import check_exports, check_names
+
+        check_exports(recipe, packages=False)
+        check_names(recipe.eval.metrics)
         size = (options.lr, options.lr)
         print((as_json if options.json else as_text)(recipe, plan(recipe, size), published_accounting(recipe, size)))
         return 0

@@ -21,7 +21,7 @@ from eval.cache import ScoreCache
 from eval.dataset import DataSet, Pair, open_data
 from eval.fid import frechet
 from eval.metrics import BENCHMARK, METRICS, Located, locate
-from eval.pairing import by_stem
+from eval.pairing import restored_images
 from eval.scoring import Job, Outcome, Restore, model_restorer, score
 from eval.weight_files import digest
 
@@ -200,15 +200,16 @@ def _need_small(pairs: list[Pair], name: str) -> None:
 
 def _from_folder(folder: Path, data: DataSet) -> tuple[dict[str, Path], dict[str, str]]:
     """Restored images by name, and a sentence for each image of the data that has none or too many, or the reverse."""
-    found, problems = by_stem([folder])
     wanted = {pair.name for pair in data.pairs}
+    found, problems = restored_images(folder, wanted | data.problems.keys())
     problems = {name: why for name, why in problems.items() if name in wanted}
+    doubled = set(problems)
     for name in sorted(wanted - found.keys() - problems.keys()):
         problems[name] = f"{folder}: holds no restored image of this name (data '{data.name}' has one); add it"
     if len(data.pairs) + len(data.problems) == data.total:  # with --limit the rest of a full folder is not asked for
         for name in sorted(found.keys() - wanted - data.problems.keys()):
             problems[name] = f"{found[name]}: data '{data.name}' has no image of this name; rename or remove it"
-    if not wanted & found.keys():
+    if not wanted & (found.keys() | doubled):
         raise UserError(f"{folder}: holds no image of data '{data.name}' ({', '.join(sorted(wanted)[:3])} …); give the "
                         "folder with images of the same names")
     return {name: found[name] for name in found.keys() & wanted}, problems

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from compress.errors import UserError, nearest
-from compress.image import read_image
+from compress.image import list_images, read_image
 from eval import embedded, named_sets
 from eval.named_sets import Layout, NamedSet
 from eval.pairing import Found, Problems, by_stem, match, sizes
@@ -51,7 +51,8 @@ def open_data(data: str | Path | None = None, lr: str | Path | None = None, hr: 
               protocol: str | None = None, name: str | None = None, limit: int | None = None,
               convert: bool = False) -> DataSet:
     """The data set `embedded`, a published one as NAME=DIR, a folder in one of LAYOUTS (or of small images only), or
-    two folders `lr`, `hr`.
+    two folders `lr`, `hr`. A published one in folders of other names is NAME, or NAME=DIR, with
+    `lr` and `hr`, which may lie under DIR.
 
     Without `protocol` it follows from the sizes: `crop` if all are 128 -> 512, `64-256` if all are 64 -> 256, else
     `full`. An image without a partner, with a wrong size or that cannot be read is left out and has its sentence in
@@ -71,9 +72,14 @@ def open_data(data: str | Path | None = None, lr: str | Path | None = None, hr: 
     if protocol == "embedded":
         raise UserError("protocol 'embedded' belongs to --data embedded; choose crop, full or 64-256")
     known = None
-    if data is not None and "=" in str(data) and not Path(data).exists():
-        key, _, data = str(data).partition("=")
-        known = named_sets.find(key)
+    beside = bool(lr or hr)
+    if data is not None and (beside or ("=" in str(data) and not Path(data).exists())):
+        key, _, root = str(data).partition("=")
+        known = _named(key, root, beside)
+        if beside:
+            data, lr, hr = None, _under(root, lr, "--lr"), _under(root, hr, "--hr")
+        else:
+            data = root
         if protocol is not None and protocol not in known.protocols:
             raise UserError(f"{known.name} has no protocol '{protocol}'; choose from {', '.join(known.protocols)}")
     layout, folder = _folders(data, lr, hr, known, protocol)
@@ -110,7 +116,11 @@ def _folders(data, lr, hr, known: NamedSet | None, protocol: str | None) -> tupl
     if data is not None and (lr or hr):
         raise UserError("--data and --lr/--hr both name the images; give one or the other")
     if lr or hr:
-        return Layout((str(lr),) if lr else (), (str(hr),) if hr else ()), Path(lr or hr)
+        if known is not None and known.reference and not (lr and hr):
+            raise UserError(f"{known.name} has small images and their originals; give both --lr "
+                            "and --hr")
+        sides = (str(lr),) if lr else (), (str(hr),) if hr else ()
+        return Layout(*sides, *_suffixes(known, lr, hr)), Path(lr or hr)
     if data is None:
         raise UserError("no data was named; give --data FOLDER, --data NAME=FOLDER, --data embedded, or --lr FOLDER "
                         "[--hr FOLDER]")
@@ -135,6 +145,42 @@ def _folders(data, lr, hr, known: NamedSet | None, protocol: str | None) -> tupl
                         f"{' or '.join(f'{a}/ and {b}/' for a, b in LAYOUTS)}"
                         " (python -m eval.named_sets lists the layouts)")
     return Layout((str(root),)), root
+
+
+def _named(key: str, root: str, beside: bool) -> NamedSet:
+    """The published data set that --data names; a plain folder in its place has no --lr and --hr
+    beside it."""
+    if beside and not root and Path(key).exists() and key.lower() not in named_sets.known():
+        raise UserError("--data and --lr/--hr both name the images; give one or the other, or a "
+                        "published data set's "
+                        f"name with them ({', '.join(named_sets.known())})")
+    return named_sets.find(key)
+
+
+def _under(root: str, folder: str | Path | None, option: str) -> str | Path | None:
+    """`folder` under `root` if it is there, else as it was given. Raises UserError where it could
+    be both."""
+    if not root or not folder:
+        return folder
+    below = Path(root) / folder
+    if below.is_dir() and Path(folder).is_dir() and not below.samefile(folder):
+        raise UserError(f"{option} {folder}: is a folder here and under {root}; give an absolute "
+                        "path")
+    return below if below.is_dir() else folder
+
+
+def _suffixes(known: NamedSet | None, lr: str | Path | None, hr: str | Path | None
+              ) -> tuple[str, str]:
+    """How the names of small and large images end: as one of the data set's layouts has it, where
+    all do."""
+    sides = [[path.stem for path in list_images(folder)] if folder else [] for folder in (lr, hr)]
+    for entry in known.protocols.values() if known else ():
+        for layout in entry.layouts:
+            ends = (layout.small_suffix, layout.large_suffix)
+            if any(ends) and all(any(stem.endswith(end) for stem in stems)
+                                 for stems, end in zip(sides, ends, strict=True)):
+                return ends
+    return "", ""
 
 
 def _pair_up(layout: Layout) -> tuple[dict[str, tuple[Path | None, Path | None]], Problems]:

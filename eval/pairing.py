@@ -29,8 +29,37 @@ def by_stem(folders: list[Path], suffix: str = "") -> tuple[Found, Problems]:
             found.setdefault(name, path)
     if not found:
         raise UserError(f"{folders[0]}: holds no image whose name ends in '{suffix}'; expected {', '.join(SUFFIXES)} "
-                        f"files")
+                        "files")
     return {name: path for name, path in found.items() if name not in problems}, problems
+
+
+def restored_images(folder: Path, wanted: set[str]) -> tuple[Found, Problems]:
+    """The image of `folder` for each name in `wanted`: NAME, or NAME_x4 as compress.upscale writes
+    it.
+
+    Returns:
+        Files by name, those of no name in `wanted` among them under their own; and a sentence for
+        each name that two files have. Raises UserError for a missing folder or one without images.
+    """
+    found, problems = by_stem([folder])
+    taken = dict(found)
+    for name in sorted(wanted):
+        other = f"{name}_x{SCALE}"
+        if other in wanted:
+            continue
+        if other in problems:
+            problems[name] = problems[other]
+        if other not in found:
+            continue
+        path = taken.pop(other)
+        if name in found:
+            problems[name] = (f"{folder}: {found[name].name} and {path.name} may both be the "
+                              f"restored image of '{name}'; "
+                              "keep one of them")
+            taken.pop(name, None)
+        elif name not in problems:
+            taken[name] = path
+    return taken, problems
 
 
 def match(left: Found, right: Found, left_place: str, right_place: str) -> Problems:

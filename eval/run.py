@@ -103,7 +103,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
                         help="a published data set as NAME=DIR (python -m eval.named_sets lists them), a folder "
                                        "with LR/ and HR/ (or lq/gt, test_LR/test_HR), a folder of small images, or "
                                        "'embedded'")
-    parser.add_argument("--lr", help="folder of small images")
+    parser.add_argument("--lr", help="folder of small images; with --data NAME or NAME=DIR (then "
+                                     "also under DIR) they "
+                                     "are that data set's")
     parser.add_argument("--hr", help="folder of their originals, same names")
     parser.add_argument("--metrics", default=",".join(BENCHMARK), help="comma-separated; default %(default)s")
     parser.add_argument("--iqa-weights", metavar="DIR",

@@ -119,6 +119,17 @@ def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
     return ({axis: step * torch.export.Dim(name, min=2, max=512) for axis, name in ((2, "rows"), (3, "columns"))},)
 
 
+def check_low_bits(model: nn.Module, low_bits: str) -> None:
+    """Raise UserError for a form of packed weights that there is not, or that the model has nothing
+    for."""
+    if low_bits not in ("packed", *INTEGERS):
+        raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
+    if low_bits != "packed" and not packed_bytes(model):
+        raise UserError(f"low_bits '{low_bits}' is for packed weights and this model has none; "
+                        "list the passes binarize "
+                        "and pack, or leave low_bits out")
+
+
 @torch.no_grad()
 def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (128, 128), dynamic: bool = False,
                 opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True,
@@ -146,11 +157,7 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
     layers = quantised_layers(model)
     widths = [grid.bits for m in model.modules() if (grid := getattr(m, "grid", None)) is not None]  # of quantisers
     sixteen_bit = any(layer.weight_bits > 8 for layer in layers) or any(bits > 8 for bits in widths)
-    if low_bits not in ("packed", *INTEGERS):
-        raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
-    if low_bits != "packed" and not packed_bytes(model):
-        raise UserError(f"low_bits '{low_bits}' is for packed weights and this model has none; list the passes binarize "
-                        "and pack, or leave low_bits out")
+    check_low_bits(model, low_bits)
     needed = max(OPSET_16_BIT if sixteen_bit else OPSET, INTEGERS[low_bits][1] if low_bits in INTEGERS else OPSET)
     opset = needed if opset is None else opset
     check_opset(opset, sixteen_bit)

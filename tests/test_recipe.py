@@ -1,11 +1,13 @@
 """Recipes: every shipped one is planned; every mistake gets a sentence with the remedy."""
 
 import json
+import re
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
+from PIL import Image
 
 from compress import run
 from compress.checkpoint import FAMILIES, dump, parse_source
@@ -76,6 +78,90 @@ def test_every_recipe_is_named_in_the_readme():
 def test_mistakes_get_a_sentence(change, said):
     with pytest.raises(UserError, match=said):
         load_recipe(MAIN, [change])
+
+
+@pytest.mark.parametrize("change, said", [
+    ("export=[{target: onnx, lr_size: [7, 7]}]", "export.0: lr size 7x7 .* multiples of"),
+    ("export=[{target: onnx, components: [encodr]}]", r"component 'encodr' is unknown \(did you mean 'encoder'\?\)"),
+    ("export=[{target: onxx}]", r"'onxx' is unknown \(did you mean 'onnx'\?\)"),
+    ("export=[{target: onnx, dtype: w7a7}]", "has no w7a7"),
+    ("export=[{target: onnx, dtype: w8a16}]", "the model is quantised"),
+    ("export=[{target: qnn, chip: snapdragon}]", "chip 'snapdragon' is unknown"),
+    ("export=[{target: onnx, chip: v75}]", "chip is an option of target qnn"),
+    ("export=[{target: onnx, rewrite: qqnn}]", r"rewrite 'qqnn' is unknown \(did you mean 'qnn'\?\)"),
+    ("export=[{target: onnx, low_bits: int2}]", "this model has none"),
+    ("export=[{target: openvino, dynamic: true}]", "static shapes only"),
+    ("export=[{target: tensorrt}]", "cannot take the ranges of the quantize pass"),
+    ("export=[{target: onnx, lr_size: [4096, 4096]}]", "no embedded photograph holds a crop of 16384 pixels"),
+    ("eval.metrics=[psnrr]", r"metric 'psnrr' is unknown \(did you mean 'psnr'\?\)"),
+])
+def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run.main([MAIN, change, "--plan"])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("change, said", [
+    ("eval.iqa_weights=NONE", "eval.iqa_weights '.*NONE': no such folder"),
+    ("eval.data=[NONE]", "eval.data.0: --data .*NONE: no such folder"),
+    ("eval.data=[embedded, embedded]", "eval.data.1: the results of two data sets would lie in eval/embedded"),
+    ("eval.data=[A/x, B/x]", "eval.data.1: the results of two data sets would lie in eval/x"),
+    ("passes.1.calibration.data=NONE", "passes.1: .*NONE: no such folder"),
+    ("passes.1.calibration.data=EMPTY", "passes.1: .*EMPTY: holds no image"),
+    ("passes.1.calibration.data=BROKEN", "passes.1: .*BROKEN/a.png: not an image"),
+    ("passes.1.calibration.size=900", "passes.1: no embedded photograph holds a crop of 3600"),
+    ("passes.1.calibration.images=0", "passes.1: calibration.images is 0"),
+    ("passes.1={pass: distill, stage: decoder, losses: {lpips: 1}, steps: 1, lpips_weights: NONE}",
+     "passes.1: lpips_weights '.*NONE' is no file"),
+    ("passes.1={pass: distill, stage: decoder, losses: {l1: 1}, steps: 1, data: {folders: [NONE]}}",
+     "passes.1: data folder .*NONE does not exist"),
+])
+def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "BROKEN").mkdir()
+    (tmp_path / "BROKEN" / "a.png").write_text("no image", encoding="utf-8")
+    for folder in ("A/x", "B/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / folder / "a.png")
+    for name in ("NONE", "EMPTY", "BROKEN", "A/x", "B/x"):
+        change = change.replace(name, str(tmp_path / name))
+
+    def began(*_):
+        raise AssertionError("a pass began")
+    monkeypatch.setattr(run, "compress", began)
+    with pytest.raises(SystemExit) as exit:
+        run.main([MAIN, "export=[]", change, "--out", str(tmp_path / "run"), "--no-cache"])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change, said", [
+    ("name=../x", "name: .*'../x'"), ("name=", "valid string"), ("name=12", "put it in quotes"),
+    ("seed=-1", "seed: .*greater than or equal to 0"),
+    ("seed=2147483648", "less than or equal to 2147483647"), ("seed=true", "takes a number, got true"), ("seed=1:30", "valid integer"),
+    ("passes.0.pass={a: b}", "pass must be a word"), ("source.family=[a]", "family must be a word"),
+    ("passes.0={pass: decoder_light, size: {}}", "passes.0: size"),
+])
+def test_mistakes_in_values(change, said):
+    with pytest.raises(UserError, match=said):
+        load_recipe(MAIN, [change])
+
+
+@pytest.mark.parametrize("change, said", [
+    ("name=12", "put it in quotes"), ("seed=-1", "greater than or equal"), ("stages.0.steps=true", "takes a number"),
+    ("stages.0.lr=1e400", "not finite"), ("source={family: {}}", "family must be a word"), ("stages=3", "valid list"),
+    ("source.family=*x", "undefined alias"), ("stages.99.lr=1", "no index")])
+def test_training_recipes_are_read_the_same_way(change, said, capsys):
+    from compress import train
+
+    with pytest.raises(SystemExit) as exit:
+        train.main(["recipes/train/osediff_nano.yaml", change])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and re.search(said, error) and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("section", ["name", "source", "passes", "export", "eval"])

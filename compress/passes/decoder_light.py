@@ -69,7 +69,7 @@ class DecoderLight(Pass):
     @classmethod
     def _sized(cls, data: dict) -> dict:
         """Write the size out, so that a saved model keeps its structure if SIZES should ever change."""
-        if isinstance(data, dict) and data.get("size") in SIZES:
+        if isinstance(data, dict) and isinstance(data.get("size"), str) and data["size"] in SIZES:
             return dict(zip(("widths", "blocks", "shuffle"), SIZES[data["size"]])) | data
         return data
 

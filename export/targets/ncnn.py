@@ -63,7 +63,7 @@ def convert(module: torch.nn.Module, x: torch.Tensor, scratch: Path, stem: str, 
 
 def unknown(param: Path) -> list[str]:
     """The operators that pnnx left under torch's names, such as torch.argmin, because ncnn has none for them."""
-    kinds = [line.split()[0] for line in param.read_text().splitlines()[2:] if line.strip()]
+    kinds = [line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:] if line.strip()]
     return sorted({kind for kind in kinds if "." in kind})
 
 

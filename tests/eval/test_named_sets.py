@@ -105,3 +105,33 @@ def test_recipes_name_data_sets_beside_plain_folders():
     assert resolved(named)["eval"]["data"] == [{"name": "realsr", "path": "DIR", "protocol": None}, "embedded"]
     with pytest.raises(UserError, match=r"eval\.data\.0"):
         recipe([{"name": "realsr", "folder": "DIR"}])
+
+
+def test_a_named_set_in_folders_of_other_names(tmp_path, photo):
+    root = tmp_path / "r"
+    fill(root / "small", ["a.png", "b.png"], (128, 128), photo)
+    fill(root / "large", ["a.png", "b.png"], (512, 512), photo)
+    for data, lr, hr in (("realsr", root / "small", root / "large"), (f"realsr={root}", "small", "large"),
+                         (f"realsr={root}", root / "small", root / "large")):
+        found = open_data(data, lr, hr)
+        assert (found.name, found.protocol, [p.name for p in found.pairs]) == ("RealSR", "crop", ["a", "b"])
+        assert "holds 2 images, RealSR has 100" in found.notes[0] and found.pairs[0].hr().shape == (1, 3, 512, 512)
+    fill(root / "ends", ["a_LR4.png"], (40, 32), photo)
+    fill(root / "starts", ["a_HR.png"], (160, 128), photo)
+    assert [p.name for p in open_data(f"realsr={root}", "ends", "starts").pairs] == ["a"]
+    fill(root / "photos", ["a.png"], (40, 32), photo)
+    assert open_data("realset65", root / "photos").name == "RealSet65"
+
+
+def test_mistakes_with_two_folders(tmp_path, photo, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("r/small", "r/large", "small"):
+        fill(tmp_path / folder, ["a.png"], (128, 128), photo)
+    for data, lr, hr, says in (("realsr", "r/small", None, "give both --lr and --hr"),
+                               ("realsr=r", "small", "large", "--lr small: is a folder here and under r"),
+                               ("realsrr=r", "r/small", "r/large", "data set 'realsrr' is unknown"),
+                               ("r", "r/small", "r/large", "give one or the other, or a published data set's name"),
+                               ("realsr=r", "none", "large", "none: no such folder"),
+                               ("realsr=r", "r/small", "large", "is not x4 of")):
+        with pytest.raises(UserError, match=says):
+            open_data(data, lr, hr)
