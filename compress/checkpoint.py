@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from compress.errors import UserError
 from compress.model import SRModel
@@ -19,6 +18,7 @@ from compress.passes.base import Pass
 from compress.config import choose, validate
 from compress.sources import FAMILIES
 from compress.tensors import read_tensors
+from compress.weight_file import write_tensors
 
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
@@ -49,20 +49,13 @@ def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
 
 def save_model(model: SRModel, path: Path, source: BaseModel, passes: list[Pass], dtype: torch.dtype | None = None,
                notes: dict[str, str] | None = None) -> None:
-    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        narrow = dtype is not None and tensor.is_floating_point()
-        # A copy for each name: safetensors refuses shared memory, and loading untangles by structure.
-        tensors[name] = tensor.detach().to("cpu", dtype if narrow else tensor.dtype).contiguous().clone()
+    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in.
+
+    Equal models give equal bytes. Raises UserError where a value is not finite, OSError where the disk is full.
+    """
     header = {"format": FORMAT, "source": json.dumps(dump(source)), "passes": json.dumps([dump(p) for p in passes]),
               **(notes or {})}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(tensors, partial, metadata=header)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, model.state_dict(), header, dtype)
 
 
 def model_path(path: str | Path) -> Path:

@@ -36,6 +36,7 @@ from compress.cost import measure
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.distill.losses import lpips
 from compress.errors import UserError, command
+from compress.identity import files_key
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.quantize import Quantize, Width
@@ -318,7 +319,8 @@ def key_of(subject: Subject, options: argparse.Namespace) -> str:
     parts = {"source": dump(subject.source), "weights": subject.source.data_key(),
              "before": [[dump(step), step.data_key()] for step in subject.before], "step": dump(subject.step),
              "data": calibration_hash(options.data), "images": options.images, "size": options.size,
-             "seed": options.seed, "others": options.others, "lpips": options.lpips, "code": code_version()}
+             "seed": options.seed, "others": options.others, "lpips": files_key([options.lpips] if options.lpips else []),
+             "code": code_version()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,6 +1,5 @@
 """Reading saved tensors, with errors that say what does not fit."""
 
-import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,9 +78,3 @@ def read_pickle(path: str, key: str, wanted: str) -> Any:
     except UNREADABLE as error:
         raise UserError(f"{key}: {path} cannot be read as tensors, names and numbers alone ({type(error).__name__}); "
                         f"give {wanted}, or its tensors saved by themselves") from None
-
-
-def files_key(files: Iterable[str | Path]) -> str:
-    """Identity of weight files, part of cache keys: name, bytes and time of each, also of all below a folder."""
-    found = [p for f in map(Path, files) for p in (sorted(f.rglob("*")) if f.is_dir() else [f]) if p.is_file()]
-    return json.dumps([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in found])

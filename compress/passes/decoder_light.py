@@ -6,7 +6,6 @@ learns the old decoder's features is ours.
 """
 
 import json
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from compress.data.folder import data_hash, find_images
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SCALE, SRModel
 from compress.passes.base import FitContext, Pass
 from compress.passes.distill import Photographs
@@ -107,6 +107,5 @@ class DecoderLight(Pass):
     def data_key(self) -> str:
         if not self.steps:
             return ""
-        lpips = Path(self.lpips_weights) if self.lpips_weights else None
         return json.dumps([data_hash(find_images(self.data.folders)),
-                           [lpips.name, lpips.stat().st_size] if lpips and lpips.is_file() else []])
+                           files_key([self.lpips_weights] if self.lpips_weights else [])])

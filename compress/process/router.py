@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from compress.errors import UserError
@@ -26,6 +25,7 @@ from compress.process.padding import pad
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
 from compress.tensors import check_fit
+from compress.weight_file import write_tensors
 
 if TYPE_CHECKING:
     from compress.model import SRModel
@@ -196,12 +196,7 @@ class Router(nn.Module):
     def save(self, path: Path) -> None:
         header = {"format": FORMAT, "router": json.dumps({"tile": self.tile, "overlap": self.overlap,
                                                           "threshold": self.threshold}), **self.notes}
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, partial, header)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(path, self.state_dict(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":

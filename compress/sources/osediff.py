@@ -10,12 +10,13 @@ from torch import nn
 
 from compress.cost import Replaced, measure_module
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.sources.osediff_checkpoint import load_sd21
-from compress.tensors import files_key, read_tensors
+from compress.sources.osediff_checkpoint import PARTS, load_sd21
+from compress.tensors import read_tensors
 
 TOKENS = 77
 ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
@@ -134,4 +135,5 @@ class OSEDiffSource(BaseModel):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
-        return files_key([f for f in (self.weights, self.base, self.lora) if f] or [ASSET])
+        base = [Path(self.base) / part for part in PARTS] if self.base else []
+        return files_key([*base, *(f for f in (self.weights, self.lora) if f)] or [ASSET])

@@ -21,6 +21,7 @@ from compress.sources.latent_diffusion import PromptEncoder
 from compress.tensors import State, check_fit, few, read_pickle
 
 SD21 = "SD 2.1-base weights"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a folder in diffusers' layout
 # peft's default. The file does not store it.
 LORA_ALPHA = 8
 LORA_ENTRIES = ("state_dict_unet", "state_dict_vae", "unet_lora_encoder_modules", "unet_lora_decoder_modules",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.residual_sampler import ResidualSampler
@@ -15,7 +16,7 @@ from compress.process.residual_shift import ResidualShift
 from compress.sources.residual_shift_parts import CodeDecoder, PairDenoiser, PairEncoder
 from compress.sources.swin_unet import SwinUNet, SwinUNetConfig
 from compress.sources.vq_autoencoder import VQAutoencoder, VQConfig
-from compress.tensors import State, check_fit, few, files_key, read_pickle, read_tensors
+from compress.tensors import State, check_fit, few, read_pickle, read_tensors
 
 ASSET = Path(__file__).parent.parent / "assets" / "sinsr_nano.safetensors"
 
