@@ -84,7 +84,7 @@ def _adapter(shape: Any) -> TypeAdapter:
 def check_shape(value: Any, shape: Any, where: str, remedy: str) -> None:
     """Raise UserError unless `value` has the types that `shape`, a type or TypedDict, asks for."""
     try:
-        _adapter(shape).validate_python(value, strict=False)
+        _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part)[:40] for part in first["loc"][:8])
@@ -93,7 +93,7 @@ def check_shape(value: Any, shape: Any, where: str, remedy: str) -> None:
 
 
 def read_json(path: str | Path, what: str, shape: Any = dict,
-              remedy: str = "the file is damaged: write it again") -> Any:
+              remedy: str = "it is damaged: write it again") -> Any:
     """What the JSON file `path` holds, with the types that `shape` asks for.
 
     Args:
@@ -105,7 +105,7 @@ def read_json(path: str | Path, what: str, shape: Any = dict,
     Raises:
         UserError: For a file that is missing, cannot be read, is no JSON, or is of another shape.
     """
-    path, where = Path(path), f"{path}, {what}"
+    path, where, remedy = Path(path), str(path), f"this is {what}, and {remedy}"
     if not path.is_file():
         raise UserError(f"{where}: is not there; {remedy}")
     try:

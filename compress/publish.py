@@ -13,6 +13,7 @@ import torch
 
 from compress.checkpoint import load_model, parse_source, save_model
 from compress.errors import UserError, command
+from compress.run_files import read_ledger
 from compress.run import LEDGER
 from compress.tensors import check_fit
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     check_fit(source.build().state_dict(), model.state_dict(), str(options.run), f"those of a nano {options.family}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.out, source, [], dtype=torch.float16)
-    record = json.loads(file.read_text())
+    record = read_ledger(options.run)
     kept = {"source": record["recipe"]["source"], "seed": record["recipe"]["seed"], "passes": [
         {"pass": entry["pass"], "seconds": entry["seconds"], "figures": entry["figures"]}
         for entry in record["passes"]], "versions": record["versions"]}

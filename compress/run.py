@@ -24,6 +24,7 @@ from compress.pass_runner import PassRunner
 from compress.plan import as_json, as_text, plan, published_accounting
 from compress.processes import is_main, main_first, own_device
 from compress.recipe import Recipe, load_recipe, resolved, to_yaml
+from compress.run_files import read_ledger
 
 LEDGER = "ledger.json"
 LIBRARIES = ("torch", "torchao", "diffusers", "onnx", "onnxruntime", "pyiqa")
@@ -105,7 +106,7 @@ class Runner:
         if file.is_file():
             source = self.recipe.source.build()
             self.recipe.source.load(source)
-            return source, load_model(self.partial), json.loads(file.read_text())
+            return source, load_model(self.partial), read_ledger(self.partial)
         source, model, entries, costs = compress(self.recipe, self.cache, self.device, self.partial)
         save_model(model, self.partial / MODEL_FILE, self.recipe.source, self.recipe.passes)
         record = ledger(self.recipe, entries, costs)

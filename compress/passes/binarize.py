@@ -33,8 +33,8 @@ class Binarize(Pass):
     binary: bool = True
     low_rank: bool = True
     sparse: bool = True
-    rank: int = Field(8, ge=1)
-    nonzeros: int = Field(2, ge=1)
+    rank: int = Field(8, ge=1, le=8192)
+    nonzeros: int = Field(2, ge=1, le=8192)
     keep: tuple[str, ...] | None = None
     released: bool = False
 

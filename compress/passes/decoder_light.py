@@ -6,7 +6,7 @@ learns the old decoder's features is ours.
 """
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -50,8 +50,8 @@ class DecoderLight(Pass):
 
     pass_: Literal["decoder_light"] = Field(default="decoder_light", alias="pass")
     size: Literal["default", "lite", "nano"] | None = None
-    widths: tuple[int, ...] = Field(min_length=1)
-    blocks: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(min_length=1, max_length=16)
+    blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(min_length=1, max_length=16)
     shuffle: bool = False
     losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field({"feature": 0.1, "l1": 1.0}, min_length=1)
     data: Photographs = Photographs()
@@ -69,7 +69,7 @@ class DecoderLight(Pass):
     @classmethod
     def _sized(cls, data: dict) -> dict:
         """Write the size out, so that a saved model keeps its structure if SIZES should ever change."""
-        if isinstance(data, dict) and data.get("size") in SIZES:
+        if isinstance(data, dict) and isinstance(data.get("size"), str) and data["size"] in SIZES:
             return dict(zip(("widths", "blocks", "shuffle"), SIZES[data["size"]])) | data
         return data
 

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from compress.errors import UserError
+from compress.run_files import read_manifest
 from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
@@ -92,7 +93,7 @@ def measure_drift(folder: Path, made: Exported, options: Options) -> list[dict]:
     order of the graph; also written to drift.json. The input is one photograph, through the simulation of earlier
     parts.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     target = manifest["target"]
     if target not in ABLE or not made.runs:
         raise UserError(f"drift is measured on graphs that stay ONNX, in a runtime that runs here; target {target} is not "
