@@ -1,7 +1,7 @@
 """The pass cache: the model after each pass, under a key of everything that it depends on.
 
-Only finished passes are stored, by rename; a failed or killed one leaves nothing. What is read is checked against the
-digest it was written with: a damaged entry is told and its passes run again.
+Only finished passes are stored, by rename; a failed or killed one leaves nothing. What is read is
+checked against the digest it was written with: a damaged entry is told and its passes run again.
 
     python -m compress.cache list [--check]
     python -m compress.cache prune --max-size 10GB
@@ -26,23 +26,28 @@ from compress.tensors import read_tensors
 
 @cache
 def code_version() -> str:
-    """Hash of this package's sources: a pass that was changed must not be answered from the cache."""
+    """Hash of this package's sources: a pass that was changed must not come from the cache."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.relative_to(Path(__file__).parent).as_posix().encode() + path.read_bytes())
+        digest.update(
+            path.relative_to(Path(__file__).parent).as_posix().encode() + path.read_bytes()
+        )
     return digest.hexdigest()[:16]
 
 
 class PassCache:
-    """The models of one source and seed after passes, in `root`; in `spare` where `root` cannot be written.
+    """The models of one source and seed after passes, in `root`; in `spare` where `root` cannot be
+    written.
 
-    Data and weights are identified once, when they are first asked for: what changes while a run is on does not pass
-    for what it began with.
+    Data and weights are identified once, when they are first asked for: what changes while a run is
+    on does not pass for what it began with.
     """
 
     def __init__(self, root: Path, source: BaseModel, seed: int, spare: Path | None = None):
         if root.exists() and not root.is_dir():
-            raise UserError(f"pass cache {root}: is no folder; choose another --cache, or give --no-cache")
+            raise UserError(
+                f"pass cache {root}: is no folder; choose another --cache, or give --no-cache"
+            )
         self.root, self.source, self.seed = root, source, seed
         self.roots = [root] if spare is None or spare == root else [root, spare]
         self._identities: dict[str, str] = {}
@@ -57,13 +62,19 @@ class PassCache:
         return self._identities[name]
 
     def key(self, passes: list[Pass]) -> str:
-        """Identity of the model after `passes`: source and its weights, configs, data, seed, code."""
-        parts = {"source": dump(self.source), "weights": self.identity(self.source), "seed": self.seed,
-                 "passes": [[dump(p), self.identity(p)] for p in passes], "code": code_version()}
+        """Identity of the model after `passes`: source, weights, configs, data, seed, code."""
+        parts = {
+            "source": dump(self.source),
+            "weights": self.identity(self.source),
+            "seed": self.seed,
+            "passes": [[dump(p), self.identity(p)] for p in passes],
+            "code": code_version(),
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def longest(self, passes: list[Pass]) -> tuple[int, SRModel | None, list[dict]]:
-        """The longest prefix of `passes` that is stored and sound: its length, its model, its ledger's entries.
+        """The longest prefix of `passes` that is stored and sound: its length, its model, its
+        ledger's entries.
 
         Where there is none: 0, None and no entries.
         """
@@ -79,7 +90,9 @@ class PassCache:
         self._swept = True
         for root in self.roots:
             if count := cache_entry.sweep(root):
-                print(f"pass cache {root}: removed {count} unfinished entries of runs that were killed")
+                print(
+                    f"pass cache {root}: removed {count} unfinished entries of killed runs"
+                )
 
     def _sound(self, passes: list[Pass]) -> Path | None:
         name = self.key(passes)
@@ -89,20 +102,26 @@ class PassCache:
             trouble = cache_entry.problem(folder)
             if trouble is None:
                 return folder
-            self._tell(f"pass cache: {folder} is damaged ({trouble}); pass {len(passes)} is run again")
+            self._tell(
+                f"pass cache: {folder} is damaged ({trouble}); pass {len(passes)} is run again"
+            )
         return None
 
     def read(self, passes: list[Pass]) -> tuple[SRModel, list[dict]] | None:
-        """The model after `passes` and the ledger's entries so far; None where none is stored, or it is damaged."""
+        """The model after `passes` and the ledger's entries so far; None where none is stored, or
+        it is damaged.
+        """
         folder = self._sound(passes)
         if folder is None:
             return None
         model = convert_all(self.source, passes)
         try:
             read_tensors(model, folder / cache_entry.MODEL)
-            entries = read_json(folder / cache_entry.LEDGER, "the ledger of a cache entry", list[dict])
+            entries = read_json(
+                folder / cache_entry.LEDGER, "the ledger of a cache entry", list[dict]
+            )
         except FileNotFoundError:
-            return None     # pruned by another process
+            return None  # pruned by another process
         except UserError:
             if folder.is_dir():
                 raise
@@ -114,7 +133,8 @@ class PassCache:
         """Keep `model` as it is after `passes`, with the ledger's `entries` so far.
 
         Returns:
-            Whether it was kept. A disk that is full or a cache that cannot be written is told, and the run goes on.
+            Whether it was kept. A disk that is full or a cache that cannot be written is told, and
+            the run goes on.
         """
         name = self.key(passes)
         for number, root in enumerate(self.roots, 1):
@@ -125,9 +145,15 @@ class PassCache:
                     cache_entry.seal(partial, describe(self.source, passes))
                 return True
             except OSError as error:
-                where = f"{self.roots[number]} keeps them for this run alone" if number < len(self.roots) else (
-                    "the run goes on, and would have to begin again if it were killed")
-                self._tell(f"pass cache {root}: finished passes are not kept here ({error.strerror or error}); {where}")
+                where = (
+                    f"{self.roots[number]} keeps them for this run alone"
+                    if number < len(self.roots)
+                    else ("the run goes on, and would have to begin again if it were killed")
+                )
+                self._tell(
+                    f"pass cache {root}: finished passes are not kept here "
+                    f"({error.strerror or error}); {where}"
+                )
         return False
 
     def _tell(self, line: str) -> None:

@@ -1,7 +1,9 @@
-"""One entry of the pass cache on the disk: a folder of three files, with the digest of each in the record.
+"""One entry of the pass cache on the disk: a folder of three files, with the digest of each in the
+record.
 
-An entry is written under a temporary name and renamed, so that what has the final name is whole. While it is written
-the folder is locked; a temporary folder that nobody holds a lock of belongs to a process that was killed.
+An entry is written under a temporary name and renamed, so that what has the final name is whole.
+While it is written the folder is locked; a temporary folder that nobody holds a lock of belongs to
+a process that was killed.
 """
 
 import errno
@@ -21,7 +23,9 @@ from compress.json_files import read_json
 
 try:
     import fcntl
-except ImportError:     # Windows: what is unlocked cannot be told from what is in use, so nothing is swept
+except (
+    ImportError
+):  # Windows: what is unlocked cannot be told from what is in use, so nothing is swept
     fcntl = None
 
 FORMAT = "diffusion-sr-compress/pass-1"
@@ -36,7 +40,9 @@ _count = itertools.count()
 
 @dataclass(frozen=True)
 class Entry:
-    """`used`: the time in s since 1970 when it was last read or written. `label`: source and passes."""
+    """`used`: the time in s since 1970 when it was last read or written. `label`: source and
+    passes.
+    """
 
     folder: Path
     bytes: int
@@ -46,8 +52,10 @@ class Entry:
 
 def seal(folder: Path, label: str) -> None:
     """Write the record of a folder that holds model and ledger: their sizes and digests."""
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": content_digest(folder / name)}
-             for name in (MODEL, LEDGER)}
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": content_digest(folder / name)}
+        for name in (MODEL, LEDGER)
+    }
     record = {"format": FORMAT, "label": label, "files": files}
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -77,7 +85,9 @@ def problem(folder: Path) -> str | None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder is an entry that this toolkit wrote, sound or not: by its name, its files and a mark in them."""
+    """Whether a folder is an entry that this toolkit wrote, sound or not: by its name, its files
+    and a mark in them.
+    """
     if folder.is_symlink() or not folder.is_dir() or not _NAME.fullmatch(folder.name):
         return False
     if not _only_files(folder):
@@ -86,7 +96,7 @@ def is_ours(folder: Path) -> bool:
         if read_json(folder / RECORD, "the record").get("format") == FORMAT:
             return True
     except UserError:
-        pass    # an entry of before there were records, or a damaged one: the model's header tells
+        pass  # an entry of before there were records, or a damaged one: the model's header tells
     try:
         with (folder / MODEL).open("rb") as stream:
             return _MODEL_MARK in stream.read(_HEADER_BYTES)
@@ -95,7 +105,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def _only_files(folder: Path) -> bool:
-    """Whether a folder holds nothing but files of an entry, those that were being written included."""
+    """Whether a folder holds nothing but files of an entry, half-written ones included."""
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file():
             return False
@@ -105,7 +115,7 @@ def _only_files(folder: Path) -> bool:
 
 
 def touch(folder: Path) -> None:
-    """Note that an entry was used now; a cache that cannot be written goes by the time it was made."""
+    """Note that an entry was used now; a read-only cache goes by the time it was made."""
     try:
         os.utime(folder / RECORD)
     except OSError:
@@ -118,8 +128,14 @@ def entries(root: Path) -> list[Entry]:
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
         if is_ours(folder):
             files = [path.stat() for path in folder.iterdir()]
-            found.append(Entry(folder, sum(file.st_size for file in files), max(file.st_mtime for file in files),
-                               _label(folder)))
+            found.append(
+                Entry(
+                    folder,
+                    sum(file.st_size for file in files),
+                    max(file.st_mtime for file in files),
+                    _label(folder),
+                )
+            )
     return sorted(found, key=lambda entry: (entry.used, entry.folder.name))
 
 
@@ -131,9 +147,13 @@ def _label(folder: Path) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Delete one entry: out of sight by a rename, then its files. Raises OSError for a folder with anything else."""
+    """Delete one entry: out of sight by a rename, then its files. Raises OSError for a folder with
+    anything else.
+    """
     if folder.is_symlink() or not folder.is_dir() or not _only_files(folder):
-        raise OSError(errno.ENOTEMPTY, "holds something that no cache wrote, and is left alone", str(folder))
+        raise OSError(
+            errno.ENOTEMPTY, "holds something that no cache wrote, and is left alone", str(folder)
+        )
     hidden = folder if _PARTIAL.fullmatch(folder.name) else _temporary(folder)
     if hidden != folder:
         folder.rename(hidden)
@@ -152,13 +172,13 @@ def _claim(folder: Path) -> tuple[Path, int | None]:
         partial = _temporary(folder)
         try:
             partial.mkdir(parents=True)
-        except FileExistsError:     # of a killed process that had our number
+        except FileExistsError:  # of a killed process that had our number
             continue
         if fcntl is None:
             return partial, None
         try:
             descriptor = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:   # swept between the two lines
+        except FileNotFoundError:  # swept between the two lines
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +193,8 @@ def _claim(folder: Path) -> tuple[Path, int | None]:
 def building(folder: Path) -> Iterator[Path]:
     """A temporary folder to write an entry in, which takes the name `folder` at the end.
 
-    Where another process finished the same entry first, that one stays. Raises OSError where it cannot be written.
+    Where another process finished the same entry first, that one stays. Raises OSError where it
+    cannot be written.
     """
     partial, descriptor = _claim(folder)
     try:
@@ -198,12 +219,14 @@ def _publish(partial: Path, folder: Path) -> None:
             return
         try:
             remove(folder)
-        except FileNotFoundError:   # another process was quicker
+        except FileNotFoundError:  # another process was quicker
             continue
 
 
 def sweep(root: Path) -> int:
-    """Delete the temporary folders of killed processes in the cache `root`; returns how many there were."""
+    """Delete the temporary folders of killed processes in the cache `root`; returns how many there
+    were.
+    """
     count = 0
     if fcntl is None or not root.is_dir():
         return count
@@ -218,6 +241,6 @@ def sweep(root: Path) -> int:
                 count += 1
             finally:
                 os.close(descriptor)
-        except OSError:     # in use, gone already, or in a cache that cannot be written
+        except OSError:  # in use, gone already, or in a cache that cannot be written
             continue
     return count

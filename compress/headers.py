@@ -1,7 +1,7 @@
 """The header of a safetensors file: what it may say and how much of it.
 
-A model file comes from anywhere. Its header is text that decides what is built, so that its sizes are bounded before
-anything is; paths and hub ids in it are kept as words, and none is opened.
+A model file comes from anywhere. Its header is text that decides what is built, so that its sizes
+are bounded before anything is; paths and hub ids in it are kept as words, and none is opened.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from compress.errors import UserError
 from compress.json_files import parse_json
 
-MOST_HEADER = 64 << 20      # bytes; the toolkit's largest model has 0.6 MB
-MOST_TEXT = 4096            # characters of a path, a prompt or a pattern
-MOST_ITEMS = 4096           # pins of a mixed-precision recipe name every layer once
+MOST_HEADER = 64 << 20  # bytes; the toolkit's largest model has 0.6 MB
+MOST_TEXT = 4096  # characters of a path, a prompt or a pattern
+MOST_ITEMS = 4096  # pins of a mixed-precision recipe name every layer once
 MOST_PASSES = 64
 MOST_NUMBER = 2**53
 WRITE_AGAIN = "the file is damaged or from elsewhere: give one that compress.run wrote"
@@ -30,10 +30,16 @@ def read_metadata(file: Path) -> dict[str, str]:
             text = stream.read(min(length, MOST_HEADER + 1))
     except (SafetensorError, OSError, ValueError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{file}: not a readable safetensors file ({reason}); {WRITE_AGAIN}") from None
+        raise UserError(
+            f"{file}: not a readable safetensors file ({reason}); {WRITE_AGAIN}"
+        ) from None
     if len(text) > MOST_HEADER:
-        raise UserError(f"{file}: has a header of {length:,} bytes, more than {MOST_HEADER:,}; {WRITE_AGAIN}")
-    parse_json(text, f"{file}, the header", WRITE_AGAIN)    # two equal keys, which the library passes over
+        raise UserError(
+            f"{file}: has a header of {length:,} bytes, more than {MOST_HEADER:,}; {WRITE_AGAIN}"
+        )
+    parse_json(
+        text, f"{file}, the header", WRITE_AGAIN
+    )  # two equal keys, which the library passes over
     return found
 
 
@@ -43,12 +49,18 @@ def _check_sizes(value: Any, where: str) -> None:
     while todo:
         item = todo.pop()
         if isinstance(item, str) and len(item) > MOST_TEXT:
-            raise UserError(f"{where}: holds a text of {len(item):,} characters, more than {MOST_TEXT:,}; {WRITE_AGAIN}")
+            raise UserError(
+                f"{where}: holds a text of {len(item):,} characters, more than {MOST_TEXT:,}; "
+                f"{WRITE_AGAIN}"
+            )
         if isinstance(item, (int, float)) and not -MOST_NUMBER <= item <= MOST_NUMBER:
             raise UserError(f"{where}: holds a number beyond {MOST_NUMBER:,}; {WRITE_AGAIN}")
         if isinstance(item, (dict, list)):
             if len(item) > MOST_ITEMS:
-                raise UserError(f"{where}: holds a list of {len(item):,} items, more than {MOST_ITEMS:,}; {WRITE_AGAIN}")
+                raise UserError(
+                    f"{where}: holds a list of {len(item):,} items, more than {MOST_ITEMS:,}; "
+                    f"{WRITE_AGAIN}"
+                )
             todo += [*item, *item.values()] if isinstance(item, dict) else item
 
 

@@ -1,8 +1,10 @@
-"""Identity of files by their content, and an index that remembers it, so that the second question is quick.
+"""Identity of files by their content, and an index that remembers it, so that the second question
+is quick.
 
-A digest is remembered under path, size, inode and the times of the last change to content and inode. A file that was
-changed less than RACY_NS before it was read is not remembered: a second write within the same tick of the clock could
-leave all of these as they are (git calls such entries racy).
+A digest is remembered under path, size, inode and the times of the last change to content and
+inode. A file that was changed less than RACY_NS before it was read is not remembered: a second
+write within the same tick of the clock could leave all of these as they are (git calls such entries
+racy).
 """
 
 import hashlib
@@ -13,6 +15,8 @@ import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+
+from compress.errors import UserError
 
 RACY_NS = 2_000_000_000
 INDEX = "digests.sqlite"
@@ -32,7 +36,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def is_settled(found: Stamp, now_ns: int) -> bool:
-    """Whether a write after `now_ns` must show in the times of a file that has the stamp `found`."""
+    """Whether a write after `now_ns` must show in the times of a file with the stamp `found`."""
     return max(found[3], found[4]) < now_ns - RACY_NS
 
 
@@ -43,7 +47,7 @@ def content_digest(path: Path) -> str:
 
 
 class DigestIndex:
-    """{path: (stamp, SHA-256)} in one SQLite file, or in memory alone where that cannot be written."""
+    """{path: (stamp, SHA-256)} in one SQLite file, or in memory where that cannot be written."""
 
     def __init__(self, file: Path):
         self._known: dict[str, tuple[Stamp, str]] = {}
@@ -52,18 +56,25 @@ class DigestIndex:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(file, timeout=10)
-            self._base.execute("CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT) "
-                               "WITHOUT ROWID")
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS digests "
+                "(path TEXT PRIMARY KEY, stamp TEXT, sha256 TEXT) "
+                "WITHOUT ROWID"
+            )
         except (OSError, sqlite3.Error):
-            self._base = None   # nothing depends on it but time
+            self._base = None  # nothing depends on it but time
 
     def _stored(self, path: str) -> tuple[Stamp, str] | None:
         if path in self._known:
             return self._known[path]
-        if self._base is None or os.getpid() != self._process:  # a connection does not outlive a fork
+        if (
+            self._base is None or os.getpid() != self._process
+        ):  # a connection does not outlive a fork
             return None
         try:
-            row = self._base.execute("SELECT stamp, sha256 FROM digests WHERE path = ?", (path,)).fetchone()
+            row = self._base.execute(
+                "SELECT stamp, sha256 FROM digests WHERE path = ?", (path,)
+            ).fetchone()
             return None if row is None else (tuple(json.loads(row[0])), str(row[1]))
         except (sqlite3.Error, ValueError, TypeError):
             return None
@@ -74,13 +85,15 @@ class DigestIndex:
             return
         try:
             with self._base:
-                self._base.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                                   (path, json.dumps(found), digest))
+                self._base.execute(
+                    "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
+                    (path, json.dumps(found), digest),
+                )
         except sqlite3.Error:
             self._base = None
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of the content of `path`, 64 hex digits. Raises OSError where it cannot be read."""
+        """SHA-256 of the content of `path`, 64 hex digits. Raises OSError if it cannot be read."""
         path = path.resolve()
         before = stamp(path)
         stored = self._stored(str(path))
@@ -99,8 +112,17 @@ def index_in(root: Path) -> DigestIndex:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits; read again only where the file may have changed."""
-    return index_in(default_root()).digest(Path(path))
+    """SHA-256 of a file's content, 64 hex digits; read again only if it may have changed.
+
+    Raises UserError where the file cannot be read.
+    """
+    try:
+        return index_in(default_root()).digest(Path(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); make it readable, or take it out of "
+            "what the recipe names"
+        ) from None
 
 
 def list_digest(files: Iterable[Path]) -> str:
@@ -110,13 +132,19 @@ def list_digest(files: Iterable[Path]) -> str:
 
 
 def files_key(files: Iterable[str | Path]) -> str:
-    """Identity of weight files, part of cache keys: the name and content of each, also of all below a folder.
+    """Identity of weight files, part of cache keys: the name and content of each, also of all below
+    a folder.
 
-    A name that is no file, such as a hub id, adds nothing here: it stands in the config that the key holds as well.
+    A name that is no file, such as a hub id, adds nothing here: it stands in the config that the
+    key holds as well.
     """
     parts = []
     for top in map(Path, files):
-        below = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top] * top.is_file()
+        below = (
+            sorted(p for p in top.rglob("*") if p.is_file())
+            if top.is_dir()
+            else [top] * top.is_file()
+        )
         for path in below:
             name = path.relative_to(top).as_posix() if top.is_dir() else path.name
             parts.append([name, file_digest(path)])

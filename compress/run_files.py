@@ -1,4 +1,5 @@
-"""The files of a run directory: their shapes, and reading them. A file that was cut off or edited is one sentence.
+"""The files of a run directory: their shapes, and reading them. A file that was cut off or edited
+is one sentence.
 
 Shapes hold the keys that something reads; a file may hold more.
 """
@@ -7,7 +8,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import NotRequired, TypedDict    # pydantic wants these before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic wants these before Python 3.12
 
 from compress.config import read_yaml
 from compress.errors import UserError
@@ -37,8 +38,18 @@ class Totals(TypedDict):
 
 
 PassConfig = TypedDict("PassConfig", {"pass": str})
-PassEntry = TypedDict("PassEntry", {"pass": PassConfig, "seconds": Number, "data": str, "before": Totals,
-                                    "after": Totals, "figures": NotRequired[Any], "cached": NotRequired[bool]})
+PassEntry = TypedDict(
+    "PassEntry",
+    {
+        "pass": PassConfig,
+        "seconds": Number,
+        "data": str,
+        "before": Totals,
+        "after": Totals,
+        "figures": NotRequired[Any],
+        "cached": NotRequired[bool],
+    },
+)
 
 
 class Costs(TypedDict):
@@ -98,15 +109,27 @@ class Figures(TypedDict):
     files: list[list[str | int]]
 
 
+class NamedData(TypedDict):
+    name: str
+    path: str
+    protocol: NotRequired[str | None]
+
+
 class EvalPart(TypedDict):
-    data: list[str | dict[str, Any]]
+    data: list[str | NamedData]
+
+
+PassPart = TypedDict(
+    "PassPart", {"pass": str, "weights": NotRequired[int], "activations": NotRequired[int]}
+)
+SourcePart = TypedDict("SourcePart", {"family": str, "size": NotRequired[str]})
 
 
 class RecipeFile(TypedDict):
     """recipe.yaml of a run."""
 
-    source: dict[str, Any]
-    passes: list[dict[str, Any]]
+    source: SourcePart
+    passes: list[PassPart]
     eval: EvalPart
 
 
@@ -137,7 +160,9 @@ def read_figures(file: Path) -> dict[str, list]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json of an exported folder."""
-    return read_json(folder / "manifest.json", "the manifest of an exported folder", Manifest, EXPORT_AGAIN)
+    return read_json(
+        folder / "manifest.json", "the manifest of an exported folder", Manifest, EXPORT_AGAIN
+    )
 
 
 def read_averages(folder: Path) -> dict[str, Any]:
@@ -145,14 +170,20 @@ def read_averages(folder: Path) -> dict[str, Any]:
     file, what = folder / "averages.json", "the averages of an evaluation"
     found = read_json(file, what, Averages, EVALUATE_AGAIN)
     metrics = {name: value for name, value in found.items() if name not in NOT_METRICS}
-    check_shape(metrics, dict[str, Number | None], str(file), f"these are {what}, and {EVALUATE_AGAIN}")
+    check_shape(
+        metrics, dict[str, Number | None], str(file), f"these are {what}, and {EVALUATE_AGAIN}"
+    )
     return found
 
 
 def read_fidelity(folder: Path) -> dict[str, float]:
     """fidelity.json of one evaluation, PSNR by image; empty where it was not measured."""
     file = folder / "fidelity.json"
-    return read_json(file, "PSNR by image", dict[str, Number], EVALUATE_AGAIN) if file.is_file() else {}
+    return (
+        read_json(file, "PSNR by image", dict[str, Number], EVALUATE_AGAIN)
+        if file.is_file()
+        else {}
+    )
 
 
 def read_recipe(run: Path) -> tuple[dict[str, Any], str]:
@@ -170,11 +201,13 @@ def read_scores(file: Path) -> Scores:
             return dict(_score_row(row) for row in csv.DictReader(stream))
     except (OSError, ValueError, KeyError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)[:120]
-        raise UserError(f"{file}: cannot be read as scores by image ({reason}); {EVALUATE_AGAIN}") from None
+        raise UserError(
+            f"{file}: cannot be read as scores by image ({reason}); {EVALUATE_AGAIN}"
+        ) from None
 
 
 def _score_row(row: dict[str | None, Any]) -> tuple[str, dict[str, float | None]]:
-    """The image of one row and its scores. Raises ValueError for a row of another length or kind."""
+    """The image of one row and its scores. Raises ValueError for any other row."""
     if row.get("image") is None or None in row or None in row.values():
         raise ValueError("a row has not as many fields as there are columns, 'image' among them")
     names = [name for name in row if name not in ("image", "data", "protocol")]

@@ -37,6 +37,7 @@ from compress.data.calibration import calibration_hash, calibration_images
 from compress.distill.losses import lpips
 from compress.errors import UserError, command
 from compress.identity import files_key
+from compress.json_files import read_lines
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.quantize import Quantize, Width
@@ -203,13 +204,12 @@ def measure_layers(subject: Subject, images: list[torch.Tensor], widths: list[Wi
 
 def read_progress(file: Path, key: str) -> list[dict]:
     """The rows in `file` if its first line has `key`; otherwise the file is begun anew."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    if lines and json.loads(lines[0]).get("key") == key:
-        rows = [json.loads(line) for line in lines[1:] if line.endswith("}")]  # a killed run may end within a line
-        if len(rows) < len(lines) - 1:
-            write_text(file, "\n".join([lines[0], *map(json.dumps, rows)]) + "\n")
-        return rows
-    if lines:
+    lines = read_lines(file, dict)
+    if lines and lines[0].get("key") == key:
+        # Whole lines alone: a killed run may have ended within one, and the next row goes behind it.
+        write_text(file, "\n".join(map(json.dumps, lines)) + "\n")
+        return lines[1:]
+    if file.is_file():
         print(f"{file}: of another model, data or code; measuring anew")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps({"key": key}) + "\n")

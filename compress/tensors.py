@@ -68,7 +68,7 @@ def named_tensors(content: Any, where: str, wanted: str) -> State:
 
     Raises UserError for anything else in it, and where two names become one.
     """
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict):
         raise UserError(f"{where}: holds {kinds_in(content)} instead of named tensors; give {wanted}")
     state: State = {}
     for name, value in content.items():

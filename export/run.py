@@ -11,7 +11,6 @@ from compress.errors import UserError, command
 from compress.model import SRModel
 from compress.run_files import read_manifest
 from export.targets import TARGETS, check_options, check_packages, export, finish
-from export.targets.manifest import MANIFEST_FILE
 from export.targets.parts import PARTS, Options
 from export.verify import check_probes, failures, table
 

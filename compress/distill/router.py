@@ -19,6 +19,8 @@ from compress.distill.fit import accelerator
 from compress.distill.loop import EMA, train
 from compress.distill.stages import seeded_pair
 from compress.errors import UserError
+from compress.files import replacing
+from compress.json_files import read_lines
 from compress.machine import hardware
 from compress.model import SRModel
 from compress.process.resample import SCALE, upsample
@@ -100,7 +102,9 @@ def measure_tiles(config: RouterConfig, model: SRModel, router: Router, crops: R
                   device: torch.device) -> torch.Tensor:
     """R of every path on every tile, float64 [N, 3]. Rows go to `file` as they come; a killed run goes on from them."""
     score = quality(config, device)
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    rows = [row for row in read_lines(file, list) if len(row) == len(PATHS)]
+    with replacing(file) as partial:    # whole lines alone: a killed run may have ended within one
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with file.open("a") as stream:
         bar = tqdm(range(len(rows), config.tiles), desc="gains of tiles", initial=len(rows), total=config.tiles)
         for number in bar:

@@ -69,7 +69,7 @@ class Binarize(Pass):
         for pattern in self.keep:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'binarize': keep pattern '{pattern}' matches no layer{nearest(pattern, names)}; "
+                raise UserError(f"pass 'binarize': keep pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
                                 f"layers are named like '{names[0]}', * stands for any part")
             kept.update(found)
         return kept

@@ -108,7 +108,7 @@ class Distill(Pass):
         for pattern in self.train or TRAINED[self.stage]:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'distill': train pattern '{pattern}' matches no parameter"
+                raise UserError(f"pass 'distill': train pattern '{pattern[:100]}' matches no parameter"
                                 f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for any part")
             chosen |= dict.fromkeys(found)
         return list(chosen)

@@ -14,7 +14,6 @@
 | timestep   | the base's at t = 999, in biases; the new embedding is random behind zeros                       |
 """
 
-import copy
 import pickle
 
 import torch

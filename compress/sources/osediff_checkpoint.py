@@ -86,7 +86,8 @@ def _read_file(path: str) -> dict[str, Any]:
         return {name: _lora_entry(name, entries[name], where, wanted) for name in LORA_ENTRIES}
     if isinstance(entries, dict) and {"unet", "vae"} <= entries.keys():
         return {name: float_tensors(entries[name], f"{where}, {name}", wanted) for name in ("unet", "vae")}
-    raise UserError(f"{where} holds {kinds_in(entries)}; expected either 'unet' and 'vae' (AdcSR) or "
+    found = kinds_in(entries).removeprefix("a mapping with ").removeprefix("a ")
+    raise UserError(f"{where} holds {found}; expected either 'unet' and 'vae' (AdcSR) or "
                     f"{', '.join(LORA_ENTRIES)} (OSEDiff)")
 
 

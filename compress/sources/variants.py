@@ -1,6 +1,8 @@
-"""Which of the weight files in a folder of diffusers' layout is read, where only a named variant is there.
+"""Which of the weight files in a folder of diffusers' layout is read, where only a named variant is
+there.
 
-`diffusion_pytorch_model.fp16.safetensors` is the variant "fp16". The libraries read it only when they are told so.
+`diffusion_pytorch_model.fp16.safetensors` is the variant "fp16". The libraries read it only when
+they are told so.
 """
 
 import re
@@ -11,8 +13,10 @@ from compress.errors import UserError
 _STEM = r"(?:diffusion_pytorch_model|model|pytorch_model)"
 _SHARD = r"(?:-\d{5}-of-\d{5})?"
 # NAME.VARIANT.safetensors, also of shards, and the two spellings of a shards' index.
-_FILE = re.compile(rf"{_STEM}(?:\.(?P<a>[\w-]+?))?{_SHARD}\.(?:safetensors|bin)(?:\.index(?:\.(?P<b>[\w-]+))?\.json)?")
-PREFERRED = ("fp32", "fp16", "bf16")    # the most precise first; all are computed in float32
+_FILE = re.compile(
+    rf"{_STEM}(?:\.(?P<a>[\w-]+?))?{_SHARD}\.(?:safetensors|bin)(?:\.index(?:\.(?P<b>[\w-]+))?\.json)?"
+)
+PREFERRED = ("fp32", "fp16", "bf16")  # the most precise first; all are computed in float32
 
 
 def variants_in(folder: Path) -> set[str]:
@@ -39,6 +43,9 @@ def variant_of(base: str, part: str) -> str | None:
         if name in found:
             return name
     if len(found) > 1:
-        raise UserError(f"base '{base}': {part}/ holds the variants {', '.join(sorted(found))} and no plain file; leave "
-                        "one of them, or name it without the variant")
+        raise UserError(
+            f"base '{base}': {part}/ holds the variants {', '.join(sorted(found))} and "
+            "no plain file; leave "
+            "one of them, or name it without the variant"
+        )
     return found.pop()
