@@ -126,17 +126,18 @@ def entries(root: Path) -> list[Entry]:
     """All entries of the cache `root`, the least recently used first."""
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        if is_ours(folder):
-            files = [path.stat() for path in folder.iterdir()]
-            found.append(
-                Entry(
-                    folder,
-                    sum(file.st_size for file in files),
-                    max(file.st_mtime for file in files),
-                    _label(folder),
-                )
-            )
+        try:
+            if is_ours(folder):
+                found.append(_entry(folder))
+        except FileNotFoundError:  # deleted by another process meanwhile
+            continue
     return sorted(found, key=lambda entry: (entry.used, entry.folder.name))
+
+
+def _entry(folder: Path) -> Entry:
+    files = [path.stat() for path in folder.iterdir()]
+    size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
+    return Entry(folder, size, used, _label(folder))
 
 
 def _label(folder: Path) -> str:
@@ -208,6 +209,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 def _publish(partial: Path, folder: Path) -> None:
+    """Rename `partial` to `folder`, in the place of a damaged entry, but not of a sound one."""
     for _ in range(10):
         try:
             partial.rename(folder)
@@ -221,6 +223,7 @@ def _publish(partial: Path, folder: Path) -> None:
             remove(folder)
         except FileNotFoundError:  # another process was quicker
             continue
+    raise OSError(errno.EBUSY, "other processes keep writing this entry", str(folder))
 
 
 def sweep(root: Path) -> int:
