@@ -249,7 +249,7 @@ def test_wrong_lora_files(base, entries, tmp_path):
     (tmp_path / "text.pkl").write_text("no pickle")
     refused("cannot be read", base, str(tmp_path / "text.pkl"))
     refused("holds weight; expected", base, saved({"weight": torch.ones(1)}, tmp_path))
-    refused("holds list; expected", base, saved([1], tmp_path))
+    refused("holds a list; expected", base, saved([1], tmp_path))
     unranked = {k: v for k, v in entries.items() if k != "rank_unet"}
     refused("lacks the entries rank_unet", base, saved(unranked, tmp_path))
     refused("states rank 8", base, saved(entries | {"rank_unet": 8}, tmp_path))

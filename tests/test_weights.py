@@ -131,7 +131,7 @@ def test_an_index_that_points_out_of_its_matrix_is_refused():
     assert branch.value_problem()[0] == "index"
 
 
-def test_a_quantised_model_is_read_again(tmp_path):
+def test_a_stored_model_is_read_again(tmp_path):
     source, step = OSEDiffSource(), parse_pass({"pass": "strip"}, "x")
     model = source.build()
     source.load(model)

@@ -86,7 +86,7 @@ def _read_file(path: str) -> dict[str, Any]:
         return {name: _lora_entry(name, entries[name], where, wanted) for name in LORA_ENTRIES}
     if isinstance(entries, dict) and {"unet", "vae"} <= entries.keys():
         return {name: float_tensors(entries[name], f"{where}, {name}", wanted) for name in ("unet", "vae")}
-    found = kinds_in(entries).removeprefix("a mapping with ").removeprefix("a ")
+    found = kinds_in(entries).removeprefix("a mapping with ")
     raise UserError(f"{where} holds {found}; expected either 'unet' and 'vae' (AdcSR) or "
                     f"{', '.join(LORA_ENTRIES)} (OSEDiff)")
 
