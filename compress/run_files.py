@@ -189,7 +189,13 @@ def read_fidelity(folder: Path) -> dict[str, float]:
 def read_recipe(run: Path) -> tuple[dict[str, Any], str]:
     """recipe.yaml of a run directory: its content and its text."""
     file = run / "recipe.yaml"
-    found = read_yaml(file)
+    try:
+        found = read_yaml(file)
+    except (UnicodeDecodeError, RecursionError):
+        raise UserError(
+            f"{file}: is no YAML in UTF-8, or nested too deep; this is the recipe of a run, and "
+            f"{RUN_AGAIN}"
+        ) from None
     check_shape(found, RecipeFile, str(file), f"this is the recipe of a run, and {RUN_AGAIN}")
     return found, file.read_text(encoding="utf-8-sig", errors="replace")
 
