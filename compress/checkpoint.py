@@ -5,24 +5,28 @@ device, converts it by every pass and assigns the saved tensors.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from compress.errors import UserError
-from compress.files import replacing
+from compress.headers import WRITE_AGAIN, read_config, read_configs, read_metadata
 from compress.model import SRModel
 from compress.passes import PASSES
 from compress.passes.base import Pass
 from compress.config import choose, validate
 from compress.sources import FAMILIES
 from compress.tensors import read_tensors
+from compress.weight_file import write_tensors
 
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
+# What torch, diffusers and the passes raise where a structure makes no sense.
+STRUCTURE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, AssertionError,
+             MemoryError)
 
 
 def parse_source(data: dict, where: str = "source") -> BaseModel:
@@ -50,16 +54,13 @@ def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
 
 def save_model(model: SRModel, path: Path, source: BaseModel, passes: list[Pass], dtype: torch.dtype | None = None,
                notes: dict[str, str] | None = None) -> None:
-    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in."""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        narrow = dtype is not None and tensor.is_floating_point()
-        # A copy for each name: safetensors refuses shared memory, and loading untangles by structure.
-        tensors[name] = tensor.detach().to("cpu", dtype if narrow else tensor.dtype).contiguous().clone()
+    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in.
+
+    Equal models give equal bytes. Raises UserError where a value is not finite, OSError where the disk is full.
+    """
     header = {"format": FORMAT, "source": json.dumps(dump(source)), "passes": json.dumps([dump(p) for p in passes]),
               **(notes or {})}
-    with replacing(path) as partial:
-        save_file(tensors, partial, metadata=header)
+    write_tensors(path, model.state_dict(), header, dtype)
 
 
 def model_path(path: str | Path) -> Path:
@@ -72,23 +73,46 @@ def model_path(path: str | Path) -> Path:
 
 
 def read_header(path: str | Path) -> tuple[BaseModel, list[Pass]]:
-    """Source and passes of a saved model, without reading its tensors."""
+    """Source and passes of a saved model, without reading its tensors; no other file is opened.
+
+    Raises UserError for a header that is missing, malformed, of another format, or past the bounds of headers.py.
+    """
     file = model_path(path)
-    try:
-        with safe_open(file, framework="pt") as reader:
-            header = reader.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({error})") from None
+    header = read_metadata(file)
     if header.get("format") != FORMAT:
-        raise UserError(f"{file}: was not written by this toolkit (format {header.get('format')!r}, expected {FORMAT})")
-    source = parse_source(json.loads(header["source"]), f"{file}: source")
-    passes = [parse_pass(p, f"{file}: passes.{i}") for i, p in enumerate(json.loads(header["passes"]))]
+        shown = repr(header.get("format"))[:60]
+        raise UserError(f"{file}: was not written by this toolkit (format {shown}, expected {FORMAT})")
+    config, configs = read_config(header, "source", file), read_configs(header, "passes", file)
+    with _structure_errors(file, "its header holds no source and passes of this toolkit"):
+        source = parse_source(config, f"{file}: source")
+        passes = [parse_pass(p, f"{file}: passes.{i}") for i, p in enumerate(configs)]
     return source, passes
+
+
+@contextmanager
+def _structure_errors(file: Path, what: str) -> Iterator[None]:
+    """Turn what a senseless structure raises into a UserError that names the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+    except STRUCTURE as error:
+        raise UserError(f"{file}: {what} ({type(error).__name__}); {WRITE_AGAIN}") from None
+
+
+def read_structure(path: str | Path) -> tuple[BaseModel, list[Pass], SRModel]:
+    """Source, passes and the model on the meta device that the header of a saved model describes.
+
+    Raises UserError as `read_header` does, and for passes that do not act on that source.
+    """
+    source, passes = read_header(path)
+    with _structure_errors(model_path(path), f"its header describes no model of family '{source.family}' that can be "
+                           "built"):
+        return source, passes, convert_all(source, passes)
 
 
 def load_model(path: str | Path) -> SRModel:
     """Load a run directory or model file: structure from its header, values from its tensors, on the CPU."""
-    source, passes = read_header(path)
-    model = convert_all(source, passes)
+    _, _, model = read_structure(path)
     read_tensors(model, model_path(path))
     return model.eval().requires_grad_(False)

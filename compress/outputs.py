@@ -22,6 +22,7 @@ from compress.errors import UserError, shown
 from compress.image import read_image
 from compress.model import SRModel
 from compress.recipe import Export, Recipe
+from compress.run_files import read_averages, read_figures, read_manifest
 from eval import curve, points, rundir
 from eval.benchmark import evaluate, key_of_file
 from eval.card import write_card
@@ -96,7 +97,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
             made = targets.export(model, spec.target, folder, export_options(spec))
             targets.finish(folder, verify.failures(made.rows), keep=True)
             print("\n".join(made.notes), end="\n" if made.notes else "")
-            written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+            written = read_manifest(folder)["files"]
             figures = {"parity": made.rows, "latency": [], "files": [
                 [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
                 if not name.endswith(".py")]}
@@ -107,7 +108,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
                 figures["latency"] = latency.compare(pair, threads=os.cpu_count() or 1, repeats=10,
                                                      side=max(spec.lr_size))
             write_text(done, json.dumps(figures))
-        figures = json.loads(done.read_text(encoding="utf-8"))
+        figures = read_figures(done)
         found = {key: found[key] + figures[key] for key in found}
     return found
 
@@ -126,7 +127,7 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
                 print(f"evaluate: {name} on {opened.name}")
                 evaluate(candidate, opened, recipe.eval.metrics, recipe.eval.iqa_weights, out, save=out / "restored",
                          cache=run / "passes" / "scores.sqlite", model_key=keys[name])
-            averages[name] = json.loads((out / "averages.json").read_text(encoding="utf-8"))
+            averages[name] = read_averages(out)
         fidelity = {}
         for pair in opened.pairs:
             files = [out / "restored" / f"{pair.name}.png" for out in (folder / "source", folder)]

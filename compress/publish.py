@@ -14,6 +14,7 @@ import torch
 from compress.checkpoint import MODEL_FILE, load_model, parse_source, save_model
 from compress.errors import UserError, command
 from compress.files import MADE_BY, check_file, write_text
+from compress.run_files import read_ledger
 from compress.run import LEDGER
 from compress.tensors import check_fit
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     check_fit(source.build().state_dict(), model.state_dict(), str(options.run), f"those of a nano {options.family}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, options.out, source, [], dtype=torch.float16)
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = read_ledger(options.run)
     kept = {"source": record["recipe"]["source"], "seed": record["recipe"]["seed"], "passes": [
         {"pass": entry["pass"], "seconds": entry["seconds"], "figures": entry["figures"]}
         for entry in record["passes"]], "versions": record["versions"]}

@@ -18,16 +18,17 @@ import torch
 
 from compress import folders, marks
 from compress.arguments import default_device, usable_device
-from compress.cache import PassCache, code_version, default_root, read_entry
-from compress.checkpoint import MODEL_FILE, convert_all, dump, load_model, save_model
+from compress.cache import PassCache, code_version, default_root
+from compress.checkpoint import MODEL_FILE, load_model, save_model
 from compress.cost import Cost
 from compress.errors import UserError, command
 from compress.files import check_name, write_text
 from compress.model import SRModel
-from compress.passes.base import FitContext
-from compress.plan import as_json, as_text, label, plan, published_accounting
+from compress.pass_runner import PassRunner
+from compress.plan import as_json, as_text, plan, published_accounting
 from compress.processes import is_main, main_first, own_device
 from compress.recipe import Recipe, load_recipe, resolved, to_yaml
+from compress.run_files import read_ledger
 
 LEDGER, RECIPE = "ledger.json", "recipe.yaml"
 FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights")
@@ -44,43 +45,9 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
     source = recipe.source.build()
     recipe.source.load(source)
     source.to(device)
-    passes, entries, done = recipe.passes, [], 0
-    if found := cache.find(passes):
-        done, folder = found
-        model = convert_all(recipe.source, passes[:done])
-        entries = [{**entry, "cached": True} for entry in read_entry(folder, model)]
-        print(f"{done} of {len(passes)} passes from the cache ({folder.name})")
-    else:
-        model = recipe.source.build()
-        recipe.source.load(model)
-    model = model.to(device).eval().requires_grad_(False)
-    for i in range(done, len(passes)):
-        step, began = passes[i], time.time()
-        print(f"pass {i + 1} of {len(passes)}: {label(step)}")
-        step.convert(model)
-        context = FitContext(source=source, seed=recipe.seed, device=device, workdir=workdir / f"pass_{i + 1}",
-                             before=lambda name, i=i: before(recipe, cache, name, i).to(device))
-        figures = step.fit(model, context)
-        entries.append({"pass": dump(step), "seconds": round(time.time() - began, 1), "cached": False,
-                        "data": step.data_key(), "figures": figures, "before": costs[i][1].totals(),
-                        "after": costs[i + 1][1].totals()})
-        main_first(lambda i=i: cache.store(model, passes[:i + 1], entries), device)
+    runner = PassRunner(recipe, cache, device, workdir, source, costs)
+    model, entries = runner.after(len(recipe.passes))
     return source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs
-
-
-def before(recipe: Recipe, cache: PassCache, name: str, index: int) -> SRModel:
-    """The model as it was before the last pass called `name` up to number `index`, with its values."""
-    places = [i for i in range(index + 1) if dump(recipe.passes[i])["pass"] == name]
-    if not places:
-        raise UserError(f"pass {index + 1}, '{dump(recipe.passes[index])['pass']}', needs the model as it was before a "
-                        f"pass '{name}', which the recipe does not have further up; add it")
-    earlier = recipe.passes[:places[-1]]
-    model = convert_all(recipe.source, earlier)
-    if earlier:
-        cache.read(earlier, model)
-    else:
-        recipe.source.load(model)
-    return model.eval().requires_grad_(False)
 
 
 def ledger(recipe: Recipe, entries: list[dict], costs: list[tuple[str, Cost]]) -> dict:
@@ -102,7 +69,8 @@ class Runner:
         self.partial = folders.partial_of(out)
         self.resume, self.overwrite = resume, overwrite
         # Passes read what earlier ones left, so without a common cache the run keeps one of its own.
-        self.cache = PassCache(cache or self.partial / "passes", recipe.source, recipe.seed)
+        own = self.partial / "passes"
+        self.cache = PassCache(cache or own, recipe.source, recipe.seed, spare=own)
         if cache is not None:
             check_name(cache / "entry", "--cache")
         if marks.kind_of(out) == marks.RUN and not overwrite and not _same_recipe(out, recipe):
@@ -157,7 +125,7 @@ class Runner:
         if file.is_file():
             source = self.recipe.source.build()
             self.recipe.source.load(source)
-            return source, load_model(self.partial), json.loads(file.read_text(encoding="utf-8"))
+            return source, load_model(self.partial), read_ledger(self.partial)
         source, model, entries, costs = compress(self.recipe, self.cache, self.device, self.partial)
         save_model(model, self.partial / MODEL_FILE, self.recipe.source, self.recipe.passes)
         record = ledger(self.recipe, entries, costs)

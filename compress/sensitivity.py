@@ -39,6 +39,8 @@ from compress.distill.losses import lpips
 from compress.errors import UserError, command
 from compress.files import MADE_BY, check_file, check_name, write_text
 from compress.locks import locked
+from compress.identity import files_key
+from compress.json_files import read_lines
 from compress.model import SRModel
 from compress.passes.base import Pass
 from compress.passes.quantize import Quantize, Width
@@ -219,12 +221,11 @@ def first_key(file: Path) -> str | None:
 
 def read_progress(file: Path, key: str) -> list[dict]:
     """The rows in `file` if its first line has `key`; otherwise the file is begun anew."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = read_lines(file, dict)
     if lines and first_key(file) == key:
-        rows = [json.loads(line) for line in lines[1:] if line.endswith("}")]  # a killed run may end within a line
-        if len(rows) < len(lines) - 1:
-            write_text(file, "\n".join([lines[0], *map(json.dumps, rows)]) + "\n")
-        return rows
+        # Whole lines alone: a killed run may have ended within one, and the next row goes behind it.
+        write_text(file, "\n".join(map(json.dumps, lines)) + "\n")
+        return lines[1:]
     if lines:
         print(f"{file}: of another model, data or code; measuring anew")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -344,7 +345,8 @@ def key_of(subject: Subject, options: argparse.Namespace) -> str:
     parts = {"source": dump(subject.source), "weights": subject.source.data_key(),
              "before": [[dump(step), step.data_key()] for step in subject.before], "step": dump(subject.step),
              "data": calibration_hash(options.data), "images": options.images, "size": options.size,
-             "seed": options.seed, "others": options.others, "lpips": options.lpips, "code": code_version()}
+             "seed": options.seed, "others": options.others, "lpips": files_key([options.lpips] if options.lpips else []),
+             "code": code_version()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

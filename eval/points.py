@@ -1,11 +1,11 @@
 """What stands on a pair of axes or in a table: our runs, and the published systems of the same data set and
 protocol."""
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.errors import UserError, nearest
+from compress.run_files import NOT_METRICS, read_averages, read_cost
 from eval import published
 from eval.metrics import METRICS
 from eval.named_sets import full_count
@@ -31,7 +31,6 @@ AXES = {
     "bytes": Axis("MB of weights", "bytes", 1e6),
     "latency": Axis("ms at 128 → 512"),
 }
-NOT_METRICS = ("images", "data", "protocol", "blank", "problems", "notes", "speedup")
 DEVICE = "Galaxy S24"  # of the latency axis, unless another is asked for
 
 
@@ -173,7 +172,7 @@ def averages_of(run: Path) -> dict[str, dict]:
     """{data set: averages.json} of a run directory."""
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory")
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("eval/*/averages.json"))]
+    found = [read_averages(path.parent) for path in sorted(run.glob("eval/*/averages.json"))]
     if not found:
         raise UserError(f"{run}: has no eval/*/averages.json; evaluate it first: python -m eval.run {run} --data …")
     return {averages["data"]: averages for averages in found}
@@ -197,9 +196,7 @@ def _devices() -> list[str]:
 
 
 def _costs(run: Path) -> dict[str, float]:
-    path = run / "ledger.json"
-    ledger = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return costs(ledger.get("cost", {}).get("after", {}))
+    return costs(read_cost(run)) if (run / "ledger.json").is_file() else {}
 
 
 def costs(cost: dict) -> dict[str, float]:
@@ -213,12 +210,12 @@ def _predicted(run: Path, device: str | None) -> dict[str, float]:
 
     if device not in rates() or not (run / "model.safetensors").is_file():
         return {}
-    from compress.checkpoint import convert_all, read_header
+    from compress.checkpoint import read_structure
     from compress.cost import measure
     from compress.phones import predict
 
-    source, passes = read_header(run)
-    return {"latency": next(p.ms for p in predict(measure(convert_all(source, passes))) if p.device == device)}
+    model = read_structure(run)[2]
+    return {"latency": next(p.ms for p in predict(measure(model)) if p.device == device)}
 
 
 def _common(found: dict[Path, dict[str, dict]]) -> str:

@@ -1,16 +1,12 @@
 """Reading a run directory: recipe, ledger, evaluations per image, exported files. Nothing is computed here."""
 
-import csv
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compress.errors import UserError
-
-Scores = dict[str, dict[str, float | None]]  # image -> metric -> value
+from compress.run_files import (Scores, read_averages, read_fidelity, read_figures, read_ledger, read_recipe,
+                                read_scores)
 
 
 @dataclass(frozen=True)
@@ -58,36 +54,23 @@ def read(path: str | Path) -> Run:
     path = Path(path)
     if not (path / "ledger.json").is_file() or not (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory")
-    text = (path / "recipe.yaml").read_text(encoding="utf-8")
-    ledger = _json(path / "ledger.json")
+    recipe, text = read_recipe(path)
+    ledger = read_ledger(path)
     exported: dict[str, list] = {"parity": [], "latency": [], "files": []}
     for file in sorted(path.glob("*/figures.json")):
-        for key, rows in _json(file).items():
+        for key, rows in read_figures(file).items():
             exported.setdefault(key, []).extend(rows)
     evaluations = [_evaluation(file.parent) for file in sorted(path.glob("eval/*/averages.json"))]
-    return Run(path, ledger["name"], yaml.safe_load(text), text, ledger, evaluations, exported)
+    return Run(path, ledger["name"], recipe, text, ledger, evaluations, exported)
 
 
 def _evaluation(folder: Path) -> Evaluation:
     places = {"source": folder / "source", "compressed": folder}
     there = {model: place for model, place in places.items() if (place / "averages.json").is_file()}
-    averages = {model: _json(place / "averages.json") for model, place in there.items()}
-    fidelity = _json(folder / "fidelity.json") if (folder / "fidelity.json").is_file() else {}
+    averages = {model: read_averages(place) for model, place in there.items()}
     return Evaluation(averages["compressed"]["data"], averages["compressed"]["protocol"], folder, averages,
-                      {model: _scores(place / "metrics.csv") for model, place in there.items()}, fidelity)
-
-
-def _scores(file: Path) -> Scores:
-    with file.open(encoding="utf-8", newline="") as stream:
-        return {row.pop("image"): {k: float(v) if v else None for k, v in row.items() if k not in ("data", "protocol")}
-                for row in csv.DictReader(stream)}
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: is no valid JSON ({error}); the run directory is damaged: run it again") from None
+                      {model: read_scores(place / "metrics.csv") for model, place in there.items()},
+                      read_fidelity(folder))
 
 
 def _without_parts(cost: dict) -> dict:
@@ -97,13 +80,13 @@ def _without_parts(cost: dict) -> dict:
 def predicted(run: Run) -> list[str]:
     """Latency on phones by published rates, as text, of the run's structure; empty where its model file is missing."""
     from compress import phones
-    from compress.checkpoint import convert_all, read_header
+    from compress.checkpoint import read_structure
     from compress.cost import measure
 
     if not (run.path / "model.safetensors").is_file():
         return []
-    source, passes = read_header(run.path)
-    return phones.as_lines(measure(convert_all(source, passes)), source)
+    source, _, model = read_structure(run.path)
+    return phones.as_lines(measure(model), source)
 
 
 def notes(recipe: dict[str, Any]) -> list[str]:

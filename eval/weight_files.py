@@ -1,7 +1,6 @@
 """Where a metric's network weights come from: a folder of the user's, a cache, or a download."""
 
 import contextlib
-import hashlib
 import http.client
 import pickle
 import socket
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from compress.errors import UserError
+from compress.identity import file_digest
 
 TIMEOUT = 10.0  # seconds without an answer before a host counts as out of reach
 
@@ -126,11 +126,9 @@ def sound(path: Path) -> Path:
     return path
 
 
-@cache
 def digest(path: Path) -> str:
-    """SHA-256 of a file, read once a process."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file's content; read again only where the file may have changed."""
+    return file_digest(path)
 
 
 @contextlib.contextmanager

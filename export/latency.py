@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from compress import run_files
 from compress.errors import UserError, command
 from compress.machine import processor
 from export.verify import session
@@ -95,7 +96,7 @@ def read_manifest(folder: Path) -> dict:
     file = Path(folder) / "manifest.json"
     if not file.is_file():
         raise UserError(f"{folder}: no manifest.json here; give folders that python -m export.run wrote")
-    return json.loads(file.read_text())
+    return run_files.read_manifest(Path(folder))
 
 
 def whole(folder: Path, threads: int) -> Callable[[], object]:

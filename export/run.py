@@ -1,7 +1,6 @@
 """Export a compressed model: python -m export.run RUN|MODEL --target onnx|qnn|… [--dtype w8a8] [--lr-size 128x128] [-o DIR]"""
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from compress.errors import UserError, command
 from compress.folders import partial_of
 from compress.model import SRModel
 from export.targets import TARGETS, check_options, check_packages, claimed, export, finish
-from export.targets.manifest import MANIFEST_FILE
+from compress.run_files import read_manifest
 from export.targets.parts import PARTS, Options
 from export.verify import check_probes, failures, table
 
@@ -113,7 +112,7 @@ def write(arguments: argparse.Namespace, out: Path, options: Options) -> int:
         print(note)
     print(table(made.rows) if made.rows else f"parity: not measured, because {TARGETS[name].remark}")
     if name == "qnn":
-        print("\n".join(predicted(model, json.loads((final / MANIFEST_FILE).read_text())["dtype"], options.lr_size)))
+        print("\n".join(predicted(model, read_manifest(final)["dtype"], options.lr_size)))
     if problem:
         print(f"error: {problem}; the files are in {final}", file=sys.stderr)
     return 1 if problem else 0

@@ -198,7 +198,7 @@ def test_files_that_do_not_fit(nano, tmp_path):
     refused("net: .*missing: body.1.conv_in.bias.*unexpected: decoder", net=decoder_file(nano))
     refused("decoder: .*missing: decoder.conv_norm_out.bias", decoder=net_file(nano))
     refused("net: .*holds a list instead of named tensors", net=[1])
-    refused("decoder: .*holds a int instead of named tensors", decoder={"state_dict": 3})
+    refused("decoder: .*holds a number instead of named tensors", decoder={"state_dict": 3})
     wider = {name: torch.ones(2) if name == "decoder.conv_out.bias" else t for name, t in decoder_file(nano).items()}
     refused(r"decoder: .*of another shape: decoder.conv_out.bias \(2,\) instead of \(3,\)", decoder=wider)
     (tmp_path / "text").write_text("no pickle")

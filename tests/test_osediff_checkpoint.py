@@ -249,7 +249,7 @@ def test_wrong_lora_files(base, entries, tmp_path):
     (tmp_path / "text.pkl").write_text("no pickle")
     refused("cannot be read", base, str(tmp_path / "text.pkl"))
     refused("holds weight; expected", base, saved({"weight": torch.ones(1)}, tmp_path))
-    refused("holds list; expected", base, saved([1], tmp_path))
+    refused("holds a list; expected", base, saved([1], tmp_path))
     unranked = {k: v for k, v in entries.items() if k != "rank_unet"}
     refused("lacks the entries rank_unet", base, saved(unranked, tmp_path))
     refused("states rank 8", base, saved(entries | {"rank_unet": 8}, tmp_path))
@@ -308,3 +308,64 @@ def test_published_file_fits_the_real_structure(shared):
     assert (count["unet"], count["vae"], full) == (4_055_712, 369_356, 11_840)
     assert [len(entries[f"unet_lora_{part}_modules"]) for part in ("encoder", "decoder", "others")] == [94, 148, 16]
     assert len(entries["vae_lora_encoder_modules"]) == 65 and len(set(entries["vae_lora_encoder_modules"])) == 32
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_training_in_either_file(base, adapted, entries, tmp_path, prefix):
+    def prefixed(value):
+        if isinstance(value, dict):
+            return {f"{prefix}{name}": tensor for name, tensor in value.items()}
+        return [f"{prefix}{name}" for name in value] if isinstance(value, list) else value
+
+    unet, vae = adapted
+    for number, content in enumerate((entries, {"unet": unet.state_dict(), "vae": vae.state_dict()})):
+        models = []
+        for name, found in (("plain", content), ("prefixed", {k: prefixed(v) for k, v in content.items()})):
+            if number:
+                found = {k: {n.replace(".base_layer.", "."): t for n, t in v.items() if ".lora_" not in n}
+                         for k, v in found.items()}
+            torch.save(found, tmp_path / f"{name}.pkl")
+            models.append(tiny())
+            load_sd21(models[-1], str(base), str(tmp_path / f"{name}.pkl"))
+        one, two = (model.state_dict() for model in models)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_base_of_named_variants_alone(copied):
+    plain, named = tiny(), tiny()
+    load_sd21(plain, str(copied), None)
+    for part in ("unet", "vae", "text_encoder"):
+        for file in list((copied / part).glob("*.safetensors")):
+            half = {name: t.half() if t.is_floating_point() else t for name, t in load_file(file).items()}
+            save_file(half, file.with_name(f"{file.stem}.fp16.safetensors"), metadata={"format": "pt"})
+            file.unlink()
+    load_sd21(named, str(copied), None)
+    for (name, a), b in zip(plain.state_dict().items(), named.state_dict().values(), strict=True):
+        assert torch.equal(a.half() if a.is_floating_point() else a, b.half() if b.is_floating_point() else b), name
+
+
+def test_a_base_that_is_not_finite_is_named(copied):
+    file = next((copied / "vae").glob("*.safetensors"))
+    state = load_file(file)
+    name = sorted(state)[0]
+    state[name].view(-1)[0] = float("nan")
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="holds NaN or infinity"):
+        load_sd21(tiny(), str(copied), None)
+
+
+@pytest.mark.parametrize("entry, value, said", [
+    ("rank_unet", 0, "rank_unet is 0 instead of a rank"), ("rank_unet", True, "is a truth value"),
+    ("rank_vae", 4.0, "is a number instead of a rank"), ("rank_vae", None, "is nothing"),
+    ("state_dict_unet", [1], "holds a list instead of named tensors"),
+    ("state_dict_unet", {"a.lora_A.x.weight": "text"}, "is text instead of a tensor"),
+    ("state_dict_vae", {"a": torch.ones(2, dtype=torch.int64)}, "is stored as int64"),
+    ("state_dict_vae", {"a": torch.tensor([float("nan")])}, "holds NaN"),
+    ("unet_lora_encoder_modules", 3, "is a number instead of a list"),
+    ("vae_lora_encoder_modules", [3], "is a list instead of a list of modules' names"),
+    ("unet_lora_others_modules", "down_blocks", "is text instead of a list")])
+def test_wrong_types_in_a_lora_file(base, entries, tmp_path, entry, value, said):
+    torch.save(entries | {entry: value}, tmp_path / "wrong.pkl")
+    with pytest.raises(UserError, match=said) as told:
+        load_sd21(tiny(), str(base), str(tmp_path / "wrong.pkl"))
+    assert "Inert" not in str(told.value)

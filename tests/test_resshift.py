@@ -105,7 +105,7 @@ def test_released_files_load(tmp_path, monkeypatch, wrap):
     with pytest.raises(UserError, match="source.unet: .*another architecture than SinSR_v1.pth .*missing"):
         swapped.load(source.build())
     torch.save([1, 2], tmp_path / "unet.pth")
-    with pytest.raises(UserError, match="source.unet: .* holds list"):
+    with pytest.raises(UserError, match="source.unet: .* holds a list"):
         source.load(source.build())
 
 

@@ -162,7 +162,7 @@ def test_cache_key_depends_on_what_matters(tmp_path):
             PassCache(tmp_path, source, 1).key([one]), PassCache(tmp_path, source, 0).key([one, two])}
     assert len(keys) == 4
     assert PassCache(tmp_path, source, 0).key([one]) == PassCache(tmp_path, source, 0).key([one])
-    assert PassCache(tmp_path, source, 0).find([one]) is None
+    assert PassCache(tmp_path, source, 0).longest([one]) == (0, None, [])
 
 
 def test_full_size_without_weights_says_what_is_needed(capsys, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from compress.data.degradation import PRESETS, degrade
-from compress.data.folder import EMBEDDED, data_hash, embedded_images
+from compress.data.folder import data_hash, embedded_images
 from compress.errors import UserError
 from compress.image import list_images, read_image
 from compress.process.resample import SCALE
@@ -67,8 +67,8 @@ def calibration_pairs(data: str, hr: str | None, count: int, size: int, seed: in
 
 
 def calibration_hash(data: str) -> str:
-    """Identity of the calibration data for caches and ledgers."""
-    return f"embedded:{','.join(EMBEDDED)}" if data == "embedded" else data_hash(list_images(Path(data)))
+    """Identity of the calibration data for caches and ledgers: names and contents of its images."""
+    return f"embedded:{data_hash(embedded_images())}" if data == "embedded" else data_hash(list_images(Path(data)))
 
 
 def _embedded(size: int) -> list[torch.Tensor]:

@@ -1,6 +1,5 @@
 """Endless, seeded crops of the photographs in one or more folders."""
 
-import hashlib
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from compress.errors import UserError
+from compress.identity import list_digest
 from compress.image import SUFFIXES
 
 
@@ -48,9 +48,8 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def data_hash(images: list[Path]) -> str:
-    """Identity of a list of files by name and size: 16 hex digits, independent of where they lie."""
-    listing = "\n".join(f"{p.name} {p.stat().st_size}" for p in images)
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+    """Identity of a list of files by name and content: 16 hex digits, independent of where they lie."""
+    return list_digest(images)
 
 
 class RandomCrops(Dataset):

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -29,11 +28,11 @@ from compress.data.degradation import Degradation, degrade
 from compress.distill import losses
 from compress.distill.stages import ImageStage, Terms, seeded_pair
 from compress.errors import UserError
-from compress.files import replacing
 from compress.model import SRModel
 from compress.process.bidirectional import Bidirectional
 from compress.sources.edge_parts import LREncoder, conv3, levels
 from compress.tensors import read_tensors
+from compress.weight_file import write_tensors
 
 X4, X2 = 12, 48         # channels of an LR image at the size of its latent, by scale
 
@@ -77,8 +76,7 @@ class Companions:
     def write(self, name: str, module: nn.Module) -> None:
         if not self.writes:
             return
-        with replacing(self.workdir / f"{name}.safetensors") as partial:
-            save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, partial)
+        write_tensors(self.workdir / f"{name}.safetensors", module.state_dict(), {})
 
     def read(self, name: str, module: nn.Module, stage: str) -> nn.Module:
         """`module` with the values that `stage` left. Raises UserError where it has not run."""

@@ -9,9 +9,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from compress import folders, marks
 from compress.files import write_text, writing
+from compress.json_files import read_json
+
+
+class Progress(TypedDict):
+    """progress.json of a checkpoint."""
+
+    step: int
+    log: list[dict]
+
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names; YAML reads a bare no as false
 
@@ -80,7 +90,8 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     accelerator.wait_for_everyone()
     if checkpoint.is_dir():
         accelerator.load_state(str(checkpoint))
-        state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+        state = read_json(checkpoint / "progress.json", "the progress of a training", Progress,
+                          f"it is damaged: move {checkpoint} away to train from the start")
         start, log = state["step"], state["log"]
     began = time.time() - (log[-1]["seconds"] if log else 0)
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]

@@ -1,6 +1,5 @@
 """Training losses on images [B, 3, H, W] in [0, 1] and on latents; each returns a scalar."""
 
-import pickle
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from torch import nn
 from torchvision import models
 
 from compress.errors import UserError
+from compress.tensors import UNREADABLE
 
 
 def kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ def _read(weights: str | Path, loss: str, network: str) -> dict[str, torch.Tenso
     else:
         try:
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        except (SafetensorError, *UNREADABLE) as error:
             problem = f"cannot be read ({type(error).__name__})"
         else:
             if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

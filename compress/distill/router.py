@@ -20,6 +20,7 @@ from compress.distill.loop import EMA, train
 from compress.distill.stages import seeded_pair
 from compress.errors import UserError
 from compress.files import write_text
+from compress.json_files import read_lines
 from compress.machine import hardware
 from compress.model import SRModel
 from compress.process.resample import SCALE, upsample
@@ -101,10 +102,9 @@ def measure_tiles(config: RouterConfig, model: SRModel, router: Router, crops: R
                   device: torch.device) -> torch.Tensor:
     """R of every path on every tile, float64 [N, 3]. Rows go to `file` as they come; a killed run goes on from them."""
     score = quality(config, device)
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = [json.loads(line) for line in lines if line.endswith("]")]   # a killed run may end within a line
-    if len(rows) < len(lines):
-        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    rows = [row for row in read_lines(file, list) if len(row) == len(PATHS)]
+    # Whole lines alone: a killed run may have ended within one.
+    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     with file.open("a", encoding="utf-8") as stream:
         bar = tqdm(range(len(rows), config.tiles), desc="gains of tiles", initial=len(rows), total=config.tiles)
         for number in bar:

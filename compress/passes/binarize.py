@@ -33,8 +33,8 @@ class Binarize(Pass):
     binary: bool = True
     low_rank: bool = True
     sparse: bool = True
-    rank: int = Field(8, ge=1)
-    nonzeros: int = Field(2, ge=1)
+    rank: int = Field(8, ge=1, le=8192)
+    nonzeros: int = Field(2, ge=1, le=8192)
     keep: tuple[str, ...] | None = None
     released: bool = False
 
@@ -69,7 +69,7 @@ class Binarize(Pass):
         for pattern in self.keep:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'binarize': keep pattern '{pattern}' matches no layer{nearest(pattern, names)}; "
+                raise UserError(f"pass 'binarize': keep pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
                                 f"layers are named like '{names[0]}', * stands for any part")
             kept.update(found)
         return kept

@@ -6,8 +6,7 @@ learns the old decoder's features is ours.
 """
 
 import json
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -15,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from compress.data.folder import data_hash, find_images
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SCALE, SRModel
 from compress.passes.base import FitContext, Pass
 from compress.passes.distill import Photographs
@@ -50,8 +50,8 @@ class DecoderLight(Pass):
 
     pass_: Literal["decoder_light"] = Field(default="decoder_light", alias="pass")
     size: Literal["default", "lite", "nano"] | None = None
-    widths: tuple[int, ...] = Field(min_length=1)
-    blocks: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(min_length=1, max_length=16)
+    blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(min_length=1, max_length=16)
     shuffle: bool = False
     losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field({"feature": 0.1, "l1": 1.0}, min_length=1)
     data: Photographs = Photographs()
@@ -107,6 +107,5 @@ class DecoderLight(Pass):
     def data_key(self) -> str:
         if not self.steps:
             return ""
-        lpips = Path(self.lpips_weights) if self.lpips_weights else None
         return json.dumps([data_hash(find_images(self.data.folders)),
-                           [lpips.name, lpips.stat().st_size] if lpips and lpips.is_file() else []])
+                           files_key([self.lpips_weights] if self.lpips_weights else [])])

@@ -100,7 +100,7 @@ class DepthPrune(Pass):
             matched = fnmatch.filter(names, pattern)
             if not matched:
                 kept = " that levels leaves" if self.levels else ""
-                raise UserError(f"pass 'depth_prune': blocks pattern '{pattern}' matches no block{kept}"
+                raise UserError(f"pass 'depth_prune': blocks pattern '{pattern[:100]}' matches no block{kept}"
                                 f"{nearest(pattern, names)}; they are {', '.join(names)}; * stands for any part")
             found |= dict.fromkeys(matched)
         listed = list(found)

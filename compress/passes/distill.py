@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from compress.data.folder import data_hash, find_images
 from compress.distill.student import JUDGED, ON_LATENTS
 from compress.errors import UserError, nearest
+from compress.identity import files_key
 from compress.model import SRModel
 from compress.passes.base import FitContext, Pass
+from compress.sources.osediff_checkpoint import PARTS
 
 Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
 # AdcSR: the decoder alone, then the UNet with the decoder's middle block.
@@ -106,7 +108,7 @@ class Distill(Pass):
         for pattern in self.train or TRAINED[self.stage]:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'distill': train pattern '{pattern}' matches no parameter"
+                raise UserError(f"pass 'distill': train pattern '{pattern[:100]}' matches no parameter"
                                 f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for any part")
             chosen |= dict.fromkeys(found)
         return list(chosen)
@@ -132,6 +134,6 @@ class Distill(Pass):
         return distill(self, model, context)
 
     def data_key(self) -> str:
-        files = [Path(f) for f in (self.lpips_weights, self.dists_weights, self.prior and self.prior.base) if f]
-        return json.dumps([data_hash(find_images(self.data.folders)),
-                           [[f.name, f.stat().st_size] for f in files if f.is_file()]])
+        base = [Path(self.prior.base) / part for part in PARTS] if self.prior else []
+        files = [*base, *(f for f in (self.lpips_weights, self.dists_weights) if f)]
+        return json.dumps([data_hash(find_images(self.data.folders)), files_key(files)])

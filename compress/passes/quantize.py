@@ -119,7 +119,7 @@ class Quantize(Pass):
         for pattern, bits in pins.items():
             for value in (bits.weights, bits.activations) if isinstance(bits, Width) else (bits,):
                 if value is not None:
-                    _checked(value, f"pin '{pattern}': ")
+                    _checked(value, f"pin '{pattern[:100]}': ")
         return pins
 
     @model_validator(mode="after")
@@ -265,7 +265,7 @@ class Quantize(Pass):
 
     @staticmethod
     def _no_match(pattern: str, names: dict | list, key: str) -> UserError:
-        return UserError(f"pass 'quantize': {key} pattern '{pattern}' matches no layer{nearest(pattern, names)}; "
+        return UserError(f"pass 'quantize': {key} pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
                          f"layers are named like '{next(iter(names))}', * stands for any part")
 
     def _check_patterns(self, layers: dict, points: list[str], used: set[str]) -> None:

@@ -12,21 +12,23 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict
 
 from compress.errors import UserError
-from compress.files import replacing
+from compress.headers import read_metadata
 from compress.image import MIN_SIDE, check_image_tensor
+from compress.json_files import check_shape, parse_json
 from compress.process.padding import pad
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
-from compress.tensors import check_fit
+from compress.tensors import read_tensors
+from compress.weight_file import write_tensors
 
 if TYPE_CHECKING:
     from compress.model import SRModel
@@ -117,6 +119,14 @@ class Routed:
         return {path: counts[path] for path in PATHS}
 
 
+class Sizes(TypedDict):
+    """What the header of a router's file says beside its notes."""
+
+    tile: Annotated[int, Field(gt=0, le=4096)]
+    overlap: Annotated[int, Field(ge=0, le=2048)]
+    threshold: float
+
+
 class Router(nn.Module):
     """CNN and regressor, for tiles of `tile` pixels that share `overlap` with their neighbours. `threshold` is the
     quality that one run of the model on a tile must bring, in the unit of R, where no other is asked for."""
@@ -197,23 +207,20 @@ class Router(nn.Module):
     def save(self, path: Path) -> None:
         header = {"format": FORMAT, "router": json.dumps({"tile": self.tile, "overlap": self.overlap,
                                                           "threshold": self.threshold}), **self.notes}
-        with replacing(path) as partial:
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, partial, header)
+        write_tensors(path, self.state_dict(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
         """Read what `save` wrote. Raises UserError for any other file."""
         if not Path(path).is_file():
             raise UserError(f"{path}: no router here; make one with python -m compress.route train")
-        try:
-            with safe_open(path, framework="pt") as reader:
-                header, state = reader.metadata() or {}, {k: reader.get_tensor(k) for k in reader.keys()}
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-        if header.pop("format", None) != FORMAT:
+        header = read_metadata(Path(path))
+        if header.pop("format", None) != FORMAT or "router" not in header:
             raise UserError(f"{path}: is not a router; make one with python -m compress.route train")
-        router = cls(**json.loads(header.pop("router")))
+        remedy = "the router is damaged: make it again with python -m compress.route train"
+        sizes = parse_json(header.pop("router"), str(path), remedy)
+        check_shape(sizes, Sizes, str(path), remedy)
+        router = cls(**{name: sizes[name] for name in Sizes.__annotations__})
         router.notes = header
-        check_fit(router.state_dict(), state, str(path), "the tensors of a router")
-        router.load_state_dict(state)
+        read_tensors(router, Path(path))
         return router.eval().requires_grad_(False)

@@ -169,6 +169,17 @@ class BinaryLayer(nn.Module):
         self.register_buffer("weight_packed", pack(codes, self.weight_bits))
         self.register_buffer("weight_scale", alpha)
 
+    def value_problem(self) -> tuple[str, str] | None:
+        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        if self.weight_packed is None:
+            return None
+        if (self.weight_scale < 0).any():
+            return "weight_scale", f"holds {self.weight_scale.min().item():g}, and a scale is not negative"
+        high = (self.weight_packed >> 1) & self.weight_packed & 0b01010101
+        if self.weight_bits == 2 and high.any():
+            return "weight_packed", "holds the code 3; two bits have 0, 1 and 2"
+        return None
+
     def beta(self, x: torch.Tensor) -> torch.Tensor:
         """Mean |x| over the channels, of which one stays."""
         return x.detach().abs().mean(dim=self.CHANNELS, keepdim=True)

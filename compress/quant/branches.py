@@ -64,6 +64,13 @@ class Sparse(nn.Module):
         self.entries = nn.Parameter(torch.zeros(count))
         self.register_buffer("index", torch.arange(count, dtype=torch.int32))
 
+    def value_problem(self) -> tuple[str, str] | None:
+        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        count = self.shape[0] * self.shape[1]
+        if self.index.numel() and (self.index.min() < 0 or self.index.max() >= count):
+            return "index", f"points out of the matrix, which has {count} entries"
+        return None
+
     @property
     def density(self) -> float:
         """The share of the dense product's multiply-accumulates that a sparse kernel would do."""

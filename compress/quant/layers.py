@@ -17,6 +17,15 @@ from compress.quant.flow import paused
 ops = torch.ops.quantized_decomposed
 
 
+def grid_problem(grid: Grid, scale: torch.Tensor, zero_point: torch.Tensor, *names: str) -> tuple[str, str] | None:
+    """Which of a scale and zero point cannot be one on `grid`, and why; `names` are those of the two tensors."""
+    if not (scale > 0).all():
+        return names[0], f"holds {scale.min().item():g}, and a scale is above 0"
+    if (zero_point < grid.qmin).any() or (zero_point > grid.qmax).any():
+        return names[1], f"is out of range; zero points of this layer lie in {grid.qmin} to {grid.qmax}"
+    return None
+
+
 class TensorQuantiser(nn.Module):
     """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid; `signed` codes or unsigned.
 
@@ -32,6 +41,10 @@ class TensorQuantiser(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int64))
         self.fit: nn.Module | None = None
+
+    def value_problem(self) -> tuple[str, str] | None:
+        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        return grid_problem(self.grid, self.scale, self.zero_point, "scale", "zero_point")
 
     def set(self, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
         self.scale.copy_(scale)
@@ -113,6 +126,15 @@ class QuantLayer(nn.Module):
         limits = torch.iinfo(self.weight_grid.dtype)
         return ops.dequantize_per_channel(self.weight_q, self.weight_scale, self.weight_zero_point, 0,
                                           limits.min, limits.max, self.weight_grid.dtype)
+
+    def value_problem(self) -> tuple[str, str] | None:
+        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        grid = self.weight_grid
+        if grid.bits not in (8, 16) or grid.symmetric:     # elsewhere every code of the container is one of the grid's
+            low, high = self.weight_q.to(torch.int32).aminmax()
+            if low < grid.qmin or high > grid.qmax:
+                return "weight_q", f"holds codes from {low} to {high}; {grid.bits} bits have {grid.qmin} to {grid.qmax}"
+        return grid_problem(grid, self.weight_scale, self.weight_zero_point, "weight_scale", "weight_zero_point")
 
     def apply_weight(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         raise NotImplementedError(f"{type(self).__name__} must say how its weight acts")

@@ -6,11 +6,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel
 from compress.process.colour import ColourFix
 from compress.sources.adcsr_checkpoint import load_adcsr
 from compress.sources.osediff import OSEDiffSource
-from compress.tensors import files_key, read_tensors
+from compress.tensors import read_tensors
 
 ASSET = Path(__file__).parent.parent / "assets" / "adcsr_nano.safetensors"
 

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from compress.errors import UserError
 from compress.model import SRModel
-from compress.tensors import State, check_fit, few, read_pickle
+from compress.tensors import State, check_fit, few, kind_of, kinds_in, named_tensors, read_pickle
 
 NET, DECODER = "AdcSR's net_params_200.pkl", "AdcSR's halfDecoder.ckpt"
 UNET, MIDDLE = "body.1.", "body.2."  # the parts of the published module behind its PixelUnshuffle
@@ -27,8 +27,12 @@ def state_of(entries: Any, where: str, wanted: str) -> State:
     """The tensors of a file, with or without a level "state_dict" above them."""
     state = entries.get("state_dict", entries) if isinstance(entries, dict) else entries
     if not isinstance(state, dict):
-        raise UserError(f"{where}: holds a {type(state).__name__} instead of named tensors; give {wanted}")
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        raise UserError(f"{where}: holds {kind_of(state)} instead of named tensors; give {wanted}")
+    # A training checkpoint holds counters and settings beside its tensors.
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{where}: holds {kinds_in(state)} and no tensor; give {wanted}")
+    return named_tensors(tensors, where, wanted)
 
 
 def renamed(state: State, rename: Callable[[str], str | None], where: str) -> State:
@@ -64,7 +68,6 @@ def network_tensors(model: SRModel, state: State, where: str = NET) -> State:
     parts = execution_order(model.denoiser.unet)
 
     def rename(name: str) -> str:
-        name = name.removeprefix("module.")
         match = _REPEATED.fullmatch(name)
         known = match and int(match[1]) < len(parts)
         return f"{UNET}{parts[int(match[1])]}.{match[2]}" if known else name
@@ -87,10 +90,15 @@ def diffusers_name(name: str, levels: int) -> str:
     return re.sub(r"^norm_out\.", "conv_norm_out.", name).replace(".nin_shortcut.", ".conv_shortcut.")
 
 
+def _float(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, if it is floating point; what is not stays, to be refused by its name."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def half_decoder(state: State, levels: int, where: str = DECODER) -> State:
     """The decoder in `halfDecoder.ckpt`, all of it, under diffusers' names in float32; `levels` is its depth."""
     found = renamed(state, lambda name: diffusers_name(name.partition("decoder.")[2], levels) or None, where)
-    return {name: (tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor).float()
+    return {name: _float(tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor)
             for name, tensor in found.items()}
 
 

@@ -14,7 +14,6 @@
 | timestep   | the base's at t = 999, in biases; the new embedding is random behind zeros                       |
 """
 
-import copy
 import pickle
 
 import torch
@@ -29,7 +28,9 @@ from compress.channels.graph import Axis, ChannelGraph, Space, unet_graph
 from compress.channels.score import l1_scores
 from compress.errors import UserError
 from compress.model import SRModel
+from compress.sources.variants import variant_of
 from compress.tensors import few
+from compress.weight_file import is_finite
 
 TIMESTEP = 999      # where OSEDiff's UNet restores
 
@@ -47,14 +48,18 @@ def random_values(model: SRModel, seed: int = 0) -> None:
 def read_unet(base: str) -> UNet2DConditionModel:
     """The UNet under `base`, a folder in diffusers' layout or a hub id, in float32."""
     try:
+        variant = variant_of(base, "unet")
         unet, report = UNet2DConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32,
-                                                            output_loading_info=True)
+                                                            output_loading_info=True, variant=variant)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"source.base '{base}': cannot read unet/ ({reason}); give a folder of Stable Diffusion 1.5 or "
                         "2.1 in diffusers' layout, or the id of a hub repository that can be reached") from None
     if absent := report["missing_keys"]:
         raise UserError(f"source.base '{base}': unet/ lacks {len(absent)} weights ({few(absent)}); fetch it again")
+    for name, tensor in unet.state_dict().items():
+        if not is_finite(tensor):
+            raise UserError(f"source.base '{base}': unet/, {name} holds NaN or infinity; fetch it again")
     return unet
 
 

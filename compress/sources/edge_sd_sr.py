@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel, Tiling
 from compress.process.bidirectional import Bidirectional
 from compress.process.colour import ColourFix
 from compress.sources.edge_parts import CleanDenoiser, LightDecoder, LREncoder
-from compress.tensors import files_key, read_tensors
+from compress.tensors import read_tensors
 
 ASSET = Path(__file__).parent.parent / "assets" / "edge_nano.safetensors"
 CHANNELS = 4            # of the latent
@@ -143,4 +144,5 @@ class EdgeSDSRSource(BaseModel):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
-        return files_key([f for f in (self.weights, self.base) if f] or [ASSET])
+        base = Path(self.base) / "unet" if self.base else None
+        return files_key([f for f in (self.weights, base) if f] or [ASSET])

@@ -10,12 +10,13 @@ from torch import nn
 
 from compress.cost import Replaced, measure_module
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.sources.osediff_checkpoint import load_sd21
-from compress.tensors import files_key, read_tensors
+from compress.sources.osediff_checkpoint import PARTS, load_sd21
+from compress.tensors import read_tensors
 
 TOKENS = 77
 ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
@@ -38,6 +39,7 @@ SD21_TEXT = dict(
 # Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter of the
 # positions; the VAE carries the larger share of the MACs, as in SD. Widths and latent channels are in the source.
 WIDTHS = {"unet_channels": 16, "vae_channels": 8}   # each a multiple of: an attention head, GroupNorm's groups
+MOST_WIDTH = 8192   # beyond any network of the family: SD 2.1 has 1280
 NANO_UNET = dict(
     sample_size=64, layers_per_block=1, cross_attention_dim=64, use_linear_projection=True, norm_num_groups=16,
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -62,15 +64,15 @@ class OSEDiffSource(BaseModel):
     lora: str | None = None         # sd21: osediff.pkl, either published format
     prompt: str = ""                # sd21: the one prompt that replaces the tagger
     colour_fix: ColourFix = "adain"
-    latent_channels: int = Field(4, gt=0)                               # of nano, as are the next two
+    latent_channels: int = Field(4, gt=0, le=1024)                               # of nano, as are the next two
     unet_channels: tuple[int, int, int, int] = (48, 64, 64, 80)         # at 1/8 to 1/64 of the image
     vae_channels: tuple[int, int, int, int] = (16, 32, 64, 80)          # at 1/1 to 1/8
 
     @model_validator(mode="after")
     def _legal_widths(self) -> "OSEDiffSource":
         for name, multiple in WIDTHS.items():
-            if wrong := [n for n in getattr(self, name) if n <= 0 or n % multiple]:
-                raise ValueError(f"{name} has {wrong[0]}; choose multiples of {multiple}")
+            if wrong := [n for n in getattr(self, name) if not 0 < n <= MOST_WIDTH or n % multiple]:
+                raise ValueError(f"{name} has {wrong[0]}; choose multiples of {multiple} up to {MOST_WIDTH}")
         # Not whether they are set: a stored header names all fields.
         fields = type(self).model_fields
         own = [name for name in ("latent_channels", *WIDTHS) if getattr(self, name) != fields[name].default]
@@ -134,4 +136,5 @@ class OSEDiffSource(BaseModel):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
-        return files_key([f for f in (self.weights, self.base, self.lora) if f] or [ASSET])
+        base = [Path(self.base) / part for part in PARTS] if self.base else []
+        return files_key([*base, *(f for f in (self.weights, self.lora) if f)] or [ASSET])

@@ -18,11 +18,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from compress.errors import UserError
 from compress.model import SRModel
 from compress.sources.latent_diffusion import PromptEncoder
-from compress.tensors import State, check_fit, few, read_pickle
+from compress.sources.variants import variant_of
+from compress.tensors import State, check_fit, few, float_tensors, kind_of, kinds_in, plain_name, read_pickle
 
 SD21 = "SD 2.1-base weights"
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a folder in diffusers' layout
 # peft's default. The file does not store it.
 LORA_ALPHA = 8
+MOST_RANK = 4096
 LORA_ENTRIES = ("state_dict_unet", "state_dict_vae", "unet_lora_encoder_modules", "unet_lora_decoder_modules",
                 "unet_lora_others_modules", "vae_lora_encoder_modules", "rank_unet", "rank_vae")
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<adapter>[^.]+)\.weight")
@@ -61,6 +64,9 @@ def merge_lora(state: State, lora: State, scale: float, where: str = "the LoRA f
         if set(pair) != {"A", "B"}:
             raise UserError(f"{where}: {module} has lora_{''.join(pair)} of adapter '{adapter}' without its other "
                             "half; the file is incomplete, fetch it again")
+        if min(pair["A"].ndim, pair["B"].ndim, weight.ndim) < 2:
+            raise UserError(f"{where}: the LoRA pair of {module} has tensors of fewer than 2 dimensions; the file is "
+                            "damaged, fetch it again")
         down, up = pair["A"].double().flatten(1), pair["B"].double().flatten(1)  # [r, fan-in], [out, r]
         if (up.shape[0], down.shape[0], down.shape[1]) != (weight.shape[0], up.shape[1], weight[0].numel()):
             raise UserError(f"{where}: the LoRA pair of {module} has shapes {tuple(pair['A'].shape)} and "
@@ -71,24 +77,42 @@ def merge_lora(state: State, lora: State, scale: float, where: str = "the LoRA f
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    entries = read_pickle(path, "lora", "osediff.pkl, from OSEDiff or AdcSR")
-    if isinstance(entries, dict) and ("state_dict_unet" in entries or {"unet", "vae"} <= entries.keys()):
-        return entries
-    found = few(map(str, entries)) if isinstance(entries, dict) else type(entries).__name__
-    raise UserError(f"lora: {path} holds {found}; expected either 'unet' and 'vae' (AdcSR) or "
+    """The entries of either published file: "unet" and "vae" (AdcSR), or LORA_ENTRIES (OSEDiff), of their types."""
+    wanted = "osediff.pkl, from OSEDiff or AdcSR"
+    entries, where = read_pickle(path, "lora", wanted), f"lora: {path}"
+    if isinstance(entries, dict) and "state_dict_unet" in entries:
+        if missing := [name for name in LORA_ENTRIES if name not in entries]:
+            raise UserError(f"{where} lacks the entries {', '.join(missing)}; the file is incomplete, fetch it again")
+        return {name: _lora_entry(name, entries[name], where, wanted) for name in LORA_ENTRIES}
+    if isinstance(entries, dict) and {"unet", "vae"} <= entries.keys():
+        return {name: float_tensors(entries[name], f"{where}, {name}", wanted) for name in ("unet", "vae")}
+    found = kinds_in(entries).removeprefix("a mapping with ")
+    raise UserError(f"{where} holds {found}; expected either 'unet' and 'vae' (AdcSR) or "
                     f"{', '.join(LORA_ENTRIES)} (OSEDiff)")
+
+
+def _lora_entry(name: str, value: Any, where: str, wanted: str) -> Any:
+    """One entry of OSEDiff's file: tensors, a rank, or the names of modules. Raises UserError for another type."""
+    if name.startswith("state_dict_"):
+        return float_tensors(value, f"{where}, {name}", wanted)
+    if name.startswith("rank_"):
+        if type(value) is not int or not 1 <= value <= MOST_RANK:
+            shown = f"{value:.20}" if type(value) is str else value if type(value) is int else kind_of(value)
+            raise UserError(f"{where}: {name} is {shown} instead of a rank from 1 to {MOST_RANK}; give {wanted}")
+        return value
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(item, str) for item in value):
+        raise UserError(f"{where}: {name} is {kind_of(value)} instead of a list of modules' names; give {wanted}")
+    return [plain_name(item) for item in value]
 
 
 def _merge_osediff(base: State, entries: dict[str, Any], network: str, path: str) -> State:
     """OSEDiff's format for one `network`, "unet" or "vae": every module that the file lists must come with a pair."""
-    if missing := [name for name in LORA_ENTRIES if name not in entries]:
-        raise UserError(f"lora: {path} lacks the entries {', '.join(missing)}; the file is incomplete, fetch it again")
     lora, rank, where = entries[f"state_dict_{network}"], entries[f"rank_{network}"], f"lora: {path}, {network}"
     listed = {module for name in LORA_ENTRIES if name.startswith(f"{network}_lora") for module in entries[name]}
     if differing := listed ^ lora_modules(lora):
         raise UserError(f"{where}: {len(differing)} entries are modules listed without tensors, or tensors of "
                         f"unlisted modules ({few(differing)}); the file is incomplete, fetch it again")
-    if wrong := [k for k, v in lora.items() if ".lora_A." in k and v.shape[0] != rank]:
+    if wrong := [k for k, v in lora.items() if ".lora_A." in k and v.shape[:1] != (rank,)]:
         raise UserError(f"{where}: states rank {rank}, which {len(wrong)} tensors do not have ({few(wrong)}); "
                         "the file is inconsistent, fetch it again")
     return merge_lora(base, lora, LORA_ALPHA / rank, where)
@@ -100,7 +124,7 @@ def modern_names(state: State) -> State:
     for name, tensor in state.items():
         head, _, tail = name.rpartition(".attentions.")
         parts = tail.split(".")  # "0", layer, "weight"
-        if head and parts[1] in _OLD_ATTENTION:
+        if head and len(parts) == 3 and parts[1] in _OLD_ATTENTION:
             name = f"{head}.attentions.{parts[0]}.{_OLD_ATTENTION[parts[1]]}.{parts[2]}"
             tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
         result[name] = tensor
@@ -111,6 +135,8 @@ def _pretrained(kind: type, base: str, part: str) -> Any:
     """`kind.from_pretrained` of one subfolder, complete, in float32; a UserError for all that can go wrong."""
     is_model = issubclass(kind, nn.Module)
     options = {"dtype" if kind is CLIPTextModel else "torch_dtype": torch.float32, "output_loading_info": True}
+    if is_model and (variant := variant_of(base, part)):
+        options["variant"] = variant
     try:
         result = kind.from_pretrained(base, subfolder=part, **(options if is_model else {}))
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from compress.errors import UserError
+from compress.identity import files_key
 from compress.model import SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.residual_sampler import ResidualSampler
@@ -15,7 +16,7 @@ from compress.process.residual_shift import ResidualShift
 from compress.sources.residual_shift_parts import CodeDecoder, PairDenoiser, PairEncoder
 from compress.sources.swin_unet import SwinUNet, SwinUNetConfig
 from compress.sources.vq_autoencoder import VQAutoencoder, VQConfig
-from compress.tensors import State, check_fit, few, files_key, read_pickle, read_tensors
+from compress.tensors import State, check_fit, named_tensors, read_pickle, read_tensors
 
 ASSET = Path(__file__).parent.parent / "assets" / "sinsr_nano.safetensors"
 
@@ -26,26 +27,19 @@ NANO_UNET = SwinUNetConfig(channels=32, multipliers=(1, 2, 4), blocks=1, size=32
 NANO_VQ = VQConfig(channels=8, multipliers=(2, 3, 6), blocks=1, codes=1024, groups=8, attention=False)
 
 LEVELS = ("state_dict", "ema", "params_ema", "params")
-PREFIXES = ("module.", "_orig_mod.")
 
 
 def released_state(path: str, key: str, wanted: str) -> State:
     """The tensors of a released checkpoint under the network's own names. `key` is the recipe's, `wanted` the file's.
 
-    They lie at the top or under one of LEVELS, and their names may begin with PREFIXES.
+    They lie at the top or under one of LEVELS, and their names may begin with prefixes that training leaves (compress.tensors.plain_name).
     """
     content = read_pickle(path, key, wanted)
-    while isinstance(content, dict) and (level := next((k for k in LEVELS if isinstance(content.get(k), dict)), None)):
-        content = content[level]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        found = few(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{key}: {path} holds {found or 'nothing'} instead of named tensors; give {wanted}")
-    state = {}
-    for name, tensor in content.items():
-        while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
-            name = name.removeprefix(prefix)
-        state[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return state
+    for _ in LEVELS:    # and no more: a pickled mapping may hold itself
+        level = next((k for k in LEVELS if isinstance(content, dict) and isinstance(content.get(k), dict)), None)
+        content = content if level is None else content[level]
+    state = named_tensors(content, f"{key}: {path}", wanted)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 class ResShiftSource(BaseModel):

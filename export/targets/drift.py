@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from compress.errors import UserError
 from compress.files import write_text
+from compress.run_files import read_manifest
 from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
@@ -93,7 +94,7 @@ def measure_drift(folder: Path, made: Exported, options: Options) -> list[dict]:
     order of the graph; also written to drift.json. The input is one photograph, through the simulation of earlier
     parts.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     target = manifest["target"]
     if target not in ABLE or not made.runs:
         raise UserError(f"drift is measured on graphs that stay ONNX, in a runtime that runs here; target {target} is not "

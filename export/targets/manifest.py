@@ -13,6 +13,7 @@ import torch
 from compress import __version__
 from compress.files import write_text
 from compress.model import SCALE, SRModel
+from compress.run_files import read_manifest
 from export.onnx import summary
 from export.targets import host
 from export.targets.parts import Exported, Options, Parts
@@ -129,7 +130,7 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
 def refresh(made: Exported, folder: Path) -> None:
     """Bring the manifest up to what a runner added or changed: times, and graphs that it compiled anew."""
     path = folder / MANIFEST_FILE
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_manifest(folder)
     for stem, entry in made.graphs.items():
         data["graphs"][stem] |= entry
     data["files"] = files(folder)

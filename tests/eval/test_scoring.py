@@ -119,7 +119,7 @@ def test_cache_reads_what_it_wrote(tmp_path):
     assert ScoreCache(tmp_path / "deep" / "c.sqlite").get(["a", "b", "c",
                                                            "d"]) == {"a": 1.5, "b": b"\x00\x01", "c": "text"}
     assert ScoreCache(None).get(["a"]) == {}
-    assert sqlite3.connect(tmp_path / "deep" / "c.sqlite").execute("SELECT count(*) FROM entries").fetchone() == (3,)
+    assert sqlite3.connect(tmp_path / "deep" / "c.sqlite").execute("SELECT count(*) FROM sealed").fetchone() == (3,)
 
 
 def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
