@@ -122,6 +122,8 @@ def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
 def check_low_bits(model: nn.Module, low_bits: str) -> None:
     """Raise UserError for a form of packed weights that there is not, or that the model has nothing
     for."""
+    from export.stored import INTEGERS
+
     if low_bits not in ("packed", *INTEGERS):
         raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
     if low_bits != "packed" and not packed_bytes(model):
