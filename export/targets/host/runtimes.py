@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .processor import session_entries
+
 Graph = Callable[[np.ndarray], np.ndarray]
 
 
@@ -17,8 +19,8 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    # x86 before VNNI: the kernels without overflow in 16 bits.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for key, value in session_entries().items():
+        options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
     loaded = ort.InferenceSession(str(folder / graph["file"]), options, providers=["CPUExecutionProvider"])
