@@ -38,12 +38,16 @@ JITTER = 1e-6
 MARGIN_DB = 3.0  # a runtime's noise and the simulation's own, as independent noises of one size
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Quiet, with exact integers on every processor and `threads` threads (None: one per core)."""
+def session_options(threads: int | None = None, exact: bool | None = None) -> ort.SessionOptions:
+    """Quiet, with `threads` threads (None: one per core).
+
+    `exact` asks for kernels that cannot overflow, whatever the processor (True), or leaves onnxruntime its fast ones
+    (False); None asks for them where the processor needs them, so that integers are exact everywhere.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    for key, value in session_entries().items():
+    for key, value in session_entries(exact).items():
         options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -8,6 +8,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.graph import write as write_graph
 from export.onnx import OPSET_16_BIT, export_onnx
+from export.targets.needs import least_onnxruntime
 from export.targets.parts import Exported, Options, Parts
 from export.targets.qdq import quantise, searches
 
@@ -87,6 +88,7 @@ def entry(path: Path) -> dict:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     data = path.with_name(f"{path.name}.data")
     return {"file": path.name, "format": f"ONNX opset {opset}, IR {model.ir_version}",
+            "least_onnxruntime": least_onnxruntime(model.ir_version, opset),
             **({"data": data.name} if data.is_file() else {})}
 
 
