@@ -82,6 +82,16 @@ def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> No
     replace(quantise(onnx.load(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors), path)
 
 
+def largest_code(path: Path) -> int:
+    """The largest magnitude of the signed 8-bit weights in an ONNX file; 0 where it has none."""
+    graph = onnx.load(path).graph
+    weights = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    stored = [tensor for tensor in graph.initializer
+              if tensor.name in weights and tensor.data_type == onnx.TensorProto.INT8]
+    return max((int(abs(onnx.numpy_helper.to_array(tensor).astype(int)).max(initial=0))
+                for tensor in stored), default=0)
+
+
 def entry(path: Path) -> dict:
     """The manifest's entry of an ONNX file."""
     model = onnx.load(path, load_external_data=False)

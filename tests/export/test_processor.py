@@ -1,12 +1,16 @@
 """Which kernels a session asks for, by the processor; its integers are exact on this one."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.targets.host import processor
+from export.targets.host import processor, runtimes
+from export.targets.onnx_file import largest_code
 from export.verify import session, session_options
 
 AVX2 = "flags\t\t: fpu sse2 avx avx2 fma\n"
@@ -137,6 +141,29 @@ def test_codes_of_a_reduced_range_are_exact_in_the_fast_kernels():
     found = ort.InferenceSession(product(weight), session_options(1, exact=False),
                                  providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     np.testing.assert_array_equal(found, x @ weight.astype(np.float32))
+
+
+@pytest.mark.parametrize("code, needed, warned", [
+    (127, True, True), (127, False, False), (64, True, False), (0, True, False)])
+def test_openvino_warns_where_it_overflows(monkeypatch, capsys, tmp_path, code, needed, warned):
+    class Core:
+        def compile_model(self, *arguments):
+            return lambda x: [x]
+
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=Core))
+    monkeypatch.setattr(runtimes, "needs_exact_kernels", lambda: needed)
+    entry = {"file": "decoder.xml"} | ({"largest_weight_code": code} if code else {})
+    assert runtimes.openvino(entry, tmp_path, 1)("x") == "x"
+    said = capsys.readouterr().err
+    assert ("decoder.xml: OpenVINO's 8-bit products can overflow" in said) is warned
+
+
+def test_the_largest_code_of_a_file(tmp_path):
+    weight = np.ones((64, 16), np.int8)
+    weight[3, 5] = -128
+    for name, values in (("signed", weight), ("small", np.ones((64, 16), np.int8))):
+        (tmp_path / name).write_bytes(product(values))
+    assert largest_code(tmp_path / "signed") == 128 and largest_code(tmp_path / "small") == 1
 
 
 def test_onnxruntime_keeps_codes_of_a_reduced_range_signed(tmp_path):
