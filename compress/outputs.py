@@ -28,6 +28,7 @@ from eval.benchmark import evaluate, key_of_file
 from eval.card import write_card
 from eval.dataset import DataSet
 from eval.metrics import check_names
+from eval.notes import plural
 from eval.pictures import open_entry
 from eval.report import collect, write_report
 from export import latency, targets, verify
@@ -135,7 +136,8 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
                 a, b = map(read_image, files)
                 fidelity[pair.name] = (-10 * torch.log10((a - b).square().mean().clamp(min=1e-10))).item()
         write_text(folder / "fidelity.json", json.dumps(fidelity))
-        results[opened.name] = {**averages, "fidelity_db": float(np.mean(list(fidelity.values())))}
+        mean = float(np.mean(list(fidelity.values()))) if fidelity else None
+        results[opened.name] = {**averages, "fidelity_db": mean}
     return results
 
 
@@ -181,21 +183,36 @@ def draw_curve(recipe: Recipe, record: dict, results: dict, run: Path) -> tuple[
             selection = replace(selection, points=own + selection.points[1:])
             png, _ = curve.draw(selection, run / "curve.png")
             return png, f"curve: {metric} on {data}"
-    return None, f"no curve: none of {', '.join(CURVE_METRICS)} has a value"
+    return None, f"no curve: none of {', '.join(CURVE_METRICS)} has a value for both models"
+
+
+def pairs_of(rows: list[dict]) -> list[tuple[dict, dict]]:
+    """(reference, row) of the latency rows of all targets: a target's first row is what its others are measured
+    against, and has the label of the source."""
+    found, reference = [], None
+    for row in rows:
+        if reference is None or row["label"] == reference["label"]:
+            reference = row
+        else:
+            found.append((reference, row))
+    return found
 
 
 def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list[str]:
     """The run in a few lines of text."""
     before, after = record["cost"]["before"], record["cost"]["after"]
+    height, width = before["lr_size"]
     lines = [f"{recipe.name}",
-             f"  size     {before['bytes'] / 1e6:9.2f} MB -> {after['bytes'] / 1e6:.2f} MB "
-             f"({after['bytes'] / before['bytes']:.3f})",
+             f"  weights  {before['bytes'] / 1e6:9.2f} MB -> {after['bytes'] / 1e6:.2f} MB "
+             f"({after['bytes'] / before['bytes']:.3f}), packed at their own width; {MODEL_FILE} has "
+             f"{after['file_bytes'] / 1e6:.2f} MB",
              f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
              f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
-             "fp32-equivalent (paper count, LR 128)"]
-    for row in exported["latency"][1:]:
+             f"fp32-equivalent (paper count, LR {width}x{height}), counted and no speed"]
+    for reference, row in pairs_of(exported["latency"]):
+        threads = f"{row['threads']} {plural(row['threads'], 'thread')}"
         lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
-                     f"{exported['latency'][0]['label']}, measured: {row['threads']} threads, {row['machine']}")
+                     f"{reference['label']}, measured: {threads}, {row['machine']}")
     whole = [r for r in exported["parity"] if r["file"] in ("model.onnx", "end to end")]
     if whole:
         shown = ", ".join(f"{r['probe']} {'not finite' if r['psnr_db'] is None else format(r['psnr_db'], '.1f')}"
@@ -205,7 +222,9 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
     if problem:
         lines.append(f"  parity   {problem}")
     for data, result in results.items():
-        lines.append(f"  {data}: compressed against source {result['fidelity_db']:.2f} dB PSNR")
+        fidelity = result["fidelity_db"]
+        lines.append(f"  {data}: " + ("no image was restored by both models" if fidelity is None else
+                                      f"compressed against source {fidelity:.2f} dB PSNR"))
         for metric in recipe.eval.metrics:
             pair = [result[k].get(metric) for k in ("source", "compressed")]
             if None not in pair:

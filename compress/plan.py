@@ -16,7 +16,8 @@ def label(step: Pass) -> str:
     fields = step.model_dump(by_alias=True)
     bits = f" W{fields['weights']}A{fields['activations']}" if "activations" in fields else ""
     placement = f" {step.label()}" if "placement" in fields else ""
-    return f"{fields['pass']}{bits}{placement}"
+    reduced = " in a reduced range" if fields.get("reduce_range") else ""
+    return f"{fields['pass']}{bits}{placement}{reduced}"
 
 
 def plan(recipe: Recipe, lr_size: tuple[int, int] = (128, 128)) -> list[tuple[str, Cost]]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from eval import pages, rundir
+from eval import pages
 from eval.metrics import METRICS
+from eval.notes import notes, plural
 from eval.report import cell, heading
 from eval.rundir import Evaluation, Run
 
@@ -39,12 +40,12 @@ def write_card(run: Run, folder: Path, summary: list[str] | None = None) -> Path
              f"×4 super-resolution, compressed from `{source.get('family')}` (size `{source.get('size')}`) by "
              f"{', '.join(entry['pass']['pass'] for entry in run.ledger['passes']) or 'no pass'}."]
     lines += ["", *_block(summary)] if summary else []
-    lines += [f"\n{note}" for note in rundir.notes(run.recipe)]
+    lines += [f"\n{note}" for note in notes(run.recipe)]
     lines += ["", "## Load", "", *_how_to_load(run)]
     lines += ["", "## Cost", "", *_costs(run)]
     for one in run.evaluations:
-        lines += ["", f"## Quality: {one.data}, protocol {one.protocol}, {one.averages['compressed']['images']} images",
-                  "",
+        count = one.averages["compressed"]["images"]
+        lines += ["", f"## Quality: {one.data}, protocol {one.protocol}, {count} {plural(count, 'image')}", "",
                   *_quality(one)]
     lines += ["", "## Weights and licence", "", *licence(source)]
     lines += ["", "## Ledger", "", *_ledger(run)]
@@ -90,7 +91,8 @@ def _quality(one: Evaluation) -> list[str]:
     lines = _table(["", *one.averages], rows) if rows else []
     missing = [m for m in names if set(values[m]) == {"–"}]
     if missing:
-        lines += ["", f"Not measured for want of weights or originals: {', '.join(missing)}."]
+        why = one.averages["compressed"].get("blank", {})
+        lines += ["", "Not measured:", "", *(f"- {m}: {why.get(m, 'no image has a value')}" for m in missing)]
     left_out = one.averages["compressed"].get("problems", {})
     return lines + [f"\nLeft out: {why}" for why in left_out.values()]
 

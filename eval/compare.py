@@ -6,6 +6,7 @@ from compress.errors import UserError
 from eval import pages, pictures, points
 from eval.curve import chart_data
 from eval.metrics import METRICS
+from eval.notes import notes
 from eval.pictures import Crop
 from eval.report import COSTS, environment, spread
 from eval.rundir import Evaluation, Run, Scores
@@ -34,7 +35,7 @@ def write_comparison(runs: list[Run], path: Path, dataset: str | None = None) ->
         chart_data=chart_data(board, metric, "size") if metric and all("size" in s.x for s in board.systems if s.ours)
         else None,
         metrics={label: {m: a.get(m) for m in names} for label, a in averages.items()},
-        blanks={m: why for a in averages.values() for m, why in a["blank"].items()},
+        blanks=_blanks(averages), notes=_notes(runs, labels),
         costs=[{"run": "source" if "source" in scores else f"source of {labels[0]}",
                 **{k: runs[0].ledger["cost"]["before"].get(k) for k in COSTS}}]
         + [{"run": label, **{k: run.ledger["cost"]["after"].get(k) for k in (*COSTS, "file_bytes")}}
@@ -56,6 +57,26 @@ def _labels(runs: list[Run]) -> list[str]:
     if again:
         raise UserError(f"several runs are called {', '.join(again)}; give directories of different names")
     return labels
+
+
+def _blanks(averages: dict[str, dict]) -> dict[str, str]:
+    """Metric -> why it has no value; with the models' names where others have one, or another reason."""
+    found = {}
+    for metric in dict.fromkeys(m for a in averages.values() for m in a["blank"]):
+        reasons = {label: a["blank"][metric] for label, a in averages.items() if metric in a["blank"]}
+        alike = len(reasons) == len(averages) and len(set(reasons.values())) == 1
+        found[metric] = next(iter(reasons.values())) if alike else "; ".join(
+            f"{label}: {why}" for label, why in reasons.items())
+    return found
+
+
+def _notes(runs: list[Run], labels: list[str]) -> list[str]:
+    """What a reader must know of each run's figures, with the names of the runs that it holds for."""
+    found: dict[str, list[str]] = {}
+    for label, run in zip(labels, runs, strict=True):
+        for note in notes(run.recipe):
+            found.setdefault(note, []).append(label)
+    return [f"{', '.join(named)}: {note}" for note, named in found.items()]
 
 
 def _one_source(runs: list[Run], chosen: dict[str, Evaluation]) -> bool:

@@ -22,6 +22,7 @@ from compress.files import check_file
 from eval import pages, pictures, points, rundir
 from eval.curve import chart_data
 from eval.metrics import METRICS
+from eval.notes import notes, plural
 from eval.pictures import HIGH, LOW, Crop
 from eval.rundir import Evaluation, Run, Scores
 
@@ -32,7 +33,8 @@ HEADINGS = {"params": "parameters", "param_equivalents": "fp32-equivalent parame
             "peak_activation_bytes": "peak activations", "macs_paper": "MACs (conv + linear)",
             "macs_full": "MACs (with attention)", "macs_equivalent": "MACs, fp32-equivalent", "psnr_db": "PSNR, dB",
             "self_db": "own noise, dB", "own_db": "own rounding, dB", "tolerance_db": "tolerance, dB",
-            "seconds": "time, s"}
+            "seconds": "time, s", "median_ms": "median, ms",
+            "min_ms": "least, ms", "ratio": "speed against the first", "size_ratio": "size against the first"}
 
 
 @dataclass
@@ -43,9 +45,9 @@ class ReportData:
     `components`: one row a component, same keys. `metrics`: model -> metric -> mean or None. `blanks`: metric -> why
     it has no value. `scores`: model -> image -> metric -> value, the compressed model last. `crops`: the worst images.
     `parity`: rows with `file`, `probe` and `psnr_db` (exported file against the compressed model; None is an output
-    that is not finite). `fidelity_db`: PSNR of the compressed model's images against the source's. `latency`: rows that
-    say where, how, and `measured` or `predicted`. `predicted`: latency on phones, lines of text. `ledger`: one row a
-    pass. `chart`: what curve.chart_data gives, if any.
+    that is not finite). `fidelity_db`: PSNR of the compressed model's images against the source's. `latency`: rows of
+    export.latency, measured. `predicted`: latency on phones, lines of text. `ledger`: one row a pass. `chart`: what
+    curve.chart_data gives, if any.
     """
 
     name: str
@@ -75,7 +77,7 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
     ledger = [{k: v for k, v in entry.items() if k not in ("before", "after")} for entry in run.ledger["passes"]]
     figures = ReportData(run.name, run.recipe_yaml, [_shown(row) for row in run.costs()],
                          [_shown(row) for row in run.components()], parity=run.exported["parity"],
-                         latency=run.exported["latency"], ledger=ledger, notes=rundir.notes(run.recipe),
+                         latency=run.exported["latency"], ledger=ledger, notes=notes(run.recipe),
                          predicted=rundir.predicted(run) if predicted is None else predicted)
     if not run.evaluations:
         figures.notes.append("not evaluated: python -m eval.run RUN --data …")
@@ -132,7 +134,8 @@ def environment() -> Environment:
     found.filters |= {"cell": cell, "heading": heading, "picture": picture}
     found.globals |= {"columns": columns, "arrow": _arrow,
                       "higher": lambda m: METRICS[m].higher if m in METRICS else True,
-                      "directions": lambda: {name: metric.higher for name, metric in METRICS.items()}, "shape": _shape}
+                      "directions": lambda: {name: metric.higher for name, metric in METRICS.items()}, "shape": _shape,
+                      "plural": plural}
     return found
 
 

@@ -87,17 +87,3 @@ def predicted(run: Run) -> list[str]:
         return []
     source, _, model = read_structure(run.path)
     return phones.as_lines(measure(model), source)
-
-
-def notes(recipe: dict[str, Any]) -> list[str]:
-    """What a reader must know to read the figures of a recipe."""
-    quantised = [p for p in recipe["passes"] if p.get("activations")]
-    found = []
-    if quantised:
-        found.append("Placement: inputs and weights of convolutions and linear layers, and outputs of the convolutions "
-                     "that the recipe lists, are quantised; norms, activations, residual sums and attention products "
-                     "are floating point. This is not whole-graph quantisation.")
-    if any(min(p["weights"], p["activations"]) < 8 and max(p["weights"], p["activations"]) <= 8 for p in quantised):
-        found.append("Codes narrower than 8 bits are stored in 8-bit containers with clamps: exported files simulate "
-                     "such hardware and are no smaller or faster than 8-bit ones.")
-    return found

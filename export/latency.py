@@ -31,7 +31,8 @@ TURN = 3
 
 def machine() -> str:
     """The processor's name, with the number of cores that this process sees."""
-    return f"{processor()}, {os.cpu_count()} cores"
+    cores = os.cpu_count()
+    return f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def feed(loaded: ort.InferenceSession, side: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -85,7 +86,8 @@ def _bytes(path: Path) -> int:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [f"measured on {rows[0]['machine']}; {rows[0]['threads']} threads, {rows[0]['repeats']} interleaved repeats",
+    threads, repeats = (f"{rows[0][key]} {key if rows[0][key] != 1 else key[:-1]}" for key in ("threads", "repeats"))
+    lines = [f"measured on {rows[0]['machine']}; {threads}, {repeats}, interleaved",
              f"{'':24}{'median ms':>11}{'min ms':>9}{'speed':>8}{'KiB':>9}{'size':>7}"]
     lines += [f"{r['label']:24}{r['median_ms']:11.1f}{r['min_ms']:9.1f}{r['ratio']:7.2f}x{r['bytes'] / 1024:9.0f}"
               f"{r['size_ratio']:7.3f}" for r in rows]

@@ -28,6 +28,7 @@ from compress.model import SCALE, SRModel
 from compress.quant.flow import paused
 from compress.quant.layers import TensorQuantiser
 from export.onnx import GRAPHS, check_size, low_bit_layers
+from export.targets.host.processor import session_entries
 
 if TYPE_CHECKING:
     from export.targets import Target
@@ -38,14 +39,17 @@ JITTER = 1e-6
 MARGIN_DB = 3.0  # a runtime's noise and the simulation's own, as independent noises of one size
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Quiet, with exact integers and `threads` threads (None: one per core)."""
+def session_options(threads: int | None = None, exact: bool | None = None) -> ort.SessionOptions:
+    """Quiet, with `threads` threads (None: one per core).
+
+    `exact` asks for kernels that cannot overflow, whatever the processor (True), or leaves onnxruntime its fast ones
+    (False); None asks for them where the processor needs them, so that integers are exact everywhere.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
-    # Before VNNI, x86 adds products of bytes in 16 bits, which overflow. With this, onnxruntime makes unsigned weights of
-    # signed ones there, for which it has exact kernels; elsewhere it changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    for key, value in session_entries(exact).items():
+        options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

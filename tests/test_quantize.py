@@ -307,6 +307,7 @@ def test_bad_pairs(nano, tmp_path, hr_names, scale, said):
     ({"placement": "full", "outputs": ["*"]}, "remove 'outputs'"),
     ({"placement": "cpu", "attention": True}, "remove 'attention'"),
     ({"norm_stride": 2}, "norm_stride belongs to placement 'full' or 'cpu'"),
+    ({"reduce_range": True, "weights": 16}, "reduce_range is for weights of 8 bits and weights is 16"),
     ({"target": "hr", "calibration": {"data": "folder"}}, "set calibration.hr to a folder"),
     ({"target": "hr", "components": ["encoder"]}, "components has no decoder"),
     ({"calibration": {"hr": "folder"}}, "for target 'hr' only"),

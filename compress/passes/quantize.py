@@ -28,6 +28,7 @@ from compress.quant.explicit import give_room
 from compress.quant.fit import begin, begin_ranges
 from compress.quant.flow import Flow, record
 from compress.quant.layers import QuantConv2d, QuantLayer, QuantLinear, SplitConv2d
+from compress.quant.placement import Placement
 from compress.quant.points import float_operators, place
 from compress.quant.schedule import fit_model
 from compress.quant.sites import Site, find_sites
@@ -89,6 +90,10 @@ class Quantize(Pass):
     components: tuple[Component, ...] = ("encoder", "denoiser", "decoder")
     # Integer kernels want weight zero points of 0; PassionSR's asymmetric weights are one word away.
     weight_scheme: Literal["symmetric", "asymmetric"] = "symmetric"
+    reduce_range: bool = Field(False, description=(
+        "Quantise 8-bit weights to the codes from -64 to 64. Products of bytes with them cannot overflow in the 16 bits "
+        "in which x86 without VNNI adds pairs, so that onnxruntime keeps its fast kernels there; it costs one bit of "
+        "the weights' precision. Layers whose weights are narrower or wider than 8 bits stay as they are."))
     pins: dict[str, int | Width] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -132,6 +137,9 @@ class Quantize(Pass):
                              "compat")
         if self.norm_stride > 1 and self.placement == "compat":
             raise ValueError("norm_stride belongs to placement 'full' or 'cpu'; set one of them, or remove norm_stride")
+        if self.reduce_range and self.weights == 16:
+            raise ValueError("reduce_range is for weights of 8 bits and weights is 16; set weights: 8, or remove "
+                             "reduce_range")
         if self.target == "hr" and self.calibration.hr is None and self.calibration.data != "embedded":
             raise ValueError("target 'hr' needs the photographs themselves; set calibration.hr to a folder that holds "
                              f"them four times as large, under the names of {self.calibration.data}, or target: fp")
@@ -174,7 +182,7 @@ class Quantize(Pass):
             weight_bits, act_bits = self._width(name, pins, used)
             new, parts = self._replace(layer, hidden.get(name), dict(
                 weight_bits=weight_bits, act_bits=act_bits, symmetric=self.weight_scheme == "symmetric",
-                low_rank=self.low_rank,
+                low_rank=self.low_rank, reduce_range=self.reduce_range,
                 # Latents, predictions and pixels keep their precision, unless named one by one in placement cpu.
                 quantise_output=name in put_out and isinstance(layer, nn.Conv2d)
                 and (name not in edges or self.placement == "cpu")))
@@ -327,9 +335,14 @@ class Quantize(Pass):
             del getattr(model, part).flow
         return flows
 
+    @property
+    def grids(self) -> Placement:
+        """Where this pass puts grids."""
+        return Placement.of(self.placement, self.attention)
+
     def label(self) -> str:
         """The placement that a figure of this pass belongs to."""
-        return self.placement + " with attention" * self.attention + " with outputs" * bool(self.outputs)
+        return self.grids + " with outputs" * bool(self.outputs)
 
     def as_published(self) -> "Quantize":
         return self.model_copy(update={"skip": (), "outputs": (), "low_rank": 0})

@@ -11,27 +11,38 @@ import torch
 from compress.errors import UserError
 
 BITS = (4, 6, 8, 16)
+REDUCED = 64   # 2 * 255 * 64 = 32,640: two products of a byte with such a weight still fit 16 bits
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers of a quantiser: unsigned for activations; symmetric around 0, or signed, for weights."""
+    """The integers of a quantiser: unsigned for activations; symmetric around 0, or signed, for weights.
+
+    `reduced` leaves a signed grid of 8 bits the codes from -64 to 64, onnxruntime's reduced range.
+    """
 
     bits: int
     symmetric: bool = False
     signed: bool = False
+    reduced: bool = False
 
     def __post_init__(self):
         if self.bits not in BITS:
             raise UserError(f"{self.bits} bits are not supported; choose one of {', '.join(map(str, BITS))}")
+        if self.reduced and not (self.signed and self.bits == 8):
+            raise UserError("a reduced range is one of signed 8-bit codes; narrower codes fit into it, wider ones do not")
 
     @property
     def qmin(self) -> int:
+        if self.reduced:
+            return -REDUCED
         # A symmetric grid leaves out its lowest code, so that -x has a code whenever x has.
         return -(2 ** (self.bits - 1)) + int(self.symmetric) if self.signed else 0
 
     @property
     def qmax(self) -> int:
+        if self.reduced:
+            return REDUCED
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
 
     @property

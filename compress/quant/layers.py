@@ -99,14 +99,16 @@ class QuantLayer(nn.Module):
 
     With `quantise_output` the result is quantised too. It costs accuracy, and it is what lets a runtime use an
     integer convolution: those put out integers. `input` is None where the tensor that comes is on a grid already.
-    `low_rank` adds a branch of that rank; `premultiply` a factor per input channel that nothing else could absorb.
+    `low_rank` adds a branch of that rank; `premultiply` a factor per input channel that nothing else could absorb;
+    `reduce_range` leaves weights of 8 bits the codes from -64 to 64.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, weight_bits: int, act_bits: int, symmetric: bool = True,
-                 quantise_output: bool = False, low_rank: int = 0, premultiply: bool = False):
+                 quantise_output: bool = False, low_rank: int = 0, premultiply: bool = False,
+                 reduce_range: bool = False):
         super().__init__()
         self.weight_bits, self.act_bits = weight_bits, act_bits
-        self.weight_grid = Grid(weight_bits, symmetric, signed=True)
+        self.weight_grid = Grid(weight_bits, symmetric, signed=True, reduced=reduce_range and weight_bits == 8)
         device, shape = layer.weight.device, layer.weight.shape
         with torch.device(device):
             self.input: TensorQuantiser | None = TensorQuantiser(act_bits)

@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 from compress.errors import UserError
 from compress.quant.flow import INPUT, NEUTRAL, SCALAR, Flow, Node, operator_of
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
+from compress.quant.placement import Placement
 
 PROBS_BITS = 16  # of a softmax's result in a whole graph, as Q-Diffusion (arXiv 2302.04304) has it
-PLACEMENTS = ("compat", "full", "cpu")
 DOORSTEP = (*SCALAR, "concat", "resize", "interpolate")
 ON_CODES = ("add", "resize")    # what onnxruntime's CPU does on 8-bit codes faster than on floats, besides convolutions
 CHUNK = 2**20   # scores that placement cpu holds at once: 4 MiB of floats, which stay in a cache
@@ -322,13 +322,18 @@ def place(component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_str
     component.__class__ = placed(type(component))
 
 
-def placement_of(module: nn.Module) -> str:
-    """The label of what a model or part quantises: none, compat, compat with attention, full, cpu, or several."""
-    found = {m.placement.replace("compat", "compat with attention") for m in module.modules() if isinstance(m, Points)}
+def placements_in(module: nn.Module) -> list[Placement]:
+    """What a model or part quantises, sorted by name: empty for floats, several where passes differ."""
+    found = {Placement.of(m.placement, attention=True) for m in module.modules() if isinstance(m, Points)}
     within = {id(layer) for m in module.modules() if hasattr(m, "points") for layer in m.modules()}
     if any(isinstance(m, QuantLayer) and id(m) not in within for m in module.modules()):
-        found.add("compat")
-    return ", ".join(sorted(found)) or "none"
+        found.add(Placement.COMPAT)
+    return sorted(found)
+
+
+def placement_of(module: nn.Module) -> str:
+    """The same as a label: none, one placement, or several with commas between."""
+    return ", ".join(placements_in(module)) or "none"
 
 
 def float_operators(component: nn.Module, flow: Flow) -> dict[str, int]:

@@ -16,6 +16,8 @@ from compress.model import SCALE, SRModel
 from compress.run_files import read_manifest
 from export.onnx import summary
 from export.targets import host
+from export.targets.described import exported_modules, host_steps, learned
+from export.targets.needs import install, needs
 from export.targets.parts import Exported, Options, Parts
 
 if TYPE_CHECKING:
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 FORMAT = "diffusion-sr-compress/export/1"
 HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 OVERLAP = 32    # low-resolution pixels that tiles share
-RUN_WITH = {"onnx": "onnxruntime", "qnn": "onnxruntime onnxruntime-qnn==2.7.0", "tensorrt": "tensorrt cuda-python",
-            "openvino": "openvino", "executorch": "executorch", "litert": "ai-edge-litert", "coreml": "coremltools",
-            "ncnn": "ncnn"}
 
 
 def sha256(path: Path) -> str:
@@ -76,15 +75,6 @@ def interface(parts: Parts, stem: str, dtype: str = "float32") -> dict[str, list
     return {"inputs": [entry(source, inputs)], "outputs": [entry(result, outputs)]}
 
 
-def placement(parts: Parts) -> str:
-    """The label of a quantised model's placement; `none` for floats."""
-    if not parts.quantised:
-        return "none"
-    full = any(hasattr(getattr(parts.model, name, None), "points") for name in ("encoder", "denoiser", "decoder"))
-    return "by the toolkit's quantize pass: " + ("every tensor between operators, or attention" if full else
-                                                 "inputs and weights of convolutions and linear layers")
-
-
 def tiles_fix(model: SRModel) -> str:
     """The name of the colour correction of an image that was made of several tiles."""
     return model.colour_fix if model.colour_fix == "none" else model.tiling.colour_fix or model.colour_fix
@@ -102,21 +92,17 @@ def copy_host(folder: Path) -> None:
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
     """Write manifest.json, run.py and host/ into `folder`, whose other files are complete."""
     copy_host(folder)
-    model = parts.model
+    model, versions = parts.model, needs(parts.target, made.graphs)
     described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
                  for stem, entry in made.graphs.items()}
     data = {
         "format": FORMAT, "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
         "lr_size": list(options.lr_size), "dynamic": options.dynamic,
-        "install": f"pip install {RUN_WITH[parts.target]} numpy pillow",
+        "install": install(parts.target, versions), "needs": versions,
         "graphs": described,
-        "quantisation": {"layers": summary(model), "learned": placement(parts), **made.quantisation},
+        "quantisation": {"layers": summary(exported_modules(parts)), "learned": learned(parts), **made.quantisation},
         "host": {
-            "does": ["8-bit RGB to float in [0, 1], NCHW",
-                     "reflection at the lower and right edge up to whole tiles",
-                     "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with Gaussian weights",
-                     "between denoiser and decoder: clean_latent = latent * a + prediction * b, in float32",
-                     "the colour correction (of tiles, where there are several) over the whole image, then a clamp"],
+            "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
             "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix,
             "colour_fix_of_tiles": tiles_fix(model), "overlap": OVERLAP, "align": parts.align,
             "smallest": 2 * model.multiple},

@@ -8,6 +8,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.graph import write as write_graph
 from export.onnx import OPSET_16_BIT, export_onnx
+from export.targets.needs import least_onnxruntime
 from export.targets.parts import Exported, Options, Parts
 from export.targets.qdq import quantise, searches
 
@@ -81,12 +82,23 @@ def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> No
     replace(quantise(onnx.load(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors), path)
 
 
+def largest_code(path: Path) -> int:
+    """The largest magnitude of the signed 8-bit weights in an ONNX file; 0 where it has none."""
+    graph = onnx.load(path).graph
+    weights = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    stored = [tensor for tensor in graph.initializer
+              if tensor.name in weights and tensor.data_type == onnx.TensorProto.INT8]
+    return max((int(abs(onnx.numpy_helper.to_array(tensor).astype(int)).max(initial=0))
+                for tensor in stored), default=0)
+
+
 def entry(path: Path) -> dict:
     """The manifest's entry of an ONNX file."""
     model = onnx.load(path, load_external_data=False)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     data = path.with_name(f"{path.name}.data")
     return {"file": path.name, "format": f"ONNX opset {opset}, IR {model.ir_version}",
+            "least_onnxruntime": least_onnxruntime(model.ir_version, opset),
             **({"data": data.name} if data.is_file() else {})}
 
 

@@ -114,7 +114,7 @@ def compile_part(folder: Path, stem: str, graph: dict, python: str, level: int) 
         raise UserError(f"{stem}: the HTP took the graph in pieces ({done['nodes']}) and not as one; see python -m "
                         "export.lint")
     graph |= {"qdq": f"{stem}.onnx", "file": f"{stem}_ctx.onnx", "binaries": done["binaries"],
-              "context_bytes": done["bytes"], "compile_seconds": round(done["seconds"], 2), "optimisation": level}
+              "compiler": done["versions"], "context_bytes": done["bytes"], "compile_seconds": round(done["seconds"], 2), "optimisation": level}
 
 
 class Simulator:

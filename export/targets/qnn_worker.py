@@ -47,10 +47,15 @@ def compile_context(job: dict) -> dict:
                                 "ep.context_embed_mode": "0"})
     seconds = time.perf_counter() - began
     import onnx
+    import onnxruntime
+    import onnxruntime_qnn
 
+    about = getattr(onnxruntime_qnn, "build_and_package_info", None)
+    versions = {"onnxruntime": onnxruntime.__version__, "onnxruntime-qnn": onnxruntime_qnn.__version__,
+                "qairt": getattr(about, "qnn_version", "not said by this onnxruntime-qnn")}
     nodes = Counter(node.op_type for node in onnx.load(context, load_external_data=False).graph.node)
     binaries = sorted(context.parent.glob(f"{context.stem}*.bin"))
-    return {"seconds": seconds, "nodes": dict(nodes), "binaries": [path.name for path in binaries],
+    return {"seconds": seconds, "versions": versions, "nodes": dict(nodes), "binaries": [path.name for path in binaries],
             "bytes": sum(path.stat().st_size for path in binaries)}
 
 

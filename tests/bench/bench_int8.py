@@ -1,9 +1,14 @@
 """Size and speed of a compressed run beside its source in float32, as ONNX on this machine, component by component.
 
-    python tests/bench/bench_int8.py RUN [--lr-size 128x128] [--threads 1,2] [--repeats N] [--components decoder,model]
+    python tests/bench/bench_int8.py RUN [--beside RUN] [--lr-size 128x128] [--threads 1,2] [--repeats N]
+        [--components decoder,model]
 
 `fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of
 export/cpu.py that the compressed file has, so that what quantisation gives can be told from what they give.
+`--beside` adds the file of another run, such as one with `reduce_range`. The first line says which features the
+processor has and whether sessions ask for onnxruntime's exact kernels; below each table stands what each compressed
+file takes with exact and with fast kernels, and how far their results are apart: 0 on a processor with VNNI, and of a
+file with `reduce_range` on every one.
 `--openvino-python` names an interpreter that has OpenVINO, where this one has not. Below each table: where the
 compressed file's time goes, in integers, in conversions and in floating point, with the operators that stay float. With
 nncf or openvino installed, NNCF's int8 of the same network (by part) and OpenVINO's runtime get lines of their own.
@@ -34,6 +39,7 @@ from export.baselines import Job
 from export.latency import compare, feed, interleaved, table
 from export.onnx import GRAPHS, export_onnx
 from export.run import parse_size
+from export.targets.host import processor
 from export.verify import session, session_options
 
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Cast", "ReorderInput", "ReorderOutput"}
@@ -75,6 +81,19 @@ def describe(path: Path, threads: int) -> str:
     sums = ", ".join(f"{kind} {total.get(kind, 0):.1f} ms" for kind in ("integer", "conversion", "float"))
     stay = ", ".join(f"{name} x{count} {ms:.1f}" for name, (count, ms) in list(floats.items())[:12])
     return f"{sums}; float: {stay}"
+
+
+def kernels(path: Path, threads: int, repeats: int) -> str:
+    """Medians of one file with exact and with fast kernels, interleaved, and the largest difference of results."""
+    loaded = {name: ort.InferenceSession(str(path), session_options(threads, exact), providers=["CPUExecutionProvider"])
+              for name, exact in (("exact", True), ("fast", False))}
+    x = feed(loaded["exact"], 128)
+    results = [one.run(None, x)[0] for one in loaded.values()]
+    apart = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
+    times = interleaved({name: partial(one.run, None, x) for name, one in loaded.items()}, repeats)
+    exact, fast = (float(np.median(times[name])) for name in ("exact", "fast"))
+    return (f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); results differ by "
+            f"{apart:.2e} of the largest value")
 
 
 def inputs_of(source: SRModel, stem: str, size: tuple[int, int], count: int = 8) -> list[np.ndarray]:
@@ -129,6 +148,7 @@ def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeat
 def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("run", help="run directory or model.safetensors file")
+    p.add_argument("--beside", metavar="RUN", help="another run of the same source, in the same tables")
     p.add_argument("--lr-size", default="128x128")
     p.add_argument("--threads", default="1,2", help="one table for each, comma separated")
     p.add_argument("--repeats", type=int, default=10)
@@ -140,6 +160,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
     from compress.checkpoint import load_model, read_header
 
+    print(processor.describe())
     config, passes = read_header(arguments.run)
     source = config.build()
     config.load(source)
@@ -154,6 +175,9 @@ def main(argv: list[str]) -> None:
         export_onnx(source.eval(), paths["fp32"], lr_size=size, **parts)
         export_onnx(stripped.eval(), paths["fp32 forms"], lr_size=size, for_cpu=True, **parts)
         export_onnx(load_model(arguments.run), paths["compressed"], lr_size=size, **parts)
+        if arguments.beside:
+            paths["beside"] = Path(folder) / "beside"
+            export_onnx(load_model(arguments.beside), paths["beside"], lr_size=size, **parts)
         plain_files, nncf = Path(folder) / "plain", importlib.util.find_spec("nncf") and stems != ["model"]
         if nncf:
             export_onnx(stripped, plain_files, lr_size=size, end_to_end=False)
@@ -165,7 +189,9 @@ def main(argv: list[str]) -> None:
                 plain(Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8), files[f"{stem} nncf"])
             for threads in map(int, arguments.threads.split(",")):
                 print(table(compare(files, threads=threads, repeats=arguments.repeats)))
-                print(f"compressed: {describe(files[f'{stem} compressed'], threads)}")
+                for name in (name for name in ("compressed", "beside") if name in paths):
+                    print(f"{name}: {describe(files[f'{stem} {name}'], threads)}")
+                    print(f"{name}: {kernels(files[f'{stem} {name}'], threads, arguments.repeats)}")
                 if arguments.openvino_python:
                     print(openvino_elsewhere(arguments.openvino_python, files, threads, arguments.repeats))
                 elif importlib.util.find_spec("openvino"):

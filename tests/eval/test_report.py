@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from compress.errors import UserError
@@ -186,7 +187,7 @@ def test_report_of_a_run_directory(directory):
     page = (run / "report.html").read_text(encoding="utf-8")
     nothing_from_elsewhere(page)
     for text in ("41.00 dB", "16.00 MB before, ÷ 4.00", "no weights", "left out: three: three.png: the file is empty",
-                 "51.5000", "embedded:abc", "This is not whole-graph quantisation"):
+                 "51.5000", "embedded:abc", "Placement compat: inputs and weights of convolutions"):
         assert text in page, text
     assert page.index("<b>one</b>") < page.index("<b>two</b>")  # the worse one first
     figures = collect(rundir.read(run))
@@ -226,7 +227,7 @@ def test_card(directory):
     run = directory("a")
     text = write_card(rundir.read(run), run, ["one line"]).read_text(encoding="utf-8")
     for said in ("# a\n", "```\none line\n```", 'load_model("THIS_FOLDER")', "| psnr ↑ | 30.0000 | 30.0000 |",
-                 "Not measured for want of weights or originals: musiq.", "three.png: the file is empty",
+                 "Not measured:\n\n- musiq: no weights\n", "three.png: the file is empty",
                  "Licence: Apache-2.0",
                  "| 1 | `quantize` | 3.0 | `embedded:abc` | 4.00 MB | 5.00 GMACs |", "| weights | 16.00 MB | 4.00 MB |",
                  "`onnx/model.onnx`", "versions: torch 2.13".capitalize(), "name: a\n"):
@@ -235,3 +236,119 @@ def test_card(directory):
     assert "`weights`: my.safetensors" in licence({"family": "osediff", "size": "nano",
                                                    "weights": "/home/x/my.safetensors"})[2]
     assert "not recorded" in licence({"family": "new", "size": "nano"})[1]
+
+
+def with_passes(run, *passes):
+    """The run's recipe and ledger with other passes."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"passes": list(passes)}))
+    ledger = json.loads((run / "ledger.json").read_text())
+    entry = ledger["passes"][0]
+    ledger["passes"] = [entry | {"pass": step} for step in passes]
+    (run / "ledger.json").write_text(json.dumps(ledger))
+    return run
+
+
+def pages_of(run):
+    """report.html and card.md of a run."""
+    from eval.card import write_card
+
+    write_report(run, collect(rundir.read(run)))
+    write_card(rundir.read(run), run)
+    return [(run / name).read_text(encoding="utf-8") for name in ("report.html", "card.md")]
+
+
+QUANTIZE = {"pass": "quantize", "weights": 8, "activations": 8}
+BINARIZE = {"pass": "binarize", "method": "bimacosr"}
+
+
+@pytest.mark.parametrize("passes, there, absent", [
+    ([QUANTIZE], ["not whole-graph quantisation"], ["one bit"]),
+    ([QUANTIZE | {"placement": "full"}], ["Placement full: ", "whole graph of each component"],
+     ["not whole-graph", "Placement compat"]),
+    ([QUANTIZE | {"placement": "cpu"}], ["Placement cpu: ", "not whole-graph"], ["attention products are"]),
+    ([BINARIZE, {"pass": "pack"}], ["one bit", "simulated"], ["Placement", "whole-graph"]),
+    ([{"pass": "distill"}], [], ["Placement", "simulated", "whole-graph"])])
+def test_report_and_card_say_what_is_so(directory, passes, there, absent):
+    for page in pages_of(with_passes(directory("a"), *passes)):
+        for text in there:
+            assert text in page
+        for text in absent:
+            assert text not in page
+
+
+def test_a_comparison_says_whose_placement_is_which(directory, tmp_path):
+    from eval.compare import write_comparison
+
+    with_passes(directory("a"), QUANTIZE)
+    with_passes(directory("b"), QUANTIZE | {"placement": "full"})
+    page = write_comparison([rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html").read_text()
+    assert "a: Placement compat: " in page and "b: Placement full: " in page
+
+
+def test_a_blank_of_one_run_is_not_all_runs(directory, tmp_path):
+    from eval.compare import write_comparison
+
+    directory("a")
+    other = directory("b") / "eval" / "photos" / "averages.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"musiq": 60.0, "blank": {}}))
+    page = write_comparison([rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html").read_text()
+    assert "<p class=\"soft\">musiq: source: no weights; a: no weights</p>" in page
+    same = write_comparison([rundir.read(tmp_path / "a")], tmp_path / "d.html").read_text()
+    assert "<p class=\"soft\">musiq: no weights</p>" in same and "1 run on photos" in same
+
+
+def test_one_image_is_not_images(directory, figures, tmp_path):
+    page = write_report(tmp_path, figures).read_text(encoding="utf-8")
+    assert "The worst image by psnr" in page and "It shows the place" in page
+    run = directory("a")
+    assert "The 2 worst images by psnr" in pages_of(run)[0]
+    averages = run / "eval" / "photos" / "averages.json"
+    averages.write_text(json.dumps(json.loads(averages.read_text()) | {"images": 1}))
+    assert "protocol full, 1 image\n" in pages_of(run)[1]
+
+
+def test_images_without_a_common_metric_are_not_called_the_worst(figures, tmp_path):
+    figures.scores["compressed"]["coffee"]["psnr"] = None
+    page = write_report(tmp_path, figures).read_text(encoding="utf-8")
+    assert "1 image, by name: no metric has a value for every image" in page and "worst image by" not in page
+
+
+def test_published_systems_are_announced_where_there_are_any(directory):
+    page = pages_of(directory("a"))[0]      # photographs of one's own: nobody published on them
+    assert "<h2>Against size</h2>" in page and "published systems" not in page
+
+
+def test_latency_is_said_to_be_measured(figures, tmp_path):
+    page = write_report(tmp_path, figures).read_text(encoding="utf-8")
+    assert "<h2>Latency of the exported files, measured</h2>" in page
+    assert "<h2>Latency on phones, predicted</h2>" in page
+    assert "Counted, not measured." in page
+
+
+def test_what_names_contain_is_text(directory, tmp_path):
+    """A name is a user's; none becomes markup, in no page."""
+    bad = "<script>alert(1)</script>"
+    run = directory("a")
+    for name in ("recipe.yaml", "ledger.json", "eval/photos/averages.json", "eval/photos/source/averages.json",
+                 "onnx/figures.json"):
+        text = (run / name).read_text()
+        for old in ("three.png", "model.onnx", "embedded:abc", "no weights"):
+            text = text.replace(old, bad)
+        (run / name).write_text(text)
+    ledger = json.loads((run / "ledger.json").read_text())
+    (run / "ledger.json").write_text(json.dumps(ledger | {"name": bad}))
+    from eval.compare import write_comparison
+
+    report = pages_of(run)[0]
+    compared = write_comparison([rundir.read(run)], tmp_path / "c.html").read_text()
+    for page in (report, compared):
+        assert bad not in page and "alert(1)" in page
+
+
+def test_a_card_gives_the_reason_why_a_metric_is_missing(directory):
+    run = directory("a")
+    for name in ("averages.json", "source/averages.json"):
+        file = run / "eval" / "photos" / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"blank": {"musiq": "two images are too few"}}))
+    assert "- musiq: two images are too few\n" in pages_of(run)[1]

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ from tiny_model import quantised, tiny
 
 from compress.errors import UserError
 from compress.model import Tiling
+from compress.passes.binarize import Binarize
+from compress.passes.quantize import Quantize
 from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
+from compress.quant.placement import Placement
+from export.onnx import GRAPHS, summary
 from export.targets import Options, check_options, export, finish
+from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host import arithmetic, tiles
 from export.targets.manifest import sha256, tiles_fix
 from export.verify import failures, probes
@@ -53,7 +59,6 @@ def test_manifest(folder):
     process = model.process
     assert data["host"]["clean_latent"]["latent"] == pytest.approx(1 / process.signal)
     assert data["host"]["colour_fix"] == data["host"]["colour_fix_of_tiles"] == "adain"
-    assert data["install"].startswith("pip install onnxruntime")
     assert data["quantisation"] == {"layers": {}, "learned": "none"}
 
 
@@ -174,3 +179,54 @@ def test_a_quantised_model_keeps_its_dtype(tmp_path):
     model = quantised(tiny())
     with pytest.raises(UserError, match="is quantised .w8a8. and its ranges hold for that"):
         export(model, "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=1, dtype="fp16"))
+
+
+def test_what_runs_the_folder(folder):
+    """The least onnxruntime of the graphs; the pip command asks for it."""
+    manifest = json.loads((folder[1] / "manifest.json").read_text())
+    assert manifest["needs"] == {"onnxruntime": "1.18"}
+    assert manifest["install"] == "pip install 'onnxruntime>=1.18' numpy pillow"
+    assert {graph["least_onnxruntime"] for graph in manifest["graphs"].values()} == {"1.18"}
+
+
+def parts_of(model, *stems: str) -> SimpleNamespace:
+    """What a description reads of Parts, which itself refuses a model whose ranges were not calibrated."""
+    return SimpleNamespace(stems=stems, module=lambda stem: GRAPHS[stem][0](model).eval())
+
+
+@pytest.mark.parametrize("options, placement", [
+    ({}, "compat"), ({"attention": True, "components": ["denoiser"]}, "compat with attention"),
+    ({"placement": "cpu"}, "cpu"), ({"placement": "full"}, "full")])
+def test_the_placement_has_its_own_name(options, placement):
+    """`cpu` was called "every tensor between operators, or attention" once."""
+    model = tiny()
+    Quantize(method="minmax", **options).convert(model)
+    text = learned(parts_of(model, "model"))
+    assert text == f"by the quantize pass, placement {placement}: {Placement(placement).describe()}"
+
+
+def test_what_is_not_exported_is_not_described():
+    model = tiny()
+    Quantize(method="minmax", components=["decoder"]).convert(model)
+    assert learned(parts_of(model, "encoder", "denoiser")) == "none"
+    assert learned(parts_of(model, "decoder")).startswith("by the quantize pass, placement compat")
+    assert len(summary(exported_modules(parts_of(model, "decoder")))) == 1
+    assert summary(exported_modules(parts_of(model, "encoder"))) == {}
+    assert summary(exported_modules(parts_of(model, "model", "decoder"))) == summary(model)
+
+
+def test_binary_layers_are_described():
+    model = tiny()
+    Binarize(components=["denoiser"]).convert(model)
+    assert learned(parts_of(model, "model")).startswith("by the binarize pass: weights and inputs of one or two bits")
+
+
+def test_what_the_host_does_is_what_these_graphs_need(folder):
+    model = folder[0]
+    parts = " ".join(host_steps(parts_of(model, "encoder", "denoiser", "decoder"), "adain", "wavelet"))
+    assert "clean_latent = latent * a" in parts and "adain for one tile, wavelet for several" in parts
+    whole = " ".join(host_steps(parts_of(model, "model"), "adain", "adain"))
+    assert "clean_latent" not in whole and "model.onnx corrects an image of one tile by itself" in whole
+    assert "no colour correction" in " ".join(host_steps(parts_of(model, "model"), "none", "none"))
+    (nothing,) = host_steps(parts_of(model, "decoder"), "adain", "adain")
+    assert nothing.startswith("nothing: decoder alone makes no image")

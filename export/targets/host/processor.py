@@ -1,0 +1,94 @@
+"""What the processor can multiply: whether onnxruntime's fast 8-bit kernels are exact on it.
+
+x86 before VNNI adds pairs of products u8 * s8 in 16 bits, which saturate: 255 * 127 + 255 * 127
+is 64,770 and becomes 32,767. With `session.x64quantprecision` onnxruntime turns signed weights
+into unsigned ones there, for which it has exact kernels that are slower. A weight whose codes are
+within [-64, 64] cannot overflow, and onnxruntime leaves it as it is. VNNI adds in 32 bits, so that
+the option costs time there and changes no bit.
+"""
+
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+EXACT = "session.x64quantprecision"
+CPUINFO = Path("/proc/cpuinfo")
+VNNI = ("avx512_vnni", "avx_vnni")
+REPORTED = ("avx2", "avx512f", *VNNI)
+MACHINES = ("x86_64", "amd64", "x86", "i386", "i486", "i586", "i686")
+
+
+def is_x86() -> bool:
+    """Whether this process runs x86 code (under an emulator, too)."""
+    return platform.machine().lower() in MACHINES
+
+
+@cache
+def flags() -> frozenset[str] | None:
+    """The features that all cores share, in Linux' spelling; None where the system names none."""
+    if sys.platform == "linux":
+        return _of_linux()
+    return _of_macos() if sys.platform == "darwin" else None
+
+
+def _of_linux() -> frozenset[str] | None:
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    lines = [
+        line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")
+    ]
+    return frozenset.intersection(*map(frozenset, lines)) if lines else None
+
+
+def _of_macos() -> frozenset[str] | None:
+    """An Intel Mac's features. Rosetta has no such list, and no AVX-512."""
+    try:
+        done = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    names = done.stdout.lower().split()
+    spelled = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
+    return frozenset(spelled.get(name, name) for name in names) or None
+
+
+def needs_exact_kernels() -> bool:
+    """Whether full 8-bit weights overflow in the fast kernels: x86 without VNNI, or not known.
+
+    ARM's products of bytes are added in 32 bits.
+    """
+    if not is_x86():
+        return False
+    known = flags()
+    return known is None or known.isdisjoint(VNNI)
+
+
+def session_entries(exact: bool | None = None) -> dict[str, str]:
+    """Entries of a session's config with which onnxruntime computes integers exactly here.
+
+    `exact` True or False asks for exact kernels, or for none, whatever the processor.
+    """
+    return {EXACT: "1"} if (needs_exact_kernels() if exact is None else exact) else {}
+
+
+def describe() -> str:
+    """One line: the features found, and whether sessions ask for exact kernels."""
+    known = flags()
+    if not is_x86():
+        found = f"{platform.machine()}, no x86"
+    elif known is None:
+        found = "x86, features not known"
+    else:
+        found = ", ".join(name for name in REPORTED if name in known) or "none of " + ", ".join(
+            REPORTED
+        )
+    return f"processor features: {found}; {EXACT}: {'on' if needs_exact_kernels() else 'off'}"
