@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     batch.add_arguments(parser, convert=False)
     parser.add_argument("--tile", type=int,
-                        help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)")
+                        help="tile in latent pixels, 2 to an input pixel's 4 (default: the "
+                             "model's)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--route", metavar="ROUTER",
                         help="send each tile the cheapest good way (compress/route.py)")
@@ -67,7 +68,8 @@ def tiling(tile: int, model: SRModel) -> Tiling:
     step = int(model.multiple * model.latent_ratio)
     least = max(32, 2 * step)
     if tile < least or tile % step:
-        raise UserError(f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels")
+        raise UserError(f"--tile {tile}: must be a multiple of {step} of at least {least} latent "
+                        "pixels")
     return replace(model.tiling, tile=tile, overlap=min(model.tiling.overlap, tile // 2))
 
 

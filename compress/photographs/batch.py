@@ -1,4 +1,4 @@
-"""Many photographs by one program: what they are called is settled first, then one after the other is computed."""
+"""Many photographs by one program: all names are settled first, then one at a time is done."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ Upscale = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph and the file that it becomes; `done` where that file exists and is left alone."""
+    """One photograph and the file that it becomes; `done` where that file exists already."""
 
     source: Path
     target: Path
@@ -29,34 +29,46 @@ class Job:
 
 
 def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
-    """The options about files, the same in every program; `convert` is the program's default of --convert."""
-    parser.add_argument("-o", "--out", default="upscaled", help="folder for the results, NAME_x4.png (default: upscaled)")
+    """The options about files, the same in every program; `convert` is its default of --convert."""
+    parser.add_argument("-o", "--out", default="upscaled",
+                        help="folder for the results, NAME_x4.png (default: upscaled)")
     parser.add_argument("--convert", action=argparse.BooleanOptionalAction, default=convert,
-                        help="take grey, palette, CMYK, transparent (laid on white), 16-bit and float files too, as 8 bits")
-    parser.add_argument("--format", choices=list(writing.FORMATS), default="png", help="of the results (default: png)")
-    parser.add_argument("--quality", type=int, metavar="1..100", help="of jpeg (95), webp (95) and avif (90)")
+                        help="take grey, palette, CMYK, transparent (laid on white), 16-bit and "
+                             "float files too, as 8 bits")
+    parser.add_argument("--format", choices=list(writing.FORMATS), default="png",
+                        help="of the results (default: png)")
+    parser.add_argument("--quality", type=int, metavar="1..100",
+                        help="of jpeg (95), webp (95) and avif (90)")
     parser.add_argument("--existing", choices=["refuse", "skip"], default="refuse",
-                        help="what to do where a result exists already; it is never overwritten (default: refuse)")
+                        help="what to do where a result exists already; it is never overwritten "
+                             "(default: refuse)")
     parser.add_argument("--max-pixels", type=int, default=header.MAX_PIXELS, metavar="N",
-                        help="refuse photographs of more pixels, width times height (default: %(default)s)")
+                        help="refuse photographs of more pixels, width times height (default: "
+                             "%(default)s)")
 
 
 def arguments(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
-    """`argv`, in which a file whose name begins with a dash is told from an option. Output becomes safe to print."""
+    """`argv`, in which a file whose name begins with a dash is told from an option.
+
+    From here on a name that the terminal's encoding lacks is printed escaped.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     options = {name for action in parser._actions for name in action.option_strings}
-    return [f".{os.sep}{word}" if word.startswith("-") and word not in options and Path(word).is_file() else word
-            for word in argv]
+    return [f".{os.sep}{word}" if _is_file(word, options) else word for word in argv]
+
+
+def _is_file(word: str, options: set[str]) -> bool:
+    return word.startswith("-") and word not in options and Path(word).is_file()
 
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise PhotographError for options about files that do not go together."""
     default = writing.FORMATS[options.format][1]
     if options.quality is not None and default is None:
-        raise PhotographError(f"--quality {options.quality}: {options.format} loses nothing; leave it out, or choose "
-                              "--format jpeg, webp or avif")
+        raise PhotographError(f"--quality {options.quality}: {options.format} loses nothing; leave "
+                              "it out, or choose --format jpeg, webp or avif")
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise PhotographError(f"--quality {options.quality}: must be from 1 to 100")
     if options.max_pixels < 1:
@@ -69,9 +81,9 @@ def plan(sources: list[Path], out: Path, kind: str, existing: str) -> list[Job]:
     """Name every result before the first is computed.
 
     Raises:
-        PhotographError: `out` cannot be a folder; two results would have one name, also on a file system that ignores
-            case; a result would be one of the photographs; a result exists and `existing` is "refuse"; a name is too
-            long.
+        PhotographError: `out` cannot be a folder; two results would have one name, also on a file
+            system that ignores case; a result would be one of the photographs; a result exists and
+            `existing` is "refuse"; a name is too long.
     """
     _check_folder(out)
     jobs, names, suffix = [], {}, writing.FORMATS[kind][0]
@@ -80,31 +92,35 @@ def plan(sources: list[Path], out: Path, kind: str, existing: str) -> list[Job]:
         target = out / f"{source.stem}_x{SCALE}{suffix}"
         place = _place(target)
         if place in names:
-            raise PhotographError(f"{shown(names[place])} and {shown(source)} would both become {shown(target)}; give them "
-                                  "in two commands with an --out of its own each")
+            raise PhotographError(f"{shown(names[place])} and {shown(source)} would both become "
+                                  f"{shown(target)}; give them in two commands with an --out of "
+                                  "its own each")
         names[place] = source
         if len(os.fsencode(target.name)) > LONGEST_NAME:
-            raise PhotographError(f"{shown(source)}: its result's name would be {len(os.fsencode(target.name))} bytes long, "
-                                  f"more than {LONGEST_NAME}; rename the photograph")
+            raise PhotographError(f"{shown(source)}: its result's name would be "
+                                  f"{len(os.fsencode(target.name))} bytes long, more than "
+                                  f"{LONGEST_NAME}; rename the photograph")
         owner = places.get(place) or _same_file(target, sources)
         if owner is not None:
-            raise PhotographError(f"{shown(target)}: the result of {shown(source)} would be the photograph {shown(owner)}; "
-                                  "choose another --out")
+            raise PhotographError(f"{shown(target)}: the result of {shown(source)} would be the "
+                                  f"photograph {shown(owner)}; choose another --out")
         jobs.append(Job(source, target, os.path.lexists(target)))
     there = [job.target for job in jobs if job.done]
     if there and existing == "refuse":
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise PhotographError(f"{shown(there[0])}{more} exists and is not overwritten; choose another --out, or "
-                              "--existing skip to leave it and go on")
+        raise PhotographError(f"{shown(there[0])}{more} exists and is not overwritten; choose "
+                              "another --out, or --existing skip to leave it and go on")
     return jobs
 
 
 def _check_folder(out: Path) -> None:
     for folder in (out, *out.parents):
         if os.path.lexists(folder) and not folder.is_dir():
-            raise PhotographError(f"--out {shown(out)}: {shown(folder)} is no folder; choose another --out")
+            raise PhotographError(f"--out {shown(out)}: {shown(folder)} is no folder; choose "
+                                  "another --out")
     if out.is_dir() and not os.access(out, os.W_OK | os.X_OK):
-        raise PhotographError(f"--out {shown(out)}: the folder cannot be written; choose another --out")
+        raise PhotographError(f"--out {shown(out)}: the folder cannot be written; choose another "
+                              "--out")
 
 
 def _place(path: Path) -> tuple[str, str]:
@@ -124,13 +140,14 @@ def _same_file(target: Path, sources: list[Path]) -> Path | None:
 
 def run(sources: list[Path], options: argparse.Namespace, prepare: Callable[[], Upscale],
         failures: tuple[type[Exception], ...] = ()) -> int:
-    """Upscale the photographs one at a time; a bad one is told at the end and keeps no other from being done.
+    """Upscale the photographs one at a time; a bad one is told at the end, the others are done.
 
     Args:
         sources: The photographs.
         options: What `add_arguments` added.
-        prepare: Loads the model; called once, after every name and header was looked at. It gives the function from
-            float32 [1, 3, h, w] in [0, 1] to [1, 3, 4h, 4w] in [0, 1], or to uint8 [4h, 4w, 3].
+        prepare: Loads the model; called once, after every name and header was looked at. It gives
+            the function from float32 [1, 3, h, w] in [0, 1] to [1, 3, 4h, 4w] in [0, 1], or to
+            uint8 [4h, 4w, 3].
         failures: What that function may raise about one photograph, besides PhotographError.
 
     Returns:
@@ -159,20 +176,22 @@ def run(sources: list[Path], options: argparse.Namespace, prepare: Callable[[], 
         except CannotWrite as error:
             problems.append(str(error))
             if waiting[number + 1:]:
-                problems.append(f"not done for that reason: {', '.join(shown(w.source) for w in waiting[number + 1:])}")
+                problems.append("not done for that reason: "
+                                f"{', '.join(shown(w.source) for w in waiting[number + 1:])}")
             break
         except (PhotographError, *failures) as error:
-            said = str(error)
-            problems.append(said if said.startswith(shown(job.source)) else f"{shown(job.source)}: {said}")
+            name, said = shown(job.source), str(error)
+            problems.append(said if said.startswith(name) else f"{name}: {said}")
         except MemoryError:
-            problems.append(f"{shown(job.source)}: the memory does not suffice for a result of this size; give a smaller "
-                            "photograph")
+            problems.append(f"{shown(job.source)}: the memory does not suffice for a result of "
+                            "this size; give a smaller photograph")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0
 
 
-_REMEDY = "pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times as many"
+_REMEDY = ("pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times "
+           "as many")
 
 
 def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
@@ -186,13 +205,15 @@ def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
     photograph.pixels = np.empty((0, 0, 3), np.uint8)   # the result needs the room
     pixels = writing.to_bytes(upscale(lr))
     if pixels.shape != (height * SCALE, width * SCALE, 3):
-        raise PhotographError(f"the model gave {pixels.shape[1]}x{pixels.shape[0]} pixels for {width}x{height}")
+        raise PhotographError(f"the model gave {pixels.shape[1]}x{pixels.shape[0]} pixels for "
+                              f"{width}x{height}")
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotWrite(f"--out {shown(job.target.parent)}: {error.strerror}; choose another --out") from None
+        raise CannotWrite(f"--out {shown(job.target.parent)}: {error.strerror}; choose another "
+                          "--out") from None
     notes = notes + writing.save(pixels, photograph, job.target, options.format, options.quality)
     for note in notes:
         print(f"note: {shown(job.source)}: {note}", file=sys.stderr)
-    return (f"{shown(job.source)} {width}x{height} -> {shown(job.target)} {pixels.shape[1]}x{pixels.shape[0]}  "
-            f"{time.perf_counter() - began:.2f} s")
+    return (f"{shown(job.source)} {width}x{height} -> {shown(job.target)} "
+            f"{pixels.shape[1]}x{pixels.shape[0]}  {time.perf_counter() - began:.2f} s")

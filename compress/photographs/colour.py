@@ -1,4 +1,4 @@
-"""Colour profiles: from the file's to sRGB, which the model was trained on and in which results are written."""
+"""Colour profiles: from the file's to sRGB, which the model knows and results are written in."""
 
 import io
 
@@ -19,23 +19,25 @@ def to_srgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bool, l
         icc: The profile of the file, or None.
 
     Returns:
-        The image, as L or RGB; whether the profile was used; what there is to say about it. Without a profile, and with
-        one that cannot be used, L and RGB are taken as sRGB already.
+        The image, as L or RGB; whether the profile was used; what there is to say about it. Without
+        a profile, and with one that cannot be used, L and RGB are taken as sRGB already.
     """
     if image.mode == "LAB":
-        lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), _srgb(), "LAB", "RGB", _INTENT, _FLAGS)
-        return ImageCms.applyTransform(image, lab), True, []
+        lab = ImageCms.createProfile("LAB")
+        transform = ImageCms.buildTransform(lab, _srgb(), "LAB", "RGB", _INTENT, _FLAGS)
+        return ImageCms.applyTransform(image, transform), True, []
     notes, used = [], None
     if icc:
         try:
             used = _by_profile(image, icc)
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError) as error:
             said = " ".join(str(error).split())
             notes.append(f"its colour profile cannot be used ({said}); " + _instead(image))
     if used is not None:
         return used, True, notes
     if image.mode == "CMYK":
-        return image.convert("RGB"), False, notes or ["CMYK without a colour profile; its colours are approximate"]
+        notes = notes or ["CMYK without a colour profile; its colours are approximate"]
+        return image.convert("RGB"), False, notes
     return image, False, notes
 
 
@@ -43,7 +45,7 @@ def _instead(image: Image.Image) -> str:
     return "its colours are approximate" if image.mode == "CMYK" else "taken as sRGB"
 
 
-def _srgb() -> ImageCms.core.CmsProfile:
+def _srgb() -> object:
     return ImageCms.createProfile("sRGB")
 
 
@@ -66,16 +68,18 @@ def _by_profile(image: Image.Image, icc: bytes) -> Image.Image:
 
 
 def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether it moves any of 17 values a channel by more than rounding: sRGB under another name does not."""
+    """Whether it moves any of 17 values a channel by more than rounding, as sRGB does not."""
     if mode == "CMYK":
         return True
     steps = np.round(np.linspace(0, 255, 17)).astype(np.uint8)
     if mode == "L":
         before = Image.fromarray(steps[None])
     else:
-        before = Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(17, -1, 3))
+        cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1)
+        before = Image.fromarray(cube.reshape(17, -1, 3))
     after = np.asarray(ImageCms.applyTransform(before, transform), dtype=np.int16)
-    return int(np.abs(after - np.asarray(before.convert("RGB"), dtype=np.int16)).max()) > 1
+    change = np.abs(after - np.asarray(before.convert("RGB"), dtype=np.int16))
+    return int(change.max()) > 1
 
 
 def srgb_profile() -> bytes:

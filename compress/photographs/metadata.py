@@ -1,4 +1,4 @@
-"""What a file says about its photograph, carried into the result: EXIF, XMP and resolution, the orientation reset."""
+"""What a file says about its photograph, for the result: EXIF, XMP, resolution; turned upright."""
 
 import math
 import re
@@ -8,20 +8,21 @@ from PIL import Image
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x0112, 0x8769, 0x8825, 0x927C
 WIDTH, HEIGHT, COLOUR_SPACE, INTEROPERABILITY = 0xA002, 0xA003, 0xA001, 0xA005
-# Description, maker, model, resolution, software, time, artist, computer, rating, copyright, Windows' titles. Sizes,
-# strips, thumbnails and all that describes the file's own bytes are left behind.
-KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432, 40091, 40092, 40093, 40094, 40095)
+# Description, maker, model, resolution, software, time, artist, computer, rating, copyright and
+# Windows' titles. Sizes, strips, thumbnails and all that describes the file's own bytes are left behind.
+KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432,
+        40091, 40092, 40093, 40094, 40095)
 MOST_XMP = 2**20
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 _XMP_ORIENTATION = (re.compile(rb'(tiff:Orientation\s*=\s*["\'])\s*\d+\s*(["\'])'),
                     re.compile(rb"(<tiff:Orientation>)\s*\d+\s*(</tiff:Orientation>)"))
 
 
 @dataclass
 class Metadata:
-    """EXIF tags of three directories, XMP with orientation 1, dots per inch; what was left out and why."""
+    """EXIF tags of three directories, XMP with orientation 1, dots per inch; what was left out."""
 
     main: dict = field(default_factory=dict)
     exif: dict = field(default_factory=dict)
@@ -33,7 +34,7 @@ class Metadata:
 
 
 def read(image: Image.Image) -> Metadata:
-    """The metadata of an opened image. What cannot be parsed is left out with a note; it is no reason to fail."""
+    """The metadata of an opened image. What cannot be parsed is left out with a note."""
     found = Metadata(dpi=_dpi(image), xmp=_xmp(image))
     if found.xmp and len(found.xmp) > MOST_XMP:
         found.notes.append(f"its XMP block of {len(found.xmp)} bytes is left out")
@@ -79,7 +80,7 @@ def _xmp(image: Image.Image) -> bytes | None:
 
 
 def exif_bytes(found: Metadata, size: tuple[int, int], maker_note: bool = True) -> bytes | None:
-    """The EXIF block of a result of `size` (width, height) in sRGB, orientation 1; None where there was none."""
+    """The EXIF block of a result of `size` (width, height) in sRGB; None where there was none."""
     if not (found.main or found.exif or found.gps or found.orientation != 1):
         return None
     tags = Image.Exif()

@@ -13,5 +13,4 @@ class CannotWrite(PhotographError):
 
 def shown(path: Path | str) -> str:
     """`path` on one line: characters that a terminal would act on are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii")
-                   for c in str(path))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))

@@ -17,8 +17,9 @@ WHITE_IS_ZERO = 0
 class Photograph:
     """`pixels` is uint8 [height, width, 3] in sRGB, upright.
 
-    `grey` says that the picture holds no colour, `one_channel` that its file had a mode without colour. `profiled` says
-    that the file carried a profile that was used. `notes` are remarks for the user, without the file's name.
+    `grey` says that the picture holds no colour, `one_channel` that its file had a mode without
+    colour. `profiled` says that the file carried a profile that was used. `notes` are remarks for
+    the user, without the file's name.
     """
 
     pixels: np.ndarray
@@ -35,14 +36,15 @@ def check(path: Path, convert: bool, max_pixels: int, remedy: str) -> None:
         header.check_kind(image, shown(path), convert)
 
 
-def read(path: Path, convert: bool = False, max_pixels: int = header.MAX_PIXELS, min_side: int = header.MIN_SIDE,
-         managed: bool = True, remedy: str = "give a smaller one") -> Photograph:
+def read(path: Path, convert: bool = False, max_pixels: int = header.MAX_PIXELS,
+         min_side: int = header.MIN_SIDE, managed: bool = True,
+         remedy: str = "give a smaller one") -> Photograph:
     """Read one photograph.
 
     Args:
         path: The file.
-        convert: Take what is not 8-bit RGB: grey, palette, CMYK, Lab, alpha (laid on white), 16 bits and floats in
-            [0, 1] (rounded to 8 bits). Without it such a file is refused.
+        convert: Take what is not 8-bit RGB: grey, palette, CMYK, Lab, alpha (laid on white), 16
+            bits and floats in [0, 1] (rounded to 8 bits). Without it such a file is refused.
         max_pixels: Largest width times height.
         min_side: Smallest width and height in pixels.
         managed: Apply the file's colour profile. Metrics compare stored values and do without.
@@ -54,12 +56,13 @@ def read(path: Path, convert: bool = False, max_pixels: int = header.MAX_PIXELS,
     name = shown(path)
     with header.opened(path, max_pixels, min_side, remedy) as image:
         header.check_kind(image, name, convert)
+        depth = header.bits(image)
         image.load()
-        notes = _conversions(image)
+        notes = _conversions(image, depth)
         icc = image.info.get("icc_profile") if managed else None
         one_channel = header.grey(image)
         kept = metadata.read(image)
-        flat = _flat(image, name)
+        flat = _flat(image, depth, name)
         neutral = one_channel or _neutral(flat)
         flat, profiled, said = colour.to_srgb(flat, icc if isinstance(icc, bytes) else None)
         if kept.orientation != 1:
@@ -68,45 +71,48 @@ def read(path: Path, convert: bool = False, max_pixels: int = header.MAX_PIXELS,
         return Photograph(pixels, neutral, one_channel, profiled, kept, notes + said + kept.notes)
 
 
-def _conversions(image: Image.Image) -> list[str]:
+def _conversions(image: Image.Image, depth: int) -> list[str]:
     """What the file loses by becoming 8-bit RGB."""
     said = []
     if header.transparent(image):
         said.append("its transparency is laid on white")
     if image.mode == "F":
         said.append("floats in [0, 1] were rounded to 8 bits")
-    elif header.bits(image) > 8:
-        said.append(f"{header.bits(image)} bits a channel were reduced to 8")
+    elif depth > 8:
+        said.append(f"{depth} bits a channel were reduced to 8")
     if image.format == "MPO":
         said.append("it holds more pictures; the first is taken")
     return said
 
 
-def _flat(image: Image.Image, name: str) -> Image.Image:
+def _flat(image: Image.Image, depth: int, name: str) -> Image.Image:
     """The picture as 8-bit L, RGB, CMYK or LAB, transparency laid on white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _wide_grey(image, name)
+        return _wide_grey(image, depth, name)
     if header.transparent(image):
-        return _on_white(image)
+        return _on_white(image, depth)
     if image.mode in ("L", "RGB", "CMYK", "LAB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _wide_grey(image: Image.Image, name: str) -> Image.Image:
-    """Integers of 9 to 16 bits or floats in [0, 1] -> L, by the depth of the file and not by its values."""
+def _wide_grey(image: Image.Image, depth: int, name: str) -> Image.Image:
+    """Integers of 9 to 16 bits or floats in [0, 1] -> L, by the file's depth, not its values."""
     values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
-            raise PhotographError(f"{name}: the image contains NaN or infinite values; give one whose pixels are finite")
+            raise PhotographError(f"{name}: the image contains NaN or infinite values; give one "
+                                  "whose pixels are finite")
         low, high = float(values.min()), float(values.max())
         if low < 0 or high > 1:
-            raise PhotographError(f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is 1; scale them to [0, 1]")
+            raise PhotographError(f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is "
+                                  "1; scale them to [0, 1]")
         top = 1.0
     else:
         # PPM's values are spread to 16 bits by the decoder; a TIFF of 12 bits keeps its own.
-        top = 65535.0 if image.format in ("PNG", "PPM") else 2.0 ** header.bits(image) - 1
-    grey = np.uint8(np.clip(values.astype(np.float32) / np.float32(top) * 255 + 0.5, 0, 255))
+        top = 65535.0 if image.format in ("PNG", "PPM") else 2.0**depth - 1
+    scaled = values.astype(np.float32) / np.float32(top) * 255
+    grey = np.uint8(np.clip(scaled + 0.5, 0, 255))
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
         grey = 255 - grey
     clear = image.info.get("transparency")
@@ -115,11 +121,10 @@ def _wide_grey(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """Alpha, or the colour that stands for transparency, laid on white: L where the file is grey, else RGB."""
+def _on_white(image: Image.Image, depth: int) -> Image.Image:
+    """Alpha, or the transparent colour, laid on white: L where the file is grey, else RGB."""
     one_channel = header.grey(image)
     clear = image.info.get("transparency")
-    depth = header.bits(image)
     # Pillow spreads the pixels over 8 bits and leaves the transparent value at the file's depth.
     if image.format == "PNG" and image.mode == "L" and isinstance(clear, int) and depth in (2, 4):
         image.info["transparency"] = clear * 255 // (2**depth - 1)

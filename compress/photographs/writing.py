@@ -1,6 +1,7 @@
-"""A result becomes a file: its format, what the source said about itself, and never over anything."""
+"""A result becomes a file: its format, what the source said about itself, never over anything."""
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,18 @@ from .problem import CannotWrite, PhotographError, shown
 from .reading import Photograph
 
 # Name: suffix, default quality, longest side of the format in pixels.
-FORMATS = {"png": (".png", None, 2**31 - 1), "jpeg": (".jpg", 95, 65500), "webp": (".webp", 95, 16383),
-           "tiff": (".tif", None, 2**31 - 1), "avif": (".avif", 90, 65535)}
+FORMATS = {"png": (".png", None, 2**31 - 1), "jpeg": (".jpg", 95, 65500),
+           "webp": (".webp", 95, 16383), "tiff": (".tif", None, 2**31 - 1),
+           "avif": (".avif", 90, 65535)}
 BIG_TIFF = 3 * 2**30        # bytes of pixels from which on a TIFF has 64-bit offsets
 MOST_JPEG_EXIF, MOST_JPEG_XMP = 65533, 65500
 XMP_TAG = 700
+_UNWRITABLE = (ValueError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError,
+               struct.error)
 
 
 def to_bytes(result: np.ndarray) -> np.ndarray:
-    """[1, 3, H, W] in [0, 1] (or uint8 [H, W, 3], as it is) -> uint8 [H, W, 3], in strips, rounded to nearest.
+    """[1, 3, H, W] in [0, 1] -> uint8 [H, W, 3], in strips, rounded; uint8 stays as it is.
 
     Raises:
         PhotographError: The values are not finite.
@@ -40,24 +44,26 @@ def to_bytes(result: np.ndarray) -> np.ndarray:
 
 
 def check_size(size: tuple[int, int], kind: str, name: str) -> None:
-    """Raise PhotographError where a result of `size` (width, height) is past what the format can hold."""
+    """Raise PhotographError where a result of `size` (width, height) is past the format's sides."""
     longest = FORMATS[kind][2]
     if max(size) > longest:
-        raise PhotographError(f"{name}: the result has {size[0]}x{size[1]} pixels, and {kind} ends at {longest} a side; "
-                              "choose --format png or tiff")
+        raise PhotographError(f"{name}: the result has {size[0]}x{size[1]} pixels, and {kind} ends "
+                              f"at {longest} a side; choose --format png or tiff")
 
 
-def save(pixels: np.ndarray, source: Photograph, target: Path, kind: str, quality: int | None) -> list[str]:
+def save(pixels: np.ndarray, source: Photograph, target: Path, kind: str,
+         quality: int | None) -> list[str]:
     """Write uint8 [H, W, 3] in sRGB under `target`, which must not exist.
 
-    What `source` holds of EXIF, XMP and dots per inch goes with it, and an sRGB profile if the source had a profile.
-    A grey source gives a grey result: one channel if its file had one.
+    What `source` holds of EXIF, XMP and dots per inch goes with it, and an sRGB profile if the
+    source had a profile. A grey source gives a grey result: one channel if its file had one.
 
     Returns:
         What could not go with it.
 
     Raises:
-        CannotWrite: The disk is full, read-only, or `target` has come into being; nothing is left under `target`.
+        CannotWrite: The disk is full, read-only, or `target` has come into being; nothing is left
+            under `target`.
     """
     image = Image.fromarray(pixels)
     if source.grey:
@@ -65,24 +71,31 @@ def save(pixels: np.ndarray, source: Photograph, target: Path, kind: str, qualit
         if not source.one_channel:
             image = image.convert("RGB")
     options, notes = _options(source, image.size, kind, quality)
-    if source.profiled and image.mode == "RGB":
-        options["icc_profile"] = srgb_profile()
-    if kind == "tiff" and pixels.nbytes > BIG_TIFF:
-        options["big_tiff"] = True
+    bare = {key: value for key, value in options.items() if key not in ("exif", "xmp", "pnginfo")}
     try:
         with _fresh(target) as partial:
-            image.save(partial, format=kind.upper(), **options)
+            try:
+                image.save(partial, format=kind.upper(), **options)
+            except _UNWRITABLE as error:    # a tag of a type that this format's writer refuses
+                image.save(partial, format=kind.upper(), **bare)
+                notes.append(f"its EXIF and XMP cannot be stored as {kind} ({error}), left out")
     except OSError as error:
         said = error.strerror or " ".join(str(error).split())
-        raise CannotWrite(f"cannot write {shown(target)}: {said}; nothing was left under that name") from None
+        raise CannotWrite(f"cannot write {shown(target)}: {said}; nothing was left under that "
+                          "name") from None
     return notes
 
 
-def _options(source: Photograph, size: tuple[int, int], kind: str, quality: int | None) -> tuple[dict, list[str]]:
+def _options(source: Photograph, size: tuple[int, int], kind: str,
+             quality: int | None) -> tuple[dict, list[str]]:
     """Pillow's arguments for one format."""
     kept, notes = source.kept, []
     exif, xmp = metadata.exif_bytes(kept, size), kept.xmp
     options: dict = {} if kept.dpi is None else {"dpi": kept.dpi}
+    if source.profiled and not source.one_channel:
+        options["icc_profile"] = srgb_profile()
+    if kind == "tiff" and 3 * size[0] * size[1] > BIG_TIFF:
+        options["big_tiff"] = True
     if FORMATS[kind][1] is not None:
         options["quality"] = FORMATS[kind][1] if quality is None else quality
     if kind == "jpeg":
@@ -104,8 +117,7 @@ def _options(source: Photograph, size: tuple[int, int], kind: str, quality: int 
     elif kind == "avif":
         options["subsampling"] = "4:4:4"
     elif kind == "tiff":
-        options["compression"] = "tiff_deflate"
-        tags = Image.Exif()
+        tags = Image.Exif()     # uncompressed: Pillow's compressed files take no directory of EXIF
         if exif:
             tags.load(exif)
             tags.pop(metadata.ORIENTATION, None)    # 1 is TIFF's default
@@ -118,7 +130,7 @@ def _options(source: Photograph, size: tuple[int, int], kind: str, quality: int 
 
 @contextmanager
 def _fresh(target: Path) -> Iterator[Path]:
-    """A temporary file in the folder of `target`; it takes that name if the body ends well and nothing has it."""
+    """A temporary file beside `target`, which takes that name if the body ends well."""
     number = 0
     while True:
         partial = target.parent / f".x4-{os.getpid()}-{number}.partial{target.suffix}"

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .arithmetic import FIXES
 from .folder import FolderError, read, verify
 from .photographs import batch  # the toolkit's compress/photographs, copied by the export
 from .photographs.problem import PhotographError
-from .runtimes import load
+from .runtimes import RUNTIMES, load
 from .tiles import chosen, upscale
 
 
@@ -64,6 +65,7 @@ def main() -> int:
     try:
         manifest = read(arguments.folder)
         verify(arguments.folder, manifest)
+        _check_known(manifest)
         if arguments.profile:
             print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
             return 0
@@ -75,6 +77,18 @@ def main() -> int:
         print(f"error: this folder needs the package {error.name}; run: {manifest['install']}",
               file=sys.stderr)
     return 2
+
+
+def _check_known(manifest: dict) -> None:
+    """Raise FolderError for a runtime or a colour correction that this program does not have."""
+    host = manifest["host"]
+    if manifest["target"] not in RUNTIMES:
+        raise FolderError(f"manifest.json names the target {manifest['target']!r}; this program has "
+                          f"{', '.join(RUNTIMES)}")
+    for key in ("colour_fix", "colour_fix_of_tiles"):
+        if host[key] not in FIXES:
+            raise FolderError(f"manifest.json: host.{key} is {host[key]!r}; this program has "
+                              f"{', '.join(FIXES)}")
 
 
 def prepare(arguments: argparse.Namespace, manifest: dict, names: list[str]) -> batch.Upscale:
