@@ -101,6 +101,7 @@ def test_what_exists_is_refused_or_skipped(tmp_path, model, capsys):
     assert batch.run(sources, options(tmp_path / "o", "--existing", "skip"), model.prepare) == 0
     assert (tmp_path / "o" / "b_x4.png").read_bytes() == b"mine" and (tmp_path / "o" / "a_x4.png").is_file()
     assert model.calls == 1 and "b_x4.png exists and is left" in capsys.readouterr().out
+    model.loads = 0
     (tmp_path / "d_x4.png").symlink_to(tmp_path / "nowhere")     # a link to nothing is something too
     refused([photograph(tmp_path / "d.png")], options(tmp_path), model, "exists and is not overwritten")
 
