@@ -1,66 +1,38 @@
-"""Reading and writing photographs: 8-bit RGB files <-> float tensors [1, 3, H, W] in [0, 1]."""
+"""Photographs as tensors: 8-bit RGB files <-> float tensors [1, 3, H, W] in [0, 1]."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from compress.errors import UserError
+from compress.photographs import reading
+from compress.photographs.header import MAX_PIXELS, MIN_SIDE, SUFFIXES
+from compress.photographs.problem import PhotographError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-MIN_SIDE = 16
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I", "F")
+__all__ = ["MIN_SIDE", "SUFFIXES", "check_image_tensor", "list_images", "read_image", "to_uint8",
+           "write_image"]
 
 
 def read_image(path: str | Path, convert: bool = False, min_side: int = MIN_SIDE) -> torch.Tensor:
     """Read one photograph as float32 [1, 3, H, W] in [0, 1], EXIF orientation applied.
 
-    Grayscale, palette, RGBA and 16-bit files are refused unless `convert`, which makes them 8-bit RGB
-    (transparency laid on white, 16 bit scaled down). Raises UserError for these and for a missing,
-    empty, truncated, non-image or too small file.
+    The values are those in the file: metrics and calibration compare stored pixels, so a colour
+    profile is not applied (`compress.upscale` does). Grayscale, palette, RGBA, CMYK, float and
+    16-bit files are refused unless `convert`, which makes them 8-bit RGB (transparency laid on
+    white, 16 bits scaled by the file's depth).
+
+    Raises:
+        UserError: For these, and for a missing, empty, truncated, animated, non-image, too small
+            or too large file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such image file; give an existing {', '.join(SUFFIXES)} file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty (0 bytes); give a complete image")
     try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            image = _to_rgb(image, path, convert)
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that can be read; give a {', '.join(SUFFIXES)} file") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: the image is damaged or truncated ({error}); give a complete file") from None
-    if min(image.size) < min_side:
-        raise UserError(f"{path}: {image.width}x{image.height} pixels is too small; "
-                        f"both sides must be at least {min_side}")
-    array = np.asarray(image, dtype=np.float32) / 255.0
+        found = reading.read(Path(path), convert, MAX_PIXELS, min_side, managed=False)
+    except PhotographError as error:
+        raise UserError(str(error)) from None
+    array = found.pixels.astype(np.float32) / 255.0
     return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0).contiguous()
-
-
-def _to_rgb(image: Image.Image, path: Path, convert: bool) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if not convert:
-        kind = {"L": "grayscale", "LA": "grayscale with alpha", "RGBA": "RGBA (with an alpha channel)",
-                "P": "a palette image", "1": "a 1-bit image", "CMYK": "CMYK"}.get(image.mode, f"mode {image.mode}")
-        if image.mode in _SIXTEEN_BIT:
-            kind = f"a 16-bit or float grayscale image (mode {image.mode})"
-        raise UserError(f"{path}: the image is {kind}, the model takes 8-bit RGB; "
-                        "convert the file, or pass --convert to have it converted while reading")
-    if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise UserError(f"{path}: the image contains NaN or infinite values; give one whose pixels are finite")
-        top = 65535.0 if values.max() > 255 else 1.0 if image.mode == "F" and values.max() <= 1 else 255.0
-        return Image.fromarray(np.uint8(np.clip(values / top * 255.0 + 0.5, 0, 255))).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def check_image_tensor(image: torch.Tensor, where: str = "the input image") -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compress import __version__
+from compress import __version__, photographs
 from compress.files import write_text
 from compress.model import SCALE, SRModel
 from compress.run_files import read_manifest
@@ -18,12 +18,12 @@ from export.onnx import summary
 from export.targets import host
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.needs import install, needs
+from export.targets.host.folder import FORMAT
 from export.targets.parts import Exported, Options, Parts
 
 if TYPE_CHECKING:
     from export.targets import Target
 
-FORMAT = "diffusion-sr-compress/export/1"
 HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 OVERLAP = 32    # low-resolution pixels that tiles share
 
@@ -81,12 +81,14 @@ def tiles_fix(model: SRModel) -> str:
 
 
 def copy_host(folder: Path) -> None:
-    """Put the stand-alone program into `folder`: run.py and the package host/."""
-    modules = Path(host.__file__).parent
-    (folder / HOST_FOLDER).mkdir()
-    for path in sorted(modules.glob("*.py")):
-        target = folder if path.name == HOST_FILE else folder / HOST_FOLDER
-        shutil.copyfile(path, target / path.name)
+    """Put the stand-alone program into `folder`: run.py, and host/ with the package of `compress` that it shares."""
+    target = folder / HOST_FOLDER
+    shared = target / Path(photographs.__file__).parent.name
+    shared.mkdir(parents=True)
+    for path in sorted(Path(host.__file__).parent.glob("*.py")):
+        shutil.copyfile(path, (folder if path.name == HOST_FILE else target) / path.name)
+    for path in sorted(Path(photographs.__file__).parent.glob("*.py")):
+        shutil.copyfile(path, shared / path.name)
 
 
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from compress.errors import UserError
 from compress.model import Tiling
 from compress.passes.binarize import Binarize
 from compress.passes.quantize import Quantize
+from compress.photographs import reading
 from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
@@ -54,7 +56,7 @@ def test_manifest(folder):
     for name, entry in data["files"].items():
         content = (out / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert {"run.py", "model.onnx", "decoder.onnx"} <= set(data["files"])
+    assert {"run.py", "model.onnx", "decoder.onnx", "host/photographs/batch.py"} <= set(data["files"])
     assert {"torch", "onnx", "onnxruntime", "diffusion-sr-compress"} <= set(data["tools"])
     process = model.process
     assert data["host"]["clean_latent"]["latent"] == pytest.approx(1 / process.signal)
@@ -78,7 +80,7 @@ def test_host_program_by_itself(folder, tmp_path):
     done = subprocess.run([sys.executable, "-c", watched, str(out / "run.py"), "small.png", "-o", "sr", "--threads", "1"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    sr = np.asarray(Image.open(tmp_path / "sr" / "small.png"), dtype=np.int64)
+    sr = np.asarray(Image.open(tmp_path / "sr" / "small_x4.png"), dtype=np.int64)
     with torch.no_grad():
         wanted = model(torch.from_numpy(np.float32(lr) / 255).permute(2, 0, 1)[None])
     wanted = np.rint(wanted[0].permute(1, 2, 0).numpy() * 255).astype(np.int64)
@@ -89,6 +91,87 @@ def test_host_program_refusals(folder, tmp_path):
     run = [sys.executable, str(folder[1] / "run.py")]
     done = subprocess.run([*run, str(tmp_path / "none.png"), "-o", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 2 and "no such image file" in done.stderr and "Traceback" not in done.stderr
+
+
+def program(out: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(out / "run.py"), *map(str, words)], capture_output=True, text=True)
+
+
+def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
+    """Alpha, 16 bits, grey, a bad one among them; and nothing is written over."""
+    rgba = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+    rgba[:16, :, 3] = 0
+    Image.fromarray(rgba, "RGBA").save(tmp_path / "rgba.png")
+    Image.fromarray(np.full((32, 32), 700, np.uint16)).save(tmp_path / "dark.png")
+    (tmp_path / "text.png").write_text("no image")
+    sources = [tmp_path / name for name in ("rgba.png", "text.png", "dark.png")]
+    before = {path: path.read_bytes() for path in sources}
+    done = program(folder[1], *sources, "-o", tmp_path, "--threads", "1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
+        f"error: {tmp_path / 'text.png'}: not an image that can be read; give a .png, .jpg, .jpeg, .bmp, .webp, "
+        ".tif, .tiff file"]
+    assert {path: path.read_bytes() for path in sources} == before
+    for name in ("rgba", "dark"):
+        found = reading.read(tmp_path / f"{name}.png", convert=True)
+        lr = torch.from_numpy(np.float32(found.pixels) / 255).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            wanted = np.rint(folder[0](lr)[0].permute(1, 2, 0).numpy().clip(0, 1) * 255)
+        result = Image.open(tmp_path / f"{name}_x4.png")
+        if name == "dark":
+            assert result.mode == "L"
+            wanted = np.asarray(Image.fromarray(np.uint8(wanted)).convert("L"), dtype=float)
+        assert np.abs(np.asarray(result, dtype=float) - wanted).max() <= 1
+    again = program(folder[1], tmp_path / "rgba.png", "-o", tmp_path)
+    assert again.returncode == 2 and "rgba_x4.png exists and is not overwritten" in again.stderr
+    strict = program(folder[1], tmp_path / "rgba.png", "-o", tmp_path / "new", "--no-convert")
+    assert strict.returncode == 2 and "RGBA" in strict.stderr and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("harm, said", [
+    (lambda out: (out / "decoder.onnx").write_bytes((out / "decoder.onnx").read_bytes()[:-1]), "decoder.onnx is damaged: it has"),
+    (lambda out: (out / "decoder.onnx").write_bytes(bytes((out / "decoder.onnx").stat().st_size)), "decoder.onnx is damaged: its sha256"),
+    (lambda out: (out / "encoder.onnx").unlink(), "encoder.onnx is missing"),
+    (lambda out: (out / "manifest.json").unlink(), "manifest.json is missing"),
+    (lambda out: (out / "manifest.json").write_text("{"), "it is not JSON"),
+    (lambda out: (out / "manifest.json").write_text("[]"), "is of format 'list'"),
+    (lambda out: (out / "manifest.json").write_text("[" * 100000), "it is not JSON"),
+    (lambda out: edit(out, lambda d: d.pop("graphs")), "graphs is missing"),
+    (lambda out: edit(out, lambda d: d.update(lr_size=[0, 32])), "lr_size"),
+    (lambda out: edit(out, lambda d: d["host"].update(align=0)), "host.align is 0"),
+    (lambda out: edit(out, lambda d: d["host"].update(colour_fix="sepia")), "host.colour_fix is 'sepia'"),
+    (lambda out: edit(out, lambda d: d.update(target="abacus")), "'abacus'"),
+    (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(file="../x.onnx")), "encoder names no file"),
+    (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(inputs=[])), "graphs.encoder.inputs"),
+    (lambda out: edit(out, lambda d: d["files"].update({"../x": {"bytes": 1, "sha256": "0"}})), "outside the folder")])
+def test_a_damaged_folder_is_told_before_it_runs(folder, tmp_path, harm, said):
+    out = tmp_path / "copy"
+    shutil.copytree(folder[1], out)
+    harm(out)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    done = program(out, tmp_path / "a.png", "-o", tmp_path / "sr")
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert not (tmp_path / "sr").exists()
+
+
+def edit(out: Path, change) -> None:
+    data = json.loads((out / "manifest.json").read_text())
+    change(data)
+    (out / "manifest.json").write_text(json.dumps(data))
+
+
+def test_host_program_without_the_module_resource(folder, tmp_path):
+    """As on Windows: only --profile needs it."""
+    Image.new("RGB", (32, 32), "grey").save(tmp_path / "a.png")
+    code = ("import sys, runpy; sys.modules['resource'] = None; sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, str(folder[1] / "run.py"), str(tmp_path / "a.png"), "-o",
+                           str(tmp_path / "sr"), "--threads", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sr" / "a_x4.png").is_file()
+    profiled = program(folder[1], "--profile", "1", "--threads", "1")
+    assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {"model", "encoder", "denoiser", "decoder"}
 
 
 def test_tiles_cover_any_size(folder):

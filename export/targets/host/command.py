@@ -7,20 +7,26 @@ in the modules of host/.
 
 import argparse
 import json
-import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from .runtimes import load
+from .arithmetic import FIXES
+from .folder import FolderError, read, verify
+from .photographs import batch  # the toolkit's compress/photographs, copied by the export
+from .photographs.problem import PhotographError
+from .runtimes import RUNTIMES, load
 from .tiles import chosen, upscale
 
 
 def profile(folder: Path, repeats: int, threads: int | None) -> dict:
     """Of every graph: seconds to load, peak memory of this process in MiB before and after, ms of each run."""
-    manifest, found = json.loads((folder / "manifest.json").read_text()), {}
+    import resource     # POSIX only: run.py itself works without
+
+    manifest, found = read(folder), {}
     random = np.random.default_rng(0)
     for name, graph in manifest["graphs"].items():
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
@@ -41,43 +47,51 @@ def profile(folder: Path, repeats: int, threads: int | None) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("images", nargs="*", type=Path, help="photographs (8-bit; others are converted)")
-    parser.add_argument("-o", "--out", type=Path, default=Path("upscaled"), help="folder for NAME.png")
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__.split(":")[0])
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs")
+    batch.add_arguments(parser, convert=True)
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's)")
-    parser.add_argument("--graphs", choices=["model", "parts"], help="one graph for all, or the three parts (default)")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
-    parser.add_argument("--profile", type=int, metavar="RUNS", help="print load time, memory and latency as JSON")
-    arguments = parser.parse_args()
-    if arguments.profile:
-        print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
-        return 0
-    if not arguments.images:
+    parser.add_argument("--graphs", choices=["model", "parts"],
+                        help="one graph for all, or the three parts (default)")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1],
+                        help=argparse.SUPPRESS)
+    parser.add_argument("--profile", type=int, metavar="RUNS",
+                        help="print load time, memory and latency as JSON")
+    arguments = parser.parse_args(batch.arguments(parser, sys.argv[1:]))
+    if not arguments.images and not arguments.profile:
         parser.error("give one image or more")
-    from PIL import Image, ImageOps
-
-    manifest = json.loads((arguments.folder / "manifest.json").read_text())
+    warnings.filterwarnings("ignore", module="PIL")     # what matters of it is told by a sentence
+    manifest = {}
     try:
-        graphs = load(arguments.folder, chosen(manifest, arguments.graphs), arguments.threads)
+        manifest = read(arguments.folder)
+        verify(arguments.folder, manifest)
+        _check_known(manifest)
+        if arguments.profile:
+            print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
+            return 0
+        names = chosen(manifest, arguments.graphs)
+        return batch.run(arguments.images, arguments, lambda: prepare(arguments, manifest, names))
+    except (FolderError, PhotographError) as error:
+        print(f"error: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
-        print(f"error: this folder needs the package {error.name}; run: {manifest['install']}", file=sys.stderr)
-        return 2
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in arguments.images:
-        if not path.is_file():
-            print(f"error: {path}: no such image file", file=sys.stderr)
-            return 2
-        with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.float32) / 255
-        if min(pixels.shape[:2]) < 16:
-            print(f"error: {path}: both sides must be at least 16 pixels", file=sys.stderr)
-            return 2
-        began = time.perf_counter()
-        sr = upscale(manifest, graphs, pixels.transpose(2, 0, 1)[None])
-        if not np.isfinite(sr).all():
-            print(f"error: {path}: the model gave values that are not finite", file=sys.stderr)
-            return 1
-        target = arguments.out / f"{path.stem}.png"
-        Image.fromarray(np.uint8(np.rint(sr[0].transpose(1, 2, 0) * 255))).save(target)
-        print(f"{target}  {sr.shape[3]}x{sr.shape[2]}  {time.perf_counter() - began:.2f} s")
-    return 0
+        print(f"error: this folder needs the package {error.name}; run: {manifest['install']}",
+              file=sys.stderr)
+    return 2
+
+
+def _check_known(manifest: dict) -> None:
+    """Raise FolderError for a runtime or a colour correction that this program does not have."""
+    host = manifest["host"]
+    if manifest["target"] not in RUNTIMES:
+        raise FolderError(f"manifest.json names the target {manifest['target']!r}; this program has "
+                          f"{', '.join(RUNTIMES)}")
+    for key in ("colour_fix", "colour_fix_of_tiles"):
+        if host[key] not in FIXES:
+            raise FolderError(f"manifest.json: host.{key} is {host[key]!r}; this program has "
+                              f"{', '.join(FIXES)}")
+
+
+def prepare(arguments: argparse.Namespace, manifest: dict, names: list[str]) -> batch.Upscale:
+    """The graphs as one function, float32 [1, 3, h, w] -> [1, 3, 4h, 4w], both in [0, 1]."""
+    graphs = load(arguments.folder, names, arguments.threads)
+    return lambda lr: upscale(manifest, graphs, lr)
