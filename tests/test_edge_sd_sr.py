@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -151,6 +152,7 @@ def test_onnxruntime_computes_the_same(tmp_path, monkeypatch):
     lr = torch.rand(1, 3, 48, 64)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: lr.numpy()})[0]
+    model.tiling = replace(model.tiling, margin=0)      # the graph holds none
     assert -10 * np.log10(np.square(found - model(lr).numpy()).mean()) >= 60
 
 

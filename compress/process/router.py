@@ -5,7 +5,8 @@ convolutional network and global pooling, and stops where nothing is gained. Her
 steps are the paths in the order of their cost, and R is the quality that compress/route.py measured.
 
 A 512x512 image takes 25 tiles of 128 at a stride of 96. Tiles are blended in pixels with Gaussian weights; the model's
-colour correction follows once over the whole, and nothing else is taken from a tile's own statistics.
+colour correction follows once over the whole, and nothing else is taken from a tile's own statistics. Tiles at the
+image's borders are run with a reflection beyond them (`Tiling.margin`); MACs are counted without it.
 """
 
 import json
@@ -22,7 +23,7 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.image import MIN_SIDE, check_image_tensor
-from compress.process.padding import pad
+from compress.process.padding import surround
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
 from compress.tensors import check_fit
@@ -139,14 +140,32 @@ class Router(nn.Module):
         found = self._costs[key]
         return found[:3], int(found[3])
 
-    def pieces(self, padded: torch.Tensor, align: int) -> tuple[list[torch.Tensor], int]:
-        """The tiles in the order in which `tiled` meets them, and how many make a row."""
-        height, width = padded.shape[-2:]
+    def places(self, height: int, width: int, align: int) -> tuple[list[tuple[int, int]], int]:
+        """Top and left of the tiles in the order in which `tiled` meets them, and how many make a row."""
         if height <= self.tile and width <= self.tile:
-            return [padded], 1
+            return [(0, 0)], 1
         rows, columns = ([s // align * align for s in tile_starts(n, self.tile, self.overlap)] for n in (height, width))
+        return [(top, left) for top in rows for left in columns], len(columns)
+
+    def pieces(self, padded: torch.Tensor, align: int) -> tuple[list[torch.Tensor], int]:
+        """The tiles at `places`, and how many make a row."""
+        height, width = padded.shape[-2:]
+        places, columns = self.places(height, width, align)
         return [padded[..., top:top + min(self.tile, height), left:left + min(self.tile, width)]
-                for top in rows for left in columns], len(columns)
+                for top, left in places], columns
+
+    def run_at(self, model: "SRModel", path: str, surrounded: torch.Tensor, margin: int, place: tuple[int, int]
+               ) -> torch.Tensor:
+        """`run` on the tile at `place` of an image with `margin` pixels of reflection around it: at the image's borders
+        a network sees them, and they are cropped from the result."""
+        slices, crops = [], []
+        for start, whole in zip(place, surrounded.shape[-2:], strict=True):
+            length = min(self.tile, whole - 2 * margin)
+            seen = margin if path != "bicubic" else 0
+            before, after = (seen if edge else 0 for edge in (start == 0, start + length == whole - 2 * margin))
+            slices.append(slice(start + margin - before, start + margin + length + after))
+            crops.append(slice(before * SCALE, (before + length) * SCALE))
+        return self.run(model, path, surrounded[..., slices[0], slices[1]])[..., crops[0], crops[1]]
 
     def run(self, model: "SRModel", path: str, tile: torch.Tensor) -> torch.Tensor:
         """[1, 3, h, w] -> [1, 3, 4h, 4w] by one path."""
@@ -170,7 +189,9 @@ class Router(nn.Module):
         if self.tile % align or self.overlap < align:  # places are rounded to multiples of it
             raise UserError(f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not fit this "
                             f"model, which needs a multiple of {align} and at least {align} in common; train one for it")
-        padded = pad(lr, -width % align, -height % align)
+        margin = -(-model.tiling.margin // align) * align
+        surrounded = surround(lr, margin, align)
+        padded = surrounded[..., margin:surrounded.shape[-2] - margin, margin:surrounded.shape[-1] - margin]
         pieces, columns = self.pieces(padded, align)
         costs, overhead = self.costs(model, tuple(pieces[0].shape[-2:]))
         if path is None:
@@ -181,12 +202,13 @@ class Router(nn.Module):
         else:
             chosen, overhead = torch.full((len(pieces),), PATHS.index(path)), 0
         kept, queue = {} if kept is None else kept, iter(enumerate(chosen.tolist()))
+        places = self.places(*padded.shape[-2:], align)[0]
 
         def piece(tile: torch.Tensor) -> torch.Tensor:
             number, index = next(queue)
             key = (number, PATHS[index])
             if key not in kept:
-                kept[key] = self.run(model, PATHS[index], tile)
+                kept[key] = self.run_at(model, PATHS[index], surrounded, margin, places[number])
             return kept[key]
 
         image = tiled(piece, padded, self.tile, self.overlap, SCALE, align)[..., :height * SCALE, :width * SCALE]

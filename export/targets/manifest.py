@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress import __version__
-from compress.model import SCALE, SRModel
+from compress.model import MARGIN, SCALE, SRModel
+from compress.process import strips
 from export.onnx import summary
 from export.targets import host
 from export.targets.parts import Exported, Options, Parts
@@ -95,6 +96,7 @@ def copy_host(folder: Path) -> None:
     for path in sorted(modules.glob("*.py")):
         target = folder if path.name == HOST_FILE else folder / HOST_FOLDER
         shutil.copyfile(path, target / path.name)
+    shutil.copyfile(strips.__file__, folder / HOST_FOLDER / Path(strips.__file__).name)
 
 
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
@@ -111,12 +113,15 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
         "quantisation": {"layers": summary(model), "learned": placement(parts), **made.quantisation},
         "host": {
             "does": ["8-bit RGB to float in [0, 1], NCHW",
-                     "reflection at the lower and right edge up to whole tiles",
+                     "reflection by `margin` pixels beyond all edges, and at the lower and right edge on to whole tiles; "
+                     "without it the outermost pixels are wrong (margin 0: fewer tiles, among them one for an image of "
+                     "lr_size)",
                      "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with Gaussian weights",
                      "between denoiser and decoder: clean_latent = latent * a + prediction * b, in float32",
                      "the colour correction (of tiles, where there are several) over the whole image, then a clamp"],
             "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix,
             "colour_fix_of_tiles": tiles_fix(model), "overlap": OVERLAP, "align": parts.align,
+            "margin": model.tiling.margin or MARGIN,
             "smallest": 2 * model.multiple},
         "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
         "tools": tools(made.tools), "files": files(folder)}
