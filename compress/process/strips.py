@@ -17,7 +17,7 @@ import numpy as np
 DISTANCES = (1, 2, 4, 8, 16)
 REACH = sum(DISTANCES)
 GAIN = 4.0 ** -len(DISTANCES)       # of the blurs along one axis; they are sums otherwise
-ROWS = 128                          # of a strip while it is corrected
+ROWS, WAVELET_ROWS = 16, 128        # of a strip while it is corrected; blurs need REACH rows more on both sides
 IN_CACHE = 2**16                    # values that a blur works on at a time
 IN_MEMORY = 2**28                   # bytes of strips that wait in memory; more go to a file
 CORRECTIONS = ("adain", "wavelet", "mean_std", "none")
@@ -90,12 +90,17 @@ def _interpolate(padded: np.ndarray, axis: int, scale: int) -> np.ndarray:
 
 def enlarge(lr: np.ndarray, scale: int, top: int = 0, bottom: int | None = None) -> np.ndarray:
     """Rows top ... bottom of the bicubic enlargement of float32 [C, h, w]: pixel centres aligned, edges repeated."""
-    height = lr.shape[1]
+    channels, height, width = lr.shape
     bottom = height * scale if bottom is None else bottom
-    first, last = top // scale, -(-bottom // scale)
-    rows = lr[:, np.arange(first - 2, last + 2).clip(0, height - 1)]
-    tall = _interpolate(rows, 1, scale)[:, top - first * scale:bottom - first * scale]
-    return _interpolate(np.pad(tall, ((0, 0), (0, 0), (2, 2)), mode="edge"), 2, scale)
+    out = np.empty((channels, bottom - top, width * scale), np.float32)
+    for row in range(top // scale, -(-bottom // scale)):    # of the input: what it becomes fits a cache
+        five = lr[:, np.arange(row - 2, row + 3).clip(0, height - 1)]
+        low, high = max(top, row * scale), min(bottom, (row + 1) * scale)
+        tall = _interpolate(five, 1, scale)[:, low - row * scale:high - row * scale]
+        wide = np.empty((channels, high - low, width + 4), np.float32)
+        wide[:, :, 2:-2], wide[:, :, :2], wide[:, :, -2:] = tall, tall[:, :, :1], tall[:, :, -1:]
+        out[:, low - top:high - top] = _interpolate(wide, 2, scale)
+    return out
 
 
 def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
@@ -133,37 +138,46 @@ def blur_along_rows(x: np.ndarray) -> np.ndarray:
     return out
 
 
-def blur_along_columns(x: np.ndarray, at_top: bool, at_bottom: bool) -> np.ndarray:
-    """The five blurs along the columns of float32 [C, h, W]; REACH rows less at an end that is not the image's."""
-    height = x.shape[1] - (0 if at_top else REACH) - (0 if at_bottom else REACH)
-    out, block = np.empty((x.shape[0], height, x.shape[2]), np.float32), max(1, IN_CACHE // x.shape[1])
+def blur_along_columns(x: np.ndarray, at_top: bool, at_bottom: bool, skip: int, out: np.ndarray) -> None:
+    """The five blurs along the columns of float32 [C, h, W], without the first `skip` rows of the result, in `out`.
+
+    The result begins REACH rows below the first of x where that is not the image's own (`at_top`), and ends as far
+    above the last where that is not the image's.
+    """
+    rows, block = out.shape[1], max(1, IN_CACHE // x.shape[1])
     for channel in range(x.shape[0]):
         for left in range(0, x.shape[2], block):
-            part = _sums(x[channel:channel + 1, :, left:left + block], 1, at_top, at_bottom)
+            part = _sums(x[channel:channel + 1, :, left:left + block], 1, at_top, at_bottom)[:, skip:skip + rows]
             np.multiply(part, np.float32(GAIN), out=out[channel:channel + 1, :, left:left + block])
-    return out
 
 
 def wavelet(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
     """High frequencies of the clipped image over the low frequency of the enlarged input."""
-    height = lr.shape[1] * scale
-    image = blurred = None          # rows that are not corrected yet; blurred along rows, with REACH rows before
-    arrived = done = first = 0      # `first` is the row that `blurred` begins with
+    height, width = lr.shape[1] * scale, lr.shape[2] * scale
+    # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows blurred[:, r - first].
+    image, blurred, out = (np.empty((lr.shape[0], WAVELET_ROWS + 2 * REACH, width), np.float32) for _ in range(3))
+    arrived = done = first = 0
     for strip in strips:
-        strip = strip.clip(0, 1)
-        along = blur_along_rows(enlarge(lr, scale, arrived, arrived + strip.shape[1]) - strip)
-        image = strip if image is None else np.concatenate([image, strip], axis=1)
-        blurred = along if blurred is None else np.concatenate([blurred, along], axis=1)
-        arrived += strip.shape[1]
+        count = strip.shape[1]
+        new = image[:, arrived - done:arrived - done + count]
+        np.clip(strip, 0, 1, out=new)
+        for top in range(0, count, scale):
+            rows = slice(arrived - first + top, arrived - first + min(top + scale, count))
+            enlarged = enlarge(lr, scale, arrived + top, arrived + min(top + scale, count))
+            blurred[:, rows] = blur_along_rows(np.subtract(enlarged, new[:, top:top + scale], out=enlarged))
+        arrived += count
         ready = arrived if arrived == height else arrived - REACH
         if ready <= done:
             continue
-        low, high = max(0, done - REACH), min(height, ready + REACH)
-        change = blur_along_columns(blurred[:, low - first:high - first], low == 0, high == height)
-        change = change[:, done - (low if low == 0 else done):][:, :ready - done]
-        yield np.add(image[:, :ready - done], change, out=change)
-        image, done = image[:, ready - done:], ready
-        blurred, first = blurred[:, max(0, done - REACH) - first:], max(0, done - REACH)
+        low, high, rows = max(0, done - REACH), min(height, ready + REACH), ready - done
+        blur_along_columns(blurred[:, low - first:high - first], low == 0, high == height, done if low == 0 else 0,
+                           out[:, :rows])
+        out[:, :rows] += image[:, :rows]
+        yield out[:, :rows]
+        image[:, :arrived - ready] = image[:, rows:rows + arrived - ready]
+        begin = max(0, ready - REACH)
+        blurred[:, :arrived - begin] = blurred[:, begin - first:arrived - first]
+        done, first = ready, begin
 
 
 class Statistics:
@@ -268,13 +282,14 @@ def matched(strips: Iterable[np.ndarray], clip: bool, eps: float, wanted: Statis
 def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, scale: int) -> Strips:
     """Colour-correct an image of [3, 4h, 4w], given as strips, by its float32 input [3, h, w] in [0, 1].
 
-    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go in.
+    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go in. A strip is valid
+    until the next is asked for, in both directions.
 
     Raises:
         StripError: The image is not finite, or a temporary file does not find room.
         ValueError: `correction` is none of CORRECTIONS.
     """
-    pieces = cut(strips, ROWS)
+    pieces = cut(strips, WAVELET_ROWS if correction == "wavelet" else ROWS)
     if correction == "wavelet":
         return wavelet(pieces, lr, scale)
     if correction == "mean_std":
