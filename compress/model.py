@@ -20,7 +20,7 @@ from compress.process.one_step import OneStep
 from compress.process.padding import surround
 from compress.process.resample import SCALE, upsample  # noqa: F401  both are imported from here as well
 from compress.process.residual_sampler import ResidualSampler
-from compress.process.tiling import tiled, tiled_rows
+from compress.process.tiling import Cut, tiled, tiled_rows
 
 Process = OneStep | Direct | ResidualSampler | Bidirectional
 
@@ -31,7 +31,7 @@ class Tiling:
 
     `colour_fix` corrects images of several tiles, None by the model's own. `margin` is how many input pixels are
     reflected beyond every border and cropped from the result: networks see zeros there, and what they make of the
-    outermost pixels is a frame. 0 is what published pipelines do. An image that fits a tile stays whole with its margin.
+    outermost pixels is a frame. 0 is what published pipelines do. Tiles at the borders have it beside `tile`.
     """
 
     tile: int = 96
@@ -112,11 +112,11 @@ class SRModel(nn.Module):
         return self.decoder(self.clean_latent(self.encoder(lr)))
 
     def tiles(self, lr: torch.Tensor) -> tuple[Tiling, bool]:
-        """The tiling of float [B, 3, h, w], with a tile as large as the padded map where the image fits one; and
-        whether it has several tiles."""
+        """The tiling of float [B, 3, h, w], with a tile as large as the padded map where the image fits one, else with
+        a margin in whole multiples; and whether the image has several tiles."""
         sides = [side + -side % self.multiple for side in lr.shape[-2:]]
         if max(sides) * self.latent_ratio > self.tiling.tile:
-            return self.tiling, True
+            return replace(self.tiling, margin=-(-self.tiling.margin // self.multiple) * self.multiple), True
         margin = 2 * self.tiling.margin
         padded = [side + margin + -(side + margin) % self.multiple for side in lr.shape[-2:]]
         return replace(self.tiling, tile=int(max(padded) * self.latent_ratio)), False
@@ -130,19 +130,20 @@ class SRModel(nn.Module):
         if min(height, width) < MIN_SIDE:
             raise UserError(f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}")
         say = progress or (lambda stage: None)
-        how, ratio = self.tiles(lr)[0], self.latent_ratio
+        (how, several), ratio = self.tiles(lr), self.latent_ratio
+        margin = how.margin if several else 0       # one piece has it within
+        cut = Cut(how.tile, how.overlap, int(self.multiple * ratio), int(margin * ratio))
         context = self.context()
         say("encoder")
         latent = tiled(self.encoder, surround(lr, how.margin, self.multiple), int(how.tile / ratio),
-                       int(how.overlap / ratio), ratio, self.multiple)
+                       int(how.overlap / ratio), ratio, self.multiple, margin)
         say("denoiser")
-        align = int(self.multiple * ratio)
         clean = self.process.restore(latent, lambda x, *step: tiled(
-            lambda z: self.denoiser(z, context, *step), x, how.tile, how.overlap, align=align))
+            lambda z: self.denoiser(z, context, *step), x, cut.tile, cut.overlap, align=cut.align, margin=cut.margin))
         del latent
         say("decoder")
         left, skip, wanted = how.margin * SCALE, how.margin * SCALE, height * SCALE
-        for strip in tiled_rows(self.decoder, clean, how.tile, how.overlap, SCALE / ratio):
+        for strip in tiled_rows(self.decoder, clean, replace(cut, align=1), SCALE / ratio):
             rows = strip[..., skip:skip + wanted, left:left + width * SCALE]
             skip, wanted = max(0, skip - strip.shape[-2]), wanted - rows.shape[-2]
             if rows.shape[-2]:

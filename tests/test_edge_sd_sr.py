@@ -131,6 +131,11 @@ def test_512_pixels_are_25_evaluations():
     model.denoiser.forward = lambda x, *_: seen.append(tuple(x.shape)) or x[:, 4:]
     model.decoder.forward = lambda x: torch.zeros(1, 3, *(8 * s for s in x.shape[-2:]))
     assert model(torch.rand(1, 3, 512, 512)).shape == (1, 3, 2048, 2048)
+    assert len(seen) == 25 and seen[6] == (1, 8, 64, 64)
+    # Those at the image's borders have 8 latent pixels of reflection besides.
+    assert seen[0] == seen[24] == (1, 8, 72, 72) and seen[1] == (1, 8, 72, 64) and seen[5] == (1, 8, 64, 72)
+    model.tiling, seen[:] = replace(model.tiling, margin=0), []
+    model(torch.rand(1, 3, 512, 512))
     assert seen == [(1, 8, 64, 64)] * 25
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -169,7 +170,7 @@ def test_noise_belongs_to_the_image():
 @pytest.mark.parametrize("model", ["sinsr", "resshift"])
 def test_large_images_run_in_tiles(model):
     tiled = nano(model=model, steps=4, sampler="deterministic")
-    tiled.tiling = tiling(64, tiled)
+    tiled.tiling = replace(tiling(64, tiled), margin=0)
     sizes = set()
     tiled.denoiser.register_forward_pre_hook(lambda m, args: sizes.add(tuple(args[0].shape[-2:])))
     image = tiled(torch.rand(1, 3, 70, 130))

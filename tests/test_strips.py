@@ -11,7 +11,7 @@ from compress.process import strips
 from compress.process.colour import FIXES
 from compress.process.padding import pad, surround
 from compress.process.resample import SCALE, upsample
-from compress.process.tiling import gaussian_weights, tile_starts, tiled, tiled_rows
+from compress.process.tiling import Cut, gaussian_weights, tile_starts, tiled, tiled_rows
 
 
 def blur(image: torch.Tensor, dilation: int) -> torch.Tensor:
@@ -101,11 +101,33 @@ def test_a_full_disk_is_told(monkeypatch):
 
 
 def test_shares_sum_to_one():
-    for starts, side in (([0], 24), ([0, 16, 40], 24), ([0, 5, 9, 30], 64)):
-        total = np.zeros(starts[-1] + side)
-        for start, share in zip(starts, strips.shares(starts, side, side / 2), strict=True):
-            total[start:start + side] += share
+    for starts, side, margin in (([0], 24, 0), ([0, 16, 40], 24, 0), ([0, 5, 9, 30], 64, 7), ([0, 6], 8, 500)):
+        total = np.zeros(starts[-1] + side + 2 * margin)
+        places = strips.spans(starts, side, margin)
+        assert places[0][0] == 0 and places[-1][1] == len(total) and places[1:] == [
+            (s + margin, s + margin + side) for s in starts[1:-1]] + places[-1:] * (len(starts) > 1)
+        for (first, last), share in zip(places, strips.shares(starts, side, side / 2, margin), strict=True):
+            assert (share > 0).all()
+            total[first:last] += share
         np.testing.assert_allclose(total, 1, atol=1e-15)
+
+
+@pytest.mark.parametrize("size", [(24, 60), (40, 53)])
+@pytest.mark.parametrize("margin", [0, 4, 12])
+def test_a_margin_changes_no_tile_inside(size, margin):
+    """The grid is that of the map without its margin, and what is done pixel by pixel leaves no trace."""
+    x, seen = torch.rand(1, 2, *(s + 2 * margin for s in size), dtype=torch.float64), []
+
+    def repeated(t: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(t.shape[-2:]))
+        return F.interpolate(t, scale_factor=4)
+
+    torch.testing.assert_close(tiled(repeated, x, 20, 8, 4, margin=margin), F.interpolate(x, scale_factor=4), rtol=0,
+                               atol=1e-13)
+    plain, seen = seen, []
+    tiled(repeated, x[..., margin:margin + size[0], margin:margin + size[1]], 20, 8, 4)
+    assert len(plain) == len(seen) and set(seen) == {(20, 20)}
+    assert plain[0] == (20 + margin, 20 + margin) and (size[0] == 24 or (20, 20) in plain)
 
 
 def blended(function, x: torch.Tensor, tile: int, overlap: int, scale: float) -> torch.Tensor:
@@ -134,7 +156,7 @@ def test_tiles_are_blended_as_over_whole_maps(size, dtype, atol):
     found = tiled(function, x, 12, 4, 4)
     assert found.dtype == dtype and found.isfinite().all()
     torch.testing.assert_close(found.double(), blended(lambda t: function(t).double(), x, 12, 4, 4), rtol=0, atol=atol)
-    rows = list(tiled_rows(function, x, 12, 4, 4))
+    rows = list(tiled_rows(function, x, Cut(12, 4), 4))
     assert torch.equal(torch.cat(rows, dim=2), found) and (len(rows) > 1) == (size[0] > 12)
 
 
@@ -169,7 +191,7 @@ def test_an_image_that_fits_a_tile_stays_whole_with_its_margin(random_nano):
     handle = random_nano.denoiser.register_forward_hook(lambda m, args, out: sizes.append(tuple(args[0].shape[-2:])))
     small, large = random_nano(torch.rand(1, 3, 32, 30)), random_nano(torch.rand(1, 3, 33, 30))
     handle.remove()
-    assert sizes[0] == (32, 32) and set(sizes[1:]) == {(16, 16)}
+    assert sizes[0] == (32, 32) and sizes[1:] == [(24, 32), (24, 32)]      # and tiles at borders have it as well
     assert small.shape == (1, 3, 128, 120) and large.shape == (1, 3, 132, 120)
 
 

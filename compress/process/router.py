@@ -140,32 +140,14 @@ class Router(nn.Module):
         found = self._costs[key]
         return found[:3], int(found[3])
 
-    def places(self, height: int, width: int, align: int) -> tuple[list[tuple[int, int]], int]:
-        """Top and left of the tiles in the order in which `tiled` meets them, and how many make a row."""
-        if height <= self.tile and width <= self.tile:
-            return [(0, 0)], 1
-        rows, columns = ([s // align * align for s in tile_starts(n, self.tile, self.overlap)] for n in (height, width))
-        return [(top, left) for top in rows for left in columns], len(columns)
-
     def pieces(self, padded: torch.Tensor, align: int) -> tuple[list[torch.Tensor], int]:
-        """The tiles at `places`, and how many make a row."""
+        """The tiles in the order in which `tiled` meets them, and how many make a row."""
         height, width = padded.shape[-2:]
-        places, columns = self.places(height, width, align)
+        if height <= self.tile and width <= self.tile:
+            return [padded], 1
+        rows, columns = ([s // align * align for s in tile_starts(n, self.tile, self.overlap)] for n in (height, width))
         return [padded[..., top:top + min(self.tile, height), left:left + min(self.tile, width)]
-                for top, left in places], columns
-
-    def run_at(self, model: "SRModel", path: str, surrounded: torch.Tensor, margin: int, place: tuple[int, int]
-               ) -> torch.Tensor:
-        """`run` on the tile at `place` of an image with `margin` pixels of reflection around it: at the image's borders
-        a network sees them, and they are cropped from the result."""
-        slices, crops = [], []
-        for start, whole in zip(place, surrounded.shape[-2:], strict=True):
-            length = min(self.tile, whole - 2 * margin)
-            seen = margin if path != "bicubic" else 0
-            before, after = (seen if edge else 0 for edge in (start == 0, start + length == whole - 2 * margin))
-            slices.append(slice(start + margin - before, start + margin + length + after))
-            crops.append(slice(before * SCALE, (before + length) * SCALE))
-        return self.run(model, path, surrounded[..., slices[0], slices[1]])[..., crops[0], crops[1]]
+                for top in rows for left in columns], len(columns)
 
     def run(self, model: "SRModel", path: str, tile: torch.Tensor) -> torch.Tensor:
         """[1, 3, h, w] -> [1, 3, 4h, 4w] by one path."""
@@ -202,16 +184,17 @@ class Router(nn.Module):
         else:
             chosen, overhead = torch.full((len(pieces),), PATHS.index(path)), 0
         kept, queue = {} if kept is None else kept, iter(enumerate(chosen.tolist()))
-        places = self.places(*padded.shape[-2:], align)[0]
 
         def piece(tile: torch.Tensor) -> torch.Tensor:
             number, index = next(queue)
             key = (number, PATHS[index])
             if key not in kept:
-                kept[key] = self.run_at(model, PATHS[index], surrounded, margin, places[number])
+                kept[key] = self.run(model, PATHS[index], tile)
             return kept[key]
 
-        image = tiled(piece, padded, self.tile, self.overlap, SCALE, align)[..., :height * SCALE, :width * SCALE]
+        image = tiled(piece, surrounded, self.tile, self.overlap, SCALE, align, margin)
+        top = margin * SCALE
+        image = image[..., top:top + height * SCALE, top:top + width * SCALE]
         return Routed(model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1), [PATHS[i] for i in chosen], columns,
                       int(costs[chosen].sum()) + overhead * len(pieces), int(costs[-1]) * len(pieces))
 

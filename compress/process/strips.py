@@ -29,21 +29,31 @@ class StripError(Exception):
     """Why there is no result; the message is one sentence."""
 
 
-def shares(starts: list[int], side: int, centre: float) -> list[np.ndarray]:
-    """Blending weights of tiles along one axis: float64 [side] for each, positive, of sum 1 at every pixel.
+def spans(starts: list[int], side: int, margin: int = 0) -> list[tuple[int, int]]:
+    """First pixel of each tile and the one after its last. `starts` count without the `margin` around the image, which
+    the outermost tiles have beside their `side`."""
+    return [(start + (margin if start else 0), start + margin + side + (margin if start == starts[-1] else 0))
+            for start in starts]
+
+
+def shares(starts: list[int], side: int, centre: float, margin: int = 0) -> list[np.ndarray]:
+    """Blending weights of tiles along one axis: float64 over each of their `spans`, positive, of sum 1 at every pixel.
 
     Args:
-        starts: First pixel of each tile, ascending.
-        side: Pixels of a tile.
+        starts: First pixel of each tile, ascending from 0, without the margin.
+        side: Pixels of a tile, without the margin.
         centre: Where in a tile its weight is greatest; Gaussian, with a variance of 0.01 of the tile.
+        margin: Pixels before the first start and behind the last tile.
 
     A tile's weights on an area are products of those along the axes; so they sum to 1 as well.
     """
-    profile = np.exp(-(((np.arange(side) - centre) / side) ** 2) / 0.02)
-    total = np.zeros(starts[-1] + side)
-    for start in starts:
-        total[start:start + side] += profile
-    return [profile / total[start:start + side] for start in starts]
+    places, total = spans(starts, side, margin), np.zeros(starts[-1] + side + 2 * margin)
+    profiles = []
+    for start, (first, last) in zip(starts, places, strict=True):
+        distance = (np.arange(first, last) - margin - start - centre) / side
+        profiles.append(np.exp(np.maximum(-(distance**2) / 0.02, -600)))    # never 0, however wide the margin
+        total[first:last] += profiles[-1]
+    return [profile / total[first:last] for profile, (first, last) in zip(profiles, places, strict=True)]
 
 
 def cut(strips: Iterable[np.ndarray], rows: int) -> Strips:

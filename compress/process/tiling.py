@@ -8,10 +8,11 @@ meets them. Tiles are summed in float32 or better: in float16 the weights of a t
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
-from compress.process.strips import shares
+from compress.process.strips import shares, spans
 
 
 def gaussian_weights(height: int, width: int) -> torch.Tensor:
@@ -36,42 +37,68 @@ def tile_places(length: int, tile: int, overlap: int, align: int) -> list[int]:
     return [align * s for s in tile_starts(length // align, tile // align, math.ceil(overlap / align))]
 
 
-def tiled_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, overlap: int,
-               scale: float = 1.0, align: int = 1) -> Iterator[torch.Tensor]:
+@dataclass(frozen=True)
+class Cut:
+    """How a map is cut into tiles: sizes, and positions that are multiples of `align`, in its pixels.
+
+    The outermost `margin` pixels of the map belong to no tile by themselves: tiles at its borders have them besides.
+    """
+
+    tile: int
+    overlap: int
+    align: int = 1
+    margin: int = 0
+
+    def places(self, side: int) -> tuple[list[int], int]:
+        """First pixels of the tiles along a side of the map, counted without the margin, and their length."""
+        inner = side - 2 * self.margin
+        return tile_places(inner, self.tile, self.overlap, self.align), min(self.tile, inner)
+
+
+def tiled_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, how: Cut, scale: float = 1.0
+               ) -> Iterator[torch.Tensor]:
     """As `tiled`, in strips [B, C', rows, W*scale] from top to bottom, each given as soon as it is complete."""
     height, width = x.shape[-2:]
-    if height <= tile and width <= tile:
+    (tops, tall), (lefts, wide) = how.places(height), how.places(width)
+    if len(tops) == len(lefts) == 1:
         yield function(x)
         return
-    rows, columns = (tile_places(side, tile, overlap, align) for side in (height, width))
-    tops, lefts = ([round(s * scale) for s in starts] for starts in (rows, columns))
-    buffer = along_y = along_x = None
-    for i, top in enumerate(rows):
-        for j, left in enumerate(columns):
-            piece = function(x[..., top:top + min(tile, height), left:left + min(tile, width)])
-            h, w = piece.shape[-2:]
-            if along_y is None:
-                along_y, along_x = shares(tops, h, h / 2), shares(lefts, w, (w - 1) / 2)
+    rows, columns = spans(tops, tall, how.margin), spans(lefts, wide, how.margin)
+
+    def scaled(*values: int) -> list[int]:
+        return [round(value * scale) for value in values]
+
+    tall, wide, margin = scaled(tall, wide, how.margin)
+    along_y = shares(scaled(*tops), tall, tall / 2, margin)
+    along_x = shares(scaled(*lefts), wide, (wide - 1) / 2, margin)
+    rest = None         # of the rows of tiles before: what the next one adds to
+    for i, (top, bottom) in enumerate(rows):
+        buffer = None
+        for (left, right), share in zip(columns, along_x, strict=True):
+            piece = function(x[..., top:bottom, left:right])
             if buffer is None:
                 dtype = torch.promote_types(piece.dtype, torch.float32)
-                buffer = piece.new_zeros(*piece.shape[:2], h, round(width * scale), dtype=dtype)
-            weight = torch.outer(torch.from_numpy(along_y[i]), torch.from_numpy(along_x[j]))
-            buffer[..., lefts[j]:lefts[j] + w] += piece * weight.to(buffer)
-        complete = tops[i + 1] - tops[i] if i + 1 < len(tops) else h
+                buffer = piece.new_zeros(*piece.shape[:3], round(width * scale), dtype=dtype)
+            weight = torch.outer(torch.from_numpy(along_y[i]), torch.from_numpy(share))
+            first, last = scaled(left, right)
+            buffer[..., first:last] += piece * weight.to(buffer)
+        if rest is not None:
+            buffer[..., :rest.shape[-2], :] += rest
+        complete = round((rows[i + 1][0] - top) * scale) if i + 1 < len(rows) else buffer.shape[-2]
         yield buffer[..., :complete, :].to(piece.dtype)
-        buffer = torch.cat([buffer[..., complete:, :], torch.zeros_like(buffer[..., :complete, :])], dim=-2)
+        rest = buffer[..., complete:, :].clone()
 
 
 def tiled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, overlap: int,
-          scale: float = 1.0, align: int = 1) -> torch.Tensor:
+          scale: float = 1.0, align: int = 1, margin: int = 0) -> torch.Tensor:
     """Apply `function` to overlapping square tiles of `x` [B, C, H, W] and blend the results.
 
     `function` maps [B, C, h, w] to [B, C', h*scale, w*scale]. `tile` and `overlap` are in the pixels of `x`;
     tile positions are multiples of `align`, which must divide H and W, so that they fall on whole
-    output pixels. A map no larger than one tile is passed through unchanged.
+    output pixels. A map no larger than one tile is passed through unchanged. `margin` is what `Cut` says.
     """
     whole, filled = None, 0
-    for strip in tiled_rows(function, x, tile, overlap, scale, align):
+    for strip in tiled_rows(function, x, Cut(tile, overlap, align, margin), scale):
         height = round(x.shape[-2] * scale)
         if strip.shape[-2] == height:
             return strip
