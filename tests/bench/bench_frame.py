@@ -2,9 +2,11 @@
 
     python tests/bench/bench_frame.py [MODEL|EXPORTED_FOLDER]... [--margin 16] [--side 128]
 
-Every picture is the middle of a larger one, whose result at the same place has no border near. `ring` is the mean error
-of the outermost pixels in levels of 255, `larger` that of the larger picture's result at the same pixels, both against
-the gradient itself; `inside` is the small result's in its middle. Without an argument: the four embedded models.
+Every picture is the middle of a larger one, whose result at the same pixels has no border near. Errors are means in
+levels of 255. `ring` is that of the outermost pixels against the larger picture's result, `inside` that of the pixels
+16 to 32 further in, and `ratio` their quotient: near 1 there is no frame. (Nearer to the middle of a gradient every
+error is smaller, because what is wrong there is contrast.) `truth` is the ring's error against the gradient itself, and
+`larger` that of the larger picture's result at the same pixels. Without an argument: the four embedded models.
 """
 
 import argparse
@@ -31,22 +33,25 @@ def gradient(side: int) -> torch.Tensor:
     return torch.stack([0.2 + 0.6 * x + 0 * y, 0.3 + 0.4 * y + 0 * x, 0.25 + 0.25 * (x + y)])[None]
 
 
-def ring(error: torch.Tensor, width: int = 1) -> float:
-    """Mean over the outermost `width` pixels of [1, 3, H, W]."""
-    inner = error[..., width:-width, width:-width]
-    return ((error.sum() - inner.sum()) / (error.numel() - inner.numel())).item()
+def ring(error: torch.Tensor, first: int, last: int) -> float:
+    """Mean over the pixels of [1, 3, H, W] whose distance from the border is `first` to `last` - 1."""
+    outer = error[..., first:error.shape[-2] - first, first:error.shape[-1] - first]
+    inner = error[..., last:-last, last:-last]
+    return ((outer.sum() - inner.sum()) / (outer.numel() - inner.numel())).item()
 
 
-def errors(upscale: Callable[[torch.Tensor], torch.Tensor], side: int) -> tuple[float, float, float]:
-    """Ring, the larger picture's at the same pixels, and the middle; of 255."""
-    larger = gradient(side + 2 * AROUND)
-    small = larger[..., AROUND:-AROUND, AROUND:-AROUND]
+@torch.no_grad()
+def errors(upscale: Callable[[torch.Tensor], torch.Tensor], side: int) -> dict[str, float]:
+    """The columns of the table, of 255."""
+    whole = gradient(side + 2 * AROUND)
+    small = whole[..., AROUND:-AROUND, AROUND:-AROUND]
     place = slice(AROUND * SCALE, (AROUND + side) * SCALE)
-    truth = upsample(larger)[..., place, place]
-    found = (upscale(small) - truth).abs() * 255
-    reference = (upscale(larger)[..., place, place] - truth).abs() * 255
-    middle = slice(side * SCALE // 4, -side * SCALE // 4)
-    return ring(found), ring(reference), found[..., middle, middle].mean().item()
+    truth = upsample(whole)[..., place, place]
+    found, reference = upscale(small), upscale(whole)[..., place, place]
+    shift = (found - reference).abs() * 255
+    outside, inside = ring(shift, 0, 1), ring(shift, 16, 32)
+    return {"ring": outside, "inside": inside, "ratio": outside / inside,
+            "truth": ring((found - truth).abs() * 255, 0, 1), "larger": ring((reference - truth).abs() * 255, 0, 1)}
 
 
 def upscaler(what: Path, margin: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -64,7 +69,6 @@ def upscaler(what: Path, margin: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return model
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", type=Path)
@@ -72,12 +76,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     options = parser.parse_args()
     assets = Path(compress.__file__).parent / "assets"
-    print(f"{'':24}{'margin':>8}{'ring':>8}{'larger':>8}{'ratio':>8}{'inside':>8}")
+    columns = ("ring", "inside", "ratio", "truth", "larger")
+    print(f"{'':24}{'margin':>8}" + "".join(f"{name:>8}" for name in columns))
     for what in options.models or [assets / f"{name}_nano.safetensors" for name in MODELS]:
         for margin in options.margin or (0, 8, 16):
-            outside, reference, inside = errors(upscaler(what, margin), options.side)
-            print(f"{what.stem:24}{margin:8}{outside:8.2f}{reference:8.2f}{outside / reference:8.2f}{inside:8.2f}",
-                  flush=True)
+            found = errors(upscaler(what, margin), options.side)
+            print(f"{what.stem:24}{margin:8}" + "".join(f"{found[name]:8.2f}" for name in columns), flush=True)
 
 
 if __name__ == "__main__":
