@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .runtimes import load
-from .tiles import chosen, upscale
+from .strips import StripError
+from .tiles import chosen, upscale_bytes
 
 
 def profile(folder: Path, repeats: int, threads: int | None) -> dict:
@@ -73,11 +74,12 @@ def main() -> int:
             print(f"error: {path}: both sides must be at least 16 pixels", file=sys.stderr)
             return 2
         began = time.perf_counter()
-        sr = upscale(manifest, graphs, pixels.transpose(2, 0, 1)[None])
-        if not np.isfinite(sr).all():
-            print(f"error: {path}: the model gave values that are not finite", file=sys.stderr)
+        try:
+            sr = upscale_bytes(manifest, graphs, pixels.transpose(2, 0, 1)[None])
+        except StripError as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
             return 1
         target = arguments.out / f"{path.stem}.png"
-        Image.fromarray(np.uint8(np.rint(sr[0].transpose(1, 2, 0) * 255))).save(target)
-        print(f"{target}  {sr.shape[3]}x{sr.shape[2]}  {time.perf_counter() - began:.2f} s")
+        Image.fromarray(sr).save(target)
+        print(f"{target}  {sr.shape[1]}x{sr.shape[0]}  {time.perf_counter() - began:.2f} s")
     return 0
