@@ -69,6 +69,8 @@ def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     def upscale(lr: np.ndarray) -> np.ndarray:
         result = router.upscale(model, torch.from_numpy(lr).to(options.device), threshold=options.threshold,
                                 budget=options.budget)
+        if not torch.isfinite(result.image).all():
+            raise UserError("the model gave values that are not finite")
         print(summary(result))
         return to_uint8(result.image)
 
