@@ -55,13 +55,13 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).cpu().numpy()
 
 
-def write_image(image: torch.Tensor, path: str | Path) -> None:
-    """Write [1, 3, H, W] in [0, 1] under `path`, through a temporary name so that no half file remains."""
+def write_image(image: torch.Tensor | np.ndarray, path: str | Path) -> None:
+    """Write [1, 3, H, W] in [0, 1], or uint8 [H, W, 3], under `path`, through a temporary name so that no half file remains."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        Image.fromarray(to_uint8(image)).save(partial)
+        Image.fromarray(image if isinstance(image, np.ndarray) else to_uint8(image)).save(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Reading, naming and writing are in compress/photographs, which an exported run.p
 
 import argparse
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 
 from compress.arguments import default_device, usable_device
+from compress.backends import BACKENDS, choose_backend
 from compress.checkpoint import load_model
 from compress.errors import UserError, command
-from compress.model import SRModel, Tiling
+from compress.image import to_uint8
+from compress.model import MARGIN, SRModel, Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
 from compress.process.router import Router
@@ -31,6 +34,9 @@ def main(argv: list[str]) -> int:
                         help="tile in latent pixels, 2 to an input pixel's 4 (default: the "
                              "model's)")
     parser.add_argument("--device", default=default_device(), type=usable_device)
+    parser.add_argument("--backend", default="auto", metavar="|".join(BACKENDS),
+                        help="what computes: auto takes the run's verified ONNX files in "
+                             "onnxruntime where they are there, else torch (default: auto)")
     parser.add_argument("--route", metavar="ROUTER",
                         help="send each tile the cheapest good way (compress/route.py)")
     add_choice(parser)
@@ -43,26 +49,41 @@ def main(argv: list[str]) -> int:
         raise UserError(str(error)) from None
 
 
-def prepare(options: argparse.Namespace) -> batch.Upscale:
-    """The model as a function of arrays, float32 [1, 3, h, w] -> [1, 3, 4h, 4w], both in [0, 1]."""
-    model = load_model(options.model).to(options.device)
-    if options.tile is not None:
-        model.tiling = tiling(options.tile, model)
-    router = None
+def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of arrays, float32 [1, 3, h, w] in [0, 1] -> uint8 [4h, 4w, 3]; says what computes it."""
     if options.route:
-        router = Router.load(options.route).to(options.device)
-        check_model(router, options.model)
+        return routed(options)
+    needs_torch = None if options.tile is None else "--tile is"
+    backend = choose_backend(options.model, options.backend, device=options.device, needs_torch=needs_torch,
+                             prepare=lambda model: set_tile(options.tile, model))
+    print(f"computed by {backend.sentence}")
+    return backend.upscale
 
-    @torch.no_grad()
+
+def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """As `prepare`, each tile by the way that the router of --route sends it."""
+    if options.backend == "onnxruntime":
+        raise UserError("--backend onnxruntime: --route is for torch only; leave one of them out")
+    model = load_model(options.model).to(options.device)
+    model.tiling = replace(model.tiling, margin=model.tiling.margin or MARGIN)
+    set_tile(options.tile, model)
+    router = Router.load(options.route).to(options.device)
+    check_model(router, options.model)
+
     def upscale(lr: np.ndarray) -> np.ndarray:
-        image = torch.from_numpy(lr).to(options.device)
-        if router is None:
-            return model(image).float().cpu().numpy()
-        routed = router.upscale(model, image, threshold=options.threshold, budget=options.budget)
-        print(summary(routed))
-        return routed.image.float().cpu().numpy()
+        result = router.upscale(model, torch.from_numpy(lr).to(options.device), threshold=options.threshold,
+                                budget=options.budget)
+        if not torch.isfinite(result.image).all():
+            raise UserError("the model gave values that are not finite")
+        print(summary(result))
+        return to_uint8(result.image)
 
     return upscale
+
+
+def set_tile(tile: int | None, model: SRModel) -> None:
+    if tile is not None:
+        model.tiling = tiling(tile, model)
 
 
 def tiling(tile: int, model: SRModel) -> Tiling:

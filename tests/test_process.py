@@ -140,7 +140,7 @@ def test_model_takes_odd_sizes(random_nano, size):
 
 
 def test_a_padded_image_is_the_crop_of_the_whole(random_nano):
-    random_nano.colour_fix = "none"
+    random_nano.colour_fix, random_nano.tiling = "none", Tiling()
     lr = torch.rand(1, 3, 20, 28)
     padded = F.pad(lr, (0, 4, 0, 12), mode="reflect")
     with torch.no_grad():

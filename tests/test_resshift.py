@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -169,7 +170,7 @@ def test_noise_belongs_to_the_image():
 @pytest.mark.parametrize("model", ["sinsr", "resshift"])
 def test_large_images_run_in_tiles(model):
     tiled = nano(model=model, steps=4, sampler="deterministic")
-    tiled.tiling = tiling(64, tiled)
+    tiled.tiling = replace(tiling(64, tiled), margin=0)
     sizes = set()
     tiled.denoiser.register_forward_pre_hook(lambda m, args: sizes.add(tuple(args[0].shape[-2:])))
     image = tiled(torch.rand(1, 3, 70, 130))
@@ -235,6 +236,7 @@ def test_onnxruntime_computes_the_same(tmp_path):
     Strip().convert(model)
     paths = export_onnx(model, tmp_path, lr_size=(32, 64))
     lr = torch.rand(1, 3, 32, 64)
+    model.tiling = Tiling(128, 32)      # without the margin, which no graph holds
     latent = model.encoder(lr)
     for path, x, expected in ((tmp_path / "model.onnx", lr, model(lr)),
                               (tmp_path / "denoiser.onnx", latent, model.clean_latent(latent))):

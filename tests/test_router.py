@@ -111,10 +111,11 @@ def largest_step(image: torch.Tensor, columns: list[int]) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mixed", [False, True], ids=["all by the model", "by three paths"])
-def test_no_seams_on_a_sky(model, router, mixed):
+def test_no_seams_on_a_sky(model, router, mixed, monkeypatch):
     """Steps across the borders of tiles, against the model run on the whole image."""
     lr, router.tile, router.overlap = sky(96, 128), 64, 32
-    model.tiling = Tiling(tile=96, overlap=32)      # latent pixels: the reference is one piece
+    # Latent pixels: the reference is one piece. The fixture is shared: others have the model's own.
+    monkeypatch.setattr(model, "tiling", Tiling(tile=96, overlap=32))
     reference = model(lr)
     if mixed:
         # The first is for counting the regressor's MACs.

@@ -6,6 +6,8 @@ whole image: tone must not depend on tiles. `FIXES` is what models and exporters
 
 One mean and deviation cannot mend tiles that differ in tint, as a small network's do in a flat sky, where its GroupNorm
 sees nothing else. `wavelet` can: it has the low frequencies of the input everywhere (`Tiling.colour_fix`).
+
+These are for whole tensors and for graphs. compress/process/strips.py has the same for images that come in strips.
 """
 
 from collections.abc import Callable
@@ -44,10 +46,14 @@ def mean_std(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 
 def _blur(image: torch.Tensor, dilation: int) -> torch.Tensor:
-    taps = torch.tensor([1.0, 2.0, 1.0], dtype=image.dtype, device=image.device) / 4.0
-    kernel = torch.outer(taps, taps).expand(image.shape[1], 1, 3, 3)
-    padded = F.pad(image, (dilation,) * 4, mode="replicate")
-    return F.conv2d(padded, kernel, groups=image.shape[1], dilation=dilation)
+    """[1, 2, 1] / 4 at distance `dilation` along both axes, edges repeated: (1 + z)^2 / 4 twice, as additions."""
+    for axis, sides in ((-1, (dilation, dilation, 0, 0)), (-2, (0, 0, dilation, dilation))):
+        image = F.pad(image, sides, mode="replicate")
+        for _ in range(2):
+            reach = image.shape[axis] - dilation
+            image = image.narrow(axis, 0, reach) + image.narrow(axis, dilation, reach)
+        image = image * 0.25
+    return image
 
 
 def low_frequency(image: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
@@ -58,8 +64,8 @@ def low_frequency(image: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
 
 
 def wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """High frequencies of `target` over the low frequency of `source`; equal sizes."""
-    return target - low_frequency(target) + low_frequency(source)
+    """High frequencies of `target` over the low frequency of `source`; equal sizes. One blur: it is linear."""
+    return target + low_frequency(source - target)
 
 
 # Name -> fix of (image [B, 3, 4h, 4w] as the network gives it, lr [B, 3, h, w] in [0, 1]); the result may leave [0, 1].

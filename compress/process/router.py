@@ -5,7 +5,8 @@ convolutional network and global pooling, and stops where nothing is gained. Her
 steps are the paths in the order of their cost, and R is the quality that compress/route.py measured.
 
 A 512x512 image takes 25 tiles of 128 at a stride of 96. Tiles are blended in pixels with Gaussian weights; the model's
-colour correction follows once over the whole, and nothing else is taken from a tile's own statistics.
+colour correction follows once over the whole, and nothing else is taken from a tile's own statistics. Tiles at the
+image's borders are run with a reflection beyond them (`Tiling.margin`); MACs are counted without it.
 """
 
 import json
@@ -24,7 +25,7 @@ from compress.errors import UserError
 from compress.headers import read_metadata
 from compress.image import MIN_SIDE, check_image_tensor
 from compress.json_files import check_shape, parse_json
-from compress.process.padding import pad
+from compress.process.padding import surround
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
 from compress.tensors import read_tensors
@@ -181,7 +182,9 @@ class Router(nn.Module):
         if self.tile % align or self.overlap < align:  # places are rounded to multiples of it
             raise UserError(f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not fit this "
                             f"model, which needs a multiple of {align} and at least {align} in common; train one for it")
-        padded = pad(lr, -width % align, -height % align)
+        margin = -(-model.tiling.margin // align) * align
+        surrounded = surround(lr, margin, align)
+        padded = surrounded[..., margin:surrounded.shape[-2] - margin, margin:surrounded.shape[-1] - margin]
         pieces, columns = self.pieces(padded, align)
         costs, overhead = self.costs(model, tuple(pieces[0].shape[-2:]))
         if path is None:
@@ -200,7 +203,9 @@ class Router(nn.Module):
                 kept[key] = self.run(model, PATHS[index], tile)
             return kept[key]
 
-        image = tiled(piece, padded, self.tile, self.overlap, SCALE, align)[..., :height * SCALE, :width * SCALE]
+        image = tiled(piece, surrounded, self.tile, self.overlap, SCALE, align, margin)
+        top = margin * SCALE
+        image = image[..., top:top + height * SCALE, top:top + width * SCALE]
         return Routed(model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1), [PATHS[i] for i in chosen], columns,
                       int(costs[chosen].sum()) + overhead * len(pieces), int(costs[-1]) * len(pieces))
 

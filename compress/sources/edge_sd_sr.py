@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.identity import files_key
-from compress.model import SRModel, Tiling
+from compress.model import MARGIN, SRModel, Tiling
 from compress.process.bidirectional import Bidirectional
 from compress.process.colour import ColourFix
 from compress.sources.edge_parts import CleanDenoiser, LightDecoder, LREncoder
@@ -107,7 +107,7 @@ class EdgeSDSRSource(BaseModel):
             process = Bidirectional(CHANNELS, self.mean, self.variance, self.sigma_min)
         # Tiles of 128 px at a stride of 96: 25 of them for 512 x 512. The number is published, the sizes are not.
         model = SRModel(encoder, CleanDenoiser(unet, process.timestep), decoder, process, colour_fix=self.colour_fix,
-                        multiple=2 ** len(shape.unet), tiling=Tiling(tile=64, overlap=16))
+                        multiple=2 ** len(shape.unet), tiling=Tiling(tile=64, overlap=16, margin=MARGIN))
         return model.eval()
 
     @torch.no_grad()

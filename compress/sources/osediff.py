@@ -11,7 +11,7 @@ from torch import nn
 from compress.cost import Replaced, measure_module
 from compress.errors import UserError
 from compress.identity import files_key
-from compress.model import SRModel, Tiling
+from compress.model import MARGIN, SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 from compress.sources.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
@@ -108,7 +108,7 @@ class OSEDiffSource(BaseModel):
         encoder = VAEEncoder(vae, process.signal if self.size == "nano" else 1.0)
         model = SRModel(encoder, UNetDenoiser(unet, process.timestep, context), VAEDecoder(vae), process,
                         text_encoder=text_encoder, colour_fix=self.colour_fix,
-                        tiling=Tiling(colour_fix="wavelet") if self.size == "nano" else Tiling())
+                        tiling=Tiling(colour_fix="wavelet", margin=MARGIN) if self.size == "nano" else Tiling())
         return model.eval()
 
     def load(self, model: SRModel) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.errors import UserError
 from compress.identity import files_key
-from compress.model import SRModel, Tiling
+from compress.model import MARGIN, SRModel, Tiling
 from compress.process.colour import ColourFix
 from compress.process.residual_sampler import ResidualSampler
 from compress.process.residual_shift import ResidualShift
@@ -69,7 +69,7 @@ class ResShiftSource(BaseModel):
         multiple, fix = unet.config.multiple, self.colour_fix or ("wavelet" if nano else "none")
         model = SRModel(PairEncoder(vq), PairDenoiser(unet, schedule.timesteps[schedule.last]), CodeDecoder(vq),
                         process, colour_fix=fix, multiple=multiple, latent_ratio=1.0,
-                        tiling=Tiling(tile=128, overlap=multiple))
+                        tiling=Tiling(tile=128, overlap=multiple, margin=MARGIN if nano else 0))
         return model.eval()
 
     def load(self, model: SRModel) -> None:

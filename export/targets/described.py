@@ -44,7 +44,9 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         return [f"nothing: {found} alone makes no image; that takes all three parts, or model"]
     steps = [
         "RGB to float32 in [0, 1], NCHW",
-        "reflection at the lower and right edge up to whole tiles",
+        "reflection by `margin` pixels beyond all edges, and at the lower and right edge on to "
+        "whole tiles; without the margin (0) the outermost pixels are wrong, and an image of "
+        "lr_size is one tile",
         "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with "
         "Gaussian weights",
     ]

@@ -12,7 +12,8 @@ import torch
 
 from compress import __version__, photographs
 from compress.files import write_text
-from compress.model import SCALE, SRModel
+from compress.model import MARGIN, SCALE, SRModel
+from compress.process import strips
 from compress.run_files import read_manifest
 from export.onnx import summary
 from export.targets import host
@@ -81,7 +82,7 @@ def tiles_fix(model: SRModel) -> str:
 
 
 def copy_host(folder: Path) -> None:
-    """Put the stand-alone program into `folder`: run.py, and host/ with the package of `compress` that it shares."""
+    """Put the stand-alone program into `folder`: run.py, and host/ with what it shares of `compress`."""
     target = folder / HOST_FOLDER
     shared = target / Path(photographs.__file__).parent.name
     shared.mkdir(parents=True)
@@ -89,6 +90,7 @@ def copy_host(folder: Path) -> None:
         shutil.copyfile(path, (folder if path.name == HOST_FILE else target) / path.name)
     for path in sorted(Path(photographs.__file__).parent.glob("*.py")):
         shutil.copyfile(path, shared / path.name)
+    shutil.copyfile(strips.__file__, target / Path(strips.__file__).name)
 
 
 def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
@@ -107,6 +109,7 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
             "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
             "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix,
             "colour_fix_of_tiles": tiles_fix(model), "overlap": OVERLAP, "align": parts.align,
+            "margin": model.tiling.margin or MARGIN,
             "smallest": 2 * model.multiple},
         "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
         "tools": tools(made.tools), "files": files(folder)}

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_model import quantised, tiny
 
 from compress.errors import UserError
-from compress.model import Tiling
+from compress.model import MARGIN, Tiling
 from compress.passes.binarize import Binarize
 from compress.passes.quantize import Quantize
 from compress.photographs import reading
@@ -77,7 +77,13 @@ def test_host_program_by_itself(folder, tmp_path):
     watched = ("import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
                "except SystemExit as e:\n assert not e.code, e.code\n"
                "bad = {'torch', 'compress', 'export', 'onnx'} & set(sys.modules)\nassert not bad, bad")
-    done = subprocess.run([sys.executable, "-c", watched, str(out / "run.py"), "small.png", "-o", "sr", "--threads", "1"],
+    # Without the margin, for which a graph of 32 pixels needs four tiles, there is one, as in the model.
+    alone = shutil.copytree(out, tmp_path / "exported")
+    manifest = json.loads((alone / "manifest.json").read_text())
+    assert manifest["host"]["margin"] == MARGIN
+    manifest["host"]["margin"] = 0
+    (alone / "manifest.json").write_text(json.dumps(manifest))
+    done = subprocess.run([sys.executable, "-c", watched, str(alone / "run.py"), "small.png", "-o", "sr", "--threads", "1"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     sr = np.asarray(Image.open(tmp_path / "sr" / "small_x4.png"), dtype=np.int64)
@@ -191,11 +197,38 @@ def test_tiles_cover_any_size(folder):
     assert set(seen) == {(1, 3, 32, 32)}
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("margin", [0, 5, 16, 40])
+@pytest.mark.parametrize("size", [(17, 40), (32, 32), (75, 33)])
+def test_reflection_surrounds_the_image(folder, dynamic, margin, size):
+    """Tiles cover the margin on all four sides, and what lies there is the image's reflection."""
+    manifest = json.loads((folder[1] / "manifest.json").read_text())
+    manifest["host"] |= {"colour_fix": "none", "colour_fix_of_tiles": "none", "margin": margin}
+    manifest["dynamic"] = dynamic
+    lr = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    seen = []
+
+    def repeat(tile: np.ndarray) -> np.ndarray:
+        seen.append(tile)
+        return tile.repeat(4, 2).repeat(4, 3)
+
+    where = tiles.grid(manifest, *size)
+    sr = tiles.upscale(manifest, {"model": repeat}, lr)
+    np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
+    assert len(seen) == where.count[0] * where.count[1] and (not dynamic or where.count[1] == 1 or size[1] > 32)
+    assert all(whole >= side + 2 * margin for whole, side in zip(where.size, size, strict=True))
+    if margin < min(size):      # one reflection is enough
+        around = np.pad(lr, ((0, 0), (0, 0), (margin, 0), (margin, 0)), mode="reflect")[..., :32, :32]
+        np.testing.assert_array_equal(seen[0][..., :around.shape[2], :around.shape[3]], around)
+    pixels = tiles.upscale_bytes(manifest, {"model": repeat}, lr)
+    np.testing.assert_array_equal(pixels, np.rint(sr[0] * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
 def test_tiles_have_a_colour_fix_of_their_own(folder):
     model, manifest = tiny(), json.loads((folder[1] / "manifest.json").read_text())
     model.tiling = Tiling(colour_fix="wavelet")
     assert tiles_fix(model) == "wavelet"
-    manifest["host"] |= {"colour_fix": "adain", "colour_fix_of_tiles": "wavelet"}
+    manifest["host"] |= {"colour_fix": "adain", "colour_fix_of_tiles": "wavelet", "margin": 0}
     grey = {"encoder": lambda lr: lr, "denoiser": lambda z: np.zeros_like(z),
             "decoder": lambda z: np.full((1, 3, 128, 128), 0.5, np.float32)}
     for side, name in ((32, "adain"), (40, "wavelet")):

@@ -19,7 +19,8 @@ from .folder import FolderError, read, verify
 from .photographs import batch  # the toolkit's compress/photographs, copied by the export
 from .photographs.problem import PhotographError
 from .runtimes import RUNTIMES, load
-from .tiles import chosen, upscale
+from .strips import StripError
+from .tiles import chosen, upscale_bytes
 
 
 def profile(folder: Path, repeats: int, threads: int | None) -> dict:
@@ -70,7 +71,8 @@ def main() -> int:
             print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
             return 0
         names = chosen(manifest, arguments.graphs)
-        return batch.run(arguments.images, arguments, lambda: prepare(arguments, manifest, names))
+        return batch.run(arguments.images, arguments, lambda: prepare(arguments, manifest, names),
+                         failures=(StripError,))
     except (FolderError, PhotographError) as error:
         print(f"error: {error}", file=sys.stderr)
     except ModuleNotFoundError as error:
@@ -92,6 +94,6 @@ def _check_known(manifest: dict) -> None:
 
 
 def prepare(arguments: argparse.Namespace, manifest: dict, names: list[str]) -> batch.Upscale:
-    """The graphs as one function, float32 [1, 3, h, w] -> [1, 3, 4h, 4w], both in [0, 1]."""
+    """The graphs as one function, float32 [1, 3, h, w] in [0, 1] -> uint8 [4h, 4w, 3]."""
     graphs = load(arguments.folder, names, arguments.threads)
-    return lambda lr: upscale(manifest, graphs, lr)
+    return lambda lr: upscale_bytes(manifest, graphs, lr)
