@@ -11,12 +11,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from compress.errors import UserError
+from export.storage import EMBED_LIMIT, save_graph
 
 MAX_IR = 13
 OPSETS = range(18, 27)
-# A protobuf message ends at 2 GiB. Short of that it is costly: 1.8 GB of weights took 3.4 GiB more memory to write and
-# 1.4 GiB more to load inside the graph than beside it.
-EMBED_LIMIT = 2**30
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT2,
             ir.DataType.INT4)
 
@@ -122,17 +120,14 @@ def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_li
     model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     if model.ir_version > MAX_IR:
         raise RuntimeError(f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take")
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    external = f"{path.name}.data" if size > embed_limit else None
     folder = path.with_name(f".{path.name}.partial")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        ir.save(model, folder / path.name, external_data=external)
+        names = [file.name for file in save_graph(model, folder / path.name, embed_limit)]
         onnx.checker.check_model(str(folder / path.name), full_check=True)
-        names = [path.name] + ([external] if external else [])
         for name in reversed(names):  # the graph last: its presence says that its data is there
             (folder / name).replace(path.with_name(name))
-        if not external:
+        if len(names) == 1:
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         return [path.with_name(name) for name in names]
     finally:

@@ -20,7 +20,7 @@ import onnx
 import yaml
 
 from compress.errors import UserError, nearest
-from export.rewrites.edit import inferred
+from export.storage import inferred
 
 FOLDER = files("export") / "rules"
 SUPPORTED, POOR, UNSUPPORTED, UNKNOWN = "supported", "poor", "unsupported", "unknown"
