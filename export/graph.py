@@ -36,6 +36,7 @@ def tidy(model: ir.Model) -> None:
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     own_zero_points(model.graph)
+    spell_out(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
@@ -52,6 +53,38 @@ def tidy(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in inner:
                 value.shape = value.type = None  # every loader infers these again
+
+
+def spell_out(graph: ir.Graph) -> None:
+    """Give every convolution its kernel_shape, strides, pads and dilations: onnxruntime's WebGPU kernels refuse one that
+    leaves them to their defaults."""
+    for node in graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or node.domain:
+            continue
+        sides = _kernel_sides(node.inputs[1])
+        if sides is None:
+            continue
+        count, given = len(sides), node.attributes
+        wanted = {"kernel_shape": sides, "strides": [1] * count, "dilations": [1] * count}
+        if given.get_string("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in given:
+            wanted["pads"] = [0] * 2 * count
+        for name, values in wanted.items():
+            if name not in given:
+                given[name] = ir.AttrInt64s(name, values)
+
+
+def _kernel_sides(weight: ir.Value) -> list[int] | None:
+    """The sides of a convolution's kernel, through what only turns codes into numbers; None where nothing says them."""
+    while weight is not None:
+        shape = weight.const_value.shape if weight.const_value is not None else weight.shape
+        if shape is not None and all(isinstance(side, int) for side in shape):
+            return list(shape)[2:]
+        node = weight.producer()
+        if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear", "Cast",
+                                                "Identity"):
+            return None
+        weight = node.inputs[0]
+    return None
 
 
 def unused(graph: ir.Graph, name: str) -> str:

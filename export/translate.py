@@ -88,7 +88,9 @@ def upsample_bicubic(x: ir.Value, output_size: list[int] | None, align_corners: 
     kernel = np.einsum("pi,qj->pqij", taps, taps).reshape(scale * scale, 1, 5, 5)
     kernel = np.tile(kernel, (channels, 1, 1, 1)).astype(np.float32)  # [channels * scale^2, 1, 5, 5]
     padded = op.Pad(x, _constant(np.array([0, 0, 2, 2, 0, 0, 2, 2])), mode="edge")
-    phases = op.Conv(padded, _constant(kernel), group=channels)       # [B, channels * scale^2, h, w]
+    # [B, channels * scale^2, h, w]. Defaults are spelled out: some runtimes do not know them.
+    phases = op.Conv(padded, _constant(kernel), group=channels, kernel_shape=[5, 5], strides=[1, 1],
+                     pads=[0, 0, 0, 0], dilations=[1, 1])
     return op.DepthToSpace(phases, blocksize=scale, mode="CRD")
 
 
