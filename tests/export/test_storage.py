@@ -111,7 +111,7 @@ def test_saving_keeps_the_weights_of_the_model(external, tmp_path):
 def test_every_rewrite(external, float_files, tmp_path, names):
     """The same places are changed as in the embedded file, to the same result."""
     folder, feeds = external
-    for stem in ("denoiser", "decoder"):
+    for stem in ("denoiser", "decoder") if names in FOR else ("decoder", ):
         options = Options(feeds=[feeds[stem]], limit=0.5)
         done = rewrite_file(folder / f"{stem}.onnx", tmp_path / f"{stem}.onnx", names, options)
         embedded = rewrite_file(float_files[1] / f"{stem}.onnx", tmp_path / f"e_{stem}.onnx", names,
