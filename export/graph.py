@@ -56,8 +56,8 @@ def tidy(model: ir.Model) -> None:
 
 
 def spell_out(graph: ir.Graph) -> None:
-    """Give every convolution its kernel_shape, strides, pads and dilations: onnxruntime's WebGPU kernels refuse one that
-    leaves them to their defaults."""
+    """Give every convolution its kernel_shape, strides, pads and dilations: onnxruntime's WebGPU
+    kernels refuse one that leaves them to their defaults."""
     for node in graph:
         if node.op_type not in ("Conv", "ConvTranspose") or node.domain:
             continue
@@ -74,7 +74,8 @@ def spell_out(graph: ir.Graph) -> None:
 
 
 def _kernel_sides(weight: ir.Value) -> list[int] | None:
-    """The sides of a convolution's kernel, through what only turns codes into numbers; None where nothing says them."""
+    """The sides of a convolution's kernel, through what only turns codes into numbers; None where
+    nothing says them."""
     while weight is not None:
         shape = weight.const_value.shape if weight.const_value is not None else weight.shape
         if shape is not None and all(isinstance(side, int) for side in shape):

@@ -96,7 +96,8 @@ def figure(rule: Rule, precision: str, target: Target) -> tuple[str, str, str]:
 
 def judge(rule_list: list[Rule], facts: dict, precision: str,
           target: Target) -> tuple[str, str, str]:
-    """(verdict, reason, form) of a node with these facts: of the first rule that covers all of them, or that refuses."""
+    """(verdict, reason, form) of a node with these facts: of the first rule that covers all of
+    them, or that refuses."""
     met, missing = [], []
     for rule in rule_list:
         if not meets(rule.when, facts):
@@ -143,8 +144,10 @@ def verdict_of(graph: Graph, node: onnx.NodeProto, target: Target) -> tuple[str,
 
 def lint(model: onnx.ModelProto, target: Target, *, file: str = "", file_bytes: int = 0,
          feeds: Iterable[dict[str, np.ndarray]] = (), source: Path | None = None) -> Report:
-    """Check every node of `model`. What depends on constants alone is computed before the target sees it, and quantisers
-    belong to their neighbours, unless the target has rules for them.
+    """Check every node of `model`.
+
+    What depends on constants alone is computed before the target sees it, and quantisers belong to
+    their neighbours, unless the target has rules for them.
 
     Args:
         model: The graph; large weights may be missing (`storage.load_graph` with a limit).

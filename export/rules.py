@@ -1,15 +1,18 @@
-"""What a target takes, as data: tables of operators in export/rules, and how a node of a graph meets their conditions.
+"""What a target takes, as data: tables of operators in export/rules, and how a node of a graph
+meets their conditions.
 
-A condition is `key=value` or `key=one|other` or, for numbers, `key<=n`, `key>n`, `key>=n`; all of a row must hold. Keys:
-`rank` (of the largest activation), `kernel` and `other` (constant or computed: the second operand), `axis` (last, or its
-number), `axes`, `groups` (one, depthwise, several), `kernel_side`, `channels`, `side`, `strided`, `dilated`, `padded`,
-`spatial` (axes behind the channels), `batch`, `scale` and `resized` (of a Resize), `aligned` (channels of a computed
-kernel in multiples of 16), `step` (of a Slice), `of` (the operator that made the first input), `codes` and `zero_point`
-(of quantisers), `type`, and every attribute by its name.
+A condition is `key=value` or `key=one|other` or, for numbers, `key<=n`, `key>n`, `key>=n`; all of a
+row must hold. Keys: `rank` (of the largest activation), `kernel` and `other` (constant or computed:
+the second operand), `axis` (last, or its number), `axes`, `groups` (one, depthwise, several),
+`kernel_side`, `channels`, `side`, `strided`, `dilated`, `padded`, `spatial` (axes behind the
+channels), `batch`, `scale` and `resized` (of a Resize), `aligned` (channels of a computed kernel in
+multiples of 16), `step` (of a Slice), `of` (the operator that made the first input), `codes` and
+`zero_point` (of quantisers), `type`, and every attribute by its name.
 
-A rule speaks of what it names, and of plain nodes otherwise: an attribute or fact that is not as the probe built it, or
-in a table not the operator's default, is covered only where the condition names it, or all of them by `*`. What no rule
-covers is unknown. That a rule refuses a node needs no more than its condition.
+A rule speaks of what it names, and of plain nodes otherwise: an attribute or fact that is not as
+the probe built it, or in a table not the operator's default, is covered only where the condition
+names it, or all of them by `*`. What no rule covers is unknown. That a rule refuses a node needs no
+more than its condition.
 """
 
 import csv
@@ -33,8 +36,9 @@ TESTS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt, "<": operator.l
 
 @dataclass(frozen=True)
 class Rule:
-    """`figures`: precision -> dB, or None where that precision is not supported; empty for a table's row. `built`: what
-    the measured graph had (attributes and facts that are not plain)."""
+    """`figures`: precision -> dB, or None where that precision is not supported; empty for a
+    table's row. `built`: what the measured graph had (attributes and facts that are not plain).
+    """
 
     name: str
     op: str

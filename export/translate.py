@@ -40,7 +40,7 @@ def _within(codes: ir.Value, qmin: int, qmax: int, dtype: int) -> ir.Value:
 
 def dequantize_per_tensor(codes: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin: int, qmax: int, dtype: int,
                           out_dtype: int = -1) -> ir.Value:
-    """`dequantize_per_tensor` of compress/quant/operators.py, to float32, or torch's with an `out_dtype`."""
+    """`dequantize_per_tensor` of compress/quant/operators.py, to float32 or `out_dtype`."""
     x = op.DequantizeLinear(codes, *_parameters(scale, zero_point, dtype))
     return x if out_dtype in (-1, None) else op.Cast(x, to=out_dtype)
 

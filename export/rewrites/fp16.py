@@ -28,7 +28,7 @@ SIMPLE = ("nearest", "linear", "cubic")
 
 def absolute_maxima(model: onnx.ModelProto | ir.Model | Path,
                     feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The largest magnitude of every float tensor of `model`, over all `feeds`, in onnxruntime on the CPU.
+    """The largest magnitude of every float tensor, over all `feeds`, in onnxruntime on the CPU.
 
     Args:
         model: A graph with its weights, or the file that it is in.

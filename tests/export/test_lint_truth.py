@@ -1,4 +1,6 @@
-"""Forms that a target refuses or that no rule speaks of are never called supported; files that mean nothing are refused."""
+"""Forms that a target refuses or that no rule speaks of are never called supported; files that mean
+nothing are refused.
+"""
 
 import json
 import os
@@ -155,7 +157,9 @@ def test_quantisers_on_tensorrt(zero, verdict, words):
 
 
 def test_stored_codes_are_judged_on_tensorrt():
-    """Weights of uint8 with a zero point of 128 are refused, though they depend on constants alone."""
+    """Weights of uint8 with a zero point of 128 are refused, though they depend on constants
+    alone.
+    """
     node, _ = conv()
     model = graph_of([helper.make_node("DequantizeLinear", ["c", "s", "z"], ["k"]), node],
                      constants={
@@ -317,8 +321,9 @@ PYTHON = os.environ.get("QNN_PYTHON")
 
 @pytest.mark.parametrize("name", forms())
 def test_rules_say_what_the_compiler_says(name):
-    """Where onnxruntime-qnn is installed (or QNN_PYTHON names a Python that has it): a form's graph through the compiler and
-    the simulator, and through the rules."""
+    """Where onnxruntime-qnn is installed (or QNN_PYTHON names a Python that has it): a form's graph
+    through the compiler and the simulator, and through the rules.
+    """
     python = find_python(PYTHON)
     if python is None:
         pytest.skip("onnxruntime-qnn is not installed")

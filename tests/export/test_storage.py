@@ -1,4 +1,6 @@
-"""Graphs whose weights lie in files of their own: read, refused, and taken through everything that the toolkit does."""
+"""Graphs whose weights lie in files of their own: read, refused, and taken through everything that
+the toolkit does.
+"""
 
 import numpy as np
 import onnx
@@ -27,7 +29,9 @@ STEMS = tuple(GRAPHS)
 
 
 def outside(model: onnx.ModelProto, path, name: str = "weights.bin") -> None:
-    """Write `model` with its weights in a file beside it; shapes stay inside, as onnxruntime demands."""
+    """Write `model` with its weights in a file beside it; shapes stay inside, as onnxruntime
+    demands.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     onnx.save_model(copy, str(path), save_as_external_data=True, location=name, size_threshold=64)
@@ -70,7 +74,9 @@ def test_what_is_read(external, float_files):
 
 
 def test_shapes_need_no_weights():
-    """A skeleton has no large weight and infers the same; add_shapes leaves the weights where they are."""
+    """A skeleton has no large weight and infers the same; add_shapes leaves the weights where they
+    are.
+    """
     kernel = np.zeros((32, 16, 9, 9), np.float32)
     assert kernel.nbytes > SMALL
     graph = helper.make_graph(

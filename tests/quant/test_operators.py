@@ -1,4 +1,6 @@
-"""Our quantisation operators compute what torch's of the same names compute, bit for bit, whichever is loaded first."""
+"""Our quantisation operators compute what torch's of the same names compute, bit for bit, whichever
+is loaded first.
+"""
 
 import subprocess
 import sys
