@@ -34,7 +34,7 @@ def outside(model: onnx.ModelProto, path, name: str = "weights.bin") -> None:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    onnx.save_model(copy, str(path), save_as_external_data=True, location=name, size_threshold=64)
+    onnx.save_model(copy, str(path), save_as_external_data=True, location=name, size_threshold=256)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,9 @@ def test_what_is_read(external, float_files):
     path = external[0] / "decoder.onnx"
     whole, light = load_graph(path), load_graph(path, SMALL)
     assert [f.name for f in files_of(path)] == ["decoder.onnx", "decoder.weights"]
-    assert all(t.data_location == TensorProto.EXTERNAL
-               for t in read_structure(path).graph.initializer)
+    stored = read_structure(path).graph.initializer
+    beside = [t for t in stored if t.data_location == TensorProto.EXTERNAL]
+    assert len(beside) > 10 and all(tensor_bytes(t) > 200 for t in beside)
     assert all(t.data_location == TensorProto.DEFAULT for t in whole.graph.initializer)
     large = [t for t in light.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert all(tensor_bytes(t) > SMALL for t in large)
