@@ -11,12 +11,10 @@ from onnx_ir.passes import common as passes
 
 from compress.errors import UserError
 from compress.folders import scratch
+from export.storage import EMBED_LIMIT, save_graph
 
 MAX_IR = 13
 OPSETS = range(18, 27)
-# A protobuf message ends at 2 GiB. Short of that it is costly: 1.8 GB of weights took 3.4 GiB more memory to write and
-# 1.4 GiB more to load inside the graph than beside it.
-EMBED_LIMIT = 2**30
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT2,
             ir.DataType.INT4)
 
@@ -38,6 +36,7 @@ def tidy(model: ir.Model) -> None:
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     own_zero_points(model.graph)
+    spell_out(model.graph)
     passes.RemoveUnusedNodesPass()(model)
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
@@ -54,6 +53,39 @@ def tidy(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in inner:
                 value.shape = value.type = None  # every loader infers these again
+
+
+def spell_out(graph: ir.Graph) -> None:
+    """Give every convolution its kernel_shape, strides, pads and dilations: onnxruntime's WebGPU
+    kernels refuse one that leaves them to their defaults."""
+    for node in graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or node.domain:
+            continue
+        sides = _kernel_sides(node.inputs[1])
+        if sides is None:
+            continue
+        count, given = len(sides), node.attributes
+        wanted = {"kernel_shape": sides, "strides": [1] * count, "dilations": [1] * count}
+        if given.get_string("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in given:
+            wanted["pads"] = [0] * 2 * count
+        for name, values in wanted.items():
+            if name not in given:
+                given[name] = ir.AttrInt64s(name, values)
+
+
+def _kernel_sides(weight: ir.Value) -> list[int] | None:
+    """The sides of a convolution's kernel, through what only turns codes into numbers; None where
+    nothing says them."""
+    while weight is not None:
+        shape = weight.const_value.shape if weight.const_value is not None else weight.shape
+        if shape is not None and all(isinstance(side, int) for side in shape):
+            return list(shape)[2:]
+        node = weight.producer()
+        if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear", "Cast",
+                                                "Identity"):
+            return None
+        weight = node.inputs[0]
+    return None
 
 
 def unused(graph: ir.Graph, name: str) -> str:
@@ -122,16 +154,13 @@ def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_li
     model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     if model.ir_version > MAX_IR:
         raise RuntimeError(f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take")
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values())
-    external = f"{path.name}.data" if size > embed_limit else None
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch(path) as folder:
-        ir.save(model, folder / path.name, external_data=external)
+        names = [file.name for file in save_graph(model, folder / path.name, embed_limit)]
         onnx.checker.check_model(str(folder / path.name), full_check=True)
-        names = [path.name] + ([external] if external else [])
         for name in reversed(names):  # the graph last: its presence says that its data is there
             (folder / name).replace(path.with_name(name))
-        if not external:
+        if len(names) == 1:
             path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         return [path.with_name(name) for name in names]
 

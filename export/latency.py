@@ -24,6 +24,7 @@ import onnxruntime as ort
 from compress import run_files
 from compress.errors import UserError, command
 from compress.machine import processor
+from export.storage import files_of
 from export.verify import session
 
 TURN = 3
@@ -80,9 +81,8 @@ def compare(files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side
 
 
 def _bytes(path: Path) -> int:
-    """Size of the graph with the data file beside it, if there is one."""
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+    """Size of the graph with the files of its weights."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def table(rows: list[dict]) -> str:

@@ -16,14 +16,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.errors import UserError, command
+from compress.errors import command
 from compress.files import check_file
+from export.facts import QUANTISERS, Graph
+from export.lint_file import check, feeds_for
 from export.rewrites.fp16 import absolute_maxima
-from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Graph, Rule, Target, load, meets, targets
+from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Rule, Target, load, meets, targets
+from export.storage import files_of
 
 FP16_MAX = 65504.0
 MARGIN = 4.0        # calibration sees few pictures; what comes within a quarter of the limit is a risk
-QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+NEVER = (onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 FREE = ("Constant",)
 
 
@@ -76,12 +79,8 @@ class Report:
                 "nodes": [f.__dict__ | {"shape": list(f.shape)} for f in self.findings if f.verdict != SUPPORTED]}
 
 
-def judge(rule_list: list[Rule], facts: dict, precision: str, target: Target) -> tuple[str, str, str]:
-    """(verdict, reason, form) of a node with these facts."""
-    rule = next((r for r in rule_list if meets(r.when, facts)), None)
-    if rule is None:
-        known = "; ".join(r.when or "any" for r in rule_list)
-        return UNKNOWN, f"no rule for this form of it (rules exist for: {known})" if rule_list else "no rule", ""
+def figure(rule: Rule, precision: str, target: Target) -> tuple[str, str, str]:
+    """(verdict, reason, form) that a rule gives at a precision."""
     if rule.figures is None:
         return rule.verdict, rule.note, rule.name
     if precision not in rule.figures:
@@ -96,31 +95,84 @@ def judge(rule_list: list[Rule], facts: dict, precision: str, target: Target) ->
     return SUPPORTED, f"{db:.1f} dB at {precision}", rule.name
 
 
+def judge(rule_list: list[Rule], facts: dict, precision: str,
+          target: Target) -> tuple[str, str, str]:
+    """(verdict, reason, form) of a node with these facts: of the first rule that covers all of
+    them, or that refuses."""
+    met, missing = [], []
+    for rule in rule_list:
+        if not meets(rule.when, facts):
+            continue
+        left, found = rule.uncovered(facts), figure(rule, precision, target)
+        if not left or found[0] == UNSUPPORTED:
+            return found
+        met.append(rule)
+        missing.append(left)
+    if met:
+        closest = min(missing, key=len)
+        return UNKNOWN, f"no rule covers {' and '.join(closest)}", met[missing.index(closest)].name
+    unusual = Rule("", facts["op"], "").uncovered(facts) or [f"{facts['rank']} axes, plain"]
+    return UNKNOWN, f"no rule for {' and '.join(unusual)}" if rule_list else "no rule", ""
+
+
+def verdict_of(graph: Graph, node: onnx.NodeProto, target: Target) -> tuple[str, str, str, str]:
+    """(verdict, reason, form, precision) of one node."""
+    facts, precision = graph.facts(node), graph.precision(node, target.float_type)
+    touched = [name for name in (*node.input, *node.output) if name]
+    unknown = [name for name in node.output if name and name not in graph.shapes]
+    unclear = next((name for name in graph.active(node) if name in graph.open), None)
+    if node.domain not in ("", "ai.onnx"):
+        found = UNKNOWN, f"operator of another domain, {node.domain}", ""
+    elif any(graph.types.get(name) in NEVER for name in touched):
+        found = UNSUPPORTED, "it computes with strings or complex numbers", ""
+    elif unclear is not None and target.static and graph.given_open:
+        found = UNSUPPORTED, (
+            f"a side of {unclear} is open ({graph.sides[unclear]}) and the target compiles for one "
+            "size: export without --dynamic"), ""
+    elif not target.opsets[0] <= graph.opset <= target.opsets[1]:
+        first, last = target.opsets
+        found = UNKNOWN, f"opset {graph.opset}; the target's rules are for {first} to {last}", ""
+    elif unknown or unclear is not None and target.static:
+        found = UNKNOWN, "its shape is not known", ""
+    elif facts["rank"] > target.max_rank:
+        found = UNSUPPORTED, f"{facts['rank']} axes; the target takes {target.max_rank}", ""
+    elif facts["type"] not in target.types:
+        found = UNKNOWN, f"it computes with {facts['type']}, which no rule speaks of", ""
+    else:
+        found = judge(target.rules.get(node.op_type, []), facts, precision, target)
+    return *found, precision
+
+
 def lint(model: onnx.ModelProto, target: Target, *, file: str = "", file_bytes: int = 0,
-         feeds: Iterable[dict[str, np.ndarray]] = ()) -> Report:
-    """Check every node of `model`. Quantisers and what depends on constants alone belong to their neighbours."""
+         feeds: Iterable[dict[str, np.ndarray]] = (), source: Path | None = None) -> Report:
+    """Check every node of `model`.
+
+    What depends on constants alone is computed before the target sees it, and quantisers belong to
+    their neighbours, unless the target has rules for them.
+
+    Args:
+        model: The graph; large weights may be missing (`storage.load_graph` with a limit).
+        target: What it is for.
+        file: Its name in the report.
+        file_bytes: Of the file with its data.
+        feeds: Inputs to run it on, for the ranges of float16.
+        source: The file to run, where `model` has no weights.
+    """
     graph, findings = Graph(model), []
     verdicts: dict[int, str] = {}
     for index, node in enumerate(graph.model.graph.node):
-        if node.op_type in (*QUANTISERS, *FREE) or all(not out or out in graph.fixed for out in node.output):
+        fixed = all(not out or out in graph.fixed for out in node.output)
+        ruled = node.op_type in QUANTISERS and node.op_type in target.rules
+        if node.op_type in FREE or not ruled and (fixed or node.op_type in QUANTISERS):
             continue
-        facts = graph.facts(node)
-        precision = graph.precision(node, target.float_type)
-        if node.domain not in ("", "ai.onnx"):
-            verdict, reason, form = UNKNOWN, f"operator of another domain, {node.domain}", ""
-        elif not any(graph.shape(name) or name in graph.shapes for name in node.output):
-            verdict, reason, form = UNKNOWN, "its shape is not known", ""
-        elif facts["rank"] > target.max_rank:
-            verdict, reason, form = UNSUPPORTED, f"{facts['rank']} axes; the target takes {target.max_rank}", ""
-        else:
-            verdict, reason, form = judge(target.rules.get(node.op_type, []), facts, precision, target)
+        verdict, reason, form, precision = verdict_of(graph, node, target)
         verdicts[index] = verdict
         findings.append(Finding(index, node.op_type, node.name or node.output[0], verdict, reason, form, precision,
                                 tuple(graph.shape(node.output[0]))))
     report = Report(target, file, findings, partitions(graph, verdicts), file_bytes)
     feeds = list(feeds)
     if feeds and target.float_type == "fp16":
-        maxima = absolute_maxima(model, feeds)
+        maxima = absolute_maxima(source or model, feeds)
         report.overflow = {name: value for name, value in maxima.items() if not value <= FP16_MAX}
         report.near = {name: value for name, value in maxima.items() if FP16_MAX / MARGIN < value <= FP16_MAX}
     return report
@@ -188,43 +240,6 @@ def text(report: Report, most: int = 30) -> str:
     return "\n".join(lines)
 
 
-def read(file: Path) -> onnx.ModelProto:
-    if not file.is_file():
-        raise UserError(f"{file}: no such ONNX file; export it first with python -m export.run")
-    try:
-        return onnx.load(file)
-    except Exception as error:  # protobuf's errors share no base class
-        raise UserError(f"{file}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
-
-
-def feeds_for(model: onnx.ModelProto, run: Path | None, images: int = 2) -> list[dict[str, np.ndarray]]:
-    """Inputs of a graph made from embedded photographs: themselves for `lr`, otherwise with the torch model of `run`.
-    Empty where neither can be had, or where the sizes are not static."""
-    from compress.data.calibration import calibration_images
-
-    given = model.graph.input[0]
-    sides = [d.dim_value for d in given.type.tensor_type.shape.dim]
-    notes = {p.key: p.value for p in model.metadata_props}
-    if not all(sides) or given.name != "lr" and run is None or "lr_size" not in notes and given.name != "lr":
-        return []
-    height, width = sides[2:] if given.name == "lr" else map(int, notes["lr_size"].split("x"))
-    pictures = [x[..., :height, :width] for x in calibration_images("embedded", images, max(height, width), 0)]
-    if given.name == "lr":
-        return [{"lr": x.numpy()} for x in pictures]
-    import torch
-
-    from compress.checkpoint import load_model
-    torch_model = load_model(run)
-    with torch.no_grad():
-        latents = [torch_model.encoder(x) for x in pictures]
-        if given.name == "clean_latent":
-            latents = [torch_model.clean_latent(x) for x in latents]
-    if list(latents[0].shape) != sides:
-        raise UserError(f"--run {run}: its {given.name} has the shape {list(latents[0].shape)} and the file's {sides}; "
-                        "give the run that the file was exported from")
-    return [{given.name: x.numpy()} for x in latents]
-
-
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m export.lint", description=__doc__.split(":")[0])
     p.add_argument("file", metavar="FILE.onnx", type=Path)
@@ -243,10 +258,11 @@ def main(argv: list[str]) -> int:
     if arguments.picture:
         check_file(arguments.picture, "--picture", [arguments.file])
     target = load(arguments.target, arguments.arch, arguments.table)
-    model = read(arguments.file)
-    data = arguments.file.with_name(f"{arguments.file.name}.data")
-    size = arguments.file.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    report = lint(model, target, file=str(arguments.file), file_bytes=size, feeds=feeds_for(model, arguments.run))
+    model = check(arguments.file)
+    size = sum(file.stat().st_size for file in files_of(arguments.file))
+    feeds = feeds_for(model, arguments.run) if target.float_type == "fp16" else []
+    report = lint(model, target, file=str(arguments.file), file_bytes=size, feeds=feeds,
+                  source=arguments.file)
     print(json.dumps(report.as_dict(), indent=1) if arguments.json else text(report))
     if arguments.picture:
         from export.lint_picture import draw

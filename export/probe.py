@@ -74,9 +74,14 @@ class _Builder:
                        helper.make_node("DequantizeLinear", [f"{name}_q", *parameters], [f"{name}_dq"])]
         return f"{name}_dq"
 
+    def weight_axis(self) -> int:
+        """The axis of a weight's output channels."""
+        plain = not self.form.get("at", {}).get("transB")
+        return 1 if plain and self.form["op"] in ("MatMul", "Gemm", "ConvTranspose") else 0
+
     def weight(self, name: str, values: np.ndarray) -> str:
         """A constant with two axes or more, as symmetric integers with a scale a tensor or a row."""
-        top, axis = 2 ** (self.weights - 1) - 1, 1 if self.form["op"] in ("MatMul", "Gemm", "ConvTranspose") else 0
+        top, axis = 2 ** (self.weights - 1) - 1, self.weight_axis()
         rest = tuple(i for i in range(values.ndim) if i != axis)
         reach = np.abs(values).max(axis=rest if self.per_channel else None, keepdims=True)
         scale = (reach / top).astype(np.float32)
@@ -150,6 +155,8 @@ def build(form: dict, precision: str, seed: int = 0) -> tuple[onnx.ModelProto, d
     model, feed = _Builder(form, "fp32", seed).build(None)
     if precision == "fp32":
         return model, feed
+    if precision == "fp16":
+        return _Builder(form, precision, seed).build(None)
     import onnxruntime as ort
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -182,7 +189,10 @@ def measure(form: dict, precisions: tuple[str, ...], python: str, arch: str, soc
             except subprocess.TimeoutExpired as late:
                 out = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
             rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-            cells |= {row["key"]: str(row["db"]) if "db" in row else "unsupported" for row in rows}
+            cells |= {
+                row["key"]: str(row["db"]) if "db" in row else "unsupported"
+                for row in rows if "skipped" not in row
+            }
             left = [key for key in models if key not in {row["key"] for row in rows}]
             # The first that is left killed the process; those behind it get another.
             models = {key: models[key] for key in left[1:]}

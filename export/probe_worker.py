@@ -3,13 +3,18 @@
     python probe_worker.py '{"arch": "75", "soc": "0", "models": {"a8w8": "a8w8.onnx"}, "inputs": "x.npz"}'
 
 Needs onnxruntime, onnxruntime-qnn and numpy, and nothing of this project. Prints one JSON line per model: its key, and
-`db`, the signal-to-noise ratio of the simulator against the CPU on the same graph (140 at most), or `error`.
+`db`, the signal-to-noise ratio of the simulator against the CPU on the same graph (140 at most), `error` where the
+compiler refuses it, or `skipped` where the CPU does.
 """
 
 import json
 import sys
 
 EP = "QNNExecutionProvider"
+
+
+class NoReference(Exception):
+    """onnxruntime's CPU has no kernel for the graph, so that nothing can be compared."""
 
 
 def sessions(model: str, job: dict):
@@ -19,14 +24,19 @@ def sessions(model: str, job: dict):
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.x64quantprecision", "1")  # x86 before VNNI: kernels without overflow
-    plain = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    exact = options
     devices = [device for device in ort.get_ep_devices() if device.ep_name == EP]
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"],
                                                    "soc_model": job["soc"]})
-    return plain, ort.InferenceSession(model, options)
+    # First: what the HTP refuses is a fact, whatever the CPU says.
+    htp = ort.InferenceSession(model, options)
+    try:
+        return ort.InferenceSession(model, exact, providers=["CPUExecutionProvider"]), htp
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise NoReference(str(error).splitlines()[0]) from error
 
 
 def ratio(reference, found) -> float:
@@ -54,6 +64,8 @@ def main() -> int:
             types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in plain.get_inputs()}
             feed = {name: values[name].astype(kind) for name, kind in types.items()}
             answer = {"db": round(ratio(plain.run(None, feed)[0], htp.run(None, feed)[0]), 1)}
+        except NoReference as error:
+            answer = {"skipped": str(error)}
         except Exception as error:  # onnxruntime's exceptions share no base class; the caller reads the sentence
             answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         print(json.dumps({"key": key} | answer), flush=True)

@@ -24,6 +24,7 @@ from export.rewrites.fp16 import rescale
 from export.rewrites.norms import group_norm, instance_statistics, layer_statistics
 from export.rewrites.operators import (division, edge_padding, finite_masks, fold_constants, gelu, pixel_shuffle,
                                        resize_nearest, selection, silu)
+from export.storage import load_ir
 from export.verify import probes
 
 # Name -> function(model, options): changes the model in place, returns how many places.
@@ -72,12 +73,7 @@ def rewrite(model: ir.Model, target: str, options: Options = Options()) -> dict[
 
 def rewrite_file(file: Path, out: Path, target: str, options: Options = Options()) -> dict[str, int]:
     """Rewrite an ONNX file into another. Raises UserError where it cannot be read."""
-    if not Path(file).is_file():
-        raise UserError(f"{file}: no such ONNX file; export it first with python -m export.run")
-    try:
-        model = ir.load(file)
-    except Exception as error:  # protobuf's and onnx_ir's errors share no base class
-        raise UserError(f"{file}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
+    model = load_ir(file)
     notes = dict(model.metadata_props)
     done = rewrite(model, target, options)
     tidy(model)

@@ -1,39 +1,44 @@
-"""What a target takes, as data: tables of operators in export/rules, and how a node of a graph meets their conditions.
+"""What a target takes, as data: tables of operators in export/rules, and how a node of a graph
+meets their conditions.
 
-A condition is `key=value` or, for numbers, `key<=n`, `key>n`, `key>=n`; all of a row must hold. Keys: `rank` (of the
-largest activation), `kernel` and `other` (constant or computed: the second operand), `axis` (last, or its number),
-`axes`, `groups` (one, depthwise, several), `kernel_side`, `channels`, `side`, `strided`, `dilated`, `aligned` (channels
-of a computed kernel in multiples of 16), `step` (of a Slice), `of` (the operator that made the first input), and every
-attribute by its name.
+A condition is `key=value` or `key=one|other` or, for numbers, `key<=n`, `key>n`, `key>=n`; all of a
+row must hold. Keys: `rank` (of the largest activation), `kernel` and `other` (constant or computed:
+the second operand), `axis` (last, or its number), `axes`, `groups` (one, depthwise, several),
+`kernel_side`, `channels`, `side`, `strided`, `dilated`, `padded`, `spatial` (axes behind the
+channels), `batch`, `scale` and `resized` (of a Resize), `aligned` (channels of a computed kernel in
+multiples of 16), `step` (of a Slice), `of` (the operator that made the first input), `codes` and
+`zero_point` (of quantisers), `type`, and every attribute by its name.
+
+A rule speaks of what it names, and of plain nodes otherwise: an attribute or fact that is not as
+the probe built it, or in a table not the operator's default, is covered only where the condition
+names it, or all of them by `*`. What no rule covers is unknown. That a rule refuses a node needs no
+more than its condition.
 """
 
 import csv
 import operator
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-import onnx
 import yaml
 
 from compress.errors import UserError, nearest
-from export.rewrites.edit import inferred
+from export.facts import PLAIN, Graph, defaults, of_attributes, shown
 
 FOLDER = files("export") / "rules"
 SUPPORTED, POOR, UNSUPPORTED, UNKNOWN = "supported", "poor", "unsupported", "unknown"
+LATEST = 99  # opset
 TESTS = {"<=": operator.le, ">=": operator.ge, ">": operator.gt, "<": operator.lt}
-# Of attributes that a node may leave out and that a rule asks for.
-DEFAULTS = {"Pad": {"mode": "constant"}, "Gelu": {"approximate": "none"}, "DepthToSpace": {"mode": "DCR"},
-            "Resize": {"mode": "nearest", "coordinate_transformation_mode": "half_pixel",
-                       "nearest_mode": "round_prefer_floor"}}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`figures`: precision -> dB, or None where that precision is not supported; empty for a table's row."""
+    """`figures`: precision -> dB, or None where that precision is not supported; empty for a
+    table's row. `built`: what the measured graph had (attributes and facts that are not plain).
+    """
 
     name: str
     op: str
@@ -42,6 +47,18 @@ class Rule:
     note: str = ""
     source: str = ""
     figures: dict[str, float | None] | None = None
+    built: dict[str, object] = field(default_factory=dict)
+
+    def uncovered(self, facts: dict[str, object]) -> list[str]:
+        """The marks of a node that this rule says nothing about, as `key=value`."""
+        parts = self.when.split()
+        if "*" in parts:
+            return []
+        named = {re.match(r"\w+", part)[0] for part in parts}
+        named |= {"spatial"} if "rank" in named else set()
+        plain = defaults(self.op, facts.get("opset", LATEST)) | PLAIN | self.built
+        return [f"{key}={facts[key]}" for key in facts.get("marks", ())
+                if key not in named and str(facts[key]) != str(plain.get(key))]
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,9 @@ class Target:
     max_rank: int
     max_bytes: int
     source: str
+    static: bool = True
+    types: tuple[str, ...] = ("float",)
+    opsets: tuple[int, int] = (1, LATEST)
     wrong_below: float = 0.0
     poor_below: float = 0.0
 
@@ -90,7 +110,11 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
                             f"export.probe --arch {arch} -o FILE.csv and give --table FILE.csv")
         measured = figures(file.read_text(encoding="utf-8"), file.name)
         for form, spec in forms().items():
-            rule = Rule(form, spec["op"], spec["when"], figures=measured.get(form, {}))
+            at = spec.get("at", {})
+            built = {name: shown(value) for name, value in at.items()}
+            built |= of_attributes(spec["op"], at)
+            built |= {"outputs": 1} | ({"spatial": len(spec["x"][0]) - 2} if "x" in spec else {})
+            rule = Rule(form, spec["op"], spec["when"], figures=measured.get(form, {}), built=built)
             rules.setdefault(rule.op, []).append(rule)
     elif arch or table:
         raise UserError(f"--arch and --table are for targets with measured figures (qnn), not for {name}")
@@ -98,111 +122,23 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
         for row in csv.DictReader((FOLDER / data["table"]).read_text(encoding="utf-8").splitlines()):
             rule = Rule(row["op"], row["op"], row["when"], row["verdict"], row["note"], row["source"])
             rules.setdefault(rule.op, []).append(rule)
-    return Target(name, data["title"], rules, data["float"], data["max_rank"], data["max_bytes"], data["source"],
-                  data.get("wrong_below", 0.0), data.get("poor_below", 0.0))
+    return Target(name, data["title"], rules, data["float"], data["max_rank"], data["max_bytes"],
+                  data["source"], data["static"], tuple(data["types"]),
+                  tuple(data.get("opsets", (1, LATEST))), data.get("wrong_below", 0.0),
+                  data.get("poor_below", 0.0))
 
 
 def meets(condition: str, facts: dict[str, object]) -> bool:
     """Whether the facts of a node meet every condition of a rule."""
     for part in condition.split():
+        if part == "*":
+            continue
         match = re.fullmatch(r"(\w+)(<=|>=|=|<|>)(\S+)", part)
         if match is None or match[1] not in facts:
             return False
         have, test, wanted = facts[match[1]], match[2], match[3]
-        if test == "=" and str(have) != wanted or test != "=" and not TESTS[test](float(have), float(wanted)):
+        if test == "=" and str(have) not in wanted.split("|"):
+            return False
+        if test != "=" and not TESTS[test](float(have), float(wanted)):
             return False
     return True
-
-
-class Graph:
-    """An ONNX graph with inferred shapes, and the facts of its nodes that rules ask for."""
-
-    def __init__(self, model: onnx.ModelProto):
-        self.model = inferred(model)
-        graph = self.model.graph
-        self.constants = {i.name: i for i in graph.initializer}
-        self.producer = {out: node for node in graph.node for out in node.output}
-        values = [*graph.value_info, *graph.input, *graph.output]
-        self.types = {v.name: v.type.tensor_type.elem_type for v in values}
-        self.shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values
-                       if v.type.tensor_type.HasField("shape")}
-        self.shapes |= {name: list(i.dims) for name, i in self.constants.items()}
-        self.fixed: set[str] = set(self.constants)
-        for node in graph.node:
-            if all(not name or name in self.fixed for name in node.input):
-                self.fixed.update(node.output)
-
-    def shape(self, name: str) -> list[int]:
-        return self.shapes.get(name, [])
-
-    def number(self, name: str) -> list[int] | None:
-        """The integers of a constant."""
-        stored = self.constants.get(name)
-        return None if stored is None else onnx.numpy_helper.to_array(stored).reshape(-1).tolist()
-
-    def facts(self, node: onnx.NodeProto) -> dict[str, object]:
-        active = [name for name in (*node.input, *node.output) if name and name not in self.fixed]
-        ranks = [len(self.shape(name)) for name in active]
-        found: dict[str, object] = {"rank": max(ranks, default=0)}
-        found |= DEFAULTS.get(node.op_type, {})
-        for a in node.attribute:
-            value = onnx.helper.get_attribute_value(a)
-            value = value.decode() if isinstance(value, bytes) else value
-            found[a.name] = "x".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        if len(node.input) > 1:
-            fixed = [name in self.fixed for name in node.input[:2]]
-            found["kernel"] = "constant" if fixed[1] else "computed"
-            found["other"] = "constant" if any(fixed) else "computed"
-        if "axis" in found or node.op_type in ("Softmax", "LayerNormalization", "RMSNormalization"):
-            axis = int(found.get("axis", -1))
-            rank = len(self.shape(node.input[0]))
-            found["axis"] = "last" if axis in (-1, rank - 1) else axis % rank if rank else axis
-        axes = self.number(node.input[1]) if node.op_type.startswith("Reduce") and len(node.input) > 1 else None
-        if axes is not None:
-            rank = len(self.shape(node.input[0]))
-            found["axes"] = "x".join(str(a % rank) for a in sorted(axes)) if rank else ""
-        if node.op_type == "Slice":
-            steps = self.number(node.input[4]) if len(node.input) > 4 else [1]
-            found["step"] = steps[0] if steps and len(set(steps)) == 1 else "several"
-        maker = self.producer.get(node.input[0]) if node.input else None
-        found["of"] = maker.op_type if maker is not None else "input"
-        if node.op_type in ("Conv", "ConvTranspose"):
-            found |= self._convolution(node)
-        return found
-
-    def _convolution(self, node: onnx.NodeProto) -> dict[str, object]:
-        x, kernel = self.shape(node.input[0]), self.shape(node.input[1])
-        plain = {a.name: list(a.ints) for a in node.attribute if a.ints}
-        group = next((a.i for a in node.attribute if a.name == "group"), 1)
-        channels = x[1] if len(x) > 1 else 0
-        return {"groups": "one" if group == 1 else "depthwise" if group == channels else "several",
-                "channels": channels, "side": max(x[2:], default=0), "kernel_side": max(kernel[2:], default=0),
-                "strided": "yes" if max(plain.get("strides", [1])) > 1 else "no",
-                "dilated": "yes" if max(plain.get("dilations", [1])) > 1 else "no",
-                "aligned": "yes" if kernel and kernel[0] % 16 == 0 and kernel[1] % 16 == 0 else "no"}
-
-    def precision(self, node: onnx.NodeProto, float_type: str) -> str:
-        """The column of the probe that a node runs in: `fp16`, `fp32`, or a8w8, a16w8pc and so on."""
-        acts, weights, per_channel = set(), set(), False
-        for name in node.input:
-            made = self.producer.get(name)
-            if made is None or made.op_type != "DequantizeLinear":
-                if name and name not in self.fixed and self.types.get(name) == onnx.TensorProto.FLOAT:
-                    return float_type
-                continue
-            bits = _bits(self.types, made, self.constants)
-            if name in self.fixed:
-                weights.add(bits)
-                per_channel |= int(np.prod(self.shape(made.input[1]) or [1])) > 1
-            else:
-                acts.add(bits)
-        if not acts:
-            return float_type
-        return f"a{max(acts)}w{min(weights - {32}, default=8)}{'pc' if per_channel else ''}"
-
-
-def _bits(types: dict[str, int], node: onnx.NodeProto, constants: dict) -> int:
-    kind = constants[node.input[0]].data_type if node.input[0] in constants else types.get(node.input[0], 0)
-    name = onnx.TensorProto.DataType.Name(kind) if kind else ""
-    digits = re.findall(r"\d+", name)
-    return int(digits[0]) if digits else 32

@@ -8,9 +8,8 @@ import torch
 from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops.nn import aten_upsample_bicubic2d_vec
-# Importing this registers the operators that the table names.
-from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
 
+from compress.quant import operators
 from export import stored
 
 
@@ -25,8 +24,12 @@ def _parameters(scale: ir.Value, zero_point: ir.Value, dtype: int) -> tuple[ir.V
 
 def quantize_per_tensor(x: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin: int, qmax: int,
                         dtype: int) -> ir.Value:
-    """`quantized_decomposed.quantize_per_tensor.tensor`; torch 2.13 translates only Python-number parameters."""
-    codes = op.QuantizeLinear(x, *_parameters(scale, zero_point, dtype))
+    """`quantize_per_tensor` of compress/quant/operators.py."""
+    return _within(op.QuantizeLinear(x, *_parameters(scale, zero_point, dtype)), qmin, qmax, dtype)
+
+
+def _within(codes: ir.Value, qmin: int, qmax: int, dtype: int) -> ir.Value:
+    """Codes clipped to limits that are narrower than those of their type."""
     limits = np.iinfo(ir.DataType(dtype).numpy())
     if (qmin, qmax) == (limits.min, limits.max):
         return codes
@@ -37,9 +40,22 @@ def quantize_per_tensor(x: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin
 
 def dequantize_per_tensor(codes: ir.Value, scale: ir.Value, zero_point: ir.Value, qmin: int, qmax: int, dtype: int,
                           out_dtype: int = -1) -> ir.Value:
-    """`quantized_decomposed.dequantize_per_tensor.tensor`, to float32 or `out_dtype`."""
+    """`dequantize_per_tensor` of compress/quant/operators.py, to float32 or `out_dtype`."""
     x = op.DequantizeLinear(codes, *_parameters(scale, zero_point, dtype))
     return x if out_dtype in (-1, None) else op.Cast(x, to=out_dtype)
+
+
+def dequantize_per_channel(codes: ir.Value, scales: ir.Value, zero_points: ir.Value, axis: int,
+                           qmin: int, qmax: int, dtype: int) -> ir.Value:
+    """`dequantize_per_channel` of compress/quant/operators.py, to float32."""
+    return op.DequantizeLinear(codes, *_parameters(scales, zero_points, dtype), axis=axis)
+
+
+def quantize_per_channel(x: ir.Value, scales: ir.Value, zero_points: ir.Value, axis: int, qmin: int,
+                         qmax: int, dtype: int) -> ir.Value:
+    """`quantize_per_channel` of compress/quant/operators.py."""
+    codes = op.QuantizeLinear(x, *_parameters(scales, zero_points, dtype), axis=axis)
+    return _within(codes, qmin, qmax, dtype)
 
 
 def bicubic_taps(scale: int) -> np.ndarray:
@@ -72,7 +88,9 @@ def upsample_bicubic(x: ir.Value, output_size: list[int] | None, align_corners: 
     kernel = np.einsum("pi,qj->pqij", taps, taps).reshape(scale * scale, 1, 5, 5)
     kernel = np.tile(kernel, (channels, 1, 1, 1)).astype(np.float32)  # [channels * scale^2, 1, 5, 5]
     padded = op.Pad(x, _constant(np.array([0, 0, 2, 2, 0, 0, 2, 2])), mode="edge")
-    phases = op.Conv(padded, _constant(kernel), group=channels)       # [B, channels * scale^2, h, w]
+    # [B, channels * scale^2, h, w]. Defaults are spelled out: some runtimes do not know them.
+    phases = op.Conv(padded, _constant(kernel), group=channels, kernel_shape=[5, 5], strides=[1, 1],
+                     pads=[0, 0, 0, 0], dilations=[1, 1])
     return op.DepthToSpace(phases, blocksize=scale, mode="CRD")
 
 
@@ -94,7 +112,9 @@ def drop_unit_factors(model: ir.Model) -> None:
 
 TABLE = {
     **stored.TABLE,
-    torch.ops.quantized_decomposed.quantize_per_tensor.tensor: quantize_per_tensor,
-    torch.ops.quantized_decomposed.dequantize_per_tensor.tensor: dequantize_per_tensor,
+    operators.quantize_per_tensor: quantize_per_tensor,
+    operators.dequantize_per_tensor: dequantize_per_tensor,
+    operators.quantize_per_channel: quantize_per_channel,
+    operators.dequantize_per_channel: dequantize_per_channel,
     torch.ops.aten.upsample_bicubic2d.vec: upsample_bicubic,
 }

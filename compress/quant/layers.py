@@ -7,14 +7,11 @@ the ONNX file are one piece of code. The arithmetic between them is floating poi
 
 import torch
 import torch.nn.functional as F
-# Importing this registers the operators.
-from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
 from torch import nn
 
+from compress.quant import operators as ops
 from compress.quant.affine import Grid
 from compress.quant.flow import paused
-
-ops = torch.ops.quantized_decomposed
 
 
 def grid_problem(grid: Grid, scale: torch.Tensor, zero_point: torch.Tensor, *names: str) -> tuple[str, str] | None:

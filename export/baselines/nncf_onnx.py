@@ -10,14 +10,15 @@ import onnx
 
 from compress.errors import UserError
 from export.baselines import Job
-from export.verify import psnr, session
+from export.storage import load_graph, open_session, save_graph
+from export.verify import psnr, session, session_options
 
 ENOUGH_DB = 40.0    # of a component's output to the float one's, below which accuracy control puts layers back
 NEWEST = 20         # from opset 21 on onnxruntime refuses what NNCF writes
 
 
 def _load(job: Job) -> onnx.ModelProto:
-    model = onnx.load(job.file)
+    model = load_graph(job.file)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset > NEWEST:
         raise UserError(f"{job.file}: opset {opset} is newer than the {NEWEST} that NNCF can quantise for onnxruntime; "
@@ -38,7 +39,7 @@ def _options(job: Job, model: onnx.ModelProto) -> dict:
 
 def plain(job: Job, target: Path) -> None:
     model, data = _load(job), nncf.Dataset(job.arrays, lambda x: {job.names[0]: x})
-    onnx.save(nncf.quantize(model, data, **_options(job, model)), target)
+    save_graph(nncf.quantize(model, data, **_options(job, model)), Path(target))
 
 
 def with_accuracy_control(job: Job, target: Path) -> None:
@@ -48,7 +49,7 @@ def with_accuracy_control(job: Job, target: Path) -> None:
 
     def validate(candidate: onnx.ModelProto, items: Iterable[dict]) -> tuple[float, list[float]]:
         """The mean over images of PSNR up to ENOUGH_DB: better than enough counts for nothing."""
-        loaded = session(candidate.SerializeToString())
+        loaded = open_session(candidate, session_options())
         scores = [min(psnr(loaded.run(None, {name: item["x"]})[0], item["y"], float(np.ptp(item["y"]))), ENOUGH_DB)
                   for item in items]
         return float(np.mean(scores)), scores
@@ -58,4 +59,4 @@ def with_accuracy_control(job: Job, target: Path) -> None:
     made = nncf.quantize_with_accuracy_control(
         model, data, nncf.Dataset(pairs, lambda item: {name: item["x"]}), validate, max_drop=0.0,
         **_options(job, model))
-    onnx.save(made, target)
+    save_graph(made, Path(target))

@@ -7,6 +7,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from export.baselines import Job
+from export.storage import load_graph, save_graph
 from export.targets.qdq import ACTIVATIONS, PRODUCTS, Samples, prepare, quiet
 
 WEIGHTS = {8: QuantType.QInt8, 4: QuantType.QInt4}
@@ -26,7 +27,7 @@ def entropy(job: Job, target: Path) -> None:
 
 
 def _products(job: Job, target: Path, calibration: CalibrationMethod, **more) -> None:
-    model = prepare(onnx.load(job.file))
+    model = prepare(load_graph(job.file))
     # Not CalibMaxIntermediateOutputs: the library forgets what it saw before a flush. So histograms keep all tensors of
     # all images in memory.
     options = {"WeightSymmetric": True, "TensorQuantOverrides": _per_tensor(model, WEIGHTS[job.weights]), **more}
@@ -46,7 +47,7 @@ def _per_tensor(model: onnx.ModelProto, kind: QuantType) -> dict[str, list[dict]
 
 def qnn(job: Job, target: Path) -> None:
     """The configuration as the library gives it: none of the overrides that the toolkit's own QNN target adds."""
-    model = prepare(onnx.load(job.file))
+    model = prepare(load_graph(job.file))
     _write(model, target, get_qnn_qdq_config(
         model, Samples(job.names[0], job.arrays), activation_type=ACTIVATIONS[job.activations],
         weight_type=WEIGHTS[job.weights], per_channel=True))
@@ -55,7 +56,7 @@ def qnn(job: Job, target: Path) -> None:
 def _write(model: onnx.ModelProto, target: Path, config: StaticQuantConfig) -> None:
     source = target.with_name(f"{target.stem}.typed.onnx")
     try:
-        onnx.save(model, source)
+        config.use_external_data_format = len(save_graph(model, source)) > 1
         with quiet():
             quantize(str(source), str(target), config)
     finally:

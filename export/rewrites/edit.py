@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from compress.errors import UserError
-
-GROUP_NORM, INSTANCE_NORM = "GroupNormalization", "InstanceNormalization"
+from export.storage import GROUP_NORM, INSTANCE_NORM
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,6 @@ def infer(model: ir.Model) -> None:
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     for node in norms:
         node.op_type = GROUP_NORM
-
-
-def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with the type and shape of every value."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    norms = [i for i, node in enumerate(copy.graph.node) if node.op_type == GROUP_NORM]
-    for i in norms:
-        copy.graph.node[i].op_type = INSTANCE_NORM
-    copy = onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    for i in norms:
-        copy.graph.node[i].op_type = GROUP_NORM
-    return copy
 
 
 def clean(model: ir.Model) -> None:

@@ -9,13 +9,16 @@ weights. s is a power of two: no digit changes.
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from export.rewrites.edit import Options, array, attribute, constant, infer, inferred, scalar
+from export.rewrites.edit import Options, array, attribute, constant, infer, scalar
+from export.storage import SMALL, inferred, load_graph, on_disk, open_session, with_outputs
 
 PASSING = ("Add", "Sub", "Reshape", "Transpose", "Concat", "Resize", "Pad", "Slice", "Split", "DepthToSpace",
            "Identity", "Squeeze", "Unsqueeze")
@@ -23,18 +26,21 @@ NORMS = ("InstanceNormalization", "LayerNormalization")
 SIMPLE = ("nearest", "linear", "cubic")
 
 
-def absolute_maxima(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The largest magnitude of every float tensor of `model`, over all `feeds`, in onnxruntime on the CPU."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    floats = {v.name for v in inferred(model).graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    have = {o.name for o in model.graph.output}
-    names = [out for node in model.graph.node for out in node.output if out in floats and out not in have]
-    watched.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+def absolute_maxima(model: onnx.ModelProto | ir.Model | Path,
+                    feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The largest magnitude of every float tensor, over all `feeds`, in onnxruntime on the CPU.
+
+    Args:
+        model: A graph with its weights, or the file that it is in.
+        feeds: Input name -> array, one dictionary a run.
+    """
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with TemporaryDirectory() as folder, on_disk(model) as path:
+        watched = path if not isinstance(model, (str, Path)) else Path(folder) / "watched.onnx"
+        with_outputs(path, _float_values(load_graph(path, SMALL)), watched)
+        session = open_session(watched, options)
     names = [o.name for o in session.get_outputs()]
     found: dict[str, float] = defaultdict(float)
     for feed in feeds:
@@ -43,6 +49,20 @@ def absolute_maxima(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray
                 largest = float(np.abs(values).max(initial=0))
                 found[name] = max(found[name], largest) if math.isfinite(largest) else math.inf
     return dict(found)
+
+
+def _float_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The float32 values that nodes make and the graph does not put out."""
+    floats = {
+        v.name
+        for v in inferred(model).graph.value_info
+        if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    have = {o.name for o in model.graph.output}
+    names = [
+        out for node in model.graph.node for out in node.output if out in floats and out not in have
+    ]
+    return [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names]
 
 
 class _Streams:
@@ -71,7 +91,7 @@ def rescale(model: ir.Model, options: Options = Options()) -> int:
     if not options.feeds:
         return 0
     infer(model)
-    maxima = absolute_maxima(ir.serde.serialize_model(model), options.feeds)
+    maxima = absolute_maxima(model, options.feeds)
     streams, members = _Streams(), defaultdict(list)
     for node in model.graph:
         if node.op_type in PASSING and not node.domain:

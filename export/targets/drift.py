@@ -15,6 +15,7 @@ import onnxruntime as ort
 from compress.errors import UserError
 from compress.files import write_text
 from compress.run_files import read_manifest
+from export.storage import SMALL, inferred, load_graph, open_session, with_outputs
 from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
@@ -47,11 +48,10 @@ def inner(model: onnx.ModelProto, operators: tuple[str, ...] = HEAVY) -> dict[st
 
 def tapped(path: Path, out: Path) -> dict[str, tuple[str, str]]:
     """Write the graph at `path` with its inner tensors as further outputs; returns them as `inner` does."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    model = inferred(load_graph(path, SMALL))
     types = {v.name: v for v in model.graph.value_info}
     found = {name: where for name, where in inner(model).items() if name in types}
-    model.graph.output.extend(types[name] for name in found)
-    onnx.save(model, out)
+    with_outputs(path, [types[name] for name in found], out)
     return found
 
 
@@ -59,7 +59,7 @@ def simulate(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    loaded = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    loaded = open_session(path, options)
     names = [o.name for o in loaded.get_outputs()]
     return dict(zip(names, loaded.run(None, {loaded.get_inputs()[0].name: x}), strict=True))
 

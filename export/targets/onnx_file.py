@@ -9,6 +9,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from export.graph import write as write_graph
 from export.onnx import OPSET_16_BIT, export_onnx
 from export.targets.needs import least_onnxruntime
+from export.storage import add_shapes, load_graph
 from export.targets.parts import Exported, Options, Parts
 from export.targets.qdq import quantise, searches
 
@@ -29,11 +30,12 @@ def float_graphs(parts: Parts, folder: Path, options: Options, opset: int | None
 
 def as_float16(path: Path) -> None:
     """Weights and arithmetic in float16 but for FLOAT32_OPS and searches; inputs and outputs stay float32."""
-    model = onnx.load(path)
+    model = load_graph(path)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
-    model = convert_float_to_float16(model, keep_io_types=True, op_block_list=list(FLOAT32_OPS),
-                                     node_block_list=searches(model))
+    model = convert_float_to_float16(add_shapes(model), keep_io_types=True,
+                                     op_block_list=list(FLOAT32_OPS),
+                                     node_block_list=searches(model), disable_shape_infer=True)
     single_casts(model.graph)
     straight(model.graph)
     del model.graph.value_info[:]  # it leaves the old types of some
@@ -79,12 +81,14 @@ def replace(model: onnx.ModelProto, path: Path) -> None:
 
 def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> None:
     arrays = [x.numpy() for x in parts.inputs(path.stem)]
-    replace(quantise(onnx.load(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors), path)
+    replace(
+        quantise(load_graph(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors),
+        path)
 
 
 def largest_code(path: Path) -> int:
     """The largest magnitude of the signed 8-bit weights in an ONNX file; 0 where it has none."""
-    graph = onnx.load(path).graph
+    graph = load_graph(path).graph
     weights = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     stored = [tensor for tensor in graph.initializer
               if tensor.name in weights and tensor.data_type == onnx.TensorProto.INT8]

@@ -21,8 +21,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from compress.errors import UserError
-from export.graph import EMBED_LIMIT
 from export.rewrites.operators import fold_constants
+from export.storage import add_shapes, load_graph, save_graph, skeleton
 from export.targets.ranges import Overrides, lift
 
 PRODUCTS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]
@@ -71,7 +71,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             node.input[place] = names.get(name, name)
     del model.graph.value_info[:]
-    return infer(model)
+    return add_shapes(model)
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -80,17 +80,6 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     return ir.to_proto(graph) if fold_constants(graph) else model
-
-
-def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With the types and shapes of all values; the quantiser skips what has none."""
-    if model.ByteSize() < EMBED_LIMIT:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        onnx.save_model(model, str(file), save_as_external_data=True, location="model.data")
-        onnx.shape_inference.infer_shapes_path(str(file), str(file), data_prop=True)
-        return onnx.load_model(str(file))
 
 
 def _pinned(quant_type: QuantType) -> list[dict]:
@@ -152,7 +141,8 @@ def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int
     """The quantiser's settings for `form` (see above) with `activations` bits."""
     kind = ACTIVATIONS[activations]
     if form == "qnn":
-        return get_qnn_qdq_config(model, samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
+        return get_qnn_qdq_config(skeleton(model), samples, activation_type=kind,
+                                  weight_type=QuantType.QInt8, per_channel=True,
                                   init_overrides=qnn_overrides(model, overrides, kind, doors),
                                   nodes_to_exclude=searches(model))
     overrides = dict(overrides)
@@ -175,7 +165,7 @@ def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activa
     """
     model = prepare(folded(model))
     learned = lift(model)
-    model = infer(model)
+    model = add_shapes(model)
     # onnxruntime cannot put a conversion on a tensor whose range is given, so learned ranges go without wider doors.
     samples, doors = Samples(model.graph.input[0].name, arrays), doors and not learned
     try:
@@ -185,8 +175,7 @@ def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activa
                         "all activations of the quantize pass one width, or export a run without it") from error
     with TemporaryDirectory() as folder, quiet():
         source, result = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
-        large = model.ByteSize() > EMBED_LIMIT
-        onnx.save_model(model, str(source), save_as_external_data=large, location="float.data" if large else None)
-        settings.use_external_data_format = large
+        settings.use_external_data_format = len(save_graph(model, source)) > 1
+        del model  # its weights are on the disk now; at full size they are 2 GB
         quantize(str(source), str(result), settings)
-        return onnx.load_model(str(result))
+        return load_graph(result)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import UserError
 from compress.files import write_text
+from export.storage import load_graph
 from export.targets.onnx_file import as_float16, entry, float_graphs, quantise_file, replace
 from export.targets.parts import Exported, Options, Parts, float_model
 
@@ -68,7 +69,7 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
         elif parts.dtype in ("w8a8", "fp8"):
             quantise_file(path, "tensorrt", parts)
             if parts.dtype == "fp8":
-                model = onnx.load(path)
+                model = load_graph(path)
                 as_fp8(model)
                 replace(model, path)
     write_text(folder / "build.py", BUILDER)

@@ -1,13 +1,19 @@
 """What becomes of an exported graph before it is written."""
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.quant.layers import TensorQuantiser
 from export.graph import tidy, write
+from export.storage import open_session
 from export.translate import TABLE
+from export.verify import session_options
 
 
 class Readers(nn.Module):
@@ -36,3 +42,69 @@ def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
     file, = write(program.model, tmp_path / "net.onnx", {})
     found = ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})[0]
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+WANTED = {"kernel_shape", "strides", "pads", "dilations"}
+
+
+def written(path) -> list[set[str]]:
+    return [{a.name
+             for a in node.attribute} for node in onnx.load(path).graph.node
+            if node.op_type in ("Conv", "ConvTranspose")]
+
+
+@pytest.mark.parametrize("op, kernel, coded, given",
+                         [("Conv", (4, 3, 3, 3), False, {}),
+                          ("Conv", (4, 3, 3), False, {"strides": [2]}),
+                          ("Conv", (6, 1, 5, 5), False, {"group": 3}),
+                          ("Conv", (4, 3, 3, 3), True, {"pads": [1, 1, 1, 1]}),
+                          ("ConvTranspose", (3, 4, 2, 2), False, {"strides": [2, 2]}),
+                          ("Conv", (4, 3, 3, 3), False, {"auto_pad": "SAME_UPPER"}),
+                          ("ConvTranspose", (3, 4, 3, 3), False, {"output_shape": [9, 9]})])
+def test_convolutions_spell_out_their_attributes(tmp_path, op, kernel, coded, given):
+    """Whatever the graph left to defaults stands there, to the same result, bit for bit."""
+    random, sides = np.random.default_rng(0), [1, 3, *[8] * (len(kernel) - 2)]
+    weight = random.integers(-9, 9, kernel).astype(np.int8)
+    stored, nodes = {"c": weight if coded else weight.astype(np.float32)}, []
+    if coded:
+        stored |= {"s": np.float32(0.1), "z": np.int8(0)}
+        nodes.append(helper.make_node("DequantizeLinear", ["c", "s", "z"], ["k"]))
+    nodes.append(helper.make_node(op, ["x", "k" if coded else "c"], ["y"], **given))
+    graph = helper.make_graph(nodes, "g",
+                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(v, k) for k, v in stored.items()])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    x = {"x": random.standard_normal(sides).astype(np.float32)}
+    before = open_session(proto, session_options(1)).run(None, x)[0]
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    tidy(model)
+    file, = write(model, tmp_path / "net.onnx", {})
+    after = ort.InferenceSession(file, session_options(1),
+                                 providers=["CPUExecutionProvider"]).run(None, x)[0]
+    np.testing.assert_array_equal(after, before)
+    spelt = WANTED - ({"pads"} if "auto_pad" in given or "output_shape" in given else set())
+    assert [names & WANTED for names in written(file)] == [spelt]
+    assert all(
+        list(a.ints) == given[a.name] for a in onnx.load(file).graph.node[-1].attribute
+        if a.name in given and a.ints)
+
+
+def test_every_convolution_of_an_exported_model_has_them(float_files, int8_files):
+    for _, folder in (float_files, int8_files):
+        found = written(folder / "model.onnx")
+        assert len(found) > 10 and all(names >= WANTED for names in found)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_bicubic_convolution_has_them(tmp_path, scale):
+    class Up(nn.Module):
+        def forward(self, x):
+            return nn.functional.interpolate(x, scale_factor=scale, mode="bicubic",
+                                             align_corners=False)
+
+    x = torch.rand(1, 3, 6, 5)
+    program = torch.onnx.export(Up().eval(), (x, ), dynamo=True, opset_version=20,
+                                input_names=["x"], verbose=False, custom_translation_table=TABLE)
+    (node,) = [node for node in program.model.graph if node.op_type == "Conv"]
+    assert WANTED <= set(node.attributes) and list(node.attributes["kernel_shape"].value) == [5, 5]

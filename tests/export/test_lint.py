@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import UserError
 from export import lint as module
+from export.facts import Graph
 from export import probe
 from export.lint import lint, partitions, text
-from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Graph, figures, forms, load, meets, targets
+from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, figures, forms, load, meets, targets
 
 
 def make(nodes: list, x: list[int] = (1, 16, 8, 8), constants: dict[str, np.ndarray] | None = None, name: str = "x"
@@ -33,7 +34,8 @@ SHUFFLE = {"six": np.array([1, 4, 2, 2, 8, 8])}
 
 @pytest.mark.parametrize("node, constants, qnn, mediatek", [
     (helper.make_node("Conv", ["x", "k"], ["y"]), KERNEL, (SUPPORTED, "Conv3x3"), SUPPORTED),
-    (helper.make_node("Conv", ["x", "d"], ["y"], group=16), KERNEL, (SUPPORTED, "Conv_dw3x3"), SUPPORTED),
+    (helper.make_node("Conv", ["x", "d"], ["y"], group=16), KERNEL,
+     (SUPPORTED, "Conv_dw3x3"), SUPPORTED),
     (helper.make_node("Erf", ["x"], ["y"]), {}, (UNSUPPORTED, "Erf"), UNSUPPORTED),
     (helper.make_node("Reshape", ["x", "six"], ["y"]), SHUFFLE, (UNSUPPORTED, ""), UNSUPPORTED),
     (helper.make_node("Div", ["x", "x"], ["y"]), {}, (SUPPORTED, "Div_aa"), UNSUPPORTED),
@@ -41,8 +43,12 @@ SHUFFLE = {"six": np.array([1, 4, 2, 2, 8, 8])}
     (helper.make_node("Gelu", ["x"], ["y"]), {}, (SUPPORTED, "Gelu_exact"), SUPPORTED),
     (helper.make_node("NonZero", ["x"], ["y"]), {}, (UNKNOWN, ""), UNKNOWN),
     (helper.make_node("Softmax", ["x"], ["y"], axis=2), {}, (UNKNOWN, ""), SUPPORTED),
-    (helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest", nearest_mode="floor"),
-     {"s": np.array([1, 1, 2, 2], np.float32)}, (UNSUPPORTED, "Resize_nearest_half_pixel"), SUPPORTED),
+    (helper.make_node("Resize", ["x", "", "s"], ["y"], mode="nearest",
+                      nearest_mode="floor"), {"s": np.array([1, 1, 2, 2], np.float32)},
+     (UNSUPPORTED, "Resize_nearest_half_pixel"), UNKNOWN),
+    (helper.make_node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric",
+                      nearest_mode="floor"), {"s": np.array([1, 1, 2, 2], np.float32)},
+     (SUPPORTED, "Resize_nearest_asymmetric"), SUPPORTED),
 ])
 def test_verdicts(node, constants, qnn, mediatek):
     assert verdict(node, "qnn", constants) == qnn
@@ -162,6 +168,15 @@ def test_refusals(tmp_path, monkeypatch, capsys, arguments, words):
 def test_a_table_that_is_none():
     with pytest.raises(UserError, match="no column 'form'"):
         figures("a,b\n1,2\n", "x.csv")
+
+
+@pytest.mark.parametrize("name", [name for name in forms() if not name.endswith(("_r6", "_6d"))])
+def test_every_form_meets_its_own_rule(name):
+    """And no other: what a form was built with is what its rule covers."""
+    form = forms()[name]
+    model, _ = probe.build(form, "fp32")
+    (found,) = [f for f in lint(model, load("qnn")).findings if f.op == form["op"]]
+    assert found.form == name
 
 
 @pytest.mark.parametrize("name", ["Conv3x3", "Conv_dw3x3", "MatMul_w", "Softmax_r4", "InstanceNorm_r4", "Clip", "Split",
