@@ -210,12 +210,23 @@ class Trainer:
             return self._prepare_edge(number, config, key, count)
         if config.losses.get("vq"):
             shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
-        perceptual = self._perceptual(config)
-        kind = {"autoencoder": stages.Autoencoder, "pixel_blocks": stages.PixelBlocks, "end_to_end": stages.EndToEnd,
-                "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]
-        loader = (self.samples(number, count) if config.stage in TAUGHT else
-                  self.crops(config.crop, count, config.batch, salt))
-        return kind(self.model, config.losses, perceptual, self.degradation, key), loader
+        options = (self.model, config.losses, self._perceptual(config), self.degradation, key)
+        if config.stage == "vq_autoencoder":
+            return (shift_stages.VQAutoencoderStage(*options), self.crops(config.crop, count, config.batch, salt))
+        if config.stage == "pixel_blocks":
+            stage = stages.PixelBlocks(*options, clean=self._clean(number))
+            self.accelerator.print(f"the encoder passes pixels through with an RMS error of {stage.passed_rms:.4f}")
+            return stage, self.samples(number, count)
+        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd}[config.stage]
+        return kind(*options), self.samples(number, count)
+
+    def _clean(self, number: int) -> torch.Tensor:
+        """A few images [16, 3, crop, crop] of the kind that stage `number` makes."""
+        crop, count = self.recipe.stages[number].crop, 16
+        if self.images:
+            return next(iter(self.crops(crop, count, count, 10 * number + 1)))
+        samples = self.taught.samples(crop, count, 10 * number + 1, 0)
+        return torch.stack([samples[i][1] for i in range(count)])
 
     def _perceptual(self, config: StageConfig) -> nn.Module | None:
         return losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net) if config.losses.get("lpips") else None
@@ -282,6 +293,8 @@ class Trainer:
             parameter.data.lerp_(start, 1 - config.blend)
         self.model.eval()
         record = {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
+        if hasattr(stage, "passed_rms"):
+            record["passed_rms"] = stage.passed_rms
         if config.soften:
             crops = self.crops(config.crop, CROPS, 1, 10 * number + 2)
             record["softened"] = soften(self.model, (x.to(self.accelerator.device) for x in crops), self.degradation,

@@ -1,7 +1,7 @@
 """The stages a source model is trained in. Each is one module: forward does network and losses, as DDP wants it.
 
 `autoencoder`: a KL autoencoder on clean crops.
-`pixel_blocks`: the encoder passes the pixels of the low-resolution image through, the decoder enlarges clean ones.
+`pixel_blocks`: the encoder is set to pass the pixels of its image through, the decoder learns to enlarge clean ones.
 `latent`: the denoiser alone, on precomputed latents, from the low-resolution to the clean one.
 `end_to_end`: all three networks from the low-resolution image to the restored one.
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from compress.data.degradation import Degradation, degrade
 from compress.distill import losses
+from compress.distill.pass_through import pass_pixels
 from compress.errors import UserError
 from compress.model import SRModel
 
@@ -97,21 +98,23 @@ def pixel_blocks(image: torch.Tensor, side: int = 2) -> torch.Tensor:
 class PixelBlocks(ImageStage):
     """A start from which the rest is taught: from random weights a network first has to learn to pass an image through.
 
-    The encoder learns to emit the pixel blocks of the low-resolution image, at signal scale (loss `blocks`); the decoder
-    learns to make the image of the blocks of its own reduction by 4 (the losses on images). So with an epsilon of 0 the
-    model enlarges its input, and whatever is wrong with that input is left to the denoiser.
+    The encoder is set to emit the pixel blocks of the low-resolution image, at signal scale (pass_through.py), and the
+    loss `blocks` teaches it that further. The decoder learns to make an image of the blocks of its reduction by 4 (the
+    losses on images). So with an epsilon of 0 the model enlarges its input, and whatever is wrong with that input is left
+    to the denoiser. `clean` [B, 3, H, W] in [0, 1] are crops that the encoder is set on;
+    `passed_rms` is its error on them, where pixels span [-1, 1].
     """
 
-    trained = ("encoder", "decoder")
-
-    def __init__(self, *options):
+    def __init__(self, *options, clean: torch.Tensor):
         super().__init__(*options)
+        self.trained = ("encoder", "decoder") if self.weights.get("blocks") else ("decoder",)
         half = self.model.encoder.quant_conv.out_channels // 2
         self.side = round(1 / self.model.latent_ratio)
         if half != 3 * self.side**2:
             raise UserError(f"stages: 'pixel_blocks' needs {3 * self.side**2} latent channels, the pixels of a block of "
                             f"{self.side}x{self.side}, this source has {half}; set source.latent_channels")
         encode_at_signal_scale(self.model)
+        self.passed_rms = pass_pixels(self.model.encoder, clean, self.model.process.signal)
 
     def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
         lr, target = self.pair(batch, index)
