@@ -1,4 +1,6 @@
-"""Teachers of a training: what each kind gives, what is kept of it, and what is said of one that cannot be."""
+"""Teachers of a training: what each kind gives, what is kept of it, and what is said of one that
+cannot be.
+"""
 
 import sys
 
@@ -32,8 +34,16 @@ def photographs(tmp_path):
 
 
 def plan(**changes):
-    return PoolPlan(**{"teacher": "t", "images": ("a", "b"), "degradation": PRESETS["mild"], "side": 64, "seed": 0}
-                    | changes)
+    return PoolPlan(
+        **{
+            "teacher": "t",
+            "images": ("a", "b"),
+            "degradation": PRESETS["mild"],
+            "side": 64,
+            "seed": 0,
+        }
+        | changes
+    )
 
 
 class Counted:
@@ -52,7 +62,9 @@ class Counted:
 
 
 def pool(root, photographs, teacher, size=6, **changes):
-    return TeacherPool(root, plan(**changes), size, RandomCrops(photographs, 64, size, 0), teacher.load)
+    return TeacherPool(
+        root, plan(**changes), size, RandomCrops(photographs, 64, size, 0), teacher.load
+    )
 
 
 def test_a_full_pool_needs_no_teacher(tmp_path, photographs):
@@ -73,12 +85,23 @@ def test_a_full_pool_needs_no_teacher(tmp_path, photographs):
 
 def test_pairs_are_a_function_of_the_plan(tmp_path, photographs):
     made, other = (pool(tmp_path / name, photographs, Counted()) for name in ("one", "two"))
-    made[0], made[1]        # another order
+    made[0], made[1]  # another order
     assert np.array_equal(made[2][1], other[2][1]) and np.array_equal(made[2][0], other[2][0])
-    keys = {p.key() for p in (plan(), plan(teacher="u"), plan(images=("b", "a")), plan(seed=1), plan(side=128),
-                              plan(degradation=PRESETS["realesrgan"]))}
+    keys = {
+        p.key()
+        for p in (
+            plan(),
+            plan(teacher="u"),
+            plan(images=("b", "a")),
+            plan(seed=1),
+            plan(side=128),
+            plan(degradation=PRESETS["realesrgan"]),
+        )
+    }
     assert len(keys) == 6 and plan().key() == plan().key()
-    assert not np.array_equal(pool(tmp_path / "one", photographs, Counted(), seed=1)[2][0], made[2][0])
+    assert not np.array_equal(
+        pool(tmp_path / "one", photographs, Counted(), seed=1)[2][0], made[2][0]
+    )
 
 
 @pytest.mark.parametrize("file", ["lr.bin", "target.bin", "sums.bin"])
@@ -130,14 +153,20 @@ def test_samples_go_on_where_the_stage_before_ended(tmp_path, photographs):
     made = pool(tmp_path, photographs, Counted())
     whole = TaughtCrops(made, 32, 12, seed=3, fresh=0.5)
     rest = TaughtCrops(made, 32, 4, seed=3, fresh=0.5, offset=8)
-    assert all(torch.equal(x, y) for i in range(4) for x, y in zip(whole[8 + i], rest[i], strict=True))
+    assert all(
+        torch.equal(x, y) for i in range(4) for x, y in zip(whole[8 + i], rest[i], strict=True)
+    )
     assert len(rest) == 4 and not torch.equal(whole[0][0], whole[8][0])
 
 
 @pytest.fixture
 def own(tmp_path):
-    source = OSEDiffSource(unet_channels=(16, 16, 16, 16), vae_channels=(8, 8, 16, 16), encoder_channels=(8, 8, 16, 16),
-                           time_channels=32)
+    source = OSEDiffSource(
+        unet_channels=(16, 16, 16, 16),
+        vae_channels=(8, 8, 16, 16),
+        encoder_channels=(8, 8, 16, 16),
+        time_channels=32,
+    )
     path = tmp_path / "own.safetensors"
     save_model(initialise(source.build(), 0), path, source, [])
     return path
@@ -157,9 +186,16 @@ def test_our_own_model_teaches(own):
 def compact(scale=4):
     """Tensors of a tiny SRVGGNetCompact, under Real-ESRGAN's names."""
     torch.manual_seed(0)
-    return {"body.0.weight": torch.randn(8, 3, 3, 3) / 9, "body.0.bias": torch.zeros(8), "body.1.weight": torch.full((8,), 0.2),
-            "body.2.weight": torch.randn(8, 8, 3, 3) / 9, "body.2.bias": torch.zeros(8), "body.3.weight": torch.full((8,), 0.2),
-            "body.4.weight": torch.randn(3 * scale**2, 8, 3, 3) / 50, "body.4.bias": torch.zeros(3 * scale**2)}
+    return {
+        "body.0.weight": torch.randn(8, 3, 3, 3) / 9,
+        "body.0.bias": torch.zeros(8),
+        "body.1.weight": torch.full((8,), 0.2),
+        "body.2.weight": torch.randn(8, 8, 3, 3) / 9,
+        "body.2.bias": torch.zeros(8),
+        "body.3.weight": torch.full((8,), 0.2),
+        "body.4.weight": torch.randn(3 * scale**2, 8, 3, 3) / 50,
+        "body.4.bias": torch.zeros(3 * scale**2),
+    }
 
 
 def test_a_file_that_spandrel_reads_teaches(tmp_path):
@@ -172,7 +208,9 @@ def test_a_file_that_spandrel_reads_teaches(tmp_path):
         x = torch.nn.functional.conv2d(x, w[f"body.{i}.weight"], padding=1)
         x = torch.where(x > 0, x, 0.2 * x)
     x = torch.nn.functional.conv2d(x, w["body.4.weight"], padding=1)
-    wanted = torch.nn.functional.pixel_shuffle(x, 4) + lr.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    wanted = torch.nn.functional.pixel_shuffle(x, 4) + lr.repeat_interleave(4, 2).repeat_interleave(
+        4, 3
+    )
     torch.testing.assert_close(image, wanted.clamp(0, 1), rtol=1e-4, atol=1e-4)
     save_file(compact(scale=2), tmp_path / "double.safetensors")
     with pytest.raises(UserError, match="scale 2.*RGB image 4 times"):
@@ -229,7 +267,7 @@ def test_pairs_that_do_not_fit_are_refused(pairs):
 
 
 def test_a_pool_is_made_for_a_network(own, photographs, tmp_path):
-    config = TeacherConfig(path=str(own), cache=str(tmp_path / "cache"), pool=4, margin=0)
+    config = TeacherConfig(path=str(own), cache=str(tmp_path / "cache"), pool=4, margin=64)
     taught = Taught(config, Photographs(photographs, PRESETS["mild"]), 64, seed=0)
     small, large = taught.samples(64, 3, 0, 0)[0]
     assert small.shape == (3, 16, 16) and large.shape == (3, 64, 64) and taught.pool.computed == 1

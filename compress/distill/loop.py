@@ -135,7 +135,9 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
 
 
 def _recover(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Put back the previous checkpoint, where a run was killed between the two renames of `_save`."""
+    """Put back the previous checkpoint, where a run was killed between the two renames of
+    `_save`.
+    """
     previous = checkpoint.with_suffix(".previous")
     if accelerator.is_main_process and previous.is_dir() and not checkpoint.is_dir():
         previous.rename(checkpoint)

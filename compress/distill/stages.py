@@ -88,7 +88,8 @@ class EndToEnd(ImageStage):
 
 
 def pixel_blocks(image: torch.Tensor, side: int = 2) -> torch.Tensor:
-    """Blocks of side x side pixels as channels: [B, 3, h, w] in [0, 1] -> [B, 3 * side**2, h/side, w/side] in [-1, 1].
+    """Blocks of side x side pixels as channels: [B, 3, h, w] in [0, 1] -> [B, 3 * side**2, h/side,
+    w/side] in [-1, 1].
 
     Channel 4 * colour + 2 * row + column, at a side of 2: nothing of the image is lost.
     """
@@ -96,13 +97,15 @@ def pixel_blocks(image: torch.Tensor, side: int = 2) -> torch.Tensor:
 
 
 class PixelBlocks(ImageStage):
-    """A start from which the rest is taught: from random weights a network first has to learn to pass an image through.
+    """A start from which the rest is taught: from random weights a network first has to learn to
+    pass an image through.
 
-    The encoder is set to emit the pixel blocks of the low-resolution image, at signal scale (pass_through.py), and the
-    loss `blocks` teaches it that further. The decoder learns to make an image of the blocks of its reduction by 4 (the
-    losses on images). So with an epsilon of 0 the model enlarges its input, and whatever is wrong with that input is left
-    to the denoiser. `clean` [B, 3, H, W] in [0, 1] are crops that the encoder is set on;
-    `passed_rms` is its error on them, where pixels span [-1, 1].
+    The encoder is set to emit the pixel blocks of the low-resolution image, at signal scale
+    (pass_through.py), and the loss `blocks` teaches it that further. The decoder learns to make an
+    image of the blocks of its reduction by 4 (the losses on images). So with an epsilon of 0 the
+    model enlarges its input, and whatever is wrong with that input is left to the denoiser. `clean`
+    [B, 3, H, W] in [0, 1] are crops that the encoder is set on; `passed_rms` is its error on them,
+    where pixels span [-1, 1].
     """
 
     def __init__(self, *options, clean: torch.Tensor):

@@ -1,4 +1,6 @@
-"""The `teacher` of a training recipe: whichever kind it is, samples of (low-resolution crop, image to make of it)."""
+"""The `teacher` of a training recipe: whichever kind it is, samples of (low-resolution crop, image
+to make of it).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,13 @@ from compress.distill.teacher import file_hash, load_teacher, teacher_file
 
 
 class TeacherConfig(BaseModel):
-    """`path`: a run directory or weight file of ours, a file that spandrel reads, or a folder with LR/ and target/.
+    """`path`: a run directory or weight file of ours, a file that spandrel reads, or a folder with
+    LR/ and target/.
 
-    A network's outputs are kept in `cache` (default: the user's cache folder), `pool` pairs at most, each `margin`
-    pixels larger than the largest crop of a stage. A share `fresh` of the samples shows a new pair, until there are
-    `pool` of them; the rest are other pieces of pairs that were made before. `teacher: PATH` sets `path` alone.
+    A network's outputs are kept in `cache` (default: the user's cache folder), `pool` pairs at
+    most, each `margin` pixels larger than the largest crop of a stage. A share `fresh` of the
+    samples shows a new pair, until there are `pool` of them; the rest are other pieces of pairs
+    that were made before. `teacher: PATH` sets `path` alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,10 +50,18 @@ class Photographs:
 
 
 class Taught:
-    """Samples of a teacher for all stages of a training. `crop` is the largest that a stage takes."""
+    """Samples of a teacher for all stages of a training. `crop` is the largest that a stage
+    takes.
+    """
 
-    def __init__(self, config: TeacherConfig, photographs: Photographs, crop: int, seed: int,
-                 device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: TeacherConfig,
+        photographs: Photographs,
+        crop: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
         self.config, self.seed = config, seed
         self.pairs = find_pairs(config.path) if is_pairs(config.path) else None
         self.pool = None
@@ -58,14 +70,26 @@ class Taught:
             return
         self.identity = file_hash(teacher_file(config.path))
         side = crop + config.margin
-        plan = PoolPlan(self.identity, tuple(file_hash(path) for path in photographs.images), photographs.degradation,
-                        side, seed)
+        plan = PoolPlan(
+            self.identity,
+            tuple(file_hash(path) for path in photographs.images),
+            photographs.degradation,
+            side,
+            seed,
+        )
         root = Path(config.cache) if config.cache else default_root() / "teacher"
-        self.pool = TeacherPool(root, plan, config.pool, RandomCrops(photographs.images, side, config.pool, seed),
-                                lambda: load_teacher(config.path, device))
+        self.pool = TeacherPool(
+            root,
+            plan,
+            config.pool,
+            RandomCrops(photographs.images, side, config.pool, seed),
+            lambda: load_teacher(config.path, device),
+        )
 
     def samples(self, crop: int, count: int, salt: int, offset: int) -> Dataset:
-        """`count` samples of `crop` pixels for a stage with the number `salt`, which `offset` samples came before."""
+        """`count` samples of `crop` pixels for a stage with the number `salt`, which `offset`
+        samples came before.
+        """
         if self.pool is None:
             return PairCrops(self.pairs, crop, count, self.seed * 1000 + salt)
         return TaughtCrops(self.pool, crop, count, self.seed, self.config.fresh, offset)
