@@ -1,7 +1,8 @@
 """Train a source model: `python -m compress.train RECIPE [key=value ...] [--workdir DIR] [-o FILE]`.
 
 For several devices: `accelerate launch -m compress.train RECIPE ...`. A killed run, started again with the same
---workdir, goes on from its last checkpoint.
+--workdir, goes on from its last checkpoint. With --export-checkpoint FILE nothing is trained: the averaged weights of
+the last checkpoint in --workdir are written as a model file, also while the training goes on.
 """
 
 import argparse
@@ -22,10 +23,12 @@ from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import edge_stages, losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
+from compress.distill.averaged import AVERAGED, export_averaged
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.soften import CROPS, soften
 from compress import folders
+from compress.distill.taught import Photographs, Taught, TeacherConfig
 from compress.errors import UserError, command
 from compress.files import MADE_BY, FileName, check_file, write_text
 from compress.machine import hardware
@@ -35,18 +38,20 @@ from compress.config import override, read_yaml, validate
 from compress.tensors import read_tensors
 
 LATENT_POOL = 4096  # precomputed pairs
-ON_IMAGES = ("l1", "mse", "lpips", "gan")
+ON_IMAGES = ("l1", "mse", "frequency", "lpips", "gan")
 # Stage -> its losses.
-LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "latent": ("l1", "mse"), "end_to_end": ON_IMAGES,
+LOSSES = {"autoencoder": (*ON_IMAGES, "kl"), "pixel_blocks": ("blocks", *ON_IMAGES), "latent": ("l1", "mse"),
+          "end_to_end": ON_IMAGES,
           "vq_autoencoder": (*ON_IMAGES, "vq"), "resshift": ("l1", "mse"), "sinsr": ("teacher", "inverse", "truth"),
           "edge_autoencoder": (*ON_IMAGES, "kl"), "edge_encoder": ("latent", "nll"), "edge_teacher": ("latent", "nll"),
           "edge_joint": ("latent", "nll", "distill", *ON_IMAGES), "edge_one_step": ("latent", "nll", *ON_IMAGES),
           "edge_decoder": ON_IMAGES}
 # Family -> the stages that fit its networks.
-STAGES = {"osediff": ("autoencoder", "latent", "end_to_end"),
+STAGES = {"osediff": ("autoencoder", "pixel_blocks", "latent", "end_to_end"),
           "resshift": ("vq_autoencoder", "resshift", "sinsr", "end_to_end"),
           "edge_sd_sr": ("edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step",
                          "edge_decoder", "end_to_end")}
+TAUGHT = ("autoencoder", "pixel_blocks", "end_to_end")      # stages that take their images from a teacher, if there is one
 FREEZABLE = ("edge_joint", "edge_one_step", "end_to_end")   # stages that may hold the encoder still
 
 
@@ -55,22 +60,23 @@ class _Strict(BaseModel):
 
 
 class Data(_Strict):
-    folders: list[str] = Field(min_length=1)
-    degradation: Literal["mild", "realesrgan"] = "mild"
+    folders: list[str] = []     # not needed where a folder of pairs teaches all stages
+    degradation: Literal["mild", "realesrgan", "mixed"] = "mild"
 
 
 class StageConfig(_Strict):
     """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
-    stage: Literal["autoencoder", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr",
+    stage: Literal["autoencoder", "pixel_blocks", "latent", "end_to_end", "vq_autoencoder", "resshift", "sinsr",
                    "edge_autoencoder", "edge_encoder", "edge_teacher", "edge_joint", "edge_one_step", "edge_decoder"]
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     crop: int = Field(gt=0, multiple_of=64)
     lr: float = Field(gt=0)
-    losses: dict[Literal["l1", "mse", "lpips", "kl", "gan", "vq", "teacher", "inverse", "truth", "latent", "nll",
+    losses: dict[Literal["l1", "mse", "frequency", "blocks", "lpips", "kl", "gan", "vq", "teacher", "inverse", "truth", "latent", "nll",
                          "distill"], float]
     encoder: Literal["joint", "frozen"] = "joint"   # in the stages of FREEZABLE: whether the encoder learns as well
+    decoder: Literal["joint", "frozen"] = "joint"   # in end_to_end, the same for the decoder
     gan_lr: float = 1e-4
     ema: float = Field(0.999, ge=0, lt=1)
     # What of the result is trained; the rest is the weights the stage began with. Between a network trained with a GAN
@@ -93,13 +99,16 @@ class StageConfig(_Strict):
             raise ValueError(f"stage '{self.stage}' makes no image, and has no soften")
         if self.encoder == "frozen" and self.stage not in FREEZABLE:
             raise ValueError(f"stage '{self.stage}' cannot hold the encoder still; {', '.join(FREEZABLE)} can")
+        if self.decoder == "frozen" and self.stage != "end_to_end":
+            raise ValueError(f"stage '{self.stage}' cannot hold the decoder still; end_to_end can")
         return self
 
 
 class TrainRecipe(_Strict):
     name: FileName
     source: dict
-    data: Data
+    data: Data = Data()
+    teacher: TeacherConfig | None = None    # whose output the stages of TAUGHT make, instead of photographs
     stages: list[StageConfig] = Field(min_length=1)
     lpips_weights: str | None = None
     lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
@@ -130,8 +139,7 @@ class Trainer:
         if wrong := [s.stage for s in recipe.stages if s.stage not in legal]:
             raise UserError(f"stages: '{wrong[0]}' does not fit the family '{self.source.family}'; it is trained in "
                             f"{', '.join(legal) or 'no stage, because its recipe starts from another source'}")
-        self.images = find_images(recipe.data.folders)
-        self.degradation = PRESETS[recipe.data.degradation]
+        self.images, self.degradation = find_images(recipe.data.folders), PRESETS[recipe.data.degradation]
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
         if hasattr(self.source, "start"):
@@ -139,11 +147,29 @@ class Trainer:
         side = SCALE * self.model.multiple
         if wrong := [s.crop for s in recipe.stages if s.crop % side]:
             raise UserError(f"stages: crop {wrong[0]} is none that this source takes; choose a multiple of {side}")
+        taught = [s.crop for s in recipe.stages if s.stage in TAUGHT]
+        self.taught = None
+        if recipe.teacher and taught:
+            self.taught = Taught(recipe.teacher, Photographs(self.images, self.degradation), max(taught), recipe.seed,
+                                 self.accelerator.device)
+        untaught = [s.stage for s in recipe.stages if s.stage not in TAUGHT]
+        if not self.images and (untaught or self.taught is None or self.taught.pool):
+            raise UserError("data.folders is empty; name folders of photographs (a folder of pairs as teacher serves "
+                            f"the stages {', '.join(TAUGHT)} alone)")
         workdir.mkdir(parents=True, exist_ok=True)
         self.companions = edge_stages.Companions(self.model, workdir, self.accelerator.is_main_process)
 
     def crops(self, crop: int, count: int, batch: int, salt: int) -> DataLoader:
         return DataLoader(RandomCrops(self.images, crop, count, self.recipe.seed * 1000 + salt), batch_size=batch)
+
+    def samples(self, number: int, count: int) -> DataLoader:
+        """Batches of stage `number`, one of TAUGHT: clean crops, or with a teacher pairs."""
+        config = self.recipe.stages[number]
+        if self.taught is None:
+            return self.crops(config.crop, count, config.batch, 10 * number)
+        before = sum(s.steps * s.batch for s in self.recipe.stages[:number] if s.stage in TAUGHT)
+        found = self.taught.samples(config.crop, count, 10 * number, before * self.accelerator.num_processes)
+        return DataLoader(found, batch_size=config.batch)
 
     def run(self) -> list[dict]:
         """All stages in order. A stage that was finished by an earlier run is read, not repeated."""
@@ -187,11 +213,23 @@ class Trainer:
             return self._prepare_edge(number, config, key, count)
         if config.losses.get("vq"):
             shift_stages.start_codebook(self.model, next(iter(self.crops(config.crop, 32, 32, salt + 1))))
-        perceptual = self._perceptual(config)
-        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd,
-                "vq_autoencoder": shift_stages.VQAutoencoderStage}[config.stage]
-        return (kind(self.model, config.losses, perceptual, self.degradation, key),
-                self.crops(config.crop, count, config.batch, salt))
+        options = (self.model, config.losses, self._perceptual(config), self.degradation, key)
+        if config.stage == "vq_autoencoder":
+            return (shift_stages.VQAutoencoderStage(*options), self.crops(config.crop, count, config.batch, salt))
+        if config.stage == "pixel_blocks":
+            stage = stages.PixelBlocks(*options, clean=self._clean(number))
+            self.accelerator.print(f"the encoder passes pixels through with an RMS error of {stage.passed_rms:.4f}")
+            return stage, self.samples(number, count)
+        kind = {"autoencoder": stages.Autoencoder, "end_to_end": stages.EndToEnd}[config.stage]
+        return kind(*options), self.samples(number, count)
+
+    def _clean(self, number: int) -> torch.Tensor:
+        """A few images [16, 3, crop, crop] of the kind that stage `number` makes."""
+        crop, count = self.recipe.stages[number].crop, 16
+        if self.images:
+            return next(iter(self.crops(crop, count, count, 10 * number + 1)))
+        samples = self.taught.samples(crop, count, 10 * number + 1, 0)
+        return torch.stack([samples[i][1] for i in range(count)])
 
     def _perceptual(self, config: StageConfig) -> nn.Module | None:
         return losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net) if config.losses.get("lpips") else None
@@ -220,7 +258,7 @@ class Trainer:
         with torch.no_grad():
             stage, loader = self._prepare_stage(number, config)
         self.model.requires_grad_(False)
-        parts = [part for part in stage.trained if part != "encoder" or config.encoder == "joint"]
+        parts = [part for part in stage.trained if getattr(config, part, "joint") == "joint"]
         trained = [p for part in parts for p in self.model.get_submodule(part).parameters()]
         if hasattr(stage, "beside"):    # what is trained, but no part of the model
             trained += stage.beside.parameters()
@@ -237,23 +275,29 @@ class Trainer:
         *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
         modules, optimizers = prepared[:len(modules)], prepared[len(modules):]
 
-        def step(index: int, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            if batch.ndim == 4:
+        def step(index: int, batch: stages.Batch) -> dict[str, torch.Tensor]:
+            if not isinstance(batch, torch.Tensor):
+                batch = [images.contiguous(memory_format=torch.channels_last) for images in batch]
+            elif batch.ndim == 4:
                 batch = batch.contiguous(memory_format=torch.channels_last)
             image, terms = modules[0](batch, index)
             shown = {}
             if config.losses.get("gan"):
-                terms["gan"], shown["critic"] = adversarial(modules[1], list(modules[1].parameters()), batch,
+                real = batch if isinstance(batch, torch.Tensor) else batch[1]
+                terms["gan"], shown["critic"] = adversarial(modules[1], list(modules[1].parameters()), real,
                                                             image.float())
             total = sum(config.losses[k] * v for k, v in terms.items())
             return {"loss": total, **{k: v.detach() for k, v in terms.items()}, **shown}
 
         log = train(name, self.accelerator, modules, optimizers, loader, step, steps=config.steps,
-                    ema=EMA(trained, config.ema), workdir=self.workdir)
+                    ema=EMA(trained, config.ema), workdir=self.workdir,
+                    beside=lambda folder: save_model(self.model, folder / AVERAGED, self.source, []))
         for parameter, start in zip(trained, before):
             parameter.data.lerp_(start, 1 - config.blend)
         self.model.eval()
         record = {"stage": config.stage, "steps": config.steps, "seconds": log[-1]["seconds"], "log": log}
+        if hasattr(stage, "passed_rms"):
+            record["passed_rms"] = stage.passed_rms
         if config.soften:
             crops = self.crops(config.crop, CROPS, 1, 10 * number + 2)
             record["softened"] = soften(self.model, (x.to(self.accelerator.device) for x in crops), self.degradation,
@@ -271,9 +315,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--workdir", type=Path, help="checkpoints (default runs/train/NAME)")
     parser.add_argument("-o", "--out", type=Path, help="weights (default WORKDIR/NAME.safetensors, fp16)")
+    parser.add_argument("--export-checkpoint", type=Path, metavar="FILE",
+                        help="train nothing; write the averaged weights of the last checkpoint to FILE (fp16)")
     options = parser.parse_intermixed_args(argv)
     recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
     workdir = options.workdir or Path("runs/train") / recipe.name
+    if options.export_checkpoint:
+        check_file(options.export_checkpoint, "--export-checkpoint", [options.recipe])
+        found = export_averaged(workdir, [s.stage for s in recipe.stages], options.export_checkpoint)
+        print(f"wrote {options.export_checkpoint}: {found['name']} after {found['steps']} steps")
+        return 0
     out = options.out or workdir / f"{recipe.name}.safetensors"
     for file in (out, out.with_suffix(".json")):
         check_file(file, "--out", [options.recipe])
@@ -294,6 +345,9 @@ def write(recipe: TrainRecipe, workdir: Path, out: Path) -> int:
                   "seconds": sum(r["seconds"] for r in records), "stages": records}
         # Names identify the data; where it lay on this machine is of no use to anyone.
         record["recipe"]["data"]["folders"] = [Path(f).name for f in recipe.data.folders]
+        if trainer.taught is not None:
+            record["teacher_hash"] = trainer.taught.identity
+            record["recipe"]["teacher"] |= {"path": Path(recipe.teacher.path).name, "cache": None}
         record["recipe"]["lpips_weights"] = recipe.lpips_weights and Path(recipe.lpips_weights).name
         write_text(out.with_suffix(".json"), json.dumps({"made_by": MADE_BY, **record}, indent=1))
         print(f"wrote {out} and {out.with_suffix('.json').name} after {time.time() - began:.0f} s")

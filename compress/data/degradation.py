@@ -48,6 +48,8 @@ PRESETS = {
         Stage(1.0, (0.1, 1.5), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95)),
         Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100))),
 }
+# One of several for each batch, drawn evenly.
+PRESETS["mixed"] = (PRESETS["mild"], PRESETS["realesrgan"])
 
 
 class _Dice:
@@ -139,9 +141,15 @@ def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: Degradation) 
     return (image + noise).clamp(0, 1)
 
 
-def degrade(hr: torch.Tensor, config: Degradation, generator: torch.Generator, scale: int = 4) -> torch.Tensor:
-    """Low-resolution partners [B, 3, H/scale, W/scale] of float `hr` [B, 3, H, W] in [0, 1], 8-bit rounded."""
+def degrade(hr: torch.Tensor, config: Degradation | tuple[Degradation, ...], generator: torch.Generator,
+            scale: int = 4) -> torch.Tensor:
+    """Low-resolution partners [B, 3, H/scale, W/scale] of float `hr` [B, 3, H, W] in [0, 1], 8-bit rounded.
+
+    Of several in `config` the batch gets one, drawn evenly.
+    """
     dice = _Dice(generator)
+    if isinstance(config, tuple):
+        config = config[int(dice.choice((1.0,) * len(config), 1))]
     count, _, height, width = hr.shape
     final = (height // scale, width // scale)
     image = hr

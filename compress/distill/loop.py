@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from compress import folders, marks
 from compress.files import write_text, writing
@@ -20,6 +21,7 @@ class Progress(TypedDict):
     """progress.json of a checkpoint."""
 
     step: int
+    steps: NotRequired[int]
     log: list[dict]
 
 
@@ -49,6 +51,18 @@ class EMA:
         for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
             parameter.copy_(shadow)
 
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the parameters have the averaged values."""
+        kept = [p.detach().clone() for p in self.parameters]
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, kept, strict=True):
+                    parameter.copy_(value)
+
     def state_dict(self) -> dict:
         return {"updates": self.updates, "shadow": self.shadow}
 
@@ -70,12 +84,15 @@ def cosine_with_warmup(steps: int, warmup: int, floor: float = 0.02) -> Callable
 
 def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.Optimizer],
           loader: Iterable, step: StepFunction, *, steps: int, ema: EMA, workdir: Path, clip: float = 1.0,
-          checkpoint_every: int = 250, warmup: int = 50, accumulate: int = 1,
-          after_step: Callable[[int], None] | None = None) -> list[dict]:
+          checkpoint_every: int = 250, checkpoint_seconds: float = 240, warmup: int = 50, accumulate: int = 1,
+          after_step: Callable[[int], None] | None = None,
+          beside: Callable[[Path], None] | None = None) -> list[dict]:
     """Run `steps` optimiser steps, each of `accumulate` batches, and return the logged losses (one row per 50 steps).
 
     `loader` yields batches from step 0; a checkpoint in `workdir` skips those already used, so that a resumed run
-    sees what an unbroken one would. `modules` and `optimizers` come from `accelerator.prepare`.
+    sees what an unbroken one would. One is written every `checkpoint_every` steps and, by a single process, when the
+    last is `checkpoint_seconds` old. `beside(folder)` is called with the model at its averaged weights and may write
+    more into a checkpoint. `modules` and `optimizers` come from `accelerator.prepare`.
     """
     schedulers = [torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers]
     accelerator._schedulers.clear()
@@ -93,7 +110,8 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
         state = read_json(checkpoint / "progress.json", "the progress of a training", Progress,
                           f"it is damaged: move {checkpoint} away to train from the start")
         start, log = state["step"], state["log"]
-    began = time.time() - (log[-1]["seconds"] if log else 0)
+    saved = time.time()
+    began = saved - (log[-1]["seconds"] if log else 0)
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
     bar = tqdm(total=steps, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=2)
     means: dict[str, float] = {}
@@ -121,8 +139,11 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
             log.append({"step": done, "seconds": round(time.time() - began)} | {k: round(v, 6) for k, v in means.items()})
         if after_step is not None:
             after_step(done)
-        if done % checkpoint_every == 0 or done == steps:
-            _save(accelerator, checkpoint, done, log)
+        # Clocks of several processes differ, and all of them have to save at one step.
+        late = accelerator.num_processes == 1 and time.time() - saved > checkpoint_seconds
+        if done % checkpoint_every == 0 or done == steps or late:
+            _save(accelerator, checkpoint, {"step": done, "steps": steps, "log": log}, ema, beside)
+            saved = time.time()
     bar.close()
     accelerator.wait_for_everyone()
     accelerator._custom_objects.clear()
@@ -130,8 +151,9 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     return log
 
 
-def _save(accelerator: Accelerator, checkpoint: Path, step: int, log: list[dict]) -> None:
-    """Write beside, then swap: a run killed in between leaves the previous checkpoint."""
+def _save(accelerator: Accelerator, checkpoint: Path, progress: dict, ema: EMA,
+          beside: Callable[[Path], None] | None) -> None:
+    """Write beside, then swap: a run killed at any moment leaves a whole checkpoint."""
     partial = folders.partial_of(checkpoint)
     if accelerator.is_main_process:
         folders.begin(checkpoint, marks.CHECKPOINT)
@@ -139,5 +161,8 @@ def _save(accelerator: Accelerator, checkpoint: Path, step: int, log: list[dict]
     with writing(partial):
         accelerator.save_state(str(partial), safe_serialization=True)
     if accelerator.is_main_process:
-        write_text(partial / "progress.json", json.dumps({"step": step, "log": log}))
+        if beside is not None:
+            with ema.in_place():
+                beside(partial)
+        write_text(partial / "progress.json", json.dumps(progress))
         folders.swap_in(partial, checkpoint, marks.CHECKPOINT)

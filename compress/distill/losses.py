@@ -22,6 +22,19 @@ def kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
 
 
+def frequency(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 between the 2-D Fourier transforms of two images [B, C, H, W].
+
+    The transform is orthonormal (divided by sqrt(H * W)), so that the loss does not grow with the
+    image and is of the size of the L1 of the pixels. It is the mean over the half plane that
+    `rfft2` gives, both parts of every value. Every frequency weighs the same, so that fine detail,
+    which has little energy, counts as much as the rest.
+    """
+    with torch.autocast(image.device.type, enabled=False):  # sixteen bits do not hold the sums
+        difference = torch.fft.rfft2(image.float() - target.float(), norm="ortho")
+        return torch.view_as_real(difference).abs().mean()
+
+
 def gan_generator(fake_logits: torch.Tensor) -> torch.Tensor:
     """Non-saturating generator loss: softplus(-D(fake))."""
     return F.softplus(-fake_logits).mean()

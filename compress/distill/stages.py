@@ -1,8 +1,12 @@
 """The stages a source model is trained in. Each is one module: forward does network and losses, as DDP wants it.
 
-1. `autoencoder`: a KL autoencoder on clean crops.
-2. `latent`: the denoiser alone, on precomputed latents, from the low-resolution to the clean one.
-3. `end_to_end`: all three networks from the low-resolution image to the restored one.
+`autoencoder`: a KL autoencoder on clean crops.
+`pixel_blocks`: the encoder is set to pass the pixels of its image through, the decoder learns to enlarge clean ones.
+`latent`: the denoiser alone, on precomputed latents, from the low-resolution to the clean one.
+`end_to_end`: all three networks from the low-resolution image to the restored one.
+
+A batch of a stage on images is clean crops [B, 3, H, W], which the stage degrades itself, or, with a teacher, a pair of
+low-resolution crops [B, 3, H/4, W/4] and the images to make of them.
 """
 
 import numpy as np
@@ -13,9 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from compress.data.degradation import Degradation, degrade
 from compress.distill import losses
+from compress.distill.pass_through import pass_pixels
+from compress.errors import UserError
 from compress.model import SRModel
 
 Terms = dict[str, torch.Tensor]
+Batch = torch.Tensor | list[torch.Tensor]
 
 
 def seeded_pair(hr: torch.Tensor, degradation: Degradation, *key: int) -> torch.Tensor:
@@ -35,8 +42,18 @@ class ImageStage(nn.Module):
         self.model, self.weights, self.perceptual = model, weights, perceptual
         self.degradation, self.key = degradation, key
 
+    def pair(self, batch: Batch, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(low-resolution image, image to make of it) of batch `index`."""
+        if isinstance(batch, torch.Tensor):
+            return seeded_pair(batch, self.degradation, *self.key, index).contiguous(
+                memory_format=torch.channels_last), batch
+        lr, target = batch
+        return lr, target
+
     def terms(self, image: torch.Tensor, target: torch.Tensor) -> Terms:
         found = {}
+        if self.weights.get("frequency"):
+            found["frequency"] = losses.frequency(image, target)
         if self.weights.get("l1"):
             found["l1"] = F.l1_loss(image.float(), target)
         if self.weights.get("mse"):
@@ -49,7 +66,8 @@ class ImageStage(nn.Module):
 class Autoencoder(ImageStage):
     trained = ("encoder", "decoder")
 
-    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        hr = batch if isinstance(batch, torch.Tensor) else batch[1]
         mean, logvar = self.model.encoder.moments(hr * 2 - 1)
         logvar = logvar.float().clamp(-30, 20)
         latent = mean + (0.5 * logvar).exp() * torch.randn_like(logvar)
@@ -63,10 +81,53 @@ class Autoencoder(ImageStage):
 class EndToEnd(ImageStage):
     trained = ("encoder", "denoiser", "decoder")
 
-    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
-        lr = seeded_pair(hr, self.degradation, *self.key, index).contiguous(memory_format=torch.channels_last)
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        lr, target = self.pair(batch, index)
         image = self.model.network(lr)
-        return image, self.terms(image, hr)
+        return image, self.terms(image, target)
+
+
+def pixel_blocks(image: torch.Tensor, side: int = 2) -> torch.Tensor:
+    """Blocks of side x side pixels as channels: [B, 3, h, w] in [0, 1] -> [B, 3 * side**2, h/side,
+    w/side] in [-1, 1].
+
+    Channel 4 * colour + 2 * row + column, at a side of 2: nothing of the image is lost.
+    """
+    return F.pixel_unshuffle(image * 2 - 1, side)
+
+
+class PixelBlocks(ImageStage):
+    """A start from which the rest is taught: from random weights a network first has to learn to
+    pass an image through.
+
+    The encoder is set to emit the pixel blocks of the low-resolution image, at signal scale
+    (pass_through.py), and the loss `blocks` teaches it that further. The decoder learns to make an
+    image of the blocks of its reduction by 4 (the losses on images). So with an epsilon of 0 the
+    model enlarges its input, and whatever is wrong with that input is left to the denoiser. `clean`
+    [B, 3, H, W] in [0, 1] are crops that the encoder is set on; `passed_rms` is its error on them,
+    where pixels span [-1, 1].
+    """
+
+    def __init__(self, *options, clean: torch.Tensor):
+        super().__init__(*options)
+        self.trained = ("encoder", "decoder") if self.weights.get("blocks") else ("decoder",)
+        half = self.model.encoder.quant_conv.out_channels // 2
+        self.side = round(1 / self.model.latent_ratio)
+        if half != 3 * self.side**2:
+            raise UserError(f"stages: 'pixel_blocks' needs {3 * self.side**2} latent channels, the pixels of a block of "
+                            f"{self.side}x{self.side}, this source has {half}; set source.latent_channels")
+        encode_at_signal_scale(self.model)
+        self.passed_rms = pass_pixels(self.model.encoder, clean, self.model.process.signal)
+
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        lr, target = self.pair(batch, index)
+        found = {}
+        if self.weights.get("blocks"):
+            emitted = self.model.encoder(lr).float() / self.model.process.signal
+            found["blocks"] = F.l1_loss(emitted, pixel_blocks(lr, self.side))
+        small = F.avg_pool2d(target, target.shape[-1] // lr.shape[-1])
+        image = self.model.decoder(pixel_blocks(small, self.side).contiguous(memory_format=torch.channels_last))
+        return image, found | self.terms(image, target)
 
 
 class Latent(nn.Module):

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import Encoder
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
@@ -38,7 +39,8 @@ SD21_TEXT = dict(
 
 # Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter of the
 # positions; the VAE carries the larger share of the MACs, as in SD. Widths and latent channels are in the source.
-WIDTHS = {"unet_channels": 16, "vae_channels": 8}   # each a multiple of: an attention head, GroupNorm's groups
+# Each a multiple of: an attention head, GroupNorm's groups.
+WIDTHS = {"unet_channels": 16, "vae_channels": 8, "encoder_channels": 8}
 MOST_WIDTH = 8192   # beyond any network of the family: SD 2.1 has 1280
 NANO_UNET = dict(
     sample_size=64, layers_per_block=1, cross_attention_dim=64, use_linear_projection=True, norm_num_groups=16,
@@ -67,15 +69,17 @@ class OSEDiffSource(BaseModel):
     latent_channels: int = Field(4, gt=0, le=1024)                               # of nano, as are the next two
     unet_channels: tuple[int, int, int, int] = (48, 64, 64, 80)         # at 1/8 to 1/64 of the image
     vae_channels: tuple[int, int, int, int] = (16, 32, 64, 80)          # at 1/1 to 1/8
+    encoder_channels: tuple[int, int, int, int] | None = None           # where not those of vae_channels
+    time_channels: int | None = Field(None, gt=0, le=8192)   # of the time embedding, where not 4 times unet_channels' first
 
     @model_validator(mode="after")
     def _legal_widths(self) -> "OSEDiffSource":
         for name, multiple in WIDTHS.items():
-            if wrong := [n for n in getattr(self, name) if not 0 < n <= MOST_WIDTH or n % multiple]:
+            if wrong := [n for n in getattr(self, name) or () if not 0 < n <= MOST_WIDTH or n % multiple]:
                 raise ValueError(f"{name} has {wrong[0]}; choose multiples of {multiple} up to {MOST_WIDTH}")
         # Not whether they are set: a stored header names all fields.
         fields = type(self).model_fields
-        own = [name for name in ("latent_channels", *WIDTHS) if getattr(self, name) != fields[name].default]
+        own = [name for name in ("latent_channels", "time_channels", *WIDTHS) if getattr(self, name) != fields[name].default]
         if self.size != "nano" and own:
             raise ValueError(f"{own[0]} is of size 'nano'; the architecture of '{self.size}' is published, "
                              "leave it out")
@@ -86,11 +90,15 @@ class OSEDiffSource(BaseModel):
             return UNet2DConditionModel(**SD21_UNET), AutoencoderKL(**SD21_VAE)
         unet = UNet2DConditionModel(
             **NANO_UNET, in_channels=self.latent_channels, out_channels=self.latent_channels,
-            block_out_channels=self.unet_channels,
+            block_out_channels=self.unet_channels, time_embedding_dim=self.time_channels,
             # diffusers calls the number of heads `attention_head_dim` here.
             attention_head_dim=tuple(n // WIDTHS["unet_channels"] for n in self.unet_channels))
-        return unet, AutoencoderKL(**NANO_VAE, latent_channels=self.latent_channels,
-                                   block_out_channels=self.vae_channels)
+        vae = AutoencoderKL(**NANO_VAE, latent_channels=self.latent_channels, block_out_channels=self.vae_channels)
+        if self.encoder_channels:
+            shared = ("in_channels", "layers_per_block", "norm_num_groups", "down_block_types")
+            vae.encoder = Encoder(out_channels=self.latent_channels, block_out_channels=self.encoder_channels,
+                                  **{name: NANO_VAE[name] for name in shared})
+        return unet, vae
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""

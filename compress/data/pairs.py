@@ -1,0 +1,100 @@
+"""Pairs of low-resolution images and of what is to be made of them, in a folder, by whatever means
+they were made.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from compress.data.pool import cut_pair
+from compress.errors import UserError
+from compress.image import list_images
+from compress.process.resample import SCALE
+
+TARGETS = ("target", "HR")
+
+
+def is_pairs(folder: str | Path) -> bool:
+    """Whether `folder` holds LR/ and target/ (or HR/)."""
+    return (Path(folder) / "LR").is_dir() and any(
+        (Path(folder) / name).is_dir() for name in TARGETS
+    )
+
+
+def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
+    """(low-resolution file, target file) of equal names, by name. Raises UserError for a name that
+    has no partner.
+    """
+    folder = Path(folder)
+    targets = next(folder / name for name in TARGETS if (folder / name).is_dir())
+    small = {path.stem: path for path in list_images(folder / "LR")}
+    large = {path.stem: path for path in list_images(targets)}
+    if alone := sorted(small.keys() ^ large.keys()):
+        where = folder / "LR" if alone[0] in large else targets
+        raise UserError(
+            f"teacher.path: {where} has no image '{alone[0]}'; "
+            f"LR/ and {targets.name}/ need equal names"
+        )
+    return [(small[name], large[name]) for name in sorted(small)]
+
+
+def pairs_hash(pairs: list[tuple[Path, Path]]) -> str:
+    """Identity of pairs by name and size: 16 hex digits."""
+    listing = "\n".join(f"{p.name} {p.stat().st_size}" for pair in pairs for p in pair)
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+class PairCrops(Dataset):
+    """Sample i is a function of (seed, i): a piece of a pair, as `cut_pair` gives it.
+
+    Decoded files are kept while they fit into `cache_bytes`.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[Path, Path]],
+        crop: int,
+        length: int,
+        seed: int,
+        cache_bytes: int = 2 << 30,
+    ):
+        self.pairs, self.crop, self.length, self.seed = pairs, crop, length, seed
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._room = cache_bytes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index in self._cache:
+            return self._cache[index]
+        small, large = (_decode(path) for path in self.pairs[index])
+        names = self.pairs[index]
+        if [SCALE * side for side in small.shape[:2]] != list(large.shape[:2]):
+            raise UserError(
+                f"teacher.path: {names[1]} of {large.shape[1]}x{large.shape[0]} pixels is not "
+                f"{SCALE} times the {small.shape[1]}x{small.shape[0]} of {names[0]}; "
+                "pair images of one scene"
+            )
+        if min(large.shape[:2]) < self.crop:
+            raise UserError(
+                f"{names[1]}: {large.shape[1]}x{large.shape[0]} pixels is smaller than the crop of "
+                f"{self.crop}; remove it or set a smaller crop"
+            )
+        if small.nbytes + large.nbytes < self._room:
+            self._cache[index] = small, large
+            self._room -= small.nbytes + large.nbytes
+        return small, large
+
+    def __getitem__(self, i: int) -> list[torch.Tensor]:
+        random = np.random.default_rng((self.seed, i))
+        return cut_pair(*self._pixels(int(random.integers(len(self.pairs)))), self.crop, random)
+
+
+def _decode(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,0 +1,166 @@
+"""Crops with a teacher's output for each, computed once and kept on disk.
+
+A pool is a folder of three files: `lr.bin` and `target.bin`, uint8 images one after another, and
+`sums.bin`, a checksum for each pair of them. A pair is made when it is first drawn, and its
+checksum is written last: a pair that a killed run left half-written, or that was damaged
+afterwards, does not fit its checksum and is made again.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from compress.data.degradation import Degradation, degrade
+from compress.data.folder import RandomCrops
+from compress.process.resample import SCALE
+
+VERSION = 1  # of what a pair is made of; a pool of another version is another pool
+SUM_BYTES = 16
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """What the pairs of a pool are made from, all that they depend on. `side` is that of the large
+    image in pixels.
+    """
+
+    teacher: str  # hash of its weight file
+    images: tuple[str, ...]  # hash of every photograph, in order
+    degradation: Degradation | tuple[Degradation, ...]
+    side: int
+    seed: int
+
+    def key(self) -> str:
+        """Identity of the pool: 32 hex digits."""
+        text = json.dumps(
+            [VERSION, self.teacher, self.images, repr(self.degradation), self.side, self.seed]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class TeacherPool:
+    """Up to `size` pairs (low-resolution image, teacher's output) in a folder below `root`.
+
+    Pair k is a function of (plan, k): a crop of `crops`, degraded, and what the network says to it.
+    `load` gives the network; it is called for the first pair that is missing, so a full pool needs
+    none. `computed` counts these.
+    """
+
+    def __init__(
+        self, root: Path, plan: PoolPlan, size: int, crops: RandomCrops, load: Callable[[], Network]
+    ):
+        self.plan, self.size, self.crops = plan, size, crops
+        self._load, self._network, self.computed = load, None, 0
+        self.folder = root / plan.key()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        large, small = plan.side, plan.side // SCALE
+        self.lr = self._open("lr.bin", (size, small, small, 3))
+        self.target = self._open("target.bin", (size, large, large, 3))
+        self.sums = self._open("sums.bin", (size, SUM_BYTES))
+
+    def _open(self, name: str, shape: tuple[int, ...]) -> np.memmap:
+        path = self.folder / name
+        path.touch()
+        if path.stat().st_size < math.prod(shape):  # a pool may grow and is never cut
+            with path.open("r+b") as stream:
+                stream.truncate(
+                    math.prod(shape)
+                )  # a sparse file: what is not written takes no room
+        return np.memmap(path, np.uint8, "r+", shape=shape)
+
+    def _sum(self, k: int) -> np.ndarray:
+        digest = hashlib.blake2b(k.to_bytes(8, "big"), digest_size=SUM_BYTES)
+        digest.update(self.lr[k].tobytes())
+        digest.update(self.target[k].tobytes())
+        return np.frombuffer(digest.digest(), np.uint8)
+
+    def __getitem__(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 images [side/4, side/4, 3] and [side, side, 3]."""
+        if not np.array_equal(self.sums[k], self._sum(k)):
+            if self.sums[k].any():
+                print(f"{self.folder}: pair {k} is damaged; it is made again")
+            self._make(k)
+        return self.lr[k], self.target[k]
+
+    def _make(self, k: int) -> None:
+        if self._network is None:
+            self._network = self._load()
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((self.plan.seed, k)).generate_state(1, np.uint64)[0] >> 1)
+        )
+        lr = degrade(self.crops[k][None], self.plan.degradation, generator)
+        self.lr[k], self.target[k] = _to_bytes(lr), _to_bytes(self._network(lr))
+        self.lr.flush()
+        self.target.flush()
+        self.sums[k] = self._sum(k)
+        self.sums.flush()
+        self.computed += 1
+
+
+def _to_bytes(image: torch.Tensor) -> np.ndarray:
+    return image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def draw(index: int, size: int, fresh: float, random: np.random.Generator) -> int:
+    """The pair that sample `index` takes: the next new one for a share `fresh` of the samples, else
+    any before it.
+
+    So a pool of `size` is filled little by little, and the first samples need not wait for all of
+    it.
+    """
+    newest = int(index * fresh)
+    is_new = index == 0 or newest > int((index - 1) * fresh)
+    if is_new and newest < size:
+        return newest
+    return int(random.integers(min(size, newest + 1)))
+
+
+def cut_pair(
+    lr: np.ndarray, target: np.ndarray, crop: int, random: np.random.Generator
+) -> list[torch.Tensor]:
+    """A random piece of a pair, turned over or not: float [3, crop/4, crop/4] and [3, crop, crop]
+    in [0, 1].
+
+    `lr` and `target` are uint8 images [h, w, 3] and [4h, 4w, 3].
+    """
+    small = crop // SCALE
+    top, left = (int(random.integers(side - small + 1)) for side in lr.shape[:2])
+    mirror, transpose = random.random() < 0.5, random.random() < 0.5
+    pieces = []
+    for image, scale in ((lr, 1), (target, SCALE)):
+        piece = image[scale * top : scale * (top + small), scale * left : scale * (left + small)]
+        piece = piece[:, ::-1] if mirror else piece
+        piece = piece.transpose(1, 0, 2) if transpose else piece
+        pieces.append(
+            torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1).float() / 255.0
+        )
+    return pieces
+
+
+class TaughtCrops(Dataset):
+    """Sample i is a function of (seed, offset + i) and the pool: which pair, which piece of it,
+    turned how.
+    """
+
+    def __init__(
+        self, pool: TeacherPool, crop: int, length: int, seed: int, fresh: float, offset: int = 0
+    ):
+        self.pool, self.crop, self.length = pool, crop, length
+        self.seed, self.fresh, self.offset = seed, fresh, offset
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> list[torch.Tensor]:
+        index = self.offset + i
+        random = np.random.default_rng((self.seed, index))
+        k = draw(index, self.pool.size, self.fresh, random)
+        return cut_pair(*self.pool[k], self.crop, random)
