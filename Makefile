@@ -1,11 +1,12 @@
 # Two commands set up everything on a machine with Python >= 3.11 and a network for pip:
 #   make run    own .venv, install, then the main job
 #   make test   own .venv, install, then the tests
+# For developers: make format, make lint, make types.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_w8a8.yaml
 
-.PHONY: run test plan clean
+.PHONY: run test plan format lint types clean
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
@@ -16,6 +17,18 @@ run: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+format: .venv/installed
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+lint: .venv/installed
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m codespell_lib compress export eval recipes tests README.md docs
+
+types: .venv/installed
+	$(BIN)/python -m mypy
+
 plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan
 
@@ -24,7 +37,7 @@ plan: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
 	touch $@
 
 clean:
