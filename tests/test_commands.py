@@ -213,8 +213,10 @@ def test_an_interrupt_while_importing(tmp_path):
         "import time\nprint('importing', flush=True)\n"
         "try:\n    time.sleep(60)\nexcept BaseException:\n    pass   # as libraries do\n")
     (package / "run.py").touch()
-    process = subprocess.Popen([sys.executable, "-m", "eval.run"], cwd=tmp_path, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eval.run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,     # a shell's background job ignores the signal, and hands that down
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
