@@ -98,8 +98,8 @@ def test_released_files_load(tmp_path, monkeypatch, wrap):
     model = source.build()
     source.load(model)
     lr = torch.rand(1, 3, 32, 32)
-    assert model.colour_fix == "none"       # as released; the nano has one
-    donor.colour_fix = "none"
+    assert model.colour_fix == "none" and model.tiling.margin == 0      # as released; the nano has both
+    donor.colour_fix, donor.tiling = "none", model.tiling
     assert torch.equal(model(lr), donor(lr))
     assert "unet.pth" in source.data_key()
     swapped = source.model_copy(update={"unet": source.vq})
