@@ -171,6 +171,8 @@ def save_graph(model: onnx.ModelProto | ir.Model, path: Path,
     """
     graph = model if isinstance(model, ir.Model) else ir.from_proto(model)
     data = f"{path.name}.data" if weight_bytes(graph) > embed_limit else None
+    if data is None:  # nothing may go on pointing at the file that the model came from
+        ir.external_data.load_to_model(graph)
     ir.save(graph, path, external_data=data)
     return [path] + ([path.with_name(data)] if data else [])
 
