@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
 
-from compress import train
+from compress import marks, train
 from compress.checkpoint import load_model, save_model
 from compress.data.degradation import PRESETS, degrade
 from compress.distill import loop, losses, stages
@@ -227,7 +227,11 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
         == 2
     )
     # Killed between the two renames of a checkpoint.
-    (tmp_path / "b" / "1_end_to_end.checkpoint").rename(tmp_path / "b" / "1_end_to_end.previous")
+    checkpoint = tmp_path / "b" / "1_end_to_end.checkpoint"
+    aside = tmp_path / "b" / f".{checkpoint.name}.0.old"
+    aside.mkdir()
+    marks.mark(aside, marks.SCRATCH)
+    checkpoint.rename(aside / checkpoint.name)
     assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 0
     a, b = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
     assert a.keys() == b.keys()
