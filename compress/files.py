@@ -8,8 +8,7 @@ import itertools
 import os
 import platform
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -235,49 +234,3 @@ def is_same(a: Path, b: Path) -> bool:
         return os.path.samefile(a, b)
     except OSError:
         return Path(a).resolve() == Path(b).resolve()
-
-
-def plan_outputs(inputs: Iterable[Path], folder: Path,
-                 name_of: Callable[[Path], str]) -> dict[Path, Path]:
-    """Where the result of every input goes, checked before the first is computed.
-
-    Args:
-        inputs: The files that are read.
-        folder: Where the results go; it need not exist.
-        name_of: The name of the result for an input, with its suffix.
-
-    Returns:
-        input -> output, in the order of `inputs`. Which outputs exist already is for the
-        caller to see.
-
-    Raises:
-        UserError: Two inputs have one output, also where names differ by case or by
-        Unicode's forms alone; or an
-            output is one of the inputs.
-    """
-    inputs = list(dict.fromkeys(map(Path, inputs)))
-    planned: dict[Path, Path] = {}
-    taken: dict[str, Path] = {}
-    identities = {_identity(path): path for path in inputs}
-    for path in inputs:
-        target = Path(folder) / name_of(path)
-        same_name = unicodedata.normalize("NFC", target.name).casefold()
-        if same_name in taken:
-            raise UserError(f"{taken[same_name]} and {path} would both be written to {target}; "
-                            f"rename one, or give them "
-                            "folders of their own")
-        if _identity(target) in identities:
-            raise UserError(f"{path} would be written to {target}, which is "
-                            f"{identities[_identity(target)]}, an input; "
-                            "give another folder")
-        taken[same_name] = path
-        planned[path] = target
-    return planned
-
-
-def _identity(path: Path) -> tuple | str:
-    try:
-        found = path.stat()
-    except OSError:
-        return str(path.resolve())
-    return (found.st_dev, found.st_ino) if found.st_ino else str(path.resolve())

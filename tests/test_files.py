@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from compress import files
 from compress.errors import UserError, sentence
-from compress.files import (MADE_BY, as_os_error, check_file, check_name, file_name, plan_outputs, replacing, temporary,
+from compress.files import (MADE_BY, as_os_error, check_file, check_name, file_name, replacing, temporary,
                             write_text)
 
 
@@ -99,28 +99,6 @@ def test_the_mark_at_the_end_of_a_long_file_counts(tmp_path):
     file = tmp_path / "a.onnx"
     file.write_bytes(bytes(3 * 2**20) + MADE_BY.encode())
     check_file(file, "-o")
-
-
-@pytest.mark.parametrize("names, folder", [
-    (("a.png", "a.jpg"), "out"), (("a.png", "A.jpg"), "out"), (("x/a.png", "y/a.png"), "out"),
-    (("caf\u00e9.png", "cafe\u0301.jpg"), "out"), (("straße.png", "STRASSE.jpg"), "out")])
-def test_two_inputs_never_share_an_output(tmp_path, names, folder):
-    inputs = [tmp_path / name for name in names]
-    said = refusal(plan_outputs, inputs, tmp_path / folder, lambda p: f"{p.stem}.png")
-    assert "would both be written to" in said and str(inputs[0]) in said and str(inputs[1]) in said
-
-
-def test_an_output_is_never_an_input(tmp_path):
-    photo, other = tmp_path / "a.png", tmp_path / "b.png"
-    photo.write_text("a")
-    other.write_text("b")
-    (tmp_path / "again").symlink_to(tmp_path)
-    for folder in (tmp_path, tmp_path / "again", tmp_path / "x" / ".."):
-        (tmp_path / "x").mkdir(exist_ok=True)
-        assert "an input" in refusal(plan_outputs, [photo], folder, lambda p: p.name)
-    assert "an input" in refusal(plan_outputs, [photo, other], tmp_path, lambda p: {"a": "b.png"}.get(p.stem, "c.png"))
-    assert plan_outputs([photo, photo, other], tmp_path / "o", lambda p: p.name) == {
-        photo: tmp_path / "o" / "a.png", other: tmp_path / "o" / "b.png"}
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".x", "x.", "a/b", "a\\b", "a\0b", "a b", "x" * 101, "nul", "Com1.x",
