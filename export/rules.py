@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 from compress.errors import UserError, nearest
-from export.facts import PLAIN, Graph, defaults, of_attributes, shown
+from export.facts import PLAIN, defaults, of_attributes, shown
 
 FOLDER = files("export") / "rules"
 SUPPORTED, POOR, UNSUPPORTED, UNKNOWN = "supported", "poor", "unsupported", "unknown"

@@ -22,7 +22,7 @@ from export.rewrite import FOR, REWRITES, names_for, rewrite, rewrite_file
 from export.rewrites.edit import Options
 from export.rewrites.fp16 import absolute_maxima
 from export.rewrites.views import arrange, plain
-from export.rules import Graph
+from export.facts import Graph
 from export.translate import TABLE
 from export.verify import probes, psnr, session
 
