@@ -186,7 +186,7 @@ def main(argv: list[str]) -> int:
         return 0
     out = options.out if options.out is not None else Path("runs") / recipe.name
     if not is_main():
-        sys.stdout = open(os.devnull, "w")  # one voice
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # one voice
     runner = Runner(recipe, out, cache=None if options.no_cache else options.cache or default_root(),
                     device=torch.device(options.device), resume=options.resume, overwrite=options.overwrite)
     if not _same_recipe(out, recipe):   # then the run's recipe file is replaced by another

@@ -187,7 +187,7 @@ def measure_layers(subject: Subject, images: list[torch.Tensor], widths: list[Wi
     if others == "recipe":
         # Everything in front of a component is that of the recipe as well.
         stages = Stages(prepared(step, subject.model, base), images)
-    with progress.open("a") as stream, tqdm(total=len(layers) * len(widths), desc="sensitivity") as bar:
+    with progress.open("a", encoding="utf-8") as stream, tqdm(total=len(layers) * len(widths), desc="sensitivity") as bar:
         for width in widths:
             missing = [layer for layer in layers if (layer, name_of(width)) not in done]
             bar.update(len(layers) - len(missing))

@@ -180,7 +180,7 @@ class Trainer:
             if file.is_file() and record.is_file():
                 read_tensors(self.model, file)
                 self.model.to(memory_format=torch.channels_last)
-                records.append(json.loads(record.read_text()))
+                records.append(json.loads(record.read_text(encoding="utf-8")))
                 continue
             set_seed(self.recipe.seed + number)
             records.append(self.stage(number, config, name))

@@ -22,7 +22,7 @@ def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
         name = f"{number}_{stages[number]}"
         finished, record = workdir / f"{name}.safetensors", workdir / f"{name}.json"
         if finished.is_file() and record.is_file():
-            return finished, {"name": name, **json.loads(record.read_text())}
+            return finished, {"name": name, **json.loads(record.read_text(encoding="utf-8"))}
         folder = workdir / f"{name}.checkpoint"
         if (folder / AVERAGED).is_file():
             progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))

@@ -155,6 +155,6 @@ RUNTIMES = {"onnx": onnx, "qnn": qnn, "openvino": openvino, "executorch": execut
 
 def load(folder: Path, names: list[str] | None = None, threads: int | None = None) -> dict[str, Graph]:
     """The graphs of an exported folder (all, or `names`) as functions of float32 arrays in the manifest's shapes."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     graphs = manifest["graphs"]
     return {name: RUNTIMES[manifest["target"]](graphs[name], folder, threads) for name in names or graphs}
