@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from compress.errors import UserError
+from compress.files import replacing
 from compress.photographs import reading
 from compress.photographs.header import MAX_PIXELS, MIN_SIDE, SUFFIXES
 from compress.photographs.problem import PhotographError
@@ -56,15 +57,17 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
 
 
 def write_image(image: torch.Tensor | np.ndarray, path: str | Path) -> None:
-    """Write [1, 3, H, W] in [0, 1], or uint8 [H, W, 3], under `path`, through a temporary name so that no half file remains."""
+    """Write an image whole or not at all.
+
+    Args:
+        image: Float [1, 3, H, W] in [0, 1], or uint8 [H, W, 3].
+        path: The file; its suffix chooses the format. Folders above it are made.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        Image.fromarray(image if isinstance(image, np.ndarray) else to_uint8(image)).save(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    pixels = image if isinstance(image, np.ndarray) else to_uint8(image)
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial)
 
 
 def list_images(folder: str | Path) -> list[Path]:
