@@ -118,3 +118,6 @@ TABLE = {
     operators.dequantize_per_channel: dequantize_per_channel,
     torch.ops.aten.upsample_bicubic2d.vec: upsample_bicubic,
 }
+if hasattr(torch.ops.quantized_decomposed, "quantize_per_tensor"):  # another package loaded torch's own
+    TABLE |= {torch.ops.quantized_decomposed.quantize_per_tensor.tensor: quantize_per_tensor,
+              torch.ops.quantized_decomposed.dequantize_per_tensor.tensor: dequantize_per_tensor}

@@ -1,15 +1,16 @@
 """Rounding to codes and back as operators of torch, so that a traced network shows them and a file
 gets Q/DQ pairs.
 
-They lie beside torch's own in the namespace `quantized_decomposed`, whose module is private, and
-under the overload name OVERLOAD: whoever loads that module too, before or after, gets both. The
-arithmetic is the same to the bit."""
+They compute what torch's operators of these names in `quantized_decomposed` compute, to the bit;
+that namespace is defined in a private module. Ours lie in `compress`: a second library in torch's
+own namespace makes the process abort at its end.
+"""
 
 from collections.abc import Callable
 
 import torch
 
-NAMESPACE, OVERLOAD = "quantized_decomposed", "compress"
+NAMESPACE = "compress"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _LIMITS = "int quant_min, int quant_max, ScalarType dtype"
 _SCALAR, _ROWS = "Tensor scale, Tensor zero_point", "Tensor scales, Tensor zero_points, int axis"
@@ -73,17 +74,16 @@ def _shape_of_values(codes: torch.Tensor, *parameters) -> torch.Tensor:
 
 
 def _register(name: str, compute: Callable, shape: Callable) -> None:
-    _LIBRARY.define(f"{name}.{OVERLOAD}{_SCHEMAS[name]}")
-    _LIBRARY.impl(f"{name}.{OVERLOAD}", compute, "CompositeExplicitAutograd")
-    _LIBRARY.impl(f"{name}.{OVERLOAD}", shape, "Meta")
+    _LIBRARY.define(f"{name}{_SCHEMAS[name]}")
+    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, shape, "Meta")
 
 
 _register("quantize_per_tensor", _quantize_per_tensor, _shape_of_codes)
 _register("dequantize_per_tensor", _dequantize_per_tensor, _shape_of_values)
 _register("quantize_per_channel", _quantize_per_channel, _shape_of_codes)
 _register("dequantize_per_channel", _dequantize_per_channel, _shape_of_values)
-_packets = torch.ops.quantized_decomposed
-quantize_per_tensor = _packets.quantize_per_tensor.compress
-dequantize_per_tensor = _packets.dequantize_per_tensor.compress
-quantize_per_channel = _packets.quantize_per_channel.compress
-dequantize_per_channel = _packets.dequantize_per_channel.compress
+quantize_per_tensor = torch.ops.compress.quantize_per_tensor.default
+dequantize_per_tensor = torch.ops.compress.dequantize_per_tensor.default
+quantize_per_channel = torch.ops.compress.quantize_per_channel.default
+dequantize_per_channel = torch.ops.compress.dequantize_per_channel.default

@@ -94,7 +94,7 @@ CASES = {
     "pad, wrap": (pad("wrap"), U, S),
     "softmax over channels": (plain("Softmax", axis=1), S, S),
     "elu with another slope": (plain("Elu", alpha=0.3), S, S),
-    "cast to integers": (plain("Cast", to=TensorProto.INT32), Q, S),
+    "cast to an unmeasured type": (plain("Cast", to=FLOAT, saturate=0), Q, S),
     "an operator of nobody": (plain("Det"), Q, U),
     "softsign": (plain("Softsign"), Q, S),
 }
@@ -277,7 +277,7 @@ def clashing() -> onnx.ModelProto:
     "model, words",
     [(without_opset(), "which version of the ONNX operators"), (relu(opset=999), "knows 1 to"),
      (relu(reads="nope"), "reads nope, which nothing in the graph makes"),
-     (cycle(), "the graph has a cycle"), (lying(), "too small for the declared shape"),
+     (cycle(), "the graph has a cycle"), (lying(), "has 16 bytes, and its shape"),
      (no_input(), "the graph has no input"), (no_nodes(), "the graph has no operators"),
      (onnx.ModelProto(), "the graph has no operators"), (image([1]), "float with 1 axes"),
      (image([1, 3, 8, 8], TensorProto.STRING), "is string with 4 axes"),
@@ -312,8 +312,7 @@ def test_operators_of_other_domains_are_unknown(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([write(tmp_path, model), "--target", "qnn", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert ended.value.code == 1 and found["counts"][SUPPORTED] == 0 and found["nodes"][0][
-        "op"] == "Odd"
+    assert ended.value.code == 1 and [n["op"] for n in found["nodes"]] == ["Odd"]
 
 
 PYTHON = os.environ.get("QNN_PYTHON")
