@@ -253,6 +253,30 @@ def pickles() -> dict[str, bytes]:
     }
 
 
+# What must come of a case; of every other one a sentence. "converted": a result with --convert alone.
+RESULTS = {
+    "recipes": {"good.yaml", "bom.yaml"},
+    "onnx": {"good.onnx"},
+    "img": {"good.png", "good.jpg", "-dash.png", "name with space.png", "<script>.png", "ünïcödé.png",
+            "no_suffix", "good.bmp", "ok.tif", "profile_srgb.png", "profile_garbage.png",
+            "orientation_6.jpg", "orientation_99.jpg", "exif_garbage.jpg", "narrow.png"},
+    "converted": {"cmyk.jpg", "grey.png", "grey.jpg", "grey_alpha.png", "alpha.png", "palette.png",
+                  "palette_transparent.png", "rgb_transparent_colour.png", "one_bit.png",
+                  "grey_16_bit.png", "rgb_16_bit.png", "float.tif"},
+}
+
+
+def expected_endings(folder: Path) -> dict[str, str]:
+    """kind/name -> result, converted or sentence, for every case below `folder`."""
+    endings = {}
+    for path in sorted(folder.glob("*/*")):
+        kind, name = path.parent.name, path.name
+        is_result = name in RESULTS.get(kind, ())
+        is_converted = kind == "img" and name in RESULTS["converted"]
+        endings[f"{kind}/{name}"] = "result" if is_result else "converted" if is_converted else "sentence"
+    return endings
+
+
 def write_cases(folder: Path) -> None:
     """Write every kind below `folder`, which must not exist."""
     folder.mkdir(parents=True)
@@ -262,6 +286,8 @@ def write_cases(folder: Path) -> None:
             (folder / kind / name).write_bytes(content)
     (folder / "img").mkdir()
     write_images(folder / "img")
+    text = json.dumps(expected_endings(folder), indent=1, ensure_ascii=False)
+    (folder / "expected.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@
 
 CASES holds one folder a kind: recipes, ckpt, img, onnx, lint, pickles. A case ends well in one of two ways: the command
 does its work and exits 0, or it says one sentence and exits 2. All else is a fault: a traceback, another exit code, more
-time or memory than the bounds, a file that changed outside the working folder. Whether a result is *right* is what the
-tests say; this program says that nothing is wrong in silence about how a command ends.
+time or memory than the bounds, a file that changed outside the working folder. Where CASES holds expected.json, as
+`make_cases.py` writes it, a result in the place of a sentence is a fault as well, and the other way round.
 """
 
 import argparse
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,15 @@ def judge(code: int | None, said: str) -> str:
     return f"exit code {code} without a sentence"
 
 
+def is_expected(ending: str, wanted: str, command: str) -> bool:
+    """Whether a case that must end as `wanted` (result, converted or sentence) may end so."""
+    if ending not in ("result", "sentence"):
+        return True  # a fault already
+    if wanted == "converted":
+        wanted = "result" if "--convert" in command else "sentence"
+    return ending == wanted
+
+
 def command_in_module(module: str) -> Callable[[list[str]], None]:
     """The command line `python -m module` as a function of its arguments."""
     return importlib.import_module(module).main
@@ -192,6 +202,13 @@ def try_case(kind: str, case: Path, exported: Path | None) -> list[Outcome]:
     return outcomes
 
 
+def as_expected(outcome: Outcome, wanted: str | None) -> Outcome:
+    """`outcome`, as a fault where it is not what its case must come to."""
+    if wanted is None or is_expected(outcome.ending, wanted, outcome.command):
+        return outcome
+    return replace(outcome, ending=f"a {outcome.ending}, where a case of kind '{wanted}' stands")
+
+
 def export_for_images(folder: Path) -> Path:
     """The embedded AdcSR nano as an exported ONNX folder."""
     target = folder / "exported"
@@ -223,12 +240,17 @@ def main() -> int:
     options = parser.parse_args()
     cases = options.cases.resolve()
     before = digest_of(cases)
+    listed = cases / "expected.json"
+    expected = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
     outcomes = []
     with tempfile.TemporaryDirectory() as name:
         exported = export_for_images(Path(name)) if "img" in options.kinds else None
         for kind in options.kinds:
             for case in sorted(p for p in (cases / kind).iterdir() if p.is_file()):
-                found = try_case(kind, case, exported)
+                found = [
+                    as_expected(outcome, expected.get(f"{kind}/{case.name}"))
+                    for outcome in try_case(kind, case, exported)
+                ]
                 outcomes += found
                 for outcome in found:
                     if options.verbose or outcome.is_fault:
