@@ -119,6 +119,20 @@ def test_a_damaged_pair_is_made_again(tmp_path, photographs, capsys, file):
     assert teacher.calls == 1 and "pair 2 is damaged; it is made again" in capsys.readouterr().out
 
 
+def test_a_full_disk_is_an_error_and_no_signal(tmp_path, photographs):
+    """A limit on the size of files stands for it."""
+    resource = pytest.importorskip("resource")
+    made = pool(tmp_path, photographs, Counted())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 16 * 16, before[1]))
+    try:
+        with pytest.raises(OSError):
+            made[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert np.array(made[1][0]).any() and made.sums[1].any()
+
+
 def test_a_pool_may_grow(tmp_path, photographs):
     small = pool(tmp_path, photographs, Counted(), size=2)
     kept = [np.array(small[k][0]) for k in range(2)]

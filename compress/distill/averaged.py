@@ -41,10 +41,12 @@ def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
     """Write the latest averaged weights of `workdir` to `out`, fp16, and what is known of them
     beside it as JSON.
 
-    Nothing of the training is touched; it may go on meanwhile. Raises UserError if `out` exists.
+    Nothing of the training is touched; it may go on meanwhile. Raises UserError if one of the
+    two exists.
     """
-    if out.exists():
-        raise UserError(f"--export-checkpoint: {out} exists; name a file that does not")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise UserError(f"--export-checkpoint: {path} exists; name a file that does not")
     file, record = latest_weights(workdir, stages)
     source, passes = read_header(file)
     model = load_model(file)
