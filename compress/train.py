@@ -30,7 +30,7 @@ from compress.distill.soften import CROPS, soften
 from compress import folders
 from compress.distill.taught import Photographs, Taught, TeacherConfig
 from compress.errors import UserError, command
-from compress.files import MADE_BY, FileName, check_file, write_text
+from compress.files import MADE_BY, FileName, check_weights, write_text
 from compress.machine import hardware
 from compress.model import SCALE, SRModel
 from compress.processes import is_main
@@ -321,23 +321,14 @@ def main(argv: list[str]) -> int:
     recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
     workdir = options.workdir or Path("runs/train") / recipe.name
     if options.export_checkpoint:
-        check_outputs(options.export_checkpoint, "--export-checkpoint", options.recipe)
+        check_weights(options.export_checkpoint, "--export-checkpoint", [Path(options.recipe)])
         found = export_averaged(workdir, [s.stage for s in recipe.stages], options.export_checkpoint)
         print(f"wrote {options.export_checkpoint}: {found['name']} after {found['steps']} steps")
         return 0
     out = options.out or workdir / f"{recipe.name}.safetensors"
-    check_outputs(out, "--out", options.recipe)
+    check_weights(out, "--out", [Path(options.recipe)])
     with folders.occupied(workdir, "--workdir", is_main()):
         return write(recipe, workdir, out)
-
-
-def check_outputs(out: Path, option: str, recipe: str) -> None:
-    """Raise UserError where the weights `out`, or their record beside them under .json, cannot be written."""
-    if out.suffix.lower() == ".json":
-        raise UserError(f"{option} {out}: .json is the name of the record beside the weights; give a name that ends in "
-                        ".safetensors")
-    for file in (out, out.with_suffix(".json")):
-        check_file(file, option, [recipe])
 
 
 def write(recipe: TrainRecipe, workdir: Path, out: Path) -> int:

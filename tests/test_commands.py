@@ -158,7 +158,10 @@ def test_records_beside_weights_are_not_overwritten(here, capsys, option):
     (here / "diary.json").write_text("mine")
     recipe = ROOT / "recipes/train/osediff_nano.yaml"
     assert "diary.json" in refused(capsys, train.main, recipe, option, "diary.safetensors")
-    assert "is the name of the record" in refused(capsys, train.main, recipe, option, "new.json")
+    assert "ends in .safetensors" in refused(capsys, train.main, recipe, option, "new.json")
+    if option == "-o":
+        assert "ends in .safetensors" in refused(capsys, route.main, "train", NANO, "--data", "embedded", option,
+                                                 "new.json")
     assert (here / "diary.json").read_text() == "mine" and not (here / "new.json").exists()
 
 
