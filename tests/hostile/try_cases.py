@@ -4,7 +4,7 @@
 
 CASES holds one folder a kind: recipes, ckpt, img, onnx, lint, pickles; those that are there are tried. A case ends well in one of two ways: the command
 does its work and exits 0, or it says one sentence and exits 2. All else is a fault: a traceback, another exit code, more
-time or memory than the bounds, a file that changed outside the working folder. Where CASES holds expected.json, as
+time or memory than the bounds, a case that was changed. Where CASES holds expected.json, as
 `make_cases.py` writes it, a result in the place of a sentence is a fault as well, and the other way round.
 """
 
@@ -196,6 +196,7 @@ def try_case(kind: str, case: Path, exported: Path | None) -> list[Outcome]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             small_photograph(folder)
+            (folder / "base").mkdir()  # without it nothing reads a LoRA file
             code, said, seconds = run_in_child(lambda: command(arguments), folder)  # noqa: B023
         lines = [line for line in said.splitlines() if line.strip()]
         last = lines[-1] if lines else ""
