@@ -23,7 +23,7 @@ from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import edge_stages, losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
-from compress.distill.averaged import AVERAGED, export_averaged
+from compress.distill.averaged import AVERAGED, export_averaged, read_stage
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.soften import CROPS, soften
@@ -180,7 +180,7 @@ class Trainer:
             if file.is_file() and record.is_file():
                 read_tensors(self.model, file)
                 self.model.to(memory_format=torch.channels_last)
-                records.append(json.loads(record.read_text(encoding="utf-8")))
+                records.append(read_stage(record))
                 continue
             set_seed(self.recipe.seed + number)
             records.append(self.stage(number, config, name))
