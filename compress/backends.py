@@ -81,7 +81,7 @@ def _graphs(manifest: dict) -> list[str] | None:
 
 def _changed(folder: Path, manifest: dict, names: list[str]) -> Path | None:
     """The first file of these graphs, or of data beside them, whose sha256 is not the manifest's."""
-    from export.targets.manifest import sha256
+    from export.targets.host.folder import sha256
 
     files = manifest.get("files")
     if not isinstance(files, dict):

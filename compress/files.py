@@ -227,6 +227,25 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
                         "another name, or remove it")
 
 
+def check_weights(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
+    """`check_file` for a weight file and for the record that goes beside it.
+
+    Returns:
+        Where the record goes: `path` with the suffix .json.
+
+    Raises:
+        UserError: By check_file, or for a name with another suffix than .safetensors: under .json
+            the record would replace the weights.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{option} {path}: give a name that ends in .safetensors; its record goes "
+                        f"beside it")
+    for file in (path, path.with_suffix(".json")):
+        check_file(file, option, inputs)
+    return path.with_suffix(".json")
+
+
 def is_same(a: Path, b: Path) -> bool:
     """Whether two names lead to one file or folder, by links too; also where it does not exist yet.
     """

@@ -13,7 +13,7 @@ import torch
 
 from compress.checkpoint import MODEL_FILE, load_model, parse_source, save_model
 from compress.errors import UserError, command
-from compress.files import MADE_BY, check_file, write_text
+from compress.files import MADE_BY, check_weights, write_text
 from compress.run_files import read_ledger
 from compress.run import LEDGER
 from compress.tensors import check_fit
@@ -40,10 +40,7 @@ def main(argv: list[str]) -> int:
     file = options.run / LEDGER
     if not file.is_file():
         raise UserError(f"{options.run}: no finished run here (no {LEDGER}); give a run directory")
-    if options.out.suffix != ".safetensors":
-        raise UserError(f"-o {options.out}: give a name that ends in .safetensors; its record goes beside it")
-    for written in (options.out, options.out.with_suffix(".json")):
-        check_file(written, "-o", [options.run / MODEL_FILE, file])
+    check_weights(options.out, "-o", [options.run / MODEL_FILE, file])
     model, source = load_model(options.run), parse_source({"family": options.family, "size": "nano"}, "family")
     check_fit(source.build().state_dict(), model.state_dict(), str(options.run), f"those of a nano {options.family}")
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,10 +61,12 @@ def spell_out(graph: ir.Graph) -> None:
     for node in graph:
         if node.op_type not in ("Conv", "ConvTranspose") or node.domain:
             continue
-        sides = _kernel_sides(node.inputs[1])
+        given = node.attributes
+        # A kernel that the graph computes, as in rewritten attention, has its sides in the attribute.
+        sides = list(given.get_ints("kernel_shape", ())) or _kernel_sides(node.inputs[1])
         if sides is None:
             continue
-        count, given = len(sides), node.attributes
+        count = len(sides)
         wanted = {"kernel_shape": sides, "strides": [1] * count, "dilations": [1] * count}
         if given.get_string("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in given:
             wanted["pads"] = [0] * 2 * count

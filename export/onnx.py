@@ -17,7 +17,8 @@ from compress.errors import UserError
 from compress.image import MIN_SIDE
 from compress.model import SCALE, SRModel
 from compress.process.colour import FIXES
-from compress.quant.points import placement_of
+from compress.quant.placement import Placement
+from compress.quant.points import placement_of, placements_in
 from export.graph import check_opset, check_packed, check_quantised, tidy, write
 
 PROJECT = "diffusion-sr-compress"
@@ -186,7 +187,7 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
                 dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
         graph = program.model
         drop_unit_factors(graph)
-        if "cpu" in placement_of(module).split(", ") if for_cpu is None else for_cpu:
+        if Placement.CPU in placements_in(module) if for_cpu is None else for_cpu:
             cpu_forms(graph)
         tidy(graph)
         check_packed(graph, packed_bytes(module), stem)

@@ -56,7 +56,7 @@ class Rule:
             return []
         named = {re.match(r"\w+", part)[0] for part in parts}
         named |= {"spatial"} if "rank" in named else set()
-        plain = defaults(self.op, facts.get("opset", LATEST)) | PLAIN | self.built
+        plain = defaults(self.op, LATEST) | PLAIN | self.built
         return [f"{key}={facts[key]}" for key in facts.get("marks", ())
                 if key not in named and str(facts[key]) != str(plain.get(key))]
 

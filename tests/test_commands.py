@@ -153,6 +153,18 @@ def test_files_of_a_user_are_not_overwritten(here, capsys):
     assert not (here / "eval-adcsr_nano-embedded").exists()
 
 
+@pytest.mark.parametrize("option", ["-o", "--export-checkpoint"])
+def test_records_beside_weights_are_not_overwritten(here, capsys, option):
+    (here / "diary.json").write_text("mine")
+    recipe = ROOT / "recipes/train/osediff_nano.yaml"
+    assert "diary.json" in refused(capsys, train.main, recipe, option, "diary.safetensors")
+    assert "ends in .safetensors" in refused(capsys, train.main, recipe, option, "new.json")
+    if option == "-o":
+        assert "ends in .safetensors" in refused(capsys, route.main, "train", NANO, "--data", "embedded", option,
+                                                 "new.json")
+    assert (here / "diary.json").read_text() == "mine" and not (here / "new.json").exists()
+
+
 LIGHT = """
 import sys, types
 package = types.ModuleType("compress")     # without what the real one imports, which takes seconds

@@ -97,6 +97,16 @@ def call(*arguments):
     return exit.value.code
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": "x", "seconds": 1}'])
+def test_a_damaged_record_is_one_sentence(recipe, tmp_path, capsys, text):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "0_pixel_blocks.safetensors").write_bytes(b"")
+    (tmp_path / "w" / "0_pixel_blocks.json").write_text(text)
+    arguments = (recipe, "--workdir", tmp_path / "w", "--export-checkpoint")
+    assert call(*arguments, tmp_path / "out.safetensors") == 2
+    assert "the record of a finished stage" in capsys.readouterr().err
+
+
 def test_frequency_by_hand():
     random = np.random.default_rng(0)
     a, b = random.random((2, 3, 8, 6)), random.random((2, 3, 8, 6))

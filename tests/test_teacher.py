@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from compress.checkpoint import load_model, save_model
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops
-from compress.data.pairs import PairCrops, find_pairs, is_pairs
+from compress.data.pairs import PairCrops, find_pairs, is_pairs, pairs_hash
 from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool, cut_pair, draw
 from compress.distill.taught import Photographs, Taught, TeacherConfig
 from compress.distill.teacher import load_teacher
@@ -117,6 +117,20 @@ def test_a_damaged_pair_is_made_again(tmp_path, photographs, capsys, file):
     again = pool(tmp_path, photographs, teacher)
     assert all(np.array_equal(again[k][1], wanted[k]) for k in range(6))
     assert teacher.calls == 1 and "pair 2 is damaged; it is made again" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_an_error_and_no_signal(tmp_path, photographs):
+    """A limit on the size of files stands for it."""
+    resource = pytest.importorskip("resource")
+    made = pool(tmp_path, photographs, Counted())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * 16 * 16, before[1]))
+    try:
+        with pytest.raises(OSError):
+            made[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert np.array(made[1][0]).any() and made.sums[1].any()
 
 
 def test_a_pool_may_grow(tmp_path, photographs):
@@ -252,6 +266,17 @@ def test_a_folder_of_pairs_teaches(pairs):
         assert torch.equal(small.repeat_interleave(4, 1).repeat_interleave(4, 2), large)
     (pairs / "target").rename(pairs / "HR")
     assert is_pairs(pairs) and [p[1].parent.name for p in find_pairs(pairs)] == ["HR", "HR"]
+
+
+def test_pairs_are_known_by_their_content(pairs):
+    before = pairs_hash(find_pairs(pairs))
+    moved = pairs.rename(pairs.with_name("moved"))
+    assert pairs_hash(find_pairs(moved)) == before
+    file = moved / "target" / "x.png"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of the same name and size
+    file.write_bytes(content)
+    assert pairs_hash(find_pairs(moved)) != before
 
 
 def test_pairs_that_do_not_fit_are_refused(pairs):

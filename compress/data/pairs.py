@@ -2,7 +2,6 @@
 they were made.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 
 from compress.data.pool import cut_pair
 from compress.errors import UserError
+from compress.identity import list_digest
 from compress.image import list_images
 from compress.process.resample import SCALE
 
@@ -43,9 +43,8 @@ def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
 
 
 def pairs_hash(pairs: list[tuple[Path, Path]]) -> str:
-    """Identity of pairs by name and size: 16 hex digits."""
-    listing = "\n".join(f"{p.name} {p.stat().st_size}" for pair in pairs for p in pair)
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+    """Identity of pairs by name and content: 16 hex digits."""
+    return list_digest(path for pair in pairs for path in pair)
 
 
 class PairCrops(Dataset):

@@ -9,6 +9,7 @@ afterwards, does not fit its checksum and is made again.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,20 @@ class TeacherPool:
             int(np.random.SeedSequence((self.plan.seed, k)).generate_state(1, np.uint64)[0] >> 1)
         )
         lr = degrade(self.crops[k][None], self.plan.degradation, generator)
-        self.lr[k], self.target[k] = _to_bytes(lr), _to_bytes(self._network(lr))
-        self.lr.flush()
-        self.target.flush()
-        self.sums[k] = self._sum(k)
-        self.sums.flush()
+        self._write("lr.bin", k, _to_bytes(lr))
+        self._write("target.bin", k, _to_bytes(self._network(lr)))
+        self._write("sums.bin", k, self._sum(k))
         self.computed += 1
+
+    def _write(self, name: str, k: int, row: np.ndarray) -> None:
+        """Put row `k` into a file. Not through the map: where the disk is full, a write to a sparse
+        file's map kills the process, and this raises OSError.
+        """
+        with (self.folder / name).open("r+b") as stream:
+            stream.seek(k * row.nbytes)
+            stream.write(row.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _to_bytes(image: torch.Tensor) -> np.ndarray:

@@ -4,12 +4,28 @@ import json
 from pathlib import Path
 
 import torch
+from typing_extensions import TypedDict
 
 from compress.checkpoint import load_model, read_header, save_model
+from compress.distill.loop import read_progress
 from compress.errors import UserError
 from compress.files import write_text
+from compress.json_files import read_json
 
 AVERAGED = "averaged.safetensors"  # in every checkpoint: the model with its averaged weights
+
+
+class StageRecord(TypedDict):
+    """NUMBER_STAGE.json of a finished stage."""
+
+    steps: int
+    seconds: float
+
+
+def read_stage(file: Path) -> dict:
+    """The record of a finished stage. Raises UserError where it is damaged."""
+    return read_json(file, "the record of a finished stage", StageRecord,
+                     "it is damaged: remove it, and the stage is trained again")
 
 
 def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
@@ -22,10 +38,10 @@ def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
         name = f"{number}_{stages[number]}"
         finished, record = workdir / f"{name}.safetensors", workdir / f"{name}.json"
         if finished.is_file() and record.is_file():
-            return finished, {"name": name, **json.loads(record.read_text(encoding="utf-8"))}
+            return finished, {"name": name, **read_stage(record)}
         folder = workdir / f"{name}.checkpoint"
         if (folder / AVERAGED).is_file():
-            progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+            progress = read_progress(folder)
             return folder / AVERAGED, {
                 "name": name,
                 "steps": progress["step"],
@@ -41,10 +57,12 @@ def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
     """Write the latest averaged weights of `workdir` to `out`, fp16, and what is known of them
     beside it as JSON.
 
-    Nothing of the training is touched; it may go on meanwhile. Raises UserError if `out` exists.
+    Nothing of the training is touched; it may go on meanwhile. Raises UserError if one of the
+    two exists.
     """
-    if out.exists():
-        raise UserError(f"--export-checkpoint: {out} exists; name a file that does not")
+    for path in (out, out.with_suffix(".json")):
+        if path.exists():
+            raise UserError(f"--export-checkpoint: {path} exists; name a file that does not")
     file, record = latest_weights(workdir, stages)
     source, passes = read_header(file)
     model = load_model(file)

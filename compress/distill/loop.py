@@ -25,6 +25,12 @@ class Progress(TypedDict):
     log: list[dict]
 
 
+def read_progress(checkpoint: Path) -> dict:
+    """progress.json of a checkpoint. Raises UserError where it is damaged."""
+    return read_json(checkpoint / "progress.json", "the progress of a training", Progress,
+                     f"it is damaged: move {checkpoint} away to train from the start")
+
+
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names; YAML reads a bare no as false
 
 # (index of the batch, batch) -> named losses. "loss" is what the first optimiser gets and "critic", if there is one,
@@ -107,8 +113,7 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     accelerator.wait_for_everyone()
     if checkpoint.is_dir():
         accelerator.load_state(str(checkpoint))
-        state = read_json(checkpoint / "progress.json", "the progress of a training", Progress,
-                          f"it is damaged: move {checkpoint} away to train from the start")
+        state = read_progress(checkpoint)
         start, log = state["step"], state["log"]
     saved = time.time()
     began = saved - (log[-1]["seconds"] if log else 0)

@@ -37,7 +37,6 @@ def pass_pixels(encoder: VAEEncoder, crops: torch.Tensor, signal: float) -> floa
     if (
         len(widths) != 4
         or min(widths) < 3
-        or min(widths[2:]) < 3
         or widths[3] % groups
         or (signals // groups + 1 > widths[3] // groups)
     ):

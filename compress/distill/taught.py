@@ -9,12 +9,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch.utils.data import Dataset
 
-from compress.cache import default_root
 from compress.data.degradation import Degradation
 from compress.data.folder import RandomCrops
 from compress.data.pairs import PairCrops, find_pairs, is_pairs, pairs_hash
 from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool
-from compress.distill.teacher import file_hash, load_teacher, teacher_file
+from compress.distill.teacher import load_teacher, teacher_file
+from compress.identity import default_root, file_digest
 
 
 class TeacherConfig(BaseModel):
@@ -68,11 +68,11 @@ class Taught:
         if self.pairs is not None:
             self.identity = pairs_hash(self.pairs)
             return
-        self.identity = file_hash(teacher_file(config.path))
+        self.identity = file_digest(teacher_file(config.path))
         side = crop + config.margin
         plan = PoolPlan(
             self.identity,
-            tuple(file_hash(path) for path in photographs.images),
+            tuple(file_digest(path) for path in photographs.images),
             photographs.degradation,
             side,
             seed,

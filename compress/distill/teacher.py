@@ -5,7 +5,6 @@ It is one of our models, or any file that spandrel reads. (A folder of pairs nee
 compress/data/pairs.py.)
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,12 +32,6 @@ def teacher_file(path: str | Path) -> Path:
             "LR/ and target/ images"
         )
     return file
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_teacher(path: str | Path, device: torch.device | str = "cpu") -> Network:

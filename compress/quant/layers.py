@@ -1,6 +1,6 @@
 """Convolution and linear layers with quantised weights and input: what a compressed model holds and exports.
 
-The forward is written in `quantized_decomposed` operators, so that the simulation in torch and the Q/DQ pairs of
+The forward is written in the operators of operators.py, so that the simulation in torch and the Q/DQ pairs of
 the ONNX file are one piece of code. The arithmetic between them is floating point: in torch this is a
 *simulation* of integer kernels; a runtime that fuses the pairs computes with integers.
 """

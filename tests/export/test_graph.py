@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.quant.layers import TensorQuantiser
-from export.graph import tidy, write
+from export.graph import spell_out, tidy, write
 from export.storage import open_session
 from export.translate import TABLE
 from export.verify import session_options
@@ -94,6 +94,17 @@ def test_every_convolution_of_an_exported_model_has_them(float_files, int8_files
     for _, folder in (float_files, int8_files):
         found = written(folder / "model.onnx")
         assert len(found) > 10 and all(names >= WANTED for names in found)
+
+
+def test_a_convolution_by_a_computed_kernel_has_them():
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xky"]
+    nodes = [helper.make_node("Relu", ["k"], ["r"]),
+             helper.make_node("Conv", ["x", "r"], ["y"], kernel_shape=[1, 1])]
+    graph = ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", values[:2], values[2:]),
+                                            opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
+    spell_out(graph.graph)
+    (node,) = [node for node in graph.graph if node.op_type == "Conv"]
+    assert WANTED <= set(node.attributes) and list(node.attributes["pads"].value) == [0] * 4
 
 
 @pytest.mark.parametrize("scale", [2, 4])

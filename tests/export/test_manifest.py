@@ -27,7 +27,8 @@ from export.onnx import GRAPHS, summary
 from export.targets import Options, check_options, export, finish
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host import arithmetic, tiles
-from export.targets.manifest import sha256, tiles_fix
+from export.targets.host.folder import sha256
+from export.targets.manifest import tiles_fix
 from export.verify import failures, probes
 
 OPTIONS = Options(lr_size=(32, 32), images=2, threads=1)

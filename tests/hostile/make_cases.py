@@ -3,6 +3,7 @@
 One folder a kind, as `try_cases.py` takes them. Nothing is downloaded and nothing random is in it.
 """
 
+import io
 import json
 import pickle
 import struct
@@ -242,12 +243,22 @@ class Stranger:
     """An object that a checkpoint has no business to hold."""
 
 
+def saved(content: object) -> bytes:
+    """A file of torch.save: of any other pickle torch reads nothing."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
 def pickles() -> dict[str, bytes]:
     """Weight files by name that hold something else than named tensors."""
     return {
-        "number.pkl": pickle.dumps(5),
-        "text_values.pkl": pickle.dumps({"unet": {"a": "b"}}),
-        "object.pkl": pickle.dumps({"unet": Stranger}),
+        "number.pkl": saved(5),
+        "text_values.pkl": saved({"unet": {"a": "b"}, "vae": {}}),
+        "object.pkl": saved({"unet": Stranger}),
+        "plain.pkl": pickle.dumps({"unet": {}, "vae": {}}),
         "text.pkl": b"this is a text\n",
         "empty.pkl": b"",
     }
