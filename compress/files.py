@@ -233,6 +233,23 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
                         "another name, or remove it")
 
 
+def check_with_record(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
+    """As `check_file`, for weights and the record that goes beside them; returns the record's name.
+
+    Raises:
+        UserError: For either of them, and where both would have one name.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        raise UserError(f"{option} {path}: the record of these weights takes that name; give one "
+                        f"that ends in .safetensors")
+    check_name(path, option)
+    record, inputs = path.with_suffix(".json"), list(inputs)
+    for file in (path, record):
+        check_file(file, option, inputs)
+    return record
+
+
 def is_same(a: Path, b: Path) -> bool:
     """Whether two names lead to one file or folder, by links too; also where it does not exist yet.
     """

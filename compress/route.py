@@ -21,7 +21,7 @@ from compress.distill import losses
 from compress.distill.router import RouterConfig, train_router
 from compress.distill.stages import seeded_pair
 from compress.errors import UserError, command
-from compress.files import MADE_BY, check_file, write_text
+from compress.files import MADE_BY, check_file, check_with_record, write_text
 from compress.image import list_images, read_image
 from compress.model import SCALE, SRModel
 from compress.process.router import PATHS, Routed, Router
@@ -41,9 +41,7 @@ def check_model(router: Router, path: str) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    record = options.out.with_suffix(".json")
-    for file in (options.out, record):
-        check_file(file, "-o", [Path(options.model)])
+    record = check_with_record(options.out, "-o", [Path(options.model)])
     with folders.occupied(options.workdir or options.out.with_suffix(".work"), "--workdir") as workdir:
         train_in(workdir, options, record)
 

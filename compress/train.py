@@ -23,14 +23,14 @@ from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import edge_stages, losses, shift_stages, stages
 from compress.distill.adversarial import adversarial
-from compress.distill.averaged import AVERAGED, export_averaged
+from compress.distill.averaged import AVERAGED, export_averaged, read_record
 from compress.distill.discriminator import patch_discriminator
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.soften import CROPS, soften
 from compress import folders
 from compress.distill.taught import Photographs, Taught, TeacherConfig
 from compress.errors import UserError, command
-from compress.files import MADE_BY, FileName, check_file, write_text
+from compress.files import MADE_BY, FileName, check_with_record, write_text
 from compress.machine import hardware
 from compress.model import SCALE, SRModel
 from compress.processes import is_main
@@ -180,7 +180,7 @@ class Trainer:
             if file.is_file() and record.is_file():
                 read_tensors(self.model, file)
                 self.model.to(memory_format=torch.channels_last)
-                records.append(json.loads(record.read_text(encoding="utf-8")))
+                records.append(read_record(record))
                 continue
             set_seed(self.recipe.seed + number)
             records.append(self.stage(number, config, name))
@@ -321,13 +321,11 @@ def main(argv: list[str]) -> int:
     recipe = validate(TrainRecipe, override(read_yaml(options.recipe), options.overrides), options.recipe)
     workdir = options.workdir or Path("runs/train") / recipe.name
     if options.export_checkpoint:
-        check_file(options.export_checkpoint, "--export-checkpoint", [options.recipe])
         found = export_averaged(workdir, [s.stage for s in recipe.stages], options.export_checkpoint)
         print(f"wrote {options.export_checkpoint}: {found['name']} after {found['steps']} steps")
         return 0
     out = options.out or workdir / f"{recipe.name}.safetensors"
-    for file in (out, out.with_suffix(".json")):
-        check_file(file, "--out", [options.recipe])
+    check_with_record(out, "--out", [options.recipe])
     with folders.occupied(workdir, "--workdir", is_main()):
         return write(recipe, workdir, out)
 

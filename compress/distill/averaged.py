@@ -4,12 +4,31 @@ import json
 from pathlib import Path
 
 import torch
+from typing_extensions import TypedDict
 
 from compress.checkpoint import load_model, read_header, save_model
+from compress.distill.loop import Progress
 from compress.errors import UserError
-from compress.files import write_text
+from compress.files import MADE_BY, check_with_record, write_text
+from compress.json_files import read_json
 
 AVERAGED = "averaged.safetensors"  # in every checkpoint: the model with its averaged weights
+
+
+class Record(TypedDict):
+    """The record of a finished stage."""
+
+    stage: str
+    steps: int
+    seconds: int | float
+    log: list[dict]
+
+
+def read_record(file: Path) -> dict:
+    """The record of a finished stage. Raises UserError where it is damaged."""
+    return read_json(
+        file, "the record of a finished stage", Record, "it is damaged: move it away to train it again"
+    )
 
 
 def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
@@ -22,10 +41,15 @@ def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
         name = f"{number}_{stages[number]}"
         finished, record = workdir / f"{name}.safetensors", workdir / f"{name}.json"
         if finished.is_file() and record.is_file():
-            return finished, {"name": name, **json.loads(record.read_text(encoding="utf-8"))}
+            return finished, {"name": name, **read_record(record)}
         folder = workdir / f"{name}.checkpoint"
         if (folder / AVERAGED).is_file():
-            progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+            progress = read_json(
+                folder / "progress.json",
+                "the progress of a training",
+                Progress,
+                f"it is damaged: move {folder} away to train from the start",
+            )
             return folder / AVERAGED, {
                 "name": name,
                 "steps": progress["step"],
@@ -45,10 +69,11 @@ def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
     """
     if out.exists():
         raise UserError(f"--export-checkpoint: {out} exists; name a file that does not")
+    beside = check_with_record(out, "--export-checkpoint")
     file, record = latest_weights(workdir, stages)
     source, passes = read_header(file)
     model = load_model(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, out, source, passes, dtype=torch.float16)
-    write_text(out.with_suffix(".json"), json.dumps(record, indent=1))
+    write_text(beside, json.dumps({"made_by": MADE_BY, **record}, indent=1))
     return record
