@@ -1,6 +1,5 @@
 """manifest.json of an exported folder: all that an application has to know, and run.py beside it that knows it."""
 
-import hashlib
 import json
 import platform
 import shutil
@@ -19,7 +18,7 @@ from export.onnx import summary
 from export.targets import host
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.needs import install, needs
-from export.targets.host.folder import FORMAT
+from export.targets.host.folder import FORMAT, sha256
 from export.targets.parts import Exported, Options, Parts
 
 if TYPE_CHECKING:
@@ -27,14 +26,6 @@ if TYPE_CHECKING:
 
 HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 OVERLAP = 32    # low-resolution pixels that tiles share
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def files(folder: Path) -> dict[str, dict]:
@@ -100,7 +91,8 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
     described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
                  for stem, entry in made.graphs.items()}
     data = {
-        "format": FORMAT, "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
+        "format": FORMAT, "model_sha256": options.model_sha256,
+        "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
         "lr_size": list(options.lr_size), "dynamic": options.dynamic,
         "install": install(parts.target, versions), "needs": versions,
         "graphs": described,
