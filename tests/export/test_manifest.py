@@ -145,6 +145,9 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     (lambda out: edit(out, lambda d: d.pop("graphs")), "graphs is missing"),
     (lambda out: edit(out, lambda d: d.update(lr_size=[0, 32])), "lr_size"),
     (lambda out: edit(out, lambda d: d["host"].update(align=0)), "host.align is 0"),
+    (lambda out: edit(out, lambda d: d["host"].update(margin=-1)), "host.margin is -1"),
+    (lambda out: edit(out, lambda d: d["host"].update(margin="x")), "host.margin is no int"),
+    (lambda out: edit(out, lambda d: d.update(scale=0)), "scale is 0"),
     (lambda out: edit(out, lambda d: d["host"].update(colour_fix="sepia")), "host.colour_fix is 'sepia'"),
     (lambda out: edit(out, lambda d: d.update(target="abacus")), "'abacus'"),
     (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(file="../x.onnx")), "encoder names no file"),
@@ -176,6 +179,9 @@ def test_host_program_without_the_module_resource(folder, tmp_path):
                            str(tmp_path / "sr"), "--threads", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sr" / "a_x4.png").is_file()
+    without = subprocess.run([sys.executable, "-c", code, str(folder[1] / "run.py"), "--profile", "1"],
+                             capture_output=True, text=True)
+    assert without.returncode == 2 and "error: --profile measures memory by a POSIX call" in without.stderr
     profiled = program(folder[1], "--profile", "1", "--threads", "1")
     assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {"model", "encoder", "denoiser", "decoder"}
 
