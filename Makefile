@@ -11,7 +11,8 @@ RECIPE ?= recipes/passionsr_w8a8.yaml
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
 	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) \
-	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" -o runs/upscaled --existing skip
+	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" \
+	    -o runs/upscaled/$(basename $(notdir $(RECIPE))) --existing skip
 
 # One thread for each of the workers: two pools of spinning threads on the same cores are slower than one.
 test: .venv/installed

@@ -2,7 +2,8 @@
 
 A quantised model in torch is a simulation: floats that are rounded like integers. The files of RUN/onnx compute the
 same several times faster. They are taken where they were verified against torch when they were exported, and are still
-those files. They run in tiles of the size that they were exported for, by the program of an exported folder.
+those files, and where they were exported from the model.safetensors that the run holds now. They run in tiles of the
+size that they were exported for, by the program of an exported folder.
 """
 
 import importlib.util
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.checkpoint import load_model
+from compress.checkpoint import MODEL_FILE, load_model
 from compress.errors import UserError
+from compress.identity import file_digest
 from compress.model import MARGIN
 
 BACKENDS = ("auto", "onnxruntime", "torch")
@@ -40,8 +42,22 @@ def _read(path: Path) -> object:
         return None
 
 
+def _manifest(folder: Path) -> dict | None:
+    """The manifest of an export for onnxruntime, with all that tiles.py takes from it; None without."""
+    from export.targets.host.folder import FolderError, read
+
+    try:
+        found = read(folder)
+    except FolderError:
+        return None
+    return found if found["target"] == FOLDER else None
+
+
 def _has_parity(rows: object) -> bool:
-    return isinstance(rows, list) and bool(rows) and all(isinstance(row, dict) for row in rows)
+    """Whether these are rows of parity, each with what was measured."""
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return False
+    return all(isinstance(row.get("psnr_db"), (int, float)) for row in rows)
 
 
 def why_not(run: Path) -> str | None:
@@ -53,9 +69,13 @@ def why_not(run: Path) -> str | None:
         return f"{run} holds no exported {FOLDER}/; python -m export.run {run} --target onnx makes it"
     if (folder / "FAILED.txt").exists():
         return f"the files in {folder} failed their comparison with torch (FAILED.txt)"
-    manifest, rows = _read(folder / "manifest.json"), _read(folder / "parity.json")
-    if not isinstance(manifest, dict) or manifest.get("target") != "onnx":
+    manifest, rows = _manifest(folder), _read(folder / "parity.json")
+    if manifest is None:
         return f"{folder / 'manifest.json'} is missing, damaged or of another target; export it again"
+    if not (run / MODEL_FILE).is_file():
+        return f"{run} holds no {MODEL_FILE}, which {folder} was exported from"
+    if manifest.get("model_sha256") != file_digest(run / MODEL_FILE):
+        return (f"{folder} was not exported from the {MODEL_FILE} that {run} holds now; export it again")
     if not _has_parity(rows) or not all(row.get("passed") is True for row in rows):
         return f"{folder / 'parity.json'} does not say that the files agree with torch; export them again"
     names = _graphs(manifest)
@@ -71,9 +91,7 @@ def why_not(run: Path) -> str | None:
 
 def _graphs(manifest: dict) -> list[str] | None:
     """The graphs to run: the three parts, else the whole model; None where there is neither."""
-    graphs = manifest.get("graphs")
-    if not isinstance(graphs, dict):
-        return None
+    graphs = manifest["graphs"]
     if all(name in graphs for name in PARTS):
         return list(PARTS)
     return ["model"] if "model" in graphs else None
@@ -83,9 +101,7 @@ def _changed(folder: Path, manifest: dict, names: list[str]) -> Path | None:
     """The first file of these graphs, or of data beside them, whose sha256 is not the manifest's."""
     from export.targets.host.folder import sha256
 
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        return folder / "manifest.json"
+    files = manifest["files"]
     stems = tuple(f"{name}." for name in names)
     listed = [name for name in files if name.startswith(stems)]
     for name in {f"{stem}onnx" for stem in stems} | set(listed):
@@ -101,9 +117,9 @@ def _onnxruntime(run: Path) -> Backend:
     from export.targets.host.strips import StripError
 
     folder = run / FOLDER
-    manifest, rows = _read(folder / "manifest.json"), _read(folder / "parity.json")
+    manifest, rows = _manifest(folder), _read(folder / "parity.json")
     graphs = load(folder, _graphs(manifest))
-    measured = [row["psnr_db"] for row in rows if row.get("psnr_db") is not None]
+    least = min(row["psnr_db"] for row in rows)
     height, width = manifest["lr_size"]
 
     def upscale(lr: np.ndarray) -> np.ndarray:
@@ -113,8 +129,8 @@ def _onnxruntime(run: Path) -> Backend:
             raise UserError(str(error)) from None
 
     return Backend("onnxruntime", upscale,
-                   f"onnxruntime with {folder} ({manifest['dtype']}, tiles of {width}x{height}, verified: "
-                   f"{min(measured):.1f} dB to torch at least); --backend torch for torch")
+                   f"onnxruntime with {folder} ({manifest.get('dtype')}, tiles of {width}x{height}, verified: "
+                   f"{least:.1f} dB to torch at least); --backend torch for torch")
 
 
 def _torch(path: str, device: str, prepare: Callable | None, why: str) -> Backend:

@@ -17,11 +17,14 @@ from pydantic import AfterValidator
 
 from compress.errors import UserError
 
-# stands in every file that is written under a name that a user chose
-MADE_BY = "diffusion-sr-compress"
+# Stands in every file that is written under a name that a user chose. A text that only speaks of
+# the toolkit does not hold it.
+MADE_BY = "diffusion-sr-compress/file/1"
+# The same of model and router files, in their header as weight_file.py and safetensors write it.
+HEADERS = ('"format":"diffusion-sr-compress/1"', '"format":"diffusion-sr-compress-router/1"')
 # bytes of a name, which leaves room for what temporary names add
 LONGEST = 200
-SEARCHED = 2**20                    # bytes at either end of a file in which MADE_BY is looked for
+SEARCHED = 2**20                    # bytes at either end of a file in which these are looked for
 RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)),
             *(f"lpt{i}" for i in range(1, 10))}
 _COUNTER = itertools.count()
@@ -190,9 +193,12 @@ def is_made_here(path: Path) -> bool:
         with path.open("rb") as stream:
             head = stream.read(SEARCHED)
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - SEARCHED))
-            return MADE_BY.encode() in head or MADE_BY.encode() in stream.read(SEARCHED)
+            ends = (head, stream.read(SEARCHED))
     except OSError:
         return False
+    if head[8:9] == b"{" and any(mark.encode() in head for mark in HEADERS):
+        return True
+    return any(MADE_BY.encode() in end for end in ends)
 
 
 def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:

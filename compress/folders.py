@@ -5,6 +5,7 @@ file in it is one that its maker wrote.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -221,29 +222,27 @@ def swap_in(partial: Path, out: Path, kind: str, overwrite: bool = False) -> Non
     try:
         partial.rename(out)
     except OSError:
-        (aside / out.name).rename(out)
+        (aside / out.name).rename(out)      # where that fails too, `aside` stays
+        shutil.rmtree(aside)
         raise
-    finally:
-        if out.exists():
-            shutil.rmtree(aside)
+    shutil.rmtree(aside)
 
 
 def recover(out: Path) -> None:
     """Put back what a process that was killed while it replaced `out` had moved aside, or delete it
     if `out` is there.
     """
-    for aside in sorted(out.parent.glob(f".{_escaped(out.name[:100])}.*.old")):
-        if kind_of(aside) != SCRATCH:
+    ours = re.compile(rf"\.{re.escape(out.name[:100])}\.[^.]+\.old")   # not those of `out`.something
+    for aside in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
+        if kind_of(aside) != SCRATCH or {p.name for p in aside.iterdir()} - {MARK_FILE, out.name}:
             continue
         kept = aside / out.name
         if kept.is_dir() and (not out.exists() or not any(out.iterdir())):
+            if out.exists():
+                out.rmdir()
             kept.rename(out)
         if not kept.is_dir() or kind_of(out) == kind_of(kept):
             shutil.rmtree(aside)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "[*?" else c for c in name)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from compress.cost import measure
 from compress.files import write_text
 from compress.data.calibration import calibration_images
 from compress.errors import UserError, shown
+from compress.identity import file_digest
 from compress.image import read_image
 from compress.model import SRModel
 from compress.recipe import Export, Recipe
@@ -95,7 +96,8 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
         done = folder / "figures.json"
         if not done.is_file():
             print(f"export: {spec.target}")
-            made = targets.export(model, spec.target, folder, export_options(spec))
+            options = replace(export_options(spec), model_sha256=file_digest(run / MODEL_FILE))
+            made = targets.export(model, spec.target, folder, options)
             targets.finish(folder, verify.failures(made.rows), keep=True)
             print("\n".join(made.notes), end="\n" if made.notes else "")
             written = read_manifest(folder)["files"]

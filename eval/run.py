@@ -58,19 +58,27 @@ def check_results(out: Path) -> None:
     """Raise UserError where metrics.csv and averages.json cannot be written, or those of somebody else stand."""
     if out.exists() and not out.is_dir():
         raise UserError(f"-o {out}: is a file; give a folder")
-    for name, starts in (("metrics.csv", b"image,data,protocol"), ("averages.json", b"{")):
+    for name, is_ours in (("metrics.csv", has_scores), ("averages.json", has_averages)):
         file = (out if out.name else out.resolve()) / name
         check_name(file, "-o")
         if file.is_symlink() or file.exists() and not file.is_file():
             raise UserError(f"{file}: is a link or a folder, and not replaced; give another -o")
-        if file.is_file() and not starts_with(file, starts):
+        if file.is_file() and not is_ours(file):
             raise UserError(f"{file}: exists and was not written by eval.run; give another -o, or move it away")
 
 
-def starts_with(file: Path, starts: bytes) -> bool:
+def has_scores(file: Path) -> bool:
+    """Whether a file begins as metrics.csv does."""
+    start = b"image,data,protocol"
+    with file.open("rb") as stream:
+        return stream.read(len(start)) == start
+
+
+def has_averages(file: Path) -> bool:
+    """Whether a file names the keys that every averages.json has; one that was cut off, too."""
     with file.open("rb") as stream:
         head = stream.read(2**16)
-    return head.startswith(starts) and (starts != b"{" or b'"protocol"' in head)
+    return head.startswith(b"{") and all(b'"%s"' % key in head for key in (b"data", b"protocol", b"images", b"blank"))
 
 
 def default_out(source: Path, data: str) -> Path:

@@ -3,12 +3,14 @@
 import argparse
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from compress import phones
 from compress.cost import measure
 from compress.errors import UserError, command
 from compress.folders import partial_of
+from compress.identity import file_digest
 from compress.model import SRModel
 from export.targets import TARGETS, check_options, check_packages, claimed, export, finish
 from compress.run_files import read_manifest
@@ -95,10 +97,11 @@ def main(argv: list[str]) -> int:
 
 def write(arguments: argparse.Namespace, out: Path, options: Options) -> int:
     """Export, verify and list what was written; returns the exit code."""
-    from compress.checkpoint import load_model
+    from compress.checkpoint import load_model, model_path
 
     name = arguments.target
     check_packages(name)
+    options = replace(options, model_sha256=file_digest(model_path(arguments.run)))
     model = load_model(arguments.run)
     made = export(model, name, out, options)
     problem = failures(made.rows)

@@ -4,15 +4,20 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import eval
 from compress import files
+from compress.checkpoint import FORMAT
 from compress.errors import UserError, sentence
 from compress.files import (MADE_BY, as_os_error, check_file, check_name, file_name, replacing, temporary,
                             write_text)
+from compress.process.router import FORMAT as ROUTER
+from compress.weight_file import write_tensors
 
 
 def refusal(function, *arguments, **options):
@@ -93,6 +98,24 @@ def test_only_what_the_toolkit_wrote_is_overwritten(tmp_path):
     assert "is a link" in refusal(check_file, tmp_path / "nowhere.html", "-o")
     assert "is a folder" in refusal(check_file, tmp_path, "-o")
     assert theirs.read_text() == "<p>my diary</p>"
+
+
+def test_a_text_that_speaks_of_the_toolkit_is_not_ours(tmp_path):
+    notes = tmp_path / "notes.md"
+    notes.write_text("pip install diffusion-sr-compress; its models say diffusion-sr-compress/1, as "
+                     'in "format":"diffusion-sr-compress/1"\n')
+    assert "was not written by this toolkit" in refusal(check_file, notes, "-o")
+
+
+def test_a_model_file_and_a_page_are_ours(tmp_path):
+    write_tensors(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, {"format": FORMAT})
+    write_tensors(tmp_path / "router.safetensors", {"a": torch.zeros(1)}, {"format": ROUTER})
+    write_tensors(tmp_path / "theirs.safetensors", {"a": torch.zeros(1)}, {"format": "pt"})
+    page = Path(eval.__file__).parent / "page.html.j2"
+    assert f'content="{MADE_BY}"' in page.read_text(encoding="utf-8")
+    check_file(tmp_path / "model.safetensors", "-o")
+    check_file(tmp_path / "router.safetensors", "-o")
+    assert "was not written" in refusal(check_file, tmp_path / "theirs.safetensors", "-o")
 
 
 def test_the_mark_at_the_end_of_a_long_file_counts(tmp_path):

@@ -230,6 +230,20 @@ def test_a_process_killed_within_a_swap_loses_nothing(here):
     assert (here / ".run.mine.old" / "x").read_text() == "mine"
 
 
+@pytest.mark.parametrize("other", ["run.b", "run" + "x" * 100])
+def test_what_was_moved_aside_for_another_name_stays(here, other):
+    out = finish_run(here / other, ("ledger.json", "first"))
+    aside = here / f".{other[:100]}.abc.old"
+    aside.mkdir()
+    mark(aside, SCRATCH)
+    out.rename(aside / other)
+    for name in ("run", other[:-1]):
+        recover(here / name)
+    assert (aside / other / "first").exists()
+    recover(out)
+    assert (out / "first").exists() and not aside.exists()
+
+
 def test_a_scratch_folder_is_new_and_goes(here):
     (here / ".a.onnx.partial").mkdir()
     (here / ".a.onnx.partial" / "mine").write_text("mine")

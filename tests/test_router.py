@@ -210,7 +210,7 @@ def test_from_the_command_line(trained, model, tmp_path, capsys):
         route.main(["eval", str(ASSET), file, "--data", str(tmp_path / "hr"), "--lr", str(tmp_path / "lr"), "-o",
                     str(tmp_path / "figures.json")])
     printed, figures = capsys.readouterr().out, json.loads((tmp_path / "figures.json").read_text())
-    assert ended.value.code == 0 and "x fewer MACs" in printed and set(figures) == {*PATHS, "routed"}
+    assert ended.value.code == 0 and "x fewer MACs" in printed and set(figures) == {"made_by", *PATHS, "routed"}
     assert figures["diffusion"]["macs"] == 1 and figures["bicubic"]["macs"] == 0 and figures["routed"]["tiles"] == 2
     assert 0 < figures["routed"]["macs"]
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
-from safetensors import SafetensorError
 from skimage import data
 
-from compress import checkpoint, folders, marks, run, upscale
+from compress import folders, marks, run, upscale, weight_file
 from compress.cache import PassCache
 from compress.checkpoint import load_model, parse_pass, parse_source
 from compress.locks import locked
@@ -131,10 +130,9 @@ def test_two_runs_into_one_directory(finished, capsys):
 def test_full_disk_while_weights_are_saved(finished, monkeypatch, capsys):
     out, cache = finished
 
-    def no_space(tensors, file, **_):
-        file.write_bytes(b"half")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    def no_space(tensor):
+        raise OSError(28, "No space left on device", "somewhere")
+    monkeypatch.setattr(weight_file, "is_finite", no_space)     # asked of every tensor before it is written
     assert call(run.main, *QUICK, "--out", out.with_name("full2"), "--cache", cache) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: cannot write") and "No space left on device" in error

@@ -236,6 +236,13 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
         )
         == 2
     )
+    (tmp_path / "mine.json").write_text("mine")     # where the record would go
+    for name in ("mine.safetensors", "new.json"):
+        assert (
+            call(recipe, "--workdir", tmp_path / "b", "--export-checkpoint", tmp_path / name) == 2
+        )
+        assert call(recipe, "--workdir", tmp_path / "c", "-o", tmp_path / name) == 2
+    assert (tmp_path / "mine.json").read_text() == "mine" and not (tmp_path / "c").exists()
     # Killed between the two renames of a checkpoint.
     checkpoint = tmp_path / "b" / "1_end_to_end.checkpoint"
     aside = tmp_path / "b" / f".{checkpoint.name}.0.old"

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from compress import upscale
+from compress import backends, upscale
 from compress.errors import UserError
+from compress.image import to_uint8
+from compress.model import Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
 
@@ -204,7 +206,7 @@ def test_convert_by_default_or_not(tmp_path, model, capsys):
 
 def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
     """Grey, a profile's absence and two names through `python -m compress.upscale`; a refusal is one sentence."""
-    monkeypatch.setattr(upscale, "load_model", lambda path: Repeats())
+    monkeypatch.setattr(backends, "load_model", lambda path: Repeats())
     Image.new("L", (20, 24), 90).save(tmp_path / "grey.png")
     call = ["model.safetensors", str(tmp_path / "grey.png"), "-o", str(tmp_path / "o"), "--device", "cpu"]
     for flags, code in (([], 2), (["--convert"], 0), (["--convert"], 2)):
@@ -218,6 +220,11 @@ def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
 
 
 class Repeats(torch.nn.Module):
+    tiling = Tiling()
+
+    def upscale_bytes(self, image: torch.Tensor) -> np.ndarray:
+        return to_uint8(self(image))
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if image.shape[-1] > 200:
             raise UserError("too wide")
@@ -225,7 +232,7 @@ class Repeats(torch.nn.Module):
 
 
 def test_a_users_mistake_in_the_model_fails_one_photograph(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(upscale, "load_model", lambda path: Repeats())
+    monkeypatch.setattr(backends, "load_model", lambda path: Repeats())
     sources = [photograph(tmp_path / "wide.png", 300), photograph(tmp_path / "a.png")]
     with pytest.raises(SystemExit) as ended:
         upscale.main(["model.safetensors", *map(str, sources), "-o", str(tmp_path / "o"), "--device", "cpu"])

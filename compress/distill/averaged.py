@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from compress.checkpoint import load_model, read_header, save_model
 from compress.distill.loop import read_progress
 from compress.errors import UserError
-from compress.files import write_text
+from compress.files import MADE_BY, write_text
 from compress.json_files import read_json
 
 AVERAGED = "averaged.safetensors"  # in every checkpoint: the model with its averaged weights
@@ -60,7 +60,8 @@ def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
     Nothing of the training is touched; it may go on meanwhile. Raises UserError if one of the
     two exists.
     """
-    for path in (out, out.with_suffix(".json")):
+    beside = out.with_suffix(".json")
+    for path in (out, beside):
         if path.exists():
             raise UserError(f"--export-checkpoint: {path} exists; name a file that does not")
     file, record = latest_weights(workdir, stages)
@@ -68,5 +69,5 @@ def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
     model = load_model(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, out, source, passes, dtype=torch.float16)
-    write_text(out.with_suffix(".json"), json.dumps(record, indent=1))
+    write_text(beside, json.dumps({"made_by": MADE_BY, **record}, indent=1))
     return record

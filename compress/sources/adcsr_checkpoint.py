@@ -68,6 +68,7 @@ def network_tensors(model: SRModel, state: State, where: str = NET) -> State:
     parts = execution_order(model.denoiser.unet)
 
     def rename(name: str) -> str:
+        name = name.removeprefix("module.")
         match = _REPEATED.fullmatch(name)
         known = match and int(match[1]) < len(parts)
         return f"{UNET}{parts[int(match[1])]}.{match[2]}" if known else name

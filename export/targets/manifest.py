@@ -11,6 +11,7 @@ import torch
 
 from compress import __version__, photographs
 from compress.files import write_text
+from compress.marks import MARK_FILE
 from compress.model import MARGIN, SCALE, SRModel
 from compress.process import strips
 from compress.run_files import read_manifest
@@ -29,11 +30,12 @@ OVERLAP = 32    # low-resolution pixels that tiles share
 
 
 def files(folder: Path) -> dict[str, dict]:
-    """Size and checksum of every file below `folder` but the manifest itself and what is measured later."""
+    """Size and checksum of every file below `folder` but the manifest itself, what is measured later, and the mark
+    of a folder that is being written."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        made_later = name in (MANIFEST_FILE, "parity.json", "drift.json") or "__pycache__" in path.parts
+        made_later = name in (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json") or "__pycache__" in path.parts
         if path.is_file() and not made_later:
             found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     return found
@@ -91,7 +93,8 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
     described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
                  for stem, entry in made.graphs.items()}
     data = {
-        "format": FORMAT, "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
+        "format": FORMAT, "model_sha256": options.model_sha256,
+        "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
         "lr_size": list(options.lr_size), "dynamic": options.dynamic,
         "install": install(parts.target, versions), "needs": versions,
         "graphs": described,

@@ -32,7 +32,7 @@ PARTS = ("encoder", "denoiser", "decoder")
 class Options:
     """`dtype` None: the target's default, or a quantised model's own. `components` None: the parts, and for ONNX the
     whole model too. `images` low-resolution crops of `calibration` (`embedded` or a folder) give ranges. `chip`,
-    `python`, `doors` are for qnn."""
+    `python`, `doors` are for qnn. `model_sha256` is of the file that the model was read from, for the manifest."""
 
     lr_size: tuple[int, int] = (128, 128)
     components: tuple[str, ...] | None = None
@@ -50,6 +50,7 @@ class Options:
     threads: int | None = None
     tolerance: float | None = None
     probes: tuple[str, ...] | None = None
+    model_sha256: str | None = None
 
 
 @dataclass

@@ -196,7 +196,7 @@ def test_nothing_left_is_an_error(realsr_like):
 @pytest.mark.parametrize("options, says", [
     ({}, "no data was named"), ({"data": "embedded", "lr": "x"}, "brings its own images"),
     ({"data": "embedded", "protocol": "crop"}, "brings its own images"),
-    ({"data": "x", "lr": "y"}, "both name the images"),
+    ({"data": "x", "lr": "y"}, "data set 'x' is unknown"),
     ({"data": "embedded", "protocol": "corp"}, "did you mean 'crop'"), ({"data": "embedded", "limit": 0}, "at least 1"),
     ({"data": "embeded"}, "did you mean 'embedded'"),
     ({"lr": "x", "protocol": "embedded"}, "belongs to --data embedded")])

@@ -135,3 +135,15 @@ def test_mistakes_with_two_folders(tmp_path, photo, monkeypatch):
                                ("realsr=r", "r/small", "large", "is not x4 of")):
         with pytest.raises(UserError, match=says):
             open_data(data, lr, hr)
+
+
+def test_only_results_of_our_own_are_replaced(tmp_path):
+    from eval.run import check_results
+
+    check_results(tmp_path)
+    (tmp_path / "metrics.csv").write_text("image,data,protocol,psnr\n")
+    (tmp_path / "averages.json").write_text('{\n "psnr": 30.1, "images": 1, "data": "a", "protocol": "full", "blank"')
+    check_results(tmp_path)
+    (tmp_path / "averages.json").write_text('{"protocol": "https", "images": 3}')
+    with pytest.raises(UserError, match="averages.json: exists and was not written by eval.run"):
+        check_results(tmp_path)

@@ -1,5 +1,6 @@
 """What upscales a photograph: a run's verified ONNX files, or torch, and the sentence that says which."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -21,7 +22,9 @@ from export.verify import failures, probes
 def exported(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     run.mkdir()
-    made = export(tiny(), "onnx", run / "onnx", Options(lr_size=(32, 32), images=2, threads=1))
+    (run / "model.safetensors").write_bytes(b"the weights")
+    made = export(tiny(), "onnx", run / "onnx", Options(
+        lr_size=(32, 32), images=2, threads=1, model_sha256=hashlib.sha256(b"the weights").hexdigest()))
     assert failures(made.rows) is None
     finish(run / "onnx", None)
     return run
@@ -98,8 +101,13 @@ def changed(run: Path) -> None:
     (lambda run: (run / "onnx" / "encoder.onnx").unlink(), "encoder.onnx is missing"),
     (lambda run: (run / "onnx" / "manifest.json").write_text("{"), "missing, damaged or of another target"),
     (lambda run: edit(run / "onnx" / "manifest.json", target="qnn"), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", graphs={"decoder": {}}), "holds no whole model"),
-    (lambda run: edit(run / "onnx" / "manifest.json", files=None), "manifest.json is missing or is not"),
+    (lambda run: edit(run / "onnx" / "manifest.json", graphs={}), "holds no whole model"),
+    (lambda run: edit(run / "onnx" / "manifest.json", graphs={"decoder": {}}), "missing, damaged or of another target"),
+    (lambda run: edit(run / "onnx" / "manifest.json", files=None), "missing, damaged or of another target"),
+    (lambda run: edit(run / "onnx" / "manifest.json", lr_size=[0, 1]), "missing, damaged or of another target"),
+    (lambda run: edit(run / "onnx" / "manifest.json", model_sha256=None), "was not exported from the model"),
+    (lambda run: (run / "model.safetensors").write_bytes(b"others"), "was not exported from the model"),
+    (lambda run: (run / "model.safetensors").unlink(), "holds no model.safetensors"),
 ])
 def test_anything_else_goes_to_torch_and_says_why(run, damage, words):
     damage(run)

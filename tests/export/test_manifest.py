@@ -106,6 +106,9 @@ def program(out: Path, *words: str) -> subprocess.CompletedProcess:
 
 def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     """Alpha, 16 bits, grey, a bad one among them; and nothing is written over."""
+    # Without the margin there is one tile, as in the model.
+    out = shutil.copytree(folder[1], tmp_path / "exported")
+    edit(out, lambda d: d["host"].update(margin=0))
     rgba = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
     rgba[:16, :, 3] = 0
     Image.fromarray(rgba, "RGBA").save(tmp_path / "rgba.png")
@@ -113,7 +116,7 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     sources = [tmp_path / name for name in ("rgba.png", "text.png", "dark.png")]
     before = {path: path.read_bytes() for path in sources}
-    done = program(folder[1], *sources, "-o", tmp_path, "--threads", "1")
+    done = program(out, *sources, "-o", tmp_path, "--threads", "1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
         f"error: {tmp_path / 'text.png'}: not an image that can be read; give a .png, .jpg, .jpeg, .bmp, .webp, "
@@ -129,9 +132,9 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
             assert result.mode == "L"
             wanted = np.asarray(Image.fromarray(np.uint8(wanted)).convert("L"), dtype=float)
         assert np.abs(np.asarray(result, dtype=float) - wanted).max() <= 1
-    again = program(folder[1], tmp_path / "rgba.png", "-o", tmp_path)
+    again = program(out, tmp_path / "rgba.png", "-o", tmp_path)
     assert again.returncode == 2 and "rgba_x4.png exists and is not overwritten" in again.stderr
-    strict = program(folder[1], tmp_path / "rgba.png", "-o", tmp_path / "new", "--no-convert")
+    strict = program(out, tmp_path / "rgba.png", "-o", tmp_path / "new", "--no-convert")
     assert strict.returncode == 2 and "RGBA" in strict.stderr and not (tmp_path / "new").exists()
 
 
@@ -146,6 +149,9 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     (lambda out: edit(out, lambda d: d.pop("graphs")), "graphs is missing"),
     (lambda out: edit(out, lambda d: d.update(lr_size=[0, 32])), "lr_size"),
     (lambda out: edit(out, lambda d: d["host"].update(align=0)), "host.align is 0"),
+    (lambda out: edit(out, lambda d: d["host"].update(margin=-1)), "host.margin is -1"),
+    (lambda out: edit(out, lambda d: d["host"].update(margin="x")), "host.margin is no int"),
+    (lambda out: edit(out, lambda d: d.update(scale=0)), "scale is 0"),
     (lambda out: edit(out, lambda d: d["host"].update(colour_fix="sepia")), "host.colour_fix is 'sepia'"),
     (lambda out: edit(out, lambda d: d.update(target="abacus")), "'abacus'"),
     (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(file="../x.onnx")), "encoder names no file"),
@@ -177,6 +183,9 @@ def test_host_program_without_the_module_resource(folder, tmp_path):
                            str(tmp_path / "sr"), "--threads", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sr" / "a_x4.png").is_file()
+    without = subprocess.run([sys.executable, "-c", code, str(folder[1] / "run.py"), "--profile", "1"],
+                             capture_output=True, text=True)
+    assert without.returncode == 2 and "error: --profile measures memory by a POSIX call" in without.stderr
     profiled = program(folder[1], "--profile", "1", "--threads", "1")
     assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {"model", "encoder", "denoiser", "decoder"}
 

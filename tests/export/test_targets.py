@@ -263,7 +263,8 @@ def crashing(levels: tuple[int, ...], done: list):
         done.append(job["do"])
         if job["do"] == "compile":
             work.level = job["optimise"]
-            return {"nodes": {"EPContext": 1}, "binaries": [f"level{work.level}.bin"], "bytes": 2048, "seconds": 1.0}
+            return {"nodes": {"EPContext": 1}, "binaries": [f"level{work.level}.bin"], "bytes": 2048, "seconds": 1.0,
+                    "versions": {"onnxruntime": "1.31.1"}}
         if work.level in levels:
             raise Crashed("code -11")
         with np.load(job["inputs"]) as stored:

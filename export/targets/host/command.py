@@ -25,7 +25,11 @@ from .tiles import chosen, upscale_bytes
 
 def profile(folder: Path, repeats: int, threads: int | None) -> dict:
     """Of every graph: seconds to load, peak memory of this process in MiB before and after, ms of each run."""
-    import resource     # POSIX only: run.py itself works without
+    try:
+        import resource
+    except ImportError:     # Windows: run.py itself works without
+        raise FolderError("--profile measures memory by a POSIX call, which this system lacks; run "
+                          "it on Linux or macOS") from None
 
     manifest, found = read(folder), {}
     random = np.random.default_rng(0)

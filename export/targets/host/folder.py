@@ -42,10 +42,14 @@ def read(folder: Path) -> dict:
     _check_types(path, "", data, NEEDED)
     _check_types(path, "host.", data["host"], HOST_NEEDED)
     _check_types(path, "host.clean_latent.", data["host"]["clean_latent"], FACTORS)
-    least = {"overlap": 0, "align": 1, "smallest": 1}
+    if "margin" in data["host"]:    # folders of before there was one have none
+        _check_types(path, "host.", data["host"], {"margin": int})
+    least = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
     for key, bound in least.items():
-        if data["host"][key] < bound:
+        if data["host"].get(key, bound) < bound:
             raise FolderError(f"{path} is damaged: host.{key} is {data['host'][key]}; {AGAIN}")
+    if data["scale"] < 1:
+        raise FolderError(f"{path} is damaged: scale is {data['scale']}; {AGAIN}")
     sides = data["lr_size"]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise FolderError(f"{path} is damaged: lr_size is {sides!r}, not two sides in pixels; "
