@@ -9,7 +9,12 @@ guard_imports()  # first of all: what follows takes seconds
 from compress.torchvision_ops import ensure_torchvision_imports  # noqa: E402
 
 # Importing diffusers imports these, and they warn about GPU kernels that nothing here uses.
-for _name in ("torchao", "bitsandbytes", "diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree"):
+for _name in (
+    "torchao",
+    "bitsandbytes",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "torch.utils._pytree",
+):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 ensure_torchvision_imports()

@@ -4,7 +4,7 @@ import torch
 
 from compress.errors import UserError, nearest
 
-LARGEST_SEED = 2**31 - 1    # numpy's own generator takes no more than 32 bits, and stages add to it
+LARGEST_SEED = 2**31 - 1  # numpy's own generator takes no more than 32 bits, and stages add to it
 
 
 def default_device() -> str:
@@ -18,22 +18,29 @@ def usable_device(name: str) -> str:
     Raises:
         UserError: No such device, or one of which this machine has none or fewer.
     """
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-              "mps": int(torch.backends.mps.is_available()),
-              "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0}
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+    }
     able = ", ".join(kind for kind, count in counts.items() if count)
     kind, colon, index = name.partition(":")
     if kind not in counts or colon and not (index.isascii() and index.isdigit() and len(index) < 4):
-        raise UserError(f"--device '{name}' is no device{nearest(kind, counts)}; choose one of "
-                        f"{able}, with the number "
-                        "of one behind a colon where there are several, such as cuda:0")
+        raise UserError(
+            f"--device '{name}' is no device{nearest(kind, counts)}; choose one of "
+            f"{able}, with the number "
+            "of one behind a colon where there are several, such as cuda:0"
+        )
     if not counts[kind]:
-        raise UserError(f"--device {name}: this machine has no usable GPU of that kind; choose "
-                        f"{able}")
+        raise UserError(
+            f"--device {name}: this machine has no usable GPU of that kind; choose {able}"
+        )
     if colon and int(index) >= counts[kind]:
         last = f" to {kind}:{counts[kind] - 1}" if counts[kind] > 1 else ""
-        raise UserError(f"--device {name}: this machine has no such number of it; choose "
-                        f"{kind}:0{last}")
+        raise UserError(
+            f"--device {name}: this machine has no such number of it; choose {kind}:0{last}"
+        )
     return name
 
 

@@ -21,7 +21,7 @@ from compress.identity import file_digest
 from compress.model import MARGIN
 
 BACKENDS = ("auto", "onnxruntime", "torch")
-FOLDER = "onnx"         # of a run, from `export: [{target: onnx}]`
+FOLDER = "onnx"  # of a run, from `export: [{target: onnx}]`
 PARTS = ("encoder", "denoiser", "decoder")
 
 
@@ -66,16 +66,22 @@ def why_not(run: Path) -> str | None:
     if not run.is_dir():
         return f"{run} is a weight file, and ONNX files lie in a run directory"
     if not folder.is_dir():
-        return f"{run} holds no exported {FOLDER}/; python -m export.run {run} --target onnx makes it"
+        return (
+            f"{run} holds no exported {FOLDER}/; python -m export.run {run} --target onnx makes it"
+        )
     if (folder / "FAILED.txt").exists():
         return f"the files in {folder} failed their comparison with torch (FAILED.txt)"
     manifest, rows = _manifest(folder), _read(folder / "parity.json")
     if manifest is None:
-        return f"{folder / 'manifest.json'} is missing, damaged or of another target; export it again"
+        return (
+            f"{folder / 'manifest.json'} is missing, damaged or of another target; export it again"
+        )
     if not (run / MODEL_FILE).is_file():
         return f"{run} holds no {MODEL_FILE}, which {folder} was exported from"
     if manifest.get("model_sha256") != file_digest(run / MODEL_FILE):
-        return (f"{folder} was not exported from the {MODEL_FILE} that {run} holds now; export it again")
+        return (
+            f"{folder} was not exported from the {MODEL_FILE} that {run} holds now; export it again"
+        )
     if not _has_parity(rows) or not all(row.get("passed") is True for row in rows):
         return f"{folder / 'parity.json'} does not say that the files agree with torch; export them again"
     names = _graphs(manifest)
@@ -128,21 +134,36 @@ def _onnxruntime(run: Path) -> Backend:
         except StripError as error:
             raise UserError(str(error)) from None
 
-    return Backend("onnxruntime", upscale,
-                   f"onnxruntime with {folder} ({manifest.get('dtype')}, tiles of {width}x{height}, verified: "
-                   f"{least:.1f} dB to torch at least); --backend torch for torch")
+    return Backend(
+        "onnxruntime",
+        upscale,
+        f"onnxruntime with {folder} ({manifest.get('dtype')}, tiles of {width}x{height}, verified: "
+        f"{least:.1f} dB to torch at least); --backend torch for torch",
+    )
 
 
 def _torch(path: str, device: str, prepare: Callable | None, why: str) -> Backend:
     model = load_model(path).to(device)
-    model.tiling = replace(model.tiling, margin=model.tiling.margin or MARGIN)  # a photograph has no frame
+    model.tiling = replace(
+        model.tiling, margin=model.tiling.margin or MARGIN
+    )  # a photograph has no frame
     if prepare is not None:
         prepare(model)
-    return Backend("torch", lambda lr: model.upscale_bytes(torch.from_numpy(lr).to(device)), f"torch on {device}: {why}")
+    return Backend(
+        "torch",
+        lambda lr: model.upscale_bytes(torch.from_numpy(lr).to(device)),
+        f"torch on {device}: {why}",
+    )
 
 
-def choose_backend(path: str, requested: str = "auto", *, device: str = "cpu", needs_torch: str | None = None,
-                   prepare: Callable | None = None) -> Backend:
+def choose_backend(
+    path: str,
+    requested: str = "auto",
+    *,
+    device: str = "cpu",
+    needs_torch: str | None = None,
+    prepare: Callable | None = None,
+) -> Backend:
     """What upscales photographs with the run or weight file `path`, loaded.
 
     Args:
@@ -166,5 +187,7 @@ def choose_backend(path: str, requested: str = "auto", *, device: str = "cpu", n
     if against is None:
         return _onnxruntime(Path(path))
     if requested == "onnxruntime":
-        raise UserError(f"--backend onnxruntime: {against}; or leave --backend out, and torch computes it")
+        raise UserError(
+            f"--backend onnxruntime: {against}; or leave --backend out, and torch computes it"
+        )
     return _torch(path, device, prepare, against)

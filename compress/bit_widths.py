@@ -42,18 +42,24 @@ def parse_budget(text: str) -> Budget:
     """'2.1MB', '850KB' or '12ms'."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(MB|KB|ms)", text)
     if not match:
-        raise UserError(f"--budget '{text}' is none; write a size like 2.1MB or 850KB, or a predicted latency like "
-                        "12ms")
+        raise UserError(
+            f"--budget '{text}' is none; write a size like 2.1MB or 850KB, or a predicted latency like "
+            "12ms"
+        )
     return Budget(float(match[1]), match[2])
 
 
 def parse_width(text: str) -> Width:
     """'6' is 6 bits for weights and input, as in `pins`; 'w4a8' says them apart."""
     match = re.fullmatch(r"(\d+)|[wW](\d+)[aA](\d+)", text)
-    weights, activations = (int(match[1] or match[2]), int(match[1] or match[3])) if match else (0, 0)
+    weights, activations = (
+        (int(match[1] or match[2]), int(match[1] or match[3])) if match else (0, 0)
+    )
     if not {weights, activations} <= set(BITS):
-        raise UserError(f"--bits '{text}' is no width; write one of {', '.join(map(str, BITS))}, or weights and "
-                        "activations apart, like w4a8")
+        raise UserError(
+            f"--bits '{text}' is no width; write one of {', '.join(map(str, BITS))}, or weights and "
+            "activations apart, like w4a8"
+        )
     return Width(weights=weights, activations=activations)
 
 
@@ -81,12 +87,24 @@ def share(cost: Cost, layer: str) -> Cost:
 def predicted_ms(cost: Cost, device: str) -> float:
     rates = phones.rates()
     if device not in rates:
-        raise UserError(f"--device '{device}' has no published rate; choose one of {', '.join(rates)}")
-    return sum(count / rates[device][kind].gmacs_per_ms for kind, count in phones.gmacs_by_precision(cost).items())
+        raise UserError(
+            f"--device '{device}' has no published rate; choose one of {', '.join(rates)}"
+        )
+    return sum(
+        count / rates[device][kind].gmacs_per_ms
+        for kind, count in phones.gmacs_by_precision(cost).items()
+    )
 
 
-def amounts(source: BaseModel, before: list[Pass], step: Quantize, layers: list[str], widths: list[Width],
-            budget: Budget, device: str) -> tuple[np.ndarray, float]:
+def amounts(
+    source: BaseModel,
+    before: list[Pass],
+    step: Quantize,
+    layers: list[str],
+    widths: list[Width],
+    budget: Budget,
+    device: str,
+) -> tuple[np.ndarray, float]:
     """[layers, widths]: bytes or predicted ms of every layer at every width; and those of all the rest."""
     table = np.zeros((len(layers), len(widths)))
     rest = 0.0
@@ -105,15 +123,26 @@ def choose(errors: np.ndarray, costs: np.ndarray, limit: float) -> np.ndarray:
     """
     least = costs.min(axis=1).sum()
     if least > limit:
-        raise UserError("the budget is below what the cheapest widths need, by a factor of "
-                        f"{least / max(limit, 1e-12):.3f}; raise it, or offer narrower ones with --bits")
+        raise UserError(
+            "the budget is below what the cheapest widths need, by a factor of "
+            f"{least / max(limit, 1e-12):.3f}; raise it, or offer narrower ones with --bits"
+        )
     layers, widths = errors.shape
     # Scaled, because the solver's tolerances are absolute and errors are of the order of 1e-6.
-    objective, weight = errors.ravel() / max(np.abs(errors).max(), 1e-30), costs.ravel() / max(limit, 1e-12)
+    objective, weight = (
+        errors.ravel() / max(np.abs(errors).max(), 1e-30),
+        costs.ravel() / max(limit, 1e-12),
+    )
     one_each = LinearConstraint(np.kron(np.eye(layers), np.ones(widths)), 1, 1)
-    solved = milp(objective, constraints=[one_each, LinearConstraint(weight[None], -np.inf, 1)],
-                  integrality=np.ones(layers * widths), bounds=Bounds(0, 1),
-                  options={"mip_rel_gap": 1e-6, "time_limit": 60})
+    solved = milp(
+        objective,
+        constraints=[one_each, LinearConstraint(weight[None], -np.inf, 1)],
+        integrality=np.ones(layers * widths),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-6, "time_limit": 60},
+    )
     if solved.x is None:
-        raise UserError(f"the integer program found no solution in 60 s ({solved.message}); choose another --budget")
+        raise UserError(
+            f"the integer program found no solution in 60 s ({solved.message}); choose another --budget"
+        )
     return solved.x.reshape(layers, widths).argmax(axis=1)

@@ -90,9 +90,7 @@ class PassCache:
         self._swept = True
         for root in self.roots:
             if count := cache_entry.sweep(root):
-                print(
-                    f"pass cache {root}: removed {count} unfinished entries of killed runs"
-                )
+                print(f"pass cache {root}: removed {count} unfinished entries of killed runs")
 
     def _sound(self, passes: list[Pass]) -> Path | None:
         name = self.key(passes)

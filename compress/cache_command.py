@@ -77,8 +77,12 @@ def list_entries(root: Path, check: bool) -> None:
         )
     if (root / "teacher").is_dir():
         pools = [path for path in (root / "teacher").rglob("*.bin") if path.is_file()]
-        taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 or path.stat().st_size for path in pools)
-        print(f"beside them teacher, {taken / 1e6:.1f} MB of training pairs, which prune leaves alone")
+        taken = sum(
+            getattr(path.stat(), "st_blocks", 0) * 512 or path.stat().st_size for path in pools
+        )
+        print(
+            f"beside them teacher, {taken / 1e6:.1f} MB of training pairs, which prune leaves alone"
+        )
 
 
 def prune(root: Path, most: int) -> None:

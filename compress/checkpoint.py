@@ -25,8 +25,17 @@ from compress.weight_file import write_tensors
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
 # What torch, diffusers and the passes raise where a structure makes no sense.
-STRUCTURE = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, AssertionError,
-             MemoryError)
+STRUCTURE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
 
 
 def parse_source(data: dict, where: str = "source") -> BaseModel:
@@ -52,14 +61,24 @@ def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
     return model
 
 
-def save_model(model: SRModel, path: Path, source: BaseModel, passes: list[Pass], dtype: torch.dtype | None = None,
-               notes: dict[str, str] | None = None) -> None:
+def save_model(
+    model: SRModel,
+    path: Path,
+    source: BaseModel,
+    passes: list[Pass],
+    dtype: torch.dtype | None = None,
+    notes: dict[str, str] | None = None,
+) -> None:
     """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in.
 
     Equal models give equal bytes. Raises UserError where a value is not finite, OSError where the disk is full.
     """
-    header = {"format": FORMAT, "source": json.dumps(dump(source)), "passes": json.dumps([dump(p) for p in passes]),
-              **(notes or {})}
+    header = {
+        "format": FORMAT,
+        "source": json.dumps(dump(source)),
+        "passes": json.dumps([dump(p) for p in passes]),
+        **(notes or {}),
+    }
     write_tensors(path, model.state_dict(), header, dtype)
 
 
@@ -68,7 +87,9 @@ def model_path(path: str | Path) -> Path:
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a file")
+        raise UserError(
+            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a file"
+        )
     return file
 
 
@@ -81,7 +102,9 @@ def read_header(path: str | Path) -> tuple[BaseModel, list[Pass]]:
     header = read_metadata(file)
     if header.get("format") != FORMAT:
         shown = repr(header.get("format"))[:60]
-        raise UserError(f"{file}: was not written by this toolkit (format {shown}, expected {FORMAT})")
+        raise UserError(
+            f"{file}: was not written by this toolkit (format {shown}, expected {FORMAT})"
+        )
     config, configs = read_config(header, "source", file), read_configs(header, "passes", file)
     with _structure_errors(file, "its header holds no source and passes of this toolkit"):
         source = parse_source(config, f"{file}: source")
@@ -95,7 +118,9 @@ def _structure_errors(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from None
+        raise UserError(
+            str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
+        ) from None
     except STRUCTURE as error:
         raise UserError(f"{file}: {what} ({type(error).__name__}); {WRITE_AGAIN}") from None
 
@@ -106,8 +131,10 @@ def read_structure(path: str | Path) -> tuple[BaseModel, list[Pass], SRModel]:
     Raises UserError as `read_header` does, and for passes that do not act on that source.
     """
     source, passes = read_header(path)
-    with _structure_errors(model_path(path), f"its header describes no model of family '{source.family}' that can be "
-                           "built"):
+    with _structure_errors(
+        model_path(path),
+        f"its header describes no model of family '{source.family}' that can be built",
+    ):
         return source, passes, convert_all(source, passes)
 
 

@@ -25,16 +25,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if (kind := _no_file(path)) is not None:
-        raise UserError(f"recipe {path} {kind}; the recipes that come with the project are under "
-                        "recipes/")
+        raise UserError(
+            f"recipe {path} {kind}; the recipes that come with the project are under recipes/"
+        )
     try:
         text = yaml_text.read_text(path)
     except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror}; give a file that can "
-                        "be") from None
+        raise UserError(
+            f"recipe {path} cannot be read: {error.strerror}; give a file that can be"
+        ) from None
     data = yaml_text.parse(text, f"recipe {path}")
     if not isinstance(data, dict):
-        raise UserError(f"recipe {path} is not a mapping of keys to values; see recipes/ for examples")
+        raise UserError(
+            f"recipe {path} is not a mapping of keys to values; see recipes/ for examples"
+        )
     return data
 
 
@@ -46,7 +50,7 @@ def _no_file(path: Path) -> str | None:
         if path.is_dir():
             return "is a folder"
         return "is no file" if path.exists() else "does not exist"
-    except (OSError, ValueError):   # a name that is too long, or has a NUL
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
         return "does not exist"
 
 
@@ -74,15 +78,17 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         *parents, last = parts
         node: Any = data
         for i, part in enumerate(parents):
-            node = _child(node, part, ".".join(parts[:i + 1]), key)
+            node = _child(node, part, ".".join(parts[: i + 1]), key)
         parsed = yaml_text.parse(value, f"override {shown(key)}: the value")
         if isinstance(node, list):
             node[_index(node, last, key)] = parsed
         elif isinstance(node, dict):
             node[last] = parsed
         else:
-            raise UserError(f"override {shown(key)}: {shown('.'.join(parents))} holds a single "
-                            "value and has no keys")
+            raise UserError(
+                f"override {shown(key)}: {shown('.'.join(parents))} holds a single "
+                "value and has no keys"
+            )
     return data
 
 
@@ -92,22 +98,26 @@ def _split(assignment: str) -> tuple[list[str], str]:
     while len(parts) < MOST_DEPTH:
         match = _PART.match(assignment, position)
         if not match or not match[4]:
-            raise UserError(f"override {shown(assignment)} is not of the form key=value, such as "
-                            "source.size=sd21; keys "
-                            "are words with dots between, in quotes where a word has a dot itself")
+            raise UserError(
+                f"override {shown(assignment)} is not of the form key=value, such as "
+                "source.size=sd21; keys "
+                "are words with dots between, in quotes where a word has a dot itself"
+            )
         parts.append(next(found for found in match.groups()[:3] if found is not None).strip())
         position = match.end()
         if match[4] == "=":
             return parts, assignment[position:]
-    raise UserError(f"override {shown(assignment)}: a key has at most {MOST_DEPTH} parts; no "
-                    "recipe is so deep")
+    raise UserError(
+        f"override {shown(assignment)}: a key has at most {MOST_DEPTH} parts; no recipe is so deep"
+    )
 
 
 def _index(node: list, part: str, key: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", part) or int(part) >= len(node):
         there = f"0 to {len(node) - 1}" if node else "it is empty"
-        raise UserError(f"override {shown(key)}: {shown(part)} is no index into a list of "
-                        f"{len(node)} ({there})")
+        raise UserError(
+            f"override {shown(key)}: {shown(part)} is no index into a list of {len(node)} ({there})"
+        )
     return int(part)
 
 
@@ -116,8 +126,10 @@ def _child(node: Any, part: str, where: str, key: str) -> Any:
         return node[_index(node, part, key)]
     if isinstance(node, dict):
         return node.setdefault(part, {})
-    raise UserError(f"override {shown(key)}: {shown(where.rpartition('.')[0])} holds a single "
-                    "value and has no keys")
+    raise UserError(
+        f"override {shown(key)}: {shown(where.rpartition('.')[0])} holds a single "
+        "value and has no keys"
+    )
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
@@ -134,8 +146,9 @@ def validate(model: type[M], data: Any, where: str) -> M:
     except ValidationError as error:
         raise UserError(_sentence(model, error, where)) from None
     except RecursionError:
-        raise UserError(f"{where}: mappings and lists lie too deep in one another; leave out "
-                        "levels") from None
+        raise UserError(
+            f"{where}: mappings and lists lie too deep in one another; leave out levels"
+        ) from None
     _check_numbers(data, found, where)
     return found
 
@@ -203,9 +216,12 @@ def choose(table: dict[str, Any], key: str, data: dict[str, Any], where: str) ->
     if name is None:
         raise UserError(f"{where}: the key '{key}' is required; choose one of {', '.join(table)}")
     if not isinstance(name, str):
-        raise UserError(f"{where}: {key} must be a word, got {shown(name)}; choose one of "
-                        f"{', '.join(table)}")
+        raise UserError(
+            f"{where}: {key} must be a word, got {shown(name)}; choose one of {', '.join(table)}"
+        )
     if name not in table:
-        raise UserError(f"{where}: {key} {shown(name)} is unknown{nearest(name, table)}; "
-                        f"choose one of {', '.join(table)}")
+        raise UserError(
+            f"{where}: {key} {shown(name)} is unknown{nearest(name, table)}; "
+            f"choose one of {', '.join(table)}"
+        )
     return table[name]

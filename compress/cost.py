@@ -34,11 +34,30 @@ from compress.model import SRModel
 
 aten = torch.ops.aten
 FLOAT = 32
-TAIL = {"up_blocks", "up", "conv_norm_out", "norm_out", "conv_out"}  # what follows a decoder's middle block
-BINARY_OPS = 64     # products of one bit that count as one operation: a word's worth of xnor and popcount
-THOP = (nn.Conv2d, nn.Linear, nn.PReLU, nn.Softmax)     # the types it knows, of those that models here are made of
-_KIND = {aten.convolution: "conv", aten._convolution: "conv", aten.mm: "linear", aten.addmm: "linear",
-         aten.bmm: "attention", aten.baddbmm: "attention"}
+TAIL = {
+    "up_blocks",
+    "up",
+    "conv_norm_out",
+    "norm_out",
+    "conv_out",
+}  # what follows a decoder's middle block
+BINARY_OPS = (
+    64  # products of one bit that count as one operation: a word's worth of xnor and popcount
+)
+THOP = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.PReLU,
+    nn.Softmax,
+)  # the types it knows, of those that models here are made of
+_KIND = {
+    aten.convolution: "conv",
+    aten._convolution: "conv",
+    aten.mm: "linear",
+    aten.addmm: "linear",
+    aten.bmm: "attention",
+    aten.baddbmm: "attention",
+}
 
 
 @dataclass
@@ -47,18 +66,20 @@ class Layer:
 
     name: str
     type: str
-    params: int = 0             # parameters, and the integer weights that stand for one
+    params: int = 0  # parameters, and the integer weights that stand for one
     param_bits: int = 0
-    stored_bits: int = 0        # parameters and persistent buffers, weights packed at their bit width
-    container_bytes: int = 0    # the same as they lie in memory
+    stored_bits: int = 0  # parameters and persistent buffers, weights packed at their bit width
+    container_bytes: int = 0  # the same as they lie in memory
     macs_conv: int = 0
     macs_linear: int = 0
     macs_attention: int = 0
     arithmetic_bits: int = FLOAT
-    paper_bits: int = 0         # of param_bits, those that thop would count
-    thop_elementwise: int = 0   # what it counts for PReLU and softmax
-    density: float = 1.0        # share of the MACs that a sparse kernel would do; below 1 for a sparse branch
-    activation_bytes: int = 0   # inputs + outputs at float32, of a layer without layers inside
+    paper_bits: int = 0  # of param_bits, those that thop would count
+    thop_elementwise: int = 0  # what it counts for PReLU and softmax
+    density: float = (
+        1.0  # share of the MACs that a sparse kernel would do; below 1 for a sparse branch
+    )
+    activation_bytes: int = 0  # inputs + outputs at float32, of a layer without layers inside
 
     @property
     def component(self) -> str:
@@ -67,7 +88,9 @@ class Layer:
     @property
     def in_papers(self) -> bool:
         """Whether the papers' account has it: no sparse branch, and none that holds weights but never runs."""
-        return self.density == 1 and bool(self.macs_conv or self.macs_linear or self.thop_elementwise)
+        return self.density == 1 and bool(
+            self.macs_conv or self.macs_linear or self.thop_elementwise
+        )
 
     @property
     def ops(self) -> float:
@@ -152,18 +175,35 @@ class Cost:
 
     def components(self) -> dict[str, "Cost"]:
         """Name -> cost, in the order in which they run; "process" holds what ran outside every component."""
-        return {name: self.component(name) for name in dict.fromkeys(layer.component for layer in self.layers)}
+        return {
+            name: self.component(name)
+            for name in dict.fromkeys(layer.component for layer in self.layers)
+        }
 
     def totals(self) -> dict:
-        return {name: getattr(self, name) for name in
-                ("params", "param_equivalents", "bytes", "container_bytes", "macs_paper", "macs_full",
-                 "macs_equivalent", "paper_params", "paper_ops", "all_in_ops", "peak_activation_bytes")} | {
-            name: self._sum(name) for name in ("macs_conv", "macs_linear", "macs_attention")}
+        return {
+            name: getattr(self, name)
+            for name in (
+                "params",
+                "param_equivalents",
+                "bytes",
+                "container_bytes",
+                "macs_paper",
+                "macs_full",
+                "macs_equivalent",
+                "paper_params",
+                "paper_ops",
+                "all_in_ops",
+                "peak_activation_bytes",
+            )
+        } | {name: self._sum(name) for name in ("macs_conv", "macs_linear", "macs_attention")}
 
     def as_dict(self, layers: bool = False) -> dict:
         """JSON-ready: the totals, the same for each component, and with `layers` every layer's row."""
         result = {"lr_size": list(self.lr_size)} | self.totals()
-        result["components"] = [{"name": name} | cost.totals() for name, cost in self.components().items()]
+        result["components"] = [
+            {"name": name} | cost.totals() for name, cost in self.components().items()
+        ]
         if layers:
             result["layers"] = [asdict(layer) for layer in self.layers]
         return result
@@ -172,11 +212,11 @@ class Cost:
 class Replaced(NamedTuple):
     """A part of a published system that a source runs without. Sources that have one return it from `replaced()`."""
 
-    name: str       # one word, the key in JSON
-    title: str      # its own name
-    by: str         # what stands in for it
-    system: str     # the published system
-    cost: Cost      # at the part's own input size
+    name: str  # one word, the key in JSON
+    title: str  # its own name
+    by: str  # what stands in for it
+    system: str  # the published system
+    cost: Cost  # at the part's own input size
 
 
 class _LinearCalls(TorchFunctionMode):
@@ -217,7 +257,9 @@ class _Counter(TorchDispatchMode):
         else:
             return out
         layer, name = self.stack[-1], f"macs_{kind}"
-        setattr(layer, name, getattr(layer, name) + flops // 2)  # torch counts a multiply-add as two
+        setattr(
+            layer, name, getattr(layer, name) + flops // 2
+        )  # torch counts a multiply-add as two
         return out
 
 
@@ -233,7 +275,11 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
     """A module's row without its MACs. A quantised layer has `weight_bits`, `act_bits` and an int8 `weight_q`, or a
     `weight_shape` whose weights are in the bytes of `weight_packed`."""
-    layer = Layer(name, type(module).__name__.removeprefix("Parametrized"), density=getattr(module, "density", 1.0))
+    layer = Layer(
+        name,
+        type(module).__name__.removeprefix("Parametrized"),
+        density=getattr(module, "density", 1.0),
+    )
     weight_bits = getattr(module, "weight_bits", None)
     if weight_bits is not None:
         layer.arithmetic_bits = max(weight_bits, getattr(module, "act_bits", None) or FLOAT)
@@ -252,14 +298,19 @@ def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
             layer.params += count
             layer.param_bits += bits
         if is_weight or isinstance(module, THOP):
-            layer.paper_bits += count * (weight_bits or FLOAT)  # a float is one parameter, however it is stored
+            layer.paper_bits += count * (
+                weight_bits or FLOAT
+            )  # a float is one parameter, however it is stored
     return layer
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """The same modules with float32 or integer meta tensors in place of values; shared tensors stay shared."""
+
     def like(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None)
+        return torch.empty_like(
+            tensor, device="meta", dtype=torch.float32 if tensor.is_floating_point() else None
+        )
 
     memo: dict = {id(p): nn.Parameter(like(p), requires_grad=False) for p in model.parameters()}
     memo |= {id(b): like(b) for b in model.buffers()}
@@ -270,12 +321,20 @@ def _leaves(model: nn.Module) -> set[nn.Module]:
     """Modules without children; a quantised layer is one, and the quantisers inside it are none."""
     quantised = {m for m in model.modules() if getattr(m, "weight_bits", None) is not None}
     inside = {child for m in quantised for child in m.modules()} - quantised
-    return (quantised | {m for m in model.modules()
-                         if all(name == "parametrizations" for name, _ in m.named_children())}) - inside
+    return (
+        quantised
+        | {
+            m
+            for m in model.modules()
+            if all(name == "parametrizations" for name, _ in m.named_children())
+        }
+    ) - inside
 
 
 def _elements(value) -> int:
-    return sum(x.numel() for x in torch.utils._pytree.tree_leaves(value) if isinstance(x, torch.Tensor))
+    return sum(
+        x.numel() for x in torch.utils._pytree.tree_leaves(value) if isinstance(x, torch.Tensor)
+    )
 
 
 @contextmanager
@@ -283,6 +342,7 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
     """Count what runs inside: hooks keep a stack of the layers that are running."""
     stack, handles, leaves = [outside], [], _leaves(model)
     for name, module in model.named_modules():
+
         def enter(_module, _args, row=rows[name]):
             stack.append(row)
 
@@ -292,10 +352,15 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
                 row.activation_bytes = max(row.activation_bytes, 4 * _elements((args, kwargs, out)))
             if isinstance(module, nn.PReLU):
                 row.thop_elementwise += out.numel()
-            elif isinstance(module, nn.Softmax):    # exponentials, additions and divisions
-                row.thop_elementwise += out.numel() // out.shape[module.dim] * (3 * out.shape[module.dim] - 1)
+            elif isinstance(module, nn.Softmax):  # exponentials, additions and divisions
+                row.thop_elementwise += (
+                    out.numel() // out.shape[module.dim] * (3 * out.shape[module.dim] - 1)
+                )
 
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
+        handles += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave, with_kwargs=True),
+        ]
     linear = _LinearCalls()
     try:
         with torch.no_grad(), linear, _Counter(stack, linear):
@@ -312,8 +377,16 @@ def _count(model: nn.Module, run: Callable[[nn.Module], object], outside: Layer)
     twin = meta_copy(model).eval()
     with _recording(twin, rows, outside):
         run(twin)
-    return [row for row in (*rows.values(), outside) if row.stored_bits or row.macs_conv or row.macs_linear
-            or row.macs_attention or row.thop_elementwise or row.activation_bytes]
+    return [
+        row
+        for row in (*rows.values(), outside)
+        if row.stored_bits
+        or row.macs_conv
+        or row.macs_linear
+        or row.macs_attention
+        or row.thop_elementwise
+        or row.activation_bytes
+    ]
 
 
 def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
@@ -322,19 +395,30 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
     Raises UserError when a side is no positive multiple of the model's `multiple`.
     """
     if any(side <= 0 or side % model.multiple for side in lr_size):
-        raise UserError(f"cost at {lr_size[1]}x{lr_size[0]} pixels: both sides must be positive multiples of "
-                        f"{model.multiple}, because padding belongs to the image and not to the network")
-    used = _count(model, lambda twin: twin.network(torch.empty(1, 3, *lr_size, device="meta")),
-                  Layer("process", type(model.process).__name__))
+        raise UserError(
+            f"cost at {lr_size[1]}x{lr_size[0]} pixels: both sides must be positive multiples of "
+            f"{model.multiple}, because padding belongs to the image and not to the network"
+        )
+    used = _count(
+        model,
+        lambda twin: twin.network(torch.empty(1, 3, *lr_size, device="meta")),
+        Layer("process", type(model.process).__name__),
+    )
     order = {name: i for i, name in enumerate(SRModel.COMPONENTS)}
-    return Cost(tuple(lr_size), tuple(sorted(used, key=lambda row: order.get(row.component, len(order)))))
+    return Cost(
+        tuple(lr_size), tuple(sorted(used, key=lambda row: order.get(row.component, len(order))))
+    )
 
 
 def measure_module(module: nn.Module, *inputs: torch.Tensor, name: str) -> Cost:
     """Count one call of any module as a cost of one component, `name`. Of `inputs` only shapes and types matter; the
     last two sides of the first are the cost's `lr_size`."""
     inputs = [tensor.to("meta") for tensor in inputs]
-    rows = _count(nn.ModuleDict({name: module}), lambda twin: twin[name](*inputs), Layer(name, type(module).__name__))
+    rows = _count(
+        nn.ModuleDict({name: module}),
+        lambda twin: twin[name](*inputs),
+        Layer(name, type(module).__name__),
+    )
     return Cost(tuple(inputs[0].shape[-2:]), tuple(rows))
 
 
@@ -342,9 +426,15 @@ _HEAD = ("params M", "as fp32 M", "MB", "GMACs", "with attn", "as fp32", "peak M
 
 
 def _figures(cost: Cost) -> tuple[str, ...]:
-    return (f"{cost.params / 1e6:,.3f}", f"{cost.param_equivalents / 1e6:,.3f}", f"{cost.bytes / 1e6:,.3f}",
-            f"{cost.macs_paper / 1e9:,.3f}", f"{cost.macs_full / 1e9:,.3f}", f"{cost.macs_equivalent / 1e9:,.3f}",
-            f"{cost.peak_activation_bytes / 1e6:,.1f}")
+    return (
+        f"{cost.params / 1e6:,.3f}",
+        f"{cost.param_equivalents / 1e6:,.3f}",
+        f"{cost.bytes / 1e6:,.3f}",
+        f"{cost.macs_paper / 1e9:,.3f}",
+        f"{cost.macs_full / 1e9:,.3f}",
+        f"{cost.macs_equivalent / 1e9:,.3f}",
+        f"{cost.peak_activation_bytes / 1e6:,.1f}",
+    )
 
 
 def table(rows: Iterable[tuple[str, Cost]], first: str = "after") -> str:
@@ -354,10 +444,15 @@ def table(rows: Iterable[tuple[str, Cost]], first: str = "after") -> str:
     """
     cells = [(first, *_HEAD), *((label, *_figures(cost)) for label, cost in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in cells]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+        for row in cells
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def component_table(cost: Cost) -> str:
     """The same columns for each component, with the sum below."""
-    return table([*cost.components().items(), ("sum", cost)], first=f"at {cost.lr_size[1]}x{cost.lr_size[0]}")
+    return table(
+        [*cost.components().items(), ("sum", cost)], first=f"at {cost.lr_size[1]}x{cost.lr_size[0]}"
+    )

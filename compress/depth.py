@@ -26,7 +26,9 @@ class Shortcut(nn.Module):
     """M_P: [B, in_channels, h, w] -> [B, out_channels, h, w], whatever else the block was given. `conv_shortcut` is a
     1x1 convolution or None. In the place of an attention the result comes as a tuple of one, as there."""
 
-    def __init__(self, in_channels: int, out_channels: int, conv: nn.Conv2d | None, in_tuple: bool = False):
+    def __init__(
+        self, in_channels: int, out_channels: int, conv: nn.Conv2d | None, in_tuple: bool = False
+    ):
         super().__init__()
         self.in_channels, self.out_channels, self.in_tuple = in_channels, out_channels, in_tuple
         self.conv_shortcut = conv
@@ -39,7 +41,9 @@ class Shortcut(nn.Module):
 class MiddleShortcut(nn.Module):
     """A middle block that is one `Shortcut`, under the attributes that other passes read of a middle block."""
 
-    has_cross_attention = True  # so that a UNet hands over the same arguments as to what it stands for
+    has_cross_attention = (
+        True  # so that a UNet hands over the same arguments as to what it stands for
+    )
 
     def __init__(self, shortcut: Shortcut):
         super().__init__()
@@ -58,13 +62,24 @@ class DeepLevels(nn.Module):
 
     has_cross_attention = True
 
-    def __init__(self, enter: nn.ModuleList, down: Iterable[nn.Module], middle: nn.Module, up: Iterable[nn.Module]):
+    def __init__(
+        self,
+        enter: nn.ModuleList,
+        down: Iterable[nn.Module],
+        middle: nn.Module,
+        up: Iterable[nn.Module],
+    ):
         super().__init__()
         self.enter, self.middle = enter, middle
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
 
-    def forward(self, x: torch.Tensor, temb: torch.Tensor | None = None,
-                encoder_hidden_states: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        temb: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
         context = {"encoder_hidden_states": encoder_hidden_states}
         for layer in self.enter:
             x = layer(x)
@@ -72,7 +87,9 @@ class DeepLevels(nn.Module):
         for block in self.down:
             x, emitted = block(x, temb, **context)
             skips += emitted
-        x = self.middle(x, temb, **(context if getattr(self.middle, "has_cross_attention", False) else {}))
+        x = self.middle(
+            x, temb, **(context if getattr(self.middle, "has_cross_attention", False) else {})
+        )
         for block in self.up:
             count = len(block.resnets)
             x = block(x, tuple(skips[-count:]), temb, **context)
@@ -86,10 +103,14 @@ def fold_levels(unet: UNet2DConditionModel, count: int) -> None:
         return
     blocks = len(unet.down_blocks)
     if count >= blocks:
-        raise UserError(f"pass 'depth_prune': levels {count} of {blocks}; at least one must stay, so choose 0 to "
-                        f"{blocks - 1}")
+        raise UserError(
+            f"pass 'depth_prune': levels {count} of {blocks}; at least one must stay, so choose 0 to "
+            f"{blocks - 1}"
+        )
     above = unet.down_blocks[blocks - count - 1]
-    unet.mid_block = DeepLevels(above.downsamplers, unet.down_blocks[-count:], unet.mid_block, unet.up_blocks[:count])
+    unet.mid_block = DeepLevels(
+        above.downsamplers, unet.down_blocks[-count:], unet.mid_block, unet.up_blocks[:count]
+    )
     above.downsamplers = None
     unet.down_blocks, unet.up_blocks = unet.down_blocks[:-count], unet.up_blocks[count:]
     unet.num_upsamplers -= count
@@ -97,10 +118,16 @@ def fold_levels(unet: UNet2DConditionModel, count: int) -> None:
 
 def candidates(unet: UNet2DConditionModel) -> dict[str, nn.Module]:
     """Name -> block of all that can be dropped one by one, in the order of the modules."""
-    return {name: module for name, module in unet.named_modules()
-            if name == MIDDLE and not isinstance(module, MiddleShortcut)
-            or isinstance(module, Transformer2DModel)
-            or isinstance(module, ResnetBlock2D) and module.upsample is None and module.downsample is None}
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if name == MIDDLE
+        and not isinstance(module, MiddleShortcut)
+        or isinstance(module, Transformer2DModel)
+        or isinstance(module, ResnetBlock2D)
+        and module.upsample is None
+        and module.downsample is None
+    }
 
 
 def _outer_channels(block: nn.Module) -> tuple[int, int]:
@@ -109,8 +136,10 @@ def _outer_channels(block: nn.Module) -> tuple[int, int]:
         return block.resnets[0].in_channels, block.resnets[-1].out_channels
     last = block.up[-1]
     upsamplers = last.upsamplers or ()
-    return (block.enter[0].conv.in_channels,
-            upsamplers[-1].out_channels if len(upsamplers) else last.resnets[-1].out_channels)
+    return (
+        block.enter[0].conv.in_channels,
+        upsamplers[-1].out_channels if len(upsamplers) else last.resnets[-1].out_channels,
+    )
 
 
 @torch.no_grad()
@@ -122,8 +151,10 @@ def shortcut(block: nn.Module, name: str) -> nn.Module:
     if isinstance(block, ResnetBlock2D):
         conv = block.conv_shortcut
         if conv is not None and type(conv) is not nn.Conv2d:
-            raise UserError(f"pass 'depth_prune': the shortcut of {name} is a {type(conv).__name__}, not a plain "
-                            "convolution; list depth_prune before the passes that replace layers")
+            raise UserError(
+                f"pass 'depth_prune': the shortcut of {name} is a {type(conv).__name__}, not a plain "
+                "convolution; list depth_prune before the passes that replace layers"
+            )
         return Shortcut(block.in_channels, block.out_channels, copy.deepcopy(conv))
     inputs, outputs = _outer_channels(block)
     if inputs == outputs:
@@ -152,21 +183,30 @@ class BlockMoments:
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Of x [B, C, h, w] and y [B, O, h, w]."""
-        x, y = (m.detach().double().transpose(0, 1).flatten(1) for m in (x, y))  # [C, positions], [O, positions]
+        x, y = (
+            m.detach().double().transpose(0, 1).flatten(1) for m in (x, y)
+        )  # [C, positions], [O, positions]
         x = torch.cat([x, x.new_ones(1, x.shape[1])])
         self.inputs, self.products = self.inputs + x @ x.T, self.products + x @ y.T
         self.outputs, self.square = self.outputs + y.sum(1), self.square + y.square().sum()
 
     def least_squares(self) -> torch.Tensor:
         """[C + 1, O]: weights, and the constant last, of the least mean square error (ridge as in channels/observe)."""
-        ridge = RIDGE * self.inputs.diagonal().mean() * torch.eye(len(self.inputs), dtype=self.inputs.dtype,
-                                                                  device=self.inputs.device)
+        ridge = (
+            RIDGE
+            * self.inputs.diagonal().mean()
+            * torch.eye(len(self.inputs), dtype=self.inputs.dtype, device=self.inputs.device)
+        )
         return torch.linalg.solve(self.inputs + ridge, self.products)
 
     def error(self, weight: torch.Tensor) -> float:
         """Mean square error of the linear map `weight` [C + 1, O] over the variance of y: 0 is perfect, 1 its mean."""
         count = self.inputs[-1, -1]
-        residual = self.square - 2 * (weight * self.products).sum() + (weight * (self.inputs @ weight)).sum()
+        residual = (
+            self.square
+            - 2 * (weight * self.products).sum()
+            + (weight * (self.inputs @ weight)).sum()
+        )
         variance = self.square - (self.outputs.square() / count).sum()
         return (residual / variance.clamp_min(1e-30)).item()
 
@@ -175,8 +215,12 @@ class BlockMoments:
 def observing(blocks: dict[str, nn.Module]) -> Iterator[dict[str, BlockMoments]]:
     """Moments of what flows through `blocks` (name -> block) inside."""
     moments = {name: BlockMoments() for name in blocks}
-    handles = [block.register_forward_hook(lambda _, args, out, m=moments[name]: m.add(args[0], tensor(out)))
-               for name, block in blocks.items()]
+    handles = [
+        block.register_forward_hook(
+            lambda _, args, out, m=moments[name]: m.add(args[0], tensor(out))
+        )
+        for name, block in blocks.items()
+    ]
     try:
         yield moments
     finally:
@@ -201,7 +245,9 @@ def fit_shortcut(light: Shortcut, moments: BlockMoments) -> float:
 def skipping(block: nn.Module, name: str) -> Iterator[None]:
     """Let `block` put out what its stand-in does, as it is before any fit."""
     light = shortcut(block, name)
-    handle = block.register_forward_hook(lambda _, args, kwargs, out: light(*args, **kwargs), with_kwargs=True)
+    handle = block.register_forward_hook(
+        lambda _, args, kwargs, out: light(*args, **kwargs), with_kwargs=True
+    )
     try:
         yield
     finally:
@@ -209,7 +255,9 @@ def skipping(block: nn.Module, name: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def importances(unet: UNet2DConditionModel, run: Callable[[], list[torch.Tensor]]) -> dict[str, float]:
+def importances(
+    unet: UNet2DConditionModel, run: Callable[[], list[torch.Tensor]]
+) -> dict[str, float]:
     """Name -> mean square change of what `run` returns when that candidate alone is skipped."""
     whole, found = run(), {}
     for name, block in candidates(unet).items():

@@ -15,20 +15,29 @@ INTERRUPTED = "interrupted: what was finished is kept; run again with --resume"
 PACKAGES = ("compress", "export", "eval")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EBUSY)
-NO_PLACE = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST,
-            errno.ENOTEMPTY, errno.ENOENT, errno.EXDEV)
+NO_PLACE = (
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.ENOENT,
+    errno.EXDEV,
+)
 REMEDIES = {
     NO_SPACE: "Nothing was left under the final name; free space or choose another --out, then run "
-              "again",
+    "again",
     NOT_WRITABLE: "Nothing was left under the final name; allow it or choose another place, then "
-                  "run again",
+    "run again",
     NO_PLACE: "Give a path that can be read and written, then run again",
     (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE): "Nothing was left under the final name; "
-                                                           "look at the disk, "
-                                                           "then run again"}
+    "look at the disk, "
+    "then run again",
+}
 
 
-MOST_SHOWN = 120    # characters of one of a user's values in a sentence
+MOST_SHOWN = 120  # characters of one of a user's values in a sentence
 _LONG = re.compile(rf"\S{{{2 * MOST_SHOWN},}}")
 
 
@@ -45,6 +54,7 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """`text` with line breaks as spaces and what steers a terminal as escapes such as \\x1b."""
+
     def escape(c: str) -> str:
         return " " if c in "\n\t" else c.encode("unicode_escape").decode()
 
@@ -98,7 +108,7 @@ def guard_imports() -> None:
     modules: in everybody else's programs Ctrl-C is theirs.
     """
     words = getattr(sys, "orig_argv", [])
-    named = words[words.index("-m") + 1:][:1] if "-m" in words else []
+    named = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     ours = bool(named) and named[0].partition(".")[0] in PACKAGES
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if sys.argv[:1] == ["-m"] and ours and usual:
@@ -120,7 +130,7 @@ def _prepare_streams() -> None:
 
 def _has_no_reader() -> bool:
     """Whether what reads our output has gone, as `head` does, and not some other pipe's reader."""
-    if not hasattr(select, "poll"):     # Windows
+    if not hasattr(select, "poll"):  # Windows
         return True
     waiting = select.poll()
     for stream in (sys.stdout, sys.stderr):
@@ -134,7 +144,7 @@ def _end_quietly() -> NoReturn:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     # or the interpreter complains when it flushes at its end
     os.dup2(nowhere, sys.stdout.fileno())
-    raise SystemExit(128 + 13) from None    # as a process that the signal ends
+    raise SystemExit(128 + 13) from None  # as a process that the signal ends
 
 
 def _fail(text: str) -> NoReturn:
@@ -148,7 +158,7 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | Non
     """
     try:
         code = main(argv)
-    except SystemExit as end:   # argparse, after its help
+    except SystemExit as end:  # argparse, after its help
         code = end.code
         if code:
             raise

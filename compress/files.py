@@ -24,9 +24,15 @@ MADE_BY = "diffusion-sr-compress/file/1"
 HEADERS = ('"format":"diffusion-sr-compress/1"', '"format":"diffusion-sr-compress-router/1"')
 # bytes of a name, which leaves room for what temporary names add
 LONGEST = 200
-SEARCHED = 2**20                    # bytes at either end of a file in which these are looked for
-RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)),
-            *(f"lpt{i}" for i in range(1, 10))}
+SEARCHED = 2**20  # bytes at either end of a file in which these are looked for
+RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"com{i}" for i in range(1, 10)),
+    *(f"lpt{i}" for i in range(1, 10)),
+}
 _COUNTER = itertools.count()
 _SWEPT: set[Path] = set()
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -64,9 +70,11 @@ def file_name(text: str) -> str:
     it.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text) or text.endswith("."):
-        raise ValueError("must be the name of a file: up to 100 of A-Z, a-z, 0-9, '.', '_' and "
-                         "'-', with no dot at "
-                         "either end")
+        raise ValueError(
+            "must be the name of a file: up to 100 of A-Z, a-z, 0-9, '.', '_' and "
+            "'-', with no dot at "
+            "either end"
+        )
     if text.partition(".")[0].lower() in RESERVED:
         raise ValueError("is a name that Windows keeps for a device; choose another")
     return text
@@ -163,26 +171,34 @@ def check_name(path: Path, option: str) -> None:
     """
     path = Path(path)
     if path.name in ("", ".", ".."):
-        raise UserError(f"{option} '{path}': names no place of its own; give a name that is not "
-                        f"yet used, or one that "
-                        "this command made before")
+        raise UserError(
+            f"{option} '{path}': names no place of its own; give a name that is not "
+            f"yet used, or one that "
+            "this command made before"
+        )
     if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST:
-        raise UserError(f"{option} '{str(path)[:60]}…': the name is longer than {LONGEST} bytes or "
-                        f"holds a zero byte; "
-                        "give a shorter one")
+        raise UserError(
+            f"{option} '{str(path)[:60]}…': the name is longer than {LONGEST} bytes or "
+            f"holds a zero byte; "
+            "give a shorter one"
+        )
     for parent in path.absolute().parents:
         try:
             exists = parent.exists()
         except OSError as error:
-            raise UserError(f"{option} {path}: {parent} cannot be reached ({error.strerror}); "
-                            f"choose another "
-                            f"{option}") from None
+            raise UserError(
+                f"{option} {path}: {parent} cannot be reached ({error.strerror}); "
+                f"choose another "
+                f"{option}"
+            ) from None
         if exists and not parent.is_dir():
-            raise UserError(f"{option} {path}: {parent} is a file, not a folder; choose another "
-                            f"{option}")
+            raise UserError(
+                f"{option} {path}: {parent} is a file, not a folder; choose another {option}"
+            )
         if exists and not os.access(parent, os.W_OK | os.X_OK):
-            raise UserError(f"{option} {path}: {parent} cannot be written to; choose another "
-                            f"{option}")
+            raise UserError(
+                f"{option} {path}: {parent} cannot be written to; choose another {option}"
+            )
         if exists:
             return
 
@@ -216,8 +232,10 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
     path = Path(path)
     check_name(path, option)
     if path.is_symlink():
-        raise UserError(f"{option} {path}: is a link, and what it leads to is not overwritten; "
-                        f"give another name")
+        raise UserError(
+            f"{option} {path}: is a link, and what it leads to is not overwritten; "
+            f"give another name"
+        )
     if not path.exists():
         return
     if path.is_dir():
@@ -228,9 +246,11 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
     if not path.is_file():
         raise UserError(f"{option} {path}: is no ordinary file; give another name")
     if path.stat().st_size and not is_made_here(path):
-        raise UserError(f"{option} {path}: exists and was not written by this toolkit, so it is "
-                        f"not overwritten; give "
-                        "another name, or remove it")
+        raise UserError(
+            f"{option} {path}: exists and was not written by this toolkit, so it is "
+            f"not overwritten; give "
+            "another name, or remove it"
+        )
 
 
 def check_weights(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
@@ -245,16 +265,16 @@ def check_weights(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise UserError(f"{option} {path}: give a name that ends in .safetensors; its record goes "
-                        f"beside it")
+        raise UserError(
+            f"{option} {path}: give a name that ends in .safetensors; its record goes beside it"
+        )
     for file in (path, path.with_suffix(".json")):
         check_file(file, option, inputs)
     return path.with_suffix(".json")
 
 
 def is_same(a: Path, b: Path) -> bool:
-    """Whether two names lead to one file or folder, by links too; also where it does not exist yet.
-    """
+    """Whether two names lead to one file or folder, by links too; also where it does not exist yet."""
     try:
         return os.path.samefile(a, b)
     except OSError:

@@ -43,25 +43,27 @@ def check_place(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         raise UserError(f"{option} '{path}': is a home directory or holds one; {remedy}")
     check_name(path, option)
     if path.is_symlink():
-        raise UserError(f"{option} {path}: is a link, and what it leads to is not replaced; "
-                        f"{remedy}")
+        raise UserError(
+            f"{option} {path}: is a link, and what it leads to is not replaced; {remedy}"
+        )
     if path.exists() and not path.is_dir():
         raise UserError(f"{option} {path}: is a file, not a folder; {remedy}")
     for source in inputs:
         inside = Path(source).resolve()
         if is_same(path, inside) or place in inside.parents:
-            raise UserError(f"{option} {path}: is or holds {source}, which this command reads; "
-                            f"{remedy}")
+            raise UserError(
+                f"{option} {path}: is or holds {source}, which this command reads; {remedy}"
+            )
 
 
 def homes() -> set[Path]:
     """The home of this user, and those of all users that the system knows."""
     found = set()
-    with contextlib.suppress(RuntimeError):     # nobody's: then there is none to protect
+    with contextlib.suppress(RuntimeError):  # nobody's: then there is none to protect
         found.add(Path.home().resolve())
     try:
         import pwd
-    except ImportError:     # Windows
+    except ImportError:  # Windows
         return found
     listed = {Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir.startswith("/")}
     return found | {home for home in listed if home.is_dir()} - {Path("/")}
@@ -73,26 +75,34 @@ def check_ours(folder: Path, kind: str, option: str, overwrite: bool = False) ->
     """
     folder = Path(folder)
     if folder.is_symlink():
-        raise UserError(f"{folder}: is a link, and what it leads to is not replaced; remove it, or "
-                        f"choose another {option}")
+        raise UserError(
+            f"{folder}: is a link, and what it leads to is not replaced; remove it, or "
+            f"choose another {option}"
+        )
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{folder}: is a file where a folder is going to be written; move it away, "
-                        f"or choose another "
-                        f"{option}")
+        raise UserError(
+            f"{folder}: is a file where a folder is going to be written; move it away, "
+            f"or choose another "
+            f"{option}"
+        )
     if not any(folder.iterdir()):
         return
     if kind_of(folder) != kind:
-        raise UserError(f"{folder}: exists and is nothing that {MAKERS.get(kind, 'this command')} "
-                        f"made, so it is not "
-                        f"replaced; choose another {option}, or move it away")
+        raise UserError(
+            f"{folder}: exists and is nothing that {MAKERS.get(kind, 'this command')} "
+            f"made, so it is not "
+            f"replaced; choose another {option}, or move it away"
+        )
     if found := strangers(folder, overwrite):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         also = ", or --overwrite what this toolkit made" if kind == RUN and not overwrite else ""
-        raise UserError(f"{folder}: holds {found[0]}{more}, which "
-                        f"{MAKERS.get(kind, 'this command')} did not write there; "
-                        f"move that away, choose another {option}{also}")
+        raise UserError(
+            f"{folder}: holds {found[0]}{more}, which "
+            f"{MAKERS.get(kind, 'this command')} did not write there; "
+            f"move that away, choose another {option}{also}"
+        )
 
 
 def partial_of(out: Path) -> Path:
@@ -101,8 +111,9 @@ def partial_of(out: Path) -> Path:
 
 
 @contextmanager
-def claimed(out: Path, kind: str, option: str, inputs: Iterable[Path] = (),
-            overwrite: bool = False) -> Iterator[Path]:
+def claimed(
+    out: Path, kind: str, option: str, inputs: Iterable[Path] = (), overwrite: bool = False
+) -> Iterator[Path]:
     """Have `out` for this process alone, refused before any work where it cannot be had.
 
     Args:
@@ -176,7 +187,7 @@ def begin(out: Path, kind: str, keep: bool = False) -> Path:
     if not keep:
         remove(partial, kind)
     partial.mkdir(parents=True, exist_ok=True)
-    mark(partial, kind)     # without a list of files, as it is not finished
+    mark(partial, kind)  # without a list of files, as it is not finished
     # a killed process's
     drop(partial, *(f"{place}.*.partial*" for place in ("", "*/", "*/*/", "*/*/*/")))
     return partial
@@ -222,7 +233,7 @@ def swap_in(partial: Path, out: Path, kind: str, overwrite: bool = False) -> Non
     try:
         partial.rename(out)
     except OSError:
-        (aside / out.name).rename(out)      # where that fails too, `aside` stays
+        (aside / out.name).rename(out)  # where that fails too, `aside` stays
         shutil.rmtree(aside)
         raise
     shutil.rmtree(aside)
@@ -232,7 +243,7 @@ def recover(out: Path) -> None:
     """Put back what a process that was killed while it replaced `out` had moved aside, or delete it
     if `out` is there.
     """
-    ours = re.compile(rf"\.{re.escape(out.name[:100])}\.[^.]+\.old")   # not those of `out`.something
+    ours = re.compile(rf"\.{re.escape(out.name[:100])}\.[^.]+\.old")  # not those of `out`.something
     for aside in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
         if kind_of(aside) != SCRATCH or {p.name for p in aside.iterdir()} - {MARK_FILE, out.name}:
             continue
@@ -255,4 +266,3 @@ def scratch(beside: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder)
-

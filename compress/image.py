@@ -12,8 +12,15 @@ from compress.photographs import reading
 from compress.photographs.header import MAX_PIXELS, MIN_SIDE, SUFFIXES
 from compress.photographs.problem import PhotographError
 
-__all__ = ["MIN_SIDE", "SUFFIXES", "check_image_tensor", "list_images", "read_image", "to_uint8",
-           "write_image"]
+__all__ = [
+    "MIN_SIDE",
+    "SUFFIXES",
+    "check_image_tensor",
+    "list_images",
+    "read_image",
+    "to_uint8",
+    "write_image",
+]
 
 
 def read_image(path: str | Path, convert: bool = False, min_side: int = MIN_SIDE) -> torch.Tensor:
@@ -39,7 +46,9 @@ def read_image(path: str | Path, convert: bool = False, min_side: int = MIN_SIDE
 def check_image_tensor(image: torch.Tensor, where: str = "the input image") -> torch.Tensor:
     """Raise UserError unless `image` is a finite float [B, 3, H, W] tensor in [0, 1]."""
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-        raise UserError(f"{where}: has shape {tuple(image.shape)}; expected [batch, 3, height, width]")
+        raise UserError(
+            f"{where}: has shape {tuple(image.shape)}; expected [batch, 3, height, width]"
+        )
     if not image.is_floating_point():
         raise UserError(f"{where}: has dtype {image.dtype}; expected floating point in [0, 1]")
     if not torch.isfinite(image).all():
@@ -75,7 +84,9 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
     if not found:
         raise UserError(f"{folder}: holds no image; expected {', '.join(SUFFIXES)} files")
     return found

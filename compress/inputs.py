@@ -53,6 +53,8 @@ def _check_weight_files(config: BaseModel) -> None:
     for name, loss in WEIGHT_FILES.items():
         file = getattr(config, name, None)
         if file is not None and config.losses.get(loss) and not Path(file).is_file():
-            raise UserError(f"{name} {shown(file)} is no file; the loss {loss} reads it: give the "
-                            "weight file, or leave "
-                            "the loss out")
+            raise UserError(
+                f"{name} {shown(file)} is no file; the loss {loss} reads it: give the "
+                "weight file, or leave "
+                "the loss out"
+            )

@@ -15,13 +15,13 @@ from compress.errors import UserError
 
 try:
     import fcntl
-except ImportError:     # Windows
+except ImportError:  # Windows
     fcntl = None
     import msvcrt
 
 TITLE = "lock of diffusion-sr-compress"
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
-FAR = 2**30     # Windows locks bytes against reading: one that lies beyond the text
+FAR = 2**30  # Windows locks bytes against reading: one that lies beyond the text
 
 
 def lock_of(path: Path) -> Path:
@@ -51,21 +51,25 @@ def locked(path: Path, option: str = "--out") -> Iterator[None]:
 def _acquire(file: Path, path: Path, option: str) -> int:
     while True:
         if file.is_symlink() or (file.exists() and not _is_ours(file)):
-            raise UserError(f"{file}: stands where the lock of {path} goes and was not written by "
-                            f"this toolkit; move it "
-                            f"away, or choose another {option}")
+            raise UserError(
+                f"{file}: stands where the lock of {path} goes and was not written by "
+                f"this toolkit; move it "
+                f"away, or choose another {option}"
+            )
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _take(descriptor, file):
-                raise UserError(f"{path}: {_holder(file)} is writing it; wait until it ends, or "
-                                f"choose another {option}")
+                raise UserError(
+                    f"{path}: {_holder(file)} is writing it; wait until it ends, or "
+                    f"choose another {option}"
+                )
             if _is_current(descriptor, file):
                 _sign(descriptor)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)    # its last holder removed the file in between: once more
+        os.close(descriptor)  # its last holder removed the file in between: once more
 
 
 def _take(descriptor: int, file: Path) -> bool:
@@ -80,9 +84,11 @@ def _take(descriptor: int, file: Path) -> bool:
             return False
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
             raise
-        print(f"note: {file.parent} is on a file system without locks ({error.strerror}); start no "
-              f"second process there",
-              file=sys.stderr)
+        print(
+            f"note: {file.parent} is on a file system without locks ({error.strerror}); start no "
+            f"second process there",
+            file=sys.stderr,
+        )
     return True
 
 
@@ -121,7 +127,7 @@ def _holder(file: Path) -> str:
 
 
 def _release(descriptor: int, file: Path) -> None:
-    if fcntl is not None:       # while it is held, so that no other's file is removed
+    if fcntl is not None:  # while it is held, so that no other's file is removed
         if _is_current(descriptor, file):
             file.unlink(missing_ok=True)
         os.close(descriptor)

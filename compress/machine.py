@@ -9,8 +9,15 @@ import torch
 def processor() -> str:
     """The CPU's name."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf-8").splitlines()
-             if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -18,17 +18,37 @@ FORMAT = "diffusion-sr-compress/folder/1"
 EXPORT_FORMAT = "diffusion-sr-compress/export/"
 RUN, EXPORT, CHECKPOINT = "run", "export", "checkpoint"
 SCRATCH, IMAGES, BASELINES = "scratch", "images", "baselines"
-MAKERS = {RUN: "compress.run", EXPORT: "export.run", CHECKPOINT: "a training", IMAGES: "eval.run "
-                                                                                       "--save",
-          BASELINES: "export.baselines"}
+MAKERS = {
+    RUN: "compress.run",
+    EXPORT: "export.run",
+    CHECKPOINT: "a training",
+    IMAGES: "eval.run --save",
+    BASELINES: "export.baselines",
+}
 # What an export holds beside the files that its manifest lists.
-EXPORT_NAMES = ("manifest.json", "parity.json", "drift.json", "figures.json", "FAILED.txt",
-                "source_fp32/*")
+EXPORT_NAMES = (
+    "manifest.json",
+    "parity.json",
+    "drift.json",
+    "figures.json",
+    "FAILED.txt",
+    "source_fp32/*",
+)
 # What a run holds at most, for those of older versions, which kept no list of their files.
-RUN_NAMES = ("recipe.yaml", "ledger.json", "model.safetensors", "report.html", "card.md",
-             "curve.png", "curve.svg", "curve.html", "pass_*/*", "passes/*")
+RUN_NAMES = (
+    "recipe.yaml",
+    "ledger.json",
+    "model.safetensors",
+    "report.html",
+    "card.md",
+    "curve.png",
+    "curve.svg",
+    "curve.html",
+    "pass_*/*",
+    "passes/*",
+)
 EVAL_NAMES = ("metrics.csv", "averages.json", "fidelity.json")
-SMALL = 2**26       # bytes of a mark at most: a larger file is none
+SMALL = 2**26  # bytes of a mark at most: a larger file is none
 
 
 def mark(folder: Path, kind: str, files: list[str] | None = None) -> None:
@@ -70,8 +90,7 @@ def _manifest(folder: Path) -> dict | None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Every file and link below `folder`, by its name from there with '/', but what Python caches.
-    """
+    """Every file and link below `folder`, by its name from there with '/', but what Python caches."""
     found = []
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
@@ -94,7 +113,7 @@ def strangers(folder: Path, overwrite: bool = False) -> list[str]:
     kind, own = kind_of(folder), _read(folder / MARK_FILE)
     listed = own.get("files") if isinstance(own, dict) else []
     if kind not in (RUN, EXPORT) or not isinstance(listed, list):
-        return []   # without a list it is not finished, and its writer's alone
+        return []  # without a list it is not finished, and its writer's alone
     known = {MARK_FILE, *map(str, listed)}
     names = [name for name in files_in(folder) if name not in known]
     if kind == EXPORT:
@@ -119,7 +138,9 @@ def _of_others(run: Path, names: list[str], ours_too: bool) -> list[str]:
             ours = kind_of(inner) in (EXPORT, SCRATCH)
             own_folders[top] = set(files_in(inner)) - set(strangers(inner)) if ours else set()
         path = Path(name)
-        in_evaluation = top == "eval" and (path.name in EVAL_NAMES or path.parent.name == "restored")
+        in_evaluation = top == "eval" and (
+            path.name in EVAL_NAMES or path.parent.name == "restored"
+        )
         if not in_evaluation and name.partition("/")[2] not in own_folders[top]:
             left.append(name)
     return left
@@ -129,6 +150,6 @@ def _is_exported(name: str, manifest: dict) -> bool:
     listed, graphs = manifest.get("files"), manifest.get("graphs")
     named = set(listed) if isinstance(listed, dict) else set()
     for graph in graphs.values() if isinstance(graphs, dict) else ():
-        if isinstance(graph, dict):     # an engine, which is built where it runs
+        if isinstance(graph, dict):  # an engine, which is built where it runs
             named |= {str(graph.get("engine")), str(graph.get("file"))}
     return name in named or any(fnmatchcase(name, pattern) for pattern in EXPORT_NAMES)

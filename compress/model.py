@@ -40,7 +40,7 @@ class Tiling:
     margin: int = 0
 
 
-MARGIN = 16     # tests/bench/bench_frame.py: less leaves a frame on some family, more improves nothing
+MARGIN = 16  # tests/bench/bench_frame.py: less leaves a frame on some family, more improves nothing
 
 
 class SRModel(nn.Module):
@@ -55,12 +55,24 @@ class SRModel(nn.Module):
 
     COMPONENTS = ("text_encoder", "encoder", "denoiser", "decoder")
 
-    def __init__(self, encoder: nn.Module, denoiser: nn.Module, decoder: nn.Module, process: Process, *,
-                 text_encoder: nn.Module | None = None, colour_fix: str = "adain", multiple: int = 16,
-                 latent_ratio: float = 0.5, tiling: Tiling = Tiling()):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        denoiser: nn.Module,
+        decoder: nn.Module,
+        process: Process,
+        *,
+        text_encoder: nn.Module | None = None,
+        colour_fix: str = "adain",
+        multiple: int = 16,
+        latent_ratio: float = 0.5,
+        tiling: Tiling = Tiling(),
+    ):
         super().__init__()
         if colour_fix not in FIXES:
-            raise UserError(f"colour_fix '{colour_fix}' is unknown; choose one of {', '.join(FIXES)}")
+            raise UserError(
+                f"colour_fix '{colour_fix}' is unknown; choose one of {', '.join(FIXES)}"
+            )
         self.text_encoder = text_encoder
         self.encoder = encoder
         self.denoiser = denoiser
@@ -90,13 +102,17 @@ class SRModel(nn.Module):
     def context(self) -> torch.Tensor | None:
         return None if self.text_encoder is None else self.text_encoder()
 
-    def clean_latent(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def clean_latent(
+        self, latent: torch.Tensor, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The clean latent x0 [B, C', h, w] of an encoded low-resolution image. `context` saves a call of the text
         encoder."""
         context = self.context() if context is None else context
         return self.process.restore(latent, lambda x, *step: self.denoiser(x, context, *step))
 
-    def predictions(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def predictions(
+        self, latent: torch.Tensor, context: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """What the denoiser puts out on the way to the clean latent: one tensor for each step of the process."""
         context, seen = self.context() if context is None else context, []
 
@@ -116,40 +132,64 @@ class SRModel(nn.Module):
         a margin in whole multiples; and whether the image has several tiles."""
         sides = [side + -side % self.multiple for side in lr.shape[-2:]]
         if max(sides) * self.latent_ratio > self.tiling.tile:
-            return replace(self.tiling, margin=-(-self.tiling.margin // self.multiple) * self.multiple), True
+            return replace(
+                self.tiling, margin=-(-self.tiling.margin // self.multiple) * self.multiple
+            ), True
         margin = 2 * self.tiling.margin
         padded = [side + margin + -(side + margin) % self.multiple for side in lr.shape[-2:]]
         return replace(self.tiling, tile=int(max(padded) * self.latent_ratio)), False
 
-    def image_rows(self, lr: torch.Tensor, progress: Callable[[str], None] | None = None) -> Iterator[torch.Tensor]:
+    def image_rows(
+        self, lr: torch.Tensor, progress: Callable[[str], None] | None = None
+    ) -> Iterator[torch.Tensor]:
         """What the networks make of `lr`, before any correction: strips [B, 3, rows, 4w] from top to bottom.
 
         Arguments and errors are those of `forward`.
         """
         height, width = check_image_tensor(lr).shape[-2:]
         if min(height, width) < MIN_SIDE:
-            raise UserError(f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}")
+            raise UserError(
+                f"an image of {width}x{height} pixels is too small; both sides must be at least {MIN_SIDE}"
+            )
         say = progress or (lambda stage: None)
         (how, several), ratio = self.tiles(lr), self.latent_ratio
-        margin = how.margin if several else 0       # one piece has it within
+        margin = how.margin if several else 0  # one piece has it within
         cut = Cut(how.tile, how.overlap, int(self.multiple * ratio), int(margin * ratio))
         context = self.context()
         say("encoder")
-        latent = tiled(self.encoder, surround(lr, how.margin, self.multiple), int(how.tile / ratio),
-                       int(how.overlap / ratio), ratio, self.multiple, margin)
+        latent = tiled(
+            self.encoder,
+            surround(lr, how.margin, self.multiple),
+            int(how.tile / ratio),
+            int(how.overlap / ratio),
+            ratio,
+            self.multiple,
+            margin,
+        )
         say("denoiser")
-        clean = self.process.restore(latent, lambda x, *step: tiled(
-            lambda z: self.denoiser(z, context, *step), x, cut.tile, cut.overlap, align=cut.align, margin=cut.margin))
+        clean = self.process.restore(
+            latent,
+            lambda x, *step: tiled(
+                lambda z: self.denoiser(z, context, *step),
+                x,
+                cut.tile,
+                cut.overlap,
+                align=cut.align,
+                margin=cut.margin,
+            ),
+        )
         del latent
         say("decoder")
         left, skip, wanted = how.margin * SCALE, how.margin * SCALE, height * SCALE
         for strip in tiled_rows(self.decoder, clean, replace(cut, align=1), SCALE / ratio):
-            rows = strip[..., skip:skip + wanted, left:left + width * SCALE]
+            rows = strip[..., skip : skip + wanted, left : left + width * SCALE]
             skip, wanted = max(0, skip - strip.shape[-2]), wanted - rows.shape[-2]
             if rows.shape[-2]:
                 yield rows
 
-    def forward(self, lr: torch.Tensor, progress: Callable[[str], None] | None = None) -> torch.Tensor:
+    def forward(
+        self, lr: torch.Tensor, progress: Callable[[str], None] | None = None
+    ) -> torch.Tensor:
         """Super-resolve float [B, 3, h, w] in [0, 1] of any size from 16 to [B, 3, 4h, 4w] in [0, 1].
 
         Beyond the borders lies a reflection, `tiling.margin` pixels wide and on to multiples of `multiple`; it is
@@ -160,7 +200,9 @@ class SRModel(nn.Module):
         return self.fix(self.tiles(lr)[1])(image, lr).clamp(0, 1)
 
     @torch.no_grad()
-    def upscale_bytes(self, lr: torch.Tensor, progress: Callable[[str], None] | None = None) -> np.ndarray:
+    def upscale_bytes(
+        self, lr: torch.Tensor, progress: Callable[[str], None] | None = None
+    ) -> np.ndarray:
         """As `forward` of one image [1, 3, h, w], as uint8 [4h, 4w, 3]; no float image is ever whole in memory.
 
         Raises UserError as `forward` does, for values that are not finite, and for a temporary file without room.
@@ -170,7 +212,9 @@ class SRModel(nn.Module):
         rows = (strip[0].float().cpu().numpy() for strip in self.image_rows(lr, progress))
         several, (height, width) = self.tiles(lr)[1], lr.shape[-2:]
         try:
-            fixed = strips.corrected(rows, lr[0].float().cpu().numpy(), self.fix_name(several), SCALE)
+            fixed = strips.corrected(
+                rows, lr[0].float().cpu().numpy(), self.fix_name(several), SCALE
+            )
             return strips.to_bytes(fixed, height * SCALE, width * SCALE)
         except strips.StripError as error:
             raise UserError(str(error)) from None

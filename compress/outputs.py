@@ -38,12 +38,24 @@ from export.rewrite import names_for
 from export.targets.parts import choose_parts, float_model
 from export.targets.qnn import choose_chip
 
-CURVE_METRICS = ("musiq", "lpips", "ssim", "psnr")  # the first that has a value on all models of a run
+CURVE_METRICS = (
+    "musiq",
+    "lpips",
+    "ssim",
+    "psnr",
+)  # the first that has a value on all models of a run
 
 
 def export_options(spec: Export) -> targets.Options:
-    return targets.Options(lr_size=spec.lr_size, components=spec.components, dtype=spec.dtype, dynamic=spec.dynamic,
-                           low_bits=spec.low_bits, rewrite=spec.rewrite, **({"chip": spec.chip} if spec.chip else {}))
+    return targets.Options(
+        lr_size=spec.lr_size,
+        components=spec.components,
+        dtype=spec.dtype,
+        dynamic=spec.dynamic,
+        low_bits=spec.low_bits,
+        rewrite=spec.rewrite,
+        **({"chip": spec.chip} if spec.chip else {}),
+    )
 
 
 def check_exports(recipe: Recipe, packages: bool = True) -> None:
@@ -101,15 +113,30 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
             targets.finish(folder, verify.failures(made.rows), keep=True)
             print("\n".join(made.notes), end="\n" if made.notes else "")
             written = read_manifest(folder)["files"]
-            figures = {"parity": made.rows, "latency": [], "files": [
-                [str((folder / name).relative_to(run)), entry["bytes"]] for name, entry in written.items()
-                if not name.endswith(".py")]}
+            figures = {
+                "parity": made.rows,
+                "latency": [],
+                "files": [
+                    [str((folder / name).relative_to(run)), entry["bytes"]]
+                    for name, entry in written.items()
+                    if not name.endswith(".py")
+                ],
+            }
             if spec.reference and spec.target == "onnx" and "model" in made.graphs:
-                export_onnx(source, folder / "source_fp32", lr_size=spec.lr_size, dynamic=spec.dynamic,
-                            per_component=False)
-                pair = {"source fp32": folder / "source_fp32" / "model.onnx", recipe.name: folder / "model.onnx"}
-                figures["latency"] = latency.compare(pair, threads=os.cpu_count() or 1, repeats=10,
-                                                     side=max(spec.lr_size))
+                export_onnx(
+                    source,
+                    folder / "source_fp32",
+                    lr_size=spec.lr_size,
+                    dynamic=spec.dynamic,
+                    per_component=False,
+                )
+                pair = {
+                    "source fp32": folder / "source_fp32" / "model.onnx",
+                    recipe.name: folder / "model.onnx",
+                }
+                figures["latency"] = latency.compare(
+                    pair, threads=os.cpu_count() or 1, repeats=10, side=max(spec.lr_size)
+                )
             write_text(done, json.dumps(figures))
         figures = read_figures(done)
         found = {key: found[key] + figures[key] for key in found}
@@ -121,22 +148,40 @@ def evaluate_both(recipe: Recipe, source: SRModel, model: SRModel, run: Path) ->
     results = {}
     # Identities under which a run that was killed finds what it restored and scored before.
     identity = repr((dump(recipe.source), recipe.source.data_key(), code_version()))
-    keys = {"source": hashlib.sha256(identity.encode()).hexdigest(), "compressed": key_of_file(run / MODEL_FILE)}
+    keys = {
+        "source": hashlib.sha256(identity.encode()).hexdigest(),
+        "compressed": key_of_file(run / MODEL_FILE),
+    }
     for opened in open_all(recipe):
         folder = run / "eval" / opened.name
         averages = {}
-        for name, candidate, out in (("source", source, folder / "source"), ("compressed", model, folder)):
+        for name, candidate, out in (
+            ("source", source, folder / "source"),
+            ("compressed", model, folder),
+        ):
             if not (out / "averages.json").is_file():
                 print(f"evaluate: {name} on {opened.name}")
-                evaluate(candidate, opened, recipe.eval.metrics, recipe.eval.iqa_weights, out, save=out / "restored",
-                         cache=run / "passes" / "scores.sqlite", model_key=keys[name])
+                evaluate(
+                    candidate,
+                    opened,
+                    recipe.eval.metrics,
+                    recipe.eval.iqa_weights,
+                    out,
+                    save=out / "restored",
+                    cache=run / "passes" / "scores.sqlite",
+                    model_key=keys[name],
+                )
             averages[name] = read_averages(out)
         fidelity = {}
         for pair in opened.pairs:
             files = [out / "restored" / f"{pair.name}.png" for out in (folder / "source", folder)]
-            if all(file.is_file() for file in files):  # an image that could not be read was restored by neither
+            if all(
+                file.is_file() for file in files
+            ):  # an image that could not be read was restored by neither
                 a, b = map(read_image, files)
-                fidelity[pair.name] = (-10 * torch.log10((a - b).square().mean().clamp(min=1e-10))).item()
+                fidelity[pair.name] = (
+                    -10 * torch.log10((a - b).square().mean().clamp(min=1e-10))
+                ).item()
         write_text(folder / "fidelity.json", json.dumps(fidelity))
         mean = float(np.mean(list(fidelity.values()))) if fidelity else None
         results[opened.name] = {**averages, "fidelity_db": mean}
@@ -153,9 +198,11 @@ def open_all(recipe: Recipe) -> list[DataSet]:
     check_names(recipe.eval.metrics)
     weights = recipe.eval.iqa_weights
     if weights is not None and not Path(weights).is_dir():
-        raise UserError(f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that "
-                        "holds the metrics' "
-                        "weights, or leave it out")
+        raise UserError(
+            f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that "
+            "holds the metrics' "
+            "weights, or leave it out"
+        )
     found: dict[str, DataSet] = {}
     for i, entry in enumerate(recipe.eval.data):
         try:
@@ -164,10 +211,12 @@ def open_all(recipe: Recipe) -> list[DataSet]:
         except UserError as error:
             raise UserError(f"eval.data.{i}: {error}") from None
         if opened.name in found:
-            raise UserError(f"eval.data.{i}: the results of two data sets would lie in "
-                            f"eval/{opened.name}; rename one "
-                            "of their folders, or evaluate it by python -m eval.run RUN --data … "
-                            "--name …")
+            raise UserError(
+                f"eval.data.{i}: the results of two data sets would lie in "
+                f"eval/{opened.name}; rename one "
+                "of their folders, or evaluate it by python -m eval.run RUN --data … "
+                "--name …"
+            )
         found[opened.name] = opened
     return list(found.values())
 
@@ -181,7 +230,10 @@ def draw_curve(recipe: Recipe, record: dict, results: dict, run: Path) -> tuple[
                 continue
             selection = points.select([run], metric, data)
             size = record["cost"]["before"]["param_equivalents"] / 1e6
-            own = [replace(selection.points[0], label=recipe.name), points.Point("source", size, source, True)]
+            own = [
+                replace(selection.points[0], label=recipe.name),
+                points.Point("source", size, source, True),
+            ]
             selection = replace(selection, points=own + selection.points[1:])
             png, _ = curve.draw(selection, run / "curve.png")
             return png, f"curve: {metric} on {data}"
@@ -204,36 +256,50 @@ def summary(recipe: Recipe, record: dict, exported: dict, results: dict) -> list
     """The run in a few lines of text."""
     before, after = record["cost"]["before"], record["cost"]["after"]
     height, width = before["lr_size"]
-    lines = [f"{recipe.name}",
-             f"  weights  {before['bytes'] / 1e6:9.2f} MB -> {after['bytes'] / 1e6:.2f} MB "
-             f"({after['bytes'] / before['bytes']:.3f}), packed at their own width; {MODEL_FILE} has "
-             f"{after['file_bytes'] / 1e6:.2f} MB",
-             f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
-             f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
-             f"fp32-equivalent (paper count, LR {width}x{height}), counted and no speed"]
+    lines = [
+        f"{recipe.name}",
+        f"  weights  {before['bytes'] / 1e6:9.2f} MB -> {after['bytes'] / 1e6:.2f} MB "
+        f"({after['bytes'] / before['bytes']:.3f}), packed at their own width; {MODEL_FILE} has "
+        f"{after['file_bytes'] / 1e6:.2f} MB",
+        f"  params   {before['params'] / 1e6:9.2f} M  -> {after['param_equivalents'] / 1e6:.2f} M fp32-equivalent",
+        f"  MACs     {before['macs_paper'] / 1e9:9.2f} G  -> {after['macs_equivalent'] / 1e9:.2f} G "
+        f"fp32-equivalent (paper count, LR {width}x{height}), counted and no speed",
+    ]
     for reference, row in pairs_of(exported["latency"]):
         threads = f"{row['threads']} {plural(row['threads'], 'thread')}"
-        lines.append(f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
-                     f"{reference['label']}, measured: {threads}, {row['machine']}")
+        lines.append(
+            f"  ONNX     {row['size_ratio']:.3f} x the bytes and {row['ratio']:.2f} x the speed of "
+            f"{reference['label']}, measured: {threads}, {row['machine']}"
+        )
     whole = [r for r in exported["parity"] if r["file"] in ("model.onnx", "end to end")]
     if whole:
-        shown = ", ".join(f"{r['probe']} {'not finite' if r['psnr_db'] is None else format(r['psnr_db'], '.1f')}"
-                          for r in whole)
+        shown = ", ".join(
+            f"{r['probe']} {'not finite' if r['psnr_db'] is None else format(r['psnr_db'], '.1f')}"
+            for r in whole
+        )
         lines.append(f"  parity   torch against the runtime, end to end, dB: {shown}")
     problem = verify.failures(exported["parity"])
     if problem:
         lines.append(f"  parity   {problem}")
     for data, result in results.items():
         fidelity = result["fidelity_db"]
-        lines.append(f"  {data}: " + ("no image was restored by both models" if fidelity is None else
-                                      f"compressed against source {fidelity:.2f} dB PSNR"))
+        lines.append(
+            f"  {data}: "
+            + (
+                "no image was restored by both models"
+                if fidelity is None
+                else f"compressed against source {fidelity:.2f} dB PSNR"
+            )
+        )
         for metric in recipe.eval.metrics:
             pair = [result[k].get(metric) for k in ("source", "compressed")]
             if None not in pair:
                 lines.append(f"    {metric:<14}{pair[0]:10.4f} -> {pair[1]:.4f}")
         for metric, why in result["compressed"]["blank"].items():
             lines.append(f"    {metric:<14}blank: {why}")
-        lines += [f"    left out: {name}: {why}" for name, why in result["compressed"]["problems"].items()]
+        lines += [
+            f"    left out: {name}: {why}" for name, why in result["compressed"]["problems"].items()
+        ]
     return lines
 
 

@@ -39,16 +39,22 @@ class Prediction:
 
     @property
     def ms(self) -> float:
-        return sum(count / self.rates[precision].gmacs_per_ms for precision, count in self.gmacs.items())
+        return sum(
+            count / self.rates[precision].gmacs_per_ms for precision, count in self.gmacs.items()
+        )
 
     def terms(self) -> str:
         """How the sum is made: `5.0 GMACs fp16 / 6 + 36.1 GMACs W8A8 / 21`."""
-        return " + ".join(f"{count:,.1f} GMACs {precision} / {self.rates[precision].gmacs_per_ms:g}"
-                          for precision, count in self.gmacs.items())
+        return " + ".join(
+            f"{count:,.1f} GMACs {precision} / {self.rates[precision].gmacs_per_ms:g}"
+            for precision, count in self.gmacs.items()
+        )
 
 
 def _rows(table: str) -> list[dict[str, str]]:
-    with (files("compress") / "assets" / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
+    with (files("compress") / "assets" / f"{table}.csv").open(
+        encoding="utf-8", newline=""
+    ) as stream:
         return list(csv.DictReader(stream))
 
 
@@ -71,7 +77,9 @@ def precision(layer: Layer) -> str:
     """
     if 1 < layer.arithmetic_bits <= 8:
         return INTEGER
-    return FLOAT if layer.arithmetic_bits in (1, 32) or layer.paper_bits > 16 * layer.params else MIXED
+    return (
+        FLOAT if layer.arithmetic_bits in (1, 32) or layer.paper_bits > 16 * layer.params else MIXED
+    )
 
 
 def gmacs_by_precision(cost: Cost) -> dict[str, float]:
@@ -85,22 +93,30 @@ def gmacs_by_precision(cost: Cost) -> dict[str, float]:
 def predict(cost: Cost) -> list[Prediction]:
     """One prediction for each device; a model of mixed precision is the sum of its parts."""
     gmacs = gmacs_by_precision(cost)
-    return [Prediction(device, gmacs, {name: table[name] for name in gmacs}) for device, table in rates().items()]
+    return [
+        Prediction(device, gmacs, {name: table[name] for name in gmacs})
+        for device, table in rates().items()
+    ]
 
 
 def published(source: object) -> Iterator[tuple[str, str, float]]:
     """(system, device, ms at 128x128 -> 512x512) as printed for the system that a source config stands for."""
     key = (getattr(source, "family", None), getattr(source, "size", None))
-    yield from ((row["system"], row["device"], float(row["ms"])) for row in _rows("phone_latency")
-                if (row["family"], row["size"]) == key)
+    yield from (
+        (row["system"], row["device"], float(row["ms"]))
+        for row in _rows("phone_latency")
+        if (row["family"], row["size"]) == key
+    )
 
 
 def as_lines(cost: Cost, source: object | None = None) -> list[str]:
     """The predictions as text. With `source`, the uncompressed model's config, also what was published for it."""
     height, width = cost.lr_size
     found = predict(cost)
-    lines = [f"predicted phone latency at LR {width}x{height}: full GMACs / published rate in GMACs per ms; nothing "
-             "was run on a phone"]
+    lines = [
+        f"predicted phone latency at LR {width}x{height}: full GMACs / published rate in GMACs per ms; nothing "
+        "was run on a phone"
+    ]
     for one in found:
         lines.append(f"  {one.device:<26}predicted {one.ms:8.1f} ms = {one.terms()}")
     for name in gmacs_by_precision(cost):
@@ -108,6 +124,8 @@ def as_lines(cost: Cost, source: object | None = None) -> list[str]:
         lines.append(f"  rates at {name}: from {', '.join(sources)}")
     for system, device, ms in published(source) if cost.lr_size == (128, 128) else ():
         one = next(p for p in found if p.device == device)
-        lines.append(f"  {system} on {device}: published {ms:g} ms, predicted {one.ms:.1f} ms "
-                     f"({one.ms / ms:.2f} of it); the gap is not explained")
+        lines.append(
+            f"  {system} on {device}: published {ms:g} ms, predicted {one.ms:.1f} ms "
+            f"({one.ms / ms:.2f} of it); the gap is not explained"
+        )
     return lines

@@ -12,6 +12,7 @@ from compress.errors import UserError, shown
 from compress.files import FileName
 from compress.passes.base import Pass
 
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,15 +67,17 @@ class Recipe(_Strict):
     passes: list[SerializeAsAny[Pass]]
     export: list[Export]
     eval: Eval
-    seed: int = Field(0, ge=0, le=2**31 - 1)    # numpy takes 32 bits, and stages add to it
+    seed: int = Field(0, ge=0, le=2**31 - 1)  # numpy takes 32 bits, and stages add to it
 
     @field_validator("export")
     @classmethod
     def _one_folder_each(cls, specs: list[Export]) -> list[Export]:
         folders = [spec.folder for spec in specs]
         if twice := next((f for f in folders if folders.count(f) > 1), None):
-            raise ValueError(f"two entries would write to {twice}/; leave one out, or export it by python -m export.run "
-                             "RUN -o DIR")
+            raise ValueError(
+                f"two entries would write to {twice}/; leave one out, or export it by python -m export.run "
+                "RUN -o DIR"
+            )
         return specs
 
     @field_validator("source", mode="wrap")
@@ -99,13 +102,19 @@ def parse_recipe(data: dict, where: str) -> Recipe:
     if isinstance(data.get("source"), dict):
         data["source"] = parse_source(data["source"], f"{where}: source")
     elif "source" in data:
-        raise UserError(f"{where}: source must be a mapping such as {{family: osediff, size: nano}}")
+        raise UserError(
+            f"{where}: source must be a mapping such as {{family: osediff, size: nano}}"
+        )
     if isinstance(data.get("passes"), list):
         for i, entry in enumerate(data["passes"]):
             if not isinstance(entry, dict):
-                raise UserError(f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, "
-                                f"got {shown(entry)}")
-        data["passes"] = [parse_pass(entry, f"{where}: passes.{i}") for i, entry in enumerate(data["passes"])]
+                raise UserError(
+                    f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, "
+                    f"got {shown(entry)}"
+                )
+        data["passes"] = [
+            parse_pass(entry, f"{where}: passes.{i}") for i, entry in enumerate(data["passes"])
+        ]
     elif "passes" in data:
         raise UserError(f"{where}: passes must be a list of mappings, each with the key 'pass'")
     return validate(Recipe, data, where)
@@ -114,7 +123,12 @@ def parse_recipe(data: dict, where: str) -> Recipe:
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe with every default written out, as plain data."""
     data = recipe.model_dump(mode="json", exclude={"source", "passes"})
-    return {"name": data.pop("name"), "source": dump(recipe.source), "passes": [dump(p) for p in recipe.passes], **data}
+    return {
+        "name": data.pop("name"),
+        "source": dump(recipe.source),
+        "passes": [dump(p) for p in recipe.passes],
+        **data,
+    }
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -29,8 +29,17 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.arguments import usable_seed
-from compress.bit_widths import (Budget, amounts, choose, everywhere, name_of, parse_budget, parse_width, pinned,
-                                 predicted_ms)
+from compress.bit_widths import (
+    Budget,
+    amounts,
+    choose,
+    everywhere,
+    name_of,
+    parse_budget,
+    parse_width,
+    pinned,
+    predicted_ms,
+)
 from compress.cache import PassCache, code_version, default_root
 from compress.checkpoint import convert_all, dump, load_model, read_header
 from compress.cost import measure
@@ -69,25 +78,42 @@ def open_subject(path: str, overrides: list[str], cache: Path, workdir: Path) ->
     """Of a recipe, the model before its first quantize pass; of a run or model file, the model itself."""
     if not path.endswith((".yaml", ".yml")):
         if overrides:
-            raise UserError(f"{path} is a model, which has nothing to override; drop {overrides[0]}, or give a recipe")
+            raise UserError(
+                f"{path} is a model, which has nothing to override; drop {overrides[0]}, or give a recipe"
+            )
         source, passes = read_header(path)
         if any(isinstance(step, Quantize) for step in passes):
-            raise UserError(f"{path}: is quantised already; give the recipe that made it, or a float model")
+            raise UserError(
+                f"{path}: is quantised already; give the recipe that made it, or a float model"
+            )
         return Subject(source, passes, Quantize(), load_model(path))
     recipe = load_recipe(path, overrides)
     places = [i for i, step in enumerate(recipe.passes) if isinstance(step, Quantize)]
     if not places:
-        raise UserError(f"{path}: has no pass 'quantize', whose layers and methods are to be measured; add one")
-    before = recipe.passes[:places[0]]
+        raise UserError(
+            f"{path}: has no pass 'quantize', whose layers and methods are to be measured; add one"
+        )
+    before = recipe.passes[: places[0]]
     shortened = recipe.model_copy(update={"passes": before})
-    _, model, _, _ = compress(shortened, PassCache(cache, recipe.source, recipe.seed), torch.device("cpu"), workdir)
+    _, model, _, _ = compress(
+        shortened, PassCache(cache, recipe.source, recipe.seed), torch.device("cpu"), workdir
+    )
     return Subject(recipe.source, before, recipe.passes[places[0]], model.eval(), recipe, places[0])
 
 
 def probing(step: Quantize) -> Quantize:
     """The pass as it is probed: layers' own quantisers alone."""
-    return step.model_copy(update={"placement": "compat", "attention": False, "outputs": (), "norm_stride": 1,
-                                   "transforms": False, "explicit": False, "equalise": False})
+    return step.model_copy(
+        update={
+            "placement": "compat",
+            "attention": False,
+            "outputs": (),
+            "norm_stride": 1,
+            "transforms": False,
+            "explicit": False,
+            "equalise": False,
+        }
+    )
 
 
 def probed_layers(step: Quantize, model: SRModel) -> list[str]:
@@ -97,9 +123,17 @@ def probed_layers(step: Quantize, model: SRModel) -> list[str]:
     found = []
     for part in ORDER:
         if part in step.components:
-            whole = [name for name, m in getattr(twin, part).named_modules() if isinstance(m, SplitConv2d)]
-            found += [f"{part}.{name}" for name, m in getattr(twin, part).named_modules()
-                      if isinstance(m, (QuantLayer, SplitConv2d)) and not any(name.startswith(f"{w}.") for w in whole)]
+            whole = [
+                name
+                for name, m in getattr(twin, part).named_modules()
+                if isinstance(m, SplitConv2d)
+            ]
+            found += [
+                f"{part}.{name}"
+                for name, m in getattr(twin, part).named_modules()
+                if isinstance(m, (QuantLayer, SplitConv2d))
+                and not any(name.startswith(f"{w}.") for w in whole)
+            ]
     return found
 
 
@@ -110,7 +144,9 @@ def prepared(step: Quantize, model: SRModel, stages: "Stages") -> SRModel:
     search = step.method == "passionsr" and "lbq" not in step.ablate
     for part in step.components:
         component, inputs = getattr(twin, part), stages.inputs[part]
-        run = {"encoder": twin.encoder, "decoder": twin.decoder, "denoiser": twin.clean_latent}[part]
+        run = {"encoder": twin.encoder, "decoder": twin.decoder, "denoiser": twin.clean_latent}[
+            part
+        ]
         with torch.no_grad():
             observe(component, run, inputs)
             start(component, search, search)
@@ -174,8 +210,15 @@ def swapped(model: SRModel, layer: str, other: nn.Module) -> Iterator[None]:
         owner.register_module(attribute, before)
 
 
-def measure_layers(subject: Subject, images: list[torch.Tensor], widths: list[Width], progress: Path, key: str,
-                   others: str = "float", weights: str | None = None) -> list[dict]:
+def measure_layers(
+    subject: Subject,
+    images: list[torch.Tensor],
+    widths: list[Width],
+    progress: Path,
+    key: str,
+    others: str = "float",
+    weights: str | None = None,
+) -> list[dict]:
     """A row {layer, width, mse, psnr, lpips?} for every layer at every width; finished ones come from `progress`."""
     base = Stages(subject.model, images)
     step = probing(subject.step)
@@ -187,7 +230,10 @@ def measure_layers(subject: Subject, images: list[torch.Tensor], widths: list[Wi
     if others == "recipe":
         # Everything in front of a component is that of the recipe as well.
         stages = Stages(prepared(step, subject.model, base), images)
-    with progress.open("a", encoding="utf-8") as stream, tqdm(total=len(layers) * len(widths), desc="sensitivity") as bar:
+    with (
+        progress.open("a", encoding="utf-8") as stream,
+        tqdm(total=len(layers) * len(widths), desc="sensitivity") as bar,
+    ):
         for width in widths:
             missing = [layer for layer in layers if (layer, name_of(width)) not in done]
             bar.update(len(layers) - len(missing))
@@ -214,8 +260,10 @@ def first_key(file: Path) -> str | None:
     except (OSError, ValueError, RecursionError):
         found = None
     if file.is_symlink() or not isinstance(found, dict) or "key" not in found:
-        raise UserError(f"{file}: exists and holds no rows of python -m compress.sensitivity; give another -o, or move it "
-                        "away")
+        raise UserError(
+            f"{file}: exists and holds no rows of python -m compress.sensitivity; give another -o, or move it "
+            "away"
+        )
     return found["key"]
 
 
@@ -233,7 +281,9 @@ def read_progress(file: Path, key: str) -> list[dict]:
     return []
 
 
-def together(subject: Subject, images: list[torch.Tensor], step: Quantize, weights: str | None) -> dict[str, float]:
+def together(
+    subject: Subject, images: list[torch.Tensor], step: Quantize, weights: str | None
+) -> dict[str, float]:
     """The metrics with all layers of `step` quantised at once, ranges as begun, nothing learned."""
     base = Stages(subject.model, images)
     twin = prepared(probing(step), subject.model, base)
@@ -251,14 +301,24 @@ class Choice:
     measured: dict[str, float]
 
 
-def allocate(subject: Subject, rows: list[dict], widths: list[Width], budget: Budget, device: str, metric: str,
-             images: list[torch.Tensor], weights: str | None) -> Choice:
+def allocate(
+    subject: Subject,
+    rows: list[dict],
+    widths: list[Width],
+    budget: Budget,
+    device: str,
+    metric: str,
+    images: list[torch.Tensor],
+    weights: str | None,
+) -> Choice:
     """The widths of the least summed error under `budget`, and the pass that has them as pins."""
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     found = {(row["layer"], row["width"]): row for row in rows}
     column = "mse" if metric == "psnr" else metric
     errors = np.array([[found[layer, name_of(w)][column] for w in widths] for layer in layers])
-    costs, rest = amounts(subject.source, subject.before, subject.step, layers, widths, budget, device)
+    costs, rest = amounts(
+        subject.source, subject.before, subject.step, layers, widths, budget, device
+    )
     picked = choose(errors, costs, budget.limit - rest)
     chosen = {layer: widths[i] for layer, i in zip(layers, picked, strict=True)}
     step = pinned(subject.step, chosen)
@@ -271,13 +331,21 @@ def allocate(subject: Subject, rows: list[dict], widths: list[Width], budget: Bu
 def write_recipe(subject: Subject, choice: Choice, path: Path, how: list[str]) -> None:
     """The recipe with the chosen pins, and `how` it came about in its head."""
     if subject.recipe is None:
-        raise UserError("--recipe needs a recipe to put the pins into; give one in the place of the model")
+        raise UserError(
+            "--recipe needs a recipe to put the pins into; give one in the place of the model"
+        )
     data = resolved(subject.recipe)
     entry = dump(choice.step)
-    pins = {name: (w["weights"] if w["weights"] == w["activations"] else w) for name, w in entry["pins"].items()}
+    pins = {
+        name: (w["weights"] if w["weights"] == w["activations"] else w)
+        for name, w in entry["pins"].items()
+    }
     # Only what the recipe said or the choice set: the defaults are the pass's own affair.
-    said = {key: value for key, value in entry.items() if key in choice.step.model_fields_set | {"pass"}
-            or key in ("weights", "activations")}
+    said = {
+        key: value
+        for key, value in entry.items()
+        if key in choice.step.model_fields_set | {"pass"} or key in ("weights", "activations")
+    }
     data["passes"] = [dump(step) for step in subject.recipe.passes]
     data["passes"][subject.place] = said | {"pins": pins}
     data["name"] = path.stem
@@ -291,29 +359,75 @@ def report(rows: list[dict], widths: list[Width], worst: int = 12) -> str:
     """The layers that cost most at the narrowest width, and the median of all, in dB."""
     table = {(row["layer"], row["width"]): row["psnr"] for row in rows}
     names = [name_of(w) for w in widths]
-    layers = sorted({row["layer"] for row in rows}, key=lambda layer: min(table[layer, n] for n in names))
+    layers = sorted(
+        {row["layer"] for row in rows}, key=lambda layer: min(table[layer, n] for n in names)
+    )
     lines = [f"{'PSNR to float with this layer alone, dB':<72}" + "".join(f"{n:>9}" for n in names)]
-    lines += [f"{layer:<72}" + "".join(f"{table[layer, n]:>9.2f}" for n in names) for layer in layers[:worst]]
+    lines += [
+        f"{layer:<72}" + "".join(f"{table[layer, n]:>9.2f}" for n in names)
+        for layer in layers[:worst]
+    ]
     medians = [float(np.median([table[layer, n] for layer in layers])) for n in names]
-    return "\n".join([*lines, f"{f'median of {len(layers)} layers':<72}" + "".join(f"{m:>9.2f}" for m in medians)])
+    return "\n".join(
+        [
+            *lines,
+            f"{f'median of {len(layers)} layers':<72}" + "".join(f"{m:>9.2f}" for m in medians),
+        ]
+    )
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m compress.sensitivity", description=__doc__.splitlines()[0])
-    p.add_argument("subject", metavar="RECIPE|RUN|MODEL", help="a recipe with a quantize pass, or a float model")
+    p = argparse.ArgumentParser(
+        prog="python -m compress.sensitivity", description=__doc__.splitlines()[0]
+    )
+    p.add_argument(
+        "subject",
+        metavar="RECIPE|RUN|MODEL",
+        help="a recipe with a quantize pass, or a float model",
+    )
     p.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
-    p.add_argument("--bits", nargs="+", default=["4", "6", "8"], metavar="N", help="widths: 6, or w4a8 (default 4 6 8)")
-    p.add_argument("--data", default="embedded", help="folder of LR photographs (default: %(default)s)")
+    p.add_argument(
+        "--bits",
+        nargs="+",
+        default=["4", "6", "8"],
+        metavar="N",
+        help="widths: 6, or w4a8 (default 4 6 8)",
+    )
+    p.add_argument(
+        "--data", default="embedded", help="folder of LR photographs (default: %(default)s)"
+    )
     p.add_argument("--images", type=int, default=4)
-    p.add_argument("--size", type=int, default=64, help="side of their crops (default: %(default)s)")
+    p.add_argument(
+        "--size", type=int, default=64, help="side of their crops (default: %(default)s)"
+    )
     p.add_argument("--seed", type=usable_seed, default=0)
-    p.add_argument("--others", choices=("float", "recipe"), default="float", help="what all other layers are")
-    p.add_argument("--lpips", metavar="FILE", help="weights of LPIPS (SqueezeNet), to measure that as well")
+    p.add_argument(
+        "--others", choices=("float", "recipe"), default="float", help="what all other layers are"
+    )
+    p.add_argument(
+        "--lpips", metavar="FILE", help="weights of LPIPS (SqueezeNet), to measure that as well"
+    )
     p.add_argument("--budget", help="2.1MB, 850KB or 12ms: choose bits per layer within it")
-    p.add_argument("--metric", choices=("psnr", "lpips"), default="psnr", help="what is best within the budget")
-    p.add_argument("--device", default=next(iter(rates())), help="phone of a budget in ms (default: %(default)s)")
-    p.add_argument("--recipe", type=Path, metavar="FILE", help="with --budget: write the recipe with its pins there")
-    p.add_argument("--cache", type=Path, default=None, help="pass cache (default ~/.cache/diffusion-sr-compress)")
+    p.add_argument(
+        "--metric", choices=("psnr", "lpips"), default="psnr", help="what is best within the budget"
+    )
+    p.add_argument(
+        "--device",
+        default=next(iter(rates())),
+        help="phone of a budget in ms (default: %(default)s)",
+    )
+    p.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help="with --budget: write the recipe with its pins there",
+    )
+    p.add_argument(
+        "--cache",
+        type=Path,
+        default=None,
+        help="pass cache (default ~/.cache/diffusion-sr-compress)",
+    )
     p.add_argument("-o", "--out", type=Path, default=Path("sensitivity.json"))
     return p
 
@@ -328,9 +442,13 @@ def check(options: argparse.Namespace) -> tuple[list[Width], Budget | None]:
     if options.metric == "lpips" and not options.lpips:
         raise UserError("--metric lpips needs the weights of LPIPS; give --lpips FILE")
     if options.out.suffix != ".json":
-        raise UserError(f"-o {options.out}: give a name that ends in .json; the picture goes beside it")
+        raise UserError(
+            f"-o {options.out}: give a name that ends in .json; the picture goes beside it"
+        )
     if options.device not in rates():
-        raise UserError(f"--device '{options.device}' has no published rate; choose one of {', '.join(rates())}")
+        raise UserError(
+            f"--device '{options.device}' has no published rate; choose one of {', '.join(rates())}"
+        )
     progress, picture = options.out.with_suffix(".jsonl"), options.out.with_suffix(".png")
     check_name(progress, "-o")
     first_key(progress)
@@ -342,11 +460,19 @@ def check(options: argparse.Namespace) -> tuple[list[Width], Budget | None]:
 
 def key_of(subject: Subject, options: argparse.Namespace) -> str:
     """Identity of everything that a row depends on."""
-    parts = {"source": dump(subject.source), "weights": subject.source.data_key(),
-             "before": [[dump(step), step.data_key()] for step in subject.before], "step": dump(subject.step),
-             "data": calibration_hash(options.data), "images": options.images, "size": options.size,
-             "seed": options.seed, "others": options.others, "lpips": files_key([options.lpips] if options.lpips else []),
-             "code": code_version()}
+    parts = {
+        "source": dump(subject.source),
+        "weights": subject.source.data_key(),
+        "before": [[dump(step), step.data_key()] for step in subject.before],
+        "step": dump(subject.step),
+        "data": calibration_hash(options.data),
+        "images": options.images,
+        "size": options.size,
+        "seed": options.seed,
+        "others": options.others,
+        "lpips": files_key([options.lpips] if options.lpips else []),
+        "code": code_version(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -359,36 +485,76 @@ def main(argv: list[str]) -> int:
         return work(options, widths, budget, argv)
 
 
-def work(options: argparse.Namespace, widths: list[Width], budget: Budget | None, argv: list[str]) -> int:
+def work(
+    options: argparse.Namespace, widths: list[Width], budget: Budget | None, argv: list[str]
+) -> int:
     """Measure, choose, write and print; returns the exit code."""
-    subject = open_subject(options.subject, options.overrides, options.cache or default_root(), options.out.parent)
+    subject = open_subject(
+        options.subject, options.overrides, options.cache or default_root(), options.out.parent
+    )
     if options.size % subject.model.multiple:
-        raise UserError(f"--size {options.size} is not a multiple of {subject.model.multiple}, as this model needs; "
-                        "round it")
+        raise UserError(
+            f"--size {options.size} is not a multiple of {subject.model.multiple}, as this model needs; "
+            "round it"
+        )
     images = calibration_images(options.data, options.images, options.size, options.seed)
-    rows = measure_layers(subject, images, widths, options.out.with_suffix(".jsonl"), key_of(subject, options),
-                          options.others, options.lpips)
+    rows = measure_layers(
+        subject,
+        images,
+        widths,
+        options.out.with_suffix(".jsonl"),
+        key_of(subject, options),
+        options.others,
+        options.lpips,
+    )
     rows = [row for row in rows if row["width"] in map(name_of, widths)]
-    found = {"made_by": MADE_BY, "subject": options.subject, "data": options.data, "images": options.images, "size": options.size,
-             "seed": options.seed, "others": options.others, "rows": rows}
+    found = {
+        "made_by": MADE_BY,
+        "subject": options.subject,
+        "data": options.data,
+        "images": options.images,
+        "size": options.size,
+        "seed": options.seed,
+        "others": options.others,
+        "rows": rows,
+    }
     print(report(rows, widths))
     if budget:
-        choice = allocate(subject, rows, widths, budget, options.device, options.metric, images, options.lpips)
+        choice = allocate(
+            subject, rows, widths, budget, options.device, options.metric, images, options.lpips
+        )
         counts = {name_of(w): sum(x == w for x in choice.widths.values()) for w in widths}
-        amount = f"{choice.amount:.2f} ms predicted on {options.device}" if budget.unit == "ms" else (
-            f"{choice.amount / 1e6:.4f} MB, weights packed")
-        lines = [f"{budget}: {', '.join(f'{n} layers {w}' for w, n in counts.items())}; {amount}",
-                 f"sum of single errors {choice.predicted:.2f} dB; all together, nothing learned, "
-                 f"{choice.measured['psnr']:.2f} dB to float"]
+        amount = (
+            f"{choice.amount:.2f} ms predicted on {options.device}"
+            if budget.unit == "ms"
+            else (f"{choice.amount / 1e6:.4f} MB, weights packed")
+        )
+        lines = [
+            f"{budget}: {', '.join(f'{n} layers {w}' for w, n in counts.items())}; {amount}",
+            f"sum of single errors {choice.predicted:.2f} dB; all together, nothing learned, "
+            f"{choice.measured['psnr']:.2f} dB to float",
+        ]
         print("\n".join(lines))
-        found["choice"] = {"budget": str(budget), "amount": choice.amount, "predicted_psnr": choice.predicted,
-                           "measured": choice.measured, "counts": counts,
-                           "pins": {name: w.model_dump() for name, w in choice.widths.items()}}
+        found["choice"] = {
+            "budget": str(budget),
+            "amount": choice.amount,
+            "predicted_psnr": choice.predicted,
+            "measured": choice.measured,
+            "counts": counts,
+            "pins": {name: w.model_dump() for name, w in choice.widths.items()},
+        }
         if options.recipe:
-            write_recipe(subject, choice, options.recipe, [
-                "Bits per layer by an integer program from the layers' sensitivities, as written by",
-                *_wrapped(f"python -m compress.sensitivity {' '.join(argv)}"), *lines,
-                "Codes below 8 bits are stored in 8-bit containers; the size is that of weights packed."])
+            write_recipe(
+                subject,
+                choice,
+                options.recipe,
+                [
+                    "Bits per layer by an integer program from the layers' sensitivities, as written by",
+                    *_wrapped(f"python -m compress.sensitivity {' '.join(argv)}"),
+                    *lines,
+                    "Codes below 8 bits are stored in 8-bit containers; the size is that of weights packed.",
+                ],
+            )
     write_text(options.out, json.dumps(found, indent=1))
     from compress.sensitivity_picture import draw
 
@@ -399,7 +565,9 @@ def work(options: argparse.Namespace, widths: list[Width], budget: Budget | None
 def _wrapped(text: str, width: int = 112) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.wrap(
+        text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
 
 
 if __name__ == "__main__":

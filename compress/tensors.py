@@ -15,8 +15,21 @@ from compress.errors import UserError
 from compress.weight_file import is_finite
 
 State = dict[str, torch.Tensor]
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-              IndexError, AssertionError, OverflowError, MemoryError, OSError, struct.error)
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    OSError,
+    struct.error,
+)
 # The floating-point types of weights, by their bytes. float64 is none of them: nothing here computes in it.
 FLOATS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4}
 
@@ -34,7 +47,9 @@ class Inert:
 def few(names: Iterable[str], count: int = 3) -> str:
     """The first `count` in alphabetical order, and how many more there are."""
     names = sorted(names)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+    return ", ".join(names[:count]) + (
+        f" and {len(names) - count} more" if len(names) > count else ""
+    )
 
 
 def kind_of(value: Any) -> str:
@@ -43,8 +58,16 @@ def kind_of(value: Any) -> str:
         return "a foreign object"
     if isinstance(value, torch.Tensor):
         return "a tensor"
-    names = {dict: "a mapping", list: "a list", tuple: "a tuple", str: "text", int: "a number", float: "a number",
-             bool: "a truth value", type(None): "nothing"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        tuple: "a tuple",
+        str: "text",
+        int: "a number",
+        float: "a number",
+        bool: "a truth value",
+        type(None): "nothing",
+    }
     return names.get(type(value), f"a {type(value).__name__}")
 
 
@@ -69,17 +92,30 @@ def named_tensors(content: Any, where: str, wanted: str) -> State:
     Raises UserError for anything else in it, and where two names become one.
     """
     if not isinstance(content, dict):
-        raise UserError(f"{where}: holds {kinds_in(content)} instead of named tensors; give {wanted}")
+        raise UserError(
+            f"{where}: holds {kinds_in(content)} instead of named tensors; give {wanted}"
+        )
     state: State = {}
     for name, value in content.items():
         if not isinstance(name, str):
             raise UserError(f"{where}: holds {kind_of(name)} as a tensor's name; give {wanted}")
         if not isinstance(value, torch.Tensor):
-            raise UserError(f"{where}: '{name[:80]}' is {kind_of(value)} instead of a tensor; give {wanted}")
-        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
-            raise UserError(f"{where}: '{name[:80]}' is no dense tensor of real numbers; give {wanted}")
+            raise UserError(
+                f"{where}: '{name[:80]}' is {kind_of(value)} instead of a tensor; give {wanted}"
+            )
+        if (
+            value.layout != torch.strided
+            or value.is_quantized
+            or value.is_complex()
+            or value.is_meta
+        ):
+            raise UserError(
+                f"{where}: '{name[:80]}' is no dense tensor of real numbers; give {wanted}"
+            )
         if plain_name(name) in state:
-            raise UserError(f"{where}: holds '{plain_name(name)[:80]}' twice, once with a prefix; give {wanted}")
+            raise UserError(
+                f"{where}: holds '{plain_name(name)[:80]}' twice, once with a prefix; give {wanted}"
+            )
         state[plain_name(name)] = value
     return state
 
@@ -89,8 +125,10 @@ def float_tensors(content: Any, where: str, wanted: str) -> State:
     state = named_tensors(content, where, wanted)
     for name, tensor in state.items():
         if not tensor.is_floating_point():
-            raise UserError(f"{where}: '{name[:80]}' is stored as {str(tensor.dtype).removeprefix('torch.')}, where "
-                            f"floating point belongs; give {wanted}")
+            raise UserError(
+                f"{where}: '{name[:80]}' is stored as {str(tensor.dtype).removeprefix('torch.')}, where "
+                f"floating point belongs; give {wanted}"
+            )
         if not is_finite(tensor):
             raise UserError(f"{where}: '{name[:80]}' holds NaN or infinity; give {wanted}")
     return state
@@ -106,8 +144,11 @@ def check_type(name: str, want: torch.Tensor, found: torch.Tensor, where: str, r
     """Raise UserError unless `found` has a legal type for `want` and finite values."""
     if not is_legal(want.dtype, found.dtype):
         stored, wide = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, want.dtype))
-        raise UserError(f"{where}: {name} is stored as {stored}, where {wide} belongs"
-                        + " or a narrower floating-point type" * (want.dtype in FLOATS) + f"; {remedy}")
+        raise UserError(
+            f"{where}: {name} is stored as {stored}, where {wide} belongs"
+            + " or a narrower floating-point type" * (want.dtype in FLOATS)
+            + f"; {remedy}"
+        )
     if not is_finite(found):
         raise UserError(f"{where}: {name} holds NaN or infinity; {remedy}")
 
@@ -117,16 +158,32 @@ def check_fit(expected: State, found: State, where: str, wanted: str) -> None:
 
     `wanted` says whose tensors are expected. Foreign checkpoints may also be wider than they are computed in.
     """
-    shapes = [f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
-              for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape]
-    wrong = [(kind, names) for kind, names in (("missing", expected.keys() - found.keys()),
-             ("unexpected", found.keys() - expected.keys()), ("of another shape", shapes)) if names]
+    shapes = [
+        f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected.keys() & found.keys()
+        if expected[k].shape != found[k].shape
+    ]
+    wrong = [
+        (kind, names)
+        for kind, names in (
+            ("missing", expected.keys() - found.keys()),
+            ("unexpected", found.keys() - expected.keys()),
+            ("of another shape", shapes),
+        )
+        if names
+    ]
     if wrong:
         report = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in wrong)
         raise UserError(f"{where}: another architecture than {wanted} ({report}); give {wanted}")
     for name in sorted(expected):
         both_float = expected[name].is_floating_point() and found[name].is_floating_point()
-        check_type(name, found[name] if both_float else expected[name], found[name], where, f"give {wanted}")
+        check_type(
+            name,
+            found[name] if both_float else expected[name],
+            found[name],
+            where,
+            f"give {wanted}",
+        )
 
 
 def check_values(model: nn.Module, where: str) -> None:
@@ -138,7 +195,9 @@ def check_values(model: nn.Module, where: str) -> None:
         told = getattr(module, "value_problem", None)
         if told is not None and (problem := told()) is not None:
             tensor, reason = problem
-            raise UserError(f"{where}: {name}.{tensor} {reason}; the file is damaged, fetch or write it again")
+            raise UserError(
+                f"{where}: {name}.{tensor} {reason}; the file is damaged, fetch or write it again"
+            )
 
 
 def read_tensors(model: nn.Module, file: Path) -> None:
@@ -148,9 +207,19 @@ def read_tensors(model: nn.Module, file: Path) -> None:
     try:
         with safe_open(file, framework="pt") as reader:
             found = list(reader.keys())
-            shapes = {name: torch.empty(reader.get_slice(name).get_shape(), device="meta") for name in found}
-            check_fit({name: torch.empty_like(value, dtype=torch.float32, device="meta")
-                       for name, value in expected.items()}, shapes, str(file), "weights of this model")
+            shapes = {
+                name: torch.empty(reader.get_slice(name).get_shape(), device="meta")
+                for name in found
+            }
+            check_fit(
+                {
+                    name: torch.empty_like(value, dtype=torch.float32, device="meta")
+                    for name, value in expected.items()
+                },
+                shapes,
+                str(file),
+                "weights of this model",
+            )
             for name in found:
                 tensor = reader.get_tensor(name)
                 check_type(name, expected[name], tensor, str(file), remedy)
@@ -179,5 +248,7 @@ def read_pickle(path: str, key: str, wanted: str) -> Any:
         with safe_globals([(Inert, name) for name in foreign]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise UserError(f"{key}: {path} cannot be read as tensors, names and numbers alone ({type(error).__name__}); "
-                        f"give {wanted}, or its tensors saved by themselves") from None
+        raise UserError(
+            f"{key}: {path} cannot be read as tensors, names and numbers alone ({type(error).__name__}); "
+            f"give {wanted}, or its tensors saved by themselves"
+        ) from None

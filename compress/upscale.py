@@ -30,19 +30,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     batch.add_arguments(parser, convert=False)
-    parser.add_argument("--tile", type=int,
-                        help="tile in latent pixels, 2 to an input pixel's 4 (default: the "
-                             "model's)")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="tile in latent pixels, 2 to an input pixel's 4 (default: the model's)",
+    )
     parser.add_argument("--device", default=default_device(), type=usable_device)
-    parser.add_argument("--backend", default="auto", metavar="|".join(BACKENDS),
-                        help="what computes: auto takes the run's verified ONNX files in "
-                             "onnxruntime where they are there, else torch (default: auto)")
-    parser.add_argument("--route", metavar="ROUTER",
-                        help="send each tile the cheapest good way (compress/route.py)")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="|".join(BACKENDS),
+        help="what computes: auto takes the run's verified ONNX files in "
+        "onnxruntime where they are there, else torch (default: auto)",
+    )
+    parser.add_argument(
+        "--route", metavar="ROUTER", help="send each tile the cheapest good way (compress/route.py)"
+    )
     add_choice(parser)
     options = parser.parse_args(batch.arguments(parser, argv))
     check_choice(options)
-    warnings.filterwarnings("ignore", module="PIL")     # what matters of it is told by a sentence
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of it is told by a sentence
     try:
         return batch.run(options.images, options, lambda: prepare(options), failures=(UserError,))
     except PhotographError as error:
@@ -54,8 +61,13 @@ def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     if options.route:
         return routed(options)
     needs_torch = None if options.tile is None else "--tile is"
-    backend = choose_backend(options.model, options.backend, device=options.device, needs_torch=needs_torch,
-                             prepare=lambda model: set_tile(options.tile, model))
+    backend = choose_backend(
+        options.model,
+        options.backend,
+        device=options.device,
+        needs_torch=needs_torch,
+        prepare=lambda model: set_tile(options.tile, model),
+    )
     print(f"computed by {backend.sentence}")
     return backend.upscale
 
@@ -71,8 +83,12 @@ def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     check_model(router, options.model)
 
     def upscale(lr: np.ndarray) -> np.ndarray:
-        result = router.upscale(model, torch.from_numpy(lr).to(options.device), threshold=options.threshold,
-                                budget=options.budget)
+        result = router.upscale(
+            model,
+            torch.from_numpy(lr).to(options.device),
+            threshold=options.threshold,
+            budget=options.budget,
+        )
         if not torch.isfinite(result.image).all():
             raise UserError("the model gave values that are not finite")
         print(summary(result))
@@ -90,8 +106,9 @@ def tiling(tile: int, model: SRModel) -> Tiling:
     step = int(model.multiple * model.latent_ratio)
     least = max(32, 2 * step)
     if tile < least or tile % step:
-        raise UserError(f"--tile {tile}: must be a multiple of {step} of at least {least} latent "
-                        "pixels")
+        raise UserError(
+            f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels"
+        )
     return replace(model.tiling, tile=tile, overlap=min(model.tiling.overlap, tile // 2))
 
 

@@ -20,26 +20,32 @@ Build = Callable[..., nn.Module]
 
 def pyiqa_metric(name: str, **options) -> Build:
     """A metric without weight files."""
+
     def build() -> nn.Module:
         import pyiqa
 
         with contextlib.redirect_stdout(sys.stderr):
             return pyiqa.create_metric(name, device="cpu", **options)
+
     return build
 
 
 def single(name: str) -> Build:
     """A metric whose one weight file pyiqa takes by path."""
+
     def build(path: Path) -> nn.Module:
         return pyiqa_metric(name, pretrained_model_path=str(sound(path)))()
+
     return build
 
 
 def with_backbone(name: str) -> Build:
     """A metric of a torchvision backbone and a head."""
+
     def build(backbone: Path, head: Path) -> nn.Module:
         with as_hub({f"checkpoints/{backbone.name}": sound(backbone)}):
             return single(name)(head)
+
     return build
 
 
@@ -55,7 +61,9 @@ def lpips_squeeze_parts(backbone: Path, heads: Path) -> nn.Module:
     trunk = torch.load(sound(backbone), map_location="cpu", weights_only=True)
     values = torch.load(sound(heads), map_location="cpu", weights_only=True)
     net = _squeeze()
-    for name in net.state_dict():  # net.slice2.3.squeeze.weight is torchvision's features.3.squeeze.weight
+    for (
+        name
+    ) in net.state_dict():  # net.slice2.3.squeeze.weight is torchvision's features.3.squeeze.weight
         if name.startswith("net.slice"):
             values[name] = trunk["features." + name.split(".", 2)[2]]
     return _squeeze_filled(values, heads)
@@ -74,8 +82,10 @@ def _squeeze_filled(values: dict[str, torch.Tensor], path: Path) -> nn.Module:
     # `lins.*` are aliases of `lin*`, the scaling layer's two constants are set in code
     missing = [k for k in left.missing_keys if not k.startswith(("lins.", "scaling_layer."))]
     if missing or left.unexpected_keys:
-        raise UserError(f"{path}: not the weights of LPIPS-SqueezeNet (missing {missing[:2]}, unknown "
-                        f"{left.unexpected_keys[:2]}); use lpips_squeeze_v0.1.safetensors")
+        raise UserError(
+            f"{path}: not the weights of LPIPS-SqueezeNet (missing {missing[:2]}, unknown "
+            f"{left.unexpected_keys[:2]}); use lpips_squeeze_v0.1.safetensors"
+        )
     return net.requires_grad_(False).eval()
 
 
@@ -102,8 +112,10 @@ def clipiqa(path: Path) -> nn.Module:
     """CLIP-IQA on OpenAI's CLIP, which is a TorchScript archive: only the one published file is loaded."""
     weight = known()["clip_rn50"]
     if digest(path) != weight.sha256:
-        raise UserError(f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {weight.sha256[:12]}…); "
-                        f"fetch it again from {weight.url}")
+        raise UserError(
+            f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {weight.sha256[:12]}…); "
+            f"fetch it again from {weight.url}"
+        )
     if importlib.util.find_spec("pkg_resources") is None:
         # openai-clip asks setuptools' pkg_resources for `packaging`; setuptools >= 82 no longer has the module
         import packaging.version
@@ -120,12 +132,16 @@ def maniqa(path: Path) -> nn.Module:
     import timm
 
     create = timm.create_model
-    timm.create_model = lambda name, pretrained=False, **options: create(name, pretrained=False, **options)
+    timm.create_model = lambda name, pretrained=False, **options: create(
+        name, pretrained=False, **options
+    )
     try:
         metric = pyiqa_metric("maniqa-pipal", pretrained=False)()
     finally:
         timm.create_model = create
-    metric.net.load_state_dict(torch.load(sound(path), map_location="cpu", weights_only=True), strict=True)
+    metric.net.load_state_dict(
+        torch.load(sound(path), map_location="cpu", weights_only=True), strict=True
+    )
     return metric
 
 
@@ -133,7 +149,10 @@ def inception(path: Path) -> nn.Module:
     """The network whose features FID compares."""
     from eval.fid import Inception
 
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):  # as for LPIPS
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        warnings.catch_warnings(action="ignore"),
+    ):  # as for LPIPS
         return Inception(sound(path))
 
 

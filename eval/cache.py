@@ -23,12 +23,16 @@ def default_file() -> Path:
 
 def image_hash(image: np.ndarray) -> str:
     """Identity of a uint8 [H, W, 3] image."""
-    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]
+    return hashlib.sha256(
+        str(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+    ).hexdigest()[:32]
 
 
 def key(*parts: str | None) -> str:
     """A key of everything that a value depends on."""
-    return hashlib.sha256("|".join([VERSION, *(part or "-" for part in parts)]).encode()).hexdigest()[:40]
+    return hashlib.sha256(
+        "|".join([VERSION, *(part or "-" for part in parts)]).encode()
+    ).hexdigest()[:40]
 
 
 def seal(key: str, value: Value) -> str:
@@ -56,28 +60,43 @@ class ScoreCache:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path, timeout=60)
-            self._base.execute("CREATE TABLE IF NOT EXISTS sealed (key TEXT PRIMARY KEY, value, digest TEXT) "
-                               "WITHOUT ROWID")
-        except (sqlite3.OperationalError, OSError) as error:     # a disk that is full, or not ours to write
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS sealed (key TEXT PRIMARY KEY, value, digest TEXT) "
+                "WITHOUT ROWID"
+            )
+        except (
+            sqlite3.OperationalError,
+            OSError,
+        ) as error:  # a disk that is full, or not ours to write
             self._give_up(error)
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: cannot be used as the cache of scores ({error}); remove it, choose another "
-                            "--cache, or give --no-cache") from None
+            raise UserError(
+                f"{path}: cannot be used as the cache of scores ({error}); remove it, choose another "
+                "--cache, or give --no-cache"
+            ) from None
 
     def _give_up(self, error: Exception) -> None:
         """Say that nothing is kept from here on, and keep nothing."""
         self._base = None
-        print(f"cache of scores {self._path}: cannot be used ({error}); the evaluation goes on and keeps nothing there")
+        print(
+            f"cache of scores {self._path}: cannot be used ({error}); the evaluation goes on and keeps nothing there"
+        )
 
     def _entry(self, key: str) -> Value | None:
-        row = self._base.execute("SELECT value, digest FROM sealed WHERE key = ?", (key,)).fetchone()
-        if row is None or row[0] is None:   # None is how SQLite keeps a NaN, which nothing is to be answered with
+        row = self._base.execute(
+            "SELECT value, digest FROM sealed WHERE key = ?", (key,)
+        ).fetchone()
+        if (
+            row is None or row[0] is None
+        ):  # None is how SQLite keeps a NaN, which nothing is to be answered with
             return None
         if row[1] == seal(key, row[0]):
             return row[0]
         self._damaged += 1
         if self._damaged == 1:
-            print(f"cache of scores {self._path}: holds damaged entries; their images are measured again")
+            print(
+                f"cache of scores {self._path}: holds damaged entries; their images are measured again"
+            )
         return None
 
     def get(self, keys: Iterable[str]) -> dict[str, Value]:
@@ -101,7 +120,9 @@ class ScoreCache:
             return
         try:
             with self._base:
-                self._base.executemany("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)",
-                                       [(key, value, seal(key, value)) for key, value in entries.items()])
+                self._base.executemany(
+                    "INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)",
+                    [(key, value, seal(key, value)) for key, value in entries.items()],
+                )
         except sqlite3.Error as error:
             self._give_up(error)

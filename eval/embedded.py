@@ -24,10 +24,10 @@ PHOTOGRAPHS = {
     "china": ("sklearn", "datasets/images/china.jpg"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
 }
-LARGEST = 512      # pixels
-BLUR = 1.2         # sigma, pixels of the large image
-NOISE = 3 / 255    # sigma, after the reduction
-JPEG = 80          # PIL quality
+LARGEST = 512  # pixels
+BLUR = 1.2  # sigma, pixels of the large image
+NOISE = 3 / 255  # sigma, after the reduction
+JPEG = 80  # PIL quality
 
 
 def high(name: str) -> torch.Tensor:
@@ -35,13 +35,15 @@ def high(name: str) -> torch.Tensor:
     package, inside = PHOTOGRAPHS[name]
     path = files(package) / inside
     if not path.is_file():
-        raise UserError(f"the embedded photograph '{name}' is not in this {package} ({inside}); "
-                        f"install a release that ships it, or give --data a folder")
+        raise UserError(
+            f"the embedded photograph '{name}' is not in this {package} ({inside}); "
+            f"install a release that ships it, or give --data a folder"
+        )
     with path.open("rb") as stream:
         image = np.asarray(Image.open(stream).convert("RGB"))
     height, width = (min(side, LARGEST) // SCALE * SCALE for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return _tensor(image[top:top + height, left:left + width])
+    return _tensor(image[top : top + height, left : left + width])
 
 
 def low(name: str) -> torch.Tensor:
@@ -49,12 +51,22 @@ def low(name: str) -> torch.Tensor:
     image = high(name)[0].permute(1, 2, 0).numpy() * 255  # [H, W, 3], 0..255
     blurred = gaussian_filter(image, sigma=(BLUR, BLUR, 0), mode="reflect")
     height, width = blurred.shape[:2]
-    small = np.stack([np.asarray(Image.fromarray(blurred[..., c]).resize((width // SCALE, height // SCALE),
-                                                                       Image.Resampling.BICUBIC))
-                      for c in range(3)], axis=-1)
+    small = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(blurred[..., c]).resize(
+                    (width // SCALE, height // SCALE), Image.Resampling.BICUBIC
+                )
+            )
+            for c in range(3)
+        ],
+        axis=-1,
+    )
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(0, NOISE * 255, small.shape)
     stream = io.BytesIO()
-    Image.fromarray(np.uint8(np.clip(np.rint(small + noise), 0, 255))).save(stream, "JPEG", quality=JPEG)
+    Image.fromarray(np.uint8(np.clip(np.rint(small + noise), 0, 255))).save(
+        stream, "JPEG", quality=JPEG
+    )
     return _tensor(np.asarray(Image.open(stream).convert("RGB")))
 
 

@@ -23,19 +23,26 @@ class Inception(nn.Module):
 
         before, inception.FID_WEIGHTS_URL = inception.FID_WEIGHTS_URL, str(weights)
         try:
-            self.net = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[WIDTH]]).eval()
+            self.net = inception.InceptionV3(
+                [inception.InceptionV3.BLOCK_INDEX_BY_DIM[WIDTH]]
+            ).eval()
         finally:
             inception.FID_WEIGHTS_URL = before
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        resized = torch.stack([_resize(image) for image in images.cpu()]).to(images.device)  # [B, 3, 299, 299], 0..255
+        resized = torch.stack([_resize(image) for image in images.cpu()]).to(
+            images.device
+        )  # [B, 3, 299, 299], 0..255
         return self.net((resized - 128) / 128, False, False)[0].flatten(1)
 
 
 def _resize(image: torch.Tensor) -> torch.Tensor:
     """[3, H, W] in [0, 1] -> [3, 299, 299] in [0, 255], each channel in float by PIL's antialiased bicubic."""
     pixels = (image * 255).round().numpy()
-    channels = [np.asarray(Image.fromarray(c, mode="F").resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for c in pixels]
+    channels = [
+        np.asarray(Image.fromarray(c, mode="F").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        for c in pixels
+    ]
     return torch.from_numpy(np.stack(channels).clip(0, 255))
 
 

@@ -63,14 +63,22 @@ METRICS: dict[str, Metric] = {
     "ssim-rgb": Metric(True, True, (_way(pyiqa_metric("ssimc")),)),
     "lpips": Metric(True, False, (_way(with_backbone("lpips"), "alexnet", "lpips_alex"),)),
     "lpips-vgg": Metric(True, False, (_way(with_backbone("lpips-vgg"), "vgg16", "lpips_vgg"),)),
-    "lpips-squeeze": Metric(True, False, (_way(builders.lpips_squeeze, "lpips_squeeze"),
-                                          _way(builders.lpips_squeeze_parts, "squeezenet", "lpips_squeeze_heads"))),
+    "lpips-squeeze": Metric(
+        True,
+        False,
+        (
+            _way(builders.lpips_squeeze, "lpips_squeeze"),
+            _way(builders.lpips_squeeze_parts, "squeezenet", "lpips_squeeze_heads"),
+        ),
+    ),
     "dists": Metric(True, False, (_way(with_backbone("dists"), "vgg16", "dists"),)),
     "niqe": Metric(False, False, (_way(builders.niqe, "niqe"),), least=96, edition="2"),
     "brisque": Metric(False, False, (_way(single("brisque"), "brisque"),)),
     "musiq": Metric(False, True, (_way(single("musiq"), "musiq"),)),
     "clipiqa": Metric(False, True, (_way(builders.clipiqa, "clip_rn50"),)),
-    "maniqa-pipal": Metric(False, True, (_way(builders.maniqa, "maniqa_pipal"),), batch=False),  # 20 crops an image
+    "maniqa-pipal": Metric(
+        False, True, (_way(builders.maniqa, "maniqa_pipal"),), batch=False
+    ),  # 20 crops an image
     "fid": Metric(True, False, (_way(builders.inception, "inception"),), features=True),
     "ntire-score": Metric(True, True, of=ntire.INGREDIENTS),
     "ntire-final": Metric(True, True, of=ntire.INGREDIENTS),
@@ -83,7 +91,17 @@ METRICS: dict[str, Metric] = {
     "vsi": Metric(True, True, (_way(pyiqa_metric("vsi")),)),
     "mad": Metric(True, False, (_way(pyiqa_metric("mad")),)),
 }
-BENCHMARK = ("psnr", "ssim", "lpips", "lpips-squeeze", "dists", "niqe", "musiq", "clipiqa", "maniqa-pipal")
+BENCHMARK = (
+    "psnr",
+    "ssim",
+    "lpips",
+    "lpips-squeeze",
+    "dists",
+    "niqe",
+    "musiq",
+    "clipiqa",
+    "maniqa-pipal",
+)
 
 
 def check_names(names: Iterable[str]) -> list[str]:
@@ -91,7 +109,9 @@ def check_names(names: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in METRICS:
-            raise UserError(f"metric '{name}' is unknown{nearest(name, METRICS)}; choose from {', '.join(METRICS)}")
+            raise UserError(
+                f"metric '{name}' is unknown{nearest(name, METRICS)}; choose from {', '.join(METRICS)}"
+            )
     if not names:
         raise UserError(f"no metric was asked for; choose from {', '.join(METRICS)}")
     return names
@@ -112,8 +132,15 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
     asked = check_names(names)
     folder = None if weights is None else Path(weights)
     if folder is not None and not folder.is_dir():
-        raise UserError(f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights")
-    found = Located(list(dict.fromkeys(part for name in asked for part in (*METRICS[name].of, name))), {}, {}, {})
+        raise UserError(
+            f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights"
+        )
+    found = Located(
+        list(dict.fromkeys(part for name in asked for part in (*METRICS[name].of, name))),
+        {},
+        {},
+        {},
+    )
     for name in found.names:
         lacking = None
         for number, way in enumerate(METRICS[name].ways):
@@ -121,8 +148,10 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
                 found.files[name] = [find(weight, folder) for weight in way.weights]
             except WeightsMissing as missing:
                 files = " and ".join(weight.file for weight in way.weights)
-                lacking = lacking or (f"{missing}; put {files} into a folder and pass it as --iqa-weights "
-                                      "(python -m eval.weights says where they come from)")
+                lacking = lacking or (
+                    f"{missing}; put {files} into a folder and pass it as --iqa-weights "
+                    "(python -m eval.weights says where they come from)"
+                )
             else:
                 found.way[name] = number
                 break
@@ -131,8 +160,10 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
     for name in found.names:
         missing = [part for part in METRICS[name].of if part in found.blank]
         if missing:
-            found.blank[name] = (f"it is made of {', '.join(METRICS[name].of)}, and {', '.join(missing)} cannot be had "
-                                 "here")
+            found.blank[name] = (
+                f"it is made of {', '.join(METRICS[name].of)}, and {', '.join(missing)} cannot be had "
+                "here"
+            )
     return found
 
 
@@ -143,13 +174,24 @@ class Metrics:
     `of_sets` those with features an image.
     """
 
-    def __init__(self, names: Iterable[str], weights: str | Path | None = None, device: str = "cpu",
-                 located: "Located | None" = None):
+    def __init__(
+        self,
+        names: Iterable[str],
+        weights: str | Path | None = None,
+        device: str = "cpu",
+        located: "Located | None" = None,
+    ):
         located = located or locate(names, weights)
-        self.names, self.blank, self._files, self.device = located.names, dict(located.blank), located.files, device
+        self.names, self.blank, self._files, self.device = (
+            located.names,
+            dict(located.blank),
+            located.files,
+            device,
+        )
         self._nets: dict[str, nn.Module] = {
             name: METRICS[name].ways[located.way[name]].build(*paths).to(device)
-            for name, paths in located.files.items()}
+            for name, paths in located.files.items()
+        }
 
     @property
     def per_image(self) -> list[str]:
@@ -161,12 +203,17 @@ class Metrics:
 
     def identity(self, name: str) -> str:
         """What a value of this metric depends on beside the images: code, weights, kind of device."""
-        parts = [name + METRICS[name].edition, version("pyiqa"), self.device.partition(":")[0],
-                 *map(digest, self._files[name])]
+        parts = [
+            name + METRICS[name].edition,
+            version("pyiqa"),
+            self.device.partition(":")[0],
+            *map(digest, self._files[name]),
+        ]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
 
-    def score(self, restored: torch.Tensor, reference: torch.Tensor | None) -> tuple[dict[str, float | None],
-                                                                                    dict[str, str]]:
+    def score(
+        self, restored: torch.Tensor, reference: torch.Tensor | None
+    ) -> tuple[dict[str, float | None], dict[str, str]]:
         """Scores of one image and, for each None among them, the reason.
 
         Both images float [1, 3, H, W] in [0, 1], multiples of 1/255. Metrics already in `blank` are left out.
@@ -180,8 +227,9 @@ class Metrics:
         return scores, reasons
 
     @torch.no_grad()
-    def score_batch(self, name: str, restored: torch.Tensor, reference: torch.Tensor | None
-                    ) -> tuple[list[float | None], list[str | None]]:
+    def score_batch(
+        self, name: str, restored: torch.Tensor, reference: torch.Tensor | None
+    ) -> tuple[list[float | None], list[str | None]]:
         """One metric on [B, 3, H, W] images, and the reason for each None."""
         metric, count = METRICS[name], len(restored)
         why = None
@@ -195,14 +243,21 @@ class Metrics:
         inputs = (restored, reference.to(restored)) if metric.reference else (restored,)
         values = _values(self._nets[name], inputs) if metric.batch else None
         if values is None:  # one by one: also to tell which image of a batch was the undefined one
-            values = [(_values(self._nets[name], [x[i:i + 1] for x in inputs]) or [None])[0] for i in range(count)]
-        return values, [None if value is not None else "it is undefined on an image without texture"
-                        for value in values]
+            values = [
+                (_values(self._nets[name], [x[i : i + 1] for x in inputs]) or [None])[0]
+                for i in range(count)
+            ]
+        return values, [
+            None if value is not None else "it is undefined on an image without texture"
+            for value in values
+        ]
 
     @torch.no_grad()
     def features(self, name: str, images: torch.Tensor) -> list[bytes]:
         """Features of [B, 3, H, W] images, float32 bytes each."""
-        return [row.numpy().tobytes() for row in self._nets[name](images.to(self.device)).float().cpu()]
+        return [
+            row.numpy().tobytes() for row in self._nets[name](images.to(self.device)).float().cpu()
+        ]
 
 
 def _values(net: nn.Module, inputs: Sequence[torch.Tensor]) -> list[float | None] | None:
@@ -211,4 +266,8 @@ def _values(net: nn.Module, inputs: Sequence[torch.Tensor]) -> list[float | None
         values = net(*inputs).flatten().tolist()
     except torch.linalg.LinAlgError:  # NIQE's covariance of a flat image
         return None
-    return [value if math.isfinite(value) else None for value in values] if len(values) == len(inputs[0]) else None
+    return (
+        [value if math.isfinite(value) else None for value in values]
+        if len(values) == len(inputs[0])
+        else None
+    )

@@ -45,13 +45,22 @@ class NamedSet:
 def known() -> dict[str, NamedSet]:
     """The entries of named_sets.yaml."""
     table = yaml.safe_load(Path(__file__).with_name("named_sets.yaml").read_text(encoding="utf-8"))
-    return {key: NamedSet(entry["name"], entry["from"], {p: _protocol(v) for p, v in entry["protocols"].items()},
-                          entry.get("reference", True)) for key, entry in table.items()}
+    return {
+        key: NamedSet(
+            entry["name"],
+            entry["from"],
+            {p: _protocol(v) for p, v in entry["protocols"].items()},
+            entry.get("reference", True),
+        )
+        for key, entry in table.items()
+    }
 
 
 def _protocol(entry: dict[str, Any]) -> Protocol:
-    layouts = tuple(Layout(tuple(x["small"]), tuple(x["large"]), x["small_suffix"], x["large_suffix"])
-                    for x in entry.get("layouts", []))
+    layouts = tuple(
+        Layout(tuple(x["small"]), tuple(x["large"]), x["small_suffix"], x["large_suffix"])
+        for x in entry.get("layouts", [])
+    )
     return Protocol(entry.get("images"), entry.get("small"), entry.get("large"), layouts)
 
 
@@ -60,7 +69,9 @@ def find(name: str) -> NamedSet:
     for key, entry in known().items():
         if name.lower() in (key, entry.name.lower()):
             return entry
-    raise UserError(f"data set '{name}' is unknown{nearest(name.lower(), known())}; choose from {', '.join(known())}")
+    raise UserError(
+        f"data set '{name}' is unknown{nearest(name.lower(), known())}; choose from {', '.join(known())}"
+    )
 
 
 def full_count(name: str, protocol: str) -> int | None:
@@ -73,15 +84,29 @@ def listing() -> str:
     """Every data set with its protocols, layouts and source."""
     lines = []
     for key, entry in known().items():
-        lines.append(f"{key}: {entry.name}{'' if entry.reference else ', small images only'}; {entry.origin}")
+        lines.append(
+            f"{key}: {entry.name}{'' if entry.reference else ', small images only'}; {entry.origin}"
+        )
         for name, p in entry.protocols.items():
-            sides = f"{p.small} -> {p.large}" if p.small else "any size, x4" if entry.reference else "any size"
+            sides = (
+                f"{p.small} -> {p.large}"
+                if p.small
+                else "any size, x4"
+                if entry.reference
+                else "any size"
+            )
             lines.append(f"  {name:<7} {p.images or 'unstated number of'} images, {sides}")
             for layout in p.layouts:
-                lines += [f"          {small}/*{layout.small_suffix}.png and {large}/*{layout.large_suffix}.png"
-                          for small, large in zip(layout.small, layout.large, strict=True)]
-    return "\n".join([*lines,
-                      "every data set: LR/ and HR/, lq/ and gt/, or test_LR/ and test_HR/ with the same file names"])
+                lines += [
+                    f"          {small}/*{layout.small_suffix}.png and {large}/*{layout.large_suffix}.png"
+                    for small, large in zip(layout.small, layout.large, strict=True)
+                ]
+    return "\n".join(
+        [
+            *lines,
+            "every data set: LR/ and HR/, lq/ and gt/, or test_LR/ and test_HR/ with the same file names",
+        ]
+    )
 
 
 @command
@@ -90,7 +115,12 @@ def main(argv: list[str]) -> int:
     from eval.dataset import open_data
 
     parser = argparse.ArgumentParser(prog="python -m eval.named_sets", description=__doc__)
-    parser.add_argument("folders", nargs="*", metavar="NAME=DIR", help="such as realsr=DIR; none: list the data sets")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="NAME=DIR",
+        help="such as realsr=DIR; none: list the data sets",
+    )
     parser.add_argument("--protocol", help="default: by the sizes")
     args = parser.parse_args(argv)
     if not args.folders:
@@ -101,7 +131,9 @@ def main(argv: list[str]) -> int:
         if "=" not in folder:
             raise UserError(f"'{folder}': give NAME=DIR, such as realsr={folder}")
         data = open_data(folder, protocol=args.protocol)
-        print(f"{folder}: {data.name}, protocol {data.protocol}, {len(data.pairs)} of {data.total} images can be used")
+        print(
+            f"{folder}: {data.name}, protocol {data.protocol}, {len(data.pairs)} of {data.total} images can be used"
+        )
         for line in (*data.notes, *(f"{name}: {why}" for name, why in data.problems.items())):
             print(f"  {line}")
             wrong += 1

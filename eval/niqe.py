@@ -15,7 +15,9 @@ from torch import nn
 
 BLOCK = 96
 LUMA = (0.299, 0.587, 0.114)  # Y of YIQ
-HALVING = torch.tensor([-3, -9, 29, 111, 111, 29, -9, -3]) / 256  # MATLAB's antialiased bicubic at factor 1/2
+HALVING = (
+    torch.tensor([-3, -9, 29, 111, 111, 29, -9, -3]) / 256
+)  # MATLAB's antialiased bicubic at factor 1/2
 
 
 class Niqe(nn.Module):
@@ -27,7 +29,10 @@ class Niqe(nn.Module):
     def __init__(self, weights: Path):
         super().__init__()
         pristine = scipy.io.loadmat(weights)
-        for name in ("mu_prisparam", "cov_prisparam"):  # pyiqa <= 0.1.12 took them through the images' float32
+        for name in (
+            "mu_prisparam",
+            "cov_prisparam",
+        ):  # pyiqa <= 0.1.12 took them through the images' float32
             values = torch.from_numpy(pristine[name].astype(np.float64)).float().double().squeeze(0)
             self.register_buffer(name, values)
 
@@ -39,9 +44,17 @@ class Niqe(nn.Module):
         height, width = (side // BLOCK * BLOCK for side in images.shape[-2:])
         image = _luma(images[..., :height, :width])
         half = 255 * _halved(_halved((image / 255).float(), 2), 3).double()
-        features = torch.cat([
-            blockproc(normalize_img_with_gauss(scale, padding="replicate"), [side, side], fun=compute_feature)
-            for scale, side in ((image, BLOCK), (half, BLOCK // 2))], -1)  # [B, blocks, 36]
+        features = torch.cat(
+            [
+                blockproc(
+                    normalize_img_with_gauss(scale, padding="replicate"),
+                    [side, side],
+                    fun=compute_feature,
+                )
+                for scale, side in ((image, BLOCK), (half, BLOCK // 2))
+            ],
+            -1,
+        )  # [B, blocks, 36]
         inverse = torch.linalg.pinv((self.cov_prisparam + nancov(features)) / 2)
         away = (self.mu_prisparam - nanmean(features, dim=1)).unsqueeze(1)
         return (away @ inverse @ away.mT).flatten().sqrt()
@@ -66,7 +79,9 @@ def _halved(image: torch.Tensor, dim: int) -> torch.Tensor:
     CUDA adds up ten taps, of which the outer two are 0, in four interleaved strands, and then the strands.
     """
     size = image.shape[dim]
-    mirrored = torch.cat([image.narrow(dim, 0, 3).flip(dim), image, image.narrow(dim, size - 3, 3).flip(dim)], dim)
+    mirrored = torch.cat(
+        [image.narrow(dim, 0, 3).flip(dim), image, image.narrow(dim, size - 3, 3).flip(dim)], dim
+    )
     taps = mirrored.unfold(dim, len(HALVING), 2) * HALVING.to(image)  # [..., 8]
     second, third, fourth, first = (taps[..., :4] + taps[..., 4:]).unbind(-1)
     return first + second + third + fourth

@@ -7,11 +7,13 @@ belong beside the score.
 INGREDIENTS = ("lpips", "dists", "clipiqa", "maniqa-pipal", "musiq", "niqe")
 
 
-def score(lpips: float, dists: float, clipiqa: float, maniqa: float, musiq: float, niqe: float) -> float:
+def score(
+    lpips: float, dists: float, clipiqa: float, maniqa: float, musiq: float, niqe: float
+) -> float:
     """(1 - LPIPS) + (1 - DISTS) + CLIPIQA + MANIQA + MUSIQ / 100 + max(0, (10 - NIQE) / 10); higher is better."""
     return (1 - lpips) + (1 - dists) + clipiqa + maniqa + musiq / 100 + max(0.0, (10 - niqe) / 10)
 
 
 def final(perceptual: float, speedup: float) -> float:
     """2^score * speedup^0.2; `speedup` is how many times faster than OSEDiff at 128 -> 512, 1 for OSEDiff itself."""
-    return 2 ** perceptual * speedup ** 0.2
+    return 2**perceptual * speedup**0.2

@@ -25,11 +25,15 @@ def by_stem(folders: list[Path], suffix: str = "") -> tuple[Found, Problems]:
                 continue
             name = path.stem.removesuffix(suffix)
             if name in found:
-                problems[name] = f"{folder}: {found[name].name} and {path.name} have the same name; keep one of them"
+                problems[name] = (
+                    f"{folder}: {found[name].name} and {path.name} have the same name; keep one of them"
+                )
             found.setdefault(name, path)
     if not found:
-        raise UserError(f"{folders[0]}: holds no image whose name ends in '{suffix}'; expected {', '.join(SUFFIXES)} "
-                        "files")
+        raise UserError(
+            f"{folders[0]}: holds no image whose name ends in '{suffix}'; expected {', '.join(SUFFIXES)} "
+            "files"
+        )
     return {name: path for name, path in found.items() if name not in problems}, problems
 
 
@@ -53,9 +57,11 @@ def restored_images(folder: Path, wanted: set[str]) -> tuple[Found, Problems]:
             continue
         path = taken.pop(other)
         if name in found:
-            problems[name] = (f"{folder}: {found[name].name} and {path.name} may both be the "
-                              f"restored image of '{name}'; "
-                              "keep one of them")
+            problems[name] = (
+                f"{folder}: {found[name].name} and {path.name} may both be the "
+                f"restored image of '{name}'; "
+                "keep one of them"
+            )
             taken.pop(name, None)
         elif name not in problems:
             taken[name] = path
@@ -67,11 +73,15 @@ def match(left: Found, right: Found, left_place: str, right_place: str) -> Probl
     alone = sorted(left.keys() ^ right.keys())
     if alone and not left.keys() & right.keys():
         some = ", ".join(alone[:3]) + (" …" if len(alone) > 3 else "")
-        raise UserError(f"{left_place} and {right_place}: no image has a partner of the same name ({some}); rename "
-                        "them so that the names agree")
-    return {name: f"{(left.get(name) or right.get(name))}: no image of this name in "
-                  f"{right_place if name in left else left_place}; rename or remove it so that the names agree"
-            for name in alone}
+        raise UserError(
+            f"{left_place} and {right_place}: no image has a partner of the same name ({some}); rename "
+            "them so that the names agree"
+        )
+    return {
+        name: f"{(left.get(name) or right.get(name))}: no image of this name in "
+        f"{right_place if name in left else left_place}; rename or remove it so that the names agree"
+        for name in alone
+    }
 
 
 def size(path: Path | None) -> tuple[int, int] | None:
@@ -89,10 +99,14 @@ def size(path: Path | None) -> tuple[int, int] | None:
         raise
 
 
-def sizes(small: Path | None, large: Path | None) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+def sizes(
+    small: Path | None, large: Path | None
+) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """Sizes of a pair. Raises UserError if a file cannot be read or the large one is not x4 of the small one."""
     low, high = size(small), size(large)
     if low and high and high != (low[0] * SCALE, low[1] * SCALE):
-        raise UserError(f"{large}: {high[0]}x{high[1]} is not x{SCALE} of {small} ({low[0]}x{low[1]}); expected "
-                        f"{low[0] * SCALE}x{low[1] * SCALE}")
+        raise UserError(
+            f"{large}: {high[0]}x{high[1]} is not x{SCALE} of {small} ({low[0]}x{low[1]}); expected "
+            f"{low[0] * SCALE}x{low[1] * SCALE}"
+        )
     return low, high

@@ -15,8 +15,8 @@ from eval.dataset import DataSet, Pair, open_data
 from eval.metrics import METRICS
 from eval.rundir import Scores
 
-SIDE = 192      # pixels of a crop
-MOST = 12       # images in a report
+SIDE = 192  # pixels of a crop
+MOST = 12  # images in a report
 # by which a report sorts: the first that has values
 ORDER = ("lpips", "lpips-squeeze", "dists", "lpips-vgg", "musiq", "ssim", "psnr", "niqe")
 LOW, HIGH = "small image, bicubic", "original"
@@ -46,23 +46,36 @@ def worst_first(scores: Scores) -> list[str]:
     return sorted(scores, key=lambda name: (sign * scores[name][metric], name))
 
 
-def crops(names: list[str], restored: dict[str, Path], scores: dict[str, Scores], data: DataSet | None) -> list[Crop]:
+def crops(
+    names: list[str], restored: dict[str, Path], scores: dict[str, Scores], data: DataSet | None
+) -> list[Crop]:
     """Crops of `names`; `restored` are folders of PNGs by model, the last of which is judged. Missing files are left
     out."""
     pairs = {pair.name: pair for pair in data.pairs} if data else {}
     found = []
     for name in names[:MOST]:
         files = {model: folder / f"{name}.png" for model, folder in restored.items()}
-        images = {model: to_uint8(read_image(file)) for model, file in files.items() if file.is_file()}
+        images = {
+            model: to_uint8(read_image(file)) for model, file in files.items() if file.is_file()
+        }
         if not images:
             continue
         judged = list(images.values())[-1]
         extra = _around(pairs.get(name), judged.shape)
         other = extra.get(HIGH, next(iter(images.values())))
         top, left = furthest(judged, other)
-        versions = {k: v for k, v in ((LOW, extra.get(LOW)), *images.items(), (HIGH, extra.get(HIGH))) if v is not None}
-        found.append(Crop(name, {k: v[top:top + SIDE, left:left + SIDE] for k, v in versions.items()},
-                          {model: scores[model][name] for model in images if name in scores.get(model, {})}))
+        versions = {
+            k: v
+            for k, v in ((LOW, extra.get(LOW)), *images.items(), (HIGH, extra.get(HIGH)))
+            if v is not None
+        }
+        found.append(
+            Crop(
+                name,
+                {k: v[top : top + SIDE, left : left + SIDE] for k, v in versions.items()},
+                {model: scores[model][name] for model in images if name in scores.get(model, {})},
+            )
+        )
     return found
 
 
@@ -98,11 +111,14 @@ def open_entry(entry: str | dict[str, Any], limit: int | None = None) -> DataSet
     """An entry of a recipe's `eval.data`: `embedded`, a folder, or {name, path, protocol} of a published data set."""
     if isinstance(entry, str):
         return open_data(entry, limit=limit)
-    return open_data(f"{entry['name']}={entry['path']}", protocol=entry.get("protocol"), limit=limit)
+    return open_data(
+        f"{entry['name']}={entry['path']}", protocol=entry.get("protocol"), limit=limit
+    )
 
 
 def _around(pair: Pair | None, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The small image enlarged and the original, where they are there and fit."""
+
     def read(source: Callable[[], torch.Tensor] | None) -> torch.Tensor | None:
         try:
             return source() if source else None
@@ -112,6 +128,8 @@ def _around(pair: Pair | None, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     if pair is None:
         return {}
     low, high = read(pair.lr), read(pair.hr)
-    found = {LOW: to_uint8(upsample(low).clamp(0, 1)) if low is not None else None,
-             HIGH: to_uint8(high) if high is not None else None}
+    found = {
+        LOW: to_uint8(upsample(low).clamp(0, 1)) if low is not None else None,
+        HIGH: to_uint8(high) if high is not None else None,
+    }
     return {k: v for k, v in found.items() if v is not None and v.shape == shape}

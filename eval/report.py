@@ -27,14 +27,35 @@ from eval.pictures import HIGH, LOW, Crop
 from eval.rundir import Evaluation, Run, Scores
 
 TILES = ("param_equivalents", "bytes", "macs_paper", "macs_equivalent")
-COSTS = ("params", "param_equivalents", "bytes", "macs_paper", "macs_equivalent", "macs_full", "peak_activation_bytes")
-HEADINGS = {"params": "parameters", "param_equivalents": "fp32-equivalent parameters", "bytes": "weights",
-            "file_bytes": "file", "container_bytes": "weights in 8-bit containers",
-            "peak_activation_bytes": "peak activations", "macs_paper": "MACs (conv + linear)",
-            "macs_full": "MACs (with attention)", "macs_equivalent": "MACs, fp32-equivalent", "psnr_db": "PSNR, dB",
-            "self_db": "own noise, dB", "own_db": "own rounding, dB", "tolerance_db": "tolerance, dB",
-            "seconds": "time, s", "median_ms": "median, ms",
-            "min_ms": "least, ms", "ratio": "speed against the first", "size_ratio": "size against the first"}
+COSTS = (
+    "params",
+    "param_equivalents",
+    "bytes",
+    "macs_paper",
+    "macs_equivalent",
+    "macs_full",
+    "peak_activation_bytes",
+)
+HEADINGS = {
+    "params": "parameters",
+    "param_equivalents": "fp32-equivalent parameters",
+    "bytes": "weights",
+    "file_bytes": "file",
+    "container_bytes": "weights in 8-bit containers",
+    "peak_activation_bytes": "peak activations",
+    "macs_paper": "MACs (conv + linear)",
+    "macs_full": "MACs (with attention)",
+    "macs_equivalent": "MACs, fp32-equivalent",
+    "psnr_db": "PSNR, dB",
+    "self_db": "own noise, dB",
+    "own_db": "own rounding, dB",
+    "tolerance_db": "tolerance, dB",
+    "seconds": "time, s",
+    "median_ms": "median, ms",
+    "min_ms": "least, ms",
+    "ratio": "speed against the first",
+    "size_ratio": "size against the first",
+}
 
 
 @dataclass
@@ -74,27 +95,48 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
 
     `predicted` are lines of predicted latency; left out, they are computed from the model file.
     """
-    ledger = [{k: v for k, v in entry.items() if k not in ("before", "after")} for entry in run.ledger["passes"]]
-    figures = ReportData(run.name, run.recipe_yaml, [_shown(row) for row in run.costs()],
-                         [_shown(row) for row in run.components()], parity=run.exported["parity"],
-                         latency=run.exported["latency"], ledger=ledger, notes=notes(run.recipe),
-                         predicted=rundir.predicted(run) if predicted is None else predicted)
+    ledger = [
+        {k: v for k, v in entry.items() if k not in ("before", "after")}
+        for entry in run.ledger["passes"]
+    ]
+    figures = ReportData(
+        run.name,
+        run.recipe_yaml,
+        [_shown(row) for row in run.costs()],
+        [_shown(row) for row in run.components()],
+        parity=run.exported["parity"],
+        latency=run.exported["latency"],
+        ledger=ledger,
+        notes=notes(run.recipe),
+        predicted=rundir.predicted(run) if predicted is None else predicted,
+    )
     if not run.evaluations:
         figures.notes.append("not evaluated: python -m eval.run RUN --data …")
         return figures
-    wanted = [str(entry["name"] if isinstance(entry, dict) else entry).lower() for entry in run.recipe["eval"]["data"]]
-    one = min(run.evaluations, key=lambda e: wanted.index(e.data.lower()) if e.data.lower() in wanted else len(wanted))
+    wanted = [
+        str(entry["name"] if isinstance(entry, dict) else entry).lower()
+        for entry in run.recipe["eval"]["data"]
+    ]
+    one = min(
+        run.evaluations,
+        key=lambda e: wanted.index(e.data.lower()) if e.data.lower() in wanted else len(wanted),
+    )
     figures.dataset, figures.protocol, figures.scores = one.data, one.protocol, one.scores
     names = [m for m in METRICS if m in one.averages["compressed"]]
-    figures.metrics = {model: {m: averages.get(m) for m in names} for model, averages in one.averages.items()}
+    figures.metrics = {
+        model: {m: averages.get(m) for m in names} for model, averages in one.averages.items()
+    }
     figures.blanks = one.averages["compressed"]["blank"]
     left_out = one.averages["compressed"].get("problems", {})
     figures.notes += [f"left out: {name}: {why}" for name, why in left_out.items()]
     if one.fidelity:
         figures.fidelity_db = float(np.mean(list(one.fidelity.values())))
-    figures.crops = pictures.crops(pictures.worst_first(one.scores["compressed"]),
-                                   {model: one.restored(model) for model in one.scores}, one.scores,
-                                   pictures.data_of(run.recipe, one.data))
+    figures.crops = pictures.crops(
+        pictures.worst_first(one.scores["compressed"]),
+        {model: one.restored(model) for model in one.scores},
+        one.scores,
+        pictures.data_of(run.recipe, one.data),
+    )
     figures.chart = _chart(run, one)
     return figures
 
@@ -103,14 +145,24 @@ def _chart(run: Run, one: Evaluation) -> dict | None:
     """Quality against size: this run, its source, and the published systems of the data set and protocol."""
     board = points.gather([run.path], one.data)
     there = [m for m in pictures.ORDER if m in board.systems[0].y]
-    shared = [m for m in there if any(m in s.y for s in board.systems[1:])]  # one that others have, too, says more
+    shared = [
+        m for m in there if any(m in s.y for s in board.systems[1:])
+    ]  # one that others have, too, says more
     if not there or "size" not in board.systems[0].x:
         return None
     systems = [replace(board.systems[0], label=run.name), *board.systems[1:]]
     if "source" in one.averages:
-        y = {m: one.averages["source"][m] for m in METRICS if one.averages["source"].get(m) is not None}
-        systems.insert(1, points.System("source", True, points.costs(run.ledger["cost"]["before"]), y,
-                                        "before the passes"))
+        y = {
+            m: one.averages["source"][m]
+            for m in METRICS
+            if one.averages["source"].get(m) is not None
+        }
+        systems.insert(
+            1,
+            points.System(
+                "source", True, points.costs(run.ledger["cost"]["before"]), y, "before the passes"
+            ),
+        )
     return chart_data(replace(board, systems=systems), (shared or there)[0], "size")
 
 
@@ -122,9 +174,20 @@ def write_report(run_dir: Path, figures: ReportData) -> Path:
     """Write `run_dir`/report.html, whole or not at all, and return its path."""
     labels = figures.crops[0].versions if figures.crops else {}
     first = next((label for label in ("source", LOW, HIGH) if label in labels), None)
-    page = environment().get_template("report.html.j2").render(
-        title=figures.name, data=figures, tiles=tiles(figures), spread=spread(figures.scores), first=first,
-        second="compressed", metric=pictures.sorting_metric(figures.scores.get("compressed", {})), original=HIGH)
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=figures.name,
+            data=figures,
+            tiles=tiles(figures),
+            spread=spread(figures.scores),
+            first=first,
+            second="compressed",
+            metric=pictures.sorting_metric(figures.scores.get("compressed", {})),
+            original=HIGH,
+        )
+    )
     return pages.write(page, Path(run_dir) / "report.html")
 
 
@@ -132,10 +195,14 @@ def environment() -> Environment:
     """The templates with what they call."""
     found = pages.environment()
     found.filters |= {"cell": cell, "heading": heading, "picture": picture}
-    found.globals |= {"columns": columns, "arrow": _arrow,
-                      "higher": lambda m: METRICS[m].higher if m in METRICS else True,
-                      "directions": lambda: {name: metric.higher for name, metric in METRICS.items()}, "shape": _shape,
-                      "plural": plural}
+    found.globals |= {
+        "columns": columns,
+        "arrow": _arrow,
+        "higher": lambda m: METRICS[m].higher if m in METRICS else True,
+        "directions": lambda: {name: metric.higher for name, metric in METRICS.items()},
+        "shape": _shape,
+        "plural": plural,
+    }
     return found
 
 
@@ -146,17 +213,33 @@ def tiles(figures: ReportData) -> list[dict[str, str]]:
         before, after = figures.cost_rows[0], figures.cost_rows[-1]
         for key in TILES:
             if before.get(key) and after.get(key):
-                found.append({"title": heading(key), "value": cell(after[key], key),
-                              "detail": f"{cell(before[key], key)} before, ÷ {before[key] / after[key]:.2f}"})
+                found.append(
+                    {
+                        "title": heading(key),
+                        "value": cell(after[key], key),
+                        "detail": f"{cell(before[key], key)} before, ÷ {before[key] / after[key]:.2f}",
+                    }
+                )
     if figures.fidelity_db is not None:
-        found.append({"title": "PSNR against the source model", "value": f"{figures.fidelity_db:.2f} dB",
-                      "detail": "between the 8-bit images of both"})
+        found.append(
+            {
+                "title": "PSNR against the source model",
+                "value": f"{figures.fidelity_db:.2f} dB",
+                "detail": "between the 8-bit images of both",
+            }
+        )
     compared = [row for row in figures.parity if "psnr_db" in row]
     if compared:
-        worst = min(compared, key=lambda row: -math.inf if row["psnr_db"] is None else row["psnr_db"])
-        found.append({"title": "Worst parity of an exported file",
-                      "value": "not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB",
-                      "detail": " · ".join(str(worst[key]) for key in ("file", "probe") if key in worst)})
+        worst = min(
+            compared, key=lambda row: -math.inf if row["psnr_db"] is None else row["psnr_db"]
+        )
+        found.append(
+            {
+                "title": "Worst parity of an exported file",
+                "value": "not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB",
+                "detail": " · ".join(str(worst[key]) for key in ("file", "probe") if key in worst),
+            }
+        )
     return found
 
 
@@ -165,8 +248,12 @@ def spread(scores: dict[str, Scores]) -> list[dict]:
     values."""
     found = []
     for metric in METRICS:
-        values = {model: {name: row[metric] for name, row in images.items() if row.get(metric) is not None}
-                  for model, images in scores.items()}
+        values = {
+            model: {
+                name: row[metric] for name, row in images.items() if row.get(metric) is not None
+            }
+            for model, images in scores.items()
+        }
         values = {model: images for model, images in values.items() if images}
         everything = [v for images in values.values() for v in images.values()]
         if len(everything) < 2:
@@ -176,10 +263,24 @@ def spread(scores: dict[str, Scores]) -> list[dict]:
         def at(value: float, low: float = low, high: float = high) -> float:
             return round(1 + 98 * (value - low) / (high - low), 2) if high > low else 50.0
 
-        found.append({"metric": metric, "low": low, "high": high, "models": [
-            {"label": model, "median": median(images.values()), "at": at(median(images.values())),
-             "dots": [{"at": at(v), "image": name, "value": v} for name, v in images.items()]}
-            for model, images in values.items()]})
+        found.append(
+            {
+                "metric": metric,
+                "low": low,
+                "high": high,
+                "models": [
+                    {
+                        "label": model,
+                        "median": median(images.values()),
+                        "at": at(median(images.values())),
+                        "dots": [
+                            {"at": at(v), "image": name, "value": v} for name, v in images.items()
+                        ],
+                    }
+                    for model, images in values.items()
+                ],
+            }
+        )
     return found
 
 
@@ -195,7 +296,13 @@ def cell(value: object, key: str = "") -> str:
             if abs(value) >= divisor:
                 return f"{value / divisor:.2f} {prefix}{unit}"
         return f"{value:g} {unit}".strip()
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if abs(value) < 1e-2 else f"{value:.4f}"
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:.4g}"
+        if abs(value) < 1e-2
+        else f"{value:.4f}"
+    )
 
 
 def _unit(key: str) -> str | None:
@@ -211,7 +318,9 @@ def heading(key: str) -> str:
 
 def columns(rows: list[dict]) -> list[str]:
     """Every key of the rows, once, in the order of appearance; tables within a table are left out."""
-    return list(dict.fromkeys(key for row in rows for key, value in row.items() if not _is_table(value)))
+    return list(
+        dict.fromkeys(key for row in rows for key, value in row.items() if not _is_table(value))
+    )
 
 
 def picture(image: np.ndarray) -> Markup:
@@ -231,7 +340,9 @@ def _shape(crop: Crop) -> str:
 
 def _nested(value: dict | list) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{heading(k)}: {cell(v, k)}" for k, v in value.items() if not _is_table(v))
+        return ", ".join(
+            f"{heading(k)}: {cell(v, k)}" for k, v in value.items() if not _is_table(v)
+        )
     return ", ".join(cell(v) for v in value)
 
 
@@ -252,9 +363,13 @@ def main(argv: list[str]) -> int:
     """Write the report of one run, or the comparison of several."""
     from eval.compare import write_comparison
 
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
-    parser.add_argument("-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html")
+    parser.add_argument(
+        "-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html"
+    )
     parser.add_argument("--dataset", help="of several runs: which; default: the one that all share")
     args = parser.parse_args(argv)
     if args.out is not None:
@@ -264,7 +379,9 @@ def main(argv: list[str]) -> int:
         print(f"written: {write_report(args.runs[0], collect(runs[0]))}")
         return 0
     if args.out is None or args.out.suffix != ".html":
-        raise UserError("several runs need -o NAME.html for their comparison, such as -o compare.html")
+        raise UserError(
+            "several runs need -o NAME.html for their comparison, such as -o compare.html"
+        )
     print(f"written: {write_comparison(runs, args.out, args.dataset)}")
     return 0
 

@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import UserError
-from compress.run_files import (Scores, read_averages, read_fidelity, read_figures, read_ledger, read_recipe,
-                                read_scores)
+from compress.run_files import (
+    Scores,
+    read_averages,
+    read_fidelity,
+    read_figures,
+    read_ledger,
+    read_recipe,
+    read_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,25 @@ class Run:
     def costs(self) -> list[dict]:
         """The source's totals, then those after every pass."""
         rows = [{"after": "source", **_without_parts(self.ledger["cost"]["before"])}]
-        return rows + [{"after": entry["pass"]["pass"], **entry["after"]} for entry in self.ledger["passes"]]
+        return rows + [
+            {"after": entry["pass"]["pass"], **entry["after"]} for entry in self.ledger["passes"]
+        ]
 
     def components(self) -> list[dict]:
-        return [{"model": model, **row} for model, key in (("source", "before"), ("compressed", "after"))
-                for row in self.ledger["cost"][key].get("components", [])]
+        return [
+            {"model": model, **row}
+            for model, key in (("source", "before"), ("compressed", "after"))
+            for row in self.ledger["cost"][key].get("components", [])
+        ]
 
 
 def read(path: str | Path) -> Run:
     """The run in `path`. Raises UserError where there is none or a file of it is damaged."""
     path = Path(path)
     if not (path / "ledger.json").is_file() or not (path / "recipe.yaml").is_file():
-        raise UserError(f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory")
+        raise UserError(
+            f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory"
+        )
     recipe, text = read_recipe(path)
     ledger = read_ledger(path)
     exported: dict[str, list] = {"parity": [], "latency": [], "files": []}
@@ -68,9 +82,14 @@ def _evaluation(folder: Path) -> Evaluation:
     places = {"source": folder / "source", "compressed": folder}
     there = {model: place for model, place in places.items() if (place / "averages.json").is_file()}
     averages = {model: read_averages(place) for model, place in there.items()}
-    return Evaluation(averages["compressed"]["data"], averages["compressed"]["protocol"], folder, averages,
-                      {model: read_scores(place / "metrics.csv") for model, place in there.items()},
-                      read_fidelity(folder))
+    return Evaluation(
+        averages["compressed"]["data"],
+        averages["compressed"]["protocol"],
+        folder,
+        averages,
+        {model: read_scores(place / "metrics.csv") for model, place in there.items()},
+        read_fidelity(folder),
+    )
 
 
 def _without_parts(cost: dict) -> dict:

@@ -111,29 +111,52 @@ class Worker:
         small = pair.lr() if pair.lr else None
         known = file = None
         if self.job.model_key and small is not None:
-            known = key("restored", self.job.model_key, self.job.device.partition(":")[0], image_hash(to_uint8(small)))
+            known = key(
+                "restored",
+                self.job.model_key,
+                self.job.device.partition(":")[0],
+                image_hash(to_uint8(small)),
+            )
         if self.job.save is not None:
             file = self.job.save / f"{pair.name}.png"
-        image = _Image(outcome, pair, None, self.cache.get([known]).get(known) if known else None, original,
-                       None if original is None else image_hash(original))
+        image = _Image(
+            outcome,
+            pair,
+            None,
+            self.cache.get([known]).get(known) if known else None,
+            original,
+            None if original is None else image_hash(original),
+        )
         if image.hash and file is not None and file.is_file():
             image.pixels = to_uint8(read_image(file))
             if image_hash(image.pixels) != image.hash:
                 image.pixels = None
-        if image.hash and image.pixels is None and (file is not None or not self._all_cached(image)):
+        if (
+            image.hash
+            and image.pixels is None
+            and (file is not None or not self._all_cached(image))
+        ):
             image.hash = None
         if image.hash is None:
             restored = self.restore(pair)
             if not torch.isfinite(restored).all():
-                raise UserError(f"{pair.name}: the model's image has NaN or infinite values; nothing can be measured "
-                                "on it")
+                raise UserError(
+                    f"{pair.name}: the model's image has NaN or infinite values; nothing can be measured "
+                    "on it"
+                )
             image.pixels = to_uint8(restored)
             image.hash = image_hash(image.pixels)
-            expected = original.shape[:2] if original is not None else tuple(SCALE * side for side in small.shape[-2:])
+            expected = (
+                original.shape[:2]
+                if original is not None
+                else tuple(SCALE * side for side in small.shape[-2:])
+            )
             height, width = image.pixels.shape[:2]
             if (height, width) != expected:
-                raise UserError(f"{pair.name}: the restored image is {width}x{height}, expected "
-                                f"{expected[1]}x{expected[0]}; restore it from this data set's small image at x{SCALE}")
+                raise UserError(
+                    f"{pair.name}: the restored image is {width}x{height}, expected "
+                    f"{expected[1]}x{expected[0]}; restore it from this data set's small image at x{SCALE}"
+                )
             if file is not None:
                 write_image(restored, file)
             if known:
@@ -141,11 +164,17 @@ class Worker:
         return image
 
     def _key(self, metric: str, image: _Image) -> str:
-        reference = image.original_hash if METRICS[metric].reference and not METRICS[metric].features else None
+        reference = (
+            image.original_hash
+            if METRICS[metric].reference and not METRICS[metric].features
+            else None
+        )
         return key(self.judges.identity(metric), image.hash, reference)
 
     def _all_cached(self, image: _Image) -> bool:
-        keys = [self._key(metric, image) for metric in (*self.judges.per_image, *self.judges.of_sets)]
+        keys = [
+            self._key(metric, image) for metric in (*self.judges.per_image, *self.judges.of_sets)
+        ]
         return len(self.cache.get(keys)) == len(keys)
 
     def _score(self, metric: str, images: list[_Image]) -> None:
@@ -154,8 +183,14 @@ class Worker:
         todo = [i for i, k in enumerate(keys) if k not in found]
         if todo:
             originals = [images[i].original for i in todo]
-            reference = _stack(originals) if METRICS[metric].reference and originals[0] is not None else None
-            values, reasons = self.judges.score_batch(metric, _stack([images[i].pixels for i in todo]), reference)
+            reference = (
+                _stack(originals)
+                if METRICS[metric].reference and originals[0] is not None
+                else None
+            )
+            values, reasons = self.judges.score_batch(
+                metric, _stack([images[i].pixels for i in todo]), reference
+            )
             for i, value, why in zip(todo, values, reasons, strict=True):
                 if why is None:
                     found[keys[i]] = images[i].outcome.fresh[keys[i]] = value
@@ -167,14 +202,19 @@ class Worker:
     def _features(self, metric: str, images: list[_Image]) -> None:
         for image in images:
             sides = []
-            for pixels, content in ((image.pixels, image.hash), (image.original, image.original_hash)):
+            for pixels, content in (
+                (image.pixels, image.hash),
+                (image.original, image.original_hash),
+            ):
                 if content is None:
                     sides.append(None)
                     continue
                 k = key(self.judges.identity(metric), content, None)
                 value = self.cache.get([k]).get(k)
                 if value is None:
-                    value = image.outcome.fresh[k] = self.judges.features(metric, _stack([pixels]))[0]
+                    value = image.outcome.fresh[k] = self.judges.features(metric, _stack([pixels]))[
+                        0
+                    ]
                 sides.append(value)
             image.outcome.features[metric] = tuple(sides)
 
@@ -190,23 +230,27 @@ def model_restorer(model: SRModel, device: str) -> Restore:
     @torch.inference_mode()
     def restore(pair: Pair) -> torch.Tensor:
         return model(pair.lr().to(device)).cpu()
+
     return restore
 
 
-def score(job: Job, groups: list[list[Pair]], processes: int = 1, restore: Restore | None = None
-          ) -> Iterator[list[Outcome]]:
+def score(
+    job: Job, groups: list[list[Pair]], processes: int = 1, restore: Restore | None = None
+) -> Iterator[list[Outcome]]:
     """The outcomes of each group in turn. Several processes need a job that says all: no `restore`."""
     if processes == 1:
         yield from map(Worker(job, restore), groups)
         return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepare, initargs=(job,))
+    pool = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_prepare, initargs=(job,)
+    )
     try:
         yield from pool.map(_work, groups)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_job: Job | None = None       # of this worker process
+_job: Job | None = None  # of this worker process
 _worker: Worker | None = None
 
 
@@ -231,4 +275,4 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # not in musl
             for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h, in bytes
-                libc.mallopt(option, 2 ** 31 - 1)
+                libc.mallopt(option, 2**31 - 1)

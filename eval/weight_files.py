@@ -81,10 +81,17 @@ def find(weight: Weight, folder: Path | None) -> Path:
         _download(url, cached)
     except urllib.error.HTTPError as error:
         raise WeightsMissing(f"{url} answered {error.code} {error.reason}") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except (
+        urllib.error.URLError,
+        TimeoutError,
+        ConnectionError,
+        http.client.HTTPException,
+    ) as error:
         _unreachable.add(host)
-        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached "
-                             f"({getattr(error, 'reason', error)})") from None
+        raise WeightsMissing(
+            f"{weight.file} is not at hand and {host} cannot be reached "
+            f"({getattr(error, 'reason', error)})"
+        ) from None
     return cached
 
 
@@ -121,8 +128,10 @@ def sound(path: Path) -> Path:
             torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: the weight file cannot be read as plain tensors ({why}); "
-                        "fetch it again from its publisher") from None
+        raise UserError(
+            f"{path}: the weight file cannot be read as plain tensors ({why}); "
+            "fetch it again from its publisher"
+        ) from None
     return path
 
 

@@ -18,16 +18,36 @@ def survey(folder: str | Path | None = None) -> dict[str, dict]:
     """
     folder = None if folder is None else Path(folder)
     if folder is not None and not folder.is_dir():
-        raise UserError(f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights")
+        raise UserError(
+            f"--iqa-weights {folder}: no such folder; give the folder that holds the metrics' weights"
+        )
     found = {}
     for weight in weight_files.known().values():
         path = weight_files.at_hand(weight, folder)
         sha = None if path is None else weight_files.digest(path)
-        state = "missing" if sha is None else "differs" if not sha.startswith(weight.sha256 or "") else "here"
-        users = [name for name, metric in METRICS.items() if any(weight in way.weights for way in metric.ways)]
-        found[weight.file] = {"state": state, "path": path and str(path), "url": weight_files.address(weight),
-                              "sha256": sha, "published_sha256": weight.sha256, "licence": weight.licence,
-                              "what": weight.what, "cache": weight.cache, "metrics": users}
+        state = (
+            "missing"
+            if sha is None
+            else "differs"
+            if not sha.startswith(weight.sha256 or "")
+            else "here"
+        )
+        users = [
+            name
+            for name, metric in METRICS.items()
+            if any(weight in way.weights for way in metric.ways)
+        ]
+        found[weight.file] = {
+            "state": state,
+            "path": path and str(path),
+            "url": weight_files.address(weight),
+            "sha256": sha,
+            "published_sha256": weight.sha256,
+            "licence": weight.licence,
+            "what": weight.what,
+            "cache": weight.cache,
+            "metrics": users,
+        }
     return found
 
 
@@ -38,8 +58,13 @@ def ready(files: dict[str, dict]) -> dict[str, list[str]]:
         if metric.of:
             lacks[name] = list(dict.fromkeys(file for part in metric.of for file in lacks[part]))
         else:
-            lacks[name] = min(([w.file for w in way.weights if files[w.file]["state"] == "missing"]
-                               for way in metric.ways), key=len)
+            lacks[name] = min(
+                (
+                    [w.file for w in way.weights if files[w.file]["state"] == "missing"]
+                    for way in metric.ways
+                ),
+                key=len,
+            )
     return lacks
 
 
@@ -48,24 +73,36 @@ def text(files: dict[str, dict], folder: str | Path | None) -> str:
     lacks = ready(files)
     can = [name for name, missing in lacks.items() if not missing]
     lines = [f"can be computed here: {', '.join(can)}", "", "weights are missing for:"]
-    lines += [f"  {name:<14} needs {', '.join(missing)}" for name, missing in lacks.items() if missing]
+    lines += [
+        f"  {name:<14} needs {', '.join(missing)}" for name, missing in lacks.items() if missing
+    ]
     lines += ["", "files:"]
     for file, row in files.items():
         lines.append(f"  {file}  [{FLOWS[row['state']]}]")
-        lines.append(f"      {row['what']}; licence {row['licence'] or 'not stated'}; used by "
-                     f"{', '.join(row['metrics'])}")
+        lines.append(
+            f"      {row['what']}; licence {row['licence'] or 'not stated'}; used by "
+            f"{', '.join(row['metrics'])}"
+        )
         if row["path"]:
             known = row["published_sha256"]
-            checked = f"SHA-256 {'as expected' if row['state'] == 'here' else 'expected ' + known}" if known else (
-                f"SHA-256 {row['sha256'][:12]}…, no published one to compare with")
+            checked = (
+                f"SHA-256 {'as expected' if row['state'] == 'here' else 'expected ' + known}"
+                if known
+                else (f"SHA-256 {row['sha256'][:12]}…, no published one to compare with")
+            )
             lines.append(f"      {row['path']}; {checked}")
         else:
-            lines.append(f"      from "
-                         f"{row['url'] or 'nobody publishes it; its metric can also be had from two other files'}")
-    lines += ["", "With a network, eval.run downloads what a metric needs. Without one: fetch the files elsewhere, put "
-                  "them",
-              f"under the same names into {'one folder' if folder is None else folder}, and pass that as "
-              "--iqa-weights (in a recipe: eval.iqa_weights)."]
+            lines.append(
+                f"      from "
+                f"{row['url'] or 'nobody publishes it; its metric can also be had from two other files'}"
+            )
+    lines += [
+        "",
+        "With a network, eval.run downloads what a metric needs. Without one: fetch the files elsewhere, put "
+        "them",
+        f"under the same names into {'one folder' if folder is None else folder}, and pass that as "
+        "--iqa-weights (in a recipe: eval.iqa_weights).",
+    ]
     return "\n".join(lines)
 
 
@@ -73,14 +110,22 @@ def text(files: dict[str, dict], folder: str | Path | None) -> str:
 def main(argv: list[str]) -> int:
     """Print the survey; 0 even where files are missing, 2 where one differs from its digest."""
     parser = argparse.ArgumentParser(prog="python -m eval.weights", description=__doc__)
-    parser.add_argument("--iqa-weights", metavar="DIR", help="folder with weight files; looked at before the cache")
+    parser.add_argument(
+        "--iqa-weights", metavar="DIR", help="folder with weight files; looked at before the cache"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
     args = parser.parse_args(argv)
     files = survey(args.iqa_weights)
-    print(json.dumps({"files": files, "lacks": ready(files)}, indent=1) if args.json else text(files, args.iqa_weights))
+    print(
+        json.dumps({"files": files, "lacks": ready(files)}, indent=1)
+        if args.json
+        else text(files, args.iqa_weights)
+    )
     wrong = [f"{row['path']}" for row in files.values() if row["state"] == "differs"]
     if wrong:
-        raise UserError(f"{', '.join(wrong)}: the SHA-256 is not the published one; fetch again from the address above")
+        raise UserError(
+            f"{', '.join(wrong)}: the SHA-256 is not the published one; fetch again from the address above"
+        )
     return 0
 
 

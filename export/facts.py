@@ -20,51 +20,101 @@ FREE = {
     "AveragePool": POOLED,
     "MaxPool": POOLED,
     "BatchNormalization": ("epsilon", "momentum"),
-    "InstanceNormalization": ("epsilon", ),
+    "InstanceNormalization": ("epsilon",),
     "GroupNormalization": ("epsilon", "num_groups"),
     "LayerNormalization": ("epsilon", "axis"),
     "RMSNormalization": ("epsilon", "axis"),
-    "Softmax": ("axis", ),
-    "LogSoftmax": ("axis", ),
-    "LeakyRelu": ("alpha", ),
-    "Elu": ("alpha", ),
+    "Softmax": ("axis",),
+    "LogSoftmax": ("axis",),
+    "LeakyRelu": ("alpha",),
+    "Elu": ("alpha",),
     "HardSigmoid": ("alpha", "beta"),
-    "Concat": ("axis", ),
+    "Concat": ("axis",),
     "Split": ("axis", "num_outputs"),
-    "Gather": ("axis", ),
-    "Transpose": ("perm", ),
-    "Reshape": ("allowzero", ),
-    "DepthToSpace": ("blocksize", ),
-    "SpaceToDepth": ("blocksize", ),
+    "Gather": ("axis",),
+    "Transpose": ("perm",),
+    "Reshape": ("allowzero",),
+    "DepthToSpace": ("blocksize",),
+    "SpaceToDepth": ("blocksize",),
     "ArgMax": ("axis", "keepdims"),
     "ArgMin": ("axis", "keepdims"),
     "Cast": ("saturate", "round_mode"),
-    "Flatten": ("axis", ),
-    "Constant": ("value", ),
+    "Flatten": ("axis",),
+    "Constant": ("value",),
     "QuantizeLinear": ("axis", "saturate"),
-    "DequantizeLinear": ("axis", ),
+    "DequantizeLinear": ("axis",),
 }
 REDUCED = ("keepdims", "noop_with_empty_axes")
 # The second operands of these say where and how far; a target reads them when it compiles.
-PARAMETERS = ("Reshape", "Expand", "Tile", "Slice", "Pad", "Resize", "Split", "Squeeze",
-              "Unsqueeze", "Gather", "TopK", "Clip", "InstanceNormalization", "GroupNormalization",
-              "LayerNormalization", "RMSNormalization", "BatchNormalization", "PRelu", "CumSum")
+PARAMETERS = (
+    "Reshape",
+    "Expand",
+    "Tile",
+    "Slice",
+    "Pad",
+    "Resize",
+    "Split",
+    "Squeeze",
+    "Unsqueeze",
+    "Gather",
+    "TopK",
+    "Clip",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LayerNormalization",
+    "RMSNormalization",
+    "BatchNormalization",
+    "PRelu",
+    "CumSum",
+)
 # Inputs that are indices or choices and not numbers to compute with.
 CHOICES = {
-    "Where": (0, ), "Gather": (1, ), "GatherElements": (1, ), "GatherND": (1, ), "ScatterND": (1, ),
-    "Cast": (0, ), "And": (0, 1), "Or": (0, 1), "Not": (0, ), "Xor": (0, 1)
+    "Where": (0,),
+    "Gather": (1,),
+    "GatherElements": (1,),
+    "GatherND": (1,),
+    "ScatterND": (1,),
+    "Cast": (0,),
+    "And": (0, 1),
+    "Or": (0, 1),
+    "Not": (0,),
+    "Xor": (0, 1),
 }
-SPATIAL = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool",
-           "Resize", "GridSample")
+SPATIAL = (
+    "Conv",
+    "ConvTranspose",
+    "AveragePool",
+    "MaxPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Resize",
+    "GridSample",
+)
 POOLS = ("AveragePool", "MaxPool")
 # What a form of the probe, or a row of a table, covers of the computed facts unless it names them.
 PLAIN = {
-    "strided": "no", "dilated": "no", "groups": "one", "padded": "no", "spatial": 2, "batch": "one",
-    "scale": "whole", "resized": "sides", "parameters": "constant", "value": "zero", "outputs": 1,
-    "pads": "plain", "axes": "all"
+    "strided": "no",
+    "dilated": "no",
+    "groups": "one",
+    "padded": "no",
+    "spatial": 2,
+    "batch": "one",
+    "scale": "whole",
+    "resized": "sides",
+    "parameters": "constant",
+    "value": "zero",
+    "outputs": 1,
+    "pads": "plain",
+    "axes": "all",
 }
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
-          "Multinomial")
+RANDOM = (
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 ALIASES = {"GridSample": {"mode": {"bilinear": "linear", "bicubic": "cubic"}}}
@@ -129,15 +179,17 @@ class Graph:
     def __init__(self, model: onnx.ModelProto):
         self.model = inferred(model)
         graph = self.model.graph
-        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-                         default=1)
+        self.opset = max(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1
+        )
         self.constants = {i.name: i for i in graph.initializer}
         self.producer = {out: node for node in graph.node for out in node.output}
         values = [*graph.value_info, *graph.input, *graph.output]
         self.types = {v.name: v.type.tensor_type.elem_type for v in values}
         self.types |= {name: i.data_type for name, i in self.constants.items()}
         shaped = [
-            v for v in values
+            v
+            for v in values
             if v.type.tensor_type.HasField("shape") and v.name not in self.constants
         ]
         self.shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in shaped}
@@ -147,8 +199,9 @@ class Graph:
         self.shapes |= {name: list(i.dims) for name, i in self.constants.items()}
         self.fixed: set[str] = set(self.constants)
         for node in graph.node:
-            if node.op_type not in RANDOM and all(not name or name in self.fixed
-                                                  for name in node.input):
+            if node.op_type not in RANDOM and all(
+                not name or name in self.fixed for name in node.input
+            ):
                 self.fixed.update(node.output)
 
     def shape(self, name: str) -> list[int]:
@@ -164,8 +217,11 @@ class Graph:
             return self.array(node.input[0])
         if node is not None and node.op_type == "Constant":
             value = onnx.helper.get_attribute_value(node.attribute[0])
-            return onnx.numpy_helper.to_array(value) if isinstance(
-                value, TensorProto) else np.asarray(value)
+            return (
+                onnx.numpy_helper.to_array(value)
+                if isinstance(value, TensorProto)
+                else np.asarray(value)
+            )
         return None
 
     def number(self, name: str) -> list[int] | None:
@@ -182,12 +238,12 @@ class Graph:
         (export/rules.py)."""
         op, ranks = node.op_type, [len(self.shape(name)) for name in self.active(node)]
         plain = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        found: dict[str,
-                    object] = {"op": op, "rank": max(ranks, default=0)} | defaults(op, self.opset)
+        found: dict[str, object] = {"op": op, "rank": max(ranks, default=0)} | defaults(
+            op, self.opset
+        )
         found |= {name: shown(value) for name, value in plain.items()}
         found = {
-            key: ALIASES.get(op, {}).get(key, {}).get(value, value)
-            for key, value in found.items()
+            key: ALIASES.get(op, {}).get(key, {}).get(value, value) for key, value in found.items()
         }
         free = (*REDUCED, "axes") if op.startswith("Reduce") else FREE.get(op, ())
         marks = [name for name in found if name not in ("op", "rank") and name not in free]
@@ -222,8 +278,9 @@ class Graph:
         read = sum(1 for name in node.output[1:] if name) + 1
         if op != "Split":
             found["outputs"] = read
-        found["inputs"] = max((place + 1 for place, name in enumerate(node.input) if name),
-                              default=0)
+        found["inputs"] = max(
+            (place + 1 for place, name in enumerate(node.input) if name), default=0
+        )
         found["type"] = self._type(node)
         if op in QUANTISERS:
             found |= self._codes(node)
@@ -248,11 +305,16 @@ class Graph:
         if len(node.input) > 2 and node.input[2]:
             stored = self.array(node.input[2])
             kind = kind or self.types.get(node.input[2], 0)
-            zero = "computed" if stored is None else "other" if np.any(stored.astype(
-                np.float32)) else "zero"
+            zero = (
+                "computed"
+                if stored is None
+                else "other"
+                if np.any(stored.astype(np.float32))
+                else "zero"
+            )
         return {
-            "codes": TensorProto.DataType.Name(kind).lower() if kind else "uint8", "zero_point":
-            zero
+            "codes": TensorProto.DataType.Name(kind).lower() if kind else "uint8",
+            "zero_point": zero,
         }
 
     def _shapes(self, node: onnx.NodeProto) -> dict[str, object]:
@@ -261,12 +323,19 @@ class Graph:
         x, y = self.shape(node.input[0]) if node.input else [], self.shape(node.output[0])
         rank = len(x)
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if "axis" in given or op in ("Softmax", "LogSoftmax", "LayerNormalization",
-                                     "RMSNormalization"):
+        if "axis" in given or op in (
+            "Softmax",
+            "LogSoftmax",
+            "LayerNormalization",
+            "RMSNormalization",
+        ):
             axis = int(given.get("axis", -1))
             found["axis"] = "last" if axis in (-1, rank - 1) else axis % rank if rank else axis
-        axes = self.number(
-            node.input[1]) if op.startswith("Reduce") and len(node.input) > 1 else given.get("axes")
+        axes = (
+            self.number(node.input[1])
+            if op.startswith("Reduce") and len(node.input) > 1
+            else given.get("axes")
+        )
         if op.startswith("Reduce") and axes is not None:
             found["axes"] = "x".join(str(a % rank) for a in sorted(axes)) if rank else ""
         if op == "Slice":
@@ -287,8 +356,8 @@ class Graph:
         pads = self.number(node.input[1]) if len(node.input) > 1 else []
         value = self.array(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(())
         return {
-            "pads": "negative" if pads and min(pads) < 0 else "plain", "value":
-            "computed" if value is None else "other" if np.any(value) else "zero"
+            "pads": "negative" if pads and min(pads) < 0 else "plain",
+            "value": "computed" if value is None else "other" if np.any(value) else "zero",
         }
 
     def _convolution(self, node: onnx.NodeProto, given: dict) -> dict[str, object]:
@@ -296,9 +365,11 @@ class Graph:
         group, channels = given.get("group", 1), x[1] if len(x) > 1 else 0
         return {
             "groups": "one" if group == 1 else "depthwise" if group == channels else "several",
-            "channels": channels, "side": max(x[2:], default=0), "kernel_side":
-            max(kernel[2:], default=0), "batch": "several" if x and x[0] > 1 else "one", "aligned":
-            "yes" if kernel and kernel[0] % 16 == 0 and kernel[1] % 16 == 0 else "no"
+            "channels": channels,
+            "side": max(x[2:], default=0),
+            "kernel_side": max(kernel[2:], default=0),
+            "batch": "several" if x and x[0] > 1 else "one",
+            "aligned": "yes" if kernel and kernel[0] % 16 == 0 and kernel[1] % 16 == 0 else "no",
         }
 
     def precision(self, node: onnx.NodeProto, float_type: str) -> str:
@@ -345,6 +416,6 @@ def _factors(x: list[int], y: list[int]) -> dict[str, object]:
         if before != after:
             kinds.add("down" if after < before else "whole" if after % before == 0 else "fraction")
     return {
-        "scale": kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "whole", "resized":
-        "sides" if x[:2] == y[:2] else "channels"
+        "scale": kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "whole",
+        "resized": "sides" if x[:2] == y[:2] else "channels",
     }

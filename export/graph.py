@@ -15,8 +15,14 @@ from export.storage import EMBED_LIMIT, save_graph
 
 MAX_IR = 13
 OPSETS = range(18, 27)
-INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT2,
-            ir.DataType.INT4)
+INTEGERS = (
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT2,
+    ir.DataType.INT4,
+)
 
 
 def check_opset(opset: int, sixteen_bit: bool) -> None:
@@ -24,7 +30,9 @@ def check_opset(opset: int, sixteen_bit: bool) -> None:
     if opset not in OPSETS:
         raise UserError(f"opset {opset} is not supported; choose {OPSETS[0]} to {OPSETS[-1]}")
     if sixteen_bit and opset < 21:
-        raise UserError(f"opset {opset} cannot quantise to 16 bits, which this model uses; choose 21 or later")
+        raise UserError(
+            f"opset {opset} cannot quantise to 16 bits, which this model uses; choose 21 or later"
+        )
 
 
 def tidy(model: ir.Model) -> None:
@@ -83,8 +91,12 @@ def _kernel_sides(weight: ir.Value) -> list[int] | None:
         if shape is not None and all(isinstance(side, int) for side in shape):
             return list(shape)[2:]
         node = weight.producer()
-        if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear", "Cast",
-                                                "Identity"):
+        if node is None or node.op_type not in (
+            "DequantizeLinear",
+            "QuantizeLinear",
+            "Cast",
+            "Identity",
+        ):
             return None
         weight = node.inputs[0]
     return None
@@ -119,7 +131,12 @@ def own_zero_points(graph: ir.Graph) -> None:
         if weight.const_value is None or len(zero_point.uses()) == 1:
             continue
         name = unused(graph, zero_point.name)
-        own = ir.Value(name=name, shape=zero_point.shape, type=zero_point.type, const_value=zero_point.const_value)
+        own = ir.Value(
+            name=name,
+            shape=zero_point.shape,
+            type=zero_point.type,
+            const_value=zero_point.const_value,
+        )
         graph.register_initializer(own)
         node.replace_input_with(2, own)
 
@@ -134,28 +151,44 @@ def check_quantised(model: ir.Model, layers: int, where: str) -> None:
         source = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         if source is not None and source.const_value is not None:
             if (dtype := source.const_value.dtype) not in INTEGERS:
-                raise RuntimeError(f"{where}: weight {source.name} is stored as {dtype}, not as integers")
+                raise RuntimeError(
+                    f"{where}: weight {source.name} is stored as {dtype}, not as integers"
+                )
             stored += 1
     if stored < layers:
-        raise RuntimeError(f"{where}: {layers} layers are quantised but {stored} weights are stored as integers")
+        raise RuntimeError(
+            f"{where}: {layers} layers are quantised but {stored} weights are stored as integers"
+        )
 
 
 def check_packed(model: ir.Model, expected: int, where: str) -> None:
     """Raise RuntimeError unless the weights stored as bits, `expected` bytes in all, are still bytes."""
-    found = {node.inputs[0].name: node.inputs[0].const_value.nbytes for node in model.graph
-             if node.op_type.startswith("Unpack") and node.inputs[0].const_value.dtype == ir.DataType.UINT8}
+    found = {
+        node.inputs[0].name: node.inputs[0].const_value.nbytes
+        for node in model.graph
+        if node.op_type.startswith("Unpack")
+        and node.inputs[0].const_value.dtype == ir.DataType.UINT8
+    }
     if sum(found.values()) > expected or expected and not found:
-        raise RuntimeError(f"{where}: {expected} bytes of packed weights became {sum(found.values())}")
+        raise RuntimeError(
+            f"{where}: {expected} bytes of packed weights became {sum(found.values())}"
+        )
 
 
-def write(model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_limit: int = EMBED_LIMIT) -> list[Path]:
+def write(
+    model: ir.Model, path: Path, metadata: dict[str, str | dict], embed_limit: int = EMBED_LIMIT
+) -> list[Path]:
     """Check `model` and write it under `path`; weights beyond `embed_limit` bytes go to `path`.data beside it.
 
     Returns the files written. All are complete before the first takes its final name.
     """
-    model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    model.metadata_props.update(
+        {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    )
     if model.ir_version > MAX_IR:
-        raise RuntimeError(f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take")
+        raise RuntimeError(
+            f"{path.name}: IR version {model.ir_version} is newer than {MAX_IR}, which runtimes take"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch(path) as folder:
         names = [file.name for file in save_graph(model, folder / path.name, embed_limit)]

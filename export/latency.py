@@ -39,8 +39,12 @@ def machine() -> str:
 def feed(loaded: ort.InferenceSession, side: int, seed: int = 0) -> dict[str, np.ndarray]:
     """A random input in [0, 1]; `side` stands in for each dynamic dimension."""
     random = np.random.default_rng(seed)
-    return {i.name: random.random([d if isinstance(d, int) else side for d in i.shape], dtype=np.float32)
-            for i in loaded.get_inputs()}
+    return {
+        i.name: random.random(
+            [d if isinstance(d, int) else side for d in i.shape], dtype=np.float32
+        )
+        for i in loaded.get_inputs()
+    }
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -56,28 +60,47 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str
     return times
 
 
-def compare(files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side: int = 128) -> list[dict]:
+def compare(
+    files: dict[str, Path], *, threads: int = 1, repeats: int = 20, side: int = 128
+) -> list[dict]:
     """Measure `files` (label -> path), the first of them the reference.
 
     Each row: label, median_ms, min_ms, ratio (median of the reference / median of this: above 1 is faster), bytes,
     size_ratio (this / reference), threads, repeats, machine.
     """
     if not files or repeats < 1 or threads < 1:
-        raise UserError(f"cannot measure {len(files)} files with {threads} threads and {repeats} repeats; "
-                        "each must be at least 1")
+        raise UserError(
+            f"cannot measure {len(files)} files with {threads} threads and {repeats} repeats; "
+            "each must be at least 1"
+        )
     sessions = {label: session(path, threads) for label, path in files.items()}
     feeds = {label: feed(loaded, side) for label, loaded in sessions.items()}
     shapes = {label: [x.shape for x in inputs.values()] for label, inputs in feeds.items()}
     if len(set(map(str, shapes.values()))) > 1:
-        raise UserError(f"the files take inputs of different shapes ({shapes}); export them at one lr size")
-    times = interleaved({label: partial(loaded.run, None, feeds[label]) for label, loaded in sessions.items()}, repeats)
+        raise UserError(
+            f"the files take inputs of different shapes ({shapes}); export them at one lr size"
+        )
+    times = interleaved(
+        {label: partial(loaded.run, None, feeds[label]) for label, loaded in sessions.items()},
+        repeats,
+    )
     medians = {label: statistics.median(values) for label, values in times.items()}
     sizes = {label: _bytes(Path(path)) for label, path in files.items()}
     reference = next(iter(files))
-    return [{"label": label, "median_ms": medians[label], "min_ms": min(times[label]),
-             "ratio": medians[reference] / medians[label], "bytes": sizes[label],
-             "size_ratio": sizes[label] / sizes[reference], "threads": threads, "repeats": repeats,
-             "machine": machine()} for label in files]
+    return [
+        {
+            "label": label,
+            "median_ms": medians[label],
+            "min_ms": min(times[label]),
+            "ratio": medians[reference] / medians[label],
+            "bytes": sizes[label],
+            "size_ratio": sizes[label] / sizes[reference],
+            "threads": threads,
+            "repeats": repeats,
+            "machine": machine(),
+        }
+        for label in files
+    ]
 
 
 def _bytes(path: Path) -> int:
@@ -86,18 +109,27 @@ def _bytes(path: Path) -> int:
 
 
 def table(rows: list[dict]) -> str:
-    threads, repeats = (f"{rows[0][key]} {key if rows[0][key] != 1 else key[:-1]}" for key in ("threads", "repeats"))
-    lines = [f"measured on {rows[0]['machine']}; {threads}, {repeats}, interleaved",
-             f"{'':24}{'median ms':>11}{'min ms':>9}{'speed':>8}{'KiB':>9}{'size':>7}"]
-    lines += [f"{r['label']:24}{r['median_ms']:11.1f}{r['min_ms']:9.1f}{r['ratio']:7.2f}x{r['bytes'] / 1024:9.0f}"
-              f"{r['size_ratio']:7.3f}" for r in rows]
+    threads, repeats = (
+        f"{rows[0][key]} {key if rows[0][key] != 1 else key[:-1]}" for key in ("threads", "repeats")
+    )
+    lines = [
+        f"measured on {rows[0]['machine']}; {threads}, {repeats}, interleaved",
+        f"{'':24}{'median ms':>11}{'min ms':>9}{'speed':>8}{'KiB':>9}{'size':>7}",
+    ]
+    lines += [
+        f"{r['label']:24}{r['median_ms']:11.1f}{r['min_ms']:9.1f}{r['ratio']:7.2f}x{r['bytes'] / 1024:9.0f}"
+        f"{r['size_ratio']:7.3f}"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 
 def read_manifest(folder: Path) -> dict:
     file = Path(folder) / "manifest.json"
     if not file.is_file():
-        raise UserError(f"{folder}: no manifest.json here; give folders that python -m export.run wrote")
+        raise UserError(
+            f"{folder}: no manifest.json here; give folders that python -m export.run wrote"
+        )
     return run_files.read_manifest(Path(folder))
 
 
@@ -116,13 +148,27 @@ def whole(folder: Path, threads: int) -> Callable[[], object]:
 def profile(folder: Path, threads: int, python: str = sys.executable) -> dict:
     """Load time in s and peak memory in MiB of the graphs that `whole` runs, by the folder's run.py in a process of its
     own: numpy and the runtime, no torch."""
-    done = subprocess.run([python, str(Path(folder).resolve() / "run.py"), "--profile", "1", "--threads", str(threads)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            python,
+            str(Path(folder).resolve() / "run.py"),
+            "--profile",
+            "1",
+            "--threads",
+            str(threads),
+        ],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
-        raise UserError(f"{folder}: run.py --profile failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]})")
+        raise UserError(
+            f"{folder}: run.py --profile failed ({(done.stderr.strip().splitlines() or ['no message'])[-1]})"
+        )
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    return {"load_s": sum(graph["load_s"] for graph in found.values()),
-            "peak_mib": max(graph["peak_mib"] for graph in found.values())}
+    return {
+        "load_s": sum(graph["load_s"] for graph in found.values()),
+        "peak_mib": max(graph["peak_mib"] for graph in found.values()),
+    }
 
 
 def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10) -> list[dict]:
@@ -131,33 +177,61 @@ def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10)
     Each row has `load_s` and `peak_mib` besides.
     """
     if not folders or repeats < 1 or threads < 1:
-        raise UserError(f"cannot measure {len(folders)} folders with {threads} threads and {repeats} repeats; each must be "
-                        "at least 1")
+        raise UserError(
+            f"cannot measure {len(folders)} folders with {threads} threads and {repeats} repeats; each must be "
+            "at least 1"
+        )
     manifests = {folder: read_manifest(folder) for folder in folders}
     sizes = {tuple(m["lr_size"]) for m in manifests.values()}
     if len(sizes) > 1:
-        raise UserError(f"the folders take images of different sizes ({', '.join(map(str, sorted(sizes)))}); export them at "
-                        "one lr size")
+        raise UserError(
+            f"the folders take images of different sizes ({', '.join(map(str, sorted(sizes)))}); export them at "
+            "one lr size"
+        )
     labels = {folder: f"{m['target']} {m['dtype']}" for folder, m in manifests.items()}
     if len(set(labels.values())) < len(labels):
         labels = {folder: str(folder) for folder in folders}
     profiles = {folder: profile(folder, threads) for folder in folders}
     times = interleaved({labels[folder]: whole(folder, threads) for folder in folders}, repeats)
     medians = {label: statistics.median(values) for label, values in times.items()}
-    stored = {folder: sum(f["bytes"] for name, f in m["files"].items() if not name.endswith(".py") and not name.startswith("model."))
-              for folder, m in manifests.items()}
+    stored = {
+        folder: sum(
+            f["bytes"]
+            for name, f in m["files"].items()
+            if not name.endswith(".py") and not name.startswith("model.")
+        )
+        for folder, m in manifests.items()
+    }
     first = folders[0]
-    return [{"label": labels[f], "median_ms": medians[labels[f]], "min_ms": min(times[labels[f]]),
-             "ratio": medians[labels[first]] / medians[labels[f]], "bytes": stored[f],
-             "size_ratio": stored[f] / stored[first], "threads": threads, "repeats": repeats, "machine": machine(),
-             **profiles[f]} for f in folders]
+    return [
+        {
+            "label": labels[f],
+            "median_ms": medians[labels[f]],
+            "min_ms": min(times[labels[f]]),
+            "ratio": medians[labels[first]] / medians[labels[f]],
+            "bytes": stored[f],
+            "size_ratio": stored[f] / stored[first],
+            "threads": threads,
+            "repeats": repeats,
+            "machine": machine(),
+            **profiles[f],
+        }
+        for f in folders
+    ]
 
 
 @command
 def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(prog="python -m export.latency", description="Measure exported folders side by side")
-    p.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of python -m export.run; the first is the "
-                   "reference")
+    p = argparse.ArgumentParser(
+        prog="python -m export.latency", description="Measure exported folders side by side"
+    )
+    p.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="of python -m export.run; the first is the reference",
+    )
     p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     p.add_argument("--repeats", type=int, default=10)
     arguments = p.parse_args(argv)
@@ -165,7 +239,9 @@ def main(argv: list[str]) -> int:
         rows = compare_folders(arguments.folders, threads=threads, repeats=arguments.repeats)
         print(table(rows))
         for row in rows:
-            print(f"{row['label']:24}loads in {row['load_s']:.2f} s, peak {row['peak_mib']:.0f} MiB")
+            print(
+                f"{row['label']:24}loads in {row['load_s']:.2f} s, peak {row['peak_mib']:.0f} MiB"
+            )
     return 0
 
 

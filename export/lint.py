@@ -25,7 +25,7 @@ from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Rule, Target, lo
 from export.storage import files_of
 
 FP16_MAX = 65504.0
-MARGIN = 4.0        # calibration sees few pictures; what comes within a quarter of the limit is a risk
+MARGIN = 4.0  # calibration sees few pictures; what comes within a quarter of the limit is a risk
 NEVER = (onnx.TensorProto.STRING, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
 FREE = ("Constant",)
 
@@ -72,11 +72,25 @@ class Report:
         return not self.refused and not self.overflow and self.file_bytes <= self.target.max_bytes
 
     def as_dict(self) -> dict:
-        return {"file": self.file, "target": self.target.name, "title": self.target.title, "passed": self.passed,
-                "counts": self.counts, "partitions": self.partitions, "fall_back": len(self.refused),
-                "file_bytes": self.file_bytes, "max_bytes": self.target.max_bytes,
-                "fp16_overflow": self.overflow, "fp16_near": self.near, "rules_from": self.target.source,
-                "nodes": [f.__dict__ | {"shape": list(f.shape)} for f in self.findings if f.verdict != SUPPORTED]}
+        return {
+            "file": self.file,
+            "target": self.target.name,
+            "title": self.target.title,
+            "passed": self.passed,
+            "counts": self.counts,
+            "partitions": self.partitions,
+            "fall_back": len(self.refused),
+            "file_bytes": self.file_bytes,
+            "max_bytes": self.target.max_bytes,
+            "fp16_overflow": self.overflow,
+            "fp16_near": self.near,
+            "rules_from": self.target.source,
+            "nodes": [
+                f.__dict__ | {"shape": list(f.shape)}
+                for f in self.findings
+                if f.verdict != SUPPORTED
+            ],
+        }
 
 
 def figure(rule: Rule, precision: str, target: Target) -> tuple[str, str, str]:
@@ -95,8 +109,9 @@ def figure(rule: Rule, precision: str, target: Target) -> tuple[str, str, str]:
     return SUPPORTED, f"{db:.1f} dB at {precision}", rule.name
 
 
-def judge(rule_list: list[Rule], facts: dict, precision: str,
-          target: Target) -> tuple[str, str, str]:
+def judge(
+    rule_list: list[Rule], facts: dict, precision: str, target: Target
+) -> tuple[str, str, str]:
     """(verdict, reason, form) of a node with these facts: of the first rule that covers all of
     them, or that refuses."""
     met, missing = [], []
@@ -126,9 +141,14 @@ def verdict_of(graph: Graph, node: onnx.NodeProto, target: Target) -> tuple[str,
     elif any(graph.types.get(name) in NEVER for name in touched):
         found = UNSUPPORTED, "it computes with strings or complex numbers", ""
     elif unclear is not None and target.static and graph.given_open:
-        found = UNSUPPORTED, (
-            f"a side of {unclear} is open ({graph.sides[unclear]}) and the target compiles for one "
-            "size: export without --dynamic"), ""
+        found = (
+            UNSUPPORTED,
+            (
+                f"a side of {unclear} is open ({graph.sides[unclear]}) and the target compiles for one "
+                "size: export without --dynamic"
+            ),
+            "",
+        )
     elif not target.opsets[0] <= graph.opset <= target.opsets[1]:
         first, last = target.opsets
         found = UNKNOWN, f"opset {graph.opset}; the target's rules are for {first} to {last}", ""
@@ -143,8 +163,15 @@ def verdict_of(graph: Graph, node: onnx.NodeProto, target: Target) -> tuple[str,
     return *found, precision
 
 
-def lint(model: onnx.ModelProto, target: Target, *, file: str = "", file_bytes: int = 0,
-         feeds: Iterable[dict[str, np.ndarray]] = (), source: Path | None = None) -> Report:
+def lint(
+    model: onnx.ModelProto,
+    target: Target,
+    *,
+    file: str = "",
+    file_bytes: int = 0,
+    feeds: Iterable[dict[str, np.ndarray]] = (),
+    source: Path | None = None,
+) -> Report:
     """Check every node of `model`.
 
     What depends on constants alone is computed before the target sees it, and quantisers belong to
@@ -167,14 +194,26 @@ def lint(model: onnx.ModelProto, target: Target, *, file: str = "", file_bytes: 
             continue
         verdict, reason, form, precision = verdict_of(graph, node, target)
         verdicts[index] = verdict
-        findings.append(Finding(index, node.op_type, node.name or node.output[0], verdict, reason, form, precision,
-                                tuple(graph.shape(node.output[0]))))
+        findings.append(
+            Finding(
+                index,
+                node.op_type,
+                node.name or node.output[0],
+                verdict,
+                reason,
+                form,
+                precision,
+                tuple(graph.shape(node.output[0])),
+            )
+        )
     report = Report(target, file, findings, partitions(graph, verdicts), file_bytes)
     feeds = list(feeds)
     if feeds and target.float_type == "fp16":
         maxima = absolute_maxima(source or model, feeds)
         report.overflow = {name: value for name, value in maxima.items() if not value <= FP16_MAX}
-        report.near = {name: value for name, value in maxima.items() if FP16_MAX / MARGIN < value <= FP16_MAX}
+        report.near = {
+            name: value for name, value in maxima.items() if FP16_MAX / MARGIN < value <= FP16_MAX
+        }
     return report
 
 
@@ -203,7 +242,9 @@ def partitions(graph: Graph, verdicts: dict[int, str]) -> int:
             if runs and index in parent and source is not None and depth[source] == here:
                 parent[find(index)] = find(source)
         if runs:
-            carried = index if index in parent else next((made[n] for n in inputs if n in made), None)
+            carried = (
+                index if index in parent else next((made[n] for n in inputs if n in made), None)
+            )
             if carried is not None:
                 made.update(dict.fromkeys(node.output, carried))
     return len({find(i) for i in parent})
@@ -212,30 +253,46 @@ def partitions(graph: Graph, verdicts: dict[int, str]) -> int:
 def text(report: Report, most: int = 30) -> str:
     """The report for a terminal: counts, then refused and poor nodes in groups of one operator and reason."""
     counts = report.counts
-    lines = [f"{report.file}: {len(report.findings)} operators for {report.target.title}",
-             "  " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
-             f"  {len(report.refused)} fall back to the CPU; {report.partitions} partitions expected"]
-    groups = Counter((f.verdict, f.op, f.form, f.reason) for f in report.findings if f.verdict != SUPPORTED)
+    lines = [
+        f"{report.file}: {len(report.findings)} operators for {report.target.title}",
+        "  " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
+        f"  {len(report.refused)} fall back to the CPU; {report.partitions} partitions expected",
+    ]
+    groups = Counter(
+        (f.verdict, f.op, f.form, f.reason) for f in report.findings if f.verdict != SUPPORTED
+    )
     order = (UNSUPPORTED, UNKNOWN, POOR)
     ranked = sorted(groups.items(), key=lambda group: (order.index(group[0][0]), -group[1]))
     for (verdict, op, form, reason), count in ranked[:most]:
-        first = next(f for f in report.findings if (f.verdict, f.op, f.form, f.reason) == (verdict, op, form, reason))
-        lines.append(f"  {verdict:12}{count:4} x {op}{f' ({form})' if form not in ('', op) else ''}: {reason}; "
-                     f"first {first.name} {list(first.shape)}")
+        first = next(
+            f
+            for f in report.findings
+            if (f.verdict, f.op, f.form, f.reason) == (verdict, op, form, reason)
+        )
+        lines.append(
+            f"  {verdict:12}{count:4} x {op}{f' ({form})' if form not in ('', op) else ''}: {reason}; "
+            f"first {first.name} {list(first.shape)}"
+        )
     if len(groups) > most:
         lines.append(f"  … and {len(groups) - most} more kinds; --json has them all")
     if report.overflow is None:
         lines.append("  float16 ranges: not checked; give --run RUN, or a file whose input is lr")
     else:
-        lines += [f"  overflows float16: {name} reaches {value:.0f} of {FP16_MAX:.0f}"
-                  for name, value in sorted(report.overflow.items(), key=lambda pair: -pair[1])[:most]]
-        lines += [f"  close to float16's limit: {name} reaches {value:.0f} of {FP16_MAX:.0f}"
-                  for name, value in sorted(report.near.items(), key=lambda pair: -pair[1])[:most]]
+        lines += [
+            f"  overflows float16: {name} reaches {value:.0f} of {FP16_MAX:.0f}"
+            for name, value in sorted(report.overflow.items(), key=lambda pair: -pair[1])[:most]
+        ]
+        lines += [
+            f"  close to float16's limit: {name} reaches {value:.0f} of {FP16_MAX:.0f}"
+            for name, value in sorted(report.near.items(), key=lambda pair: -pair[1])[:most]
+        ]
         if not report.overflow and not report.near:
             lines.append(f"  float16 ranges: every tensor stays below {FP16_MAX / MARGIN:.0f}")
     if report.file_bytes > report.target.max_bytes:
-        lines.append(f"  the file has {report.file_bytes / 2**20:.0f} MiB; the target loads "
-                     f"{report.target.max_bytes / 2**20:.0f} at most: export per component or quantise the weights")
+        lines.append(
+            f"  the file has {report.file_bytes / 2**20:.0f} MiB; the target loads "
+            f"{report.target.max_bytes / 2**20:.0f} at most: export per component or quantise the weights"
+        )
     lines.append(f"  rules from: {report.target.source}")
     return "\n".join(lines)
 
@@ -246,7 +303,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", required=True, help=f"one of {', '.join(targets())}")
     p.add_argument("--arch", help="qnn: Hexagon version that figures exist for (default v75)")
     p.add_argument("--table", type=Path, help="qnn: figures that python -m export.probe wrote")
-    p.add_argument("--run", type=Path, help="the run of a component's file, to check its float16 ranges")
+    p.add_argument(
+        "--run", type=Path, help="the run of a component's file, to check its float16 ranges"
+    )
     p.add_argument("--json", action="store_true", help="every node that is not fine, for machines")
     p.add_argument("--picture", type=Path, metavar="PNG", help="the graph, coloured by verdict")
     return p
@@ -261,11 +320,13 @@ def main(argv: list[str]) -> int:
     model = check(arguments.file)
     size = sum(file.stat().st_size for file in files_of(arguments.file))
     feeds = feeds_for(model, arguments.run) if target.float_type == "fp16" else []
-    report = lint(model, target, file=str(arguments.file), file_bytes=size, feeds=feeds,
-                  source=arguments.file)
+    report = lint(
+        model, target, file=str(arguments.file), file_bytes=size, feeds=feeds, source=arguments.file
+    )
     print(json.dumps(report.as_dict(), indent=1) if arguments.json else text(report))
     if arguments.picture:
         from export.lint_picture import draw
+
         draw(model, report, arguments.picture)
         print(arguments.picture)
     return 0 if report.passed else 1

@@ -22,31 +22,36 @@ def check(file: Path) -> onnx.ModelProto:
     graph = model.graph
     if not graph.node:
         raise UserError(
-            f"{file}: the graph has no operators; export the model again with python -m export.run")
+            f"{file}: the graph has no operators; export the model again with python -m export.run"
+        )
     stored = {tensor.name for tensor in graph.initializer}
     if all(value.name in stored for value in graph.input):
         raise UserError(
             f"{file}: the graph has no input, so that a device has nothing to compute; export the "
             "model again"
         )
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-                default=None)
+    opset = max(
+        (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=None
+    )
     if opset is None:
         raise UserError(
             f"{file}: the file does not say which version of the ONNX operators it uses "
-            "(opset_import); export it again")
+            "(opset_import); export it again"
+        )
     newest = onnx.defs.onnx_opset_version()
     if not 1 <= opset <= newest:
         raise UserError(
             f"{file}: the file uses ONNX operators of version {opset}, and the onnx package here "
-            f"knows 1 to {newest}; export it with a lower --opset, or install a newer onnx")
+            f"knows 1 to {newest}; export it with a lower --opset, or install a newer onnx"
+        )
     _check_order(file, graph, stored)
     _check_sizes(file, model)
     try:
         onnx.checker.check_model(_without_weights(model), full_check=True)
     except Exception as error:  # of the checker and of shape inference, which share no base class
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()),
-                    type(error).__name__)
+        said = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
         raise UserError(f"{file}: not a valid ONNX graph ({said}); export it again") from error
     _check_image(file, graph)
     return model
@@ -63,7 +68,8 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.initializer.remove(tensor)
         if tensor.name not in known:
             graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     for value in (*graph.input, *graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()  # of no axes where nothing is known
@@ -77,7 +83,8 @@ def _check_sizes(file: Path, model: onnx.ModelProto) -> None:
         if tensor.HasField("raw_data") and wanted and len(tensor.raw_data) != wanted:
             raise UserError(
                 f"{file}: the tensor {tensor.name} has {len(tensor.raw_data)} bytes, and its shape "
-                f"{list(tensor.dims)} needs {wanted}; export it again")
+                f"{list(tensor.dims)} needs {wanted}; export it again"
+            )
 
 
 def _check_order(file: Path, graph: onnx.GraphProto, stored: set[str]) -> None:
@@ -91,33 +98,39 @@ def _check_order(file: Path, graph: onnx.GraphProto, stored: set[str]) -> None:
         for name in node.input:
             if name and name not in made and name not in ready:
                 raise UserError(
-                    f"{what} reads {name}, which nothing in the graph makes; export it again")
+                    f"{what} reads {name}, which nothing in the graph makes; export it again"
+                )
             if name and name not in ready:
                 raise UserError(
                     f"{what} reads {name} before it is made: the graph has a cycle or is out of "
-                    "order; export it again")
+                    "order; export it again"
+                )
         ready.update(node.output)
     for value in graph.output:
         if value.name not in ready:
             raise UserError(
-                f"{file}: the output {value.name} is made by no operator; export it again")
+                f"{file}: the output {value.name} is made by no operator; export it again"
+            )
 
 
 def _check_image(file: Path, graph: onnx.GraphProto) -> None:
     """Raise UserError where the input `lr`, by which this toolkit names an image, cannot be one."""
     for value in graph.input:
         kind = value.type.tensor_type
-        if value.name == "lr" and (kind.elem_type == onnx.TensorProto.STRING
-                                   or len(kind.shape.dim) != 4):
+        if value.name == "lr" and (
+            kind.elem_type == onnx.TensorProto.STRING or len(kind.shape.dim) != 4
+        ):
             name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
             raise UserError(
                 f"{file}: its input lr is {name} with {len(kind.shape.dim)} axes, and an image is "
                 f"{IMAGE}; "
-                "export it again, or give the input another name")
+                "export it again, or give the input another name"
+            )
 
 
-def feeds_for(model: onnx.ModelProto, run: Path | None,
-              images: int = 2) -> list[dict[str, np.ndarray]]:
+def feeds_for(
+    model: onnx.ModelProto, run: Path | None, images: int = 2
+) -> list[dict[str, np.ndarray]]:
     """Inputs of a graph made from embedded photographs: themselves for `lr`, otherwise with the
     torch model of `run`.
 
@@ -146,6 +159,7 @@ def feeds_for(model: onnx.ModelProto, run: Path | None,
     import torch
 
     from compress.checkpoint import load_model
+
     torch_model = load_model(run)
     with torch.no_grad():
         latents = [torch_model.encoder(x) for x in pictures]
@@ -155,5 +169,6 @@ def feeds_for(model: onnx.ModelProto, run: Path | None,
         raise UserError(
             f"--run {run}: its {given.name} has the shape {list(latents[0].shape)} and the file's "
             f"{sides}; "
-            "give the run that the file was exported from")
+            "give the run that the file was exported from"
+        )
     return [{given.name: x.numpy()} for x in latents]

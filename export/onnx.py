@@ -45,8 +45,13 @@ class Denoiser(nn.Module):
     def __init__(self, model: SRModel):
         super().__init__()
         # Without the other networks, so that only the denoiser's layers are counted.
-        self.part = SRModel(nn.Identity(), model.denoiser, nn.Identity(), model.process,
-                            text_encoder=model.text_encoder)
+        self.part = SRModel(
+            nn.Identity(),
+            model.denoiser,
+            nn.Identity(),
+            model.process,
+            text_encoder=model.text_encoder,
+        )
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         return self.part.predictions(latent)[0]
@@ -64,22 +69,30 @@ GRAPHS: dict[str, tuple[Callable[[SRModel], nn.Module], str, str]] = {
 def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:
     """Raise UserError unless `lr_size` (height, width) is one that the network takes without padding."""
     if any(side < MIN_SIDE or side % model.multiple for side in lr_size):
-        raise UserError(f"lr size {lr_size[0]}x{lr_size[1]} (height x width) cannot be exported; both sides must be "
-                        f"multiples of {model.multiple} from {max(MIN_SIDE, model.multiple)} up")
+        raise UserError(
+            f"lr size {lr_size[0]}x{lr_size[1]} (height x width) cannot be exported; both sides must be "
+            f"multiples of {model.multiple} from {max(MIN_SIDE, model.multiple)} up"
+        )
 
 
 def quantised_layers(module: nn.Module) -> list[nn.Module]:
     """The layers of `module` that hold weight codes. Raises UserError where their ranges were never set."""
     layers = [m for m in module.modules() if hasattr(m, "weight_q")]
     if any(getattr(layer, "fit", None) is not None for layer in layers):
-        raise UserError("the model has quantised layers without ranges; run the quantize pass with its calibration "
-                        "before exporting")
+        raise UserError(
+            "the model has quantised layers without ranges; run the quantize pass with its calibration "
+            "before exporting"
+        )
     return layers
 
 
 def packed_bytes(module: nn.Module) -> int:
     """Bytes of the weights that are stored as bits."""
-    return sum(m.weight_packed.nbytes for m in module.modules() if getattr(m, "weight_packed", None) is not None)
+    return sum(
+        m.weight_packed.nbytes
+        for m in module.modules()
+        if getattr(m, "weight_packed", None) is not None
+    )
 
 
 def low_bit_layers(module: nn.Module) -> list[nn.Module]:
@@ -89,7 +102,9 @@ def low_bit_layers(module: nn.Module) -> list[nn.Module]:
 
 def summary(module: nn.Module) -> dict[str, int]:
     """How many layers have which widths, e.g. {'W8A8': 41, 'W6A6': 80}; empty for a float model."""
-    return dict(Counter(f"W{layer.weight_bits}A{layer.act_bits}" for layer in low_bit_layers(module)))
+    return dict(
+        Counter(f"W{layer.weight_bits}A{layer.act_bits}" for layer in low_bit_layers(module))
+    )
 
 
 def example(model: SRModel, stem: str, lr_size: tuple[int, int]) -> torch.Tensor:
@@ -117,7 +132,12 @@ def _quiet() -> Iterator[None]:
 def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
     """Height and width in whole multiples of what the network takes; the batch stays 1."""
     step = model.multiple if GRAPHS[stem][1] == "lr" else int(model.multiple * model.latent_ratio)
-    return ({axis: step * torch.export.Dim(name, min=2, max=512) for axis, name in ((2, "rows"), (3, "columns"))},)
+    return (
+        {
+            axis: step * torch.export.Dim(name, min=2, max=512)
+            for axis, name in ((2, "rows"), (3, "columns"))
+        },
+    )
 
 
 def check_low_bits(model: nn.Module, low_bits: str) -> None:
@@ -128,15 +148,27 @@ def check_low_bits(model: nn.Module, low_bits: str) -> None:
     if low_bits not in ("packed", *INTEGERS):
         raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
     if low_bits != "packed" and not packed_bytes(model):
-        raise UserError(f"low_bits '{low_bits}' is for packed weights and this model has none; "
-                        "list the passes binarize "
-                        "and pack, or leave low_bits out")
+        raise UserError(
+            f"low_bits '{low_bits}' is for packed weights and this model has none; "
+            "list the passes binarize "
+            "and pack, or leave low_bits out"
+        )
 
 
 @torch.no_grad()
-def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (128, 128), dynamic: bool = False,
-                opset: int | None = None, low_bits: str = "packed", per_component: bool = True, end_to_end: bool = True,
-                stems: tuple[str, ...] | None = None, for_cpu: bool | None = None) -> list[Path]:
+def export_onnx(
+    model: SRModel,
+    out_dir: Path,
+    *,
+    lr_size: tuple[int, int] = (128, 128),
+    dynamic: bool = False,
+    opset: int | None = None,
+    low_bits: str = "packed",
+    per_component: bool = True,
+    end_to_end: bool = True,
+    stems: tuple[str, ...] | None = None,
+    for_cpu: bool | None = None,
+) -> list[Path]:
     """Write `model.onnx` (lr -> sr) and encoder, denoiser, decoder .onnx into `out_dir`; returns their paths.
 
     Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
@@ -148,32 +180,45 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
     Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
-        raise UserError("ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'")
+        raise UserError(
+            "ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'"
+        )
     from export.cpu import cpu_forms
     from export.stored import INTEGERS, add_functions, as_integers
     from export.translate import TABLE, drop_unit_factors
 
     check_size(model, lr_size)
     if dynamic and min(lr_size) < 2 * model.multiple:
-        raise UserError(f"lr size {lr_size[0]}x{lr_size[1]} is too small to trace dynamic shapes; take at least "
-                        f"{2 * model.multiple}x{2 * model.multiple}")
+        raise UserError(
+            f"lr size {lr_size[0]}x{lr_size[1]} is too small to trace dynamic shapes; take at least "
+            f"{2 * model.multiple}x{2 * model.multiple}"
+        )
     layers = quantised_layers(model)
-    widths = [grid.bits for m in model.modules() if (grid := getattr(m, "grid", None)) is not None]  # of quantisers
+    widths = [
+        grid.bits for m in model.modules() if (grid := getattr(m, "grid", None)) is not None
+    ]  # of quantisers
     sixteen_bit = any(layer.weight_bits > 8 for layer in layers) or any(bits > 8 for bits in widths)
     check_low_bits(model, low_bits)
-    needed = max(OPSET_16_BIT if sixteen_bit else OPSET, INTEGERS[low_bits][1] if low_bits in INTEGERS else OPSET)
+    needed = max(
+        OPSET_16_BIT if sixteen_bit else OPSET,
+        INTEGERS[low_bits][1] if low_bits in INTEGERS else OPSET,
+    )
     opset = needed if opset is None else opset
     check_opset(opset, sixteen_bit)
     if low_bits in INTEGERS and opset < needed:
-        raise UserError(f"opset {opset} has no {low_bits}; choose {needed} or later, or low_bits packed")
+        raise UserError(
+            f"opset {opset} has no {low_bits}; choose {needed} or later, or low_bits packed"
+        )
 
     if stems is None:
         stems = tuple(s for s in GRAPHS if (end_to_end if s == "model" else per_component))
     if not stems:
         raise UserError("nothing to export: choose end_to_end, per_component or both")
     if set(stems) - {"model"} and model.process.steps > 1:
-        raise UserError(f"the denoiser runs {model.process.steps} times with host code between, which one file a "
-                        "component cannot hold; export end to end only (per_component=False)")
+        raise UserError(
+            f"the denoiser runs {model.process.steps} times with host code between, which one file a "
+            "component cannot hold; export end to end only (per_component=False)"
+        )
     written = []
     was_training = model.training
     model.eval()
@@ -182,9 +227,16 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
         module = build(model).eval()
         with _quiet():
             program = torch.onnx.export(
-                module, (example(model, stem, lr_size),), dynamo=True, verbose=False, opset_version=opset,
-                input_names=[source], output_names=[result], custom_translation_table=TABLE,
-                dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None)
+                module,
+                (example(model, stem, lr_size),),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[source],
+                output_names=[result],
+                custom_translation_table=TABLE,
+                dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None,
+            )
         graph = program.model
         drop_unit_factors(graph)
         if Placement.CPU in placements_in(module) if for_cpu is None else for_cpu:
@@ -195,10 +247,20 @@ def export_onnx(model: SRModel, out_dir: Path, *, lr_size: tuple[int, int] = (12
             as_integers(graph, low_bits)
         add_functions(graph)
         check_quantised(graph, len(quantised_layers(module)), stem)
-        written += write(graph, Path(out_dir) / f"{stem}.onnx", {
-            "project": PROJECT, "version": __version__, "component": stem, "scale": str(SCALE),
-            "lr_size": f"{lr_size[0]}x{lr_size[1]}", "dynamic": str(dynamic).lower(),
-            "colour_fix": model.colour_fix if stem == "model" else "none", "quantised_layers": summary(module),
-            "placement": placement_of(module)})
+        written += write(
+            graph,
+            Path(out_dir) / f"{stem}.onnx",
+            {
+                "project": PROJECT,
+                "version": __version__,
+                "component": stem,
+                "scale": str(SCALE),
+                "lr_size": f"{lr_size[0]}x{lr_size[1]}",
+                "dynamic": str(dynamic).lower(),
+                "colour_fix": model.colour_fix if stem == "model" else "none",
+                "quantised_layers": summary(module),
+                "placement": placement_of(module),
+            },
+        )
     model.train(was_training)
     return [path for path in written if path.suffix == ".onnx"]

@@ -24,11 +24,28 @@ from compress.errors import UserError, command, nearest
 from compress.files import check_name, replacing
 from export.rules import forms
 
-PRECISIONS = ("fp32", "fp16", "a8w8", "a8w8s", "a8w8pc", "a16w8", "a16w8pc", "a16s", "a16w16", "a16w4pc", "a8w4pc")
+PRECISIONS = (
+    "fp32",
+    "fp16",
+    "a8w8",
+    "a8w8s",
+    "a8w8pc",
+    "a16w8",
+    "a16w8pc",
+    "a16s",
+    "a16w16",
+    "a16w4pc",
+    "a8w4pc",
+)
 INSTALL = "pip install onnxruntime-qnn==2.7.0"
 WORKER = Path(__file__).parent / "probe_worker.py"
-TYPES = {("a", 8): TensorProto.UINT8, ("a", 16): TensorProto.UINT16, ("w", 8): TensorProto.INT8,
-         ("w", 16): TensorProto.INT16, ("w", 4): TensorProto.INT4}
+TYPES = {
+    ("a", 8): TensorProto.UINT8,
+    ("a", 16): TensorProto.UINT16,
+    ("w", 8): TensorProto.INT8,
+    ("w", 16): TensorProto.INT16,
+    ("w", 4): TensorProto.INT4,
+}
 IR_VERSION = 10
 # Snapdragon 8 Gen 2, 8 Gen 3, 8 Elite, 8 Elite Gen 5. Without one the compiler assumes a chip of little memory, on
 # which not even an InstanceNorm of 8 x 8 x 8 can be finalised.
@@ -44,11 +61,16 @@ class _Builder:
         self.stored: list[onnx.TensorProto] = []
         match = re.fullmatch(r"a(\d+)(?:w(\d+))?(s|pc)?", precision)
         if match is None and precision not in ("fp32", "fp16"):
-            raise UserError(f"precision '{precision}' is unknown{nearest(precision, PRECISIONS)}; choose one of "
-                            f"{', '.join(PRECISIONS)}")
+            raise UserError(
+                f"precision '{precision}' is unknown{nearest(precision, PRECISIONS)}; choose one of "
+                f"{', '.join(PRECISIONS)}"
+            )
         self.acts = int(match[1]) if match else None
         self.weights = int(match[2] or 8) if match else None
-        self.symmetric, self.per_channel = bool(match and match[3] == "s"), bool(match and match[3] == "pc")
+        self.symmetric, self.per_channel = (
+            bool(match and match[3] == "s"),
+            bool(match and match[3] == "pc"),
+        )
         self.float_type = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
 
     def store(self, name: str, values: np.ndarray) -> str:
@@ -56,7 +78,10 @@ class _Builder:
         return name
 
     def floats(self, name: str, values: np.ndarray) -> str:
-        return self.store(name, values.astype(np.float16 if self.float_type == TensorProto.FLOAT16 else np.float32))
+        return self.store(
+            name,
+            values.astype(np.float16 if self.float_type == TensorProto.FLOAT16 else np.float32),
+        )
 
     def quantised(self, name: str, low: float, high: float) -> str:
         """Q and DQ behind the value `name`, whose range is low ... high."""
@@ -70,8 +95,10 @@ class _Builder:
         self.store(f"{name}_scale", np.float32(scale))
         self.stored.append(helper.make_tensor(f"{name}_zero", kind, [], [zero]))
         parameters = [f"{name}_scale", f"{name}_zero"]
-        self.nodes += [helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_q"]),
-                       helper.make_node("DequantizeLinear", [f"{name}_q", *parameters], [f"{name}_dq"])]
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_q"]),
+            helper.make_node("DequantizeLinear", [f"{name}_q", *parameters], [f"{name}_dq"]),
+        ]
         return f"{name}_dq"
 
     def weight_axis(self) -> int:
@@ -86,14 +113,31 @@ class _Builder:
         reach = np.abs(values).max(axis=rest if self.per_channel else None, keepdims=True)
         scale = (reach / top).astype(np.float32)
         codes = np.clip(np.round(values / scale), -top, top).astype(np.int32)
-        self.stored.append(helper.make_tensor(f"{name}_q", TYPES["w", self.weights], values.shape, codes.flatten()))
+        self.stored.append(
+            helper.make_tensor(f"{name}_q", TYPES["w", self.weights], values.shape, codes.flatten())
+        )
         count = values.shape[axis] if self.per_channel else 1
-        self.store(f"{name}_scale", scale.reshape(-1) if self.per_channel else np.float32(scale.reshape(())))
-        self.stored.append(helper.make_tensor(f"{name}_zero", TYPES["w", self.weights],
-                                              [count] if self.per_channel else [], [0] * count))
+        self.store(
+            f"{name}_scale",
+            scale.reshape(-1) if self.per_channel else np.float32(scale.reshape(())),
+        )
+        self.stored.append(
+            helper.make_tensor(
+                f"{name}_zero",
+                TYPES["w", self.weights],
+                [count] if self.per_channel else [],
+                [0] * count,
+            )
+        )
         attributes = {"axis": axis} if self.per_channel else {}
-        self.nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"],
-                                           [f"{name}_dq"], **attributes))
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{name}_q", f"{name}_scale", f"{name}_zero"],
+                [f"{name}_dq"],
+                **attributes,
+            )
+        )
         return f"{name}_dq"
 
     def constant(self, name: str, spec) -> str:
@@ -107,7 +151,7 @@ class _Builder:
                 return self.weight(name, values)
             self.floats(name, values)
             return self.quantised(name, float(values.min()), float(values.max()))
-        (kind, given), = spec.items()
+        ((kind, given),) = spec.items()
         if kind == "none":
             return ""
         if kind == "int":
@@ -119,11 +163,15 @@ class _Builder:
         self.floats(name, np.array(given))
         return self.quantised(name, float(given), float(given)) if self.acts else name
 
-    def build(self, reach: tuple[float, float] | None) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    def build(
+        self, reach: tuple[float, float] | None
+    ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
         """The graph, and its inputs in float32; `reach` is the range of the output."""
         low, high = self.form.get("range", (-1, 1))
-        feed = {f"x{i}": self.random.uniform(low, high, sides).astype(np.float32)
-                for i, sides in enumerate(self.form["x"])}
+        feed = {
+            f"x{i}": self.random.uniform(low, high, sides).astype(np.float32)
+            for i, sides in enumerate(self.form["x"])
+        }
         inputs = [self.quantised(name, low, high) if self.acts else name for name in feed]
         inputs += [self.constant(f"w{i}", spec) for i, spec in enumerate(self.form.get("w", ()))]
         quantise = self.acts and reach is not None
@@ -132,25 +180,40 @@ class _Builder:
             outputs += [f"y{i}" for i in range(1, len(self.form["w"][0]["int"]))]
         if self.form["op"] == "Cast":
             spec["to"] = self.float_type
-        if "before" in self.form:   # what makes a truth value for the operator, of the first two inputs
+        if (
+            "before" in self.form
+        ):  # what makes a truth value for the operator, of the first two inputs
             self.nodes.append(helper.make_node(self.form["before"], inputs[:2], ["truth"]))
             inputs = ["truth"] + (inputs if self.form["op"] == "Where" else [])
         self.nodes.append(helper.make_node(self.form["op"], inputs, outputs, **spec))
-        if "after" in self.form:    # what turns its truth value into a number
-            self.nodes.append(helper.make_node(self.form["after"], [raw], ["y_number"], to=self.float_type))
+        if "after" in self.form:  # what turns its truth value into a number
+            self.nodes.append(
+                helper.make_node(self.form["after"], [raw], ["y_number"], to=self.float_type)
+            )
             raw = "y_number"
         if quantise:
             self.quantised(raw, *reach)
         self.nodes[-1].output[0] = "y"
-        graph = helper.make_graph(self.nodes, self.form["op"], [
-            helper.make_tensor_value_info(name, self.float_type, list(x.shape)) for name, x in feed.items()],
-            [helper.make_tensor_value_info("y", self.float_type, None)], self.stored)
+        graph = helper.make_graph(
+            self.nodes,
+            self.form["op"],
+            [
+                helper.make_tensor_value_info(name, self.float_type, list(x.shape))
+                for name, x in feed.items()
+            ],
+            [helper.make_tensor_value_info("y", self.float_type, None)],
+            self.stored,
+        )
         opset = max(self.form.get("opset", 18), 21 if self.acts else 18)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION
+        )
         return onnx.shape_inference.infer_shapes(model), feed
 
 
-def build(form: dict, precision: str, seed: int = 0) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def build(
+    form: dict, precision: str, seed: int = 0
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """A one-operator graph at a precision, and an input for it. The output's range comes from a run in float32."""
     model, feed = _Builder(form, "fp32", seed).build(None)
     if precision == "fp32":
@@ -158,14 +221,18 @@ def build(form: dict, precision: str, seed: int = 0) -> tuple[onnx.ModelProto, d
     if precision == "fp16":
         return _Builder(form, precision, seed).build(None)
     import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    y = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    y = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    ).run(None, feed)[0]
     return _Builder(form, precision, seed).build((float(np.min(y)), float(np.max(y))))
 
 
-def measure(form: dict, precisions: tuple[str, ...], python: str, arch: str, soc: str, seconds: float
-            ) -> dict[str, str]:
+def measure(
+    form: dict, precisions: tuple[str, ...], python: str, arch: str, soc: str, seconds: float
+) -> dict[str, str]:
     """Precision -> dB, `unsupported`, or nothing where the compiler died or took longer than `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         models, cells = {}, {}
@@ -174,24 +241,36 @@ def measure(form: dict, precisions: tuple[str, ...], python: str, arch: str, soc
                 model, feed = build(form, precision)
             except UserError:
                 raise
-            except Exception as error:  # no such operator in this onnxruntime: not a fact about the chip
+            except (
+                Exception
+            ) as error:  # no such operator in this onnxruntime: not a fact about the chip
                 print(f"{form['op']} at {precision}: {str(error).splitlines()[0]}", file=sys.stderr)
                 continue
             models[precision] = str(Path(folder) / f"{precision}.onnx")
             onnx.save(model, models[precision])
             np.savez(Path(folder) / "x.npz", **feed)
         while models:
-            job = {"arch": arch, "soc": soc, "models": models, "inputs": str(Path(folder) / "x.npz")}
+            job = {
+                "arch": arch,
+                "soc": soc,
+                "models": models,
+                "inputs": str(Path(folder) / "x.npz"),
+            }
             try:
-                done = subprocess.run([python, str(WORKER), json.dumps(job)], capture_output=True, text=True,
-                                      timeout=seconds * len(models))
+                done = subprocess.run(
+                    [python, str(WORKER), json.dumps(job)],
+                    capture_output=True,
+                    text=True,
+                    timeout=seconds * len(models),
+                )
                 out = done.stdout
             except subprocess.TimeoutExpired as late:
                 out = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
             rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
             cells |= {
                 row["key"]: str(row["db"]) if "db" in row else "unsupported"
-                for row in rows if "skipped" not in row
+                for row in rows
+                if "skipped" not in row
             }
             left = [key for key in models if key not in {row["key"] for row in rows}]
             # The first that is left killed the process; those behind it get another.
@@ -202,8 +281,10 @@ def measure(form: dict, precisions: tuple[str, ...], python: str, arch: str, soc
 def check_python(python: str) -> None:
     code = "import onnxruntime, onnxruntime_qnn, numpy"
     if subprocess.run([python, "-c", code], capture_output=True).returncode:
-        raise UserError(f"the probe needs onnxruntime-qnn, which {python} does not have; run: {INSTALL} (Linux x86-64), "
-                        "or name another Python with --python")
+        raise UserError(
+            f"the probe needs onnxruntime-qnn, which {python} does not have; run: {INSTALL} (Linux x86-64), "
+            "or name another Python with --python"
+        )
 
 
 def check_table(file: Path) -> None:
@@ -213,7 +294,9 @@ def check_table(file: Path) -> None:
         return
     head = file.open("rb").read(5) if file.is_file() and not file.is_symlink() else b""
     if head != b"form,":
-        raise UserError(f"--out {file}: exists and is no table of python -m export.probe; give another name, or remove it")
+        raise UserError(
+            f"--out {file}: exists and is no table of python -m export.probe; give another name, or remove it"
+        )
 
 
 def rows_of(file: Path) -> dict[str, dict[str, str]]:
@@ -232,11 +315,26 @@ def write(file: Path, rows: dict[str, dict[str, str]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m export.probe", description=__doc__.split(":")[0])
-    p.add_argument("--arch", required=True, help="Hexagon version: v73 (8 Gen 2), v75 (8 Gen 3), v79 (8 Elite), v81")
-    p.add_argument("--soc", help=f"soc_model of the QNN provider (default {SOCS}); a wrong one has too little memory")
-    p.add_argument("--forms", default="*", help="operator forms, as patterns with commas between (default all)")
-    p.add_argument("--precisions", default=",".join(PRECISIONS), help=f"default {','.join(PRECISIONS)}")
-    p.add_argument("--python", default=sys.executable, help="a Python that has onnxruntime-qnn (default this one)")
+    p.add_argument(
+        "--arch",
+        required=True,
+        help="Hexagon version: v73 (8 Gen 2), v75 (8 Gen 3), v79 (8 Elite), v81",
+    )
+    p.add_argument(
+        "--soc",
+        help=f"soc_model of the QNN provider (default {SOCS}); a wrong one has too little memory",
+    )
+    p.add_argument(
+        "--forms", default="*", help="operator forms, as patterns with commas between (default all)"
+    )
+    p.add_argument(
+        "--precisions", default=",".join(PRECISIONS), help=f"default {','.join(PRECISIONS)}"
+    )
+    p.add_argument(
+        "--python",
+        default=sys.executable,
+        help="a Python that has onnxruntime-qnn (default this one)",
+    )
     p.add_argument("--timeout", type=float, default=60.0, help="seconds a graph (default 60)")
     p.add_argument("-o", "--out", type=Path, help="default qnn_ARCH.csv")
     return p
@@ -249,15 +347,23 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--arch '{arguments.arch}' is no Hexagon version; write it like v79")
     soc = arguments.soc or SOCS.get(arguments.arch)
     if soc is None:
-        raise UserError(f"--arch {arguments.arch}: no chip of it is known here ({', '.join(SOCS)} are); give its "
-                        "soc_model with --soc")
+        raise UserError(
+            f"--arch {arguments.arch}: no chip of it is known here ({', '.join(SOCS)} are); give its "
+            "soc_model with --soc"
+        )
     known, precisions = forms(), tuple(arguments.precisions.split(","))
     for precision in precisions:
         _Builder({}, precision, 0)
-    chosen = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in arguments.forms.split(","))]
+    chosen = [
+        name
+        for name in known
+        if any(fnmatch.fnmatchcase(name, p) for p in arguments.forms.split(","))
+    ]
     if not chosen:
-        raise UserError(f"--forms '{arguments.forms}' matches no form{nearest(arguments.forms, known)}; they are named "
-                        f"like {', '.join(list(known)[:3])}")
+        raise UserError(
+            f"--forms '{arguments.forms}' matches no form{nearest(arguments.forms, known)}; they are named "
+            f"like {', '.join(list(known)[:3])}"
+        )
     out = arguments.out or Path(f"qnn_{arguments.arch}.csv")
     check_table(out)
     check_python(arguments.python)
@@ -267,7 +373,9 @@ def main(argv: list[str]) -> int:
         bar.set_postfix_str(name)
         row = rows.setdefault(name, dict.fromkeys(PRECISIONS, ""))
         missing = tuple(p for p in precisions if not row.get(p))
-        row |= measure(known[name], missing, arguments.python, arguments.arch[1:], soc, arguments.timeout)
+        row |= measure(
+            known[name], missing, arguments.python, arguments.arch[1:], soc, arguments.timeout
+        )
         write(out, rows)
     print(out)
     return 0

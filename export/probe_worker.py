@@ -23,14 +23,18 @@ def sessions(model: str, job: dict):
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")  # x86 before VNNI: kernels without overflow
+    options.add_session_config_entry(
+        "session.x64quantprecision", "1"
+    )  # x86 before VNNI: kernels without overflow
     exact = options
     devices = [device for device in ort.get_ep_devices() if device.ep_name == EP]
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    options.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"],
-                                                   "soc_model": job["soc"]})
+    options.add_provider_for_devices(
+        devices[:1],
+        {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"], "soc_model": job["soc"]},
+    )
     # First: what the HTP refuses is a fact, whatever the CPU says.
     htp = ort.InferenceSession(model, options)
     try:
@@ -46,7 +50,13 @@ def ratio(reference, found) -> float:
     noise, signal = float(np.mean((found - reference) ** 2)), float(np.mean(reference**2))
     if not np.isfinite(noise):
         return float("nan")
-    return min(140.0, 10 * np.log10(signal / noise)) if noise and signal else 140.0 if not noise else -140.0
+    return (
+        min(140.0, 10 * np.log10(signal / noise))
+        if noise and signal
+        else 140.0
+        if not noise
+        else -140.0
+    )
 
 
 def main() -> int:
@@ -61,12 +71,17 @@ def main() -> int:
     for key, model in job["models"].items():
         try:
             plain, htp = sessions(model, job)
-            types = {i.name: np.float16 if "float16" in i.type else np.float32 for i in plain.get_inputs()}
+            types = {
+                i.name: np.float16 if "float16" in i.type else np.float32
+                for i in plain.get_inputs()
+            }
             feed = {name: values[name].astype(kind) for name, kind in types.items()}
             answer = {"db": round(ratio(plain.run(None, feed)[0], htp.run(None, feed)[0]), 1)}
         except NoReference as error:
             answer = {"skipped": str(error)}
-        except Exception as error:  # onnxruntime's exceptions share no base class; the caller reads the sentence
+        except (
+            Exception
+        ) as error:  # onnxruntime's exceptions share no base class; the caller reads the sentence
             answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         print(json.dumps({"key": key} | answer), flush=True)
     return 0

@@ -22,21 +22,52 @@ from export.rewrites.edit import Options
 from export.rewrites.four_d import four_d
 from export.rewrites.fp16 import rescale
 from export.rewrites.norms import group_norm, instance_statistics, layer_statistics
-from export.rewrites.operators import (division, edge_padding, finite_masks, fold_constants, gelu, pixel_shuffle,
-                                       resize_nearest, selection, silu)
+from export.rewrites.operators import (
+    division,
+    edge_padding,
+    finite_masks,
+    fold_constants,
+    gelu,
+    pixel_shuffle,
+    resize_nearest,
+    selection,
+    silu,
+)
 from export.storage import load_ir
 from export.verify import probes
 
 # Name -> function(model, options): changes the model in place, returns how many places.
 REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {
-    "fold_constants": fold_constants, "silu": silu, "gelu": gelu, "resize_nearest": resize_nearest,
-    "edge_padding": edge_padding, "finite_masks": finite_masks, "pixel_shuffle": pixel_shuffle, "group_norm": group_norm,
-    "instance_statistics": instance_statistics, "layer_statistics": layer_statistics, "selection": selection,
-    "division": division, "attention_heads": attention_heads, "attention_convolutions": attention_convolutions,
-    "four_d": four_d, "geglu": geglu, "conv_bias": conv_bias, "rescale": rescale}
+    "fold_constants": fold_constants,
+    "silu": silu,
+    "gelu": gelu,
+    "resize_nearest": resize_nearest,
+    "edge_padding": edge_padding,
+    "finite_masks": finite_masks,
+    "pixel_shuffle": pixel_shuffle,
+    "group_norm": group_norm,
+    "instance_statistics": instance_statistics,
+    "layer_statistics": layer_statistics,
+    "selection": selection,
+    "division": division,
+    "attention_heads": attention_heads,
+    "attention_convolutions": attention_convolutions,
+    "four_d": four_d,
+    "geglu": geglu,
+    "conv_bias": conv_bias,
+    "rescale": rescale,
+}
 
-_FIRST = ("fold_constants", "silu", "gelu", "resize_nearest", "edge_padding", "finite_masks", "pixel_shuffle",
-          "group_norm")
+_FIRST = (
+    "fold_constants",
+    "silu",
+    "gelu",
+    "resize_nearest",
+    "edge_padding",
+    "finite_masks",
+    "pixel_shuffle",
+    "group_norm",
+)
 _LAST = ("four_d", "fold_constants", "conv_bias", "geglu", "rescale")
 # Target -> its rewrites, in order.
 FOR: dict[str, tuple[str, ...]] = {
@@ -45,7 +76,8 @@ FOR: dict[str, tuple[str, ...]] = {
     "mediatek": (*_FIRST, "selection", "division", "attention_convolutions", *_LAST),
     # These two have no InstanceNorm; their LayerNorm is decomposed anyway, and here without a transpose.
     "coreml": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
-    "litert": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST)}
+    "litert": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
+}
 
 
 def names_for(target: str) -> tuple[str, ...]:
@@ -56,8 +88,10 @@ def names_for(target: str) -> tuple[str, ...]:
     for name in names:
         if name not in REWRITES:
             choices = [*FOR, *REWRITES]
-            raise UserError(f"rewrite '{name}' is unknown{nearest(name, choices)}; choose a target ({', '.join(FOR)}) "
-                            f"or rewrites with commas between ({', '.join(REWRITES)})")
+            raise UserError(
+                f"rewrite '{name}' is unknown{nearest(name, choices)}; choose a target ({', '.join(FOR)}) "
+                f"or rewrites with commas between ({', '.join(REWRITES)})"
+            )
     return names
 
 
@@ -71,7 +105,9 @@ def rewrite(model: ir.Model, target: str, options: Options = Options()) -> dict[
     return done
 
 
-def rewrite_file(file: Path, out: Path, target: str, options: Options = Options()) -> dict[str, int]:
+def rewrite_file(
+    file: Path, out: Path, target: str, options: Options = Options()
+) -> dict[str, int]:
     """Rewrite an ONNX file into another. Raises UserError where it cannot be read."""
     model = load_ir(file)
     notes = dict(model.metadata_props)
@@ -82,7 +118,9 @@ def rewrite_file(file: Path, out: Path, target: str, options: Options = Options(
 
 
 @torch.no_grad()
-def rewrite_exported(paths: list[Path], model: SRModel, target: str, lr_size: tuple[int, int]) -> None:
+def rewrite_exported(
+    paths: list[Path], model: SRModel, target: str, lr_size: tuple[int, int]
+) -> None:
     """Rewrite the files that `export_onnx` wrote for `model`, in their place; `rescale` sees the probe pictures."""
     lrs = list(probes(lr_size).values())
     for path in paths:
@@ -96,8 +134,15 @@ def rewrite_exported(paths: list[Path], model: SRModel, target: str, lr_size: tu
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m export.rewrite", description=__doc__.split(":")[0])
     p.add_argument("file", metavar="FILE.onnx", type=Path)
-    p.add_argument("--for", dest="target", required=True, help=f"{', '.join(FOR)}, or rewrites with commas between")
-    p.add_argument("--chunk", type=int, help="queries that one attention product sees at most (default all)")
+    p.add_argument(
+        "--for",
+        dest="target",
+        required=True,
+        help=f"{', '.join(FOR)}, or rewrites with commas between",
+    )
+    p.add_argument(
+        "--chunk", type=int, help="queries that one attention product sees at most (default all)"
+    )
     p.add_argument("-o", "--out", type=Path, required=True)
     return p
 
@@ -106,14 +151,23 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     if arguments.chunk is not None and arguments.chunk < 1:
-        raise UserError(f"--chunk {arguments.chunk} is too small; give the number of queries, 1 at least, such as 512")
+        raise UserError(
+            f"--chunk {arguments.chunk} is too small; give the number of queries, 1 at least, such as 512"
+        )
     data = arguments.out.with_name(f"{arguments.out.name}.data")
-    check_file(arguments.out, "-o", [arguments.file, arguments.file.with_name(f"{arguments.file.name}.data")])
+    check_file(
+        arguments.out,
+        "-o",
+        [arguments.file, arguments.file.with_name(f"{arguments.file.name}.data")],
+    )
     if data.exists() and not arguments.out.exists():
-        raise UserError(f"-o {arguments.out}: its weights may go to {data}, which exists and is not ours; give another "
-                        "name")
-    for name, count in rewrite_file(arguments.file, arguments.out, arguments.target,
-                                    Options(chunk=arguments.chunk)).items():
+        raise UserError(
+            f"-o {arguments.out}: its weights may go to {data}, which exists and is not ours; give another "
+            "name"
+        )
+    for name, count in rewrite_file(
+        arguments.file, arguments.out, arguments.target, Options(chunk=arguments.chunk)
+    ).items():
         print(f"{name:24}{count:5}")
     print(arguments.out)
     return 0

@@ -57,8 +57,11 @@ class Rule:
         named = {re.match(r"\w+", part)[0] for part in parts}
         named |= {"spatial"} if "rank" in named else set()
         plain = defaults(self.op, LATEST) | PLAIN | self.built
-        return [f"{key}={facts[key]}" for key in facts.get("marks", ())
-                if key not in named and str(facts[key]) != str(plain.get(key))]
+        return [
+            f"{key}={facts[key]}"
+            for key in facts.get("marks", ())
+            if key not in named and str(facts[key]) != str(plain.get(key))
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,22 +95,34 @@ def figures(text: str, where: str) -> dict[str, dict[str, float | None]]:
     """Form -> precision -> dB, None for unsupported, from a probe's CSV."""
     rows = list(csv.DictReader(text.splitlines()))
     if not rows or "form" not in rows[0]:
-        raise UserError(f"{where}: not a table of the probe (no column 'form'); write one with python -m export.probe")
-    return {row.pop("form"): {name: None if cell == "unsupported" else float(cell)
-                              for name, cell in row.items() if cell} for row in rows}
+        raise UserError(
+            f"{where}: not a table of the probe (no column 'form'); write one with python -m export.probe"
+        )
+    return {
+        row.pop("form"): {
+            name: None if cell == "unsupported" else float(cell)
+            for name, cell in row.items()
+            if cell
+        }
+        for row in rows
+    }
 
 
 def load(name: str, arch: str | None = None, table: Path | None = None) -> Target:
     """The rules of a target; `arch` and `table` (a CSV of the probe) choose another chip. Raises UserError."""
     known = targets()
     if name not in known:
-        raise UserError(f"lint target '{name}' is unknown{nearest(name, known)}; choose one of {', '.join(known)}")
+        raise UserError(
+            f"lint target '{name}' is unknown{nearest(name, known)}; choose one of {', '.join(known)}"
+        )
     data, rules = known[name], {}
     if "forms" in data:
         file = Path(table) if table else FOLDER / data["figures"].format(arch=arch or data["arch"])
         if not file.is_file():
-            raise UserError(f"there are no figures for {name} {arch or ''} ({file.name}); measure them with python -m "
-                            f"export.probe --arch {arch} -o FILE.csv and give --table FILE.csv")
+            raise UserError(
+                f"there are no figures for {name} {arch or ''} ({file.name}); measure them with python -m "
+                f"export.probe --arch {arch} -o FILE.csv and give --table FILE.csv"
+            )
         measured = figures(file.read_text(encoding="utf-8"), file.name)
         for form, spec in forms().items():
             at = spec.get("at", {})
@@ -117,15 +132,31 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
             rule = Rule(form, spec["op"], spec["when"], figures=measured.get(form, {}), built=built)
             rules.setdefault(rule.op, []).append(rule)
     elif arch or table:
-        raise UserError(f"--arch and --table are for targets with measured figures (qnn), not for {name}")
+        raise UserError(
+            f"--arch and --table are for targets with measured figures (qnn), not for {name}"
+        )
     else:
-        for row in csv.DictReader((FOLDER / data["table"]).read_text(encoding="utf-8").splitlines()):
-            rule = Rule(row["op"], row["op"], row["when"], row["verdict"], row["note"], row["source"])
+        for row in csv.DictReader(
+            (FOLDER / data["table"]).read_text(encoding="utf-8").splitlines()
+        ):
+            rule = Rule(
+                row["op"], row["op"], row["when"], row["verdict"], row["note"], row["source"]
+            )
             rules.setdefault(rule.op, []).append(rule)
-    return Target(name, data["title"], rules, data["float"], data["max_rank"], data["max_bytes"],
-                  data["source"], data["static"], tuple(data["types"]),
-                  tuple(data.get("opsets", (1, LATEST))), data.get("wrong_below", 0.0),
-                  data.get("poor_below", 0.0))
+    return Target(
+        name,
+        data["title"],
+        rules,
+        data["float"],
+        data["max_rank"],
+        data["max_bytes"],
+        data["source"],
+        data["static"],
+        tuple(data["types"]),
+        tuple(data.get("opsets", (1, LATEST))),
+        data.get("wrong_below", 0.0),
+        data.get("poor_below", 0.0),
+    )
 
 
 def meets(condition: str, facts: dict[str, object]) -> bool:

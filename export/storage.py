@@ -54,8 +54,11 @@ def tensor_bytes(tensor: TensorProto) -> int:
 def weight_bytes(model: onnx.ModelProto | ir.Model) -> int:
     """Bytes of all initializers."""
     if isinstance(model, ir.Model):
-        return sum(v.const_value.nbytes for v in model.graph.initializers.values()
-                   if v.const_value is not None)
+        return sum(
+            v.const_value.nbytes
+            for v in model.graph.initializers.values()
+            if v.const_value is not None
+        )
     return sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
 
 
@@ -66,33 +69,43 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
         UserError: It is not a regular file within the model's folder, or too short for the tensor.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, what = entries.get("location",
-                                 ""), f"{path}: the tensor {tensor.name or '(without a name)'}"
+    location, what = (
+        entries.get("location", ""),
+        f"{path}: the tensor {tensor.name or '(without a name)'}",
+    )
     folder, file = path.resolve().parent, (path.parent / location).resolve()
-    if not location or Path(
-            location).is_absolute() or "\\" in location or not file.is_relative_to(folder):
+    if (
+        not location
+        or Path(location).is_absolute()
+        or "\\" in location
+        or not file.is_relative_to(folder)
+    ):
         raise UserError(
             f"{what} says that its data is in '{location}'; data is read from the folder of the "
             "model only: "
-            "save the model again with its weights beside it")
+            "save the model again with its weights beside it"
+        )
     if not file.is_file():
         raise UserError(
             f"{what} has its data in {location}, which is not there; copy that file beside the "
             "model"
         )
-    offset, length = (entries.get(key, default)
-                      for key, default in (("offset", "0"), ("length", None)))
+    offset, length = (
+        entries.get(key, default) for key, default in (("offset", "0"), ("length", None))
+    )
     needed = tensor_bytes(tensor)
     if not offset.isdecimal() or length is not None and not length.isdecimal():
         raise UserError(
             f"{what} has an offset '{offset}' and a length '{length}' that are no numbers of "
             "bytes; save the "
-            "model again")
+            "model again"
+        )
     given = file.stat().st_size - int(offset) if length is None else int(length)
     if given < needed or int(offset) + given > file.stat().st_size:
         raise UserError(
             f"{what} needs {needed} bytes of {location} from {offset} on and the file has "
-            f"{file.stat().st_size}; copy it again, or save the model again")
+            f"{file.stat().st_size}; copy it again, or save the model again"
+        )
     return file
 
 
@@ -110,7 +123,8 @@ def read_structure(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors share no base class
         raise UserError(
-            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
+            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})"
+        ) from error
     for tensor in tensors_of(model):
         if external_data_helper.uses_external_data(tensor):
             _external_file(tensor, path)
@@ -149,21 +163,25 @@ def load_ir(path: Path) -> ir.Model:
         return ir.load(path)
     except Exception as error:  # onnx_ir's errors share no base class
         raise UserError(
-            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})") from error
+            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def files_of(path: Path) -> list[Path]:
     """The ONNX file and the files that hold its weights."""
     model, found = read_structure(path), [Path(path)]
     for tensor in tensors_of(model):
-        if external_data_helper.uses_external_data(tensor) and (file := _external_file(
-                tensor, path)) not in found:
+        if (
+            external_data_helper.uses_external_data(tensor)
+            and (file := _external_file(tensor, path)) not in found
+        ):
             found.append(file)
     return found
 
 
-def save_graph(model: onnx.ModelProto | ir.Model, path: Path,
-               embed_limit: int = EMBED_LIMIT) -> list[Path]:
+def save_graph(
+    model: onnx.ModelProto | ir.Model, path: Path, embed_limit: int = EMBED_LIMIT
+) -> list[Path]:
     """Write `model`, whose weights are in memory or of an `ir.Model`; more than `embed_limit` bytes
     go to `path`.data.
 
@@ -189,8 +207,12 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(source, field))
     for tensor in source.initializer:
-        hollow = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type,
-                             data_location=TensorProto.EXTERNAL)
+        hollow = TensorProto(
+            name=tensor.name,
+            dims=tensor.dims,
+            data_type=tensor.data_type,
+            data_location=TensorProto.EXTERNAL,
+        )
         graph.initializer.append(hollow if tensor_bytes(tensor) > SMALL else tensor)
     return light
 
@@ -244,8 +266,9 @@ def with_outputs(path: Path, outputs: list[onnx.ValueInfoProto], out: Path) -> N
         save_graph(model, out)
 
 
-def open_session(model: onnx.ModelProto | ir.Model | Path,
-                 options: ort.SessionOptions) -> ort.InferenceSession:
+def open_session(
+    model: onnx.ModelProto | ir.Model | Path, options: ort.SessionOptions
+) -> ort.InferenceSession:
     """An onnxruntime session on the CPU, of a file or of a graph in memory with its weights."""
     with on_disk(model) as path:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

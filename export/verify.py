@@ -65,15 +65,19 @@ def session(model: Path | bytes, threads: int | None = None) -> ort.InferenceSes
     try:
         return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise UserError(f"{model}: onnxruntime cannot load this file ({str(error).splitlines()[0]}); "
-                        "export it again") from error
+        raise UserError(
+            f"{model}: onnxruntime cannot load this file ({str(error).splitlines()[0]}); "
+            "export it again"
+        ) from error
 
 
 def static_size(loaded: ort.InferenceSession) -> tuple[int, int] | None:
     """The lr size (height, width) that a file was exported for, or None if it takes any."""
     notes = loaded.get_modelmeta().custom_metadata_map
     if "lr_size" not in notes:
-        raise UserError("the ONNX file was not written by this toolkit: it does not say its lr_size")
+        raise UserError(
+            "the ONNX file was not written by this toolkit: it does not say its lr_size"
+        )
     height, width = map(int, notes["lr_size"].split("x"))
     return None if notes["dynamic"] == "true" else (height, width)
 
@@ -86,11 +90,17 @@ def probes(lr_size: tuple[int, int], seed: int = 0) -> dict[str, torch.Tensor]:
     height, width = lr_size
     generator = torch.Generator().manual_seed(seed)
     radius = (torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width)[None] ** 2).sqrt()
-    spectrum = torch.fft.rfft2(torch.randn(1, 3, height, width, generator=generator)) / radius.clamp(min=1 / width)
+    spectrum = torch.fft.rfft2(
+        torch.randn(1, 3, height, width, generator=generator)
+    ) / radius.clamp(min=1 / width)
     noise = torch.fft.irfft2(spectrum, s=(height, width))
     noise = noise / noise.abs().amax()
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    edges = torch.where((x * 3 + y).sin() > 0.3, 0.2, -0.1) + torch.where(x**2 + y**2 < 0.3, 0.15, 0.0)
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    edges = torch.where((x * 3 + y).sin() > 0.3, 0.2, -0.1) + torch.where(
+        x**2 + y**2 < 0.3, 0.15, 0.0
+    )
     colour = torch.tensor([0.55, 0.42, 0.30]).view(1, 3, 1, 1)
     return {
         "flat": colour.expand(1, 3, height, width).clone(),
@@ -103,7 +113,13 @@ def probes(lr_size: tuple[int, int], seed: int = 0) -> dict[str, torch.Tensor]:
 def psnr(value: np.ndarray, reference: np.ndarray, peak: float) -> float:
     """PSNR in dB for the given peak; infinite for equal arrays, NaN where `value` is not finite."""
     error = float(np.mean((value.astype(np.float64) - reference) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error) if math.isfinite(error) else math.nan
+    return (
+        math.inf
+        if error == 0
+        else 10 * math.log10(peak**2 / error)
+        if math.isfinite(error)
+        else math.nan
+    )
 
 
 @contextmanager
@@ -115,8 +131,11 @@ def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
         with paused():  # the noise is no operator of the network
             return y * (1 + JITTER * torch.randn(y.shape, generator=generator))
 
-    handles = [layer.register_forward_hook(disturb) for layer in module.modules()
-               if hasattr(layer, "weight") or hasattr(layer, "weight_q")]
+    handles = [
+        layer.register_forward_hook(disturb)
+        for layer in module.modules()
+        if hasattr(layer, "weight") or hasattr(layer, "weight_q")
+    ]
     try:
         yield
     finally:
@@ -127,11 +146,17 @@ def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
 @contextmanager
 def unrounded(module: nn.Module) -> Iterator[None]:
     """Within, activations pass through `module` without being rounded or clipped; weights stay as they are."""
-    def through(quantiser: TensorQuantiser, args: tuple, kwargs: dict, y: torch.Tensor) -> torch.Tensor:
+
+    def through(
+        quantiser: TensorQuantiser, args: tuple, kwargs: dict, y: torch.Tensor
+    ) -> torch.Tensor:
         return args[0] * kwargs.get("gain", 1.0)
 
-    handles = [quantiser.register_forward_hook(through, with_kwargs=True) for quantiser in module.modules()
-               if isinstance(quantiser, TensorQuantiser)]
+    handles = [
+        quantiser.register_forward_hook(through, with_kwargs=True)
+        for quantiser in module.modules()
+        if isinstance(quantiser, TensorQuantiser)
+    ]
     try:
         yield
     finally:
@@ -140,9 +165,16 @@ def unrounded(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, threads: int | None = None,
-           lr_size: tuple[int, int] = (128, 128), seed: int = 0, images: dict[str, torch.Tensor] | None = None
-           ) -> list[dict]:
+def verify(
+    model: SRModel,
+    onnx_dir: Path,
+    *,
+    tolerance: float | None = None,
+    threads: int | None = None,
+    lr_size: tuple[int, int] = (128, 128),
+    seed: int = 0,
+    images: dict[str, torch.Tensor] | None = None,
+) -> list[dict]:
     """Compare every exported file in `onnx_dir` with `model` on `images` [1, 3, h, w] by name, None for the probes;
     also written there as parity.json.
 
@@ -154,7 +186,9 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
     onnx_dir = Path(onnx_dir)
     stems = [stem for stem in GRAPHS if (onnx_dir / f"{stem}.onnx").is_file()]
     if not stems:
-        raise UserError(f"{onnx_dir}: holds none of {', '.join(s + '.onnx' for s in GRAPHS)}; export first")
+        raise UserError(
+            f"{onnx_dir}: holds none of {', '.join(s + '.onnx' for s in GRAPHS)}; export first"
+        )
     rows = []
     for stem in stems:
         loaded = session(onnx_dir / f"{stem}.onnx", threads)
@@ -169,8 +203,10 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
                 x = model.clean_latent(x)
             reference = module(x).numpy()
             if not np.isfinite(reference).all():
-                raise UserError(f"{stem}: the torch model itself gives values that are not finite on the {probe} "
-                                "probe, so there is nothing to compare with; calibrate or train it again")
+                raise UserError(
+                    f"{stem}: the torch model itself gives values that are not finite on the {probe} "
+                    "probe, so there is nothing to compare with; calibrate or train it again"
+                )
             peak = 1.0 if result in ("sr", "image") else float(np.abs(reference).max()) or 1.0
             db = psnr(loaded.run(None, {source: x.numpy()})[0], reference, peak)
             self_db = own_db = None
@@ -181,16 +217,31 @@ def verify(model: SRModel, onnx_dir: Path, *, tolerance: float | None = None, th
                 with unrounded(module):
                     own_db = _finite(psnr(module(x).numpy(), reference, peak))
                 flat = torch.equal(lr, lr[..., :1, :1].expand_as(lr))
-                bounds = [noise - MARGIN_DB for noise in (self_db, own_db if flat else None) if noise is not None]
+                bounds = [
+                    noise - MARGIN_DB
+                    for noise in (self_db, own_db if flat else None)
+                    if noise is not None
+                ]
                 limit = min([QUANTISED_DB, *bounds])
             limit = limit if tolerance is None else tolerance
-            rows.append({"file": f"{stem}.onnx", "probe": probe, "psnr_db": _finite(db), "self_db": self_db,
-                         "own_db": own_db, "tolerance_db": round(limit, 2), "passed": db >= limit})
+            rows.append(
+                {
+                    "file": f"{stem}.onnx",
+                    "probe": probe,
+                    "psnr_db": _finite(db),
+                    "self_db": self_db,
+                    "own_db": own_db,
+                    "tolerance_db": round(limit, 2),
+                    "passed": db >= limit,
+                }
+            )
     write_rows(onnx_dir, rows)
     return rows
 
 
-def photographs(lr_size: tuple[int, int], count: int = 2, seed: int = 1000) -> dict[str, torch.Tensor]:
+def photographs(
+    lr_size: tuple[int, int], count: int = 2, seed: int = 1000
+) -> dict[str, torch.Tensor]:
     """Crops [1, 3, h, w] of degraded embedded photographs, others than a calibration with a small seed sees."""
     height, width = lr_size
     crops = calibration_images("embedded", count, max(lr_size), seed)
@@ -201,11 +252,15 @@ def check_probes(names: tuple[str, ...]) -> None:
     known = (*probes((16, 16)), *photographs((16, 16)))
     for name in names:
         if name not in known:
-            raise UserError(f"probe '{name}' is unknown{nearest(name, known)}; choose from {', '.join(known)}")
+            raise UserError(
+                f"probe '{name}' is unknown{nearest(name, known)}; choose from {', '.join(known)}"
+            )
 
 
 @torch.no_grad()
-def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Options", target: "Target") -> list[dict]:
+def verify_exported(
+    parts: "Parts", made: "Exported", folder: Path, options: "Options", target: "Target"
+) -> list[dict]:
     """Run what a target wrote in its runtime and compare it with torch; also written there as parity.json.
 
     Rows are those of `verify`. Every graph is given torch's own intermediate results; `end to end` is the whole chain
@@ -218,19 +273,37 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
         check_probes(options.probes)
         images = {name: images[name] for name in options.probes}
     if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
-        return verify(parts.model, folder, tolerance=options.tolerance, threads=options.threads,
-                      lr_size=options.lr_size, seed=options.seed, images=images)
+        return verify(
+            parts.model,
+            folder,
+            tolerance=options.tolerance,
+            threads=options.threads,
+            lr_size=options.lr_size,
+            seed=options.seed,
+            images=images,
+        )
     run = made.runner or host_runner(folder, parts.stems, options.threads)
     whole = next((s for s in parts.stems if s == "model"), None)
     chained = whole is None and set(parts.stems) == {"encoder", "denoiser", "decoder"}
     threshold = target.dtypes[parts.dtype] if options.tolerance is None else options.tolerance
     coded, rows = parts.dtype.startswith(("w", "fp8")), []
 
-    def row(file: str, probe: str, value: np.ndarray, reference: np.ndarray, peak: float, counts: bool) -> None:
+    def row(
+        file: str, probe: str, value: np.ndarray, reference: np.ndarray, peak: float, counts: bool
+    ) -> None:
         db = psnr(value, reference, peak)
         limit = threshold if counts and (not coded or probe.startswith("photo")) else 0.0
-        rows.append({"file": file, "probe": probe, "psnr_db": _finite(db), "self_db": None, "own_db": None,
-                     "tolerance_db": limit, "passed": db >= limit})
+        rows.append(
+            {
+                "file": file,
+                "probe": probe,
+                "psnr_db": _finite(db),
+                "self_db": None,
+                "own_db": None,
+                "tolerance_db": limit,
+                "passed": db >= limit,
+            }
+        )
 
     for stem in parts.stems:
         module, (source, result) = parts.module(stem), parts.names(stem)
@@ -245,24 +318,30 @@ def verify_exported(parts: "Parts", made: "Exported", folder: Path, options: "Op
     if chained:
         from export.targets.host.arithmetic import FIXES
         from export.targets.host.tiles import clean_latent
+
         latent = run("encoder", {probe: lr.numpy() for probe, lr in images.items()})
         prediction = run("denoiser", latent)
         summed = {p: clean_latent(parts.clean_latent, latent[p], prediction[p]) for p in latent}
         reference = GRAPHS["model"][0](parts.model).eval()
         for probe, image in run("decoder", summed).items():
             lr = images[probe]
-            if np.isfinite(image).all():    # else the row says that it is not
+            if np.isfinite(image).all():  # else the row says that it is not
                 image = FIXES[parts.model.colour_fix](image, lr.numpy(), SCALE).clip(0, 1)
             row("end to end", probe, image, reference(lr).numpy(), 1.0, True)
     write_rows(folder, rows)
     return rows
 
 
-def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Callable[[str, dict], dict]:
+def host_runner(
+    folder: Path, stems: tuple[str, ...], threads: int | None
+) -> Callable[[str, dict], dict]:
     """Runs the graphs of a folder as its run.py does, in this process."""
     from export.targets.host.runtimes import load
+
     graphs = load(folder, list(stems), threads)
-    return lambda stem, arrays: {label: np.asarray(graphs[stem](array)) for label, array in arrays.items()}
+    return lambda stem, arrays: {
+        label: np.asarray(graphs[stem](array)) for label, array in arrays.items()
+    }
 
 
 def write_rows(folder: Path, rows: list[dict]) -> None:
@@ -281,12 +360,21 @@ def failures(rows: list[dict]) -> str | None:
     if not failed:
         return None
     worst = min(failed, key=lambda row: -math.inf if row["psnr_db"] is None else row["psnr_db"])
-    found = "an output that is not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB"
-    floor = "" if None in (worst["self_db"], worst["own_db"]) else (
-        f" (the torch simulation agrees with itself to {worst['self_db']:.1f} dB under rounding noise, and to "
-        f"{worst['own_db']:.1f} dB without rounding)")
-    return (f"{len(failed)} of {len(rows)} parity checks are below tolerance; the worst is {worst['file']} on the "
-            f"{worst['probe']} probe with {found} of {worst['tolerance_db']:.1f} dB{floor}")
+    found = (
+        "an output that is not finite" if worst["psnr_db"] is None else f"{worst['psnr_db']:.1f} dB"
+    )
+    floor = (
+        ""
+        if None in (worst["self_db"], worst["own_db"])
+        else (
+            f" (the torch simulation agrees with itself to {worst['self_db']:.1f} dB under rounding noise, and to "
+            f"{worst['own_db']:.1f} dB without rounding)"
+        )
+    )
+    return (
+        f"{len(failed)} of {len(rows)} parity checks are below tolerance; the worst is {worst['file']} on the "
+        f"{worst['probe']} probe with {found} of {worst['tolerance_db']:.1f} dB{floor}"
+    )
 
 
 def table(rows: list[dict]) -> str:
@@ -295,7 +383,11 @@ def table(rows: list[dict]) -> str:
     lines = [f"{'parity, dB':16}" + "".join(f"{name:>12}" for name in names)]
     for file in dict.fromkeys(row["file"] for row in rows):
         cells = {row["probe"]: row for row in rows if row["file"] == file}
-        shown = ("not finite" if cells[n]["psnr_db"] is None
-                 else f"{cells[n]['psnr_db']:.1f}" + ("" if cells[n]["passed"] else " !") for n in names)
+        shown = (
+            "not finite"
+            if cells[n]["psnr_db"] is None
+            else f"{cells[n]['psnr_db']:.1f}" + ("" if cells[n]["passed"] else " !")
+            for n in names
+        )
         lines.append(f"{file:16}" + "".join(f"{cell:>12}" for cell in shown))
     return "\n".join(lines)

@@ -23,12 +23,23 @@ INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4
 def job(tmp_path_factory):
     """Two convolutions with a SiLU between, exported as an encoder, and four images."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 4, 3, padding=1)).eval()
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 4, 3, padding=1)
+    ).eval()
     random = np.random.default_rng(0)
     arrays = [random.random((1, 3, 16, 16), dtype=np.float32) for _ in range(4)]
     file = tmp_path_factory.mktemp("float") / "encoder.onnx"
-    torch.onnx.export(module, (torch.from_numpy(arrays[0]),), str(file), dynamo=True, verbose=False, opset_version=20,
-                      input_names=["lr"], output_names=["latent"], external_data=False)
+    torch.onnx.export(
+        module,
+        (torch.from_numpy(arrays[0]),),
+        str(file),
+        dynamo=True,
+        verbose=False,
+        opset_version=20,
+        input_names=["lr"],
+        output_names=["latent"],
+        external_data=False,
+    )
     return Job("encoder", file, module, arrays, 8, 8)
 
 
@@ -46,7 +57,9 @@ def quality(job, path):
 
 
 def integer_weights(path):
-    return [i for i in onnx.load(path).graph.initializer if len(i.dims) == 4 and i.data_type in INTEGERS]
+    return [
+        i for i in onnx.load(path).graph.initializer if len(i.dims) == 4 and i.data_type in INTEGERS
+    ]
 
 
 def at(job, width):
@@ -56,7 +69,9 @@ def at(job, width):
 LEAST = {"W8A8": 30, "W8A16": 38, "W6A6": 20, "W4A8": 15, "W8": 38, "W4": 15}  # dB
 
 
-@pytest.mark.parametrize("name, width", [(name, width) for name, method in METHODS.items() for width in method.widths])
+@pytest.mark.parametrize(
+    "name, width", [(name, width) for name, method in METHODS.items() for width in method.widths]
+)
 def test_every_method_at_every_width(job, tmp_path, name, width):
     """Weights are stored as integers, once each, and the result is as near as the width allows."""
     method = METHODS[name]
@@ -84,9 +99,21 @@ def test_constant_keys_of_several_heads_run(tmp_path, name):
             return self.query(x).unflatten(-1, (2, 4)).transpose(1, 2) @ self.keys
 
     torch.manual_seed(0)
-    module, arrays = Attention().eval(), [np.random.default_rng(0).random((1, 6, 8), dtype=np.float32)]
-    torch.onnx.export(module, (torch.from_numpy(arrays[0]),), str(tmp_path / "float.onnx"), dynamo=True, verbose=False,
-                      opset_version=20, input_names=["lr"], output_names=["latent"], external_data=False)
+    module, arrays = (
+        Attention().eval(),
+        [np.random.default_rng(0).random((1, 6, 8), dtype=np.float32)],
+    )
+    torch.onnx.export(
+        module,
+        (torch.from_numpy(arrays[0]),),
+        str(tmp_path / "float.onnx"),
+        dynamo=True,
+        verbose=False,
+        opset_version=20,
+        input_names=["lr"],
+        output_names=["latent"],
+        external_data=False,
+    )
     job = Job("encoder", tmp_path / "float.onnx", module, arrays, 8, 8)
     METHODS[name](job, tmp_path / "encoder.onnx")
     assert quality(job, tmp_path / "encoder.onnx") > 30
@@ -104,7 +131,9 @@ def test_six_bit_codes_saturate_at_six_bits(job, tmp_path):
     """An input beyond the calibrated range reads as its end: the exporter would drop the narrower limit."""
     METHODS["torchao-pt2e"](at(job, "W6A6"), tmp_path / "encoder.onnx")
     top = np.full((1, 3, 16, 16), max(x.max() for x in job.arrays), np.float32)
-    assert np.array_equal(run(tmp_path / "encoder.onnx", top), run(tmp_path / "encoder.onnx", 3 * top))
+    assert np.array_equal(
+        run(tmp_path / "encoder.onnx", top), run(tmp_path / "encoder.onnx", 3 * top)
+    )
 
 
 def test_weight_only_carries_torchaos_own_codes(job):
@@ -124,7 +153,9 @@ def test_unknown_names_widths_and_packages(monkeypatch):
     with pytest.raises(UserError, match="ort-qnn has no W6A6; it has W8A8, W8A16, W4A8"):
         check("ort-qnn", 6, 6)
     monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package nncf, which is not .*; run: pip install 'nncf==3.4.0'"):
+    with pytest.raises(
+        UserError, match="needs the package nncf, which is not .*; run: pip install 'nncf==3.4.0'"
+    ):
         check("nncf", 8, 8)
 
 

@@ -29,7 +29,9 @@ def model():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, {"mean": False}, {"variance": False}, {"sigma": 0.9, "sigma_min": 0.2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"mean": False}, {"variance": False}, {"sigma": 0.9, "sigma_min": 0.2}]
+)
 def test_the_function_is_preserved(model, options):
     lr = torch.rand(2, 3, 32, 48)
     before = model.network(lr)
@@ -46,19 +48,28 @@ def test_an_encoder_at_full_scale_needs_the_gain(random_nano):
     before = random_nano.clean_latent(random_nano.encoder(lr))
     bidirectional().convert(random_nano)
     assert random_nano.denoiser.gain == pytest.approx(14.65, abs=0.01)
-    torch.testing.assert_close(random_nano.clean_latent(random_nano.encoder(lr)), before, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        random_nano.clean_latent(random_nano.encoder(lr)), before, rtol=1e-4, atol=1e-3
+    )
 
 
 @torch.no_grad()
 def test_what_the_parts_emit(model):
-    lr, clean = torch.rand(1, 3, 32, 32), model.encoder.clean(torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0)))
+    lr, clean = (
+        torch.rand(1, 3, 32, 32),
+        model.encoder.clean(torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))),
+    )
     emitted = model.encoder(lr) / model.encoder.signal
     bidirectional(sigma=0.5).convert(model)
     mean, sigma = model.process.moments(model.encoder(lr))
     torch.testing.assert_close(mean, emitted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sigma, torch.full_like(sigma, 0.5))
-    torch.testing.assert_close(model.encoder.clean(torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))), clean,
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.encoder.clean(torch.rand(1, 3, 64, 64, generator=torch.manual_seed(0))),
+        clean,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     conv = model.denoiser.unet.conv_in
     assert conv.in_channels == 8 and not conv.weight[:, :4].any() and conv.weight[:, 4:].any()
     assert isinstance(model.process, Bidirectional) and model.process.noise.std() > 0.5
@@ -68,9 +79,22 @@ def test_the_new_input_and_the_variance_learn(model, tmp_path):
     before = copy.deepcopy(model)
     bidirectional().convert(model)
     conv, logvar = model.denoiser.unet.conv_in, model.encoder.quant_conv
-    step = parse_pass({"pass": "distill", "stage": "student", "losses": {"l1": 1.0}, "target": "hr", "steps": 2,
-                       "batch": 1, "crop": 64, "precision": "fp32", "train": ["denoiser.*", "encoder.*"], "lr": 1e-3,
-                       "ema": 0.0}, "test")
+    step = parse_pass(
+        {
+            "pass": "distill",
+            "stage": "student",
+            "losses": {"l1": 1.0},
+            "target": "hr",
+            "steps": 2,
+            "batch": 1,
+            "crop": 64,
+            "precision": "fp32",
+            "train": ["denoiser.*", "encoder.*"],
+            "lr": 1e-3,
+            "ema": 0.0,
+        },
+        "test",
+    )
     start = logvar.weight[4:].detach().clone()
     step.fit(model, FitContext(source=before, workdir=tmp_path))
     assert conv.weight[:, :4].abs().sum() > 0
@@ -84,8 +108,9 @@ def test_meta_and_saved_models_have_the_same_structure(tmp_path):
     for step in steps:
         step.convert(real)
     meta = convert_all(SOURCE, steps)
-    assert ({k: tuple(v.shape) for k, v in meta.state_dict().items()}
-            == {k: tuple(v.shape) for k, v in real.state_dict().items()})
+    assert {k: tuple(v.shape) for k, v in meta.state_dict().items()} == {
+        k: tuple(v.shape) for k, v in real.state_dict().items()
+    }
     assert measure(meta, (64, 64)).totals() == measure(real, (64, 64)).totals()
     save_model(real, tmp_path / "model.safetensors", SOURCE, steps)
     lr = torch.rand(1, 3, 24, 40)
@@ -102,8 +127,11 @@ def test_full_size_plans():
 
 
 def test_mistakes(model):
-    for first, said in (("encoder_swap", "needs a VAE encoder"), ("bidirectional", "list it first"),
-                        ("quantize", "conv_in is a QuantConv2d")):
+    for first, said in (
+        ("encoder_swap", "needs a VAE encoder"),
+        ("bidirectional", "list it first"),
+        ("quantize", "conv_in is a QuantConv2d"),
+    ):
         other = SOURCE.build()
         PASSES[first]().convert(other)
         with pytest.raises(UserError, match=said):

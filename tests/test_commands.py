@@ -43,7 +43,9 @@ def refused(capsys, main, *arguments):
     return said
 
 
-@pytest.mark.parametrize("place", ["", "/", ".", "..", "photos", "photos/a.png", "link", "photos/a.png/x", "n" * 300])
+@pytest.mark.parametrize(
+    "place", ["", "/", ".", "..", "photos", "photos/a.png", "link", "photos/a.png/x", "n" * 300]
+)
 @pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
 def test_run_refuses_a_place(here, capsys, place, more):
     (here / "link").symlink_to("photos")
@@ -60,24 +62,46 @@ def test_a_recipe_has_a_file_name(here, capsys, name):
 
 def test_a_run_does_not_replace_what_it_reads(here, capsys):
     (here / "mine").mkdir()
-    (here / "mine" / "ledger.json").write_text(json.dumps({"name": "a", "recipe": {}, "passes": [], "cost": {}}))
+    (here / "mine" / "ledger.json").write_text(
+        json.dumps({"name": "a", "recipe": {}, "passes": [], "cost": {}})
+    )
     weights = here / "mine" / "model.safetensors"
     weights.write_bytes(Path(NANO).read_bytes())
     recipe = here / "mine" / "recipe.yaml"
     recipe.write_text(Path(RECIPE).read_text())
-    assert "reads" in refused(capsys, run.main, RECIPE, f"source.weights={weights}", "--out", "mine", "--overwrite")
+    assert "reads" in refused(
+        capsys, run.main, RECIPE, f"source.weights={weights}", "--out", "mine", "--overwrite"
+    )
     assert "reads" in refused(capsys, run.main, recipe, "--out", "mine", "--overwrite")
     assert weights.exists() and recipe.exists()
 
 
 def test_paths_of_a_recipe(here):
-    resolved = {"name": "photos", "source": {"weights": "photos/a.png", "size": "photos"},
-                "eval": {"data": ["photos", "embedded"], "iqa_weights": None}, "seed": 3}
+    resolved = {
+        "name": "photos",
+        "source": {"weights": "photos/a.png", "size": "photos"},
+        "eval": {"data": ["photos", "embedded"], "iqa_weights": None},
+        "seed": 3,
+    }
     assert paths_in(resolved) == [Path("photos/a.png"), Path("photos")]
 
 
-@pytest.mark.parametrize("place", ["", "/", ".", "..", "photos", "photos/a.png", "link", "RUN", "withfailed",
-                                   "withpartial", "n" * 300])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "/",
+        ".",
+        "..",
+        "photos",
+        "photos/a.png",
+        "link",
+        "RUN",
+        "withfailed",
+        "withpartial",
+        "n" * 300,
+    ],
+)
 def test_an_export_refuses_a_place(here, capsys, place):
     (here / "RUN").mkdir()
     (here / "RUN" / "model.safetensors").write_bytes(Path(NANO).read_bytes())
@@ -90,10 +114,16 @@ def test_an_export_refuses_a_place(here, capsys, place):
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize("main, arguments", [
-    (run.main, [RECIPE]), (upscale.main, [NANO, "photos/a.png"]),
-    (route.main, ["train", NANO, "--data", "embedded", "-o", "r.safetensors"]),
-    (eval_run.main, [NANO, "--data", "embedded"]), (sensitivity.main, [NANO])])
+@pytest.mark.parametrize(
+    "main, arguments",
+    [
+        (run.main, [RECIPE]),
+        (upscale.main, [NANO, "photos/a.png"]),
+        (route.main, ["train", NANO, "--data", "embedded", "-o", "r.safetensors"]),
+        (eval_run.main, [NANO, "--data", "embedded"]),
+        (sensitivity.main, [NANO]),
+    ],
+)
 @pytest.mark.parametrize("device", ["cud", "cuda:99", "cuda:-1", "cpu:5", "", "meta", "cuda:x"])
 def test_devices(here, capsys, main, arguments, device):
     assert "--device" in refused(capsys, main, *arguments, "--device", device)
@@ -102,8 +132,9 @@ def test_devices(here, capsys, main, arguments, device):
 
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="--device cuda: this machine has no usable GPU of that "
-                                        "kind; choose cpu"):
+    with pytest.raises(
+        UserError, match="--device cuda: this machine has no usable GPU of that kind; choose cpu"
+    ):
         usable_device("cuda")
     assert usable_device("cpu") == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -128,7 +159,15 @@ def test_seeds_of_recipes(capsys, seed):
 
 
 def test_files_of_a_user_are_not_overwritten(here, capsys):
-    for name in ("diary.html", "diary.png", "diary.svg", "diary.json", "diary.safetensors", "diary.csv", "diary.onnx"):
+    for name in (
+        "diary.html",
+        "diary.png",
+        "diary.svg",
+        "diary.json",
+        "diary.safetensors",
+        "diary.csv",
+        "diary.onnx",
+    ):
         (here / name).write_text("mine")
     (here / "RUN").mkdir()
     (here / "RUN" / "ledger.json").write_text("{}")
@@ -136,19 +175,41 @@ def test_files_of_a_user_are_not_overwritten(here, capsys):
     (here / "results" / "metrics.csv").write_text("weight,height\n")
     assert "not overwritten" in refused(capsys, report.main, "RUN", "-o", "diary.html")
     assert "not overwritten" in refused(capsys, curve.main, "RUN", "-o", "diary.png")
-    assert "not overwritten" in refused(capsys, publish.main, "RUN", "adcsr", "-o", "diary.safetensors")
+    assert "not overwritten" in refused(
+        capsys, publish.main, "RUN", "adcsr", "-o", "diary.safetensors"
+    )
     assert "not overwritten" in refused(capsys, sensitivity.main, NANO, "-o", "diary.json")
-    assert "not overwritten" in refused(capsys, sensitivity.main, NANO, "-o", "new.json", "--bits", "4", "8", "--budget",
-                                        "1MB", "--recipe", "diary.csv")
-    assert "not overwritten" in refused(capsys, route.main, "train", NANO, "--data", "embedded", "-o",
-                                        "diary.safetensors")
-    assert "not overwritten" in refused(capsys, train.main, ROOT / "recipes/train/osediff_nano.yaml", "-o",
-                                        "diary.safetensors")
-    assert "not overwritten" in refused(capsys, lint.main, "a.onnx", "--target", "qnn", "--picture", "diary.png")
-    assert "not overwritten" in refused(capsys, rewrite.main, "a.onnx", "--for", "qnn", "-o", "diary.onnx")
+    assert "not overwritten" in refused(
+        capsys,
+        sensitivity.main,
+        NANO,
+        "-o",
+        "new.json",
+        "--bits",
+        "4",
+        "8",
+        "--budget",
+        "1MB",
+        "--recipe",
+        "diary.csv",
+    )
+    assert "not overwritten" in refused(
+        capsys, route.main, "train", NANO, "--data", "embedded", "-o", "diary.safetensors"
+    )
+    assert "not overwritten" in refused(
+        capsys, train.main, ROOT / "recipes/train/osediff_nano.yaml", "-o", "diary.safetensors"
+    )
+    assert "not overwritten" in refused(
+        capsys, lint.main, "a.onnx", "--target", "qnn", "--picture", "diary.png"
+    )
+    assert "not overwritten" in refused(
+        capsys, rewrite.main, "a.onnx", "--for", "qnn", "-o", "diary.onnx"
+    )
     assert "is no table" in refused(capsys, probe.main, "--arch", "v75", "-o", "diary.csv")
     assert "eval.run" in refused(capsys, eval_run.main, NANO, "--data", "embedded", "-o", "results")
-    assert "eval.run --save" in refused(capsys, eval_run.main, NANO, "--data", "embedded", "--save", "photos")
+    assert "eval.run --save" in refused(
+        capsys, eval_run.main, NANO, "--data", "embedded", "--save", "photos"
+    )
     assert all(path.read_text() == "mine" for path in here.glob("diary.*"))
     assert not (here / "eval-adcsr_nano-embedded").exists()
 
@@ -160,8 +221,9 @@ def test_records_beside_weights_are_not_overwritten(here, capsys, option):
     assert "diary.json" in refused(capsys, train.main, recipe, option, "diary.safetensors")
     assert "ends in .safetensors" in refused(capsys, train.main, recipe, option, "new.json")
     if option == "-o":
-        assert "ends in .safetensors" in refused(capsys, route.main, "train", NANO, "--data", "embedded", option,
-                                                 "new.json")
+        assert "ends in .safetensors" in refused(
+            capsys, route.main, "train", NANO, "--data", "embedded", option, "new.json"
+        )
     assert (here / "diary.json").read_text() == "mine" and not (here / "new.json").exists()
 
 
@@ -176,8 +238,18 @@ from compress.errors import command
 
 def call(body, *, pipe="", **environment):
     code = LIGHT.format(root=str(ROOT / "compress")) + body
-    return subprocess.run(["bash", "-c", f'"$0" -c "$1" {pipe}; echo "codes ${{PIPESTATUS[*]}}"', sys.executable, code],
-                          capture_output=True, text=True, env=os.environ | environment)
+    return subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"$0" -c "$1" {pipe}; echo "codes ${{PIPESTATUS[*]}}"',
+            sys.executable,
+            code,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
@@ -200,9 +272,11 @@ def test_another_pipe_that_breaks_is_not_hidden():
 def test_a_terminal_that_is_not_utf_8(encoding):
     # as the source of the program has it, and as its output shall
     word = r"\u2191 \u65e5\u672c \udcff"
-    body = (f"@command\ndef main(argv):\n    print('{word}')\n    from compress.errors import "
-            f"UserError\n"
-            f"    raise UserError('{word}')\nmain([])")
+    body = (
+        f"@command\ndef main(argv):\n    print('{word}')\n    from compress.errors import "
+        f"UserError\n"
+        f"    raise UserError('{word}')\nmain([])"
+    )
     done = call(body, PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
     assert word in done.stdout and f"error: {word}" in done.stderr
     assert "Traceback" not in done.stderr and "codes 2" in done.stdout
@@ -221,22 +295,32 @@ def test_an_interrupt_while_importing(tmp_path):
     package.mkdir()
     (package / "__init__.py").write_text(
         LIGHT.format(root=str(ROOT / "compress")) + "from compress.errors import "
-                                                    "guard_imports\nguard_imports()\n"
+        "guard_imports\nguard_imports()\n"
         "import time\nprint('importing', flush=True)\n"
-        "try:\n    time.sleep(60)\nexcept BaseException:\n    pass   # as libraries do\n")
+        "try:\n    time.sleep(60)\nexcept BaseException:\n    pass   # as libraries do\n"
+    )
     (package / "run.py").touch()
     process = subprocess.Popen(
-        [sys.executable, "-m", "eval.run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.PIPE,     # a shell's background job ignores the signal, and hands that down
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        [sys.executable, "-m", "eval.run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        stderr=subprocess.PIPE,  # a shell's background job ignores the signal, and hands that down
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and said.startswith("interrupted: "
-                                                         "") and len(said.splitlines()) == 1
+    assert (
+        process.returncode == 130
+        and said.startswith("interrupted: ")
+        and len(said.splitlines()) == 1
+    )
 
 
 def test_a_program_of_somebody_else_keeps_its_own_interrupt():
-    body = ("import signal\nfrom compress.errors import guard_imports\nguard_imports()\n"
-            "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n")
+    body = (
+        "import signal\nfrom compress.errors import guard_imports\nguard_imports()\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
     assert "codes 0" in call(body).stdout

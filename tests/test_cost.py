@@ -19,17 +19,23 @@ from compress.sources.dape import Tagger
 from compress.sources.osediff import OSEDiffSource
 
 # Counter test vectors at 128 -> 512, 77 tokens: params, conv, linear, attention.
-SD21 = {"text_encoder": (340_387_840, 0, 22_284_337_152, 279_279_616),
-        "encoder": (34_163_664, 536_854_396_928, 4_294_967_296, 17_179_869_184),
-        "denoiser": (865_910_724, 209_180_426_240, 129_922_170_880, 63_026_135_040),
-        "decoder": (49_490_199, 1_235_784_630_272, 4_294_967_296, 17_179_869_184)}
+SD21 = {
+    "text_encoder": (340_387_840, 0, 22_284_337_152, 279_279_616),
+    "encoder": (34_163_664, 536_854_396_928, 4_294_967_296, 17_179_869_184),
+    "denoiser": (865_910_724, 209_180_426_240, 129_922_170_880, 63_026_135_040),
+    "decoder": (49_490_199, 1_235_784_630_272, 4_294_967_296, 17_179_869_184),
+}
 
 
 def test_sd21_has_the_exact_counts_of_the_original():
     model = OSEDiffSource(size="sd21").build()
     cost = measure(model)
-    found = {name: tuple(part.totals()[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention"))
-             for name, part in cost.components().items()}
+    found = {
+        name: tuple(
+            part.totals()[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention")
+        )
+        for name, part in cost.components().items()
+    }
     assert found == SD21
     assert (cost.macs_paper, cost.macs_full) == (2_142_615_896_064, 2_240_281_049_088)
     assert cost.params == cost.param_equivalents == 1_289_952_427
@@ -41,8 +47,9 @@ def test_tagger_and_the_published_system_have_the_exact_counts_of_the_original()
     source = OSEDiffSource(size="sd21")
     part = source.replaced()
     totals = part.cost.totals()
-    assert [totals[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention", "macs_full")] == [
-        212_117_045, 84_934_656, 156_118_530_816, 5_991_803_904, 162_195_269_376]
+    assert [
+        totals[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention", "macs_full")
+    ] == [212_117_045, 84_934_656, 156_118_530_816, 5_991_803_904, 162_195_269_376]
     assert part.cost.lr_size == (384, 384) and list(part.cost.components()) == ["tagger"]
     cost = measure(source.build())
     assert cost.macs_paper + part.cost.macs_paper == 2_298_819_361_536
@@ -68,14 +75,20 @@ def test_plan_states_what_the_source_replaces():
     cost = measure(recipe.source.build())
     assert as_text(recipe, [("source", cost)], cost).splitlines()[-2:] == [
         "source tagger (DAPE), replaced by one constant prompt: 212,117,045 parameters, 162,195,269,376 full MACs",
-        "OSEDiff as published (with DAPE): 2,298,819,361,536 paper MACs / 2,402,476,318,464 full MACs"]
-    assert json.loads(as_json(recipe, [("source", cost)], cost))["tagger"]["macs_full"] == 162_195_269_376
+        "OSEDiff as published (with DAPE): 2,298,819,361,536 paper MACs / 2,402,476,318,464 full MACs",
+    ]
+    assert (
+        json.loads(as_json(recipe, [("source", cost)], cost))["tagger"]["macs_full"]
+        == 162_195_269_376
+    )
 
 
 def test_plan_of_a_source_that_replaces_nothing(random_nano):
     recipe, cost = load_recipe("recipes/passionsr_w8a8.yaml"), measure(random_nano)
     text = as_text(recipe, [("source", cost)], cost)
-    assert "source decoder:" in text and "replaced by" not in text and "as published (with" not in text
+    assert (
+        "source decoder:" in text and "replaced by" not in text and "as published (with" not in text
+    )
     assert "tagger" not in json.loads(as_json(recipe, [("source", cost)], cost))
 
 
@@ -86,8 +99,12 @@ def test_nano_equals_thop(random_nano, monkeypatch):
     free = lambda module, inputs, output: None
     # What is counted is the network on its input alone.
     monkeypatch.setattr(random_nano, "tiling", replace(random_nano.tiling, margin=0))
-    macs, params = thop.profile(random_nano, (torch.rand(1, 3, 64, 64),), verbose=False,
-                                custom_ops={nn.GroupNorm: free, nn.LayerNorm: free})
+    macs, params = thop.profile(
+        random_nano,
+        (torch.rand(1, 3, 64, 64),),
+        verbose=False,
+        custom_ops={nn.GroupNorm: free, nn.LayerNorm: free},
+    )
     cost = measure(random_nano, (64, 64))
     assert cost.macs_paper == int(macs)
     assert cost.params == int(params) + random_nano.denoiser.context.numel()
@@ -98,7 +115,9 @@ def test_counting_leaves_the_model_alone_and_needs_no_values(random_nano):
     before = {k: v.clone() for k, v in random_nano.state_dict().items()}
     random_nano.train()
     real = measure(random_nano)
-    assert random_nano.training and all(torch.equal(v, before[k]) for k, v in random_nano.state_dict().items())
+    assert random_nano.training and all(
+        torch.equal(v, before[k]) for k, v in random_nano.state_dict().items()
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in random_nano.modules())
     assert real == measure(OSEDiffSource().build())
 
@@ -109,7 +128,9 @@ def test_layers_components_and_dict_agree(random_nano):
     for key in ("params", "bytes", "macs_paper", "macs_full", "macs_equivalent"):
         assert data[key] == sum(part[key] for part in data["components"])
     assert [part["name"] for part in data["components"]] == ["encoder", "denoiser", "decoder"]
-    assert data["peak_activation_bytes"] == max(part["peak_activation_bytes"] for part in data["components"])
+    assert data["peak_activation_bytes"] == max(
+        part["peak_activation_bytes"] for part in data["components"]
+    )
     layer = next(row for row in data["layers"] if row["name"] == "denoiser.unet.conv_in")
     assert layer["macs_conv"] == 16 * 24 * 48 * 4 * 9 and layer["params"] == 48 * 4 * 9 + 48
     assert layer["activation_bytes"] == 4 * 16 * 24 * (4 + 48)
@@ -146,13 +167,22 @@ def model_of(*layers: nn.Module) -> SRModel:
     return SRModel(*map(Whole, layers), OneStep(), multiple=1, latent_ratio=1.0)
 
 
-@pytest.mark.parametrize("weights, activations, ratio", [(8, 8, 8 / 32), (6, 6, 6 / 32), (4, 8, 8 / 32), (8, None, 1)])
+@pytest.mark.parametrize(
+    "weights, activations, ratio", [(8, 8, 8 / 32), (6, 6, 6 / 32), (4, 8, 8 / 32), (8, None, 1)]
+)
 def test_bits_of_quantised_layers(weights, activations, ratio):
-    cost = measure(model_of(Quantised(3, weights, activations), nn.Identity(), nn.Identity()), (8, 8))
+    cost = measure(
+        model_of(Quantised(3, weights, activations), nn.Identity(), nn.Identity()), (8, 8)
+    )
     assert cost.macs_paper == 8 * 8 * 3 * 3 and cost.macs_equivalent == cost.macs_paper * ratio
-    assert [row.activation_bytes for row in cost.layers if row.component == "encoder"] == [4 * 2 * 3 * 64]
+    assert [row.activation_bytes for row in cost.layers if row.component == "encoder"] == [
+        4 * 2 * 3 * 64
+    ]
     assert cost.params == 9 + 3 and cost.param_equivalents == 9 * weights / 32 + 3
-    assert cost.bytes == -(-9 * weights // 8) + 3 * 4 + 3 * 4 and cost.container_bytes == 9 + 3 * 4 + 3 * 4
+    assert (
+        cost.bytes == -(-9 * weights // 8) + 3 * 4 + 3 * 4
+        and cost.container_bytes == 9 + 3 * 4 + 3 * 4
+    )
 
 
 def test_shared_tensors_count_once_and_half_precision_counts_half():
@@ -192,10 +222,18 @@ def test_attention_modules_and_memory_layout():
 def test_tables(random_nano):
     cost = measure(random_nano)
     lines = table([("source", cost), ("w8a8", cost)]).splitlines()
-    assert lines[0].startswith("after") and lines[2].startswith("source") and lines[3].startswith("w8a8")
+    assert (
+        lines[0].startswith("after")
+        and lines[2].startswith("source")
+        and lines[3].startswith("w8a8")
+    )
     assert f"{cost.macs_paper / 1e9:,.3f}" in lines[2] and len(set(map(len, lines))) == 1
     assert [line.split()[0] for line in component_table(cost).splitlines()[2:]] == [
-        "encoder", "denoiser", "decoder", "sum"]
+        "encoder",
+        "denoiser",
+        "decoder",
+        "sum",
+    ]
 
 
 def test_illegal_size_is_a_user_error(random_nano):

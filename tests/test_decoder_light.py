@@ -22,7 +22,14 @@ SMALL = {"widths": [16, 16, 12], "blocks": [1, 1, 1], "shuffle": True}
 
 
 def decoder_light(**options):
-    given = {"pass": "decoder_light", "steps": 0, "batch": 2, "crop": 64, "precision": "fp32", **options}
+    given = {
+        "pass": "decoder_light",
+        "steps": 0,
+        "batch": 2,
+        "crop": 64,
+        "precision": "fp32",
+        **options,
+    }
     return parse_pass(given, "test")
 
 
@@ -43,7 +50,9 @@ def test_counts_of_the_facts(size, params, gmacs):
     model = convert_all(OSEDiffSource(size="sd21"), [decoder_light(size=size)])
     cost = measure(model).component("decoder")
     assert cost.params / 1e6 == pytest.approx(params, abs=0.01)
-    assert cost.macs_paper / 1e9 == pytest.approx(gmacs, abs=0.1) and cost.macs_paper == cost.macs_full
+    assert (
+        cost.macs_paper / 1e9 == pytest.approx(gmacs, abs=0.1) and cost.macs_paper == cost.macs_full
+    )
 
 
 def test_the_size_is_written_out():
@@ -69,7 +78,9 @@ def test_training_brings_it_nearer_to_the_old_decoder(model, tmp_path):
     log = figures["log"]
     assert {"feature", "l1", "loss"} <= log[-1].keys() and log[-1]["l1"] == log[-1]["l1"]
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in others.items())
-    assert not any(m._forward_hooks for m in model.modules()) and not any(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks for m in model.modules()) and not any(
+        p.requires_grad for p in model.parameters()
+    )
     assert set(model.state_dict()) == set(convert_all(OSEDiffSource(), [step]).state_dict())
 
 
@@ -83,7 +94,9 @@ def test_resume_gives_what_an_unbroken_run_gives(model, tmp_path, monkeypatch):
         def stop(done):
             if done == 3:
                 raise KeyboardInterrupt
+
         return loop.train(*arguments, **options | {"after_step": stop})
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(light_decoder, "train", dies)
         step.fit(broken, context(before, tmp_path / "b"))
@@ -102,11 +115,16 @@ def test_a_seed_is_a_start(model):
 
 
 def test_features_are_paired_by_size(model):
-    stage = light_decoder.DecoderDistillation(LightDecoder((16, 16, 12), (1, 1, 1), 4, True), model, {"feature": 1.0},
-                                              None, None, (0,))
+    stage = light_decoder.DecoderDistillation(
+        LightDecoder((16, 16, 12), (1, 1, 1), 4, True), model, {"feature": 1.0}, None, None, (0,)
+    )
     stage.prepare(torch.randn(1, 4, 8, 8))
     shapes = {ratio: tuple(a.weight.shape[:2]) for ratio, a in stage.adapters.items()}
-    assert shapes == {"1": (80, 16), "2": (80, 16), "4": (64, 12)}  # [teacher, student]; no map of the shuffle's size
+    assert shapes == {
+        "1": (80, 16),
+        "2": (80, 16),
+        "4": (64, 12),
+    }  # [teacher, student]; no map of the shuffle's size
 
 
 def test_after_joining_it_takes_features_and_distill_follows(model, tmp_path):
@@ -116,21 +134,40 @@ def test_after_joining_it_takes_features_and_distill_follows(model, tmp_path):
     step = decoder_light(**SMALL)
     step.convert(model)
     step.fit(model, context(before, tmp_path))
-    tune = PASSES["distill"](stage="student", target="hr", losses={"l1": 1.0}, train=("decoder.*",), steps=1, batch=1,
-                             crop=64, precision="fp32")
+    tune = PASSES["distill"](
+        stage="student",
+        target="hr",
+        losses={"l1": 1.0},
+        train=("decoder.*",),
+        steps=1,
+        batch=1,
+        crop=64,
+        precision="fp32",
+    )
     tune.convert(model)
     assert tune.fit(model, context(before, tmp_path))["trained_parameters"] == sum(
-        p.numel() for p in model.decoder.parameters())
-    feature = PASSES["distill"](stage="student", losses={"feature": 1.0}, train=("denoiser.*",), steps=1, batch=1,
-                                crop=64, precision="fp32")
+        p.numel() for p in model.decoder.parameters()
+    )
+    feature = PASSES["distill"](
+        stage="student",
+        losses={"feature": 1.0},
+        train=("denoiser.*",),
+        steps=1,
+        batch=1,
+        crop=64,
+        precision="fp32",
+    )
     with pytest.raises(UserError, match="another decoder"):
         feature.fit(model, context(before, tmp_path / "feature"))
 
 
 def test_mistakes(tmp_path):
-    for options, said in (({"widths": [8, 8], "blocks": [1]}, "same levels"), ({}, "widths"),
-                          ({"size": "big"}, "size"),
-                          ({**SMALL, "losses": {"lpips": 1.0}}, "lpips needs lpips_weights")):
+    for options, said in (
+        ({"widths": [8, 8], "blocks": [1]}, "same levels"),
+        ({}, "widths"),
+        ({"size": "big"}, "size"),
+        ({**SMALL, "losses": {"lpips": 1.0}}, "lpips needs lpips_weights"),
+    ):
         with pytest.raises(UserError, match=said):
             decoder_light(**options)
     with pytest.raises(UserError, match="enlarge 4 times, the latent needs 8"):

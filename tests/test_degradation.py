@@ -16,7 +16,9 @@ from compress.errors import UserError
 
 
 def photograph(crop=128):
-    return torch.from_numpy(data.astronaut()[:crop, :crop].copy()).permute(2, 0, 1)[None].float() / 255
+    return (
+        torch.from_numpy(data.astronaut()[:crop, :crop].copy()).permute(2, 0, 1)[None].float() / 255
+    )
 
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
@@ -24,7 +26,9 @@ def test_jpeg_is_that_of_libjpeg(quality):
     image = photograph()
     ours = jpeg(image, torch.tensor([float(quality)]))[0]
     stream = io.BytesIO()
-    Image.fromarray(image[0].permute(1, 2, 0).mul(255).round().byte().numpy()).save(stream, "JPEG", quality=quality)
+    Image.fromarray(image[0].permute(1, 2, 0).mul(255).round().byte().numpy()).save(
+        stream, "JPEG", quality=quality
+    )
     theirs = torch.from_numpy(np.asarray(Image.open(stream)).copy()).permute(2, 0, 1) / 255
     between = (ours - theirs).square().mean()
     loss = (theirs - image[0]).square().mean()
@@ -35,7 +39,9 @@ def test_jpeg_is_that_of_libjpeg(quality):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_seed_gives_the_same_pair(preset):
     hr = photograph().repeat(3, 1, 1, 1)
-    first, again, other = (degrade(hr, PRESETS[preset], torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, again, other = (
+        degrade(hr, PRESETS[preset], torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.shape == (3, 3, 32, 32)
     assert first.min() >= 0 and first.max() <= 1

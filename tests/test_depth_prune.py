@@ -11,7 +11,15 @@ from compress import rank_blocks
 from compress.checkpoint import parse_pass
 from compress.cost import measure
 from compress.data.calibration import calibration_images
-from compress.depth import BlockMoments, DeepLevels, MiddleShortcut, Shortcut, candidates, fold_levels, importances
+from compress.depth import (
+    BlockMoments,
+    DeepLevels,
+    MiddleShortcut,
+    Shortcut,
+    candidates,
+    fold_levels,
+    importances,
+)
 from compress.distill import fit
 from compress.errors import UserError
 from compress.model import SRModel
@@ -52,8 +60,13 @@ def test_folding_levels_changes_nothing(random_nano, count):
 @torch.no_grad()
 def test_dropping_blocks_that_do_nothing_changes_nothing(random_nano):
     """The last convolution of a residual block, or projection of an attention, is 0: what is left is the shortcut."""
-    names = ["down_blocks.1.resnets.0", "down_blocks.1.attentions.0", "mid_block.resnets.1", "up_blocks.2.resnets.1",
-             "up_blocks.2.attentions.0"]
+    names = [
+        "down_blocks.1.resnets.0",
+        "down_blocks.1.attentions.0",
+        "mid_block.resnets.1",
+        "up_blocks.2.resnets.1",
+        "up_blocks.2.attentions.0",
+    ]
     for name in names:
         block = random_nano.denoiser.unet.get_submodule(name)
         last = block.proj_out if "attentions" in name else block.conv2
@@ -67,9 +80,16 @@ def test_dropping_blocks_that_do_nothing_changes_nothing(random_nano):
 
 
 @pytest.mark.parametrize("source", [OSEDiffSource(), AdcSRSource()], ids=["osediff", "adcsr"])
-@pytest.mark.parametrize("options", [
-    {"blocks": ["down_blocks.2.*", "up_blocks.1.resnets.1", "mid_block.attentions.0"]}, {"blocks": ["mid_block"]},
-    {"levels": 1}, {"levels": 2, "blocks": ["up_blocks.1.resnets.0"]}], ids=["blocks", "middle", "level", "both"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocks": ["down_blocks.2.*", "up_blocks.1.resnets.1", "mid_block.attentions.0"]},
+        {"blocks": ["mid_block"]},
+        {"levels": 1},
+        {"levels": 2, "blocks": ["up_blocks.1.resnets.0"]},
+    ],
+    ids=["blocks", "middle", "level", "both"],
+)
 def test_one_structure_on_meta_and_real(source, options):
     step = depth_prune(**options)
     meta, real = source.build(), randomise(source.build())
@@ -88,25 +108,44 @@ def test_one_structure_on_meta_and_real(source, options):
 def test_a_level_of_the_full_size_goes_with_its_exact_parameters():
     model = OSEDiffSource(size="sd21").build()
     unet = model.denoiser.unet
-    gone = [unet.down_blocks[3], unet.mid_block, unet.up_blocks[0], unet.down_blocks[2].downsamplers]
-    expected = measure(model).component("denoiser").params - sum(p.numel() for m in gone for p in m.parameters())
+    gone = [
+        unet.down_blocks[3],
+        unet.mid_block,
+        unet.up_blocks[0],
+        unet.down_blocks[2].downsamplers,
+    ]
+    expected = measure(model).component("denoiser").params - sum(
+        p.numel() for m in gone for p in m.parameters()
+    )
     depth_prune(levels=1).convert(model)
-    assert measure(model).component("denoiser").params == expected  # 1280 channels on both sides: no convolution
-    assert isinstance(unet.mid_block, MiddleShortcut) and unet.mid_block.resnets[0].conv_shortcut is None
+    assert (
+        measure(model).component("denoiser").params == expected
+    )  # 1280 channels on both sides: no convolution
+    assert (
+        isinstance(unet.mid_block, MiddleShortcut)
+        and unet.mid_block.resnets[0].conv_shortcut is None
+    )
     depth_prune(levels=1).convert(model)  # the next level, as a second pass
-    assert len(unet.down_blocks) == 2 and unet.mid_block.resnets[0].conv_shortcut.weight.shape == (1280, 640, 1, 1)
+    assert len(unet.down_blocks) == 2 and unet.mid_block.resnets[0].conv_shortcut.weight.shape == (
+        1280,
+        640,
+        1,
+        1,
+    )
     assert measure(model).component("denoiser").params < expected
 
 
 def test_least_squares_by_hand():
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    mix = torch.tensor([[1., 2., 0.], [0., -1., 3.]])
-    y = torch.einsum("oc,bchw->bohw", mix, x) + torch.tensor([0.5, -2.])[:, None, None]
+    mix = torch.tensor([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]])
+    y = torch.einsum("oc,bchw->bohw", mix, x) + torch.tensor([0.5, -2.0])[:, None, None]
     moments = BlockMoments()
     moments.add(x[:1], y[:1])
     moments.add(x[1:], y[1:])
     weight = moments.least_squares()
-    torch.testing.assert_close(weight.float(), torch.cat([mix.T, torch.tensor([[0.5, -2.]])]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        weight.float(), torch.cat([mix.T, torch.tensor([[0.5, -2.0]])]), rtol=1e-3, atol=1e-3
+    )
     assert moments.error(weight) < 1e-6
     constant = torch.zeros(4, 2, dtype=torch.float64)
     constant[3] = y.double().mean((0, 2, 3))
@@ -146,8 +185,17 @@ def test_annealing_starts_from_the_whole_model_and_ends_without_the_blocks(tmp_p
     source = OSEDiffSource()
     teacher, seen = loaded(source), []
     model, before = copy.deepcopy(teacher), copy.deepcopy(teacher)
-    training = {"stage": "student", "losses": {"l1": 1.0}, "steps": 4, "batch": 1, "crop": 64, "precision": "fp32",
-                "train": ["denoiser.*"], "accumulate": 2, "lr": 1e-4}
+    training = {
+        "stage": "student",
+        "losses": {"l1": 1.0},
+        "steps": 4,
+        "batch": 1,
+        "crop": 64,
+        "precision": "fp32",
+        "train": ["denoiser.*"],
+        "accumulate": 2,
+        "lr": 1e-4,
+    }
     step = depth_prune(blocks=["up_blocks.2.*"], levels=1, anneal=2, training=training)
     step.convert(model)
     real = fit.Distillation.forward
@@ -156,11 +204,24 @@ def test_annealing_starts_from_the_whole_model_and_ends_without_the_blocks(tmp_p
         found = real(self, hr, index)
         seen.append(found[0]["l1"].item())
         return found
+
     monkeypatch.setattr(fit.Distillation, "forward", forward)
-    figures = step.fit(model, FitContext(source=teacher, before=lambda name: copy.deepcopy(before), workdir=tmp_path))
-    assert len(seen) == 8 and seen[0] < 1e-5 and seen[1] < 1e-5   # s = 1 in both batches: the teacher itself
-    assert seen[2] > 1e-3 and figures["anneal"] == 2 and figures["steps"] == 4 and len(figures["dropped"]) == 3
-    assert shapes(model).keys() == model.state_dict().keys() and not any("heavy" in n for n in model.state_dict())
+    figures = step.fit(
+        model,
+        FitContext(source=teacher, before=lambda name: copy.deepcopy(before), workdir=tmp_path),
+    )
+    assert (
+        len(seen) == 8 and seen[0] < 1e-5 and seen[1] < 1e-5
+    )  # s = 1 in both batches: the teacher itself
+    assert (
+        seen[2] > 1e-3
+        and figures["anneal"] == 2
+        and figures["steps"] == 4
+        and len(figures["dropped"]) == 3
+    )
+    assert shapes(model).keys() == model.state_dict().keys() and not any(
+        "heavy" in n for n in model.state_dict()
+    )
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -173,7 +234,11 @@ def test_importance_ranks_a_dead_block_last(random_nano, capsys):
     image = calibration_images("embedded", 1, 32, 0)
     found = importances(unet, lambda: [model.network(x) for x in image])
     assert found.keys() == candidates(unet).keys() and "mid_block" in found
-    assert found["up_blocks.3.resnets.1"] < 1e-9 < min(v for k, v in found.items() if k != "up_blocks.3.resnets.1")
+    assert (
+        found["up_blocks.3.resnets.1"]
+        < 1e-9
+        < min(v for k, v in found.items() if k != "up_blocks.3.resnets.1")
+    )
     assert not any(m._forward_hooks for m in unet.modules())
     with pytest.raises(SystemExit) as ended:
         rank_blocks.main([str(ASSET), "--images", "1", "--size", "32"])
@@ -185,13 +250,22 @@ def test_drop_takes_the_first_of_the_list():
     unet = OSEDiffSource().build().denoiser.unet
     order = ["up_blocks.3.resnets.1", "mid_block.attentions.0", "down_blocks.0.resnets.0"]
     assert depth_prune(blocks=order, drop=2).chosen(unet) == order[:2]
-    assert depth_prune(blocks=[*order, "mid_block"]).chosen(unet) == [order[0], order[2], "mid_block"]
+    assert depth_prune(blocks=[*order, "mid_block"]).chosen(unet) == [
+        order[0],
+        order[2],
+        "mid_block",
+    ]
 
 
-@pytest.mark.parametrize("options, said", [
-    ({}, "nothing to drop"), ({"drop": 2}, "rank_blocks"), ({"levels": 1, "anneal": 5}, "anneal 5 must be below"),
-    ({"block": ["mid_block"]}, "unknown key.*did you mean 'blocks'"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({}, "nothing to drop"),
+        ({"drop": 2}, "rank_blocks"),
+        ({"levels": 1, "anneal": 5}, "anneal 5 must be below"),
+        ({"block": ["mid_block"]}, "unknown key.*did you mean 'blocks'"),
+    ],
+)
 def test_mistakes_in_the_config(options, said):
     with pytest.raises((UserError, ValidationError), match=said):
         depth_prune(**options)
@@ -199,9 +273,12 @@ def test_mistakes_in_the_config(options, said):
 
 def test_mistakes_against_the_model():
     model = OSEDiffSource().build()
-    for options, said in (({"blocks": ["up_blocks.7.*"]}, "matches no block"), ({"levels": 4}, "choose 0 to 3"),
-                          ({"blocks": ["mid_block"], "drop": 2}, "drop 2 of the 1 blocks"),
-                          ({"blocks": ["mid_block"], "levels": 1}, "matches no block that levels leaves")):
+    for options, said in (
+        ({"blocks": ["up_blocks.7.*"]}, "matches no block"),
+        ({"levels": 4}, "choose 0 to 3"),
+        ({"blocks": ["mid_block"], "drop": 2}, "drop 2 of the 1 blocks"),
+        ({"blocks": ["mid_block"], "levels": 1}, "matches no block that levels leaves"),
+    ):
         with pytest.raises(UserError, match=said):
             depth_prune(**options).convert(copy.deepcopy(model))
     PASSES["quantize"](weights=8, activations=8).convert(model)
@@ -219,7 +296,10 @@ def test_prune_comes_first():
 
 def test_quantize_and_distill_follow():
     model = OSEDiffSource().build()
-    for step in (PASSES["strip"](), depth_prune(levels=1, blocks=["up_blocks.1.resnets.0"]),
-                 PASSES["quantize"](weights=8, activations=8)):
+    for step in (
+        PASSES["strip"](),
+        depth_prune(levels=1, blocks=["up_blocks.1.resnets.0"]),
+        PASSES["quantize"](weights=8, activations=8),
+    ):
         step.convert(model)
     assert measure(model, (64, 64)).param_equivalents > 0

@@ -43,20 +43,32 @@ def sd21():
 def test_adcsr_counts_at_sd21(sd21):
     denoiser, context = sd21
     judge = UNetDiscriminator(denoiser, 256, context)
-    assert len(lora_modules(denoiser.unet)) == 258 == sum(isinstance(m, LoraLayer) for m in judge.modules())
+    assert (
+        len(lora_modules(denoiser.unet))
+        == 258
+        == sum(isinstance(m, LoraLayer) for m in judge.modules())
+    )
     base = judge.unet.conv_in.base_layer
     lora = [p for name, p in judge.named_parameters() if ".lora_" in name]
     assert count(base.parameters()) == 737_600 and count(lora) == 4_064_784
     assert count(judge.trainable_parameters()) == 4_802_384
-    assert {m.scaling["default"] for m in judge.modules() if isinstance(m, LoraLayer)} == {2.0}  # alpha 8, rank 4
-    assert {id(p) for p in judge.parameters() if p.requires_grad} == {id(p) for p in judge.trainable_parameters()}
+    assert {m.scaling["default"] for m in judge.modules() if isinstance(m, LoraLayer)} == {
+        2.0
+    }  # alpha 8, rank 4
+    assert {id(p) for p in judge.parameters() if p.requires_grad} == {
+        id(p) for p in judge.trainable_parameters()
+    }
     assert judge(torch.empty(2, 256, 64, 64, device="meta")).shape == (2, 4, 64, 64)
     assert denoiser.unet.conv_in.in_channels == 4 and type(denoiser.unet.conv_in) is nn.Conv2d
 
 
 def test_noise_aware_counts_at_sd21(sd21):
     judge = NoiseAwareDiscriminator(*sd21, alphas_cumprod())
-    kept = [n for n in lora_modules(sd21[0].unet) if n.split(".")[0] in ("conv_in", "down_blocks", "mid_block")]
+    kept = [
+        n
+        for n in lora_modules(sd21[0].unet)
+        if n.split(".")[0] in ("conv_in", "down_blocks", "mid_block")
+    ]
     assert len(kept) == 110 == sum(isinstance(m, LoraLayer) for m in judge.modules())
     head = 2 * 1280 + (1280 * 9 + 1) * 320 + 321
     assert count(judge.trainable_parameters()) == 1_630_608 + head == 5_320_209
@@ -73,7 +85,9 @@ def test_widened_input_by_hand():
     x = torch.randn(1, 4, 5, 5)
     for channels in (4, 6, 256):
         repeated = x[:, torch.arange(channels) % 4]
-        torch.testing.assert_close(widen_input(conv, channels)(repeated), conv(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            widen_input(conv, channels)(repeated), conv(x), rtol=1e-4, atol=1e-5
+        )
     assert torch.equal(widen_input(conv, 3).weight, conv.weight[:, :3])
 
 
@@ -91,12 +105,16 @@ def test_starts_as_the_source_at_its_timestep_and_prompt(random_nano, strip):
 def test_a_given_prompt_takes_the_place_of_the_source_s(random_nano):
     latent, context = torch.randn(1, LATENT, 16, 16), torch.randn(1, 5, 64)
     judge = UNetDiscriminator(random_nano.denoiser, LATENT, context)
-    torch.testing.assert_close(judge(latent), random_nano.denoiser(latent, context), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        judge(latent), random_nano.denoiser(latent, context), rtol=1e-4, atol=1e-4
+    )
 
 
 def judges(model):
-    return (UNetDiscriminator(model.denoiser, 8, None),
-            NoiseAwareDiscriminator(model.denoiser, None, alphas_cumprod()))
+    return (
+        UNetDiscriminator(model.denoiser, 8, None),
+        NoiseAwareDiscriminator(model.denoiser, None, alphas_cumprod()),
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -112,7 +130,11 @@ def test_gradients_reach_what_trains_and_nothing_else(random_nano, which):
         judge(x).square().mean().backward()
         optimizer.step()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in judge.trainable_parameters())
-    assert all(torch.equal(p, frozen[n]) and p.grad is None for n, p in judge.named_parameters() if n in frozen)
+    assert all(
+        torch.equal(p, frozen[n]) and p.grad is None
+        for n, p in judge.named_parameters()
+        if n in frozen
+    )
     assert x.grad.abs().sum() > 0
     assert all(torch.equal(p, before[n]) for n, p in random_nano.denoiser.named_parameters())
 
@@ -122,7 +144,9 @@ def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
     judge = judges(random_nano)[which]
     trained = {n for n, p in judge.named_parameters() if p.requires_grad}
     judge.requires_grad_(False)
-    assert not any(p.requires_grad for p in judge.parameters()) and len(judge.trainable_parameters()) == len(trained)
+    assert not any(p.requires_grad for p in judge.parameters()) and len(
+        judge.trainable_parameters()
+    ) == len(trained)
     x = torch.randn(1, (8, LATENT)[which], 16, 16, requires_grad=True)
     judge(x).mean().backward()
     assert x.grad.abs().sum() > 0 and all(p.grad is None for p in judge.parameters())
@@ -172,7 +196,9 @@ def test_noise_aware_input_and_output(random_nano):
 def test_noise_aware_sees_the_level_and_the_middle_block(random_nano):
     judge = NoiseAwareDiscriminator(random_nano.denoiser, None, alphas_cumprod())
     latent, middle = torch.randn(1, LATENT, 16, 16), []
-    random_nano.denoiser.unet.mid_block.register_forward_hook(lambda module, inputs, output: middle.append(output))
+    random_nano.denoiser.unet.mid_block.register_forward_hook(
+        lambda module, inputs, output: middle.append(output)
+    )
     random_nano.denoiser(latent)
     kept = judge.predict(latent, torch.tensor([999]), judge.denoiser.context)
     torch.testing.assert_close(kept, middle[0], rtol=1e-4, atol=1e-4)
@@ -193,14 +219,20 @@ def test_state_survives_a_copy(random_nano):
 
 def test_a_source_that_cannot_serve(random_nano):
     table = alphas_cumprod()
-    with pytest.raises(UserError, match="NoiseAwareDiscriminator: the UNet's timestep is folded.*before the strip"):
+    with pytest.raises(
+        UserError, match="NoiseAwareDiscriminator: the UNet's timestep is folded.*before the strip"
+    ):
         NoiseAwareDiscriminator(stripped(random_nano).denoiser, None, table)
     folded_prompt = stripped(random_nano, timestep="keep").denoiser
-    assert NoiseAwareDiscriminator(folded_prompt, None, table)(torch.randn(1, LATENT, 16, 16)).shape == (1, 1, 2, 2)
+    assert NoiseAwareDiscriminator(folded_prompt, None, table)(
+        torch.randn(1, LATENT, 16, 16)
+    ).shape == (1, 1, 2, 2)
     with pytest.raises(UserError, match="has 32 features, the UNet takes 64"):
         UNetDiscriminator(random_nano.denoiser, 8, torch.zeros(1, 77, 32))
     random_nano.denoiser.context = None
-    with pytest.raises(UserError, match="UNetDiscriminator: the UNet takes a text context and none is given"):
+    with pytest.raises(
+        UserError, match="UNetDiscriminator: the UNet takes a text context and none is given"
+    ):
         UNetDiscriminator(random_nano.denoiser, 8, None)
     with pytest.raises(UserError, match="the denoiser is a Identity"):
         UNetDiscriminator(nn.Identity(), 8, None)

@@ -38,7 +38,10 @@ def test_embedded_model(family):
 def test_embedded_router(name):
     """It belongs to the model beside it, costs little, and its CNN is no worse than bicubic."""
     assets = Path(compress.__file__).parent / "assets"
-    router, model = Router.load(assets / f"{name}_router.safetensors"), load_model(assets / f"{name}.safetensors")
+    router, model = (
+        Router.load(assets / f"{name}_router.safetensors"),
+        load_model(assets / f"{name}.safetensors"),
+    )
     assert router.notes["model"] == describe(str(assets / f"{name}.safetensors"))
     lr, hr = low("coffee")[..., :64, :64], high("coffee")[..., :256, :256]
     routed = router.upscale(model, lr, budget=0.1)

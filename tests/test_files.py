@@ -14,8 +14,16 @@ import eval
 from compress import files
 from compress.checkpoint import FORMAT
 from compress.errors import UserError, sentence
-from compress.files import (MADE_BY, as_os_error, check_file, check_name, file_name, replacing, temporary,
-                            write_text)
+from compress.files import (
+    MADE_BY,
+    as_os_error,
+    check_file,
+    check_name,
+    file_name,
+    replacing,
+    temporary,
+    write_text,
+)
 from compress.process.router import FORMAT as ROUTER
 from compress.weight_file import write_tensors
 
@@ -71,8 +79,9 @@ def test_a_file_in_the_way(tmp_path):
     assert "is a file, not a folder" in refusal(check_name, tmp_path / "file" / "a" / "b", "--out")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write "
-                                                                            "everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
 def test_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)
     try:
@@ -102,8 +111,10 @@ def test_only_what_the_toolkit_wrote_is_overwritten(tmp_path):
 
 def test_a_text_that_speaks_of_the_toolkit_is_not_ours(tmp_path):
     notes = tmp_path / "notes.md"
-    notes.write_text("pip install diffusion-sr-compress; its models say diffusion-sr-compress/1, as "
-                     'in "format":"diffusion-sr-compress/1"\n')
+    notes.write_text(
+        "pip install diffusion-sr-compress; its models say diffusion-sr-compress/1, as "
+        'in "format":"diffusion-sr-compress/1"\n'
+    )
     assert "was not written by this toolkit" in refusal(check_file, notes, "-o")
 
 
@@ -124,15 +135,38 @@ def test_the_mark_at_the_end_of_a_long_file_counts(tmp_path):
     check_file(file, "-o")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".x", "x.", "a/b", "a\\b", "a\0b", "a b", "x" * 101, "nul", "Com1.x",
-                                  "ü", "a\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".x",
+        "x.",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "a b",
+        "x" * 101,
+        "nul",
+        "Com1.x",
+        "ü",
+        "a\n",
+    ],
+)
 def test_no_file_names(name):
     with pytest.raises(ValueError):
         file_name(name)
 
 
 def test_file_names():
-    assert [file_name(n) for n in ("a", "a..b", "_x-1.5", "-x", "console")] == ["a", "a..b", "_x-1.5", "-x", "console"]
+    assert [file_name(n) for n in ("a", "a..b", "_x-1.5", "-x", "console")] == [
+        "a",
+        "a..b",
+        "_x-1.5",
+        "-x",
+        "console",
+    ]
 
 
 FULL = """
@@ -163,14 +197,23 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("writer", ["safetensors", "torch", "plain"])
 def test_a_full_disk_in_every_writer_is_a_sentence(tmp_path, writer):
     (tmp_path / "a.bin").write_text("old")
-    done = subprocess.run([sys.executable, "-c", FULL, writer, str(tmp_path / "a.bin")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, writer, str(tmp_path / "a.bin")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: cannot write") and len(done.stderr.splitlines()) == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"] and (tmp_path / "a.bin").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"] and (
+        tmp_path / "a.bin"
+    ).read_text() == "old"
 
 
 def test_what_is_no_error_of_writing_stays_what_it_is(tmp_path):
-    assert as_os_error(RuntimeError("shape mismatch")) is None and as_os_error(ValueError("os error 28")) is None
+    assert (
+        as_os_error(RuntimeError("shape mismatch")) is None
+        and as_os_error(ValueError("os error 28")) is None
+    )
     with pytest.raises(RuntimeError, match="shape mismatch"), replacing(tmp_path / "a"):
         raise RuntimeError("shape mismatch")
     with pytest.raises(Exception) as raised:
@@ -178,9 +221,24 @@ def test_what_is_no_error_of_writing_stays_what_it_is(tmp_path):
     assert as_os_error(raised.value).errno == errno.ENOTDIR
 
 
-@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EROFS", "ENAMETOOLONG", "EISDIR", "ENOTDIR",
-                                    "EIO", "ENOENT"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EACCES",
+        "EROFS",
+        "ENAMETOOLONG",
+        "EISDIR",
+        "ENOTDIR",
+        "EIO",
+        "ENOENT",
+    ],
+)
 def test_every_error_of_a_disk_has_a_sentence(number):
-    said = sentence(OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "/some/file"))
+    said = sentence(
+        OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "/some/file")
+    )
     assert said.startswith("cannot") and "/some/file" in said and "run again" in said
     assert sentence(OSError("no number")) is None

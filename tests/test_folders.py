@@ -14,7 +14,17 @@ from compress import folders
 from compress.errors import UserError
 from compress.folders import begin, check_place, claimed, partial_of, recover, swap_in
 from compress.locks import lock_of, locked
-from compress.marks import EXPORT, IMAGES, MARK_FILE, RUN, SCRATCH, files_in, kind_of, mark, strangers
+from compress.marks import (
+    EXPORT,
+    IMAGES,
+    MARK_FILE,
+    RUN,
+    SCRATCH,
+    files_in,
+    kind_of,
+    mark,
+    strangers,
+)
 
 
 def refusal(function, *arguments, **options):
@@ -43,11 +53,21 @@ def finish_run(out, names=("ledger.json", "recipe.yaml", "onnx/model.onnx")):
 
 def export_folder(out, *others):
     out.mkdir(parents=True)
-    manifest = {"format": "diffusion-sr-compress/export/1", "files": {"model.onnx": {}, "host/tiles.py": {}},
-                "graphs": {"model": {"engine": "model.engine"}}}
+    manifest = {
+        "format": "diffusion-sr-compress/export/1",
+        "files": {"model.onnx": {}, "host/tiles.py": {}},
+        "graphs": {"model": {"engine": "model.engine"}},
+    }
     (out / "manifest.json").write_text(json.dumps(manifest))
-    for name in ("model.onnx", "host/tiles.py", "parity.json", "model.engine", "source_fp32/model.onnx",
-                 "host/__pycache__/tiles.pyc", *others):
+    for name in (
+        "model.onnx",
+        "host/tiles.py",
+        "parity.json",
+        "model.engine",
+        "source_fp32/model.onnx",
+        "host/__pycache__/tiles.pyc",
+        *others,
+    ):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
     return out
@@ -100,7 +120,9 @@ def test_a_folder_of_somebody_else_stays(here):
     assert claim("empty") and claim("empty", EXPORT)
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "5", "{", '{"format": "other/1"}', '{"format": 3}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "content", ["", "null", "[]", "5", "{", '{"format": "other/1"}', '{"format": 3}', "[" * 10**5]
+)
 def test_a_mark_that_is_none(here, content):
     for name in ("manifest.json", MARK_FILE, "ledger.json", "progress.json"):
         (here / "photos" / name).write_text(content)
@@ -112,7 +134,9 @@ def test_a_mark_that_is_none(here, content):
 def test_one_kind_does_not_replace_another(here):
     finish_run(here / "run")
     export_folder(here / "onnx")
-    assert "export.run" in refusal(claim, "run", EXPORT) and "compress.run" in refusal(claim, "onnx", RUN)
+    assert "export.run" in refusal(claim, "run", EXPORT) and "compress.run" in refusal(
+        claim, "onnx", RUN
+    )
 
 
 def test_what_a_user_put_into_a_run_stays(here):
@@ -139,7 +163,9 @@ def test_what_a_user_put_into_a_run_stays(here):
 def test_a_run_of_an_older_version_has_no_mark(here):
     run = here / "old"
     (run / "onnx").mkdir(parents=True)
-    (run / "ledger.json").write_text(json.dumps({"name": "a", "recipe": {}, "passes": [], "cost": {}}))
+    (run / "ledger.json").write_text(
+        json.dumps({"name": "a", "recipe": {}, "passes": [], "cost": {}})
+    )
     for name in ("recipe.yaml", "model.safetensors", "report.html", "card.md"):
         (run / name).write_text("x")
     export_folder(run / "openvino")
@@ -158,7 +184,7 @@ def test_what_a_user_put_into_an_export_stays(here):
 def test_what_is_unfinished_or_failed_is_ours(here):
     failed = export_folder(here / "onnx.failed", "FAILED.txt")
     (failed / "half.bin").write_text("x")
-    mark(failed, EXPORT)        # as a process leaves it that was killed: all in it is the writer's
+    mark(failed, EXPORT)  # as a process leaves it that was killed: all in it is the writer's
     assert strangers(failed) == []
     mark(failed, EXPORT, ["half.bin"])
     (failed / "mine.txt").write_text("x")
@@ -183,7 +209,7 @@ def test_a_partial_of_a_user_stays_and_ours_is_begun_anew(here):
     (partial / "half").write_text("x")
     (partial / "pass_1").mkdir()
     (partial / "pass_1" / ".m.0-1-2.partial.bin").write_text("x")
-    begin(here / "run", RUN, keep=True)     # the next process: what was killed within a file goes
+    begin(here / "run", RUN, keep=True)  # the next process: what was killed within a file goes
     assert sorted(files_in(partial)) == [MARK_FILE, "half"]
     begin(here / "run", RUN)
     assert files_in(partial) == [MARK_FILE]
@@ -205,6 +231,7 @@ def test_a_swap_that_fails_puts_the_old_one_back(here, monkeypatch):
         if self == partial:
             raise OSError(28, "No space left on device", str(target))
         return rename(self, target)
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", fails)
         with pytest.raises(OSError, match="No space"):
@@ -224,7 +251,7 @@ def test_a_process_killed_within_a_swap_loses_nothing(here):
     out.rename(aside / "run")
     recover(out)
     assert (out / "first").exists() and not aside.exists()
-    (here / ".run.mine.old").mkdir()        # a user's, of a similar name
+    (here / ".run.mine.old").mkdir()  # a user's, of a similar name
     (here / ".run.mine.old" / "x").write_text("mine")
     recover(out)
     assert (here / ".run.mine.old" / "x").read_text() == "mine"
@@ -265,8 +292,12 @@ with claimed(Path(sys.argv[1]), "run", "--out"):
 
 
 def test_the_second_process_gets_a_sentence_and_a_killed_one_gives_way(here):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(here / "run")], stdout=subprocess.PIPE, text=True,
-                              cwd=Path(__file__).parents[1])
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(here / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
     try:
         assert holder.stdout.readline() == "held\n"
         said = refusal(claim, "run")
@@ -275,7 +306,7 @@ def test_the_second_process_gets_a_sentence_and_a_killed_one_gives_way(here):
     finally:
         holder.kill()
         holder.wait()
-    assert lock_of(here / "run").exists()   # as kill -9 leaves it
+    assert lock_of(here / "run").exists()  # as kill -9 leaves it
     assert claim("run")
     assert not lock_of(here / "run").exists()
 
@@ -307,13 +338,17 @@ def test_a_working_folder_may_hold_other_things(here):
 
 def test_only_own_folders_are_gathered_in(here):
     assert "nothing that eval.run --save made" in refusal(
-        lambda: folders.gathering(here / "photos", IMAGES, "--save").__enter__())
+        lambda: folders.gathering(here / "photos", IMAGES, "--save").__enter__()
+    )
     for _ in range(2):
         place = folders.gathering(here / "restored", IMAGES, "--save", [here / "photos"])
         with place as made:
             (made / "a.png").write_text("x")
     assert "reads" in refusal(
-        lambda: folders.gathering(here / "restored", IMAGES, "--save", [here / "restored" / "a.png"]).__enter__())
+        lambda: folders.gathering(
+            here / "restored", IMAGES, "--save", [here / "restored" / "a.png"]
+        ).__enter__()
+    )
 
 
 def test_a_long_name_leaves_room_for_the_temporary_ones(here):

@@ -15,7 +15,9 @@ def test_no_frame(family):
     model = source.build()
     source.load(model)
     assert model.tiling.margin == MARGIN
-    model.tiling = replace(model.tiling, colour_fix=None)   # the larger picture may be of several tiles
+    model.tiling = replace(
+        model.tiling, colour_fix=None
+    )  # the larger picture may be of several tiles
     assert errors(model, 96)["ratio"] <= 1.2
     model.tiling = replace(model.tiling, margin=0)
     assert errors(model, 96)["ratio"] > 1.3

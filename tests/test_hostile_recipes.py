@@ -18,22 +18,88 @@ from compress.errors import UserError  # noqa: E402
 from compress.recipe import Recipe, load_recipe, parse_recipe, to_yaml  # noqa: E402
 from compress.train import TrainRecipe  # noqa: E402
 
-SHIPPED = {path: path.read_text(encoding="utf-8") for path in sorted(Path("recipes").glob("**/*.yaml"))}
+SHIPPED = {
+    path: path.read_text(encoding="utf-8") for path in sorted(Path("recipes").glob("**/*.yaml"))
+}
 RUNS = [path for path, text in SHIPPED.items() if "\npasses:" in text]
 TRAINED = [path for path, text in SHIPPED.items() if "\nstages:" in text]
-FIXED = settings(derandomize=True, database=None, max_examples=150, deadline=timedelta(seconds=5),
-                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-CHANGES = ("open", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.link", "os.symlink",
-           "subprocess.Popen", "os.system", "socket.connect", "os.exec", "os.truncate")
+FIXED = settings(
+    derandomize=True,
+    database=None,
+    max_examples=150,
+    deadline=timedelta(seconds=5),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+CHANGES = (
+    "open",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "shutil.rmtree",
+    "os.link",
+    "os.symlink",
+    "subprocess.Popen",
+    "os.system",
+    "socket.connect",
+    "os.exec",
+    "os.truncate",
+)
 # Scalars that broke a reader of YAML, or this one.
-HOSTILE = st.sampled_from(["", "~", "{}", "[]", "[[]]", "{a: {}}", "-1", "0", "1e400", ".nan", ".inf", "0x" + "f" * 5000,
-                           "9" * 5000, "true", "no", "2024-01-02", "1:30", "010", "!!set {a}", "!!binary aGk=", "!!int x",
-                           "&a [*a]", "*a", "<<: {}", "'\\0'", "\"\\0\"", "\"\\ud800\"", "../../x", "/", "x" * 5000, "%", "@",
-                           "\t", "? {}", "- -", "'", "\"", "ß\u202e", "\x85", "{a: 1, a: 2}", "[" * 100, "...", "---"])
+HOSTILE = st.sampled_from(
+    [
+        "",
+        "~",
+        "{}",
+        "[]",
+        "[[]]",
+        "{a: {}}",
+        "-1",
+        "0",
+        "1e400",
+        ".nan",
+        ".inf",
+        "0x" + "f" * 5000,
+        "9" * 5000,
+        "true",
+        "no",
+        "2024-01-02",
+        "1:30",
+        "010",
+        "!!set {a}",
+        "!!binary aGk=",
+        "!!int x",
+        "&a [*a]",
+        "*a",
+        "<<: {}",
+        "'\\0'",
+        '"\\0"',
+        '"\\ud800"',
+        "../../x",
+        "/",
+        "x" * 5000,
+        "%",
+        "@",
+        "\t",
+        "? {}",
+        "- -",
+        "'",
+        '"',
+        "ß\u202e",
+        "\x85",
+        "{a: 1, a: 2}",
+        "[" * 100,
+        "...",
+        "---",
+    ]
+)
 TEXT = st.text(max_size=12) | HOSTILE
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
-NESTED = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=4),
-                      max_leaves=12)
+NESTED = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(SCALARS, inner, max_size=4),
+    max_leaves=12,
+)
 
 
 class Watch:
@@ -53,7 +119,12 @@ class Watch:
             writes = bool(opened) or any(c in str(mode or "") for c in "wax+")
             library = str(path).startswith((sys.prefix, sys.base_prefix, str(Path.cwd())))
             compiled = "__pycache__" in str(path)
-            if isinstance(path, int) or (library and not writes) or compiled or str(path).startswith(self.folder):
+            if (
+                isinstance(path, int)
+                or (library and not writes)
+                or compiled
+                or str(path).startswith(self.folder)
+            ):
                 return
         elif str(arguments[0]).startswith(self.folder):
             return
@@ -110,15 +181,21 @@ def test_mutated_recipes(tmp_path, text):
 
 
 @FIXED
-@given(data=NESTED, keys=st.lists(st.sampled_from(list(Recipe.model_fields)), max_size=6),
-       values=st.lists(NESTED, min_size=6, max_size=6))
+@given(
+    data=NESTED,
+    keys=st.lists(st.sampled_from(list(Recipe.model_fields)), max_size=6),
+    values=st.lists(NESTED, min_size=6, max_size=6),
+)
 def test_random_values(tmp_path, data, keys, values):
     mapping = dict(zip(keys, values)) | (data if isinstance(data, dict) else {})
     check_recipe(yaml.safe_dump(mapping, allow_unicode=True), tmp_path)
 
 
 @FIXED
-@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass")))
+@given(
+    data=st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))
+)
 def test_random_files(tmp_path, data):
     check_recipe(data, tmp_path)
 
@@ -126,7 +203,13 @@ def test_random_files(tmp_path, data):
 def places(data, prefix=()):
     """The keys of all values in a recipe, as override writes them."""
     found = [".".join(prefix)] if prefix else []
-    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    children = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
     for key, value in children:
         found += places(value, (*prefix, f"'{key}'" if "." in str(key) else str(key)))
     return found
@@ -136,13 +219,17 @@ PLACES = {path: places(yaml.safe_load(SHIPPED[path])) for path in RUNS + TRAINED
 
 
 @FIXED
-@given(data=st.data(), value=TEXT | NESTED.map(lambda v: yaml.safe_dump(v, default_flow_style=True)))
+@given(
+    data=st.data(), value=TEXT | NESTED.map(lambda v: yaml.safe_dump(v, default_flow_style=True))
+)
 def test_overrides(tmp_path, data, value):
     path = data.draw(st.sampled_from(RUNS + TRAINED))
     key = data.draw(st.sampled_from(PLACES[path]) | TEXT | st.lists(TEXT, max_size=3).map(".".join))
     changes = [f"{key}={value}"]
     if path in TRAINED:
-        attempt(lambda: validate(TrainRecipe, override(read_yaml(path), changes), "r.yaml"), tmp_path)
+        attempt(
+            lambda: validate(TrainRecipe, override(read_yaml(path), changes), "r.yaml"), tmp_path
+        )
     else:
         attempt(lambda: load_recipe(path, changes), tmp_path)
 

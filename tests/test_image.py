@@ -27,7 +27,9 @@ def test_round_trip(tmp_path):
     assert to_uint8(again).shape == (20, 33, 3)
 
 
-@pytest.mark.parametrize("mode, said", [("L", "grayscale"), ("RGBA", "RGBA"), ("I;16", "16-bit"), ("P", "palette")])
+@pytest.mark.parametrize(
+    "mode, said", [("L", "grayscale"), ("RGBA", "RGBA"), ("I;16", "16-bit"), ("P", "palette")]
+)
 def test_other_modes_are_refused_or_converted(tmp_path, mode, said):
     path = save(tmp_path / "a.png", mode)
     with pytest.raises(UserError, match=f"{said}.*--convert"):
@@ -41,7 +43,9 @@ def test_other_modes_are_refused_or_converted(tmp_path, mode, said):
 def test_float_images(tmp_path):
     values = np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
     Image.fromarray(values).save(tmp_path / "unit.tif")
-    assert read_image(tmp_path / "unit.tif", convert=True).mean().item() == pytest.approx(0.5, abs=0.01)
+    assert read_image(tmp_path / "unit.tif", convert=True).mean().item() == pytest.approx(
+        0.5, abs=0.01
+    )
     values[3, 3] = np.nan
     Image.fromarray(values).save(tmp_path / "nan.tif")
     with pytest.raises(UserError, match="nan.tif.*NaN"):
@@ -76,10 +80,16 @@ def test_exif_orientation_is_applied(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == (1, 3, 40, 20)
 
 
-@pytest.mark.parametrize("value, said", [
-    (torch.full((1, 3, 16, 16), torch.nan), "NaN"), (torch.full((1, 3, 16, 16), 2.0), r"span \[2, 2\]"),
-    (torch.zeros(3, 16, 16), "shape"), (torch.zeros(1, 3, 0, 16), "shape"),
-    (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "dtype")])
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        (torch.full((1, 3, 16, 16), torch.nan), "NaN"),
+        (torch.full((1, 3, 16, 16), 2.0), r"span \[2, 2\]"),
+        (torch.zeros(3, 16, 16), "shape"),
+        (torch.zeros(1, 3, 0, 16), "shape"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "dtype"),
+    ],
+)
 def test_bad_tensors(value, said):
     with pytest.raises(UserError, match=said):
         check_image_tensor(value)

@@ -13,10 +13,15 @@ from compress.errors import UserError
 def state():
     """Random DISTS tensors under pyiqa's names, the constants left out."""
     from pyiqa.archs.dists_arch import DISTS
+
     torch.manual_seed(0)
     with losses._without_download():
         metric = DISTS(pretrained=False)
-    return {k: v for k, v in metric.state_dict().items() if k not in ("mean", "std") and not k.endswith("filter")}
+    return {
+        k: v
+        for k, v in metric.state_dict().items()
+        if k not in ("mean", "std") and not k.endswith("filter")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +37,13 @@ def loss(file):
 
 
 def test_sobel_by_hand():
-    ramp = torch.arange(5.0).expand(1, 3, 4, 5) * 0.1          # slope 0.1 per pixel across
+    ramp = torch.arange(5.0).expand(1, 3, 4, 5) * 0.1  # slope 0.1 per pixel across
     edges = losses.sobel(ramp)
     assert edges.shape == (1, 3, 4, 5)
-    inside, border = (0.8**2 + 1e-6) ** 0.5, (0.4**2 + 1e-6) ** 0.5  # a replicated border sees half the step
+    inside, border = (
+        (0.8**2 + 1e-6) ** 0.5,
+        (0.4**2 + 1e-6) ** 0.5,
+    )  # a replicated border sees half the step
     torch.testing.assert_close(edges[0, 0, :, 1:4], torch.full((4, 3), inside))
     torch.testing.assert_close(edges[0, 2, :, 0], torch.full((4,), border))
     torch.testing.assert_close(losses.sobel(ramp.mT), edges.mT)
@@ -72,13 +80,18 @@ def test_ea_dists_from_a_file(loss, state, tmp_path):
     value.backward()
     assert value.ndim == 0 and value.item() > 0.01 and image.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in loss.parameters()) and not loss.dists.training
-    expected = loss.dists(image, other).mean() + loss.dists(losses.sobel(image), losses.sobel(other)).mean()
+    expected = (
+        loss.dists(image, other).mean()
+        + loss.dists(losses.sobel(image), losses.sobel(other)).mean()
+    )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(loss.dists.alpha, state["alpha"])
     with torch.autocast("cpu", torch.bfloat16):
         assert loss(image, other).item() == pytest.approx(value.item(), rel=1e-5)
     torch.save(state, tmp_path / "dists.pth")
-    assert losses.ea_dists(tmp_path / "dists.pth")(image, other).item() == pytest.approx(value.item(), rel=1e-5)
+    assert losses.ea_dists(tmp_path / "dists.pth")(image, other).item() == pytest.approx(
+        value.item(), rel=1e-5
+    )
 
 
 def test_the_value_depends_on_edges(loss):
@@ -92,9 +105,13 @@ def test_files_that_do_not_fit(state, tmp_path):
         losses.ea_dists(tmp_path / "none.pth")
     # What pyiqa publishes: the two weightings without the backbone.
     torch.save({k: state[k] for k in ("alpha", "beta")}, tmp_path / "published.pth")
-    with pytest.raises(UserError, match="do not fit DISTS with its backbone: missing .'stage1.0.weight'"):
+    with pytest.raises(
+        UserError, match="do not fit DISTS with its backbone: missing .'stage1.0.weight'"
+    ):
         losses.ea_dists(tmp_path / "published.pth")
-    torch.save(state | {"alpha": torch.zeros(1, 7, 1, 1), "more": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save(
+        state | {"alpha": torch.zeros(1, 7, 1, 1), "more": torch.zeros(1)}, tmp_path / "other.pth"
+    )
     with pytest.raises(UserError, match="unfit .'alpha', 'more'"):
         losses.ea_dists(tmp_path / "other.pth")
     (tmp_path / "text.safetensors").write_text("no tensors")

@@ -19,7 +19,9 @@ from compress.sources.vq_autoencoder import Upsample
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (5, 8)])
-@pytest.mark.parametrize("make", [lambda: Upsample2D(6, use_conv=True, out_channels=10), lambda: Upsample(6)])
+@pytest.mark.parametrize(
+    "make", [lambda: Upsample2D(6, use_conv=True, out_channels=10), lambda: Upsample(6)]
+)
 def test_a_layer_gives_the_same_map_borders_included(make, sides):
     torch.manual_seed(0)
     before = make().double()
@@ -41,10 +43,18 @@ def test_a_model_gives_the_same_image_for_fewer_products(source):
         torch.testing.assert_close(after.network(lr), before.network(lr), rtol=0, atol=2e-5)
     cost, cheaper = measure(before), measure(after)
     was = {layer.name: layer for layer in cost.layers}
-    changed = [(was[layer.name], layer) for layer in cheaper.layers if layer.macs_conv != was[layer.name].macs_conv]
-    assert changed and cost.macs_paper - cheaper.macs_paper == sum(a.macs_conv - b.macs_conv for a, b in changed)
+    changed = [
+        (was[layer.name], layer)
+        for layer in cheaper.layers
+        if layer.macs_conv != was[layer.name].macs_conv
+    ]
+    assert changed and cost.macs_paper - cheaper.macs_paper == sum(
+        a.macs_conv - b.macs_conv for a, b in changed
+    )
     for old, new in changed:
-        assert 4 / 9 < new.macs_conv / old.macs_conv < 0.6      # a frame of the small map comes on top of 4/9
+        assert (
+            4 / 9 < new.macs_conv / old.macs_conv < 0.6
+        )  # a frame of the small map comes on top of 4/9
 
 
 def test_full_size_in_numbers():
@@ -52,15 +62,23 @@ def test_full_size_in_numbers():
     model = OSEDiffSource(size="sd21").build()
     before = measure(model).macs_paper
     Strip(text="keep", timestep="keep", upsample="phases").convert(model)
-    widths = {(512, 64), (512, 128), (256, 256), (1280, 8), (1280, 16), (640, 32)}      # channels, small side
+    widths = {
+        (512, 64),
+        (512, 128),
+        (256, 256),
+        (1280, 8),
+        (1280, 16),
+        (640, 32),
+    }  # channels, small side
     assert before - measure(model).macs_paper == sum(
-        channels ** 2 * (36 * side ** 2 - 16 * (side + 1) ** 2) for channels, side in widths)
+        channels**2 * (36 * side**2 - 16 * (side + 1) ** 2) for channels, side in widths
+    )
 
 
 def test_order_of_passes():
     model = OSEDiffSource().build()
     Strip(upsample="phases").convert(model)
-    Strip(upsample="phases").convert(model)     # nothing left to do
+    Strip(upsample="phases").convert(model)  # nothing left to do
     assert sum(isinstance(m, PhaseUpsample) for m in model.modules()) == 6
     with pytest.raises(UserError, match="phases.*list prune before"):
         Prune(ratio=0.5, components=("decoder",)).convert(model)

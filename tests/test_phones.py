@@ -15,8 +15,17 @@ from compress.recipe import load_recipe
 from compress.sources.osediff import OSEDiffSource
 
 
-def layer(macs: int, bits: int = 32, weight_bits: int | None = None, name: str = "denoiser.a") -> Layer:
-    return Layer(name, "Conv2d", params=110, paper_bits=100 * (weight_bits or 32), macs_conv=macs, arithmetic_bits=bits)
+def layer(
+    macs: int, bits: int = 32, weight_bits: int | None = None, name: str = "denoiser.a"
+) -> Layer:
+    return Layer(
+        name,
+        "Conv2d",
+        params=110,
+        paper_bits=100 * (weight_bits or 32),
+        macs_conv=macs,
+        arithmetic_bits=bits,
+    )
 
 
 def test_rates_follow_from_the_published_latencies():
@@ -25,7 +34,11 @@ def test_rates_follow_from_the_published_latencies():
     trunk = 128**2 * (23 * 3 * dense + 9 * 64 * 64 + 9 * 3 * 64)
     gmacs = (trunk + 256**2 * 9 * 64 * 64 + 512**2 * 9 * (2 * 64 * 64 + 64 * 3)) / 1e9
     assert gmacs == pytest.approx(293.7, abs=0.5)
-    published = {"Galaxy S24": (48.9, 13.8), "Galaxy S25": (37.9, 11.6), "Snapdragon 8 Elite Gen 5": (25.7, 7.5)}
+    published = {
+        "Galaxy S24": (48.9, 13.8),
+        "Galaxy S25": (37.9, 11.6),
+        "Snapdragon 8 Elite Gen 5": (25.7, 7.5),
+    }
     assert phones.rates().keys() == published.keys()
     for device, times in published.items():
         for precision, ms in zip(("fp16", "W8A8"), times, strict=True):
@@ -40,19 +53,31 @@ def test_rates_follow_from_the_published_latencies():
 
 def test_precision_of_a_layer():
     assert phones.precision(layer(1)) == "fp16"
-    assert phones.precision(layer(1, bits=16)) == "fp16"                    # a float stored in half
+    assert phones.precision(layer(1, bits=16)) == "fp16"  # a float stored in half
     assert phones.precision(layer(1, bits=16, weight_bits=8)) == "W8A16"
-    assert [phones.precision(layer(1, bits=b, weight_bits=b)) for b in (8, 6, 1)] == ["W8A8", "W8A8", "fp16"]
+    assert [phones.precision(layer(1, bits=b, weight_bits=b)) for b in (8, 6, 1)] == [
+        "W8A8",
+        "W8A8",
+        "fp16",
+    ]
     half = measure_module(nn.Conv2d(3, 8, 3).half(), torch.empty(1, 3, 8, 8), name="x")
     assert phones.gmacs_by_precision(half).keys() == {"fp16"}
-    model = convert_all(OSEDiffSource(), [PASSES["quantize"](weights=8, activations=16, components=("decoder",))])
+    model = convert_all(
+        OSEDiffSource(), [PASSES["quantize"](weights=8, activations=16, components=("decoder",))]
+    )
     found = phones.gmacs_by_precision(measure(model, (64, 64)))
     assert list(found) == ["fp16", "W8A16"] and min(found.values()) > 0
 
 
 def test_a_mixed_model_sums_its_parts():
-    cost = Cost((128, 128), (layer(12_000_000_000), layer(42_000_000_000, bits=8, weight_bits=8),
-                             Layer("denoiser.b", "Attention", macs_attention=6_000_000_000)))
+    cost = Cost(
+        (128, 128),
+        (
+            layer(12_000_000_000),
+            layer(42_000_000_000, bits=8, weight_bits=8),
+            Layer("denoiser.b", "Attention", macs_attention=6_000_000_000),
+        ),
+    )
     first = phones.predict(cost)[0]
     assert first.device == "Galaxy S24" and first.ms == pytest.approx(18 / 6 + 42 / 21)
     assert first.terms() == "18.0 GMACs fp16 / 6 + 42.0 GMACs W8A8 / 21"
@@ -63,11 +88,20 @@ def test_the_published_latency_stands_beside_the_predicted_one():
         family, size = "edge_sd_sr", "default"
 
     lines = phones.as_lines(Cost((128, 128), (layer(140_700_000_000),)), Source())
-    said = [line for line in lines if line.startswith("  Edge-SD-SR on Galaxy S24: published 38 ms, predicted 23.4 ms")]
+    said = [
+        line
+        for line in lines
+        if line.startswith("  Edge-SD-SR on Galaxy S24: published 38 ms, predicted 23.4 ms")
+    ]
     assert len(said) == 1 and "(0.62 of it)" in said[0]
     # Elsewhere, and at another size than the published one, there is nothing to stand beside.
-    assert not any("published 38" in line for line in phones.as_lines(Cost((128, 128), (layer(10**9),)), None))
-    assert not any("published 38" in line for line in phones.as_lines(Cost((64, 64), (layer(10**9),)), Source()))
+    assert not any(
+        "published 38" in line for line in phones.as_lines(Cost((128, 128), (layer(10**9),)), None)
+    )
+    assert not any(
+        "published 38" in line
+        for line in phones.as_lines(Cost((64, 64), (layer(10**9),)), Source())
+    )
 
 
 def test_the_plan_prints_predictions_of_the_result():

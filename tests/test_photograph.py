@@ -21,16 +21,21 @@ def noise(channels: int = 3, seed: int = 0) -> np.ndarray:
 
 def png(path, depth: int, colour: int, raw: bytes, size, extra: bytes = b""):
     """A PNG of any depth, which Pillow does not write: `raw` holds rows without their filter byte."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
     width, height = size
     row = len(raw) // height
-    rows = b"".join(b"\0" + raw[i * row:(i + 1) * row] for i in range(height))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n"
-                     + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-                     + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    rows = b"".join(b"\0" + raw[i * row : (i + 1) * row] for i in range(height))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -41,33 +46,65 @@ def chunk_trns(*values: int) -> bytes:
 
 def profile(gamma: float, red: tuple, green: tuple, blue: tuple) -> bytes:
     """A colour profile of three primaries (XYZ under D50) and one gamma."""
+
     def s15(values) -> bytes:
         return b"".join(struct.pack(">i", round(v * 65536)) for v in values)
 
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
-    parts = {b"rXYZ": b"XYZ \0\0\0\0" + s15(red), b"gXYZ": b"XYZ \0\0\0\0" + s15(green),
-             b"bXYZ": b"XYZ \0\0\0\0" + s15(blue), b"wtpt": b"XYZ \0\0\0\0" + s15((0.9642, 1, 0.8249)),
-             b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}
+    parts = {
+        b"rXYZ": b"XYZ \0\0\0\0" + s15(red),
+        b"gXYZ": b"XYZ \0\0\0\0" + s15(green),
+        b"bXYZ": b"XYZ \0\0\0\0" + s15(blue),
+        b"wtpt": b"XYZ \0\0\0\0" + s15((0.9642, 1, 0.8249)),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
     at, table, data = 128 + 4 + 12 * len(parts), b"", b""
     for name, content in parts.items():
         table += name + struct.pack(">II", at + len(data), len(content))
         data += content
     whole = struct.pack(">I", len(parts)) + table + data
-    head = (struct.pack(">I", 128 + len(whole)) + b"\0\0\0\0" + struct.pack(">I", 0x02400000) + b"mntrRGB XYZ "
-            + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + s15((0.9642, 1, 0.8249)))
+    head = (
+        struct.pack(">I", 128 + len(whole))
+        + b"\0\0\0\0"
+        + struct.pack(">I", 0x02400000)
+        + b"mntrRGB XYZ "
+        + struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+        + b"acsp"
+        + bytes(28)
+        + s15((0.9642, 1, 0.8249))
+    )
     return head.ljust(128, b"\0") + whole
 
 
-WIDE = profile(2.2, (0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))  # Adobe RGB
+WIDE = profile(
+    2.2, (0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446)
+)  # Adobe RGB
 
 
 def grey_profile() -> bytes:
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256) + b"\0\0"    # gamma 1
-    white = b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in (0.9642, 1, 0.8249))
-    table = b"kTRC" + struct.pack(">II", 156, len(curve)) + b"wtpt" + struct.pack(">II", 156 + len(curve), len(white))
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256) + b"\0\0"  # gamma 1
+    white = b"XYZ \0\0\0\0" + b"".join(
+        struct.pack(">i", round(v * 65536)) for v in (0.9642, 1, 0.8249)
+    )
+    table = (
+        b"kTRC"
+        + struct.pack(">II", 156, len(curve))
+        + b"wtpt"
+        + struct.pack(">II", 156 + len(curve), len(white))
+    )
     whole = struct.pack(">I", 2) + table + curve + white
-    head = (struct.pack(">I", 128 + len(whole)) + b"\0\0\0\0" + struct.pack(">I", 0x02400000) + b"mntrGRAYXYZ "
-            + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white[8:])
+    head = (
+        struct.pack(">I", 128 + len(whole))
+        + b"\0\0\0\0"
+        + struct.pack(">I", 0x02400000)
+        + b"mntrGRAYXYZ "
+        + struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+        + b"acsp"
+        + bytes(28)
+        + white[8:]
+    )
     return head.ljust(128, b"\0") + whole
 
 
@@ -75,9 +112,16 @@ def test_a_profile_is_applied_and_the_result_says_srgb(tmp_path):
     """A saturated green has other numbers in Adobe RGB than in sRGB."""
     Image.new("RGB", (SIDE, SIDE), (120, 200, 90)).save(tmp_path / "wide.png", icc_profile=WIDE)
     found = reading.read(tmp_path / "wide.png")
-    to_srgb = ImageCms.profileToProfile(Image.open(tmp_path / "wide.png"), io.BytesIO(WIDE),
-                                        ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC)
-    assert found.profiled and np.abs(found.pixels.astype(int) - np.asarray(to_srgb).astype(int)).max() <= 1
+    to_srgb = ImageCms.profileToProfile(
+        Image.open(tmp_path / "wide.png"),
+        io.BytesIO(WIDE),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+    assert (
+        found.profiled
+        and np.abs(found.pixels.astype(int) - np.asarray(to_srgb).astype(int)).max() <= 1
+    )
     assert abs(int(found.pixels[0, 0, 0]) - 120) > 20
     assert (reading.read(tmp_path / "wide.png", managed=False).pixels == (120, 200, 90)).all()
     writing.save(found.pixels, found, tmp_path / "out.png", "png", None)
@@ -99,10 +143,14 @@ def test_srgb_by_another_name_changes_no_value(tmp_path):
 def test_a_grey_profile(tmp_path):
     Image.new("L", (SIDE, SIDE), 55).save(tmp_path / "linear.png", icc_profile=grey_profile())
     found = reading.read(tmp_path / "linear.png", convert=True)
-    assert found.one_channel and abs(int(found.pixels[0, 0, 0]) - 128) <= 2     # 55 / 255 linear is 128 in sRGB
+    assert (
+        found.one_channel and abs(int(found.pixels[0, 0, 0]) - 128) <= 2
+    )  # 55 / 255 linear is 128 in sRGB
 
 
-@pytest.mark.parametrize("icc", [b"no profile", WIDE[:200], WIDE[:36] + b"xxxx" + WIDE[40:], grey_profile()])
+@pytest.mark.parametrize(
+    "icc", [b"no profile", WIDE[:200], WIDE[:36] + b"xxxx" + WIDE[40:], grey_profile()]
+)
 def test_a_profile_that_cannot_be_used_is_told(tmp_path, icc):
     values = noise()
     Image.fromarray(values).save(tmp_path / "a.png", icc_profile=icc)
@@ -143,12 +191,17 @@ def test_sixteen_bit_colour_is_seen(tmp_path):
 
 def test_twelve_bit_and_inverted_tiffs(tmp_path):
     values = np.full((20, 20), 65535, np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: 0})     # white is zero, as in some scans
+    Image.fromarray(values).save(
+        tmp_path / "a.tif", tiffinfo={262: 0}
+    )  # white is zero, as in some scans
     assert (reading.read(tmp_path / "a.tif", convert=True).pixels == 0).all()
     assert header.bits(Image.open(tmp_path / "a.tif")) == 16
 
 
-@pytest.mark.parametrize("value, said", [(np.nan, "NaN"), (-np.inf, "NaN or infinite"), (-0.5, "white is 1"), (3.0, "white is 1")])
+@pytest.mark.parametrize(
+    "value, said",
+    [(np.nan, "NaN"), (-np.inf, "NaN or infinite"), (-0.5, "white is 1"), (3.0, "white is 1")],
+)
 def test_floats_have_a_range(tmp_path, value, said):
     values = np.full((20, 20), 0.5, np.float32)
     Image.fromarray(values).save(tmp_path / "good.tif")
@@ -178,14 +231,23 @@ def test_transparency_lies_on_white(tmp_path):
     assert grey.one_channel and (grey.pixels[:4] == 255).all()
 
 
-@pytest.mark.parametrize("depth, colour, dark, clear", [
-    (8, 2, (10, 20, 30), (10, 20, 30)), (16, 2, (10, 20, 30), (10 * 257, 20 * 257, 30 * 257)),
-    (8, 0, (10,), (10,)), (16, 0, (10,), (10 * 257,)), (4, 0, (3 * 17,), (3,)), (2, 0, (85,), (1,)), (1, 0, (0,), (0,))])
+@pytest.mark.parametrize(
+    "depth, colour, dark, clear",
+    [
+        (8, 2, (10, 20, 30), (10, 20, 30)),
+        (16, 2, (10, 20, 30), (10 * 257, 20 * 257, 30 * 257)),
+        (8, 0, (10,), (10,)),
+        (16, 0, (10,), (10 * 257,)),
+        (4, 0, (3 * 17,), (3,)),
+        (2, 0, (85,), (1,)),
+        (1, 0, (0,), (0,)),
+    ],
+)
 def test_a_transparent_colour_at_any_depth(tmp_path, depth, colour, dark, clear):
     """One colour of the file stands for transparency; it is given at the file's depth."""
     if depth == 16:
         raw = struct.pack(f">{len(clear)}H", *clear) * 400
-    else:   # 20 rows; a byte holds 8 / depth pixels
+    else:  # 20 rows; a byte holds 8 / depth pixels
         filled = {8: 1, 4: 17, 2: 85, 1: 255}[depth]
         raw = bytes(v * filled for v in clear) * (20 * (20 * depth // 8 if depth > 1 else 3))
     with_colour = png(tmp_path / "a.png", depth, colour, raw, (20, 20), chunk_trns(*clear))
@@ -264,9 +326,10 @@ def test_damaged_exif_is_told_and_left_out(tmp_path):
 
 def test_exif_that_a_format_cannot_hold_is_told(tmp_path):
     found = reading.read(jpeg_with_metadata(tmp_path / "a.jpg"))
-    found.kept.exif[0x927C] = bytes(70000)      # a maker note
+    found.kept.exif[0x927C] = bytes(70000)  # a maker note
     assert writing.save(found.pixels, found, tmp_path / "b.jpg", "jpeg", None) == [
-        "the maker note is too long for JPEG and is left out"]
+        "the maker note is too long for JPEG and is left out"
+    ]
     assert Image.open(tmp_path / "b.jpg").getexif()[271] == "Maker"
     found.kept.xmp = bytes(70000)
     assert "XMP" in writing.save(found.pixels, found, tmp_path / "c.jpg", "jpeg", None)[1]
@@ -279,7 +342,9 @@ def test_several_pictures(tmp_path):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         with pytest.raises(PhotographError, match="animated|2 pages"):
             reading.read(tmp_path / name, convert=True)
-    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])     # as phones make them
+    frames[0].save(
+        tmp_path / "a.mpo", save_all=True, append_images=frames[1:]
+    )  # as phones make them
     found = reading.read(tmp_path / "a.mpo")
     assert found.pixels.shape == (SIDE, SIDE + 8, 3) and "the first is taken" in found.notes[0]
 
@@ -314,10 +379,17 @@ def test_a_picture_past_the_bound_names_the_option(tmp_path):
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("content, said", [
-    (b"", "empty"), (b"text", "not an image"), (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "not an image"),
-    (b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "not an image|damaged"), (b"\xff\xd8\xff\xe0", "not an image|damaged")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "empty"),
+        (b"text", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 30, "not an image|damaged"),
+        (b"\xff\xd8\xff\xe0", "not an image|damaged"),
+    ],
+)
 def test_what_is_no_image(tmp_path, content, said):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(PhotographError, match=said):
@@ -336,7 +408,9 @@ def test_a_folder_and_a_missing_file(tmp_path):
 @pytest.mark.parametrize("there", [True, False])
 def test_heic_names_the_extra(tmp_path, monkeypatch, there):
     monkeypatch.setattr(header, "_register_heic", lambda: there)
-    (tmp_path / "a.jpg").write_bytes(struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(80))
+    (tmp_path / "a.jpg").write_bytes(
+        struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(80)
+    )
     with pytest.raises(PhotographError, match="damaged" if there else "pip install pi-heif"):
         reading.read(tmp_path / "a.jpg")
 
@@ -345,8 +419,12 @@ def test_cmyk_and_lab(tmp_path):
     Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)).save(tmp_path / "a.tif")
     found = reading.read(tmp_path / "a.tif", convert=True)
     assert (found.pixels == (255, 0, 0)).all() and "CMYK without a colour profile" in found.notes[0]
-    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
-    ImageCms.applyTransform(Image.new("RGB", (SIDE, SIDE), (200, 30, 60)), to_lab).save(tmp_path / "lab.tif")
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+    )
+    ImageCms.applyTransform(Image.new("RGB", (SIDE, SIDE), (200, 30, 60)), to_lab).save(
+        tmp_path / "lab.tif"
+    )
     lab = reading.read(tmp_path / "lab.tif", convert=True).pixels
     assert np.abs(lab.astype(int) - (200, 30, 60)).max() <= 3
 
@@ -359,7 +437,9 @@ def test_nothing_is_overwritten_and_nothing_left(tmp_path):
         writing.save(found.pixels, found, tmp_path / "a.png", "png", None)
     with pytest.raises(CannotWrite, match="cannot write"):
         writing.save(found.pixels, found, tmp_path / "none" / "b.png", "png", None)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"] and (tmp_path / "a.png").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"] and (
+        tmp_path / "a.png"
+    ).read_bytes() == before
 
 
 def test_values_become_bytes_in_strips():

@@ -19,7 +19,9 @@ def test_one_step_coefficients():
     step = OneStep()
     # The published figure carries diffusers' float32 rounding; in float64 the schedule ends 3.4e-9 higher.
     assert step.alpha_bar == pytest.approx(0.0046600951, abs=4e-9)
-    assert step.signal == pytest.approx(0.0682649, abs=1e-7) and step.noise == pytest.approx(0.9976672, abs=1e-7)
+    assert step.signal == pytest.approx(0.0682649, abs=1e-7) and step.noise == pytest.approx(
+        0.9976672, abs=1e-7
+    )
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     assert step.clean_latent(one, 0 * one).item() == pytest.approx(14.65, abs=5e-3)
     assert -step.clean_latent(0 * one, one).item() == pytest.approx(14.61, abs=5e-3)
@@ -27,15 +29,22 @@ def test_one_step_coefficients():
 
 def test_schedule_is_that_of_diffusers():
     from diffusers import DDPMScheduler
-    theirs = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+
+    theirs = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    ).alphas_cumprod
     assert torch.allclose(alphas_cumprod().float(), theirs, rtol=1e-4, atol=0)
 
 
 def test_prediction_for_is_the_inverse():
     step, latent, clean = OneStep(), *torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
-    assert torch.allclose(step.clean_latent(latent, step.prediction_for(latent, clean)), clean, atol=1e-11)
+    assert torch.allclose(
+        step.clean_latent(latent, step.prediction_for(latent, clean)), clean, atol=1e-11
+    )
     prediction = torch.randn(1, 4, 8, 8, dtype=torch.float64)
-    assert torch.allclose(step.prediction_for(latent, step.clean_latent(latent, prediction)), prediction, atol=1e-11)
+    assert torch.allclose(
+        step.prediction_for(latent, step.clean_latent(latent, prediction)), prediction, atol=1e-11
+    )
     assert step.clean_latent(latent.half(), prediction.half()).dtype == torch.float32
 
 
@@ -76,7 +85,9 @@ def test_flat_images_stay_finite():
     flat, source = torch.full((1, 3, 8, 8), 0.3), torch.rand(1, 3, 8, 8)
     for fix in (adain, wavelet, mean_std):
         assert fix(flat, source).isfinite().all()
-    assert torch.allclose(mean_std(flat, source), source.mean((-2, -1), keepdim=True).expand_as(flat))
+    assert torch.allclose(
+        mean_std(flat, source), source.mean((-2, -1), keepdim=True).expand_as(flat)
+    )
 
 
 def test_fixes_by_name():
@@ -100,7 +111,9 @@ def test_tile_weights(golden, size):
     assert ((gaussian_weights(size, size) - expected).abs() / expected).max() <= 1e-12
 
 
-@pytest.mark.parametrize("length, tile, overlap", [(5, 8, 2), (8, 8, 2), (9, 8, 2), (31, 8, 3), (200, 96, 32)])
+@pytest.mark.parametrize(
+    "length, tile, overlap", [(5, 8, 2), (8, 8, 2), (9, 8, 2), (31, 8, 3), (200, 96, 32)]
+)
 def test_tiles_cover_and_overlap(length, tile, overlap):
     starts = tile_starts(length, tile, overlap)
     assert starts[0] == 0 and starts[-1] + tile >= length and starts[-1] <= max(length - tile, 0)
@@ -121,12 +134,20 @@ def test_tiling_with_a_change_of_scale(scale):
         return F.interpolate(t, scale_factor=scale, mode="nearest")
 
     x = torch.rand(1, 2, 26, 34, dtype=torch.float64)
-    assert torch.allclose(tiled(nearest, x, tile=12, overlap=4, scale=scale, align=2), nearest(x), atol=1e-14)
+    assert torch.allclose(
+        tiled(nearest, x, tile=12, overlap=4, scale=scale, align=2), nearest(x), atol=1e-14
+    )
 
 
 def test_aligned_tiles_keep_their_overlap():
     starts = []
-    tiled(lambda t: starts.append(int(t[0, 0, 0, 0])) or t, torch.arange(208.0).expand(1, 1, 16, 208), 64, 32, align=16)
+    tiled(
+        lambda t: starts.append(int(t[0, 0, 0, 0])) or t,
+        torch.arange(208.0).expand(1, 1, 16, 208),
+        64,
+        32,
+        align=16,
+    )
     assert all(start % 16 == 0 for start in starts)
     assert all(b - a <= 64 - 32 for a, b in zip(starts, starts[1:])) and starts[-1] + 64 == 208
 
@@ -151,7 +172,9 @@ def test_a_padded_image_is_the_crop_of_the_whole(random_nano):
 def test_large_images_run_in_tiles(random_nano):
     stages, sizes = [], set()
     random_nano.tiling = Tiling(tile=16, overlap=8)
-    handle = random_nano.denoiser.register_forward_hook(lambda m, args, out: sizes.add(tuple(args[0].shape[-2:])))
+    handle = random_nano.denoiser.register_forward_hook(
+        lambda m, args, out: sizes.add(tuple(args[0].shape[-2:]))
+    )
     with torch.no_grad():
         image = random_nano(torch.rand(1, 3, 50, 34), stages.append)
     handle.remove()
@@ -186,4 +209,10 @@ def test_user_errors(random_nano):
     with pytest.raises(UserError, match="too small"):
         random_nano(torch.rand(1, 3, 15, 64))
     with pytest.raises(UserError, match="adain, wavelet, mean_std, none"):
-        type(random_nano)(random_nano.encoder, random_nano.denoiser, random_nano.decoder, OneStep(), colour_fix="x")
+        type(random_nano)(
+            random_nano.encoder,
+            random_nano.denoiser,
+            random_nano.decoder,
+            OneStep(),
+            colour_fix="x",
+        )

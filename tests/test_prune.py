@@ -24,7 +24,7 @@ CHANNELS = ["first", "dependency", "l1", "activation"]
 
 
 def test_choice_by_hand():
-    scores = torch.tensor([1., 9., 2., 8., 3., 7., 4., 6.])
+    scores = torch.tensor([1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0])
     assert choose(Space(8), 0.5, scores).tolist() == [1, 3, 5, 7]
     assert choose(Space(8), 0.5, None).tolist() == [0, 1, 2, 3]
     assert choose(Space(8, heads=2), 0.5, scores).tolist() == [1, 3, 5, 7]
@@ -34,7 +34,7 @@ def test_choice_by_hand():
     assert choose(Space(8, groups=4), 0.5, scores).tolist() == [0, 1, 2, 3]
     assert choose(Space(8, groups=4), 0.5, scores.flip(0) ** 2).tolist() == [4, 5, 6, 7]
     # Groups of three, half of nine is four: neither whole groups nor equal shares, so the best four.
-    assert choose(Space(9, groups=3), 0.5, torch.arange(9.)).tolist() == [5, 6, 7, 8]
+    assert choose(Space(9, groups=3), 0.5, torch.arange(9.0)).tolist() == [5, 6, 7, 8]
     # Three of four channels in each of two groups.
     assert choose(Space(8, groups=2), 0.75, scores).tolist() == [1, 2, 3, 5, 6, 7]
     assert Space(320, heads=5).kept(0.75) == 240 and Space(342).kept(0.75) == 256
@@ -44,9 +44,11 @@ def test_group_counts():
     assert [adcsr_groups(n) for n in (240, 480, 960, 720, 84, 35)] == [24, 32, 32, 24, 12, 1]
     space, other = Space(8), Space(8)
     kept = {space: torch.tensor([0, 1, 2, 3]), other: torch.tensor([0, 1, 2, 3])}
-    assert aligned_groups([space], kept, 4) == 2                 # two of four groups of two are left whole
-    assert aligned_groups([space, other], kept, 4) == 2          # groups of four: one of each half is left
-    assert aligned_groups([space], {space: torch.tensor([0, 2, 4, 6])}, 2) == 2   # every group lost half
+    assert aligned_groups([space], kept, 4) == 2  # two of four groups of two are left whole
+    assert aligned_groups([space, other], kept, 4) == 2  # groups of four: one of each half is left
+    assert (
+        aligned_groups([space], {space: torch.tensor([0, 2, 4, 6])}, 2) == 2
+    )  # every group lost half
 
 
 def kill_half_of_the_decoder(model: SRModel) -> None:
@@ -57,9 +59,9 @@ def kill_half_of_the_decoder(model: SRModel) -> None:
             offset = 0
             for space in axes.outputs:
                 dead = 0 if space.fixed else space.size // 2
-                layer.weight[offset:offset + dead] = 0
+                layer.weight[offset : offset + dead] = 0
                 if layer.bias is not None:
-                    layer.bias[offset:offset + dead] = 0
+                    layer.bias[offset : offset + dead] = 0
                 offset += space.size
 
 
@@ -81,7 +83,10 @@ def test_heads_and_gates_stay_aligned(random_nano):
     unet, latent = random_nano.denoiser.unet, torch.randn(1, LATENT, 16, 16)
     graph = channel_graph(random_nano.denoiser, "denoiser")
     inner = {s for s in graph.spaces() if s.heads > 1} | {
-        axes.outputs[0] for axes in graph.layers.values() if axes.outputs and axes.outputs.count(axes.outputs[0]) == 2}
+        axes.outputs[0]
+        for axes in graph.layers.values()
+        if axes.outputs and axes.outputs.count(axes.outputs[0]) == 2
+    }
     assert len(inner) > 8
     for layer, axes in graph.layers.items():
         offset = 0
@@ -89,7 +94,10 @@ def test_heads_and_gates_stay_aligned(random_nano):
             if space in inner:
                 values = layer.value if hasattr(layer, "value") else layer.weight
                 head = space.size // space.heads
-                dead = torch.arange(space.size).view(space.heads, head)[:, head // 2:].flatten() + offset
+                dead = (
+                    torch.arange(space.size).view(space.heads, head)[:, head // 2 :].flatten()
+                    + offset
+                )
                 values.index_fill_(values.ndim - 1 if hasattr(layer, "value") else 0, dead, 0)
                 if getattr(layer, "bias", None) is not None:
                     layer.bias[dead] = 0
@@ -104,15 +112,20 @@ def test_heads_and_gates_stay_aligned(random_nano):
 
 
 def structure(model: SRModel) -> dict:
-    return ({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-            | {name: m.num_groups for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)})
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} | {
+        name: m.num_groups for name, m in model.named_modules() if isinstance(m, nn.GroupNorm)
+    }
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_one_structure_on_meta_and_real(random_nano, channels):
     options = {"channels": channels, "calibration": {"images": 1, "size": 32}}
-    passes = [PASSES["strip"](), PASSES["decoder_halve"](**options), PASSES["prune"](**options),
-              PASSES["prune"](**options, components=("encoder",), ratio=0.6)]
+    passes = [
+        PASSES["strip"](),
+        PASSES["decoder_halve"](**options),
+        PASSES["prune"](**options),
+        PASSES["prune"](**options, components=("encoder",), ratio=0.6),
+    ]
     before = copy.deepcopy(random_nano)
     meta = OSEDiffSource().build()
     for step in passes:
@@ -136,8 +149,9 @@ def test_compensation_by_hand():
     expected, moments = layer(x), Moments()
     with moments.watching(graph):
         layer(x)
-    assert moments.variance(layer).tolist() == pytest.approx([first.var(correction=0).item(),
-                                                             4 * first.var(correction=0).item()], rel=1e-4)
+    assert moments.variance(layer).tolist() == pytest.approx(
+        [first.var(correction=0).item(), 4 * first.var(correction=0).item()], rel=1e-4
+    )
     moments.compensate(layer, torch.tensor([0]))
     narrow = nn.functional.conv2d(first, layer.weight[:, :1], layer.bias)
     torch.testing.assert_close(narrow, expected, rtol=1e-3, atol=2e-3)
@@ -160,9 +174,13 @@ def test_alignment_beats_first_and_data_beats_both(part):
         step.convert(pruned)
         step.fit(pruned, FitContext(source=model, before=lambda name: copy.deepcopy(model)))
         with torch.no_grad():
-            error[channels] = sum((pruned.network(x) - y).square().mean().item()
-                                  for x, y in zip(images, expected, strict=True))
-    factor = 0.5 if part == "decoder" else 1.0      # the nano's UNet adds so little that any choice comes close
+            error[channels] = sum(
+                (pruned.network(x) - y).square().mean().item()
+                for x, y in zip(images, expected, strict=True)
+            )
+    factor = (
+        0.5 if part == "decoder" else 1.0
+    )  # the nano's UNet adds so little that any choice comes close
     assert error["activation"] < factor * error["dependency"] < factor * error["first"]
 
 

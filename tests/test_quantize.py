@@ -14,13 +14,27 @@ from compress.passes.quantize import Quantize, skip_concatenations
 from compress.passes.strip import Strip
 from compress.quant.correction import correct_biases
 from compress.quant.distributed import (
-    Options, add_transforms, fit_component, mean_error, observe, quant_layers, set_mode, start)
+    Options,
+    add_transforms,
+    fit_component,
+    mean_error,
+    observe,
+    quant_layers,
+    set_mode,
+    start,
+)
 from compress.quant.layers import QuantLayer, SplitConv2d
 from compress.sources.osediff import OSEDiffSource
 
 SMALL = {"images": 2, "size": 32}
-PINS_8_BIT = ("denoiser.unet.time_embedding.linear_1", "denoiser.unet.conv_out", "encoder.quant_conv",
-              "encoder.encoder.conv_out", "decoder.post_quant_conv", "decoder.decoder.conv_out")
+PINS_8_BIT = (
+    "denoiser.unet.time_embedding.linear_1",
+    "denoiser.unet.conv_out",
+    "encoder.quant_conv",
+    "encoder.encoder.conv_out",
+    "decoder.post_quant_conv",
+    "decoder.decoder.conv_out",
+)
 SEED = 9
 
 
@@ -56,7 +70,11 @@ def test_every_layer_is_converted_and_pins_hold():
     model = convert_all(OSEDiffSource(), [Quantize(weights=6, activations=6)])
     plain = [n for n, m in model.named_modules() if type(m) in (torch.nn.Conv2d, torch.nn.Linear)]
     assert plain == []
-    bits = {n: (m.weight_bits, m.act_bits) for n, m in model.named_modules() if isinstance(m, QuantLayer)}
+    bits = {
+        n: (m.weight_bits, m.act_bits)
+        for n, m in model.named_modules()
+        if isinstance(m, QuantLayer)
+    }
     assert {n for n, b in bits.items() if b == (8, 8)} == set(PINS_8_BIT)
     assert {b for n, b in bits.items() if n not in PINS_8_BIT} == {(6, 6)}
 
@@ -69,12 +87,27 @@ def test_skip_concatenations_are_split_at_the_seam():
     assert split.keys() == seams.keys() and len(split) == 16
     # The first up block reads the middle block's 80 channels beside the last skip's 80.
     assert split["denoiser.unet.up_blocks.0.resnets.0.conv1"].hidden == 80
-    assert not any(isinstance(m, SplitConv2d) for m in convert_all(source, [Quantize(split_skips=False)]).modules())
+    assert not any(
+        isinstance(m, SplitConv2d)
+        for m in convert_all(source, [Quantize(split_skips=False)]).modules()
+    )
 
 
-@pytest.mark.parametrize("options", [
-    {"method": "minmax"}, {"method": "passionsr"},
-    {"placement": "full", "low_rank": 4, "explicit": True, "bias_correction": True, "epochs": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "minmax"},
+        {"method": "passionsr"},
+        {
+            "placement": "full",
+            "low_rank": 4,
+            "explicit": True,
+            "bias_correction": True,
+            "epochs": 0,
+        },
+    ],
+    ids=str,
+)
 def test_structure_from_config_equals_structure_after_fit(nano, lr, tmp_path, options):
     passes = [Strip(), Quantize(**{"epochs": 1, "calibration": SMALL, **options})]
     model = compressed(nano, passes)
@@ -82,12 +115,16 @@ def test_structure_from_config_equals_structure_after_fit(nano, lr, tmp_path, op
     again = load_model(tmp_path / "m.safetensors")
     with torch.no_grad():
         assert torch.equal(model.network(lr), again.network(lr))
-    assert (tmp_path / "m.safetensors").stat().st_size < 0.4 * 4 * sum(p.numel() for p in nano[1].parameters())
+    assert (tmp_path / "m.safetensors").stat().st_size < 0.4 * 4 * sum(
+        p.numel() for p in nano[1].parameters()
+    )
 
 
 def test_transforms_change_nothing_in_float(nano, lr):
     """With 16 bits everywhere the folded transforms are the only difference to the source."""
-    model = compressed(nano, [Strip(), Quantize(weights=16, activations=16, epochs=0, calibration=SMALL)])
+    model = compressed(
+        nano, [Strip(), Quantize(weights=16, activations=16, epochs=0, calibration=SMALL)]
+    )
     assert snr(model, nano[1], lr) > 60
 
 
@@ -123,8 +160,15 @@ def fit_encoder(nano, images, step, **options):
     step.convert(model)
     with torch.no_grad():
         targets = [source.encoder(x) for x in images]
-    fitted = fit_component("encoder", model.encoder, model.encoder, images, targets, Options(**options),
-                           getattr(model.encoder, "flow", None))
+    fitted = fit_component(
+        "encoder",
+        model.encoder,
+        model.encoder,
+        images,
+        targets,
+        Options(**options),
+        getattr(model.encoder, "flow", None),
+    )
     error = mean_error(model.encoder, images, targets)
     fitted.freeze()
     frozen = mean_error(model.encoder, images, targets)
@@ -145,7 +189,9 @@ def test_rounding_with_error_feedback_pays_at_4_bits(nano):
     images = calibration_images("embedded", 3, 32, seed=SEED)
     plain = fit_encoder(nano, images, step, epochs=0)[1]
     figures, rounded = fit_encoder(nano, images, step, epochs=0, feedback=True)
-    assert rounded < 0.7 * plain and figures["rounding_error"][1] == pytest.approx(rounded, rel=0.02)
+    assert rounded < 0.7 * plain and figures["rounding_error"][1] == pytest.approx(
+        rounded, rel=0.02
+    )
 
 
 def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
@@ -190,8 +236,13 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
         observe(encoder, encoder, [lr])
         start(encoder, False, True)
         with torch.no_grad():
-            left.append(sum(((f.quantised_weight(q) - f.residual(q)).norm() / f.weight.norm()).item() ** 2
-                            for _, q in quant_layers(encoder) for f in [q.fit]))
+            left.append(
+                sum(
+                    ((f.quantised_weight(q) - f.residual(q)).norm() / f.weight.norm()).item() ** 2
+                    for _, q in quant_layers(encoder)
+                    for f in [q.fit]
+                )
+            )
         errors.append(fit_encoder(nano, [lr], step, epochs=0, transforms=False, feedback=True)[1])
     assert left == sorted(left, reverse=True) and left[2] < 0.8 * left[0]
     assert errors[2] < 0.5 * errors[0], errors
@@ -209,8 +260,9 @@ def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
     with torch.no_grad():
         share = layer.branch.weight()
         torch.testing.assert_close(layer.fit.residual(layer) + share, layer.fit.weight)
-        expected = (layer.apply_weight(layer.input(x), layer.fit.quantised_weight(layer), layer.bias)
-                    + layer.apply_weight(x, share, None))
+        expected = layer.apply_weight(
+            layer.input(x), layer.fit.quantised_weight(layer), layer.bias
+        ) + layer.apply_weight(x, share, None)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -223,8 +275,17 @@ def test_equalising_pays_where_channels_differ(nano, lr):
     last.bias *= factors
     uneven.encoder.quant_conv.weight /= factors.view(1, -1, 1, 1)
     options = {"weights": 8, "activations": 8, "components": ("encoder",), "transforms": False}
-    errors = [fit_encoder((nano[0], uneven), [lr], Quantize(**options, equalise=e), epochs=0, transforms=False,
-                          equalise=e)[1] for e in (False, True)]
+    errors = [
+        fit_encoder(
+            (nano[0], uneven),
+            [lr],
+            Quantize(**options, equalise=e),
+            epochs=0,
+            transforms=False,
+            equalise=e,
+        )[1]
+        for e in (False, True)
+    ]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -236,14 +297,21 @@ def test_explicit_transforms_are_taken_where_they_pay(nano, lr):
     block.norm2.bias[3] = 0
     block.conv2.weight[:, 3] /= 100
     options = {"weights": 8, "activations": 8, "components": ("encoder",)}
-    found = [fit_encoder((nano[0], uneven), [lr], Quantize(**options, explicit=e), epochs=0) for e in (False, True)]
+    found = [
+        fit_encoder((nano[0], uneven), [lr], Quantize(**options, explicit=e), epochs=0)
+        for e in (False, True)
+    ]
     assert "encoder.down_blocks.1.resnets.0.conv2" in found[1][0]["explicit_transforms"]
     assert len(found[1][0]["explicit_transforms"]) < 20 and found[1][1] < found[0][1]
 
 
-@pytest.mark.parametrize("part, gone", [("lbq", "boundary_error"), ("let", "transform_error"), ("dqc", None)])
+@pytest.mark.parametrize(
+    "part, gone", [("lbq", "boundary_error"), ("let", "transform_error"), ("dqc", None)]
+)
 def test_each_part_of_passionsr_can_be_taken_away(nano, part, gone):
-    step = Quantize(components=("encoder", "denoiser"), epochs=1, calibration={"images": 1, "size": 32})
+    step = Quantize(
+        components=("encoder", "denoiser"), epochs=1, calibration={"images": 1, "size": 32}
+    )
     model = copy.deepcopy(nano[1])
     without = step.model_copy(update={"ablate": (part,)})
     without.convert(model)
@@ -255,8 +323,15 @@ def test_each_part_of_passionsr_can_be_taken_away(nano, part, gone):
 
 
 def test_backward_order_and_polish_lower_the_image_error(nano):
-    step = Quantize(weights=6, activations=6, epochs=1, order="backward", polish=1, components=("encoder", "decoder"),
-                    calibration={"images": 1, "size": 32})
+    step = Quantize(
+        weights=6,
+        activations=6,
+        epochs=1,
+        order="backward",
+        polish=1,
+        components=("encoder", "decoder"),
+        calibration={"images": 1, "size": 32},
+    )
     model = copy.deepcopy(nano[1])
     step.convert(model)
     figures = step.fit(model, FitContext(source=nano[1], seed=SEED))
@@ -266,11 +341,16 @@ def test_backward_order_and_polish_lower_the_image_error(nano):
 
 def pair_folders(tmp_path, lr_names, hr_names, scale=4):
     from compress.image import write_image
+
     for folder, names, side in (("lr", lr_names, 40), ("hr", hr_names, 40 * scale)):
         for i, name in enumerate(names):
             generator = torch.Generator().manual_seed(i)
-            write_image(torch.rand(1, 3, side + 8 * (scale if folder == "hr" else 1) * i, side, generator=generator),
-                        tmp_path / folder / f"{name}.png")
+            write_image(
+                torch.rand(
+                    1, 3, side + 8 * (scale if folder == "hr" else 1) * i, side, generator=generator
+                ),
+                tmp_path / folder / f"{name}.png",
+            )
     return {"data": str(tmp_path / "lr"), "hr": str(tmp_path / "hr"), "images": 2, "size": 32}
 
 
@@ -278,53 +358,87 @@ def test_photographs_as_the_decoders_target(nano, tmp_path):
     """Images of different sizes; the decoder is fitted against what belongs to each crop."""
     from compress.data.calibration import calibration_pairs
     from compress.image import read_image
+
     calibration = pair_folders(tmp_path, ["a", "b"], ["a", "b"])
-    (small, large), _ = calibration_pairs(*(calibration[k] for k in ("data", "hr", "images", "size")), 0)
+    (small, large), _ = calibration_pairs(
+        *(calibration[k] for k in ("data", "hr", "images", "size")), 0
+    )
     assert small.shape == (1, 3, 32, 32) and large.shape == (1, 3, 128, 128)
     whole = read_image(tmp_path / "hr" / "a.png")
-    assert any(torch.equal(large, whole[..., y:y + 128, x:x + 128]) for y in range(0, 33, 4) for x in range(0, 33, 4))
+    assert any(
+        torch.equal(large, whole[..., y : y + 128, x : x + 128])
+        for y in range(0, 33, 4)
+        for x in range(0, 33, 4)
+    )
     step = Quantize(method="minmax", target="hr", components=("decoder",), calibration=calibration)
     model = copy.deepcopy(nano[1])
     step.convert(model)
     figures = step.fit(model, FitContext(source=nano[1]))
     # Noise as a photograph: the float model is as far from it as the quantised one.
-    assert figures["decoder"]["start_error"] == pytest.approx(figures["float_model"]["error_to_references"], rel=0.05)
+    assert figures["decoder"]["start_error"] == pytest.approx(
+        figures["float_model"]["error_to_references"], rel=0.05
+    )
 
 
-@pytest.mark.parametrize("hr_names, scale, said", [
-    (["a"], 4, "no photograph 'b' for b.png"), (["a", "b"], 3, "is not 4 times"), ([], 4, "no such folder")])
+@pytest.mark.parametrize(
+    "hr_names, scale, said",
+    [
+        (["a"], 4, "no photograph 'b' for b.png"),
+        (["a", "b"], 3, "is not 4 times"),
+        ([], 4, "no such folder"),
+    ],
+)
 def test_bad_pairs(nano, tmp_path, hr_names, scale, said):
     calibration = pair_folders(tmp_path, ["a", "b"], hr_names, scale)
     with pytest.raises(UserError, match=said):
-        compressed(nano, [Quantize(method="minmax", target="hr", components=("decoder",), calibration=calibration)])
+        compressed(
+            nano,
+            [
+                Quantize(
+                    method="minmax", target="hr", components=("decoder",), calibration=calibration
+                )
+            ],
+        )
 
 
-@pytest.mark.parametrize("data, said", [
-    ({"weights": 5}, "5 bits are not supported; choose one of 4, 6, 8, 16"),
-    ({"pins": {"*": 7}}, "pin '\\*': 7 bits are not supported"),
-    ({"pins": {"*": {"weights": 3}}}, "pin '\\*': 3 bits are not supported"),
-    ({"placement": "whole"}, "placement"),
-    ({"placement": "full", "outputs": ["*"]}, "remove 'outputs'"),
-    ({"placement": "cpu", "attention": True}, "remove 'attention'"),
-    ({"norm_stride": 2}, "norm_stride belongs to placement 'full' or 'cpu'"),
-    ({"reduce_range": True, "weights": 16}, "reduce_range is for weights of 8 bits and weights is 16"),
-    ({"target": "hr", "calibration": {"data": "folder"}}, "set calibration.hr to a folder"),
-    ({"target": "hr", "components": ["encoder"]}, "components has no decoder"),
-    ({"calibration": {"hr": "folder"}}, "for target 'hr' only"),
-    ({"method": "minmax", "low_rank": 8}, "'minmax' learns nothing and has no 'low_rank'"),
-    ({"ablate": ["let", "lpq"]}, "lpq"),
-])
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        ({"weights": 5}, "5 bits are not supported; choose one of 4, 6, 8, 16"),
+        ({"pins": {"*": 7}}, "pin '\\*': 7 bits are not supported"),
+        ({"pins": {"*": {"weights": 3}}}, "pin '\\*': 3 bits are not supported"),
+        ({"placement": "whole"}, "placement"),
+        ({"placement": "full", "outputs": ["*"]}, "remove 'outputs'"),
+        ({"placement": "cpu", "attention": True}, "remove 'attention'"),
+        ({"norm_stride": 2}, "norm_stride belongs to placement 'full' or 'cpu'"),
+        (
+            {"reduce_range": True, "weights": 16},
+            "reduce_range is for weights of 8 bits and weights is 16",
+        ),
+        ({"target": "hr", "calibration": {"data": "folder"}}, "set calibration.hr to a folder"),
+        ({"target": "hr", "components": ["encoder"]}, "components has no decoder"),
+        ({"calibration": {"hr": "folder"}}, "for target 'hr' only"),
+        ({"method": "minmax", "low_rank": 8}, "'minmax' learns nothing and has no 'low_rank'"),
+        ({"ablate": ["let", "lpq"]}, "lpq"),
+    ],
+)
 def test_configs_that_cannot_be_meant(data, said):
     with pytest.raises(UserError, match=said):
         validate(Quantize, {"pass": "quantize", **data}, "recipe")
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"skip": ["decoder.decoder.conv_ou"]}, "skip pattern 'decoder.decoder.conv_ou' matches no layer .did you mean "
-                                           "'decoder.decoder.conv_out'"),
-    ({"pins": {"denoiser.nothing": 8}}, "pins pattern 'denoiser.nothing' matches no layer"),
-    ({"outputs": ["decoder.decoder.midblock*"]}, "outputs pattern"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (
+            {"skip": ["decoder.decoder.conv_ou"]},
+            "skip pattern 'decoder.decoder.conv_ou' matches no layer .did you mean "
+            "'decoder.decoder.conv_out'",
+        ),
+        ({"pins": {"denoiser.nothing": 8}}, "pins pattern 'denoiser.nothing' matches no layer"),
+        ({"outputs": ["decoder.decoder.midblock*"]}, "outputs pattern"),
+    ],
+)
 def test_patterns_that_match_nothing(options, said):
     with pytest.raises(UserError, match=said):
         convert_all(OSEDiffSource(), [Quantize(**options)])
@@ -332,6 +446,7 @@ def test_patterns_that_match_nothing(options, said):
 
 def test_unmerged_lora_is_refused(nano):
     from compress.distill.lora import add_lora
+
     model = copy.deepcopy(nano[1])
     add_lora(model.denoiser.unet, 2)
     with pytest.raises(UserError, match="LoRA adapter that is not merged"):
@@ -352,7 +467,9 @@ def test_a_dead_channel_has_a_range(nano, lr):
     norm.weight.zero_()
     norm.bias.zero_()
     dead.encoder.encoder.down_blocks[0].resnets[0].conv1.weight[0].zero_()
-    model = compressed((nano[0], dead), [Quantize(components=("encoder",), epochs=1, calibration=SMALL)])
+    model = compressed(
+        (nano[0], dead), [Quantize(components=("encoder",), epochs=1, calibration=SMALL)]
+    )
     scales = [m.scale for m in model.modules() if hasattr(m, "grid")]
     weights = [m.weight_scale for m in model.modules() if isinstance(m, QuantLayer)]
     assert all((s > 0).all() for s in scales + weights) and len(scales) > 20
@@ -363,7 +480,11 @@ def test_a_dead_channel_has_a_range(nano, lr):
 def test_pins_give_weights_and_activations_their_own_bits():
     pins = {"decoder.*": 4, "decoder.decoder.conv_out": {"activations": 16}}
     model = convert_all(OSEDiffSource(), [Quantize(weights=4, activations=8, pins=pins)])
-    bits = {n: (m.weight_bits, m.act_bits) for n, m in model.named_modules() if isinstance(m, QuantLayer)}
+    bits = {
+        n: (m.weight_bits, m.act_bits)
+        for n, m in model.named_modules()
+        if isinstance(m, QuantLayer)
+    }
     assert bits["decoder.decoder.conv_in"] == (4, 4) and bits["decoder.decoder.conv_out"] == (4, 16)
     assert bits["denoiser.unet.conv_out"] == (8, 8) and bits["denoiser.unet.conv_in"] == (4, 8)
 
@@ -371,15 +492,28 @@ def test_pins_give_weights_and_activations_their_own_bits():
 def test_passionsr_beats_minmax_at_6_bits(nano):
     """On the images of the calibration; what it is worth on others takes the recipes' 16 larger ones to show."""
     images = calibration_images("embedded", 2, 32, seed=SEED)
-    models = [compressed(nano, [Strip(), Quantize(method=m, weights=6, activations=6, epochs=1, calibration=SMALL)])
-              for m in ("minmax", "passionsr")]
+    models = [
+        compressed(
+            nano,
+            [Strip(), Quantize(method=m, weights=6, activations=6, epochs=1, calibration=SMALL)],
+        )
+        for m in ("minmax", "passionsr")
+    ]
     figures = [sum(snr(m, nano[1], x) for x in images) for m in models]
     assert figures[1] > figures[0] + 0.5
 
 
 def test_more_bits_are_better(nano, lr):
-    figures = [snr(compressed(nano, [Quantize(method="minmax", weights=b, activations=b, calibration=SMALL)]),
-                   nano[1], lr) for b in (4, 8, 16)]
+    figures = [
+        snr(
+            compressed(
+                nano, [Quantize(method="minmax", weights=b, activations=b, calibration=SMALL)]
+            ),
+            nano[1],
+            lr,
+        )
+        for b in (4, 8, 16)
+    ]
     assert figures == sorted(figures) and figures[1] > 30
 
 
@@ -387,23 +521,34 @@ def test_components_are_selectable(nano):
     model = convert_all(OSEDiffSource(), [Quantize(components=("denoiser",))])
     assert not any(isinstance(m, QuantLayer) for m in model.decoder.modules())
     # The same pass twice, on what is left.
-    both = convert_all(OSEDiffSource(), [Quantize(components=("denoiser",)), Quantize(components=("decoder",), weights=4)])
+    both = convert_all(
+        OSEDiffSource(),
+        [Quantize(components=("denoiser",)), Quantize(components=("decoder",), weights=4)],
+    )
     assert {m.weight_bits for m in both.decoder.modules() if isinstance(m, QuantLayer)} == {4, 8}
     with pytest.raises(UserError, match="no convolution or linear layer is left"):
         convert_all(OSEDiffSource(), [Quantize(), Quantize()])
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"calibration": {"images": 0}}, "calibration.images is 0"),
-    ({"calibration": {"size": 40}}, "not a multiple of 16"),
-    ({"calibration": {"data": "no/such/folder"}}, "no such folder"),
-])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"calibration": {"images": 0}}, "calibration.images is 0"),
+        ({"calibration": {"size": 40}}, "not a multiple of 16"),
+        ({"calibration": {"data": "no/such/folder"}}, "no such folder"),
+    ],
+)
 def test_bad_calibration(nano, options, said):
     with pytest.raises(UserError, match=said):
         compressed(nano, [Quantize(**options)])
 
 
 def test_same_seed_same_model(nano, lr):
-    passes = [Quantize(weights=6, activations=6, epochs=1, calibration=SMALL, components=("encoder",))]
+    passes = [
+        Quantize(weights=6, activations=6, epochs=1, calibration=SMALL, components=("encoder",))
+    ]
     a, b = (compressed(nano, passes) for _ in range(2))
-    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )

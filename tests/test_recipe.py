@@ -27,9 +27,13 @@ def is_run_recipe(path):
 @pytest.mark.parametrize("size", ["nano", "full size"])
 def test_shipped_recipes_plan(path, size):
     if size != "nano":
-        size = {"resshift": "full", "edge_sd_sr": "default"}.get(load_recipe(path).source.family, "sd21")
+        size = {"resshift": "full", "edge_sd_sr": "default"}.get(
+            load_recipe(path).source.family, "sd21"
+        )
     recipe = load_recipe(path, [f"source.size={size}"])
-    if path.stem == "mixed_precision" and size != "nano":   # its pins are the nano's layers, and another model says so
+    if (
+        path.stem == "mixed_precision" and size != "nano"
+    ):  # its pins are the nano's layers, and another model says so
         with pytest.raises(UserError, match="matches no layer"):
             plan(recipe)
         return
@@ -49,7 +53,10 @@ def test_a_stored_header_gives_its_source_back(family):
 
 
 def test_widths_belong_to_nano():
-    with pytest.raises(UserError, match="latent_channels is of size 'nano'; the architecture of 'sd21' is published"):
+    with pytest.raises(
+        UserError,
+        match="latent_channels is of size 'nano'; the architecture of 'sd21' is published",
+    ):
         parse_source({"family": "osediff", "size": "sd21", "latent_channels": 16})
     assert parse_source({"family": "osediff", "latent_channels": 16}).latent_channels == 16
 
@@ -59,42 +66,63 @@ def test_every_recipe_is_named_in_the_readme():
     assert not [p.name for p in RECIPES if p.name not in readme]
 
 
-@pytest.mark.parametrize("change, said", [
-    ("source.sise=nano", r"sise: unknown key \(did you mean 'size'\?\); valid keys: family, size"),
-    ("passes.1.wieghts=8", r"wieghts: unknown key \(did you mean 'weights'\?\)"),
-    ("passes.1.weights=5", "5 bits are not supported; choose one of 4, 6, 8, 16"),
-    ("passes.1.pins={a: 3}", "pin 'a': 3 bits are not supported"),
-    ("passes.0.pass=stripp", r"pass 'stripp' is unknown \(did you mean 'strip'\?\)"),
-    ("passes.1.calibration.imges=3", r"calibration.imges: unknown key \(did you mean 'images'\?\)"),
-    ("source.family=osedif", r"family 'osedif' is unknown \(did you mean 'osediff'\?\)"),
-    ("passes.1.components=[enc]", "'encoder', 'denoiser' or 'decoder'"),
-    ("nmae=x", r"nmae: unknown key \(did you mean 'name'\?\)"),
-    ("passes=3", "must be a list"),
-    ("passes=[strip]", "must be a mapping"),
-    ("passes.7.x=1", "no index into a list of 2"),
-    ("name.x=1", "single value"),
-    ("oops", "not of the form key=value"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            "source.sise=nano",
+            r"sise: unknown key \(did you mean 'size'\?\); valid keys: family, size",
+        ),
+        ("passes.1.wieghts=8", r"wieghts: unknown key \(did you mean 'weights'\?\)"),
+        ("passes.1.weights=5", "5 bits are not supported; choose one of 4, 6, 8, 16"),
+        ("passes.1.pins={a: 3}", "pin 'a': 3 bits are not supported"),
+        ("passes.0.pass=stripp", r"pass 'stripp' is unknown \(did you mean 'strip'\?\)"),
+        (
+            "passes.1.calibration.imges=3",
+            r"calibration.imges: unknown key \(did you mean 'images'\?\)",
+        ),
+        ("source.family=osedif", r"family 'osedif' is unknown \(did you mean 'osediff'\?\)"),
+        ("passes.1.components=[enc]", "'encoder', 'denoiser' or 'decoder'"),
+        ("nmae=x", r"nmae: unknown key \(did you mean 'name'\?\)"),
+        ("passes=3", "must be a list"),
+        ("passes=[strip]", "must be a mapping"),
+        ("passes.7.x=1", "no index into a list of 2"),
+        ("name.x=1", "single value"),
+        ("oops", "not of the form key=value"),
+    ],
+)
 def test_mistakes_get_a_sentence(change, said):
     with pytest.raises(UserError, match=said):
         load_recipe(MAIN, [change])
 
 
-@pytest.mark.parametrize("change, said", [
-    ("export=[{target: onnx, lr_size: [7, 7]}]", "export.0: lr size 7x7 .* multiples of"),
-    ("export=[{target: onnx, components: [encodr]}]", r"component 'encodr' is unknown \(did you mean 'encoder'\?\)"),
-    ("export=[{target: onxx}]", r"'onxx' is unknown \(did you mean 'onnx'\?\)"),
-    ("export=[{target: onnx, dtype: w7a7}]", "has no w7a7"),
-    ("export=[{target: onnx, dtype: w8a16}]", "the model is quantised"),
-    ("export=[{target: qnn, chip: snapdragon}]", "chip 'snapdragon' is unknown"),
-    ("export=[{target: onnx, chip: v75}]", "chip is an option of target qnn"),
-    ("export=[{target: onnx, rewrite: qqnn}]", r"rewrite 'qqnn' is unknown \(did you mean 'qnn'\?\)"),
-    ("export=[{target: onnx, low_bits: int2}]", "this model has none"),
-    ("export=[{target: openvino, dynamic: true}]", "static shapes only"),
-    ("export=[{target: tensorrt}]", "cannot take the ranges of the quantize pass"),
-    ("export=[{target: onnx, lr_size: [4096, 4096]}]", "no embedded photograph holds a crop of 16384 pixels"),
-    ("eval.metrics=[psnrr]", r"metric 'psnrr' is unknown \(did you mean 'psnr'\?\)"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("export=[{target: onnx, lr_size: [7, 7]}]", "export.0: lr size 7x7 .* multiples of"),
+        (
+            "export=[{target: onnx, components: [encodr]}]",
+            r"component 'encodr' is unknown \(did you mean 'encoder'\?\)",
+        ),
+        ("export=[{target: onxx}]", r"'onxx' is unknown \(did you mean 'onnx'\?\)"),
+        ("export=[{target: onnx, dtype: w7a7}]", "has no w7a7"),
+        ("export=[{target: onnx, dtype: w8a16}]", "the model is quantised"),
+        ("export=[{target: qnn, chip: snapdragon}]", "chip 'snapdragon' is unknown"),
+        ("export=[{target: onnx, chip: v75}]", "chip is an option of target qnn"),
+        (
+            "export=[{target: onnx, rewrite: qqnn}]",
+            r"rewrite 'qqnn' is unknown \(did you mean 'qnn'\?\)",
+        ),
+        ("export=[{target: onnx, low_bits: int2}]", "this model has none"),
+        ("export=[{target: openvino, dynamic: true}]", "static shapes only"),
+        ("export=[{target: tensorrt}]", "cannot take the ranges of the quantize pass"),
+        (
+            "export=[{target: onnx, lr_size: [4096, 4096]}]",
+            "no embedded photograph holds a crop of 16384 pixels",
+        ),
+        ("eval.metrics=[psnrr]", r"metric 'psnrr' is unknown \(did you mean 'psnr'\?\)"),
+    ],
+)
 def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
     with pytest.raises(SystemExit) as exit:
         run.main([MAIN, change, "--plan"])
@@ -103,21 +131,31 @@ def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
     assert re.search(said, error) and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("change, said", [
-    ("eval.iqa_weights=NONE", "eval.iqa_weights '.*NONE': no such folder"),
-    ("eval.data=[NONE]", "eval.data.0: --data .*NONE: no such folder"),
-    ("eval.data=[embedded, embedded]", "eval.data.1: the results of two data sets would lie in eval/embedded"),
-    ("eval.data=[A/x, B/x]", "eval.data.1: the results of two data sets would lie in eval/x"),
-    ("passes.1.calibration.data=NONE", "passes.1: .*NONE: no such folder"),
-    ("passes.1.calibration.data=EMPTY", "passes.1: .*EMPTY: holds no image"),
-    ("passes.1.calibration.data=BROKEN", "passes.1: .*BROKEN/a.png: not an image"),
-    ("passes.1.calibration.size=900", "passes.1: no embedded photograph holds a crop of 3600"),
-    ("passes.1.calibration.images=0", "passes.1: calibration.images is 0"),
-    ("passes.1={pass: distill, stage: decoder, losses: {lpips: 1}, steps: 1, lpips_weights: NONE}",
-     "passes.1: lpips_weights '.*NONE' is no file"),
-    ("passes.1={pass: distill, stage: decoder, losses: {l1: 1}, steps: 1, data: {folders: [NONE]}}",
-     "passes.1: data folder .*NONE does not exist"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("eval.iqa_weights=NONE", "eval.iqa_weights '.*NONE': no such folder"),
+        ("eval.data=[NONE]", "eval.data.0: --data .*NONE: no such folder"),
+        (
+            "eval.data=[embedded, embedded]",
+            "eval.data.1: the results of two data sets would lie in eval/embedded",
+        ),
+        ("eval.data=[A/x, B/x]", "eval.data.1: the results of two data sets would lie in eval/x"),
+        ("passes.1.calibration.data=NONE", "passes.1: .*NONE: no such folder"),
+        ("passes.1.calibration.data=EMPTY", "passes.1: .*EMPTY: holds no image"),
+        ("passes.1.calibration.data=BROKEN", "passes.1: .*BROKEN/a.png: not an image"),
+        ("passes.1.calibration.size=900", "passes.1: no embedded photograph holds a crop of 3600"),
+        ("passes.1.calibration.images=0", "passes.1: calibration.images is 0"),
+        (
+            "passes.1={pass: distill, stage: decoder, losses: {lpips: 1}, steps: 1, lpips_weights: NONE}",
+            "passes.1: lpips_weights '.*NONE' is no file",
+        ),
+        (
+            "passes.1={pass: distill, stage: decoder, losses: {l1: 1}, steps: 1, data: {folders: [NONE]}}",
+            "passes.1: data folder .*NONE does not exist",
+        ),
+    ],
+)
 def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, monkeypatch, capsys):
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "BROKEN").mkdir()
@@ -130,6 +168,7 @@ def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, mon
 
     def began(*_):
         raise AssertionError("a pass began")
+
     monkeypatch.setattr(run, "compress", began)
     with pytest.raises(SystemExit) as exit:
         run.main([MAIN, "export=[]", change, "--out", str(tmp_path / "run"), "--no-cache"])
@@ -139,22 +178,39 @@ def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("change, said", [
-    ("name=../x", "name: .*'../x'"), ("name=", "valid string"), ("name=12", "put it in quotes"),
-    ("seed=-1", "seed: .*greater than or equal to 0"),
-    ("seed=2147483648", "less than or equal to 2147483647"), ("seed=true", "takes a number, got true"), ("seed=1:30", "valid integer"),
-    ("passes.0.pass={a: b}", "pass must be a word"), ("source.family=[a]", "family must be a word"),
-    ("passes.0={pass: decoder_light, size: {}}", "passes.0: size"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("name=../x", "name: .*'../x'"),
+        ("name=", "valid string"),
+        ("name=12", "put it in quotes"),
+        ("seed=-1", "seed: .*greater than or equal to 0"),
+        ("seed=2147483648", "less than or equal to 2147483647"),
+        ("seed=true", "takes a number, got true"),
+        ("seed=1:30", "valid integer"),
+        ("passes.0.pass={a: b}", "pass must be a word"),
+        ("source.family=[a]", "family must be a word"),
+        ("passes.0={pass: decoder_light, size: {}}", "passes.0: size"),
+    ],
+)
 def test_mistakes_in_values(change, said):
     with pytest.raises(UserError, match=said):
         load_recipe(MAIN, [change])
 
 
-@pytest.mark.parametrize("change, said", [
-    ("name=12", "put it in quotes"), ("seed=-1", "greater than or equal"), ("stages.0.steps=true", "takes a number"),
-    ("stages.0.lr=1e400", "not finite"), ("source={family: {}}", "family must be a word"), ("stages=3", "valid list"),
-    ("source.family=*x", "undefined alias"), ("stages.99.lr=1", "no index")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("name=12", "put it in quotes"),
+        ("seed=-1", "greater than or equal"),
+        ("stages.0.steps=true", "takes a number"),
+        ("stages.0.lr=1e400", "not finite"),
+        ("source={family: {}}", "family must be a word"),
+        ("stages=3", "valid list"),
+        ("source.family=*x", "undefined alias"),
+        ("stages.99.lr=1", "no index"),
+    ],
+)
 def test_training_recipes_are_read_the_same_way(change, said, capsys):
     from compress import train
 
@@ -174,7 +230,9 @@ def test_sections_are_required(section):
 
 def test_pattern_that_matches_nothing():
     recipe = load_recipe(MAIN, ["passes.1.skip=[encoder.nothing*]"])
-    with pytest.raises(UserError, match=r"skip pattern 'encoder.nothing\*' matches no layer.*layers are named like"):
+    with pytest.raises(
+        UserError, match=r"skip pattern 'encoder.nothing\*' matches no layer.*layers are named like"
+    ):
         plan(recipe)
 
 

@@ -46,8 +46,14 @@ def networks(shared) -> tuple[SwinUNet, VQAutoencoder]:
     for net, name in ((unet, "resshift_swin_unet"), (autoencoder, "resshift_vq")):
         for file in json.loads((shared / "golden" / f"{name}.json").read_text())["files"]:
             weights = load_file(shared / "golden" / file)
-            net.load_state_dict({key.removeprefix("weights."): value for key, value in weights.items()
-                                 if key.startswith("weights.")}, strict=False)
+            net.load_state_dict(
+                {
+                    key.removeprefix("weights."): value
+                    for key, value in weights.items()
+                    if key.startswith("weights.")
+                },
+                strict=False,
+            )
     return unet, autoencoder
 
 
@@ -56,25 +62,38 @@ def networks(shared) -> tuple[SwinUNet, VQAutoencoder]:
 def test_sinsr_through_the_parts(shared, networks, case):
     facts = json.loads((shared / "golden" / "sinsr_pipeline.json").read_text())
     tensors = load_file(shared / "golden" / "sinsr_pipeline.safetensors")
-    lr, noise = tensors[f"inputs.{case}.lr"], tensors[f"inputs.{case}.noise"]    # lr in [-1, 1]
+    lr, noise = tensors[f"inputs.{case}.lr"], tensors[f"inputs.{case}.noise"]  # lr in [-1, 1]
     (unet, vq), process = networks, ResidualSampler(ResidualShift.v1(), "one_step")
     process.draws = lambda like: iter([noise])
-    model = SRModel(PairEncoder(vq), PairDenoiser(unet, 14), CodeDecoder(vq), process, colour_fix="none",
-                    multiple=64, latent_ratio=1.0, tiling=Tiling(128, 64))
+    model = SRModel(
+        PairEncoder(vq),
+        PairDenoiser(unet, 14),
+        CodeDecoder(vq),
+        process,
+        colour_fix="none",
+        multiple=64,
+        latent_ratio=1.0,
+        tiling=Tiling(128, 64),
+    )
     found = model(lr * 0.5 + 0.5) * 2 - 1
     expected = tensors[f"outputs.{case}.sr"]
     assert found.shape == expected.shape
     assert (found - expected).norm() / expected.norm() <= 2 * facts["tolerance"]["rel_l2"]
 
 
-@pytest.mark.parametrize("side, one, fifteen", [
-    (64, 558_671_630_336, 1_267_934_736_384), (128, 2_646_969_282_560, 5_483_544_317_952)])
+@pytest.mark.parametrize(
+    "side, one, fifteen",
+    [(64, 558_671_630_336, 1_267_934_736_384), (128, 2_646_969_282_560, 5_483_544_317_952)],
+)
 def test_counts_at_full_size(side, one, fifteen):
     cost = measure(ResShiftSource(size="full").build(), (side, side))
     assert cost.component("denoiser").params == 118_593_583
     assert cost.component("encoder").params + cost.component("decoder").params == 55_322_782
     assert cost.macs_full == one
-    assert measure(ResShiftSource(size="full", model="resshift").build(), (side, side)).macs_full == fifteen
+    assert (
+        measure(ResShiftSource(size="full", model="resshift").build(), (side, side)).macs_full
+        == fifteen
+    )
 
 
 def test_nano_is_small():
@@ -83,27 +102,40 @@ def test_nano_is_small():
     assert cost.params <= 4e6 and 15e9 <= cost.macs_full <= 25e9
     assert cost.component("denoiser").macs_full < cost.macs_full / 2
     # In fp16 with all buffers: masks, indices, noise.
-    assert sum(t.numel() * (2 if t.is_floating_point() else 8) for t in model.state_dict().values()) <= 10e6
+    assert (
+        sum(t.numel() * (2 if t.is_floating_point() else 8) for t in model.state_dict().values())
+        <= 10e6
+    )
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s},
-                                  lambda s: {"ema": {f"module.{k}": v for k, v in s.items()}, "step": 3}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s},
+        lambda s: {"ema": {f"module.{k}": v for k, v in s.items()}, "step": 3},
+    ],
+)
 def test_released_files_load(tmp_path, monkeypatch, wrap):
     for name, size in (("SwinUNetConfig", NANO_UNET), ("VQConfig", resshift.NANO_VQ)):
         monkeypatch.setattr(resshift, name, lambda size=size: size)
     donor = nano()
     torch.save(wrap(donor.denoiser.unet.state_dict()), tmp_path / "unet.pth")
     torch.save(wrap(donor.encoder.state_dict() | donor.decoder.state_dict()), tmp_path / "vq.pth")
-    source = ResShiftSource(size="full", unet=str(tmp_path / "unet.pth"), vq=str(tmp_path / "vq.pth"))
+    source = ResShiftSource(
+        size="full", unet=str(tmp_path / "unet.pth"), vq=str(tmp_path / "vq.pth")
+    )
     model = source.build()
     source.load(model)
     lr = torch.rand(1, 3, 32, 32)
-    assert model.colour_fix == "none" and model.tiling.margin == 0      # as released; the nano has both
+    assert model.colour_fix == "none" and model.tiling.margin == 0  # as released; the nano has both
     donor.colour_fix, donor.tiling = "none", model.tiling
     assert torch.equal(model(lr), donor(lr))
     assert "unet.pth" in source.data_key()
     swapped = source.model_copy(update={"unet": source.vq})
-    with pytest.raises(UserError, match="source.unet: .*another architecture than SinSR_v1.pth .*missing"):
+    with pytest.raises(
+        UserError, match="source.unet: .*another architecture than SinSR_v1.pth .*missing"
+    ):
         swapped.load(source.build())
     torch.save([1, 2], tmp_path / "unet.pth")
     with pytest.raises(UserError, match="source.unet: .* holds a list"):
@@ -111,9 +143,11 @@ def test_released_files_load(tmp_path, monkeypatch, wrap):
 
 
 def test_what_it_refuses(tmp_path):
-    for config, words in (({"size": "full"}, "source.unet: size 'full' needs SinSR_v1.pth"),
-                          ({"size": "full", "model": "resshift", "unet": "x"}, "source.vq: .*autoencoder_vq_f4.pth"),
-                          ({"weights": str(tmp_path / "none")}, "none does not exist")):
+    for config, words in (
+        ({"size": "full"}, "source.unet: size 'full' needs SinSR_v1.pth"),
+        ({"size": "full", "model": "resshift", "unet": "x"}, "source.vq: .*autoencoder_vq_f4.pth"),
+        ({"weights": str(tmp_path / "none")}, "none does not exist"),
+    ):
         source = ResShiftSource(**config)
         with pytest.raises(UserError, match=words):
             source.load(source.build())
@@ -137,7 +171,11 @@ def test_many_steps(sampler, steps):
     lr, seen = torch.rand(1, 3, 32, 32), []
     model.denoiser.unet.register_forward_pre_hook(lambda m, args: seen.append(args[1].item()))
     image = model(lr)
-    assert seen == list(range(steps))[::-1] and image.shape == (1, 3, 128, 128) and torch.equal(image, model(lr))
+    assert (
+        seen == list(range(steps))[::-1]
+        and image.shape == (1, 3, 128, 128)
+        and torch.equal(image, model(lr))
+    )
     latent, schedule = model.encoder(lr), model.process.schedule
     assert len(model.predictions(latent)) == steps
     y, small = latent.chunk(2, dim=1)
@@ -145,8 +183,11 @@ def test_many_steps(sampler, steps):
     def denoise(x, t):
         return model.denoiser.unet(x, t, small)
 
-    chain = (schedule.deterministic(denoise, y, next(model.process.draws(y))) if sampler == "deterministic"
-             else schedule.stochastic(denoise, y, model.process.draws(y)))
+    chain = (
+        schedule.deterministic(denoise, y, next(model.process.draws(y)))
+        if sampler == "deterministic"
+        else schedule.stochastic(denoise, y, model.process.draws(y))
+    )
     assert torch.equal(model.clean_latent(latent), [state for state, _ in chain][-1])
 
 
@@ -186,7 +227,7 @@ def test_small_images_are_padded_again_and_again(height, width):
     padded = pad(x, -width % 64, -height % 64)
     assert padded.shape[-2:] == (64, 64) and torch.equal(padded[..., :height, :width], x)
     for axis, side in ((2, height), (3, width)):
-        period = 2 * (side - 1)     # a reflection of a reflection
+        period = 2 * (side - 1)  # a reflection of a reflection
         index = torch.arange(64) % period
         mirrored = torch.where(index < side, index, period - index)
         assert torch.equal(padded, padded.index_select(axis, mirrored))
@@ -195,14 +236,25 @@ def test_small_images_are_padded_again_and_again(height, width):
 
 @pytest.mark.parametrize("film", [True, False])
 def test_timestep_folds_exactly(film):
-    config = SwinUNetConfig(channels=32, multipliers=(1, 2), size=16, attention=(16, 8), embed=32, head_channels=16,
-                            film=film)
+    config = SwinUNetConfig(
+        channels=32,
+        multipliers=(1, 2),
+        size=16,
+        attention=(16, 8),
+        embed=32,
+        head_channels=16,
+        film=film,
+    )
     torch.manual_seed(0)
     # In float32 the difference is rounding, 1.9e-6 of the output or a little more, which says nothing of exactness.
     unet = SwinUNet(config).eval().requires_grad_(False).double()
     for parameter in unet.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
-    folded, t, (x, lr) = copy.deepcopy(unet), torch.tensor([14]), torch.randn(2, 2, 3, 16, 32).double()
+    folded, t, (x, lr) = (
+        copy.deepcopy(unet),
+        torch.tensor([14]),
+        torch.randn(2, 2, 3, 16, 32).double(),
+    )
     fold_film(folded, 14)
     expected = unet(x, t, lr)
     assert (folded(x, t, lr) - expected).norm() / expected.norm() <= 1e-12
@@ -226,7 +278,10 @@ def test_strip(text):
     params = measure(full, (64, 64)).params
     Strip(text=text).convert(full)
     assert params - measure(full, (64, 64)).params == 11_384_640
-    for step, of, words in ((Strip(timestep="remove"), "sinsr", "fold or keep"), (Strip(), "resshift", "15 timesteps")):
+    for step, of, words in (
+        (Strip(timestep="remove"), "sinsr", "fold or keep"),
+        (Strip(), "resshift", "15 timesteps"),
+    ):
         with pytest.raises(UserError, match=words):
             step.convert(ResShiftSource(model=of).build())
 
@@ -236,10 +291,12 @@ def test_onnxruntime_computes_the_same(tmp_path):
     Strip().convert(model)
     paths = export_onnx(model, tmp_path, lr_size=(32, 64))
     lr = torch.rand(1, 3, 32, 64)
-    model.tiling = Tiling(128, 32)      # without the margin, which no graph holds
+    model.tiling = Tiling(128, 32)  # without the margin, which no graph holds
     latent = model.encoder(lr)
-    for path, x, expected in ((tmp_path / "model.onnx", lr, model(lr)),
-                              (tmp_path / "denoiser.onnx", latent, model.clean_latent(latent))):
+    for path, x, expected in (
+        (tmp_path / "model.onnx", lr, model(lr)),
+        (tmp_path / "denoiser.onnx", latent, model.clean_latent(latent)),
+    ):
         assert path in paths
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]

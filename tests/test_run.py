@@ -16,8 +16,13 @@ from compress.checkpoint import load_model, parse_pass, parse_source
 from compress.locks import locked
 from compress.recipe import load_recipe
 
-QUICK = ["recipes/passionsr_w8a8.yaml", "passes.1.method=minmax", "passes.1.calibration={images: 1, size: 32}",
-         "export=[{target: onnx, lr_size: [32, 32]}]", "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}"]
+QUICK = [
+    "recipes/passionsr_w8a8.yaml",
+    "passes.1.method=minmax",
+    "passes.1.calibration={images: 1, size: 32}",
+    "export=[{target: onnx, lr_size: [32, 32]}]",
+    "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}",
+]
 
 
 def call(function, *arguments):
@@ -34,7 +39,10 @@ def finished(tmp_path_factory):
     with FileLock(f"{made}.lock"):
         if not made.is_dir():
             partial = tmp_path_factory.mktemp("making")
-            assert call(run.main, *QUICK, "--out", partial / "first", "--cache", partial / "cache") == 0
+            assert (
+                call(run.main, *QUICK, "--out", partial / "first", "--cache", partial / "cache")
+                == 0
+            )
             partial.rename(made)
     root = tmp_path_factory.mktemp("run")
     shutil.copytree(made, root, dirs_exist_ok=True)
@@ -43,8 +51,19 @@ def finished(tmp_path_factory):
 
 def test_run_directory_is_complete(finished):
     out, _ = finished
-    for name in ("recipe.yaml", "model.safetensors", "ledger.json", "onnx/model.onnx", "onnx/decoder.onnx",
-                 "onnx/parity.json", "eval/embedded/metrics.csv", "report.html", "card.md", "curve.png", "curve.svg"):
+    for name in (
+        "recipe.yaml",
+        "model.safetensors",
+        "ledger.json",
+        "onnx/model.onnx",
+        "onnx/decoder.onnx",
+        "onnx/parity.json",
+        "eval/embedded/metrics.csv",
+        "report.html",
+        "card.md",
+        "curve.png",
+        "curve.svg",
+    ):
         assert (out / name).stat().st_size > 0, name
     assert not list(out.parent.glob(".*partial*"))
     ledger = json.loads((out / "ledger.json").read_text())
@@ -56,18 +75,25 @@ def test_run_directory_is_complete(finished):
     report = (out / "report.html").read_text()
     assert "passionsr_w8a8" in report and "data:image/png;base64," in report
     figures = json.loads((out / "onnx" / "figures.json").read_text())
-    assert figures["latency"][1]["size_ratio"] < 0.4  # at this size the graph itself weighs; 0.30 at full length
+    assert (
+        figures["latency"][1]["size_ratio"] < 0.4
+    )  # at this size the graph itself weighs; 0.30 at full length
     assert (out / "onnx" / "source_fp32" / "model.onnx").is_file()
 
 
 def test_second_run_answers_from_the_cache(finished, capsys):
     out, cache = finished
     again = out.with_name("again")
-    assert call(run.main, *QUICK, "export=[]", "--out", again, "--cache", cache) == 0    # the passes are what is cached
+    assert (
+        call(run.main, *QUICK, "export=[]", "--out", again, "--cache", cache) == 0
+    )  # the passes are what is cached
     assert "2 of 2 passes from the cache" in capsys.readouterr().out
     assert all(e["cached"] for e in json.loads((again / "ledger.json").read_text())["passes"])
     a, b = load_model(out), load_model(again)
-    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, monkeypatch, capsys):
@@ -77,6 +103,7 @@ def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, mo
 
     def stop(*_):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "write_reports", stop)
         assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
@@ -114,7 +141,9 @@ def test_resuming_what_is_complete_or_of_another_recipe(finished, monkeypatch, c
     assert "is complete already" in capsys.readouterr().out
     unfinished = folders.begin(out.with_name("other"), marks.RUN)
     (unfinished / "recipe.yaml").write_text("name: another\n")
-    assert call(run.main, *QUICK, "--out", out.with_name("other"), "--cache", cache, "--resume") == 2
+    assert (
+        call(run.main, *QUICK, "--out", out.with_name("other"), "--cache", cache, "--resume") == 2
+    )
     assert "cannot be resumed" in capsys.readouterr().err
     assert (unfinished / "recipe.yaml").read_text() == "name: another\n"
 
@@ -132,10 +161,16 @@ def test_full_disk_while_weights_are_saved(finished, monkeypatch, capsys):
 
     def no_space(tensor):
         raise OSError(28, "No space left on device", "somewhere")
-    monkeypatch.setattr(weight_file, "is_finite", no_space)     # asked of every tensor before it is written
+
+    monkeypatch.setattr(
+        weight_file, "is_finite", no_space
+    )  # asked of every tensor before it is written
     assert call(run.main, *QUICK, "--out", out.with_name("full2"), "--cache", cache) == 2
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith("error: cannot write") and "No space left on device" in error
+    assert (
+        error.splitlines()[-1].startswith("error: cannot write")
+        and "No space left on device" in error
+    )
     left = marks.files_in(out.with_name(".full2.partial"))
     assert left == [marks.MARK_FILE, "recipe.yaml"] and not out.with_name("full2").exists()
 
@@ -146,6 +181,7 @@ def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
 
     def no_space(*_, **__):
         raise OSError(28, "No space left on device", "somewhere")
+
     monkeypatch.setattr(run, "save_model", no_space)
     assert call(run.main, *QUICK, "--out", full, "--cache", cache) == 2
     error = capsys.readouterr().err
@@ -156,15 +192,29 @@ def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
 def test_cache_key_depends_on_what_matters(tmp_path):
     source = parse_source({"family": "osediff"})
     one, two = (parse_pass({"pass": "quantize", "weights": w}, "x") for w in (8, 6))
-    keys = {PassCache(tmp_path, source, 0).key([one]), PassCache(tmp_path, source, 0).key([two]),
-            PassCache(tmp_path, source, 1).key([one]), PassCache(tmp_path, source, 0).key([one, two])}
+    keys = {
+        PassCache(tmp_path, source, 0).key([one]),
+        PassCache(tmp_path, source, 0).key([two]),
+        PassCache(tmp_path, source, 1).key([one]),
+        PassCache(tmp_path, source, 0).key([one, two]),
+    }
     assert len(keys) == 4
     assert PassCache(tmp_path, source, 0).key([one]) == PassCache(tmp_path, source, 0).key([one])
     assert PassCache(tmp_path, source, 0).longest([one]) == (0, None, [])
 
 
 def test_full_size_without_weights_says_what_is_needed(capsys, tmp_path):
-    assert call(run.main, "recipes/passionsr_w8a8.yaml", "source.size=sd21", "--out", tmp_path / "x", "--no-cache") == 2
+    assert (
+        call(
+            run.main,
+            "recipes/passionsr_w8a8.yaml",
+            "source.size=sd21",
+            "--out",
+            tmp_path / "x",
+            "--no-cache",
+        )
+        == 2
+    )
     assert "source.base" in capsys.readouterr().err
 
 
@@ -178,8 +228,12 @@ def test_upscale_any_size(finished, tmp_path, capsys):
 
 def test_tiled_is_near_whole(finished):
     from compress.model import Tiling
+
     model = load_model(finished[0])
-    lr = torch.from_numpy(data.chelsea()[100:196, 100:196].copy()).permute(2, 0, 1)[None].float() / 255
+    lr = (
+        torch.from_numpy(data.chelsea()[100:196, 100:196].copy()).permute(2, 0, 1)[None].float()
+        / 255
+    )
     with torch.no_grad():
         whole = model(lr)
         model.tiling = Tiling(32, 16)
@@ -190,9 +244,12 @@ def test_tiled_is_near_whole(finished):
 def test_upscale_refuses_with_a_sentence(finished, tmp_path, capsys):
     out, _ = finished
     Image.new("L", (40, 40)).save(tmp_path / "gray.png")
-    for arguments, said in (([out, tmp_path / "gray.png"], "grayscale"), ([out, tmp_path / "none.png"], "no such"),
-                            ([tmp_path, tmp_path / "gray.png"], None),
-                            ([out, tmp_path / "gray.png", "--tile", "9"], None)):
+    for arguments, said in (
+        ([out, tmp_path / "gray.png"], "grayscale"),
+        ([out, tmp_path / "none.png"], "no such"),
+        ([tmp_path, tmp_path / "gray.png"], None),
+        ([out, tmp_path / "gray.png", "--tile", "9"], None),
+    ):
         assert call(upscale.main, *arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and (said is None or said in error)
@@ -202,13 +259,17 @@ def test_checkpoint_of_another_architecture(finished, tmp_path):
     from safetensors.torch import load_file, save_file
     from compress.errors import UserError
     from compress.sources.osediff import ASSET
+
     tensors = load_file(ASSET)
     tensors.pop("encoder.quant_conv.bias")
     tensors["extra"] = torch.zeros(1)
     tensors["encoder.quant_conv.weight"] = torch.zeros(3)
     save_file(tensors, tmp_path / "other.safetensors")
     source = parse_source({"family": "osediff", "weights": str(tmp_path / "other.safetensors")})
-    with pytest.raises(UserError, match="1 missing: encoder.quant_conv.bias; 1 unexpected: extra; 1 of another shape"):
+    with pytest.raises(
+        UserError,
+        match="1 missing: encoder.quant_conv.bias; 1 unexpected: extra; 1 of another shape",
+    ):
         source.load(source.build())
 
 

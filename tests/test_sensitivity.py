@@ -20,7 +20,14 @@ from compress.passes.quantize import Quantize, Width
 from compress.passes.strip import Strip
 from compress.phones import rates
 from compress.recipe import load_recipe
-from compress.sensitivity import Stages, Subject, allocate, measure_layers, probed_layers, write_recipe
+from compress.sensitivity import (
+    Stages,
+    Subject,
+    allocate,
+    measure_layers,
+    probed_layers,
+    write_recipe,
+)
 from compress.sensitivity_picture import draw
 from compress.sources.osediff import OSEDiffSource
 
@@ -39,7 +46,11 @@ def subject():
     strip = Strip(text="constant", timestep="fold")
     strip.convert(model)
     everything = probed_layers(Quantize(), model)
-    step = Quantize(method="minmax", skip=tuple(name for name in everything if name not in KEPT), calibration=CROP)
+    step = Quantize(
+        method="minmax",
+        skip=tuple(name for name in everything if name not in KEPT),
+        calibration=CROP,
+    )
     return Subject(source, [strip], step, model)
 
 
@@ -62,13 +73,31 @@ def test_all_layers_are_probed_in_the_order_of_the_components(subject):
 def test_one_layer_alone_is_what_the_pass_makes_of_it(subject, images, rows, layer):
     """The quantize pass with every other layer skipped, calibrated on the same crop."""
     part = layer.partition(".")[0]
-    others = tuple(name for name in (*subject.step.skip, *KEPT) if name != layer and name.startswith(f"{part}."))
-    step = Quantize(method="minmax", weights=8, pins={layer: 4}, skip=others, calibration=CROP, components=(part,))
+    others = tuple(
+        name
+        for name in (*subject.step.skip, *KEPT)
+        if name != layer and name.startswith(f"{part}.")
+    )
+    step = Quantize(
+        method="minmax",
+        weights=8,
+        pins={layer: 4},
+        skip=others,
+        calibration=CROP,
+        components=(part,),
+    )
     twin = copy.deepcopy(subject.model)
     step.convert(twin)
-    step.fit(twin, FitContext(source=subject.model, seed=0, before=lambda name: copy.deepcopy(subject.model)))
+    step.fit(
+        twin,
+        FitContext(source=subject.model, seed=0, before=lambda name: copy.deepcopy(subject.model)),
+    )
     with torch.no_grad():
-        expected = (twin.network(images[0]).clamp(0, 1) - subject.model.network(images[0]).clamp(0, 1)).square().mean()
+        expected = (
+            (twin.network(images[0]).clamp(0, 1) - subject.model.network(images[0]).clamp(0, 1))
+            .square()
+            .mean()
+        )
     row = next(r for r in rows if r["layer"] == layer and r["width"] == "W4A4")
     assert row["mse"] == pytest.approx(expected.item(), rel=1e-2)
 
@@ -86,7 +115,9 @@ def test_a_killed_run_goes_on(subject, images, rows, tmp_path, monkeypatch):
     file.write_text("\n".join([json.dumps({"key": "k"}), *lines, '{"layer": "deco']))
     seen = []
     restore = Stages.restore
-    monkeypatch.setattr(Stages, "restore", lambda self, part: seen.append(part) or restore(self, part))
+    monkeypatch.setattr(
+        Stages, "restore", lambda self, part: seen.append(part) or restore(self, part)
+    )
     again = measure_layers(subject, images, WIDTHS, file, "k")
     assert len(seen) == 2
     assert [(r["layer"], r["width"]) for r in again] == [(r["layer"], r["width"]) for r in rows]
@@ -97,11 +128,19 @@ def test_rows_of_another_key_are_dropped(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"key": "old"}\n{"layer": "x"}\n')
     assert sensitivity.read_progress(file, "new") == []
-    assert json.loads(file.read_text()) == {"key": "new"} and "measuring anew" in capsys.readouterr().out
+    assert (
+        json.loads(file.read_text()) == {"key": "new"}
+        and "measuring anew" in capsys.readouterr().out
+    )
 
 
 def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
-    coarse = Subject(subject.source, subject.before, subject.step.model_copy(update={"pins": {"*": 4}}), subject.model)
+    coarse = Subject(
+        subject.source,
+        subject.before,
+        subject.step.model_copy(update={"pins": {"*": 4}}),
+        subject.model,
+    )
     found = measure_layers(coarse, images, WIDTHS[1:], tmp_path / "r.jsonl", "k", others="recipe")
     assert len(found) == 3 and all(row["psnr"] < 50 for row in found)
 
@@ -112,34 +151,57 @@ def test_the_program_finds_what_brute_force_finds():
     costs = np.cumsum(random.integers(1, 9, (5, 3)), axis=1).astype(float)
     limit = costs.min(1).sum() + 0.4 * (costs.max(1).sum() - costs.min(1).sum())
     index = np.arange(5)
-    best = min((errors[index, pick].sum() for pick in map(list, itertools.product(range(3), repeat=5))
-                if costs[index, pick].sum() <= limit))
+    best = min(
+        (
+            errors[index, pick].sum()
+            for pick in map(list, itertools.product(range(3), repeat=5))
+            if costs[index, pick].sum() <= limit
+        )
+    )
     found = choose(errors, costs, limit)
-    assert costs[index, found].sum() <= limit and errors[index, found].sum() == pytest.approx(best, rel=1e-4)
+    assert costs[index, found].sum() <= limit and errors[index, found].sum() == pytest.approx(
+        best, rel=1e-4
+    )
 
 
 def test_a_budget_below_the_least_is_refused():
-    with pytest.raises(UserError, match="below what the cheapest widths need, by a factor of 1.500"):
+    with pytest.raises(
+        UserError, match="below what the cheapest widths need, by a factor of 1.500"
+    ):
         choose(np.zeros((3, 2)), np.array([[1.0, 2.0]] * 3), 2.0)
 
 
 def test_bytes_of_the_choice_are_the_counted_bytes(subject):
     widths = [Width(weights=w, activations=8) for w in (4, 6, 8)]
-    table, rest = amounts(subject.source, subject.before, subject.step, list(KEPT), widths, parse_budget("2MB"), "")
+    table, rest = amounts(
+        subject.source, subject.before, subject.step, list(KEPT), widths, parse_budget("2MB"), ""
+    )
     step = pinned(subject.step, dict(zip(KEPT, widths, strict=True)))
     cost = measure(convert_all(subject.source, [*subject.before, step]))
     assert table[0, 0] + table[1, 1] + table[2, 2] + rest == cost.bytes
-    wide = measure(convert_all(subject.source, [*subject.before, everywhere(subject.step, widths[2])]))
+    wide = measure(
+        convert_all(subject.source, [*subject.before, everywhere(subject.step, widths[2])])
+    )
     assert table[:, 2].sum() + rest == wide.bytes > cost.bytes
 
 
 def test_predicted_ms_of_the_choice_add_up(subject):
     widths = [Width(weights=8, activations=8), Width(weights=8, activations=16)]
     device = next(iter(rates()))
-    table, rest = amounts(subject.source, subject.before, subject.step, list(KEPT), widths, parse_budget("9ms"), device)
+    table, rest = amounts(
+        subject.source,
+        subject.before,
+        subject.step,
+        list(KEPT),
+        widths,
+        parse_budget("9ms"),
+        device,
+    )
     step = pinned(subject.step, dict(zip(KEPT, (widths[0], widths[1], widths[0]), strict=True)))
     cost = measure(convert_all(subject.source, [*subject.before, step]))
-    assert table[0, 0] + table[1, 1] + table[2, 0] + rest == pytest.approx(bit_widths.predicted_ms(cost, device))
+    assert table[0, 0] + table[1, 1] + table[2, 0] + rest == pytest.approx(
+        bit_widths.predicted_ms(cost, device)
+    )
     assert (table[:, 1] > table[:, 0]).all()
 
 
@@ -148,16 +210,23 @@ def test_a_recipe_and_a_picture_come_of_it(subject, images, rows, tmp_path):
     step = subject.step
     whole = Subject(subject.source, subject.before, step, subject.model, recipe, 1)
     widths = WIDTHS
-    table, rest = amounts(subject.source, subject.before, step, list(KEPT), widths, parse_budget("1MB"), "")
+    table, rest = amounts(
+        subject.source, subject.before, step, list(KEPT), widths, parse_budget("1MB"), ""
+    )
     limit = (table.min(1).sum() + table.max(1).sum()) / 2 + rest
-    choice = allocate(whole, rows, widths, bit_widths.Budget(limit / 1e6, "MB"), "", "psnr", images, None)
+    choice = allocate(
+        whole, rows, widths, bit_widths.Budget(limit / 1e6, "MB"), "", "psnr", images, None
+    )
     assert choice.amount <= limit and set(choice.widths.values()) == set(widths)
     write_recipe(whole, choice, tmp_path / "mixed.yaml", ["how"])
     assert (tmp_path / "mixed.yaml").read_text().splitlines()[1] == "# how"
     written = load_recipe(tmp_path / "mixed.yaml").passes[1]
     narrow = {name for name, width in choice.widths.items() if width.weights == 4}
     assert written.pins == dict.fromkeys(narrow, 4) and written.weights == 8
-    found = {"rows": rows, "choice": {"pins": {n: w.model_dump() for n, w in choice.widths.items()}}}
+    found = {
+        "rows": rows,
+        "choice": {"pins": {n: w.model_dump() for n, w in choice.widths.items()}},
+    }
     assert draw(found, tmp_path / "p.png").stat().st_size > 5000
 
 
@@ -175,19 +244,35 @@ def test_widths_and_budgets():
         parse_budget("3GB")
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"budget": "2MB", "bits": ["8"]}, "nothing to choose from"), ({"recipe": "x.yaml"}, "give a --budget"),
-    ({"metric": "lpips"}, "give --lpips FILE"), ({"out": "x.txt"}, "ends in .json")])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"budget": "2MB", "bits": ["8"]}, "nothing to choose from"),
+        ({"recipe": "x.yaml"}, "give a --budget"),
+        ({"metric": "lpips"}, "give --lpips FILE"),
+        ({"out": "x.txt"}, "ends in .json"),
+    ],
+)
 def test_options_that_do_not_go_together(given, words):
     from pathlib import Path
 
-    options = {"bits": ["4", "8"], "budget": None, "recipe": None, "metric": "psnr", "lpips": None,
-               "out": "a.json"} | given
+    options = {
+        "bits": ["4", "8"],
+        "budget": None,
+        "recipe": None,
+        "metric": "psnr",
+        "lpips": None,
+        "out": "a.json",
+    } | given
     with pytest.raises(UserError, match=words):
         sensitivity.check(Namespace(**options | {"out": Path(options["out"])}))
 
 
 def test_a_recipe_without_a_quantize_pass(tmp_path):
     with pytest.raises(UserError, match="has no pass 'quantize'"):
-        sensitivity.open_subject("recipes/passionsr_w8a8.yaml", ["passes=[{pass: strip, text: constant}]"], tmp_path,
-                                 tmp_path)
+        sensitivity.open_subject(
+            "recipes/passionsr_w8a8.yaml",
+            ["passes=[{pass: strip, text: constant}]"],
+            tmp_path,
+            tmp_path,
+        )

@@ -20,7 +20,12 @@ STAGES = [
     {"stage": "vq_autoencoder", "steps": 2, "losses": {"l1": 1.0}, **COMMON},
     {"stage": "vq_autoencoder", "steps": 2, "losses": {"l1": 1.0, "vq": 1.0}, **COMMON},
     {"stage": "resshift", "steps": 2, "losses": {"mse": 1.0, "l1": 0.1}, **COMMON},
-    {"stage": "sinsr", "steps": 4, "losses": {"teacher": 1.0, "inverse": 1.0, "truth": 1.0}, **COMMON},
+    {
+        "stage": "sinsr",
+        "steps": 4,
+        "losses": {"teacher": 1.0, "inverse": 1.0, "truth": 1.0},
+        **COMMON,
+    },
 ]
 
 
@@ -29,8 +34,16 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "LATENT_POOL", 2)
     Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
     path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump({"name": "tiny", "source": {"family": "resshift", "steps": 4},
-                                    "data": {"folders": [str(tmp_path)]}, "stages": STAGES}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "tiny",
+                "source": {"family": "resshift", "steps": 4},
+                "data": {"folders": [str(tmp_path)]},
+                "stages": STAGES,
+            }
+        )
+    )
     return path
 
 
@@ -45,13 +58,19 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
     record = json.loads((tmp_path / "a.json").read_text())
     logs = [stage["log"][-1] for stage in record["stages"]]
     assert [set(log) - {"step", "seconds", "loss"} for log in logs] == [
-        {"l1"}, {"l1", "vq"}, {"mse", "l1"}, {"teacher", "inverse", "truth"}]
+        {"l1"},
+        {"l1", "vq"},
+        {"mse", "l1"},
+        {"teacher", "inverse", "truth"},
+    ]
     source, passes = read_header(tmp_path / "a.safetensors")
     assert (source.family, source.model, source.steps, passes) == ("resshift", "sinsr", 4, [])
     image = torch.rand(1, 3, 32, 32)
     assert load_model(tmp_path / "a.safetensors")(image).shape == (1, 3, 128, 128)
     # The stage before the student's leaves a teacher that runs all steps.
-    teacher = ResShiftSource(model="resshift", steps=4, weights=str(tmp_path / "a" / "2_resshift.safetensors"))
+    teacher = ResShiftSource(
+        model="resshift", steps=4, weights=str(tmp_path / "a" / "2_resshift.safetensors")
+    )
     built = teacher.build()
     teacher.load(built)
     assert built(image).shape == (1, 3, 128, 128)
@@ -59,9 +78,12 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
     # Killed in the last stage after two steps, then started again.
     def dies(name, *rest, **kwargs):
         if name == "3_sinsr":
-            kwargs["after_step"] = lambda done: (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
+            kwargs["after_step"] = lambda done: (
+                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
+            )
             kwargs["checkpoint_every"] = 2
         return loop.train(name, *rest, **kwargs)
+
     with monkeypatch.context() as patch:
         patch.setattr(train, "train", dies)
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
@@ -86,23 +108,30 @@ def test_codebook_starts_from_white_latents():
     torch.testing.assert_close(torch.cov(vectors.T), torch.eye(3), rtol=0, atol=1e-2)
     after = model.decoder.tail(model.decoder.features(latent, quantise=False))
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
-    distance = torch.cdist(model.decoder.quantize.embedding.weight[:50], vectors,
-                           compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        model.decoder.quantize.embedding.weight[:50],
+        vectors,
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
     assert distance.amin(1).max() < 1e-4
     assert len(model.decoder.quantize.indices(latent).unique()) > 300
 
 
 def test_codebook_and_encoder_learn_from_the_vq_loss():
     model, hr = nano(), torch.rand(1, 3, 128, 128)
-    stage = shift_stages.VQAutoencoderStage(model, {"l1": 1.0, "vq": 1.0}, None, PRESETS["mild"], (0,))
+    stage = shift_stages.VQAutoencoderStage(
+        model, {"l1": 1.0, "vq": 1.0}, None, PRESETS["mild"], (0,)
+    )
     assert "decoder.quantize" in stage.trained
     _, terms = stage(hr, 0)
     terms["vq"].backward(retain_graph=True)
     weight = model.encoder.quant_conv.weight
-    assert model.decoder.quantize.embedding.weight.grad.abs().sum() > 0 and weight.grad.abs().sum() > 0
+    assert (
+        model.decoder.quantize.embedding.weight.grad.abs().sum() > 0 and weight.grad.abs().sum() > 0
+    )
     weight.grad = None
     terms["l1"].backward()
-    assert weight.grad.abs().sum() > 0      # through the codes
+    assert weight.grad.abs().sum() > 0  # through the codes
     plain = shift_stages.VQAutoencoderStage(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
     assert "decoder.quantize" not in plain.trained and set(plain(hr, 0)[1]) == {"l1"}
 
@@ -125,20 +154,30 @@ def test_student_starts_as_its_teacher():
 
     *_, (taught, _) = schedule.deterministic(denoise, y, noise)
     assert terms["teacher"].item() == pytest.approx(
-        (schedule.one_step(denoise, y, noise) - taught).square().mean().item(), rel=1e-4)
+        (schedule.one_step(denoise, y, noise) - taught).square().mean().item(), rel=1e-4
+    )
     inverse = denoise(taught / schedule.normaliser(3), torch.tensor([0]))
-    assert terms["inverse"].item() == pytest.approx((inverse - start).square().mean().item(), rel=1e-4)
+    assert terms["inverse"].item() == pytest.approx(
+        (inverse - start).square().mean().item(), rel=1e-4
+    )
     noisy = denoise(clean / schedule.normaliser(3), torch.tensor([0]))
     assert terms["truth"].item() == pytest.approx(
-        (schedule.predict(denoise, noisy, 3) - clean).square().mean().item(), rel=1e-4)
+        (schedule.predict(denoise, noisy, 3) - clean).square().mean().item(), rel=1e-4
+    )
 
 
-@pytest.mark.parametrize("change, said", [
-    ("stages.0.stage=latent", "does not fit the family 'resshift'"),
-    ("stages.0.losses={kl: 1.0}", "has no loss 'kl'; choose from l1, mse, frequency, lpips, gan, vq"),
-    ("stages.3.losses={teacher: 0}", "no loss above 0"),
-    ("stages.2.crop=64", "multiple of 128"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("stages.0.stage=latent", "does not fit the family 'resshift'"),
+        (
+            "stages.0.losses={kl: 1.0}",
+            "has no loss 'kl'; choose from l1, mse, frequency, lpips, gan, vq",
+        ),
+        ("stages.3.losses={teacher: 0}", "no loss above 0"),
+        ("stages.2.crop=64", "multiple of 128"),
+    ],
+)
 def test_mistakes(recipe, change, said, capsys, tmp_path):
     assert call(recipe, change, "--workdir", tmp_path / "w") == 2
     assert said in capsys.readouterr().err

@@ -27,7 +27,9 @@ def shapes(model: nn.Module) -> dict[str, tuple]:
 def error(before: nn.Module, after: nn.Module, latent: torch.Tensor) -> float:
     """Largest difference of two models' predictions, relative to the largest value."""
     expected = before.denoiser(latent, before.context())
-    return ((after.denoiser(latent, after.context()) - expected).abs().max() / expected.abs().max()).item()
+    return (
+        (after.denoiser(latent, after.context()) - expected).abs().max() / expected.abs().max()
+    ).item()
 
 
 @pytest.mark.parametrize("shape", LATENTS)
@@ -50,10 +52,19 @@ def test_the_network_is_sensitive_to_what_is_folded(random_nano):
 
 @pytest.mark.parametrize("shape", LATENTS)
 def test_text_encoder_becomes_a_constant(random_nano, shape):
-    config = CLIPTextConfig(vocab_size=50, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-                            num_attention_heads=2, max_position_embeddings=77, eos_token_id=49)
+    config = CLIPTextConfig(
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        eos_token_id=49,
+    )
     random_nano.denoiser.context = None
-    random_nano.text_encoder = PromptEncoder(CLIPTextModel(config), torch.randint(0, 50, (1, 77))).eval()
+    random_nano.text_encoder = PromptEncoder(
+        CLIPTextModel(config), torch.randint(0, 50, (1, 77))
+    ).eval()
     stripped = copy.deepcopy(random_nano)
     Strip().convert(stripped)
     assert stripped.text_encoder is None and stripped.denoiser.context is None
@@ -75,7 +86,10 @@ def test_twice_changes_nothing_more(random_nano):
     Strip().convert(random_nano)
     once = copy.deepcopy(random_nano)
     Strip().convert(random_nano)
-    assert shapes(once) == shapes(random_nano) and error(once, random_nano, torch.randn(LATENTS[0])) == 0
+    assert (
+        shapes(once) == shapes(random_nano)
+        and error(once, random_nano, torch.randn(LATENTS[0])) == 0
+    )
 
 
 def test_one_half_then_the_other_is_both(random_nano):
@@ -97,18 +111,31 @@ def test_what_goes_from_sd21():
     model = OSEDiffSource(size="sd21").build()
     before = measure(model).component("denoiser")
     time = sum(p.numel() for p in model.denoiser.unet.time_embedding.parameters())
-    projections = sum(p.numel() for name, p in model.denoiser.named_parameters() if "time_emb_proj" in name)
+    projections = sum(
+        p.numel() for name, p in model.denoiser.named_parameters() if "time_emb_proj" in name
+    )
     assert (time, projections) == (2_050_560, 25_824_960)
     Strip(text="keep").convert(model)
     assert before.params - measure(model).component("denoiser").params == 27_875_520
-    keys_values = sum(p.numel() for name, p in model.denoiser.named_parameters()
-                      if "attn2.to_k." in name or "attn2.to_v." in name)
+    keys_values = sum(
+        p.numel()
+        for name, p in model.denoiser.named_parameters()
+        if "attn2.to_k." in name or "attn2.to_v." in name
+    )
     Strip().convert(model)
     constants = [m for m in model.modules() if isinstance(m, ConstantProjection)]
-    assert (keys_values, sum(m.value.numel() for m in constants), len(constants)) == (25_559_040, 1_921_920, 32)
+    assert (keys_values, sum(m.value.numel() for m in constants), len(constants)) == (
+        25_559_040,
+        1_921_920,
+        32,
+    )
     after = measure(model)
     assert list(after.components()) == ["encoder", "denoiser", "decoder"]
-    assert after.component("denoiser").params == 865_910_724 - 27_875_520 - 25_559_040 + 1_921_920 == 814_398_084
+    assert (
+        after.component("denoiser").params
+        == 865_910_724 - 27_875_520 - 25_559_040 + 1_921_920
+        == 814_398_084
+    )
 
 
 def test_replaced_layers_are_refused(random_nano):

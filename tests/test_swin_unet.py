@@ -11,7 +11,13 @@ from safetensors.torch import load_file
 from compress.cost import measure_module
 from compress.errors import UserError
 from compress.sources.swin_unet import (
-    SwinBlock, SwinUNet, SwinUNetConfig, relative_position_index, shift_mask, timestep_embedding)
+    SwinBlock,
+    SwinUNet,
+    SwinUNetConfig,
+    relative_position_index,
+    shift_mask,
+    timestep_embedding,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +33,25 @@ def golden(shared):
 def network(golden) -> SwinUNet:
     facts, tensors = golden
     config = facts["config"]
-    net = SwinUNet(SwinUNetConfig(
-        channels=config["model_channels"], multipliers=tuple(config["channel_mult"]),
-        blocks=config["num_res_blocks"][0], size=config["image_size"],
-        attention=tuple(config["attention_resolutions"]), embed=config["swin_embed_dim"],
-        head_channels=config["num_head_channels"], depth=config["swin_depth"], window=config["window_size"],
-        mlp_ratio=config["mlp_ratio"])).eval()
-    weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
+    net = SwinUNet(
+        SwinUNetConfig(
+            channels=config["model_channels"],
+            multipliers=tuple(config["channel_mult"]),
+            blocks=config["num_res_blocks"][0],
+            size=config["image_size"],
+            attention=tuple(config["attention_resolutions"]),
+            embed=config["swin_embed_dim"],
+            head_channels=config["num_head_channels"],
+            depth=config["swin_depth"],
+            window=config["window_size"],
+            mlp_ratio=config["mlp_ratio"],
+        )
+    ).eval()
+    weights = {
+        name.removeprefix("weights."): value
+        for name, value in tensors.items()
+        if name.startswith("weights.")
+    }
     missing, unexpected = net.load_state_dict(weights, strict=False)
     # The golden leaves out what follows from shapes; ours must have just that beside the weights.
     assert unexpected == [] and set(missing) == set(facts["omitted_buffers"]["shapes"])
@@ -41,7 +59,15 @@ def network(golden) -> SwinUNet:
 
 
 def tiny(**options) -> SwinUNet:
-    config = dict(channels=32, multipliers=(1, 2), blocks=1, size=16, attention=(16,), embed=32, head_channels=16)
+    config = dict(
+        channels=32,
+        multipliers=(1, 2),
+        blocks=1,
+        size=16,
+        attention=(16,),
+        embed=32,
+        head_channels=16,
+    )
     torch.manual_seed(0)
     net = SwinUNet(SwinUNetConfig(**config | options)).eval()
     for parameter in net.parameters():
@@ -62,9 +88,13 @@ def test_output_is_the_authors(golden, network, case):
 def test_every_block_has_the_authors_statistics(golden, network):
     facts, tensors = golden
     seen, modules = {}, dict(network.named_modules())
-    expected = {name.split(" ")[0]: value for name, value in facts["block_statistics"]["blocks"].items()}
-    hooks = [modules[name].register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
-             for name in expected]
+    expected = {
+        name.split(" ")[0]: value for name, value in facts["block_statistics"]["blocks"].items()
+    }
+    hooks = [
+        modules[name].register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+        for name in expected
+    ]
     with torch.no_grad():
         network(*(tensors[f"inputs.a.{name}"] for name in ("x", "timesteps", "lq")))
     for hook in hooks:
@@ -73,17 +103,26 @@ def test_every_block_has_the_authors_statistics(golden, network):
     limit = facts["tolerance"]["max_abs"]
     for name, out in seen.items():
         assert list(out.shape) == expected[name]["shape"], name
-        assert out.flatten()[:4].tolist() == pytest.approx(expected[name]["first4"], abs=limit), name
-        for key, value in (("mean", out.double().mean()), ("abs_max", out.abs().max()),
-                           ("std", out.double().std())):
+        assert out.flatten()[:4].tolist() == pytest.approx(expected[name]["first4"], abs=limit), (
+            name
+        )
+        for key, value in (
+            ("mean", out.double().mean()),
+            ("abs_max", out.abs().max()),
+            ("std", out.double().std()),
+        ):
             assert value.item() == pytest.approx(expected[name][key], abs=limit), (name, key)
 
 
 def test_time_embedding_and_buffers_are_the_authors(golden, network):
     facts, tensors = golden
     with torch.no_grad():
-        found = network.time_embed(timestep_embedding(tensors["inputs.a.timesteps"], network.config.channels))
-    torch.testing.assert_close(found, tensors["outputs.a.time_emb"], rtol=0, atol=facts["tolerance"]["max_abs"])
+        found = network.time_embed(
+            timestep_embedding(tensors["inputs.a.timesteps"], network.config.channels)
+        )
+    torch.testing.assert_close(
+        found, tensors["outputs.a.time_emb"], rtol=0, atol=facts["tolerance"]["max_abs"]
+    )
     assert torch.equal(relative_position_index(8), tensors["outputs.relative_position_index"])
     assert torch.equal(shift_mask(16, 8, 4, "published"), tensors["outputs.attn_mask_16x16"])
 
@@ -102,19 +141,36 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(shared, name):
 
 
 # Published: 50.66 and 202.61 G with attention; the convolutions and linear layers alone are 50.12 and 200.46.
-@pytest.mark.parametrize("side, conv, linear, attention", [
-    (64, 46_884_847_616, 3_238_883_328, 537_919_488), (128, 187_539_390_464, 12_921_434_112, 2_151_677_952)])
+@pytest.mark.parametrize(
+    "side, conv, linear, attention",
+    [
+        (64, 46_884_847_616, 3_238_883_328, 537_919_488),
+        (128, 187_539_390_464, 12_921_434_112, 2_151_677_952),
+    ],
+)
 def test_counts_at_full_size(side, conv, linear, attention):
     with torch.device("meta"):
         net = SwinUNet()
     image = torch.empty(1, 3, side, side)
-    totals = measure_module(net, image, torch.zeros(1, dtype=torch.int64), image, name="denoiser").totals()
+    totals = measure_module(
+        net, image, torch.zeros(1, dtype=torch.int64), image, name="denoiser"
+    ).totals()
     assert [totals[k] for k in ("params", "macs_conv", "macs_linear", "macs_attention")] == [
-        118_593_583, conv, linear, attention]
+        118_593_583,
+        conv,
+        linear,
+        attention,
+    ]
     assert round(totals["macs_full"] / 1e9, 2) == {64: 50.66, 128: 202.61}[side]
     # What a fixed timestep lets one fold away.
-    assert sum(p.numel() for name, p in net.named_parameters() if "emb_layers" in name or "time_embed" in name
-               ) == 11_384_640
+    assert (
+        sum(
+            p.numel()
+            for name, p in net.named_parameters()
+            if "emb_layers" in name or "time_embed" in name
+        )
+        == 11_384_640
+    )
 
 
 @pytest.mark.parametrize("rows, columns", [(2, 2), (3, 2), (1, 4)])
@@ -127,8 +183,13 @@ def test_swin_mask_parts_what_was_not_adjacent(rows, columns):
     parted = torch.zeros(rows * columns, 64, 64, dtype=torch.bool)
     for axis, last in ((y, 8 * rows - 8), (x, 8 * columns - 8)):
         origin = axis.roll((-4, -4), (0, 1))
-        origin = torch.stack([origin[8 * i:8 * i + 8, 8 * j:8 * j + 8].flatten()
-                              for i in range(rows) for j in range(columns)])
+        origin = torch.stack(
+            [
+                origin[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].flatten()
+                for i in range(rows)
+                for j in range(columns)
+            ]
+        )
         wrapped, whole = origin < 4, (origin >= max(last, 4)).any(1) & (origin < 4).any(1)
         parted |= (wrapped[:, :, None] != wrapped[:, None, :]) & whole[:, None, None]
     assert torch.equal(found == -100, parted) and parted.any() and not parted.all()
@@ -181,20 +242,41 @@ def test_what_it_refuses():
         net(x, t, x)
     with pytest.raises(UserError, match="one size"):
         net(x[..., :16], t, x)
-    for options, words in (({"channels": 48}, "48 channels"), ({"head_channels": 24}, "head_channels"),
-                           ({"size": 24}, "multiple of 16"), ({"mask": "none"}, "published or swin")):
+    for options, words in (
+        ({"channels": 48}, "48 channels"),
+        ({"head_channels": 24}, "head_channels"),
+        ({"size": 24}, "multiple of 16"),
+        ({"mask": "none"}, "published or swin"),
+    ):
         with pytest.raises(UserError, match=words):
-            SwinUNetConfig(**dict(channels=32, embed=32, head_channels=16, multipliers=(1, 2), size=16) | options)
+            SwinUNetConfig(
+                **dict(channels=32, embed=32, head_channels=16, multipliers=(1, 2), size=16)
+                | options
+            )
 
 
 def test_onnxruntime_computes_the_same(tmp_path):
-    net = tiny()    # at a size that its masks were not built for
-    inputs = {"x_t": torch.randn(1, 3, 16, 32), "timesteps": torch.tensor([14]), "lr": torch.randn(1, 3, 16, 32)}
+    net = tiny()  # at a size that its masks were not built for
+    inputs = {
+        "x_t": torch.randn(1, 3, 16, 32),
+        "timesteps": torch.tensor([14]),
+        "lr": torch.randn(1, 3, 16, 32),
+    }
     with torch.no_grad():
-        torch.onnx.export(net, tuple(inputs.values()), tmp_path / "unet.onnx", dynamo=True, opset_version=20,
-                          input_names=list(inputs), verbose=False, external_data=False)
+        torch.onnx.export(
+            net,
+            tuple(inputs.values()),
+            tmp_path / "unet.onnx",
+            dynamo=True,
+            opset_version=20,
+            input_names=list(inputs),
+            verbose=False,
+            external_data=False,
+        )
         expected = net(*inputs.values())
-    session = onnxruntime.InferenceSession(tmp_path / "unet.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "unet.onnx", providers=["CPUExecutionProvider"]
+    )
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
     assert expected.abs().max() > 0.1
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

@@ -236,7 +236,7 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
         )
         == 2
     )
-    (tmp_path / "mine.json").write_text("mine")     # where the record would go
+    (tmp_path / "mine.json").write_text("mine")  # where the record would go
     for name in ("mine.safetensors", "new.json"):
         assert (
             call(recipe, "--workdir", tmp_path / "b", "--export-checkpoint", tmp_path / name) == 2

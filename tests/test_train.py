@@ -23,9 +23,23 @@ from compress.sources.edge_sd_sr import EdgeSDSRSource
 from compress.sources.osediff import OSEDiffSource
 
 STAGES = [
-    {"stage": "autoencoder", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0, "kl": 1e-5}},
+    {
+        "stage": "autoencoder",
+        "steps": 2,
+        "batch": 2,
+        "crop": 64,
+        "lr": 1e-3,
+        "losses": {"l1": 1.0, "kl": 1e-5},
+    },
     {"stage": "latent", "steps": 2, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"l1": 1.0}},
-    {"stage": "end_to_end", "steps": 4, "batch": 2, "crop": 64, "lr": 1e-3, "losses": {"mse": 1.0, "gan": 0.1}},
+    {
+        "stage": "end_to_end",
+        "steps": 4,
+        "batch": 2,
+        "crop": 64,
+        "lr": 1e-3,
+        "losses": {"mse": 1.0, "gan": 0.1},
+    },
 ]
 
 
@@ -41,8 +55,16 @@ def folder(tmp_path_factory):
 def recipe(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "LATENT_POOL", 4)
     path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump({"name": "tiny", "source": {"family": "osediff", "size": "nano"},
-                                    "data": {"folders": [str(folder)]}, "stages": STAGES}))
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "tiny",
+                "source": {"family": "osediff", "size": "nano"},
+                "data": {"folders": [str(folder)]},
+                "stages": STAGES,
+            }
+        )
+    )
     return path
 
 
@@ -54,18 +76,28 @@ def call(*arguments):
 
 def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
-    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().out, re.M) == ["0_autoencoder", "1_latent",
-                                                                                     "2_end_to_end"]
+    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().out, re.M) == [
+        "0_autoencoder",
+        "1_latent",
+        "2_end_to_end",
+    ]
     record = json.loads((tmp_path / "a.json").read_text())
     assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
     assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
-    assert all(s["log"][-1]["loss"] > 0 for s in record["stages"]) and "critic" in record["stages"][2]["log"][-1]
+    assert (
+        all(s["log"][-1]["loss"] > 0 for s in record["stages"])
+        and "critic" in record["stages"][2]["log"][-1]
+    )
+
     # Killed in the last stage after two steps, then started again.
     def dies(module, *rest, **kwargs):
         if module == "2_end_to_end":
-            kwargs["after_step"] = lambda done: (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
+            kwargs["after_step"] = lambda done: (
+                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
+            )
             kwargs["checkpoint_every"] = 2
         return loop.train(module, *rest, **kwargs)
+
     with monkeypatch.context() as patch:
         patch.setattr(train, "train", dies)
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
@@ -77,12 +109,30 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
     # A blended stage ends between the weights that it began with and those that it would have ended with.
     shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
-    assert call(recipe, "stages.2.blend=0.25", "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 0
-    start, whole, blended = (load_file(tmp_path / name) for name in (
-        "a/1_latent.safetensors", "a/2_end_to_end.safetensors", "c/2_end_to_end.safetensors"))
-    moved, apart = (torch.cat([(other[k] - (start[k].lerp(whole[k], share))).flatten() for k in start]).norm()
-                    for other, share in ((whole, 0.0), (blended, 0.25)))
-    assert apart < 0.05 * moved     # what sums in another order make of Adam's first steps
+    assert (
+        call(
+            recipe,
+            "stages.2.blend=0.25",
+            "--workdir",
+            tmp_path / "c",
+            "-o",
+            tmp_path / "c.safetensors",
+        )
+        == 0
+    )
+    start, whole, blended = (
+        load_file(tmp_path / name)
+        for name in (
+            "a/1_latent.safetensors",
+            "a/2_end_to_end.safetensors",
+            "c/2_end_to_end.safetensors",
+        )
+    )
+    moved, apart = (
+        torch.cat([(other[k] - (start[k].lerp(whole[k], share))).flatten() for k in start]).norm()
+        for other, share in ((whole, 0.0), (blended, 0.25))
+    )
+    assert apart < 0.05 * moved  # what sums in another order make of Adam's first steps
     model = load_model(tmp_path / "a.safetensors")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3, 128, 128)
 
@@ -119,7 +169,9 @@ def test_unit_latent_keeps_the_function():
     before = model.decoder(model.encoder.encode(image * 2 - 1))
     deviation = stages.unit_latent(model, image)
     assert deviation > 0
-    torch.testing.assert_close(model.decoder(model.encoder.encode(image * 2 - 1)), before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        model.decoder(model.encoder.encode(image * 2 - 1)), before, rtol=1e-3, atol=1e-4
+    )
     assert model.encoder.encode(image * 2 - 1).std().item() == pytest.approx(1, rel=1e-3)
 
 
@@ -163,15 +215,22 @@ def test_ema_and_schedule():
     ema.copy_to_model()
     assert parameter[0].item() == pytest.approx(1 - 2 / 11)
     factor = loop.cosine_with_warmup(100, 10)
-    assert factor(0) == pytest.approx(0.1) and factor(10) == pytest.approx(1) and factor(100) == pytest.approx(0.02)
+    assert (
+        factor(0) == pytest.approx(0.1)
+        and factor(10) == pytest.approx(1)
+        and factor(100) == pytest.approx(0.02)
+    )
 
 
-@pytest.mark.parametrize("change, said", [
-    ("data.folders=[no/such]", "no/such does not exist"),
-    ("stages.0.losses={lpips: 1.0}", "lpips_weights"),
-    ("stages.0.stpes=3", "did you mean 'steps'"),
-    ("stages.0.crop=50", "multiple of 64"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("data.folders=[no/such]", "no/such does not exist"),
+        ("stages.0.losses={lpips: 1.0}", "lpips_weights"),
+        ("stages.0.stpes=3", "did you mean 'steps'"),
+        ("stages.0.crop=50", "multiple of 64"),
+    ],
+)
 def test_mistakes(recipe, change, said, capsys, tmp_path):
     assert call(recipe, change, "--workdir", tmp_path / "w") == 2
     assert said in capsys.readouterr().err

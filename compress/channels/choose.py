@@ -27,7 +27,11 @@ def choose(space: Space, ratio: float, scores: torch.Tensor | None) -> torch.Ten
     kept = space.kept(ratio)
     if kept == space.size:
         return torch.arange(space.size)
-    scores = -torch.arange(space.size, dtype=torch.float64) if scores is None else scores.detach().double().cpu()
+    scores = (
+        -torch.arange(space.size, dtype=torch.float64)
+        if scores is None
+        else scores.detach().double().cpu()
+    )
     each, groups = _blocks(space)
     if groups > 1 and kept % each == 0 and space.heads == 1:
         whole = best(scores.view(groups, each).sum(1), kept // each)

@@ -29,8 +29,10 @@ def gather(axis: Axis, kept: dict[Space, torch.Tensor]) -> torch.Tensor:
 
 
 def _narrow(parameter: nn.Parameter, dim: int, index: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(parameter.detach().index_select(dim, index.to(parameter.device)).contiguous(),
-                        requires_grad=parameter.requires_grad)
+    return nn.Parameter(
+        parameter.detach().index_select(dim, index.to(parameter.device)).contiguous(),
+        requires_grad=parameter.requires_grad,
+    )
 
 
 def cut_outputs(layer: nn.Module, index: torch.Tensor) -> None:
@@ -71,7 +73,10 @@ def keep_temperature(attention: Attention, before: int) -> None:
 def _refresh(module: nn.Module) -> None:
     """diffusers' modules repeat their sizes in attributes, some of which their forward reads."""
     if isinstance(module, ResnetBlock2D):
-        module.in_channels, module.out_channels = module.norm1.num_channels, module.conv2.out_channels
+        module.in_channels, module.out_channels = (
+            module.norm1.num_channels,
+            module.conv2.out_channels,
+        )
     elif isinstance(module, (Downsample2D, Upsample2D)):
         module.channels, module.out_channels = module.conv.in_channels, module.conv.out_channels
     elif isinstance(module, Transformer2DModel):
@@ -85,8 +90,13 @@ def _refresh(module: nn.Module) -> None:
         module.scale = (module.inner_dim // module.heads) ** -0.5
 
 
-def cut(component: nn.Module, graph: ChannelGraph, ratio: float, score: Score | None,
-        moments: Moments | None = None) -> None:
+def cut(
+    component: nn.Module,
+    graph: ChannelGraph,
+    ratio: float,
+    score: Score | None,
+    moments: Moments | None = None,
+) -> None:
     """Keep `ratio` of every space of `graph`, the channel graph of `component`.
 
     With `score` channels are chosen per space and stay aligned wherever they are used. Without, every axis of every
@@ -96,10 +106,14 @@ def cut(component: nn.Module, graph: ChannelGraph, ratio: float, score: Score | 
     names = {module: name for name, module in component.named_modules()}
     for layer in graph.layers:
         if type(layer) not in PLAIN:
-            raise UserError(f"{names[layer]} is a {type(layer).__name__}, whose channels cannot be cut; list the "
-                            "passes that prune before those that replace layers")
+            raise UserError(
+                f"{names[layer]} is a {type(layer).__name__}, whose channels cannot be cut; list the "
+                "passes that prune before those that replace layers"
+            )
     head_sizes = {a: a.inner_dim // a.heads for a in graph.attentions}
-    kept = {space: choose(space, ratio, score(space) if score else None) for space in graph.spaces()}
+    kept = {
+        space: choose(space, ratio, score(space) if score else None) for space in graph.spaces()
+    }
     # The number of groups is structure: it may depend on the config, not on which channels the values favour.
     typical = {space: choose(space, ratio, None) for space in graph.spaces()}
     for layer, axes in graph.layers.items():
@@ -108,8 +122,11 @@ def cut(component: nn.Module, graph: ChannelGraph, ratio: float, score: Score | 
                 continue
             index = gather(axis, kept)
             if isinstance(layer, nn.GroupNorm):
-                layer.num_groups = (aligned_groups(axis, typical, layer.num_groups) if score
-                                    else adcsr_groups(len(index)))
+                layer.num_groups = (
+                    aligned_groups(axis, typical, layer.num_groups)
+                    if score
+                    else adcsr_groups(len(index))
+                )
             if cut_axis is cut_inputs and moments is not None and layer in moments:
                 moments.compensate(layer, index)
             cut_axis(layer, index if score else torch.arange(len(index)))

@@ -35,7 +35,9 @@ class Space:
 
     def kept(self, ratio: float) -> int:
         """How many channels stay: int(ratio * size) for one head, as AdcSR counts."""
-        return self.size if self.fixed else max(1, int(ratio * (self.size // self.heads))) * self.heads
+        return (
+            self.size if self.fixed else max(1, int(ratio * (self.size // self.heads))) * self.heads
+        )
 
 
 Axis = list[Space]
@@ -67,7 +69,9 @@ class ChannelGraph:
                     seen.add(space)
                     yield space
 
-    def layer(self, module: nn.Module | None, inputs: Axis | None, outputs: Axis | None) -> Axis | None:
+    def layer(
+        self, module: nn.Module | None, inputs: Axis | None, outputs: Axis | None
+    ) -> Axis | None:
         if module is not None:
             self.layers[module] = Axes(inputs, outputs)
         return outputs
@@ -87,7 +91,9 @@ class ChannelGraph:
         self.norm(block.norm1, h)
         self.layer(block.conv1, h, middle)
         if block.time_emb_proj is not None:
-            self.layer(block.time_emb_proj, self.new(block.time_emb_proj.in_features, fixed=True), middle)
+            self.layer(
+                block.time_emb_proj, self.new(block.time_emb_proj.in_features, fixed=True), middle
+            )
         self.norm(block.norm2, middle)
         out = h if block.conv_shortcut is None else self.new(block.conv2.out_channels)
         self.layer(block.conv_shortcut, h, out)
@@ -99,7 +105,9 @@ class ChannelGraph:
         size, heads = module.inner_dim, module.heads
         queries = self.new(size, heads=heads, matched=True)
         values = self.new(size, heads=heads)
-        source = self.new(module.cross_attention_dim, fixed=True) if module.is_cross_attention else h
+        source = (
+            self.new(module.cross_attention_dim, fixed=True) if module.is_cross_attention else h
+        )
         self.norm(module.group_norm, h)
         self.layer(module.to_q, h, queries)
         self.layer(module.to_k, source, queries)
@@ -148,7 +156,11 @@ def _attentions(block: nn.Module) -> list[Transformer2DModel | None]:
 
 def unet_graph(unet: UNet2DConditionModel) -> ChannelGraph:
     graph = ChannelGraph()
-    h = graph.layer(unet.conv_in, graph.new(unet.conv_in.in_channels, fixed=True), graph.new(unet.conv_in.out_channels))
+    h = graph.layer(
+        unet.conv_in,
+        graph.new(unet.conv_in.in_channels, fixed=True),
+        graph.new(unet.conv_in.out_channels),
+    )
     skips = [h]
     for block in unet.down_blocks:
         for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
@@ -174,8 +186,11 @@ def autoencoder_graph(half: Encoder | Decoder) -> ChannelGraph:
     """An autoencoder's encoder or decoder. A joined decoder has no `conv_in`: its inputs are fixed then."""
     graph = ChannelGraph()
     if isinstance(half.conv_in, nn.Conv2d):
-        h = graph.layer(half.conv_in, graph.new(half.conv_in.in_channels, fixed=True),
-                        graph.new(half.conv_in.out_channels))
+        h = graph.layer(
+            half.conv_in,
+            graph.new(half.conv_in.in_channels, fixed=True),
+            graph.new(half.conv_in.out_channels),
+        )
     else:
         h = graph.new(half.mid_block.resnets[0].norm1.num_channels, fixed=True)
     if isinstance(half, Decoder):
@@ -196,15 +211,24 @@ def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
     from compress.passes.phases import PhaseUpsample
 
     if any(isinstance(module, (Shortcut, MiddleShortcut)) for module in component.modules()):
-        raise UserError(f"component '{name}' has lost blocks to depth_prune, and with them what binds its channels "
-                        "together; list prune before depth_prune")
+        raise UserError(
+            f"component '{name}' has lost blocks to depth_prune, and with them what binds its channels "
+            "together; list prune before depth_prune"
+        )
     if any(isinstance(module, PhaseUpsample) for module in component.modules()):
-        raise UserError(f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be cut; list "
-                        "prune before that strip")
-    for attribute, kind, build in (("unet", UNet2DConditionModel, unet_graph), ("encoder", Encoder, autoencoder_graph),
-                                   ("decoder", Decoder, autoencoder_graph)):
+        raise UserError(
+            f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be cut; list "
+            "prune before that strip"
+        )
+    for attribute, kind, build in (
+        ("unet", UNet2DConditionModel, unet_graph),
+        ("encoder", Encoder, autoencoder_graph),
+        ("decoder", Decoder, autoencoder_graph),
+    ):
         network = getattr(component, attribute, None)
         if isinstance(network, kind):
             return build(network)
-    raise UserError(f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; choose a "
-                    "component with a UNet or an autoencoder's half")
+    raise UserError(
+        f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; choose a "
+        "component with a UNet or an autoencoder's half"
+    )

@@ -22,8 +22,11 @@ class Moments:
 
     @contextmanager
     def watching(self, graph: ChannelGraph) -> Iterator[None]:
-        handles = [layer.register_forward_pre_hook(self._add) for layer, axes in graph.layers.items()
-                   if isinstance(layer, (nn.Conv2d, nn.Linear)) and not all(s.fixed for s in axes.inputs)]
+        handles = [
+            layer.register_forward_pre_hook(self._add)
+            for layer, axes in graph.layers.items()
+            if isinstance(layer, (nn.Conv2d, nn.Linear)) and not all(s.fixed for s in axes.inputs)
+        ]
         try:
             yield
         finally:
@@ -32,7 +35,9 @@ class Moments:
 
     def _add(self, layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         x = args[0].detach()
-        rows = x.transpose(0, 1).flatten(1) if isinstance(layer, nn.Conv2d) else x.flatten(0, -2).T  # [C, positions]
+        rows = (
+            x.transpose(0, 1).flatten(1) if isinstance(layer, nn.Conv2d) else x.flatten(0, -2).T
+        )  # [C, positions]
         rows = torch.cat([rows, rows.new_ones(1, rows.shape[1])]).float()
         self.sums[layer] = self.sums.get(layer, 0) + (rows @ rows.T).double()
 
@@ -52,13 +57,19 @@ class Moments:
         total, weight, bias = self.sums[layer], layer.weight.double(), layer.bias
         channels = weight.shape[1]
         kept = kept.to(total.device)
-        is_lost = torch.ones(channels, dtype=torch.bool, device=total.device).index_fill(0, kept, False)
+        is_lost = torch.ones(channels, dtype=torch.bool, device=total.device).index_fill(
+            0, kept, False
+        )
         lost = is_lost.nonzero().flatten()
         known = torch.cat([kept, kept.new_tensor([channels])]) if bias is not None else kept
         gram = total[known][:, known]
-        ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(known), dtype=gram.dtype, device=gram.device)
+        ridge = (
+            RIDGE
+            * gram.diagonal().mean()
+            * torch.eye(len(known), dtype=gram.dtype, device=gram.device)
+        )
         estimate = torch.linalg.solve(gram + ridge, total[known][:, lost])  # [known, lost]
         shift = torch.einsum("ol...,kl->ok...", weight[:, lost], estimate)
-        layer.weight[:, kept] += shift[:, :len(kept)].to(layer.weight.dtype)
+        layer.weight[:, kept] += shift[:, : len(kept)].to(layer.weight.dtype)
         if bias is not None:
             bias += shift[:, -1].reshape(len(bias), -1).sum(1).to(bias.dtype)

@@ -39,5 +39,9 @@ def activation_scores(graph: ChannelGraph, moments: Moments) -> dict[Space, torc
     scores: dict[Space, torch.Tensor] = {}
     for layer, axes in graph.layers.items():
         if layer in moments:
-            _add(scores, axes.inputs, moments.variance(layer).cpu() * _strength(layer.weight, 1, 2).cpu())
+            _add(
+                scores,
+                axes.inputs,
+                moments.variance(layer).cpu() * _strength(layer.weight, 1, 2).cpu(),
+            )
     return l1_scores(graph) | scores

@@ -42,11 +42,13 @@ class Degradation:
 PRESETS = {
     "realesrgan": Degradation(
         Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95)),
-        Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95))),
+        Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95)),
+    ),
     # AdcSR's milder setting, nearer to photographs of a present-day camera.
     "mild": Degradation(
         Stage(1.0, (0.1, 1.5), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95)),
-        Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100))),
+        Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100)),
+    ),
 }
 # One of several for each batch, drawn evenly.
 PRESETS["mixed"] = (PRESETS["mild"], PRESETS["realesrgan"])
@@ -65,7 +67,9 @@ class _Dice:
         return self.uniform(low, high).item()
 
     def choice(self, probabilities: tuple[float, ...], count: int) -> torch.Tensor:
-        return torch.multinomial(torch.tensor(probabilities), count, replacement=True, generator=self.generator)
+        return torch.multinomial(
+            torch.tensor(probabilities), count, replacement=True, generator=self.generator
+        )
 
 
 def blur_kernels(dice: _Dice, count: int, sigma: tuple[float, float]) -> torch.Tensor:
@@ -84,12 +88,16 @@ def blur_kernels(dice: _Dice, count: int, sigma: tuple[float, float]) -> torch.T
     u = (cos[:, None, None] * x + sin[:, None, None] * y) / sigma_x[:, None, None]
     v = (-sin[:, None, None] * x + cos[:, None, None] * y) / sigma_y[:, None, None]
     q = u**2 + v**2
-    beta = torch.where(kind < 2, torch.ones(count), torch.where(kind < 4, generalised, plateau))[:, None, None]
+    beta = torch.where(kind < 2, torch.ones(count), torch.where(kind < 4, generalised, plateau))[
+        :, None, None
+    ]
     kernel = torch.where((kind < 4)[:, None, None], torch.exp(-0.5 * q**beta), 1 / (q**beta + 1))
     return _crop(kernel, dice, count)
 
 
-def sinc_kernels(dice: _Dice, count: int, cutoff: tuple[float, float] = (math.pi / 5, math.pi)) -> torch.Tensor:
+def sinc_kernels(
+    dice: _Dice, count: int, cutoff: tuple[float, float] = (math.pi / 5, math.pi)
+) -> torch.Tensor:
     """Circular low-pass filters, the source of ringing: [count, 21, 21], each of sum 1."""
     omega = dice.uniform(*cutoff, count)[:, None, None]
     axis = torch.arange(KERNEL_SIZE, dtype=torch.float32) - KERNEL_SIZE // 2
@@ -115,12 +123,16 @@ def filter2d(image: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     pad = kernels.shape[-1] // 2
     padded = F.pad(image, (pad,) * 4, mode="reflect" if min(height, width) > pad else "replicate")
     weight = kernels.to(image)[:, None, None].expand(-1, channels, 1, -1, -1).flatten(0, 1)
-    return F.conv2d(padded.flatten(0, 1)[None], weight, groups=batch * channels).view(batch, channels, height, width)
+    return F.conv2d(padded.flatten(0, 1)[None], weight, groups=batch * channels).view(
+        batch, channels, height, width
+    )
 
 
 def _resize(dice: _Dice, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     mode = ("area", "bilinear", "bicubic")[int(dice.choice((1.0, 1.0, 1.0), 1))]
-    return F.interpolate(image, size=size, mode=mode, **({} if mode == "area" else {"align_corners": False}))
+    return F.interpolate(
+        image, size=size, mode=mode, **({} if mode == "area" else {"align_corners": False})
+    )
 
 
 def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: Degradation) -> torch.Tensor:
@@ -133,16 +145,29 @@ def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: Degradation) 
     else:
         scale = dice.uniform(*stage.poisson_scale, count, 1, 1, 1).to(image)
         clean = (image.clamp(0, 1) * 255).round() / 255
-        levels = 256.0  # the original rounds the number of distinct grey values up to a power of two
+        levels = (
+            256.0  # the original rounds the number of distinct grey values up to a power of two
+        )
+
         def sample(rate: torch.Tensor) -> torch.Tensor:
-            return torch.poisson((rate * levels).cpu(), generator=dice.generator).to(image) / levels - rate
-        luma = (clean * clean.new_tensor([0.2989, 0.587, 0.114])[None, :, None, None]).sum(1, keepdim=True)
+            return (
+                torch.poisson((rate * levels).cpu(), generator=dice.generator).to(image) / levels
+                - rate
+            )
+
+        luma = (clean * clean.new_tensor([0.2989, 0.587, 0.114])[None, :, None, None]).sum(
+            1, keepdim=True
+        )
         noise = scale * (gray * sample(luma) + (1 - gray) * sample(clean))
     return (image + noise).clamp(0, 1)
 
 
-def degrade(hr: torch.Tensor, config: Degradation | tuple[Degradation, ...], generator: torch.Generator,
-            scale: int = 4) -> torch.Tensor:
+def degrade(
+    hr: torch.Tensor,
+    config: Degradation | tuple[Degradation, ...],
+    generator: torch.Generator,
+    scale: int = 4,
+) -> torch.Tensor:
     """Low-resolution partners [B, 3, H/scale, W/scale] of float `hr` [B, 3, H, W] in [0, 1], 8-bit rounded.
 
     Of several in `config` the batch gets one, drawn evenly.
@@ -162,7 +187,9 @@ def degrade(hr: torch.Tensor, config: Degradation | tuple[Degradation, ...], gen
         kind = int(dice.choice(stage.resize_probability, 1))
         factor = (dice.one(1, stage.resize_range[1]), dice.one(stage.resize_range[0], 1), 1.0)[kind]
         base = (height, width) if stage is config.first else final
-        image = _resize(dice, image, (max(8, round(base[0] * factor)), max(8, round(base[1] * factor))))
+        image = _resize(
+            dice, image, (max(8, round(base[0] * factor)), max(8, round(base[1] * factor)))
+        )
         image = _noise(dice, image, stage, config)
         quality = dice.uniform(*stage.jpeg_quality, count).to(hr)
         if stage is config.first:
@@ -170,7 +197,9 @@ def degrade(hr: torch.Tensor, config: Degradation | tuple[Degradation, ...], gen
     sharp = torch.zeros(count, KERNEL_SIZE, KERNEL_SIZE)
     sharp[:, KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
     ringing = dice.uniform(0, 1, count) < config.final_sinc_probability
-    kernels = torch.where(ringing[:, None, None], sinc_kernels(dice, count, (math.pi / 3, math.pi)), sharp)
+    kernels = torch.where(
+        ringing[:, None, None], sinc_kernels(dice, count, (math.pi / 3, math.pi)), sharp
+    )
     if dice.one() < 0.5:
         image = jpeg(filter2d(_resize(dice, image, final), kernels).clamp(0, 1), quality)
     else:

@@ -23,8 +23,10 @@ def embedded_images() -> list[Path]:
     found = [Path(str(files("skimage"))) / "data" / name for name in EMBEDDED]
     for path in found:
         if not path.is_file():
-            raise UserError(f"photograph {path.name} is not in the installed scikit-image; install a release that "
-                            "ships it, or name a folder of photographs instead of 'embedded'")
+            raise UserError(
+                f"photograph {path.name} is not in the installed scikit-image; install a release that "
+                "ships it, or name a folder of photographs instead of 'embedded'"
+            )
     return found
 
 
@@ -39,7 +41,9 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
             found += embedded_images()
             continue
         if not folder.is_dir():
-            raise UserError(f"data folder {folder} does not exist; name a folder with {', '.join(SUFFIXES)} files")
+            raise UserError(
+                f"data folder {folder} does not exist; name a folder with {', '.join(SUFFIXES)} files"
+            )
         images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not images:
             raise UserError(f"data folder {folder} holds no image ({', '.join(SUFFIXES)})")
@@ -58,7 +62,9 @@ class RandomCrops(Dataset):
     Decoded files are kept as uint8 while they fit into `cache_bytes`.
     """
 
-    def __init__(self, images: list[Path], crop: int, length: int, seed: int, cache_bytes: int = 2 << 30):
+    def __init__(
+        self, images: list[Path], crop: int, length: int, seed: int, cache_bytes: int = 2 << 30
+    ):
         self.images, self.crop, self.length, self.seed = images, crop, length, seed
         self._cache: dict[int, np.ndarray] = {}
         self._room = cache_bytes
@@ -72,8 +78,10 @@ class RandomCrops(Dataset):
             with Image.open(self.images[index]) as image:
                 pixels = np.asarray(image.convert("RGB"))
             if min(pixels.shape[:2]) < self.crop:
-                raise UserError(f"{self.images[index]}: {pixels.shape[1]}x{pixels.shape[0]} pixels is smaller than "
-                                f"the crop of {self.crop}; remove it or set a smaller crop")
+                raise UserError(
+                    f"{self.images[index]}: {pixels.shape[1]}x{pixels.shape[0]} pixels is smaller than "
+                    f"the crop of {self.crop}; remove it or set a smaller crop"
+                )
             if pixels.nbytes < self._room:
                 self._cache[index] = pixels
                 self._room -= pixels.nbytes
@@ -84,7 +92,7 @@ class RandomCrops(Dataset):
         pixels = self._pixels(int(random.integers(len(self.images))))
         top = int(random.integers(pixels.shape[0] - self.crop + 1))
         left = int(random.integers(pixels.shape[1] - self.crop + 1))
-        piece = pixels[top:top + self.crop, left:left + self.crop]
+        piece = pixels[top : top + self.crop, left : left + self.crop]
         if random.random() < 0.5:
             piece = piece[:, ::-1]
         if random.random() < 0.5:

@@ -6,13 +6,26 @@ import torch
 import torch.nn.functional as F
 
 # T.81 Annex K, tables K.1 and K.2.
-_LUMA = torch.tensor([
-    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
-    [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
-    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]], dtype=torch.float32)
+_LUMA = torch.tensor(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ],
+    dtype=torch.float32,
+)
 _CHROMA = torch.full((8, 8), 99.0)
-_CHROMA[:4, :4] = torch.tensor([[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]])
-_TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]])
+_CHROMA[:4, :4] = torch.tensor(
+    [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+)
+_TO_YCC = torch.tensor(
+    [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]
+)
 
 
 def _dct_matrix() -> torch.Tensor:
@@ -26,7 +39,9 @@ def _quantise(plane: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """[B, 1, H, W] centred on 0, H and W multiples of 8; `table` [B, 8, 8]. Returns the decoded plane."""
     batch, _, height, width = plane.shape
     dct = _dct_matrix().to(plane)
-    blocks = plane.view(batch, height // 8, 8, width // 8, 8).permute(0, 1, 3, 2, 4)  # [B, H/8, W/8, 8, 8]
+    blocks = plane.view(batch, height // 8, 8, width // 8, 8).permute(
+        0, 1, 3, 2, 4
+    )  # [B, H/8, W/8, 8, 8]
     steps = table[:, None, None]
     codes = torch.round(dct @ blocks @ dct.T / steps) * steps
     return (dct.T @ codes @ dct).permute(0, 1, 3, 2, 4).reshape(batch, 1, height, width)
@@ -42,8 +57,14 @@ def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     ycc = torch.einsum("oc,bchw->bohw", _TO_YCC.to(image), pixels).round()
     luma = (_quantise(ycc[:, :1] - 128, tables[0]) + 128).round().clamp(0, 255)
     chroma = F.avg_pool2d(ycc[:, 1:], 2).round()
-    chroma = torch.cat([_quantise(chroma[:, i:i + 1], tables[1]) for i in (0, 1)], dim=1).round().clamp(-128, 127)
+    chroma = (
+        torch.cat([_quantise(chroma[:, i : i + 1], tables[1]) for i in (0, 1)], dim=1)
+        .round()
+        .clamp(-128, 127)
+    )
     # libjpeg's "fancy" upsampling is a triangle filter, which bilinear interpolation is.
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    rgb = torch.einsum("oc,bchw->bohw", torch.linalg.inv(_TO_YCC).to(image), torch.cat([luma, chroma], dim=1))
+    rgb = torch.einsum(
+        "oc,bchw->bohw", torch.linalg.inv(_TO_YCC).to(image), torch.cat([luma, chroma], dim=1)
+    )
     return rgb[..., :height, :width].round().clamp(0, 255) / 255

@@ -6,8 +6,9 @@ from torch import nn
 from compress.distill.losses import gan_discriminator, gan_generator
 
 
-def adversarial(discriminator: nn.Module, trained: list[nn.Parameter], real: torch.Tensor, fake: torch.Tensor
-                ) -> tuple[torch.Tensor, torch.Tensor]:
+def adversarial(
+    discriminator: nn.Module, trained: list[nn.Parameter], real: torch.Tensor, fake: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(generator's loss, discriminator's loss), each a scalar; `trained` are the discriminator's own parameters.
 
     The first sends gradients through `fake` alone, the second into `trained` alone.

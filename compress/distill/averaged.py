@@ -24,8 +24,12 @@ class StageRecord(TypedDict):
 
 def read_stage(file: Path) -> dict:
     """The record of a finished stage. Raises UserError where it is damaged."""
-    return read_json(file, "the record of a finished stage", StageRecord,
-                     "it is damaged: remove it, and the stage is trained again")
+    return read_json(
+        file,
+        "the record of a finished stage",
+        StageRecord,
+        "it is damaged: remove it, and the stage is trained again",
+    )
 
 
 def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:

@@ -18,7 +18,11 @@ def patch_discriminator(width: int = 32, layers: int = 3, in_channels: int = 3) 
     for layer in range(1, layers + 1):
         out = width * min(2**layer, 8)
         stride = 2 if layer < layers else 1
-        blocks += [nn.Conv2d(channels, out, 4, stride, 1, bias=False), nn.GroupNorm(8, out), nn.LeakyReLU(0.2)]
+        blocks += [
+            nn.Conv2d(channels, out, 4, stride, 1, bias=False),
+            nn.GroupNorm(8, out),
+            nn.LeakyReLU(0.2),
+        ]
         channels = out
     return nn.Sequential(*blocks, nn.Conv2d(channels, 1, 4, 1, 1))
 
@@ -28,8 +32,15 @@ def widen_input(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
 
     An input map repeated along the channels gives what `conv` gives for the map itself.
     """
-    wide = nn.Conv2d(in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-                     device=conv.weight.device, dtype=conv.weight.dtype)
+    wide = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
     origin = torch.arange(in_channels, device="cpu") % conv.in_channels
     repeats = torch.bincount(origin)[origin].to(conv.weight)  # [in_channels]
     with torch.no_grad():
@@ -47,7 +58,9 @@ class UNetDiscriminator(AdaptedUNet):
 
     trained = ("denoiser.unet.conv_in.base_layer.",)
 
-    def __init__(self, denoiser: UNetDenoiser, in_channels: int, context: torch.Tensor | None, rank: int = 4):
+    def __init__(
+        self, denoiser: UNetDenoiser, in_channels: int, context: torch.Tensor | None, rank: int = 4
+    ):
         super().__init__(denoiser, context, any_timestep=False)
         self.unet.conv_in = widen_input(self.unet.conv_in, in_channels).requires_grad_(False)
         add_lora(self.unet, rank)
@@ -68,8 +81,14 @@ class NoiseAwareDiscriminator(AdaptedUNet):
 
     trained = ("head.",)
 
-    def __init__(self, denoiser: UNetDenoiser, context: torch.Tensor | None, alphas_cumprod: torch.Tensor,
-                 rank: int = 4, steps: tuple[int, int] = (20, 979)):
+    def __init__(
+        self,
+        denoiser: UNetDenoiser,
+        context: torch.Tensor | None,
+        alphas_cumprod: torch.Tensor,
+        rank: int = 4,
+        steps: tuple[int, int] = (20, 979),
+    ):
         super().__init__(denoiser, context, any_timestep=True)
         self.steps = steps
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
@@ -80,11 +99,17 @@ class NoiseAwareDiscriminator(AdaptedUNet):
         add_lora(self.unet, rank)
         width, groups = self.unet.config.block_out_channels[-1], self.unet.config.norm_num_groups
         like = dict(device=self.unet.device, dtype=self.unet.dtype)
-        self.head = nn.Sequential(nn.GroupNorm(groups, width, **like), nn.SiLU(),
-                                  nn.Conv2d(width, width // 4, 3, padding=1, **like), nn.SiLU(),
-                                  nn.Conv2d(width // 4, 1, 1, **like))
+        self.head = nn.Sequential(
+            nn.GroupNorm(groups, width, **like),
+            nn.SiLU(),
+            nn.Conv2d(width, width // 4, 3, padding=1, **like),
+            nn.SiLU(),
+            nn.Conv2d(width // 4, 1, 1, **like),
+        )
         self.requires_grad_(True)
 
-    def forward(self, latent: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def forward(
+        self, latent: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         noisy, timesteps, _, _ = diffuse(latent, self.alphas_cumprod, self.steps, generator)
         return self.head(self.predict(noisy, timesteps, self.denoiser.context))

@@ -34,13 +34,18 @@ from compress.sources.edge_parts import LREncoder, conv3, levels
 from compress.tensors import read_tensors
 from compress.weight_file import write_tensors
 
-X4, X2 = 12, 48         # channels of an LR image at the size of its latent, by scale
+X4, X2 = 12, 48  # channels of an LR image at the size of its latent, by scale
 
 
 class HREncoder(nn.Module):
     """E_H: hr [B, 3, H, W] in [0, 1] -> mean and log-variance, each [B, C, H/8, W/8]. Its size is ours."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...] = (48, 64, 96), blocks: tuple[int, ...] = (1, 1, 2)):
+    def __init__(
+        self,
+        channels: int,
+        widths: tuple[int, ...] = (48, 64, 96),
+        blocks: tuple[int, ...] = (1, 1, 2),
+    ):
         super().__init__()
         self.conv_in = conv3(12, widths[0])
         self.levels = levels(widths, blocks, up=False)
@@ -60,8 +65,11 @@ class X2Teacher(nn.Module):
         super().__init__()
         own = student.encoder
         widths = [level.blocks[0].conv1.in_channels for level in own.levels]
-        self.encoder = LREncoder((widths[0] // 2, *widths), (1, *(len(level.blocks) for level in own.levels)),
-                                 student.process.channels)
+        self.encoder = LREncoder(
+            (widths[0] // 2, *widths),
+            (1, *(len(level.blocks) for level in own.levels)),
+            student.process.channels,
+        )
         self.denoiser = copy.deepcopy(student.denoiser)
 
 
@@ -82,7 +90,9 @@ class Companions:
         """`module` with the values that `stage` left. Raises UserError where it has not run."""
         file = self.workdir / f"{name}.safetensors"
         if not file.is_file():
-            raise UserError(f"stages: {file} does not exist; list {stage} before the stages that need it")
+            raise UserError(
+                f"stages: {file} does not exist; list {stage} before the stages that need it"
+            )
         read_tensors(module, file)
         return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -93,14 +103,26 @@ class Companions:
         return self.read("x2_teacher", X2Teacher(self.model), "edge_teacher")
 
     @torch.no_grad()
-    def pool(self, loader: Iterable[torch.Tensor], crop: int, degradation: Degradation, key: tuple[int, ...]
-             ) -> torch.Tensor:
+    def pool(
+        self,
+        loader: Iterable[torch.Tensor],
+        crop: int,
+        degradation: Degradation,
+        key: tuple[int, ...],
+    ) -> torch.Tensor:
         """[N, C + 12 + 48, h, w]: clean latents; their x4 and x2 partners, neighbours as channels. Kept by `crop`."""
         if crop not in self.pools:
             encoder, rows = self.hr_encoder(), []
             for index, hr in enumerate(tqdm(loader, desc="latents of crops", leave=False)):
-                x4, x2 = seeded_pair(hr, degradation, *key, index), half_scale(hr, degradation, *key, index)
-                rows.append(torch.cat([encoder(hr)[0], F.pixel_unshuffle(x4, 2), F.pixel_unshuffle(x2, 4)], dim=1))
+                x4, x2 = (
+                    seeded_pair(hr, degradation, *key, index),
+                    half_scale(hr, degradation, *key, index),
+                )
+                rows.append(
+                    torch.cat(
+                        [encoder(hr)[0], F.pixel_unshuffle(x4, 2), F.pixel_unshuffle(x2, 4)], dim=1
+                    )
+                )
             self.pools[crop] = torch.cat(rows)
         return self.pools[crop]
 
@@ -126,8 +148,16 @@ class EdgeAutoencoder(ImageStage):
 
     trained = ("decoder",)
 
-    def __init__(self, model: SRModel, weights: dict[str, float], perceptual: nn.Module | None,
-                 degradation: Degradation, key: tuple[int, ...], companions: Companions, crops: torch.Tensor):
+    def __init__(
+        self,
+        model: SRModel,
+        weights: dict[str, float],
+        perceptual: nn.Module | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+        companions: Companions,
+        crops: torch.Tensor,
+    ):
         super().__init__(model, weights, perceptual, degradation, key)
         self.beside = HREncoder(model.process.channels).to(memory_format=torch.channels_last)
         self.__dict__.update(companions=companions, crops=crops)
@@ -160,8 +190,9 @@ def nll(latent: torch.Tensor, clean: torch.Tensor, process: Bidirectional) -> to
     return (sigma.log() + 0.5 * ((clean - mean) / sigma).square()).mean()
 
 
-def random_step(process: Bidirectional, denoiser: nn.Module, clean: torch.Tensor, latent: torch.Tensor
-                ) -> torch.Tensor:
+def random_step(
+    process: Bidirectional, denoiser: nn.Module, clean: torch.Tensor, latent: torch.Tensor
+) -> torch.Tensor:
     """f_theta [B, C, h, w] on z_t of `clean`, every sample at a t of its own; `latent` is the LR encoder's."""
     t = torch.randint(process.timestep + 1, (len(clean),), device=clean.device)
     state = process.diffuse(clean, latent, t, torch.randn_like(clean))
@@ -174,13 +205,17 @@ class EdgeLatent(nn.Module):
     def __init__(self, model: SRModel, weights: dict[str, float], encoder: str = "joint"):
         super().__init__()
         self.model, self.weights = model, weights
-        self.trained: tuple[str, ...] = ("denoiser", "encoder") if encoder == "joint" else ("denoiser",)
+        self.trained: tuple[str, ...] = (
+            ("denoiser", "encoder") if encoder == "joint" else ("denoiser",)
+        )
 
     @property
     def process(self) -> Bidirectional:
         return self.model.process
 
-    def unpack(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def unpack(
+        self, batch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """z_0 [B, C, h, w]; the x4 and the x2 image in [0, 1]; the teacher's z_0, of no channels without one."""
         c = self.process.channels
         clean, x4, x2, taught = batch.split([c, X4, X2, batch.shape[1] - c - X4 - X2], dim=1)
@@ -248,13 +283,24 @@ class EdgeTeacher(EdgeLatent):
 class EdgeImages(ImageStage):
     """Stages 4 to 6 from pixels to pixels: `edge_joint` at random t, the others as the model runs, noise included."""
 
-    def __init__(self, model: SRModel, weights: dict[str, float], perceptual: nn.Module | None,
-                 degradation: Degradation, key: tuple[int, ...], companions: Companions, stage: str,
-                 encoder: str = "joint"):
+    def __init__(
+        self,
+        model: SRModel,
+        weights: dict[str, float],
+        perceptual: nn.Module | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+        companions: Companions,
+        stage: str,
+        encoder: str = "joint",
+    ):
         super().__init__(model, weights, perceptual, degradation, key)
         self.stage = stage
-        self.trained = ("decoder",) if stage == "edge_decoder" else (
-            ("denoiser", "encoder") if encoder == "joint" else ("denoiser",))
+        self.trained = (
+            ("decoder",)
+            if stage == "edge_decoder"
+            else (("denoiser", "encoder") if encoder == "joint" else ("denoiser",))
+        )
         needs_clean = stage == "edge_joint" or weights.get("latent") or weights.get("nll")
         self.__dict__["hr_encoder"] = companions.hr_encoder() if needs_clean else None
 

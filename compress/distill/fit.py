@@ -15,7 +15,11 @@ from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.distill import losses
 from compress.distill.adversarial import adversarial
-from compress.distill.discriminator import NoiseAwareDiscriminator, UNetDiscriminator, patch_discriminator
+from compress.distill.discriminator import (
+    NoiseAwareDiscriminator,
+    UNetDiscriminator,
+    patch_discriminator,
+)
 from compress.distill.loop import EMA, PRECISION, train
 from compress.distill.score import ScorePair
 from compress.distill.soften import CROPS, soften
@@ -40,7 +44,9 @@ def accelerator(precision: str, device: torch.device) -> Accelerator:
     return Accelerator(mixed_precision=PRECISION[precision], cpu=device.type == "cpu")
 
 
-def discriminator(config: "Distill", model: SRModel, teacher: Teacher) -> tuple[nn.Module, list[nn.Parameter]]:
+def discriminator(
+    config: "Distill", model: SRModel, teacher: Teacher
+) -> tuple[nn.Module, list[nn.Parameter]]:
     """The discriminator and what of it is trained."""
     options, denoiser = config.discriminator, teacher.source.denoiser
     if options.kind == "patch":
@@ -59,8 +65,10 @@ def score_pair(prior: "Prior", teacher: Teacher) -> ScorePair:
     if prior.base == "source":
         context = teacher.source.denoiser.context if teacher.context is None else teacher.context
         if context is None:
-            raise UserError("prior.base 'source': the source has no text context to guide with; give the folder or "
-                            "hub id of SD 2.1-base")
+            raise UserError(
+                "prior.base 'source': the source has no text context to guide with; give the folder or "
+                "hub id of SD 2.1-base"
+            )
         return ScorePair(teacher.source.denoiser, context, torch.zeros_like(context), prior.rank)
     from compress.sources.osediff import OSEDiffSource
 
@@ -80,8 +88,12 @@ def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: i
     write_image(stage.samples(hr, SAMPLES_KEY).cpu(), folder / f"{step:06d}.png")
 
 
-def distill(config: "Distill", model: SRModel, context: FitContext,
-            before_batch: Callable[[int], None] | None = None) -> dict:
+def distill(
+    config: "Distill",
+    model: SRModel,
+    context: FitContext,
+    before_batch: Callable[[int], None] | None = None,
+) -> dict:
     """Train `model` in place; returns the ledger's figures with the log of losses. `before_batch` gets the index of
     every batch, which a resumed run continues, before the networks run on it."""
     set_seed(context.seed)
@@ -100,13 +112,29 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
     start = [p.detach().clone() for p in trained] if config.blend < 1 else []
     perceptual = {}
     if config.losses.get("lpips"):
-        perceptual["lpips"] = losses.lpips(config.lpips_weights, config.lpips_net).to(context.device)
+        perceptual["lpips"] = losses.lpips(config.lpips_weights, config.lpips_net).to(
+            context.device
+        )
     if config.losses.get("ea_dists"):
         perceptual["ea_dists"] = losses.ea_dists(config.dists_weights).to(context.device)
-    scores = score_pair(config.prior, teacher) if config.losses.get("vsd") or config.losses.get("tsm") else None
+    scores = (
+        score_pair(config.prior, teacher)
+        if config.losses.get("vsd") or config.losses.get("tsm")
+        else None
+    )
     world, rank = accelerate.num_processes, accelerate.process_index
-    stage = Distillation(model, teacher, config.stage, config.target, config.losses, config.judged,
-                         PRESETS[config.data.degradation], (context.seed, rank), perceptual, scores)
+    stage = Distillation(
+        model,
+        teacher,
+        config.stage,
+        config.target,
+        config.losses,
+        config.judged,
+        PRESETS[config.data.degradation],
+        (context.seed, rank),
+        perceptual,
+        scores,
+    )
     optimizers = [torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)]
     modules, critics = [stage], []
     if config.judged:
@@ -118,10 +146,12 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
     if critics:
         optimizers.append(torch.optim.AdamW(critics, betas=(0.5, 0.99), weight_decay=0.0))
     batches = config.steps * config.accumulate
-    loader = DataLoader(RandomCrops(images, config.crop, batches * config.batch * world, context.seed),
-                        batch_size=config.batch)
+    loader = DataLoader(
+        RandomCrops(images, config.crop, batches * config.batch * world, context.seed),
+        batch_size=config.batch,
+    )
     *prepared, loader = accelerate.prepare(*modules, *optimizers, loader)
-    modules, optimizers = prepared[:len(modules)], prepared[len(modules):]
+    modules, optimizers = prepared[: len(modules)], prepared[len(modules) :]
 
     def step(index: int, hr: torch.Tensor) -> dict[str, torch.Tensor]:
         if before_batch is not None:
@@ -132,19 +162,35 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
             terms["gan"], judged = adversarial(modules[1], judge_trained, real, fake)
             critic.append(judged)
         total = sum(config.losses[name] * value for name, value in terms.items())
-        return {"loss": total, **{name: value.detach() for name, value in terms.items()},
-                **({"critic": sum(critic)} if critic else {})}
+        return {
+            "loss": total,
+            **{name: value.detach() for name, value in terms.items()},
+            **({"critic": sum(critic)} if critic else {}),
+        }
 
     shown = RandomCrops(images, config.crop, SAMPLES, context.seed + 1)
 
     def after_step(done: int) -> None:
-        if accelerate.is_main_process and (done % config.samples_every == 0 or done == config.steps):
+        if accelerate.is_main_process and (
+            done % config.samples_every == 0 or done == config.steps
+        ):
             write_samples(stage, shown, workdir / "samples", done)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    log = train(f"distill {config.stage}", accelerate, modules, optimizers, loader, step, steps=config.steps,
-                ema=EMA(trained, config.ema), workdir=workdir, checkpoint_every=config.checkpoint_every,
-                accumulate=config.accumulate, after_step=after_step)
+    log = train(
+        f"distill {config.stage}",
+        accelerate,
+        modules,
+        optimizers,
+        loader,
+        step,
+        steps=config.steps,
+        ema=EMA(trained, config.ema),
+        workdir=workdir,
+        checkpoint_every=config.checkpoint_every,
+        accumulate=config.accumulate,
+        after_step=after_step,
+    )
     accelerate.free_memory()
     model.requires_grad_(False).to(memory_format=torch.contiguous_format)
     for parameter, before in zip(trained, start):
@@ -152,9 +198,21 @@ def distill(config: "Distill", model: SRModel, context: FitContext,
     finish = {}
     if config.soften:
         crops = DataLoader(RandomCrops(images, config.crop, CROPS, context.seed + 2))
-        finish["softened"] = soften(model, (x.to(context.device) for x in crops), PRESETS[config.data.degradation],
-                                    (context.seed,), config.soften)
-    return {"images": len(images), "data_hash": data_hash(images), "steps": config.steps, **finish,
-            "trained_parameters": sum(p.numel() for p in trained),
-            "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
-            "seconds": log[-1]["seconds"], "hardware": hardware(), "log": log}
+        finish["softened"] = soften(
+            model,
+            (x.to(context.device) for x in crops),
+            PRESETS[config.data.degradation],
+            (context.seed,),
+            config.soften,
+        )
+    return {
+        "images": len(images),
+        "data_hash": data_hash(images),
+        "steps": config.steps,
+        **finish,
+        "trained_parameters": sum(p.numel() for p in trained),
+        "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
+        "seconds": log[-1]["seconds"],
+        "hardware": hardware(),
+        "log": log,
+    }

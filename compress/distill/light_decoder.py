@@ -57,12 +57,23 @@ class DecoderDistillation(nn.Module):
     lpips against the old decoder's image.
     """
 
-    def __init__(self, decoder: LightDecoder, before: SRModel, weights: dict[str, float],
-                 perceptual: nn.Module | None, degradation: Degradation, key: tuple[int, ...]):
+    def __init__(
+        self,
+        decoder: LightDecoder,
+        before: SRModel,
+        weights: dict[str, float],
+        perceptual: nn.Module | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+    ):
         super().__init__()
         self.decoder, self.weights, self.degradation, self.key = decoder, weights, degradation, key
-        self.__dict__.update(before=before, perceptual=perceptual, taught=Features(before.decoder),
-                             learned=Features(decoder))
+        self.__dict__.update(
+            before=before,
+            perceptual=perceptual,
+            taught=Features(before.decoder),
+            learned=Features(decoder),
+        )
         self.adapters = nn.ModuleDict()
 
     @torch.no_grad()
@@ -72,8 +83,9 @@ class DecoderDistillation(nn.Module):
         self.decoder(latent)
         taught, learned = self.taught.pop(), self.learned.pop()
         for side in sorted(taught.keys() & learned.keys()):
-            self.adapters[str(side // latent.shape[-2])] = nn.Conv2d(learned[side].shape[1], taught[side].shape[1], 1,
-                                                                     device=latent.device)
+            self.adapters[str(side // latent.shape[-2])] = nn.Conv2d(
+                learned[side].shape[1], taught[side].shape[1], 1, device=latent.device
+            )
 
     @torch.no_grad()
     def latent(self, hr: torch.Tensor, index: int) -> torch.Tensor:
@@ -91,7 +103,9 @@ class DecoderDistillation(nn.Module):
             for ratio, adapter in self.adapters.items():
                 side = int(ratio) * latent.shape[-2]
                 wanted = taught[side].float()
-                parts.append(F.l1_loss(adapter(learned[side]).float(), wanted) / wanted.abs().mean())
+                parts.append(
+                    F.l1_loss(adapter(learned[side]).float(), wanted) / wanted.abs().mean()
+                )
             terms["feature"] = torch.stack(parts).mean()
         if self.weights.get("l1"):
             terms["l1"] = F.l1_loss(image, goal)
@@ -102,7 +116,9 @@ class DecoderDistillation(nn.Module):
         return terms
 
 
-def distil_decoder(config: "DecoderLight", model: SRModel, before: SRModel, context: FitContext) -> dict:
+def distil_decoder(
+    config: "DecoderLight", model: SRModel, before: SRModel, context: FitContext
+) -> dict:
     """Train the decoder of `model` in place; returns the ledger's figures with the log of losses."""
     set_seed(context.seed)
     workdir, device = context.workdir, context.device
@@ -114,15 +130,27 @@ def distil_decoder(config: "DecoderLight", model: SRModel, before: SRModel, cont
     if config.losses.get("lpips"):
         perceptual = losses.lpips(config.lpips_weights, config.lpips_net).to(device)
     world, rank = accelerate.num_processes, accelerate.process_index
-    stage = DecoderDistillation(decoder, before, config.losses, perceptual, PRESETS[config.data.degradation],
-                                (context.seed, rank))
-    loader = DataLoader(RandomCrops(images, config.crop, config.steps * config.batch * world, context.seed),
-                        batch_size=config.batch)
-    stage.prepare(stage.latent(RandomCrops(images, config.crop, 1, context.seed)[0][None].to(device), 0))
+    stage = DecoderDistillation(
+        decoder,
+        before,
+        config.losses,
+        perceptual,
+        PRESETS[config.data.degradation],
+        (context.seed, rank),
+    )
+    loader = DataLoader(
+        RandomCrops(images, config.crop, config.steps * config.batch * world, context.seed),
+        batch_size=config.batch,
+    )
+    stage.prepare(
+        stage.latent(RandomCrops(images, config.crop, 1, context.seed)[0][None].to(device), 0)
+    )
     trained = list(decoder.parameters())
     adapters = list(stage.adapters.parameters()) if config.losses.get("feature") else []
     stage.adapters.requires_grad_(bool(adapters))
-    optimizer = torch.optim.AdamW(trained + adapters, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        trained + adapters, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0
+    )
     prepared, optimizer, loader = accelerate.prepare(stage, optimizer, loader)
 
     def step(index: int, hr: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -131,10 +159,26 @@ def distil_decoder(config: "DecoderLight", model: SRModel, before: SRModel, cont
         return {"loss": total, **{name: value.detach() for name, value in terms.items()}}
 
     workdir.mkdir(parents=True, exist_ok=True)
-    log = train("decoder_light", accelerate, [prepared], [optimizer], loader, step, steps=config.steps,
-                ema=EMA(trained, config.ema), workdir=workdir, checkpoint_every=config.checkpoint_every)
+    log = train(
+        "decoder_light",
+        accelerate,
+        [prepared],
+        [optimizer],
+        loader,
+        step,
+        steps=config.steps,
+        ema=EMA(trained, config.ema),
+        workdir=workdir,
+        checkpoint_every=config.checkpoint_every,
+    )
     accelerate.free_memory()
     stage.learned.close()
     decoder.requires_grad_(False)
-    return {"images": len(images), "data_hash": data_hash(images), "steps": config.steps,
-            "seconds": log[-1]["seconds"], "hardware": hardware(), "log": log}
+    return {
+        "images": len(images),
+        "data_hash": data_hash(images),
+        "steps": config.steps,
+        "seconds": log[-1]["seconds"],
+        "hardware": hardware(),
+        "log": log,
+    }

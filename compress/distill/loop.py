@@ -27,11 +27,19 @@ class Progress(TypedDict):
 
 def read_progress(checkpoint: Path) -> dict:
     """progress.json of a checkpoint. Raises UserError where it is damaged."""
-    return read_json(checkpoint / "progress.json", "the progress of a training", Progress,
-                     f"it is damaged: move {checkpoint} away to train from the start")
+    return read_json(
+        checkpoint / "progress.json",
+        "the progress of a training",
+        Progress,
+        f"it is damaged: move {checkpoint} away to train from the start",
+    )
 
 
-PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names; YAML reads a bare no as false
+PRECISION = {
+    "fp32": "no",
+    "bf16": "bf16",
+    "fp16": "fp16",
+}  # accelerate's names; YAML reads a bare no as false
 
 # (index of the batch, batch) -> named losses. "loss" is what the first optimiser gets and "critic", if there is one,
 # what the second gets; the rest is shown.
@@ -80,19 +88,35 @@ class EMA:
 
 def cosine_with_warmup(steps: int, warmup: int, floor: float = 0.02) -> Callable[[int], float]:
     """Learning-rate factor at a step: linear warm-up, then cosine from 1 to `floor`."""
+
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         return floor + (1 - floor) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+
     return factor
 
 
-def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimizers: list[torch.optim.Optimizer],
-          loader: Iterable, step: StepFunction, *, steps: int, ema: EMA, workdir: Path, clip: float = 1.0,
-          checkpoint_every: int = 250, checkpoint_seconds: float = 240, warmup: int = 50, accumulate: int = 1,
-          after_step: Callable[[int], None] | None = None,
-          beside: Callable[[Path], None] | None = None) -> list[dict]:
+def train(
+    name: str,
+    accelerator: Accelerator,
+    modules: list[nn.Module],
+    optimizers: list[torch.optim.Optimizer],
+    loader: Iterable,
+    step: StepFunction,
+    *,
+    steps: int,
+    ema: EMA,
+    workdir: Path,
+    clip: float = 1.0,
+    checkpoint_every: int = 250,
+    checkpoint_seconds: float = 240,
+    warmup: int = 50,
+    accumulate: int = 1,
+    after_step: Callable[[int], None] | None = None,
+    beside: Callable[[Path], None] | None = None,
+) -> list[dict]:
     """Run `steps` optimiser steps, each of `accumulate` batches, and return the logged losses (one row per 50 steps).
 
     `loader` yields batches from step 0; a checkpoint in `workdir` skips those already used, so that a resumed run
@@ -100,7 +124,9 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     last is `checkpoint_seconds` old. `beside(folder)` is called with the model at its averaged weights and may write
     more into a checkpoint. `modules` and `optimizers` come from `accelerator.prepare`.
     """
-    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers]
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers
+    ]
     accelerator._schedulers.clear()
     for scheduler in schedulers:
         accelerator.register_for_checkpointing(scheduler)
@@ -118,7 +144,13 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     saved = time.time()
     began = saved - (log[-1]["seconds"] if log else 0)
     parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
-    bar = tqdm(total=steps, initial=start, desc=name, disable=not accelerator.is_main_process, mininterval=2)
+    bar = tqdm(
+        total=steps,
+        initial=start,
+        desc=name,
+        disable=not accelerator.is_main_process,
+        mininterval=2,
+    )
     means: dict[str, float] = {}
     batches = iter(accelerator.skip_first_batches(loader, start * accumulate) if start else loader)
     for index in range(start, steps):
@@ -141,7 +173,10 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
         bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
         done = index + 1
         if done % 50 == 0 or done == steps:
-            log.append({"step": done, "seconds": round(time.time() - began)} | {k: round(v, 6) for k, v in means.items()})
+            log.append(
+                {"step": done, "seconds": round(time.time() - began)}
+                | {k: round(v, 6) for k, v in means.items()}
+            )
         if after_step is not None:
             after_step(done)
         # Clocks of several processes differ, and all of them have to save at one step.
@@ -156,8 +191,13 @@ def train(name: str, accelerator: Accelerator, modules: list[nn.Module], optimiz
     return log
 
 
-def _save(accelerator: Accelerator, checkpoint: Path, progress: dict, ema: EMA,
-          beside: Callable[[Path], None] | None) -> None:
+def _save(
+    accelerator: Accelerator,
+    checkpoint: Path,
+    progress: dict,
+    ema: EMA,
+    beside: Callable[[Path], None] | None,
+) -> None:
     """Write beside, then swap: a run killed at any moment leaves a whole checkpoint."""
     partial = folders.partial_of(checkpoint)
     if accelerator.is_main_process:

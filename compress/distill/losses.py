@@ -65,25 +65,37 @@ def _read(weights: str | Path, loss: str, network: str) -> dict[str, torch.Tenso
         problem = "do not exist"
     else:
         try:
-            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+            state = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, "cpu", weights_only=True)
+            )
         except (SafetensorError, *UNREADABLE) as error:
             problem = f"cannot be read ({type(error).__name__})"
         else:
-            if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+            if not isinstance(state, dict) or not all(
+                isinstance(v, torch.Tensor) for v in state.values()
+            ):
                 problem = "are not named tensors alone"
     if problem:
-        raise UserError(f"{loss.upper()} weights {path} {problem}; set {loss}_weights to a safetensors or torch file "
-                        f"with pyiqa's names for {network}, or remove the loss")
+        raise UserError(
+            f"{loss.upper()} weights {path} {problem}; set {loss}_weights to a safetensors or torch file "
+            f"with pyiqa's names for {network}, or remove the loss"
+        )
     return state
 
 
-def _fill(metric: nn.Module, state: dict[str, torch.Tensor], where: str, derived: re.Pattern) -> nn.Module:
+def _fill(
+    metric: nn.Module, state: dict[str, torch.Tensor], where: str, derived: re.Pattern
+) -> nn.Module:
     """`metric` with the tensors of `state`, frozen. Names that match `derived` may be missing."""
     expected = metric.state_dict()
     missing = [k for k in expected if k not in state and not derived.match(k)]
     unfit = [k for k, v in state.items() if k not in expected or expected[k].shape != v.shape]
     if missing or unfit:
-        raise UserError(f"{where}: missing {missing[:3]}, unfit {unfit[:3]}; name a file of that network")
+        raise UserError(
+            f"{where}: missing {missing[:3]}, unfit {unfit[:3]}; name a file of that network"
+        )
     metric.load_state_dict(state, strict=False)
     return metric.requires_grad_(False).eval()
 
@@ -98,10 +110,17 @@ def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
     network = f"the '{net}' network"
     state = _read(weights, "lpips", network)
     with warnings.catch_warnings(), _without_download():
-        warnings.simplefilter("ignore", UserWarning)  # torchvision renamed an argument that pyiqa passes
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # torchvision renamed an argument that pyiqa passes
         metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
     # `lins.*` are the same tensors as `lin*`; the scaling layer is constant.
-    return _fill(metric, state, f"LPIPS weights {weights} do not fit {network}", re.compile(r"lins\.|scaling_layer"))
+    return _fill(
+        metric,
+        state,
+        f"LPIPS weights {weights} do not fit {network}",
+        re.compile(r"lins\.|scaling_layer"),
+    )
 
 
 def sobel(image: torch.Tensor) -> torch.Tensor:
@@ -112,7 +131,11 @@ def sobel(image: torch.Tensor) -> torch.Tensor:
     is replicated.
     """
     grey = F.pad(image.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    across = torch.tensor([[-1., 0., 1.], [-2., 0., 2.], [-1., 0., 1.]], device=image.device, dtype=image.dtype)
+    across = torch.tensor(
+        [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]],
+        device=image.device,
+        dtype=image.dtype,
+    )
     gradient = F.conv2d(grey, torch.stack([across, across.T])[:, None])  # [B, 2, H, W]
     # The root has no derivative at 0, where an image is flat.
     return (gradient.square().sum(dim=1, keepdim=True) + 1e-6).sqrt().expand(-1, 3, -1, -1)
@@ -144,5 +167,11 @@ def ea_dists(weights: str | Path) -> nn.Module:
     with _without_download():
         metric = DISTS(pretrained=False)
     # Constants of the architecture: the normalisation and the windows of the pooling.
-    return EADists(_fill(metric, state, f"DISTS weights {weights} do not fit DISTS with its backbone",
-                         re.compile(r"mean|std|.*\.filter")))
+    return EADists(
+        _fill(
+            metric,
+            state,
+            f"DISTS weights {weights} do not fit DISTS with its backbone",
+            re.compile(r"mean|std|.*\.filter"),
+        )
+    )

@@ -22,15 +22,21 @@ Learned = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Steps = tuple[int, int]
 
 
-def diffuse(latent: torch.Tensor, alphas_cumprod: torch.Tensor, steps: Steps, generator: torch.Generator | None = None
-            ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def diffuse(
+    latent: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    steps: Steps,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """z_t = sqrt(abar_t) * z + sqrt(1 - abar_t) * eps with t uniform over the inclusive range, one a sample.
 
     Returns z_t, t [B], eps and abar_t [B, 1, 1, 1], in float32 or better. Draws on the generator's device.
     """
     latent = latent.to(torch.promote_types(latent.dtype, torch.float32))
     where = latent.device if generator is None else generator.device
-    timesteps = torch.randint(steps[0], steps[1] + 1, latent.shape[:1], generator=generator, device=where)
+    timesteps = torch.randint(
+        steps[0], steps[1] + 1, latent.shape[:1], generator=generator, device=where
+    )
     noise = torch.randn(latent.shape, generator=generator, device=where, dtype=latent.dtype)
     timesteps, noise = timesteps.to(latent.device), noise.to(latent.device)
     alpha_bar = alphas_cumprod.to(latent)[timesteps].view(-1, 1, 1, 1)
@@ -41,7 +47,9 @@ def _mix(latent: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> 
     return alpha_bar.sqrt() * latent + (1 - alpha_bar).sqrt() * noise
 
 
-def _guided(fixed: Fixed, noisy: torch.Tensor, timesteps: torch.Tensor, guidance: float) -> torch.Tensor:
+def _guided(
+    fixed: Fixed, noisy: torch.Tensor, timesteps: torch.Tensor, guidance: float
+) -> torch.Tensor:
     """Classifier-free guidance with the negative prompt in place of the empty one; at 1 the positive prompt alone."""
     positive = fixed(noisy, timesteps, False)
     if guidance == 1:
@@ -50,8 +58,16 @@ def _guided(fixed: Fixed, noisy: torch.Tensor, timesteps: torch.Tensor, guidance
     return negative + guidance * (positive - negative)
 
 
-def vsd(latent: torch.Tensor, fixed: Fixed, learned: Learned, alphas_cumprod: torch.Tensor, *,
-        generator: torch.Generator | None = None, guidance: float = 7.5, steps: Steps = (20, 979)) -> torch.Tensor:
+def vsd(
+    latent: torch.Tensor,
+    fixed: Fixed,
+    learned: Learned,
+    alphas_cumprod: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    guidance: float = 7.5,
+    steps: Steps = (20, 979),
+) -> torch.Tensor:
     """Variational score distillation as OSEDiff trains it (arXiv 2406.08177, `distribution_matching_loss`).
 
     g = (x0_learned - x0_fixed) / mean|z - x0_fixed|, the mean over each sample, where x0 is the clean latent of an
@@ -67,16 +83,29 @@ def vsd(latent: torch.Tensor, fixed: Fixed, learned: Learned, alphas_cumprod: to
     return F.mse_loss(latent.to(target), target)
 
 
-def regulariser_loss(latent: torch.Tensor, learned: Learned, alphas_cumprod: torch.Tensor, *,
-                     generator: torch.Generator | None = None, steps: Steps = (0, 999)) -> torch.Tensor:
+def regulariser_loss(
+    latent: torch.Tensor,
+    learned: Learned,
+    alphas_cumprod: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    steps: Steps = (0, 999),
+) -> torch.Tensor:
     """What `learned` trains on: its mean squared error in epsilon on the student's latents, which get no gradient."""
     noisy, timesteps, noise, _ = diffuse(latent.detach(), alphas_cumprod, steps, generator)
     return F.mse_loss(learned(noisy, timesteps).to(noise), noise)
 
 
-def target_score_matching(latent: torch.Tensor, target: torch.Tensor, fixed: Fixed, alphas_cumprod: torch.Tensor, *,
-                          generator: torch.Generator | None = None, guidance: float = 7.5,
-                          steps: Steps = (20, 979)) -> torch.Tensor:
+def target_score_matching(
+    latent: torch.Tensor,
+    target: torch.Tensor,
+    fixed: Fixed,
+    alphas_cumprod: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    guidance: float = 7.5,
+    steps: Steps = (20, 979),
+) -> torch.Tensor:
     """TSD-SR's target score matching (arXiv 2411.18263): the student's and the true latent under one noise.
 
     g = w(t) * (eps_fixed(z_hat_t) - eps_fixed(z_t)), the paper's gradient with respect to z_hat; `target` is z.
@@ -87,8 +116,10 @@ def target_score_matching(latent: torch.Tensor, target: torch.Tensor, fixed: Fix
     with torch.no_grad():
         noisy, timesteps, noise, alpha_bar = diffuse(latent, alphas_cumprod, steps, generator)
         noisy_target = _mix(target.to(noisy), noise, alpha_bar)
-        gradient = (1 - alpha_bar) * (_guided(fixed, noisy, timesteps, guidance)
-                                      - _guided(fixed, noisy_target, timesteps, guidance))
+        gradient = (1 - alpha_bar) * (
+            _guided(fixed, noisy, timesteps, guidance)
+            - _guided(fixed, noisy_target, timesteps, guidance)
+        )
         moved = latent - gradient
     return 0.5 * F.mse_loss(latent.to(moved), moved)
 
@@ -101,14 +132,23 @@ class ScorePair(AdaptedUNet):
     Called as a module it is `learned`, for what wraps a forward.
     """
 
-    def __init__(self, denoiser: UNetDenoiser, context: torch.Tensor | None, negative_context: torch.Tensor,
-                 rank: int = 4):
+    def __init__(
+        self,
+        denoiser: UNetDenoiser,
+        context: torch.Tensor | None,
+        negative_context: torch.Tensor,
+        rank: int = 4,
+    ):
         super().__init__(denoiser, context, any_timestep=True)
         if not takes_prompt(self.unet):
-            raise UserError("ScorePair: the UNet's prompt is folded into constants, but a negative one is needed; "
-                            "build it from the source model, before the strip pass")
+            raise UserError(
+                "ScorePair: the UNet's prompt is folded into constants, but a negative one is needed; "
+                "build it from the source model, before the strip pass"
+            )
         check_prompt(self.unet, negative_context, "ScorePair")
-        self.register_buffer("negative_context", negative_context.detach().clone(), persistent=False)
+        self.register_buffer(
+            "negative_context", negative_context.detach().clone(), persistent=False
+        )
         add_lora(self.unet, rank)
         self.requires_grad_(True)
 
@@ -127,7 +167,9 @@ class ScorePair(AdaptedUNet):
     @torch.no_grad()
     def fixed(self, noisy: torch.Tensor, timesteps: torch.Tensor, negative: bool) -> torch.Tensor:
         with self._without_lora():
-            return self.predict(noisy, timesteps, self.negative_context if negative else self.denoiser.context)
+            return self.predict(
+                noisy, timesteps, self.negative_context if negative else self.denoiser.context
+            )
 
     def learned(self, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return self.predict(noisy, timesteps, self.denoiser.context)

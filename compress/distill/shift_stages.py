@@ -18,14 +18,20 @@ from compress.data.degradation import Degradation
 from compress.distill.stages import ImageStage, Terms, seeded_pair
 from compress.model import SRModel
 
-COMMITMENT = 0.25   # of the encoder to the codes, VQGAN's (arXiv 2012.09841)
+COMMITMENT = 0.25  # of the encoder to the codes, VQGAN's (arXiv 2012.09841)
 
 
 class VQAutoencoderStage(ImageStage):
     """`vq` is the codes' distance from the latents plus COMMITMENT times that of the latents from the codes."""
 
-    def __init__(self, model: SRModel, weights: dict[str, float], perceptual: nn.Module | None,
-                 degradation: Degradation, key: tuple[int, ...]):
+    def __init__(
+        self,
+        model: SRModel,
+        weights: dict[str, float],
+        perceptual: nn.Module | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+    ):
         super().__init__(model, weights, perceptual, degradation, key)
         rest = ("decoder.quantize",) if weights.get("vq") else ()
         self.trained = ("encoder", "decoder.post_quant_conv", "decoder.decoder", *rest)
@@ -34,8 +40,12 @@ class VQAutoencoderStage(ImageStage):
         decoder, latent, found = self.model.decoder, self.model.encoder.clean(hr).float(), {}
         if self.weights.get("vq"):
             quantize = decoder.quantize
-            codes = quantize.embedding(quantize.indices(latent.detach())).permute(0, 3, 1, 2).float()
-            found["vq"] = F.mse_loss(codes, latent.detach()) + COMMITMENT * F.mse_loss(latent, codes.detach())
+            codes = (
+                quantize.embedding(quantize.indices(latent.detach())).permute(0, 3, 1, 2).float()
+            )
+            found["vq"] = F.mse_loss(codes, latent.detach()) + COMMITMENT * F.mse_loss(
+                latent, codes.detach()
+            )
             latent = latent + (codes - latent).detach()
         image = decoder.tail(decoder.features(latent, quantise=False))
         return image, found | self.terms(image, hr)
@@ -50,13 +60,19 @@ def start_codebook(model: SRModel, crops: torch.Tensor) -> torch.Tensor:
     `crops` [B, 3, H, W] in [0, 1] give the covariance, whose eigenvalues are returned, and the codes.
     """
     encoder, decoder = model.encoder, model.decoder
-    vectors = encoder.clean(crops).permute(0, 2, 3, 1).flatten(0, 2).double()    # [N, C]
+    vectors = encoder.clean(crops).permute(0, 2, 3, 1).flatten(0, 2).double()  # [N, C]
     mean = vectors.mean(dim=0)
     values, directions = torch.linalg.eigh(torch.cov(vectors.T))
-    whiten, colour = (directions @ torch.diag(values ** power) @ directions.T for power in (-0.5, 0.5))
-    codes = ((vectors - mean) @ whiten)[torch.randint(len(vectors), (decoder.quantize.embedding.num_embeddings,))]
+    whiten, colour = (
+        directions @ torch.diag(values**power) @ directions.T for power in (-0.5, 0.5)
+    )
+    codes = ((vectors - mean) @ whiten)[
+        torch.randint(len(vectors), (decoder.quantize.embedding.num_embeddings,))
+    ]
     decoder.quantize.embedding.weight.copy_(codes)
-    into, out = (conv.weight[..., 0, 0].double() for conv in (encoder.quant_conv, decoder.post_quant_conv))
+    into, out = (
+        conv.weight[..., 0, 0].double() for conv in (encoder.quant_conv, decoder.post_quant_conv)
+    )
     encoder.quant_conv.weight.copy_((whiten @ into)[..., None, None])
     encoder.quant_conv.bias.copy_(whiten @ (encoder.quant_conv.bias - mean))
     decoder.post_quant_conv.weight.copy_((out @ colour)[..., None, None])
@@ -65,10 +81,17 @@ def start_codebook(model: SRModel, crops: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def latent_triples(model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]) -> torch.Tensor:
+def latent_triples(
+    model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]
+) -> torch.Tensor:
     """[N, 9, h, w]: (y, lr) of degraded crops as the encoder pairs them, and the latents of the crops themselves."""
-    rows = [torch.cat([model.encoder(seeded_pair(hr, degradation, *key, index)), model.encoder.clean(hr)], dim=1)
-            for index, hr in enumerate(loader)]
+    rows = [
+        torch.cat(
+            [model.encoder(seeded_pair(hr, degradation, *key, index)), model.encoder.clean(hr)],
+            dim=1,
+        )
+        for index, hr in enumerate(loader)
+    ]
     return torch.cat(rows)
 
 
@@ -93,8 +116,10 @@ class ShiftTeacher(ShiftStage):
     def forward(self, batch: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
         y, lr, clean = batch.chunk(3, dim=1)
         steps = torch.randint(self.schedule.steps, (len(batch),)).tolist()
-        states = [self.schedule.network_input(self.schedule.diffuse(*sample, t), t)
-                  for *sample, t in zip(clean, y, torch.randn_like(y), steps, strict=True)]
+        states = [
+            self.schedule.network_input(self.schedule.diffuse(*sample, t), t)
+            for *sample, t in zip(clean, y, torch.randn_like(y), steps, strict=True)
+        ]
         x = torch.cat([torch.stack(states), lr], dim=1)
         found = self.model.denoiser(x, None, self.numbers(x, steps)).float()
         terms = {"mse": lambda: F.mse_loss(found, clean), "l1": lambda: F.l1_loss(found, clean)}
@@ -117,6 +142,7 @@ class ShiftStudent(ShiftStage):
     @torch.no_grad()
     def teach(self, y: torch.Tensor, lr: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """The clean latent by all steps of the teacher."""
+
         def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return self.taught_by(torch.cat([x, lr], dim=1), None, timesteps).float()
 

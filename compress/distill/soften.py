@@ -19,23 +19,33 @@ from compress.model import SRModel
 from compress.process.resample import upsample
 
 CROPS = 48
-PIXELS = 2**14      # of every crop, at random
-RIDGE = 1e-4        # of the mean square of an input
+PIXELS = 2**14  # of every crop, at random
+RIDGE = 1e-4  # of the mean square of an input
 
 
 def last_convolution(model: SRModel, lr: torch.Tensor) -> tuple[nn.Conv2d, float]:
     """The convolution whose result is the image, but for a factor and an offset, and that factor."""
     ran: list[nn.Conv2d] = []
-    handles = [m.register_forward_hook(lambda module, *_: ran.append(module)) for m in model.decoder.modules()
-               if isinstance(m, nn.Conv2d)]
+    handles = [
+        m.register_forward_hook(lambda module, *_: ran.append(module))
+        for m in model.decoder.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     try:
         image = model.network(lr)
     finally:
         for handle in handles:
             handle.remove()
     layer = ran[-1]
-    if layer.bias is None or layer.out_channels != image.shape[1] or layer.stride != (1, 1) or layer.groups != 1:
-        raise UserError("soften: the decoder does not end with a plain convolution to pixels; leave soften out")
+    if (
+        layer.bias is None
+        or layer.out_channels != image.shape[1]
+        or layer.stride != (1, 1)
+        or layer.groups != 1
+    ):
+        raise UserError(
+            "soften: the decoder does not end with a plain convolution to pixels; leave soften out"
+        )
     layer.bias.data += 0.1
     gain = (model.network(lr) - image).mean().item() / 0.1
     layer.bias.data -= 0.1
@@ -43,8 +53,13 @@ def last_convolution(model: SRModel, lr: torch.Tensor) -> tuple[nn.Conv2d, float
 
 
 @torch.no_grad()
-def soften(model: SRModel, crops: Iterable[torch.Tensor], degradation: Degradation, key: tuple[int, ...], share: float
-           ) -> float:
+def soften(
+    model: SRModel,
+    crops: Iterable[torch.Tensor],
+    degradation: Degradation,
+    key: tuple[int, ...],
+    share: float,
+) -> float:
     """Move the image of `model` by `share` of its way to bicubic enlargement, as far as its last convolution can.
 
     `crops` are photographs [B, 3, 4h, 4w] in [0, 1], degraded as a function of `key`. Returns the part of the wanted
@@ -62,18 +77,34 @@ def soften(model: SRModel, crops: Iterable[torch.Tensor], degradation: Degradati
             change = share / gain * (upsample(lr) - model.network(lr))
         finally:
             handle.remove()
-        rows = F.unfold(seen[0].float(), layer.kernel_size, padding=layer.padding).transpose(1, 2).flatten(0, 1)
+        rows = (
+            F.unfold(seen[0].float(), layer.kernel_size, padding=layer.padding)
+            .transpose(1, 2)
+            .flatten(0, 1)
+        )
         targets = change.float().flatten(2).transpose(1, 2).flatten(0, 1)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(number))
-        picked = order[:PIXELS * len(hr)].to(rows.device)
+        picked = order[: PIXELS * len(hr)].to(rows.device)
         x = F.pad(rows[picked], (0, 1), value=1.0).double()
         y = targets[picked].double()
-        square, product, wanted = square + x.T @ x, product + x.T @ y, wanted + y.square().sum().item()
+        square, product, wanted = (
+            square + x.T @ x,
+            product + x.T @ y,
+            wanted + y.square().sum().item(),
+        )
     if layer is None:
         raise UserError("soften: there are no crops to learn from")
-    damping = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64, device=square.device)
+    damping = (
+        RIDGE
+        * square.diagonal().mean()
+        * torch.eye(len(square), dtype=torch.float64, device=square.device)
+    )
     solution = torch.linalg.solve(square + damping, product)
-    missed = wanted - 2 * (solution * product).sum().item() + (solution * (square @ solution)).sum().item()
+    missed = (
+        wanted
+        - 2 * (solution * product).sum().item()
+        + (solution * (square @ solution)).sum().item()
+    )
     layer.weight.data += solution[:-1].T.reshape(layer.weight.shape).to(layer.weight)
     layer.bias.data += solution[-1].to(layer.bias)
     return 1 - missed / wanted

@@ -36,8 +36,14 @@ class ImageStage(nn.Module):
 
     trained: tuple[str, ...] = ()
 
-    def __init__(self, model: SRModel, weights: dict[str, float], perceptual: nn.Module | None,
-                 degradation: Degradation, key: tuple[int, ...]):
+    def __init__(
+        self,
+        model: SRModel,
+        weights: dict[str, float],
+        perceptual: nn.Module | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+    ):
         super().__init__()
         self.model, self.weights, self.perceptual = model, weights, perceptual
         self.degradation, self.key = degradation, key
@@ -46,7 +52,8 @@ class ImageStage(nn.Module):
         """(low-resolution image, image to make of it) of batch `index`."""
         if isinstance(batch, torch.Tensor):
             return seeded_pair(batch, self.degradation, *self.key, index).contiguous(
-                memory_format=torch.channels_last), batch
+                memory_format=torch.channels_last
+            ), batch
         lr, target = batch
         return lr, target
 
@@ -114,8 +121,10 @@ class PixelBlocks(ImageStage):
         half = self.model.encoder.quant_conv.out_channels // 2
         self.side = round(1 / self.model.latent_ratio)
         if half != 3 * self.side**2:
-            raise UserError(f"stages: 'pixel_blocks' needs {3 * self.side**2} latent channels, the pixels of a block of "
-                            f"{self.side}x{self.side}, this source has {half}; set source.latent_channels")
+            raise UserError(
+                f"stages: 'pixel_blocks' needs {3 * self.side**2} latent channels, the pixels of a block of "
+                f"{self.side}x{self.side}, this source has {half}; set source.latent_channels"
+            )
         encode_at_signal_scale(self.model)
         self.passed_rms = pass_pixels(self.model.encoder, clean, self.model.process.signal)
 
@@ -126,7 +135,9 @@ class PixelBlocks(ImageStage):
             emitted = self.model.encoder(lr).float() / self.model.process.signal
             found["blocks"] = F.l1_loss(emitted, pixel_blocks(lr, self.side))
         small = F.avg_pool2d(target, target.shape[-1] // lr.shape[-1])
-        image = self.model.decoder(pixel_blocks(small, self.side).contiguous(memory_format=torch.channels_last))
+        image = self.model.decoder(
+            pixel_blocks(small, self.side).contiguous(memory_format=torch.channels_last)
+        )
         return image, found | self.terms(image, target)
 
 
@@ -196,7 +207,9 @@ def encode_at_signal_scale(model: SRModel) -> None:
 
 
 @torch.no_grad()
-def latent_pairs(model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]) -> torch.Tensor:
+def latent_pairs(
+    model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]
+) -> torch.Tensor:
     """[N, 2, C, h, w]: latents of degraded crops at signal scale, and of the crops themselves."""
     rows = []
     for index, hr in enumerate(loader):

@@ -49,10 +49,19 @@ class Distillation(nn.Module):
     what images are compared with. `weights` maps losses to factors; one that is absent is not computed.
     """
 
-    def __init__(self, model: SRModel, teacher: Teacher, stage: Literal["decoder", "student"],
-                 target: Literal["teacher", "hr"], weights: dict[str, float], judged: str | None,
-                 degradation: Degradation, key: tuple[int, ...], perceptual: dict[str, nn.Module],
-                 scores: ScorePair | None):
+    def __init__(
+        self,
+        model: SRModel,
+        teacher: Teacher,
+        stage: Literal["decoder", "student"],
+        target: Literal["teacher", "hr"],
+        weights: dict[str, float],
+        judged: str | None,
+        degradation: Degradation,
+        key: tuple[int, ...],
+        perceptual: dict[str, nn.Module],
+        scores: ScorePair | None,
+    ):
         super().__init__()
         self.model = model
         # Hidden from the module: neither trained, nor broadcast, nor saved.
@@ -70,7 +79,9 @@ class Distillation(nn.Module):
         lr = seeded_pair(hr.cpu(), self.degradation, *self.key, index)
         return lr.to(hr.device).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, hr: torch.Tensor, index: int) -> tuple[Terms, torch.Tensor | None, torch.Tensor | None]:
+    def forward(
+        self, hr: torch.Tensor, index: int
+    ) -> tuple[Terms, torch.Tensor | None, torch.Tensor | None]:
         lr, teacher, decoder = self.pair(hr, index), self.teacher, self.model.decoder
         taught = hr_latent = None
         if self.target == "teacher" or self.wants("feature", "latent"):
@@ -84,29 +95,43 @@ class Distillation(nn.Module):
         else:
             latent = self.model.clean_latent(self.model.encoder(lr))
         on_images = self.wants(*ON_IMAGES) or self.judged == "image"
-        features = decoder.features(latent) if on_images or self.wants("feature") or self.judged == "features" else None
+        features = (
+            decoder.features(latent)
+            if on_images or self.wants("feature") or self.judged == "features"
+            else None
+        )
         terms: Terms = {}
         if self.wants("feature"):
             wanted = teacher.features(taught)
             if wanted.shape != features.shape:
-                raise UserError("pass 'distill': the loss feature compares maps of the decoders' middle blocks, here of "
-                                f"shapes {tuple(features.shape)} and {tuple(wanted.shape)}; leave it out, the model "
-                                "has another decoder")
+                raise UserError(
+                    "pass 'distill': the loss feature compares maps of the decoders' middle blocks, here of "
+                    f"shapes {tuple(features.shape)} and {tuple(wanted.shape)}; leave it out, the model "
+                    "has another decoder"
+                )
             terms["feature"] = F.l1_loss(features.float(), wanted.float())
         if self.wants("latent"):
             terms["latent"] = F.l1_loss(latent.float(), taught.float())
         if self.wants("vsd"):
             terms["vsd"] = vsd(latent, self.scores.fixed, self.scores.learned, self.alphas_cumprod)
-            terms["regulariser"] = regulariser_loss(latent, self.scores.learned, self.alphas_cumprod)
+            terms["regulariser"] = regulariser_loss(
+                latent, self.scores.learned, self.alphas_cumprod
+            )
         if self.wants("tsm"):
-            terms["tsm"] = target_score_matching(latent, hr_latent, self.scores.fixed, self.alphas_cumprod)
+            terms["tsm"] = target_score_matching(
+                latent, hr_latent, self.scores.fixed, self.alphas_cumprod
+            )
         image = None
         if on_images:
             image = decoder.tail(features).float()
             with torch.no_grad():
                 goal = hr if self.target == "hr" else teacher.source.decoder(taught).float()
             terms |= self._image_terms(image, goal)
-        real = {"features": lambda: teacher.features(hr_latent), "latent": lambda: hr_latent, "image": lambda: hr}
+        real = {
+            "features": lambda: teacher.features(hr_latent),
+            "latent": lambda: hr_latent,
+            "image": lambda: hr,
+        }
         fake = {"features": features, "latent": latent, "image": image}
         if self.judged is None:
             return terms, None, None
@@ -131,6 +156,15 @@ class Distillation(nn.Module):
         if self.stage == "student":
             result = self.model.network(lr)
         else:
-            result = self.model.decoder(taught if self.target == "teacher" else self.teacher.source.encoder.clean(hr))
-        rows = [F.interpolate(lr, scale_factor=4.0), result, self.teacher.source.decoder(taught), hr]
-        return torch.cat([torch.cat(list(row.float()), dim=2) for row in rows], dim=1)[None].clamp(0, 1)
+            result = self.model.decoder(
+                taught if self.target == "teacher" else self.teacher.source.encoder.clean(hr)
+            )
+        rows = [
+            F.interpolate(lr, scale_factor=4.0),
+            result,
+            self.teacher.source.decoder(taught),
+            hr,
+        ]
+        return torch.cat([torch.cat(list(row.float()), dim=2) for row in rows], dim=1)[None].clamp(
+            0, 1
+        )

@@ -13,8 +13,17 @@ from compress.passes.prune import Prune
 from compress.passes.quantize import Quantize
 from compress.passes.strip import Strip
 
-PASSES: dict[str, type[Pass]] = {"strip": Strip, "encoder_swap": EncoderSwap, "prune": Prune,
-                                 "decoder_halve": DecoderHalve, "decoder_join": DecoderJoin,
-                                 "decoder_light": DecoderLight, "bidirectional": BidirectionalConditioning,
-                                 "depth_prune": DepthPrune, "binarize": Binarize, "distill": Distill, "pack": Pack,
-                                 "quantize": Quantize}
+PASSES: dict[str, type[Pass]] = {
+    "strip": Strip,
+    "encoder_swap": EncoderSwap,
+    "prune": Prune,
+    "decoder_halve": DecoderHalve,
+    "decoder_join": DecoderJoin,
+    "decoder_light": DecoderLight,
+    "bidirectional": BidirectionalConditioning,
+    "depth_prune": DepthPrune,
+    "binarize": Binarize,
+    "distill": Distill,
+    "pack": Pack,
+    "quantize": Quantize,
+}

@@ -48,8 +48,12 @@ class GainDenoiser(CleanDenoiser):
         super().__init__(before.unet, before.timestep)
         self.context, self.gain = before.context, gain
 
-    def forward(self, latent: torch.Tensor, context: torch.Tensor | None = None,
-                timesteps: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        latent: torch.Tensor,
+        context: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         clean = super().forward(latent, context, timesteps)
         return clean if self.gain == 1 else clean + (self.gain - 1) * latent.chunk(2, dim=1)[1]
 
@@ -58,8 +62,10 @@ class GainDenoiser(CleanDenoiser):
 def widen_input(conv: nn.Conv2d, scale: float) -> None:
     """Twice the inputs: the new first half gets weights of 0, the second those of before times `scale`."""
     weight = conv.weight.detach() * scale
-    conv.weight = nn.Parameter(torch.cat([torch.zeros_like(weight), weight], dim=1),
-                               requires_grad=conv.weight.requires_grad)
+    conv.weight = nn.Parameter(
+        torch.cat([torch.zeros_like(weight), weight], dim=1),
+        requires_grad=conv.weight.requires_grad,
+    )
     conv.in_channels *= 2
 
 
@@ -87,15 +93,27 @@ class BidirectionalConditioning(Pass):
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
         encoder, denoiser, process = model.encoder, model.denoiser, model.process
-        if not isinstance(process, OneStep) or type(encoder) is not VAEEncoder or type(denoiser) is not UNetDenoiser:
-            raise UserError("pass 'bidirectional': needs a VAE encoder and a UNet that predicts the noise in one step, "
-                            f"as OSEDiff has; here are a {type(encoder).__name__}, a {type(denoiser).__name__} and the "
-                            f"process {type(process).__name__}; list it first")
+        if (
+            not isinstance(process, OneStep)
+            or type(encoder) is not VAEEncoder
+            or type(denoiser) is not UNetDenoiser
+        ):
+            raise UserError(
+                "pass 'bidirectional': needs a VAE encoder and a UNet that predicts the noise in one step, "
+                f"as OSEDiff has; here are a {type(encoder).__name__}, a {type(denoiser).__name__} and the "
+                f"process {type(process).__name__}; list it first"
+            )
         first, last = denoiser.unet.conv_in, denoiser.unet.conv_out
-        for name, layer in (("conv_in", first), ("conv_out", last), ("the encoder's quant_conv", encoder.quant_conv)):
+        for name, layer in (
+            ("conv_in", first),
+            ("conv_out", last),
+            ("the encoder's quant_conv", encoder.quant_conv),
+        ):
             if type(layer) is not nn.Conv2d:
-                raise UserError(f"pass 'bidirectional': {name} is a {type(layer).__name__}, not a plain convolution; "
-                                "list bidirectional before the passes that replace layers")
+                raise UserError(
+                    f"pass 'bidirectional': {name} is a {type(layer).__name__}, not a plain convolution; "
+                    "list bidirectional before the passes that replace layers"
+                )
         channels, device = first.in_channels, first.weight.device
         widen_input(first, encoder.signal)
         last.weight *= -process.noise / process.signal

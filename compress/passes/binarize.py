@@ -39,14 +39,22 @@ class Binarize(Pass):
     released: bool = False
 
     def convert(self, model: SRModel) -> None:
-        config = BinaryConfig(method=self.method, binary=self.binary, low_rank=self.low_rank, sparse=self.sparse,
-                              rank=self.rank, nonzeros=self.nonzeros,
-                              released=self.released)
+        config = BinaryConfig(
+            method=self.method,
+            binary=self.binary,
+            low_rank=self.low_rank,
+            sparse=self.sparse,
+            rank=self.rank,
+            nonzeros=self.nonzeros,
+            released=self.released,
+        )
         layers = {part: plain_layers(getattr(model, part)) for part in self.components}
         for part, found in layers.items():
             if not found:
-                raise UserError(f"pass 'binarize': no convolution or linear layer is left in the {part}; list the pass "
-                                "once per component, and before quantize")
+                raise UserError(
+                    f"pass 'binarize': no convolution or linear layer is left in the {part}; list the pass "
+                    "once per component, and before quantize"
+                )
         kept = self._kept(layers)
         for part, found in layers.items():
             for name, layer in found.items():
@@ -54,7 +62,9 @@ class Binarize(Pass):
                     try:
                         getattr(model, part).set_submodule(name, binarise(layer, config))
                     except UserError as error:
-                        raise UserError(f"pass 'binarize': {part}.{name}: {error}; add it to keep") from None
+                        raise UserError(
+                            f"pass 'binarize': {part}.{name}: {error}; add it to keep"
+                        ) from None
 
     def as_published(self) -> "Binarize":
         return self.model_copy(update={"released": True})
@@ -62,21 +72,30 @@ class Binarize(Pass):
     def _kept(self, layers: dict[str, dict[str, nn.Module]]) -> set[str]:
         """Full names of the layers that stay."""
         if self.keep is None:
-            convs = [[f"{part}.{name}" for name, layer in found.items() if isinstance(layer, nn.Conv2d)]
-                     for part, found in layers.items()]
+            convs = [
+                [f"{part}.{name}" for name, layer in found.items() if isinstance(layer, nn.Conv2d)]
+                for part, found in layers.items()
+            ]
             return {name for names in convs for name in (*names[:1], *names[-1:])}
         names, kept = [f"{part}.{name}" for part, found in layers.items() for name in found], set()
         for pattern in self.keep:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'binarize': keep pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
-                                f"layers are named like '{names[0]}', * stands for any part")
+                raise UserError(
+                    f"pass 'binarize': keep pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
+                    f"layers are named like '{names[0]}', * stands for any part"
+                )
             kept.update(found)
         return kept
 
 
 def plain_layers(component: nn.Module) -> dict[str, nn.Module]:
     """Name -> layer of the convolutions and linear layers that no pass has replaced."""
-    inside = {child for m in component.modules() if isinstance(m, BinaryLayer) for child in m.modules()}
-    return {name: m for name, m in component.named_modules()
-            if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in inside}
+    inside = {
+        child for m in component.modules() if isinstance(m, BinaryLayer) for child in m.modules()
+    }
+    return {
+        name: m
+        for name, m in component.named_modules()
+        if isinstance(m, (nn.Conv2d, nn.Linear)) and m not in inside
+    }

@@ -26,8 +26,12 @@ class DecoderHalve(Prune):
 def repeat_outputs(conv: nn.Conv2d, count: int) -> None:
     """Widen or narrow a convolution to `count` outputs: output i is output i mod (outputs before)."""
     index = torch.arange(count, device=conv.weight.device) % conv.out_channels
-    conv.weight = nn.Parameter(conv.weight.detach()[index].contiguous(), requires_grad=conv.weight.requires_grad)
-    conv.bias = nn.Parameter(conv.bias.detach()[index].contiguous(), requires_grad=conv.bias.requires_grad)
+    conv.weight = nn.Parameter(
+        conv.weight.detach()[index].contiguous(), requires_grad=conv.weight.requires_grad
+    )
+    conv.bias = nn.Parameter(
+        conv.bias.detach()[index].contiguous(), requires_grad=conv.bias.requires_grad
+    )
     conv.out_channels = count
 
 
@@ -46,16 +50,22 @@ class DecoderJoin(Pass):
     def convert(self, model: SRModel) -> None:
         decoder, denoiser = model.decoder, model.denoiser
         if not isinstance(decoder, VAEDecoder) or not isinstance(denoiser, UNetDenoiser):
-            raise UserError(f"pass 'decoder_join': joins a UNet to an autoencoder's decoder, not a "
-                            f"{type(denoiser).__name__} to a {type(decoder).__name__}")
+            raise UserError(
+                f"pass 'decoder_join': joins a UNet to an autoencoder's decoder, not a "
+                f"{type(denoiser).__name__} to a {type(decoder).__name__}"
+            )
         if isinstance(model.process, Bidirectional):
-            raise UserError("pass 'decoder_join': the model's denoiser adds to the mean of its encoder, a latent, which "
-                            "features are not; leave the pass out after bidirectional")
+            raise UserError(
+                "pass 'decoder_join': the model's denoiser adds to the mean of its encoder, a latent, which "
+                "features are not; leave the pass out after bidirectional"
+            )
         first, last = decoder.decoder.conv_in, denoiser.unet.conv_out
         if type(first) is not nn.Conv2d or type(last) is not nn.Conv2d:
-            raise UserError(f"pass 'decoder_join': the decoder's conv_in is a {type(first).__name__} and the UNet's "
-                            f"conv_out a {type(last).__name__}, both must be plain convolutions; list decoder_join "
-                            "once, before the passes that replace layers")
+            raise UserError(
+                f"pass 'decoder_join': the decoder's conv_in is a {type(first).__name__} and the UNet's "
+                f"conv_out a {type(last).__name__}, both must be plain convolutions; list decoder_join "
+                "once, before the passes that replace layers"
+            )
         repeat_outputs(last, first.out_channels)
         decoder.post_quant_conv = decoder.decoder.conv_in = nn.Identity()
         decoder.scaling_factor = 1.0

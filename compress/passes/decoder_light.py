@@ -22,8 +22,11 @@ from compress.sources.edge_parts import LightDecoder
 from compress.sources.latent_diffusion import VAEDecoder
 
 # Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first two are [REC].
-SIZES = {"default": ((320, 160, 64, 24), (4, 3, 2, 1), False), "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
-         "nano": ((96, 48, 24), (2, 2, 1), True)}
+SIZES = {
+    "default": ((320, 160, 64, 24), (4, 3, 2, 1), False),
+    "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
+    "nano": ((96, 48, 24), (2, 2, 1), True),
+}
 
 
 def latent_channels(decoder: torch.nn.Module) -> int:
@@ -31,10 +34,16 @@ def latent_channels(decoder: torch.nn.Module) -> int:
     if isinstance(decoder, LightDecoder):
         return decoder.conv_in.in_channels
     if not isinstance(decoder, VAEDecoder):
-        raise UserError("pass 'decoder_light': replaces the decoder of a KL autoencoder, not a "
-                        f"{type(decoder).__name__}")
+        raise UserError(
+            "pass 'decoder_light': replaces the decoder of a KL autoencoder, not a "
+            f"{type(decoder).__name__}"
+        )
     conv = decoder.post_quant_conv
-    return conv.in_channels if hasattr(conv, "in_channels") else decoder.decoder.mid_block.resnets[0].in_channels
+    return (
+        conv.in_channels
+        if hasattr(conv, "in_channels")
+        else decoder.decoder.mid_block.resnets[0].in_channels
+    )
 
 
 class DecoderLight(Pass):
@@ -53,7 +62,9 @@ class DecoderLight(Pass):
     widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(min_length=1, max_length=16)
     blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(min_length=1, max_length=16)
     shuffle: bool = False
-    losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field({"feature": 0.1, "l1": 1.0}, min_length=1)
+    losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field(
+        {"feature": 0.1, "l1": 1.0}, min_length=1
+    )
     data: Photographs = Photographs()
     steps: int = Field(ge=0)
     batch: int = Field(16, gt=0)
@@ -76,7 +87,9 @@ class DecoderLight(Pass):
     @model_validator(mode="after")
     def _complete(self) -> "DecoderLight":
         if len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same levels")
+            raise ValueError(
+                f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same levels"
+            )
         if self.losses.get("lpips") and self.lpips_weights is None:
             raise ValueError("the loss lpips needs lpips_weights; set it, or leave the loss out")
         return self
@@ -88,9 +101,11 @@ class DecoderLight(Pass):
             decoder = LightDecoder(self.widths, self.blocks, channels, self.shuffle)
         wanted = round(SCALE / model.latent_ratio)
         if decoder.scale != wanted:
-            raise UserError(f"pass 'decoder_light': {len(self.widths)} widths{' and a shuffle' * self.shuffle} enlarge "
-                            f"{decoder.scale} times, the latent needs {wanted} times; each width after the first, and "
-                            "the shuffle, doubles")
+            raise UserError(
+                f"pass 'decoder_light': {len(self.widths)} widths{' and a shuffle' * self.shuffle} enlarge "
+                f"{decoder.scale} times, the latent needs {wanted} times; each width after the first, and "
+                "the shuffle, doubles"
+            )
         model.decoder = decoder.requires_grad_(False)
 
     def fit(self, model: SRModel, context: FitContext) -> dict:
@@ -107,5 +122,9 @@ class DecoderLight(Pass):
     def data_key(self) -> str:
         if not self.steps:
             return ""
-        return json.dumps([data_hash(find_images(self.data.folders)),
-                           files_key([self.lpips_weights] if self.lpips_weights else [])])
+        return json.dumps(
+            [
+                data_hash(find_images(self.data.folders)),
+                files_key([self.lpips_weights] if self.lpips_weights else []),
+            ]
+        )

@@ -17,7 +17,16 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.data.calibration import calibration_hash, calibration_images
-from compress.depth import MIDDLE, candidates, fit_shortcut, fold_levels, observing, plain, shortcut, tensor
+from compress.depth import (
+    MIDDLE,
+    candidates,
+    fit_shortcut,
+    fold_levels,
+    observing,
+    plain,
+    shortcut,
+    tensor,
+)
 from compress.errors import UserError, nearest
 from compress.model import SRModel
 from compress.passes.base import FitContext, Pass
@@ -38,7 +47,10 @@ class Annealed:
 
     @contextmanager
     def mixing(self) -> Iterator[None]:
-        handles = [light.register_forward_hook(self._mix(heavy), with_kwargs=True) for light, heavy in self.pairs]
+        handles = [
+            light.register_forward_hook(self._mix(heavy), with_kwargs=True)
+            for light, heavy in self.pairs
+        ]
         try:
             yield
         finally:
@@ -51,6 +63,7 @@ class Annealed:
                 return out
             mixed = self.share * tensor(heavy(*args, **kwargs)) + (1 - self.share) * tensor(out)
             return (mixed,) if isinstance(out, tuple) else mixed
+
         return hook
 
 
@@ -79,14 +92,18 @@ class DepthPrune(Pass):
     @model_validator(mode="after")
     def _consistent(self) -> "DepthPrune":
         if self.drop and not self.blocks:
-            raise ValueError("drop needs blocks, in the order of importance, because a plan has no weights to measure "
-                             "it; run python -m compress.rank_blocks on the model and copy the list that it prints")
+            raise ValueError(
+                "drop needs blocks, in the order of importance, because a plan has no weights to measure "
+                "it; run python -m compress.rank_blocks on the model and copy the list that it prints"
+            )
         if not self.blocks and not self.levels:
             raise ValueError("nothing to drop; set blocks, or levels above 0")
         if self.anneal and (self.training is None or self.anneal >= self.training.steps):
             steps = self.training.steps if self.training else 0
-            raise ValueError(f"anneal {self.anneal} must be below training.steps ({steps}), so that the result is "
-                             "trained without the blocks; lower it, or train longer")
+            raise ValueError(
+                f"anneal {self.anneal} must be below training.steps ({steps}), so that the result is "
+                "trained without the blocks; lower it, or train longer"
+            )
         return self
 
     def chosen(self, unet: UNet2DConditionModel) -> list[str]:
@@ -100,22 +117,28 @@ class DepthPrune(Pass):
             matched = fnmatch.filter(names, pattern)
             if not matched:
                 kept = " that levels leaves" if self.levels else ""
-                raise UserError(f"pass 'depth_prune': blocks pattern '{pattern[:100]}' matches no block{kept}"
-                                f"{nearest(pattern, names)}; they are {', '.join(names)}; * stands for any part")
+                raise UserError(
+                    f"pass 'depth_prune': blocks pattern '{pattern[:100]}' matches no block{kept}"
+                    f"{nearest(pattern, names)}; they are {', '.join(names)}; * stands for any part"
+                )
             found |= dict.fromkeys(matched)
         listed = list(found)
         if self.drop and self.drop > len(listed):
-            raise UserError(f"pass 'depth_prune': drop {self.drop} of the {len(listed)} blocks that are listed; lower "
-                            "drop, or list more")
-        listed = listed[:self.drop] if self.drop else listed
+            raise UserError(
+                f"pass 'depth_prune': drop {self.drop} of the {len(listed)} blocks that are listed; lower "
+                "drop, or list more"
+            )
+        listed = listed[: self.drop] if self.drop else listed
         listed = [MIDDLE] * bool(self.levels) + listed
         return [name for name in listed if not (MIDDLE in listed and name.startswith(f"{MIDDLE}."))]
 
     def _unet(self, model: SRModel) -> UNet2DConditionModel:
         unet = getattr(model.denoiser, "unet", None)
         if not isinstance(unet, UNet2DConditionModel):
-            raise UserError(f"pass 'depth_prune': drops blocks of diffusers' UNet; the denoiser is a "
-                            f"{type(model.denoiser).__name__} without one")
+            raise UserError(
+                f"pass 'depth_prune': drops blocks of diffusers' UNet; the denoiser is a "
+                f"{type(model.denoiser).__name__} without one"
+            )
         return unet
 
     def convert(self, model: SRModel) -> None:
@@ -132,9 +155,13 @@ class DepthPrune(Pass):
         fold_levels(whole, self.levels)
         heavy = {name: whole.get_submodule(name) for name in self.chosen(whole)}
         if self.calibration.size % model.multiple:
-            raise UserError(f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
-                            "this model needs; round it")
-        images = calibration_images(self.calibration.data, self.calibration.images, self.calibration.size, context.seed)
+            raise UserError(
+                f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
+                "this model needs; round it"
+            )
+        images = calibration_images(
+            self.calibration.data, self.calibration.images, self.calibration.size, context.seed
+        )
         with torch.no_grad(), observing(heavy) as moments:
             for image in tqdm(images, desc="depth_prune: observing", leave=False):
                 before.network(image.to(context.device))
@@ -147,10 +174,24 @@ class DepthPrune(Pass):
 
         annealed = Annealed([(light[name], heavy[name]) for name in heavy])
         with annealed.mixing():
-            trained = distill(self.training, model, context, before_batch=lambda index: annealed.at(
-                index // self.training.accumulate, self.anneal))
-        return figures | {"anneal": self.anneal, **{k: v for k, v in trained.items() if k != "images"},
-                          "training_images": trained["images"]}
+            trained = distill(
+                self.training,
+                model,
+                context,
+                before_batch=lambda index: annealed.at(
+                    index // self.training.accumulate, self.anneal
+                ),
+            )
+        return figures | {
+            "anneal": self.anneal,
+            **{k: v for k, v in trained.items() if k != "images"},
+            "training_images": trained["images"],
+        }
 
     def data_key(self) -> str:
-        return json.dumps([calibration_hash(self.calibration.data), self.training.data_key() if self.training else ""])
+        return json.dumps(
+            [
+                calibration_hash(self.calibration.data),
+                self.training.data_key() if self.training else "",
+            ]
+        )

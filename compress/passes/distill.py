@@ -45,7 +45,9 @@ class Prior(_Strict):
 
     base: str
     prompt: str = ""
-    negative_prompt: str = "painting, oil painting, illustration, drawing, art, sketch, cartoon, low quality, blurring"
+    negative_prompt: str = (
+        "painting, oil painting, illustration, drawing, art, sketch, cartoon, low quality, blurring"
+    )
     rank: int = Field(4, gt=0)
     lr: float = Field(5e-5, gt=0)
 
@@ -87,13 +89,20 @@ class Distill(Pass):
 
     @model_validator(mode="after")
     def _complete(self) -> "Distill":
-        needs = {"lpips": "lpips_weights", "ea_dists": "dists_weights", "vsd": "prior", "tsm": "prior"}
+        needs = {
+            "lpips": "lpips_weights",
+            "ea_dists": "dists_weights",
+            "vsd": "prior",
+            "tsm": "prior",
+        }
         for loss, need in needs.items():
             if self.losses.get(loss) and getattr(self, need) is None:
                 raise ValueError(f"the loss {loss} needs {need}; set it, or leave the loss out")
         if self.stage == "decoder" and (bad := sorted(set(self.losses) & {"feature", *ON_LATENTS})):
-            raise ValueError(f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; choose "
-                             "among l1, mse, lpips, ea_dists and gan")
+            raise ValueError(
+                f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; choose "
+                "among l1, mse, lpips, ea_dists and gan"
+            )
         return self
 
     @property
@@ -108,8 +117,10 @@ class Distill(Pass):
         for pattern in self.train or TRAINED[self.stage]:
             found = fnmatch.filter(names, pattern)
             if not found:
-                raise UserError(f"pass 'distill': train pattern '{pattern[:100]}' matches no parameter"
-                                f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for any part")
+                raise UserError(
+                    f"pass 'distill': train pattern '{pattern[:100]}' matches no parameter"
+                    f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for any part"
+                )
             chosen |= dict.fromkeys(found)
         return list(chosen)
 
@@ -117,16 +128,24 @@ class Distill(Pass):
         """The structure stays; what does not fit it shows here, before any weight is read."""
         self.trained_names(model)
         if not hasattr(model.decoder, "features"):
-            raise UserError(f"pass 'distill': needs an autoencoder's decoder, not a {type(model.decoder).__name__}")
+            raise UserError(
+                f"pass 'distill': needs an autoencoder's decoder, not a {type(model.decoder).__name__}"
+            )
         # A light decoder is one network, an autoencoder's lies inside its component.
         joined = not hasattr(getattr(model.decoder, "decoder", model.decoder).conv_in, "weight")
         if joined and self.stage == "decoder":
-            raise UserError("pass 'distill': the decoder takes no latents after decoder_join; list stage decoder "
-                            "before it")
-        on_latents = sorted({x for x in ON_LATENTS if self.losses.get(x)}) + ["gan"] * (self.judged == "latent")
+            raise UserError(
+                "pass 'distill': the decoder takes no latents after decoder_join; list stage decoder "
+                "before it"
+            )
+        on_latents = sorted({x for x in ON_LATENTS if self.losses.get(x)}) + ["gan"] * (
+            self.judged == "latent"
+        )
         if joined and on_latents:
-            raise UserError(f"pass 'distill': {', '.join(on_latents)} compare latents, which a joined decoder does not "
-                            "have; leave them out, or distil before decoder_join")
+            raise UserError(
+                f"pass 'distill': {', '.join(on_latents)} compare latents, which a joined decoder does not "
+                "have; leave them out, or distil before decoder_join"
+            )
 
     def fit(self, model: SRModel, context: FitContext) -> dict:
         from compress.distill.fit import distill

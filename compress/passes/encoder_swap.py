@@ -29,7 +29,9 @@ class PixelUnshuffleEncoder(nn.Module):
 def repeat_inputs(conv: nn.Conv2d, count: int) -> None:
     """Widen or narrow a convolution to `count` inputs: input i takes the weights of input i mod (inputs before)."""
     index = torch.arange(count, device=conv.weight.device) % conv.in_channels
-    conv.weight = nn.Parameter(conv.weight.detach()[:, index].contiguous(), requires_grad=conv.weight.requires_grad)
+    conv.weight = nn.Parameter(
+        conv.weight.detach()[:, index].contiguous(), requires_grad=conv.weight.requires_grad
+    )
     conv.in_channels = count
 
 
@@ -48,16 +50,22 @@ class EncoderSwap(Pass):
     def convert(self, model: SRModel) -> None:
         factor = round(1 / model.latent_ratio)
         if isinstance(model.process, Bidirectional):
-            raise UserError("pass 'encoder_swap': the model's denoiser starts from the mean and variance of its encoder, "
-                            "which PixelUnshuffle does not give; leave the pass out for Edge-SD-SR and bidirectional")
+            raise UserError(
+                "pass 'encoder_swap': the model's denoiser starts from the mean and variance of its encoder, "
+                "which PixelUnshuffle does not give; leave the pass out for Edge-SD-SR and bidirectional"
+            )
         if not isinstance(model.denoiser, UNetDenoiser) or factor != 1 / model.latent_ratio:
-            raise UserError("pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of times "
-                            f"smaller than the LR image; here it is {1 / model.latent_ratio} times, and the denoiser a "
-                            f"{type(model.denoiser).__name__}")
+            raise UserError(
+                "pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of times "
+                f"smaller than the LR image; here it is {1 / model.latent_ratio} times, and the denoiser a "
+                f"{type(model.denoiser).__name__}"
+            )
         conv = model.denoiser.unet.conv_in
         if type(conv) is not nn.Conv2d:
-            raise UserError(f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list encoder_swap "
-                            "before the passes that replace layers")
+            raise UserError(
+                f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list encoder_swap "
+                "before the passes that replace layers"
+            )
         model.encoder = PixelUnshuffleEncoder(factor)
         repeat_inputs(conv, 3 * factor**2)
         model.process = Direct()

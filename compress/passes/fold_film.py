@@ -15,7 +15,9 @@ from compress.sources.swin_unet import ResBlock, SwinUNet, timestep_embedding
 
 def _add(parameter: nn.Parameter, value: torch.Tensor) -> nn.Parameter:
     """`parameter` + `value` in float64, in the parameter's type."""
-    return nn.Parameter((parameter.double() + value).to(parameter.dtype), requires_grad=parameter.requires_grad)
+    return nn.Parameter(
+        (parameter.double() + value).to(parameter.dtype), requires_grad=parameter.requires_grad
+    )
 
 
 def fold_film(unet: SwinUNet, timestep: int) -> None:
@@ -27,13 +29,18 @@ def fold_film(unet: SwinUNet, timestep: int) -> None:
         return
     blocks = [(name, block) for name, block in unet.named_modules() if isinstance(block, ResBlock)]
     for name, block in blocks:
-        for part, layer in (("emb_layers.1", block.emb_layers[1]), ("in_layers.2", block.in_layers[2])):
+        for part, layer in (
+            ("emb_layers.1", block.emb_layers[1]),
+            ("in_layers.2", block.in_layers[2]),
+        ):
             if type(layer) not in (nn.Linear, nn.Conv2d):
-                raise UserError(f"pass 'strip': {name}.{part} is a {type(layer).__name__}, only plain layers can be "
-                                "folded; list strip before the passes that replace layers")
+                raise UserError(
+                    f"pass 'strip': {name}.{part} is a {type(layer).__name__}, only plain layers can be "
+                    "folded; list strip before the passes that replace layers"
+                )
     device = unet.time_embed[0].weight.device
     steps = timestep_embedding(torch.full((1,), timestep, device=device), unet.config.channels)
-    embedding = copy.deepcopy(unet.time_embed).double()(steps.double())      # [1, 4 * channels]
+    embedding = copy.deepcopy(unet.time_embed).double()(steps.double())  # [1, 4 * channels]
     for _, block in blocks:
         time = copy.deepcopy(block.emb_layers).double()(embedding)[0]
         if block.film:

@@ -41,6 +41,8 @@ class Pack(Pass):
                     store_half(component)
             packed |= bool(layers)
         if packed and self.side == "float16" and isinstance(model.process, nn.Module):
-            store_half(model.process)   # the noise of its start
+            store_half(model.process)  # the noise of its start
         if not packed:
-            raise UserError("pass 'pack': the model has no binary layer to pack; list binarize before it")
+            raise UserError(
+                "pass 'pack': the model has no binary layer to pack; list binarize before it"
+            )

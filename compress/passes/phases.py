@@ -26,19 +26,34 @@ class PhaseUpsample(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.out_channels = conv.out_channels
-        wide = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1, bias=conv.bias is not None,
-                         device=conv.weight.device, dtype=conv.weight.dtype)
-        weight = torch.einsum("apk,oikl,bql->oabipq", PLACES.to(conv.weight.device), conv.weight.double(),
-                              PLACES.to(conv.weight.device))
-        wide.weight = nn.Parameter(weight.reshape(wide.weight.shape).to(conv.weight.dtype), conv.weight.requires_grad)
+        wide = nn.Conv2d(
+            conv.in_channels,
+            4 * conv.out_channels,
+            2,
+            padding=1,
+            bias=conv.bias is not None,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        weight = torch.einsum(
+            "apk,oikl,bql->oabipq",
+            PLACES.to(conv.weight.device),
+            conv.weight.double(),
+            PLACES.to(conv.weight.device),
+        )
+        wide.weight = nn.Parameter(
+            weight.reshape(wide.weight.shape).to(conv.weight.dtype), conv.weight.requires_grad
+        )
         if conv.bias is not None:
             wide.bias = nn.Parameter(conv.bias.repeat_interleave(4), conv.bias.requires_grad)
         self.conv = wide
 
     def forward(self, x: torch.Tensor, output_size: object = None) -> torch.Tensor:
         if output_size is not None:
-            raise ValueError("an enlargement by phases doubles each side; a UNet that asks for a size needs sides that "
-                             "are multiples of its own")
+            raise ValueError(
+                "an enlargement by phases doubles each side; a UNet that asks for a size needs sides that "
+                "are multiples of its own"
+            )
         return F.pixel_shuffle(self.conv(x), 2)[..., 1:-1, 1:-1]
 
 
@@ -53,12 +68,21 @@ def to_phases(model: SRModel) -> int:
             conv = getattr(module, "conv", None)
             where = f"pass 'strip': {path}.{name}"
             if type(conv) is not nn.Conv2d:
-                raise UserError(f"{where}.conv is a {type(conv).__name__}, only a plain convolution can be split into "
-                                "phases; list strip before the passes that replace layers")
-            if conv.kernel_size != (3, 3) or conv.padding != (1, 1) or conv.groups != 1 or conv.stride != (1, 1):
+                raise UserError(
+                    f"{where}.conv is a {type(conv).__name__}, only a plain convolution can be split into "
+                    "phases; list strip before the passes that replace layers"
+                )
+            if (
+                conv.kernel_size != (3, 3)
+                or conv.padding != (1, 1)
+                or conv.groups != 1
+                or conv.stride != (1, 1)
+            ):
                 raise UserError(f"{where}.conv is no plain 3x3 convolution; set upsample: keep")
             parent.set_submodule(name, PhaseUpsample(conv))
             found += 1
     if not found and not any(isinstance(module, PhaseUpsample) for module in model.modules()):
-        raise UserError("pass 'strip': the model has no enlargement with a convolution after it; set upsample: keep")
+        raise UserError(
+            "pass 'strip': the model has no enlargement with a convolution after it; set upsample: keep"
+        )
     return found

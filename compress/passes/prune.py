@@ -30,7 +30,9 @@ def prune_component(component: nn.Module, name: str, ratio: float, channels: Cha
         cut(component, graph, ratio, (l1_scores(graph) if by_weights else {}).get)
 
 
-def fit_component(component: nn.Module, whole: nn.Module, name: str, ratio: float, watch: Callable[[], None]) -> None:
+def fit_component(
+    component: nn.Module, whole: nn.Module, name: str, ratio: float, watch: Callable[[], None]
+) -> None:
     """Fill the pruned `component` from `whole`, the same before pruning, by what `watch` lets flow through `whole`."""
     graph, moments = channel_graph(whole, name), Moments()
     with moments.watching(graph):
@@ -66,7 +68,9 @@ class Prune(Pass):
         if self.channels != "activation":
             return {}
         before = context.before(self.pass_)
-        images = calibration_images(self.calibration.data, self.calibration.images, self.calibration.size, context.seed)
+        images = calibration_images(
+            self.calibration.data, self.calibration.images, self.calibration.size, context.seed
+        )
 
         def watch() -> None:
             for image in tqdm(images, desc="prune: observing", leave=False):

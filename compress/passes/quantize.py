@@ -38,7 +38,9 @@ Component = Literal["encoder", "denoiser", "decoder"]
 
 def _checked(bits: int, where: str = "") -> int:
     if bits not in BITS:
-        raise ValueError(f"{where}{bits} bits are not supported; choose one of {', '.join(map(str, BITS))}")
+        raise ValueError(
+            f"{where}{bits} bits are not supported; choose one of {', '.join(map(str, BITS))}"
+        )
     return bits
 
 
@@ -90,10 +92,14 @@ class Quantize(Pass):
     components: tuple[Component, ...] = ("encoder", "denoiser", "decoder")
     # Integer kernels want weight zero points of 0; PassionSR's asymmetric weights are one word away.
     weight_scheme: Literal["symmetric", "asymmetric"] = "symmetric"
-    reduce_range: bool = Field(False, description=(
-        "Quantise 8-bit weights to the codes from -64 to 64. Products of bytes with them cannot overflow in the 16 bits "
-        "in which x86 without VNNI adds pairs, so that onnxruntime keeps its fast kernels there; it costs one bit of "
-        "the weights' precision. Layers whose weights are narrower or wider than 8 bits stay as they are."))
+    reduce_range: bool = Field(
+        False,
+        description=(
+            "Quantise 8-bit weights to the codes from -64 to 64. Products of bytes with them cannot overflow in the 16 bits "
+            "in which x86 without VNNI adds pairs, so that onnxruntime keeps its fast kernels there; it costs one bit of "
+            "the weights' precision. Layers whose weights are narrower or wider than 8 bits stay as they are."
+        ),
+    )
     pins: dict[str, int | Width] = Field(default_factory=dict)
     skip: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -130,28 +136,52 @@ class Quantize(Pass):
     @model_validator(mode="after")
     def _fits_together(self) -> "Quantize":
         if self.placement == "full" and (self.outputs or self.attention):
-            raise ValueError("placement 'full' quantises every output and attention already; remove 'outputs' and "
-                             "'attention', or set placement: compat")
+            raise ValueError(
+                "placement 'full' quantises every output and attention already; remove 'outputs' and "
+                "'attention', or set placement: compat"
+            )
         if self.placement == "cpu" and self.attention:
-            raise ValueError("placement 'cpu' quantises attention already; remove 'attention', or set placement: "
-                             "compat")
+            raise ValueError(
+                "placement 'cpu' quantises attention already; remove 'attention', or set placement: "
+                "compat"
+            )
         if self.norm_stride > 1 and self.placement == "compat":
-            raise ValueError("norm_stride belongs to placement 'full' or 'cpu'; set one of them, or remove norm_stride")
+            raise ValueError(
+                "norm_stride belongs to placement 'full' or 'cpu'; set one of them, or remove norm_stride"
+            )
         if self.reduce_range and self.weights == 16:
-            raise ValueError("reduce_range is for weights of 8 bits and weights is 16; set weights: 8, or remove "
-                             "reduce_range")
-        if self.target == "hr" and self.calibration.hr is None and self.calibration.data != "embedded":
-            raise ValueError("target 'hr' needs the photographs themselves; set calibration.hr to a folder that holds "
-                             f"them four times as large, under the names of {self.calibration.data}, or target: fp")
+            raise ValueError(
+                "reduce_range is for weights of 8 bits and weights is 16; set weights: 8, or remove "
+                "reduce_range"
+            )
+        if (
+            self.target == "hr"
+            and self.calibration.hr is None
+            and self.calibration.data != "embedded"
+        ):
+            raise ValueError(
+                "target 'hr' needs the photographs themselves; set calibration.hr to a folder that holds "
+                f"them four times as large, under the names of {self.calibration.data}, or target: fp"
+            )
         if self.target == "hr" and "decoder" not in self.components:
-            raise ValueError("target 'hr' is what the decoder is calibrated against, and components has no decoder")
+            raise ValueError(
+                "target 'hr' is what the decoder is calibrated against, and components has no decoder"
+            )
         if self.calibration.hr is not None and self.target != "hr":
-            raise ValueError("calibration.hr is read for target 'hr' only; set target: hr or remove it")
+            raise ValueError(
+                "calibration.hr is read for target 'hr' only; set target: hr or remove it"
+            )
         if self.method == "minmax":
-            given = [key for key in ("explicit", "low_rank", "equalise", "polish", "ablate") if getattr(self, key)]
+            given = [
+                key
+                for key in ("explicit", "low_rank", "equalise", "polish", "ablate")
+                if getattr(self, key)
+            ]
             if given:
-                raise ValueError(f"method 'minmax' learns nothing and has no '{given[0]}'; remove it, or choose "
-                                 "passionsr")
+                raise ValueError(
+                    f"method 'minmax' learns nothing and has no '{given[0]}'; remove it, or choose "
+                    "passionsr"
+                )
         return self
 
     @property
@@ -159,20 +189,30 @@ class Quantize(Pass):
         return self.method == "passionsr" and self.transforms and "let" not in self.ablate
 
     def convert(self, model: SRModel) -> None:
-        layers = {f"{part}.{name}": (module, name) for part in self.components
-                  for module in [getattr(model, part)] for name, layer in module.named_modules()
-                  if isinstance(layer, (nn.Conv2d, nn.Linear))}
+        layers = {
+            f"{part}.{name}": (module, name)
+            for part in self.components
+            for module in [getattr(model, part)]
+            for name, layer in module.named_modules()
+            if isinstance(layer, (nn.Conv2d, nn.Linear))
+        }
         if not layers:
-            raise UserError(f"pass 'quantize': no convolution or linear layer is left to quantise in "
-                            f"{', '.join(self.components)}; list the pass once per component")
+            raise UserError(
+                f"pass 'quantize': no convolution or linear layer is left to quantise in "
+                f"{', '.join(self.components)}; list the pass once per component"
+            )
         if adapter := next((name for name in layers if ".lora_" in name), None):
-            raise UserError(f"pass 'quantize': {adapter} is a LoRA adapter that is not merged; merge it into its layer "
-                            "before quantising, for a product of two quantised matrices is not the quantised product")
+            raise UserError(
+                f"pass 'quantize': {adapter} is a LoRA adapter that is not merged; merge it into its layer "
+                "before quantising, for a product of two quantised matrices is not the quantised product"
+            )
         pins, edges = self._doors(model, layers)
         hidden = skip_concatenations(model) if self.split_skips else {}
         used: set[str] = set()
         skipped = {name for pattern in self.skip for name in self._matched(pattern, layers, used)}
-        put_out = {name for pattern in self.outputs for name in self._match(pattern, layers, "outputs")}
+        put_out = {
+            name for pattern in self.outputs for name in self._match(pattern, layers, "outputs")
+        }
         weights = []
         for name, (component, path) in layers.items():
             if name in skipped:
@@ -180,12 +220,21 @@ class Quantize(Pass):
             parent, _, attribute = path.rpartition(".")
             layer = component.get_submodule(path)
             weight_bits, act_bits = self._width(name, pins, used)
-            new, parts = self._replace(layer, hidden.get(name), dict(
-                weight_bits=weight_bits, act_bits=act_bits, symmetric=self.weight_scheme == "symmetric",
-                low_rank=self.low_rank, reduce_range=self.reduce_range,
-                # Latents, predictions and pixels keep their precision, unless named one by one in placement cpu.
-                quantise_output=name in put_out and isinstance(layer, nn.Conv2d)
-                and (name not in edges or self.placement == "cpu")))
+            new, parts = self._replace(
+                layer,
+                hidden.get(name),
+                dict(
+                    weight_bits=weight_bits,
+                    act_bits=act_bits,
+                    symmetric=self.weight_scheme == "symmetric",
+                    low_rank=self.low_rank,
+                    reduce_range=self.reduce_range,
+                    # Latents, predictions and pixels keep their precision, unless named one by one in placement cpu.
+                    quantise_output=name in put_out
+                    and isinstance(layer, nn.Conv2d)
+                    and (name not in edges or self.placement == "cpu"),
+                ),
+            )
             component.get_submodule(parent).register_module(attribute, new)
             weights += parts
         # New layers are told from those of an earlier pass by their learning state; on meta both have none.
@@ -218,13 +267,21 @@ class Quantize(Pass):
         for pattern, width in self.pins.items():
             if fnmatch.fnmatchcase(name, pattern):
                 used.add(pattern)
-                width = width if isinstance(width, Width) else Width(weights=width, activations=width)
+                width = (
+                    width if isinstance(width, Width) else Width(weights=width, activations=width)
+                )
                 weights, activations = width.weights or weights, width.activations or activations
         return weights, activations
 
     def _place(self, model: SRModel, used: set[str]) -> list[str]:
         """The quantisers between operators; returns the full names of all that could be had."""
-        parts = self.components if self.placement != "compat" else ("denoiser",) if self.attention else ()
+        parts = (
+            self.components
+            if self.placement != "compat"
+            else ("denoiser",)
+            if self.attention
+            else ()
+        )
         parts = tuple(p for p in parts if p in self.components)
         if not parts and not self.equalise:
             return []
@@ -235,8 +292,10 @@ class Quantize(Pass):
             if part not in parts:
                 continue
             if hasattr(component, "points"):
-                raise UserError(f"pass 'quantize': the tensors between the operators of the {part} were quantised by "
-                                "an earlier pass; list placement 'full' or attention once per component")
+                raise UserError(
+                    f"pass 'quantize': the tensors between the operators of the {part} were quantised by "
+                    "an earlier pass; list placement 'full' or attention once per component"
+                )
 
             def bits(point: str, least: int, part: str = part) -> int | None:
                 name = f"{part}.{point}"
@@ -273,8 +332,10 @@ class Quantize(Pass):
 
     @staticmethod
     def _no_match(pattern: str, names: dict | list, key: str) -> UserError:
-        return UserError(f"pass 'quantize': {key} pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
-                         f"layers are named like '{next(iter(names))}', * stands for any part")
+        return UserError(
+            f"pass 'quantize': {key} pattern '{pattern[:100]}' matches no layer{nearest(pattern, names)}; "
+            f"layers are named like '{next(iter(names))}', * stands for any part"
+        )
 
     def _check_patterns(self, layers: dict, points: list[str], used: set[str]) -> None:
         for key, patterns in (("skip", self.skip), ("pins", self.pins)):
@@ -284,12 +345,15 @@ class Quantize(Pass):
                     raise self._no_match(pattern, [*layers, *points], key)
 
     @staticmethod
-    def _replace(layer: nn.Module, hidden: int | None, options: dict
-                 ) -> tuple[nn.Module, list[tuple[QuantLayer, torch.Tensor]]]:
+    def _replace(
+        layer: nn.Module, hidden: int | None, options: dict
+    ) -> tuple[nn.Module, list[tuple[QuantLayer, torch.Tensor]]]:
         """The new module, and its quantised layers, each with the float weight that it stands for."""
         if hidden is not None:
             new = SplitConv2d(layer, hidden, **options)
-            return new, list(zip(new.parts, (layer.weight[:, :hidden], layer.weight[:, hidden:]), strict=True))
+            return new, list(
+                zip(new.parts, (layer.weight[:, :hidden], layer.weight[:, hidden:]), strict=True)
+            )
         new = (QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d)(layer, **options)
         return new, [(new, layer.weight)]
 
@@ -298,32 +362,60 @@ class Quantize(Pass):
         """A transform's offset needs a bias to go to, whether or not the layer had one."""
         for layer in site.consumers if site.has_offset else ():
             if layer.bias is None:
-                layer.bias = nn.Parameter(layer.weight_scale.new_zeros(layer.weight_scale.shape), requires_grad=False)
+                layer.bias = nn.Parameter(
+                    layer.weight_scale.new_zeros(layer.weight_scale.shape), requires_grad=False
+                )
 
     def fit(self, model: SRModel, context: FitContext) -> dict:
         if self.calibration.size % model.multiple:
-            raise UserError(f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
-                            "this model needs; round it")
+            raise UserError(
+                f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
+                "this model needs; round it"
+            )
         images, references = self._images(context)
         learned, flows = self.method == "passionsr", self._flows(model)
         options = Options(
-            search=learned and "lbq" not in self.ablate, transforms=self.has_transforms, equalise=self.equalise,
-            feedback=self.rounding == "feedback", bias=self.bias_correction, distributed="dqc" not in self.ablate,
-            alpha=self.alpha, epochs=self.epochs, lr=self.lr, seed=context.seed)
+            search=learned and "lbq" not in self.ablate,
+            transforms=self.has_transforms,
+            equalise=self.equalise,
+            feedback=self.rounding == "feedback",
+            bias=self.bias_correction,
+            distributed="dqc" not in self.ablate,
+            alpha=self.alpha,
+            epochs=self.epochs,
+            lr=self.lr,
+            seed=context.seed,
+        )
         figures: dict = {"placement": self.label(), "calibration_size": self.calibration.size}
-        remaining = {part: float_operators(getattr(model, part), flow) for part, flow in flows.items()}
+        remaining = {
+            part: float_operators(getattr(model, part), flow) for part, flow in flows.items()
+        }
         figures |= {"float_operators": remaining} if self.placement != "compat" else {}
         before = context.before(self.pass_)
-        return figures | fit_model(model, before, images, self.components, options, flows, order=self.order,
-                                   polish=self.polish, references=references)
+        return figures | fit_model(
+            model,
+            before,
+            images,
+            self.components,
+            options,
+            flows,
+            order=self.order,
+            polish=self.polish,
+            references=references,
+        )
 
     def _images(self, context: FitContext) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
         c = self.calibration
         if self.target == "hr":
             pairs = calibration_pairs(c.data, c.hr, c.images, c.size, context.seed)
-            images, references = ([x.to(context.device) for x in part] for part in zip(*pairs, strict=True))
+            images, references = (
+                [x.to(context.device) for x in part] for part in zip(*pairs, strict=True)
+            )
         else:
-            images = [x.to(context.device) for x in calibration_images(c.data, c.images, c.size, context.seed)]
+            images = [
+                x.to(context.device)
+                for x in calibration_images(c.data, c.images, c.size, context.seed)
+            ]
             references = None
         return images, references
 
@@ -349,7 +441,9 @@ class Quantize(Pass):
 
     def data_key(self) -> str:
         own = calibration_hash(self.calibration.data)
-        return own if self.calibration.hr is None else f"{own}+{calibration_hash(self.calibration.hr)}"
+        return (
+            own if self.calibration.hr is None else f"{own}+{calibration_hash(self.calibration.hr)}"
+        )
 
 
 def skip_concatenations(model: SRModel) -> dict[str, int]:

@@ -30,8 +30,10 @@ from compress.sources.residual_shift_parts import PairDenoiser
 def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
     """`layer(x)` in float64, for a plain linear layer."""
     if type(layer) is not nn.Linear:
-        raise UserError(f"pass 'strip': {name} is a {type(layer).__name__}, only a plain Linear can be folded; "
-                        "list strip before the passes that replace layers")
+        raise UserError(
+            f"pass 'strip': {name} is a {type(layer).__name__}, only a plain Linear can be folded; "
+            "list strip before the passes that replace layers"
+        )
     bias = None if layer.bias is None else layer.bias.double()
     return F.linear(x.double(), layer.weight.double(), bias)
 
@@ -53,20 +55,26 @@ def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
     if isinstance(unet.time_embedding, NoTimeEmbedding):
         return
     steps = torch.full((1,), timestep, device=unet.conv_in.weight.device)
-    embedding = copy.deepcopy(unet.time_embedding).double()(unet.time_proj(steps).double())  # [1, 4 * width]
+    embedding = copy.deepcopy(unet.time_embedding).double()(
+        unet.time_proj(steps).double()
+    )  # [1, 4 * width]
     if unet.time_embed_act is not None:
         embedding = unet.time_embed_act(embedding)
     for name, block in unet.named_modules():
         if not isinstance(block, ResnetBlock2D) or block.time_emb_proj is None:
             continue
         if block.time_embedding_norm != "default" or type(block.conv1) is not nn.Conv2d:
-            raise UserError(f"pass 'strip': {name} has no plain convolution with an additive time embedding "
-                            f"({type(block.conv1).__name__}, {block.time_embedding_norm}); set timestep=keep, or "
-                            "list strip before the passes that replace layers")
+            raise UserError(
+                f"pass 'strip': {name} has no plain convolution with an additive time embedding "
+                f"({type(block.conv1).__name__}, {block.time_embedding_norm}); set timestep=keep, or "
+                "list strip before the passes that replace layers"
+            )
         x = embedding if block.skip_time_act else block.nonlinearity(embedding)
         shift = _project(block.time_emb_proj, x, f"{name}.time_emb_proj")[0]
         bias = block.conv1.bias
-        block.conv1.bias = nn.Parameter((bias.double() + shift).to(bias.dtype), requires_grad=bias.requires_grad)
+        block.conv1.bias = nn.Parameter(
+            (bias.double() + shift).to(bias.dtype), requires_grad=bias.requires_grad
+        )
         block.time_emb_proj = None
     unet.time_embedding = NoTimeEmbedding()
 
@@ -119,8 +127,10 @@ class Strip(Pass):
             self._convert_pair(model)
             return
         if not isinstance(denoiser, UNetDenoiser):
-            raise UserError(f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
-                            "context nor a folded timestep to strip; remove the pass from the recipe")
+            raise UserError(
+                f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a text "
+                "context nor a folded timestep to strip; remove the pass from the recipe"
+            )
         if self.text == "remove":
             model.text_encoder = denoiser.context = None
             remove_context(denoiser.unet)
@@ -137,15 +147,21 @@ class Strip(Pass):
 
     def _convert_pair(self, model: SRModel) -> None:
         if self.timestep == "remove":
-            raise UserError("pass 'strip': timestep=remove is for the UNet of Stable Diffusion; this denoiser takes "
-                            "fold or keep")
+            raise UserError(
+                "pass 'strip': timestep=remove is for the UNet of Stable Diffusion; this denoiser takes "
+                "fold or keep"
+            )
         if self.timestep == "fold":
             if model.process.steps > 1:
-                raise UserError(f"pass 'strip': the denoiser runs at {model.process.steps} timesteps, so none is "
-                                "constant; set timestep=keep, or take a one-step model (source.model=sinsr)")
+                raise UserError(
+                    f"pass 'strip': the denoiser runs at {model.process.steps} timesteps, so none is "
+                    "constant; set timestep=keep, or take a one-step model (source.model=sinsr)"
+                )
             fold_film(model.denoiser.unet, model.denoiser.timestep)
 
     def as_published(self) -> "Strip":
-        if self.text == "remove":  # AdcSR counts neither embedding; folded or removed, the cost is the same
+        if (
+            self.text == "remove"
+        ):  # AdcSR counts neither embedding; folded or removed, the cost is the same
             return self.model_copy(update={"upsample": "keep"})
         return self.model_copy(update={"text": "embedding", "timestep": "keep", "upsample": "keep"})

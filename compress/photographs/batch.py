@@ -15,7 +15,7 @@ from . import header, reading, writing
 from .problem import CannotWrite, PhotographError, shown
 
 SCALE = 4
-LONGEST_NAME = 255      # bytes, of the file systems in use
+LONGEST_NAME = 255  # bytes, of the file systems in use
 Upscale = Callable[[np.ndarray], np.ndarray]
 
 
@@ -30,21 +30,41 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
     """The options about files, the same in every program; `convert` is its default of --convert."""
-    parser.add_argument("-o", "--out", default="upscaled",
-                        help="folder for the results, NAME_x4.png (default: upscaled)")
-    parser.add_argument("--convert", action=argparse.BooleanOptionalAction, default=convert,
-                        help="take grey, palette, CMYK, transparent (laid on white), 16-bit and "
-                             "float files too, as 8 bits")
-    parser.add_argument("--format", choices=list(writing.FORMATS), default="png",
-                        help="of the results (default: png)")
-    parser.add_argument("--quality", type=int, metavar="1..100",
-                        help="of jpeg (95), webp (95) and avif (90)")
-    parser.add_argument("--existing", choices=["refuse", "skip"], default="refuse",
-                        help="what to do where a result exists already; it is never overwritten "
-                             "(default: refuse)")
-    parser.add_argument("--max-pixels", type=int, default=header.MAX_PIXELS, metavar="N",
-                        help="refuse photographs of more pixels, width times height (default: "
-                             "%(default)s)")
+    parser.add_argument(
+        "-o",
+        "--out",
+        default="upscaled",
+        help="folder for the results, NAME_x4.png (default: upscaled)",
+    )
+    parser.add_argument(
+        "--convert",
+        action=argparse.BooleanOptionalAction,
+        default=convert,
+        help="take grey, palette, CMYK, transparent (laid on white), 16-bit and "
+        "float files too, as 8 bits",
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(writing.FORMATS),
+        default="png",
+        help="of the results (default: png)",
+    )
+    parser.add_argument(
+        "--quality", type=int, metavar="1..100", help="of jpeg (95), webp (95) and avif (90)"
+    )
+    parser.add_argument(
+        "--existing",
+        choices=["refuse", "skip"],
+        default="refuse",
+        help="what to do where a result exists already; it is never overwritten (default: refuse)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=header.MAX_PIXELS,
+        metavar="N",
+        help="refuse photographs of more pixels, width times height (default: %(default)s)",
+    )
 
 
 def arguments(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
@@ -67,8 +87,10 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise PhotographError for options about files that do not go together."""
     default = writing.FORMATS[options.format][1]
     if options.quality is not None and default is None:
-        raise PhotographError(f"--quality {options.quality}: {options.format} loses nothing; leave "
-                              "it out, or choose --format jpeg, webp or avif")
+        raise PhotographError(
+            f"--quality {options.quality}: {options.format} loses nothing; leave "
+            "it out, or choose --format jpeg, webp or avif"
+        )
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise PhotographError(f"--quality {options.quality}: must be from 1 to 100")
     if options.max_pixels < 1:
@@ -92,35 +114,45 @@ def plan(sources: list[Path], out: Path, kind: str, existing: str) -> list[Job]:
         target = out / f"{source.stem}_x{SCALE}{suffix}"
         place = _place(target)
         if place in names:
-            raise PhotographError(f"{shown(names[place])} and {shown(source)} would both become "
-                                  f"{shown(target)}; give them in two commands with an --out of "
-                                  "its own each")
+            raise PhotographError(
+                f"{shown(names[place])} and {shown(source)} would both become "
+                f"{shown(target)}; give them in two commands with an --out of "
+                "its own each"
+            )
         names[place] = source
         if len(os.fsencode(target.name)) > LONGEST_NAME:
-            raise PhotographError(f"{shown(source)}: its result's name would be "
-                                  f"{len(os.fsencode(target.name))} bytes long, more than "
-                                  f"{LONGEST_NAME}; rename the photograph")
+            raise PhotographError(
+                f"{shown(source)}: its result's name would be "
+                f"{len(os.fsencode(target.name))} bytes long, more than "
+                f"{LONGEST_NAME}; rename the photograph"
+            )
         owner = places.get(place) or _same_file(target, sources)
         if owner is not None:
-            raise PhotographError(f"{shown(target)}: the result of {shown(source)} would be the "
-                                  f"photograph {shown(owner)}; choose another --out")
+            raise PhotographError(
+                f"{shown(target)}: the result of {shown(source)} would be the "
+                f"photograph {shown(owner)}; choose another --out"
+            )
         jobs.append(Job(source, target, os.path.lexists(target)))
     there = [job.target for job in jobs if job.done]
     if there and existing == "refuse":
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise PhotographError(f"{shown(there[0])}{more} exists and is not overwritten; choose "
-                              "another --out, or --existing skip to leave it and go on")
+        raise PhotographError(
+            f"{shown(there[0])}{more} exists and is not overwritten; choose "
+            "another --out, or --existing skip to leave it and go on"
+        )
     return jobs
 
 
 def _check_folder(out: Path) -> None:
     for folder in (out, *out.parents):
         if os.path.lexists(folder) and not folder.is_dir():
-            raise PhotographError(f"--out {shown(out)}: {shown(folder)} is no folder; choose "
-                                  "another --out")
+            raise PhotographError(
+                f"--out {shown(out)}: {shown(folder)} is no folder; choose another --out"
+            )
     if out.is_dir() and not os.access(out, os.W_OK | os.X_OK):
-        raise PhotographError(f"--out {shown(out)}: the folder cannot be written; choose another "
-                              "--out")
+        raise PhotographError(
+            f"--out {shown(out)}: the folder cannot be written; choose another --out"
+        )
 
 
 def _place(path: Path) -> tuple[str, str]:
@@ -138,8 +170,12 @@ def _same_file(target: Path, sources: list[Path]) -> Path | None:
     return None
 
 
-def run(sources: list[Path], options: argparse.Namespace, prepare: Callable[[], Upscale],
-        failures: tuple[type[Exception], ...] = ()) -> int:
+def run(
+    sources: list[Path],
+    options: argparse.Namespace,
+    prepare: Callable[[], Upscale],
+    failures: tuple[type[Exception], ...] = (),
+) -> int:
     """Upscale the photographs one at a time; a bad one is told at the end, the others are done.
 
     Args:
@@ -175,23 +211,28 @@ def run(sources: list[Path], options: argparse.Namespace, prepare: Callable[[], 
             print(_one(job, options, upscale), flush=True)
         except CannotWrite as error:
             problems.append(str(error))
-            if waiting[number + 1:]:
-                problems.append("not done for that reason: "
-                                f"{', '.join(shown(w.source) for w in waiting[number + 1:])}")
+            if waiting[number + 1 :]:
+                problems.append(
+                    "not done for that reason: "
+                    f"{', '.join(shown(w.source) for w in waiting[number + 1 :])}"
+                )
             break
         except (PhotographError, *failures) as error:
             name, said = shown(job.source), str(error)
             problems.append(said if said.startswith(name) else f"{name}: {said}")
         except MemoryError:
-            problems.append(f"{shown(job.source)}: the memory does not suffice for a result of "
-                            "this size; give a smaller photograph")
+            problems.append(
+                f"{shown(job.source)}: the memory does not suffice for a result of "
+                "this size; give a smaller photograph"
+            )
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0
 
 
-_REMEDY = ("pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times "
-           "as many")
+_REMEDY = (
+    "pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times as many"
+)
 
 
 def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
@@ -202,18 +243,22 @@ def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
     height, width = photograph.pixels.shape[:2]
     writing.check_size((width * SCALE, height * SCALE), options.format, shown(job.source))
     lr = photograph.pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    photograph.pixels = np.empty((0, 0, 3), np.uint8)   # the result needs the room
+    photograph.pixels = np.empty((0, 0, 3), np.uint8)  # the result needs the room
     pixels = writing.to_bytes(upscale(lr))
     if pixels.shape != (height * SCALE, width * SCALE, 3):
-        raise PhotographError(f"the model gave {pixels.shape[1]}x{pixels.shape[0]} pixels for "
-                              f"{width}x{height}")
+        raise PhotographError(
+            f"the model gave {pixels.shape[1]}x{pixels.shape[0]} pixels for {width}x{height}"
+        )
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotWrite(f"--out {shown(job.target.parent)}: {error.strerror}; choose another "
-                          "--out") from None
+        raise CannotWrite(
+            f"--out {shown(job.target.parent)}: {error.strerror}; choose another --out"
+        ) from None
     notes = notes + writing.save(pixels, photograph, job.target, options.format, options.quality)
     for note in notes:
         print(f"note: {shown(job.source)}: {note}", file=sys.stderr)
-    return (f"{shown(job.source)} {width}x{height} -> {shown(job.target)} "
-            f"{pixels.shape[1]}x{pixels.shape[0]}  {time.perf_counter() - began:.2f} s")
+    return (
+        f"{shown(job.source)} {width}x{height} -> {shown(job.target)} "
+        f"{pixels.shape[1]}x{pixels.shape[0]}  {time.perf_counter() - began:.2f} s"
+    )

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-MOST_BYTES = 8 * 2**20      # of a profile; printing presses' are 2 to 3 MB
+MOST_BYTES = 8 * 2**20  # of a profile; printing presses' are 2 to 3 MB
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 _MODES = {"RGB": ("RGB",), "GRAY": ("L",), "CMYK": ("CMYK",)}
@@ -57,7 +57,7 @@ def _by_profile(image: Image.Image, icc: bytes) -> Image.Image:
     space = profile.profile.xcolor_space.strip()
     grey = image.mode == "L"
     if grey and space == "RGB":
-        image = image.convert("RGB")    # equal channels under a profile of three
+        image = image.convert("RGB")  # equal channels under a profile of three
     if image.mode not in _MODES.get(space, ()):
         raise ValueError(f"it describes {space}, the image is {image.mode}")
     transform = ImageCms.buildTransform(profile, _srgb(), image.mode, "RGB", _INTENT, _FLAGS)
@@ -85,5 +85,5 @@ def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 def srgb_profile() -> bytes:
     """An sRGB profile, the same bytes at any time: its date is left out."""
     data = bytearray(ImageCms.ImageCmsProfile(_srgb()).tobytes())
-    data[24:36] = bytes((7, 208, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0))     # 2000-01-01
+    data[24:36] = bytes((7, 208, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0))  # 2000-01-01
     return bytes(data)

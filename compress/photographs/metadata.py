@@ -10,14 +10,40 @@ ORIENTATION, EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x0112, 0x8769, 0x8825, 0x927C
 WIDTH, HEIGHT, COLOUR_SPACE, INTEROPERABILITY = 0xA002, 0xA003, 0xA001, 0xA005
 # Description, maker, model, resolution, software, time, artist, computer, rating, copyright and
 # Windows' titles. Sizes, strips, thumbnails and all that describes the file's own bytes are left behind.
-KEPT = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, 33432,
-        40091, 40092, 40093, 40094, 40095)
+KEPT = (
+    270,
+    271,
+    272,
+    282,
+    283,
+    296,
+    305,
+    306,
+    315,
+    316,
+    18246,
+    18249,
+    33432,
+    40091,
+    40092,
+    40093,
+    40094,
+    40095,
+)
 MOST_XMP = 2**20
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
-_XMP_ORIENTATION = (re.compile(rb'(tiff:Orientation\s*=\s*["\'])\s*\d+\s*(["\'])'),
-                    re.compile(rb"(<tiff:Orientation>)\s*\d+\s*(</tiff:Orientation>)"))
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_XMP_ORIENTATION = (
+    re.compile(rb'(tiff:Orientation\s*=\s*["\'])\s*\d+\s*(["\'])'),
+    re.compile(rb"(<tiff:Orientation>)\s*\d+\s*(</tiff:Orientation>)"),
+)
 
 
 @dataclass

@@ -36,9 +36,14 @@ def check(path: Path, convert: bool, max_pixels: int, remedy: str) -> None:
         header.check_kind(image, shown(path), convert)
 
 
-def read(path: Path, convert: bool = False, max_pixels: int = header.MAX_PIXELS,
-         min_side: int = header.MIN_SIDE, managed: bool = True,
-         remedy: str = "give a smaller one") -> Photograph:
+def read(
+    path: Path,
+    convert: bool = False,
+    max_pixels: int = header.MAX_PIXELS,
+    min_side: int = header.MIN_SIDE,
+    managed: bool = True,
+    remedy: str = "give a smaller one",
+) -> Photograph:
     """Read one photograph.
 
     Args:
@@ -101,12 +106,16 @@ def _wide_grey(image: Image.Image, depth: int, name: str) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F":
         if not np.isfinite(values).all():
-            raise PhotographError(f"{name}: the image contains NaN or infinite values; give one "
-                                  "whose pixels are finite")
+            raise PhotographError(
+                f"{name}: the image contains NaN or infinite values; give one "
+                "whose pixels are finite"
+            )
         low, high = float(values.min()), float(values.max())
         if low < 0 or high > 1:
-            raise PhotographError(f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is "
-                                  "1; scale them to [0, 1]")
+            raise PhotographError(
+                f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is "
+                "1; scale them to [0, 1]"
+            )
         top = 1.0
     else:
         # PPM's values are spread to 16 bits by the decoder; a TIFF of 12 bits keeps its own.
@@ -143,7 +152,7 @@ def _neutral(image: Image.Image) -> bool:
         return False
     pixels = np.asarray(image)
     for top in range(0, pixels.shape[0], 256):
-        rows = pixels[top:top + 256]
+        rows = pixels[top : top + 256]
         if (rows[..., 0] != rows[..., 1]).any() or (rows[..., 0] != rows[..., 2]).any():
             return False
     return True

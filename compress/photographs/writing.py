@@ -15,14 +15,25 @@ from .problem import CannotWrite, PhotographError, shown
 from .reading import Photograph
 
 # Name: suffix, default quality, longest side of the format in pixels.
-FORMATS = {"png": (".png", None, 2**31 - 1), "jpeg": (".jpg", 95, 65500),
-           "webp": (".webp", 95, 16383), "tiff": (".tif", None, 2**31 - 1),
-           "avif": (".avif", 90, 65535)}
-BIG_TIFF = 3 * 2**30        # bytes of pixels from which on a TIFF has 64-bit offsets
+FORMATS = {
+    "png": (".png", None, 2**31 - 1),
+    "jpeg": (".jpg", 95, 65500),
+    "webp": (".webp", 95, 16383),
+    "tiff": (".tif", None, 2**31 - 1),
+    "avif": (".avif", 90, 65535),
+}
+BIG_TIFF = 3 * 2**30  # bytes of pixels from which on a TIFF has 64-bit offsets
 MOST_JPEG_EXIF, MOST_JPEG_XMP = 65533, 65500
 XMP_TAG = 700
-_UNWRITABLE = (ValueError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError,
-               struct.error)
+_UNWRITABLE = (
+    ValueError,
+    RuntimeError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+)
 
 
 def to_bytes(result: np.ndarray) -> np.ndarray:
@@ -36,10 +47,10 @@ def to_bytes(result: np.ndarray) -> np.ndarray:
     planes = result[0]
     pixels = np.empty((*planes.shape[1:], 3), np.uint8)
     for top in range(0, planes.shape[1], 256):
-        strip = planes[:, top:top + 256].astype(np.float32)
+        strip = planes[:, top : top + 256].astype(np.float32)
         if not np.isfinite(strip).all():
             raise PhotographError("the model gave values that are not finite")
-        pixels[top:top + 256] = np.rint(strip.clip(0, 1) * 255).transpose(1, 2, 0)
+        pixels[top : top + 256] = np.rint(strip.clip(0, 1) * 255).transpose(1, 2, 0)
     return pixels
 
 
@@ -47,12 +58,15 @@ def check_size(size: tuple[int, int], kind: str, name: str) -> None:
     """Raise PhotographError where a result of `size` (width, height) is past the format's sides."""
     longest = FORMATS[kind][2]
     if max(size) > longest:
-        raise PhotographError(f"{name}: the result has {size[0]}x{size[1]} pixels, and {kind} ends "
-                              f"at {longest} a side; choose --format png or tiff")
+        raise PhotographError(
+            f"{name}: the result has {size[0]}x{size[1]} pixels, and {kind} ends "
+            f"at {longest} a side; choose --format png or tiff"
+        )
 
 
-def save(pixels: np.ndarray, source: Photograph, target: Path, kind: str,
-         quality: int | None) -> list[str]:
+def save(
+    pixels: np.ndarray, source: Photograph, target: Path, kind: str, quality: int | None
+) -> list[str]:
     """Write uint8 [H, W, 3] in sRGB under `target`, which must not exist.
 
     What `source` holds of EXIF, XMP and dots per inch goes with it, and an sRGB profile if the
@@ -76,18 +90,20 @@ def save(pixels: np.ndarray, source: Photograph, target: Path, kind: str,
         with _fresh(target) as partial:
             try:
                 image.save(partial, format=kind.upper(), **options)
-            except _UNWRITABLE as error:    # a tag of a type that this format's writer refuses
+            except _UNWRITABLE as error:  # a tag of a type that this format's writer refuses
                 image.save(partial, format=kind.upper(), **bare)
                 notes.append(f"its EXIF and XMP cannot be stored as {kind} ({error}), left out")
     except OSError as error:
         said = error.strerror or " ".join(str(error).split())
-        raise CannotWrite(f"cannot write {shown(target)}: {said}; nothing was left under that "
-                          "name") from None
+        raise CannotWrite(
+            f"cannot write {shown(target)}: {said}; nothing was left under that name"
+        ) from None
     return notes
 
 
-def _options(source: Photograph, size: tuple[int, int], kind: str,
-             quality: int | None) -> tuple[dict, list[str]]:
+def _options(
+    source: Photograph, size: tuple[int, int], kind: str, quality: int | None
+) -> tuple[dict, list[str]]:
     """Pillow's arguments for one format."""
     kept, notes = source.kept, []
     exif, xmp = metadata.exif_bytes(kept, size), kept.xmp
@@ -117,10 +133,10 @@ def _options(source: Photograph, size: tuple[int, int], kind: str,
     elif kind == "avif":
         options["subsampling"] = "4:4:4"
     elif kind == "tiff":
-        tags = Image.Exif()     # uncompressed: Pillow's compressed files take no directory of EXIF
+        tags = Image.Exif()  # uncompressed: Pillow's compressed files take no directory of EXIF
         if exif:
             tags.load(exif)
-            tags.pop(metadata.ORIENTATION, None)    # 1 is TIFF's default
+            tags.pop(metadata.ORIENTATION, None)  # 1 is TIFF's default
         if xmp:
             tags[XMP_TAG] = xmp
         options["exif"] = tags
@@ -152,7 +168,7 @@ def _name(partial: Path, target: Path) -> None:
         os.link(partial, target)
     except FileExistsError:
         raise
-    except OSError:     # a file system without hard links
+    except OSError:  # a file system without hard links
         if os.path.lexists(target):
             raise FileExistsError(17, "File exists") from None
         partial.rename(target)

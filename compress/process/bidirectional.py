@@ -20,7 +20,7 @@ from torch import nn
 from compress.errors import UserError
 from compress.process.noise import repeated
 
-STEPS = 1000    # T
+STEPS = 1000  # T
 PERIOD, SEED = 16, 0
 
 
@@ -40,11 +40,20 @@ class Bidirectional(nn.Module):
 
     steps = 1
 
-    def __init__(self, channels: int = 4, mean: bool = True, variance: bool = True, sigma_min: float = 0.05):
+    def __init__(
+        self, channels: int = 4, mean: bool = True, variance: bool = True, sigma_min: float = 0.05
+    ):
         super().__init__()
         if not 0 < sigma_min <= 1:
-            raise UserError(f"sigma_min {sigma_min} is out of range; choose a standard deviation above 0 and up to 1")
-        self.channels, self.mean, self.variance, self.sigma_min = channels, mean, variance, sigma_min
+            raise UserError(
+                f"sigma_min {sigma_min} is out of range; choose a standard deviation above 0 and up to 1"
+            )
+        self.channels, self.mean, self.variance, self.sigma_min = (
+            channels,
+            mean,
+            variance,
+            sigma_min,
+        )
         self.register_buffer("noise", torch.empty(1, channels, PERIOD, PERIOD))
 
     def reset_parameters(self) -> None:
@@ -73,15 +82,20 @@ class Bidirectional(nn.Module):
         spread = sigma * noise if self.variance else noise.expand_as(mean)
         return mean + spread if self.mean else spread
 
-    def diffuse(self, clean: torch.Tensor, latent: torch.Tensor, timesteps: torch.Tensor, noise: torch.Tensor
-                ) -> torch.Tensor:
+    def diffuse(
+        self,
+        clean: torch.Tensor,
+        latent: torch.Tensor,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+    ) -> torch.Tensor:
         """z_t [B, C, h, w] of the clean latent [B, C, h, w] at timesteps int [B]."""
         signal, rest = self.rates(timesteps)
         return signal * clean + rest * self.terminal(latent, noise)
 
     def pair(self, state: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
         """[z_t, mu_L], what f_theta sees: [B, 2C, h, w]."""
-        return torch.cat([state, latent[:, :self.channels]], dim=1)
+        return torch.cat([state, latent[:, : self.channels]], dim=1)
 
     def draw(self, like: torch.Tensor) -> torch.Tensor:
         """eps [1, C, h, w] of inference for a map [B, _, h, w]."""

@@ -42,7 +42,9 @@ def mean_std(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     mean_t, std_t = _statistics(target, 0.0)
     mean_s, std_s = _statistics(source, 0.0)
     flat = std_t < 1e-6  # rounding of the mean leaves a flat channel some 1e-8
-    return torch.where(flat, mean_s, (target - mean_t) / torch.where(flat, 1.0, std_t) * std_s + mean_s)
+    return torch.where(
+        flat, mean_s, (target - mean_t) / torch.where(flat, 1.0, std_t) * std_s + mean_s
+    )
 
 
 def _blur(image: torch.Tensor, dilation: int) -> torch.Tensor:

@@ -12,6 +12,8 @@ class Direct:
 
     steps: int = 1
 
-    def restore(self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def restore(
+        self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """The prediction [B, C, h, w] as it is; `latent` is what the denoiser sees."""
         return predict(latent)

@@ -11,4 +11,4 @@ def repeated(noise: torch.Tensor, like: torch.Tensor, top: int = 0, left: int = 
     (height, width), (p, q) = like.shape[-2:], noise.shape[-2:]
     top, left = top % p, left % q
     tiles = noise.repeat(1, 1, (top + height + p - 1) // p, (left + width + q - 1) // q)
-    return tiles[:, :, top:top + height, left:left + width]
+    return tiles[:, :, top : top + height, left : left + width]

@@ -14,13 +14,19 @@ from dataclasses import dataclass, field
 import torch
 
 
-def alphas_cumprod(beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> torch.Tensor:
+def alphas_cumprod(
+    beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000
+) -> torch.Tensor:
     """abar_t of Stable Diffusion's `scaled_linear` schedule: float64 [steps].
 
     Rounded as in diffusers, whose float32 table the published models were trained with.
     """
-    betas = torch.linspace(math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32,
-                           device="cpu") ** 2
+    betas = (
+        torch.linspace(
+            math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32, device="cpu"
+        )
+        ** 2
+    )
     return torch.cumprod(1.0 - betas, dim=0).double()
 
 
@@ -49,9 +55,13 @@ class OneStep:
     def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
         """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w]; at least float32."""
         dtype = torch.promote_types(latent.dtype, torch.float32)
-        return latent.to(dtype) * (1.0 / self.signal) - prediction.to(dtype) * (self.noise / self.signal)
+        return latent.to(dtype) * (1.0 / self.signal) - prediction.to(dtype) * (
+            self.noise / self.signal
+        )
 
-    def restore(self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def restore(
+        self, latent: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """The clean latent from z_t `latent` and the epsilon that `predict` sees in it."""
         return self.clean_latent(latent, predict(latent))
 

@@ -25,4 +25,6 @@ def surround(image: torch.Tensor, margin: int, multiple: int) -> torch.Tensor:
     height, width = image.shape[-2:]
     if margin:
         image = pad(image.flip(-1, -2), margin, margin).flip(-1, -2)
-    return pad(image, margin + -(width + 2 * margin) % multiple, margin + -(height + 2 * margin) % multiple)
+    return pad(
+        image, margin + -(width + 2 * margin) % multiple, margin + -(height + 2 * margin) % multiple
+    )

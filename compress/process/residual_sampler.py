@@ -55,13 +55,18 @@ class ResidualSampler(nn.Module):
         """
         y, image = latent.split(self.channels, dim=1)
         if self.sampler == "one_step":
-            return self.schedule.one_step(lambda x, _: predict(torch.cat([x, image], dim=1)), y, next(self.draws(y)))
+            return self.schedule.one_step(
+                lambda x, _: predict(torch.cat([x, image], dim=1)), y, next(self.draws(y))
+            )
 
         def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return predict(torch.cat([x, image], dim=1), timesteps)
 
-        chain = (self.schedule.deterministic(denoise, y, next(self.draws(y))) if self.sampler == "deterministic"
-                 else self.schedule.stochastic(denoise, y, self.draws(y)))
+        chain = (
+            self.schedule.deterministic(denoise, y, next(self.draws(y)))
+            if self.sampler == "deterministic"
+            else self.schedule.stochastic(denoise, y, self.draws(y))
+        )
         for state, _ in chain:
             pass
         return state

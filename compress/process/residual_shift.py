@@ -18,7 +18,9 @@ from compress.errors import UserError
 
 # The network: (state after the input normaliser [B, C, h, w], timestep int64 [B]) -> x0 [B, C, h, w].
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-State = tuple[torch.Tensor, torch.Tensor]   # the state after a step, and the x0 that the step was made with
+State = tuple[
+    torch.Tensor, torch.Tensor
+]  # the state after a step, and the x0 that the step was made with
 
 CAP = math.sqrt(0.001)
 
@@ -29,24 +31,38 @@ class ResidualShift:
 
     sqrt_etas: tuple[float, ...]
     kappa: float = 2.0
-    timesteps: tuple[int, ...] | None = None    # what the network is told at each step; None for 0 .. T-1
+    timesteps: tuple[int, ...] | None = (
+        None  # what the network is told at each step; None for 0 .. T-1
+    )
 
     def __post_init__(self) -> None:
         if self.timesteps is None:
             object.__setattr__(self, "timesteps", tuple(range(self.steps)))
 
     @classmethod
-    def exponential(cls, steps: int, min_noise: float, kappa: float = 2.0, power: float = 0.3, end: float = 0.99,
-                    capped: bool = False) -> "ResidualShift":
+    def exponential(
+        cls,
+        steps: int,
+        min_noise: float,
+        kappa: float = 2.0,
+        power: float = 0.3,
+        end: float = 0.99,
+        capped: bool = False,
+    ) -> "ResidualShift":
         """sqrt(eta_t) = s (end / s)^((t / (T-1))^power), s = min(min_noise / kappa, min_noise) (ResShift).
 
         `end` is sqrt(eta) of the last step. `capped` takes s no larger than sqrt(0.001), as SinSR's code does; it
         changes nothing at 15 steps and gives another schedule than ResShift's at 4. Raises UserError below two steps.
         """
         if steps < 2:
-            raise UserError(f"residual shift: a schedule of {steps} steps has no two ends; choose at least 2")
+            raise UserError(
+                f"residual shift: a schedule of {steps} steps has no two ends; choose at least 2"
+            )
         start = min(min_noise / kappa, min_noise, *([CAP] if capped else []))
-        return cls(tuple(start * (end / start) ** ((t / (steps - 1)) ** power) for t in range(steps)), kappa)
+        return cls(
+            tuple(start * (end / start) ** ((t / (steps - 1)) ** power) for t in range(steps)),
+            kappa,
+        )
 
     @classmethod
     def v1(cls, capped: bool = False) -> "ResidualShift":
@@ -64,10 +80,15 @@ class ResidualShift:
         Raises UserError unless 1 <= steps <= T.
         """
         if not 1 <= steps <= self.steps:
-            raise UserError(f"residual shift: cannot respace {self.steps} steps to {steps}; choose 1 to {self.steps}")
+            raise UserError(
+                f"residual shift: cannot respace {self.steps} steps to {steps}; choose 1 to {self.steps}"
+            )
         kept = [int(self.steps / steps * i) for i in range(steps)]
-        return ResidualShift(tuple(self.sqrt_etas[t] for t in kept), self.kappa,
-                             tuple(self.timesteps[t] for t in kept))
+        return ResidualShift(
+            tuple(self.sqrt_etas[t] for t in kept),
+            self.kappa,
+            tuple(self.timesteps[t] for t in kept),
+        )
 
     @property
     def steps(self) -> int:
@@ -89,12 +110,12 @@ class ResidualShift:
 
     def normaliser(self, t: int) -> float:
         """What the network's input is divided by: the standard deviation of x_t if that of the latent is 1."""
-        return math.sqrt(self.eta(t) * self.kappa ** 2 + 1)
+        return math.sqrt(self.eta(t) * self.kappa**2 + 1)
 
     def posterior(self, t: int) -> tuple[float, float, float]:
         """(weight of x_t, weight of x0, variance) of x_{t-1} given both (ResShift)."""
         kept = self.eta(t - 1) / self.eta(t)
-        return kept, 1 - kept, self.kappa ** 2 * kept * (self.eta(t) - self.eta(t - 1))
+        return kept, 1 - kept, self.kappa**2 * kept * (self.eta(t) - self.eta(t - 1))
 
     def deterministic_weights(self, t: int) -> tuple[float, float, float]:
         """(k, m, j): x_{t-1} = k x0 + m x_t + j y (SinSR). The same noise in both states; (1, 0, 0) at t = 0."""
@@ -102,7 +123,9 @@ class ResidualShift:
         m = math.sqrt(before / self.eta(t))
         return 1 - before + mixed - m, m, before - mixed
 
-    def diffuse(self, x0: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+    def diffuse(
+        self, x0: torch.Tensor, y: torch.Tensor, noise: torch.Tensor, t: int
+    ) -> torch.Tensor:
         """x_t of a clean latent; all [B, C, h, w]."""
         return (1 - self.eta(t)) * x0 + self.eta(t) * y + self.kappa * self.sqrt_etas[t] * noise
 
@@ -119,25 +142,35 @@ class ResidualShift:
         number = torch.full((x.shape[0],), self.timesteps[t], dtype=torch.int64, device=x.device)
         return denoise(self.network_input(x, t), number)
 
-    def stochastic_step(self, x: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor | None, t: int) -> torch.Tensor:
+    def stochastic_step(
+        self, x: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor | None, t: int
+    ) -> torch.Tensor:
         """x_{t-1}, drawn from the posterior; at t = 0 there is no noise, and `noise` may be None."""
         of_x, of_x0, variance = self.posterior(t)
         mean = of_x * x + of_x0 * x0
         return mean if t == 0 else mean + math.sqrt(variance) * noise
 
-    def deterministic_step(self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int) -> torch.Tensor:
+    def deterministic_step(
+        self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int
+    ) -> torch.Tensor:
         """x_{t-1} with the noise that x_t holds."""
         k, m, j = self.deterministic_weights(t)
         return k * x0 + m * x + j * y
 
-    def inverse_step(self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int) -> torch.Tensor:
+    def inverse_step(
+        self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int
+    ) -> torch.Tensor:
         """x_t from x_{t-1}: undoes `deterministic_step` for the same x0. Raises UserError at t = 0, where it cannot."""
         k, m, j = self.deterministic_weights(t)
         if m == 0:
-            raise UserError("residual shift: step 0 forgets its input and cannot be inverted; start at step 1")
+            raise UserError(
+                "residual shift: step 0 forgets its input and cannot be inverted; start at step 1"
+            )
         return (x - k * x0 - j * y) / m
 
-    def stochastic(self, denoise: Denoiser, y: torch.Tensor, noise: Iterable[torch.Tensor]) -> Iterator[State]:
+    def stochastic(
+        self, denoise: Denoiser, y: torch.Tensor, noise: Iterable[torch.Tensor]
+    ) -> Iterator[State]:
         """ResShift's sampler: (x_{t-1}, x0) after each step t = T-1 .. 0; the last state is the clean latent.
 
         `noise` gives [B, C, h, w] T times: for the first state, then for every step but the last.
@@ -149,7 +182,9 @@ class ResidualShift:
             x = self.stochastic_step(x, x0, next(draws) if t else None, t)
             yield x, x0
 
-    def deterministic(self, denoise: Denoiser, y: torch.Tensor, noise: torch.Tensor) -> Iterator[State]:
+    def deterministic(
+        self, denoise: Denoiser, y: torch.Tensor, noise: torch.Tensor
+    ) -> Iterator[State]:
         """SinSR's teacher: (x_{t-1}, x0) after each step t = T-1 .. 0, all noise coming from the first state."""
         x = self.start(y, noise)
         for t in range(self.last, -1, -1):

@@ -34,7 +34,7 @@ from compress.weight_file import write_tensors
 if TYPE_CHECKING:
     from compress.model import SRModel
 
-PATHS = ("bicubic", "cnn", "diffusion")     # in the order of their cost
+PATHS = ("bicubic", "cnn", "diffusion")  # in the order of their cost
 FORMAT = "diffusion-sr-compress-router/1"
 
 
@@ -90,7 +90,10 @@ def choose(quality: torch.Tensor, costs: torch.Tensor, threshold: float) -> torc
 
 def thresholds(quality: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
     """Every threshold of 0 or more at which `choose` changes, ascending, each a little above the change; 0 first."""
-    gains, prices = quality[:, :, None] - quality[:, None], (costs[:, None] - costs[None]) / costs[-1]
+    gains, prices = (
+        quality[:, :, None] - quality[:, None],
+        (costs[:, None] - costs[None]) / costs[-1],
+    )
     dearer = prices > 0
     points = gains[:, dearer] / prices[dearer]
     return torch.cat([points.new_zeros(1), points[points >= 0].unique() * (1 + 1e-9) + 1e-12])
@@ -99,7 +102,10 @@ def thresholds(quality: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
 def within_budget(quality: torch.Tensor, costs: torch.Tensor, budget: float) -> float:
     """The lowest threshold at which all tiles together cost at most `budget` of running the model on each."""
     points = thresholds(quality, costs)
-    fits = [costs[choose(quality, costs, p.item())].sum() <= budget * len(quality) * costs[-1] for p in points]
+    fits = [
+        costs[choose(quality, costs, p.item())].sum() <= budget * len(quality) * costs[-1]
+        for p in points
+    ]
     return points[fits.index(True)].item() if True in fits else points[-1].item()
 
 
@@ -136,7 +142,7 @@ class Router(nn.Module):
         super().__init__()
         self.cnn, self.regressor = TileCNN(), GainRegressor()
         self.tile, self.overlap, self.threshold = tile, overlap, threshold
-        self.notes: dict[str, str] = {}     # what it was trained on and how well it predicts
+        self.notes: dict[str, str] = {}  # what it was trained on and how well it predicts
         self._costs: dict[tuple, torch.Tensor] = {}
 
     def costs(self, model: "SRModel", size: tuple[int, int]) -> tuple[torch.Tensor, int]:
@@ -146,8 +152,13 @@ class Router(nn.Module):
         key = (id(model), size)
         if key not in self._costs:
             tile = torch.empty(1, 3, *size, device="meta")
-            own = [measure_module(m, tile, name="router").macs_paper for m in (self.cnn, self.regressor)]
-            self._costs[key] = torch.tensor([0, own[0], measure(model, size).macs_paper, own[1]]).double()
+            own = [
+                measure_module(m, tile, name="router").macs_paper
+                for m in (self.cnn, self.regressor)
+            ]
+            self._costs[key] = torch.tensor(
+                [0, own[0], measure(model, size).macs_paper, own[1]]
+            ).double()
         found = self._costs[key]
         return found[:3], int(found[3])
 
@@ -156,18 +167,31 @@ class Router(nn.Module):
         height, width = padded.shape[-2:]
         if height <= self.tile and width <= self.tile:
             return [padded], 1
-        rows, columns = ([s // align * align for s in tile_starts(n, self.tile, self.overlap)] for n in (height, width))
-        return [padded[..., top:top + min(self.tile, height), left:left + min(self.tile, width)]
-                for top in rows for left in columns], len(columns)
+        rows, columns = (
+            [s // align * align for s in tile_starts(n, self.tile, self.overlap)]
+            for n in (height, width)
+        )
+        return [
+            padded[..., top : top + min(self.tile, height), left : left + min(self.tile, width)]
+            for top in rows
+            for left in columns
+        ], len(columns)
 
     def run(self, model: "SRModel", path: str, tile: torch.Tensor) -> torch.Tensor:
         """[1, 3, h, w] -> [1, 3, 4h, 4w] by one path."""
         return {"bicubic": upsample, "cnn": self.cnn, "diffusion": model.network}[path](tile)
 
     @torch.no_grad()
-    def upscale(self, model: "SRModel", lr: torch.Tensor, *, threshold: float | None = None,
-                budget: float | None = None, path: str | None = None,
-                kept: dict[tuple[int, str], torch.Tensor] | None = None) -> Routed:
+    def upscale(
+        self,
+        model: "SRModel",
+        lr: torch.Tensor,
+        *,
+        threshold: float | None = None,
+        budget: float | None = None,
+        path: str | None = None,
+        kept: dict[tuple[int, str], torch.Tensor] | None = None,
+    ) -> Routed:
         """Super-resolve [1, 3, h, w] in [0, 1] of any size from 16.
 
         `threshold` overrides the router's own; `budget`, a share of the MACs of the model on every tile, chooses it for
@@ -176,15 +200,21 @@ class Router(nn.Module):
         """
         height, width = check_image_tensor(lr).shape[-2:]
         if len(lr) != 1 or min(height, width) < MIN_SIDE:
-            raise UserError(f"an input of shape {tuple(lr.shape)} cannot be routed; give one image of {MIN_SIDE} "
-                            "pixels a side or more")
+            raise UserError(
+                f"an input of shape {tuple(lr.shape)} cannot be routed; give one image of {MIN_SIDE} "
+                "pixels a side or more"
+            )
         align = model.multiple
         if self.tile % align or self.overlap < align:  # places are rounded to multiples of it
-            raise UserError(f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not fit this "
-                            f"model, which needs a multiple of {align} and at least {align} in common; train one for it")
+            raise UserError(
+                f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not fit this "
+                f"model, which needs a multiple of {align} and at least {align} in common; train one for it"
+            )
         margin = -(-model.tiling.margin // align) * align
         surrounded = surround(lr, margin, align)
-        padded = surrounded[..., margin:surrounded.shape[-2] - margin, margin:surrounded.shape[-1] - margin]
+        padded = surrounded[
+            ..., margin : surrounded.shape[-2] - margin, margin : surrounded.shape[-1] - margin
+        ]
         pieces, columns = self.pieces(padded, align)
         costs, overhead = self.costs(model, tuple(pieces[0].shape[-2:]))
         if path is None:
@@ -205,13 +235,23 @@ class Router(nn.Module):
 
         image = tiled(piece, surrounded, self.tile, self.overlap, SCALE, align, margin)
         top = margin * SCALE
-        image = image[..., top:top + height * SCALE, top:top + width * SCALE]
-        return Routed(model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1), [PATHS[i] for i in chosen], columns,
-                      int(costs[chosen].sum()) + overhead * len(pieces), int(costs[-1]) * len(pieces))
+        image = image[..., top : top + height * SCALE, top : top + width * SCALE]
+        return Routed(
+            model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1),
+            [PATHS[i] for i in chosen],
+            columns,
+            int(costs[chosen].sum()) + overhead * len(pieces),
+            int(costs[-1]) * len(pieces),
+        )
 
     def save(self, path: Path) -> None:
-        header = {"format": FORMAT, "router": json.dumps({"tile": self.tile, "overlap": self.overlap,
-                                                          "threshold": self.threshold}), **self.notes}
+        header = {
+            "format": FORMAT,
+            "router": json.dumps(
+                {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold}
+            ),
+            **self.notes,
+        }
         write_tensors(path, self.state_dict(), header)
 
     @classmethod
@@ -221,7 +261,9 @@ class Router(nn.Module):
             raise UserError(f"{path}: no router here; make one with python -m compress.route train")
         header = read_metadata(Path(path))
         if header.pop("format", None) != FORMAT or "router" not in header:
-            raise UserError(f"{path}: is not a router; make one with python -m compress.route train")
+            raise UserError(
+                f"{path}: is not a router; make one with python -m compress.route train"
+            )
         remedy = "the router is damaged: make it again with python -m compress.route train"
         sizes = parse_json(header.pop("router"), str(path), remedy)
         check_shape(sizes, Sizes, str(path), remedy)

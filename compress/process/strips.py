@@ -16,10 +16,13 @@ import numpy as np
 
 DISTANCES = (1, 2, 4, 8, 16)
 REACH = sum(DISTANCES)
-GAIN = 4.0 ** -len(DISTANCES)       # of the blurs along one axis; they are sums otherwise
-ROWS, WAVELET_ROWS = 16, 128        # of a strip while it is corrected; blurs need REACH rows more on both sides
-IN_CACHE = 2**16                    # values that a blur works on at a time
-IN_MEMORY = 2**28                   # bytes of strips that wait in memory; more go to a file
+GAIN = 4.0 ** -len(DISTANCES)  # of the blurs along one axis; they are sums otherwise
+ROWS, WAVELET_ROWS = (
+    16,
+    128,
+)  # of a strip while it is corrected; blurs need REACH rows more on both sides
+IN_CACHE = 2**16  # values that a blur works on at a time
+IN_MEMORY = 2**28  # bytes of strips that wait in memory; more go to a file
 CORRECTIONS = ("adain", "wavelet", "mean_std", "none")
 
 Strips = Iterator[np.ndarray]
@@ -32,8 +35,13 @@ class StripError(Exception):
 def spans(starts: list[int], side: int, margin: int = 0) -> list[tuple[int, int]]:
     """First pixel of each tile and the one after its last. `starts` count without the `margin` around the image, which
     the outermost tiles have beside their `side`."""
-    return [(start + (margin if start else 0), start + margin + side + (margin if start == starts[-1] else 0))
-            for start in starts]
+    return [
+        (
+            start + (margin if start else 0),
+            start + margin + side + (margin if start == starts[-1] else 0),
+        )
+        for start in starts
+    ]
 
 
 def shares(starts: list[int], side: int, centre: float, margin: int = 0) -> list[np.ndarray]:
@@ -51,16 +59,20 @@ def shares(starts: list[int], side: int, centre: float, margin: int = 0) -> list
     profiles = []
     for start, (first, last) in zip(starts, places, strict=True):
         distance = (np.arange(first, last) - margin - start - centre) / side
-        profiles.append(np.exp(np.maximum(-(distance**2) / 0.02, -600)))    # never 0, however wide the margin
+        profiles.append(
+            np.exp(np.maximum(-(distance**2) / 0.02, -600))
+        )  # never 0, however wide the margin
         total[first:last] += profiles[-1]
-    return [profile / total[first:last] for profile, (first, last) in zip(profiles, places, strict=True)]
+    return [
+        profile / total[first:last] for profile, (first, last) in zip(profiles, places, strict=True)
+    ]
 
 
 def cut(strips: Iterable[np.ndarray], rows: int) -> Strips:
     """The same strips with at most `rows` rows each. Raises StripError where a value is not finite."""
     for strip in strips:
         for top in range(0, strip.shape[1], rows):
-            piece = strip[:, top:top + rows]
+            piece = strip[:, top : top + rows]
             if not np.isfinite(piece).all():
                 raise StripError("the model gave values that are not finite")
             yield piece
@@ -83,7 +95,7 @@ def _interpolate(padded: np.ndarray, axis: int, scale: int) -> np.ndarray:
     """Bicubic along axis 1 or 2 of [C, h, w], which has two pixels more than wanted at both ends."""
     side = padded.shape[axis] - 4
     shape = list(padded.shape)
-    shape[axis:axis + 1] = [side, scale]
+    shape[axis : axis + 1] = [side, scale]
     out = np.empty(shape, np.float32)
     for phase, taps in enumerate(phases(scale)):
         place = out[:, :, phase] if axis == 1 else out[:, :, :, phase]
@@ -91,10 +103,12 @@ def _interpolate(padded: np.ndarray, axis: int, scale: int) -> np.ndarray:
         for k, tap in enumerate(taps):
             if tap == 0.0:
                 continue
-            part = np.float32(tap) * (padded[:, k:k + side] if axis == 1 else padded[:, :, k:k + side])
+            part = np.float32(tap) * (
+                padded[:, k : k + side] if axis == 1 else padded[:, :, k : k + side]
+            )
             total = part if total is None else np.add(total, part, out=total)
         place[...] = total
-    shape[axis:axis + 2] = [side * scale]
+    shape[axis : axis + 2] = [side * scale]
     return out.reshape(shape)
 
 
@@ -103,13 +117,15 @@ def enlarge(lr: np.ndarray, scale: int, top: int = 0, bottom: int | None = None)
     channels, height, width = lr.shape
     bottom = height * scale if bottom is None else bottom
     out = np.empty((channels, bottom - top, width * scale), np.float32)
-    for row in range(top // scale, -(-bottom // scale)):    # of the input: what it becomes fits a cache
+    for row in range(
+        top // scale, -(-bottom // scale)
+    ):  # of the input: what it becomes fits a cache
         five = lr[:, np.arange(row - 2, row + 3).clip(0, height - 1)]
         low, high = max(top, row * scale), min(bottom, (row + 1) * scale)
-        tall = _interpolate(five, 1, scale)[:, low - row * scale:high - row * scale]
+        tall = _interpolate(five, 1, scale)[:, low - row * scale : high - row * scale]
         wide = np.empty((channels, high - low, width + 4), np.float32)
         wide[:, :, 2:-2], wide[:, :, :2], wide[:, :, -2:] = tall, tall[:, :, :1], tall[:, :, -1:]
-        out[:, low - top:high - top] = _interpolate(wide, 2, scale)
+        out[:, low - top : high - top] = _interpolate(wide, 2, scale)
     return out
 
 
@@ -119,6 +135,7 @@ def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
     Where `before` or `after`, that end is the image's own: its pixel is repeated for each blur. Elsewhere the result
     lacks REACH pixels.
     """
+
     def pick(start: int | None, stop: int | None) -> tuple:
         return (slice(None),) * axis + (slice(start, stop),)
 
@@ -143,12 +160,14 @@ def blur_along_rows(x: np.ndarray) -> np.ndarray:
     out, block = np.empty_like(x), max(1, IN_CACHE // x.shape[2])
     for channel in range(x.shape[0]):
         for top in range(0, x.shape[1], block):
-            part = _sums(x[channel:channel + 1, top:top + block], 2, True, True)
-            np.multiply(part, np.float32(GAIN), out=out[channel:channel + 1, top:top + block])
+            part = _sums(x[channel : channel + 1, top : top + block], 2, True, True)
+            np.multiply(part, np.float32(GAIN), out=out[channel : channel + 1, top : top + block])
     return out
 
 
-def blur_along_columns(x: np.ndarray, at_top: bool, at_bottom: bool, skip: int, out: np.ndarray) -> None:
+def blur_along_columns(
+    x: np.ndarray, at_top: bool, at_bottom: bool, skip: int, out: np.ndarray
+) -> None:
     """The five blurs along the columns of float32 [C, h, W], without the first `skip` rows of the result, in `out`.
 
     The result begins REACH rows below the first of x where that is not the image's own (`at_top`), and ends as far
@@ -157,36 +176,49 @@ def blur_along_columns(x: np.ndarray, at_top: bool, at_bottom: bool, skip: int, 
     rows, block = out.shape[1], max(1, IN_CACHE // x.shape[1])
     for channel in range(x.shape[0]):
         for left in range(0, x.shape[2], block):
-            part = _sums(x[channel:channel + 1, :, left:left + block], 1, at_top, at_bottom)[:, skip:skip + rows]
-            np.multiply(part, np.float32(GAIN), out=out[channel:channel + 1, :, left:left + block])
+            part = _sums(x[channel : channel + 1, :, left : left + block], 1, at_top, at_bottom)[
+                :, skip : skip + rows
+            ]
+            np.multiply(
+                part, np.float32(GAIN), out=out[channel : channel + 1, :, left : left + block]
+            )
 
 
 def wavelet(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
     """High frequencies of the clipped image over the low frequency of the enlarged input."""
     height, width = lr.shape[1] * scale, lr.shape[2] * scale
     # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows blurred[:, r - first].
-    image, blurred, out = (np.empty((lr.shape[0], WAVELET_ROWS + 2 * REACH, width), np.float32) for _ in range(3))
+    image, blurred, out = (
+        np.empty((lr.shape[0], WAVELET_ROWS + 2 * REACH, width), np.float32) for _ in range(3)
+    )
     arrived = done = first = 0
     for strip in strips:
         count = strip.shape[1]
-        new = image[:, arrived - done:arrived - done + count]
+        new = image[:, arrived - done : arrived - done + count]
         np.clip(strip, 0, 1, out=new)
         for top in range(0, count, scale):
             rows = slice(arrived - first + top, arrived - first + min(top + scale, count))
             enlarged = enlarge(lr, scale, arrived + top, arrived + min(top + scale, count))
-            blurred[:, rows] = blur_along_rows(np.subtract(enlarged, new[:, top:top + scale], out=enlarged))
+            blurred[:, rows] = blur_along_rows(
+                np.subtract(enlarged, new[:, top : top + scale], out=enlarged)
+            )
         arrived += count
         ready = arrived if arrived == height else arrived - REACH
         if ready <= done:
             continue
         low, high, rows = max(0, done - REACH), min(height, ready + REACH), ready - done
-        blur_along_columns(blurred[:, low - first:high - first], low == 0, high == height, done if low == 0 else 0,
-                           out[:, :rows])
+        blur_along_columns(
+            blurred[:, low - first : high - first],
+            low == 0,
+            high == height,
+            done if low == 0 else 0,
+            out[:, :rows],
+        )
         out[:, :rows] += image[:, :rows]
         yield out[:, :rows]
-        image[:, :arrived - ready] = image[:, rows:rows + arrived - ready]
+        image[:, : arrived - ready] = image[:, rows : rows + arrived - ready]
         begin = max(0, ready - REACH)
-        blurred[:, :arrived - begin] = blurred[:, begin - first:arrived - first]
+        blurred[:, : arrived - begin] = blurred[:, begin - first : arrived - first]
         done, first = ready, begin
 
 
@@ -199,7 +231,7 @@ class Statistics:
     def add(self, strip: np.ndarray) -> None:
         block = max(1, IN_CACHE // strip.shape[2])
         for top in range(0, strip.shape[1], block):
-            wide = strip[:, top:top + block].astype(np.float64)
+            wide = strip[:, top : top + block].astype(np.float64)
             count, mean = wide[0].size, wide.mean((1, 2), keepdims=True)
             wide -= mean
             squares = np.einsum("chw,chw->c", wide, wide)[:, None, None]
@@ -241,14 +273,16 @@ class Waiting:
                 self.kept = []
             self._write(strip)
         except OSError as error:
-            raise StripError(f"{self.bytes} bytes and more of a temporary file could not be written in "
-                             f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more "
-                             "room") from None
+            raise StripError(
+                f"{self.bytes} bytes and more of a temporary file could not be written in "
+                f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more "
+                "room"
+            ) from None
 
     def _write(self, strip: np.ndarray) -> None:
         rest = memoryview(np.ascontiguousarray(strip, np.float32)).cast("B")
         while rest:
-            rest = rest[self.file.write(rest):]
+            rest = rest[self.file.write(rest) :]
 
     def take(self) -> Strips:
         """The strips, once; the caller may change them."""
@@ -263,7 +297,9 @@ class Waiting:
                 while rest:
                     read = self.file.readinto(rest)
                     if not read:
-                        raise StripError("a temporary file ended before its time; run the command again")
+                        raise StripError(
+                            "a temporary file ended before its time; run the command again"
+                        )
                     rest = rest[read:]
                 yield strip
 
@@ -280,7 +316,9 @@ def matched(strips: Iterable[np.ndarray], clip: bool, eps: float, wanted: Statis
         waiting.put(strip)
     deviation = np.sqrt(found.variance + eps)
     flat = deviation < 1e-6
-    gain = np.where(flat, 0.0, np.sqrt(wanted.variance + eps) / np.where(flat, 1.0, deviation)).astype(np.float32)
+    gain = np.where(
+        flat, 0.0, np.sqrt(wanted.variance + eps) / np.where(flat, 1.0, deviation)
+    ).astype(np.float32)
     mean, target = found.mean.astype(np.float32), wanted.mean.astype(np.float32)
     for strip in waiting.take():
         strip -= mean
@@ -320,7 +358,7 @@ def to_bytes(strips: Iterable[np.ndarray], height: int, width: int) -> np.ndarra
         if out is None:
             out = np.empty((height, width, strip.shape[0]), np.uint8)
         pixels = np.rint(strip.clip(0, 1) * np.float32(255)).astype(np.uint8)
-        out[top:top + strip.shape[1]] = pixels.transpose(1, 2, 0)
+        out[top : top + strip.shape[1]] = pixels.transpose(1, 2, 0)
         top += strip.shape[1]
     if top != height:
         raise ValueError(f"{top} of {height} rows came")
@@ -333,7 +371,7 @@ def to_floats(strips: Iterable[np.ndarray], height: int, width: int) -> np.ndarr
     for strip in strips:
         if out is None:
             out = np.empty((1, strip.shape[0], height, width), np.float32)
-        np.clip(strip, 0, 1, out=out[0, :, top:top + strip.shape[1]])
+        np.clip(strip, 0, 1, out=out[0, :, top : top + strip.shape[1]])
         top += strip.shape[1]
     if top != height:
         raise ValueError(f"{top} of {height} rows came")

@@ -17,6 +17,7 @@ from compress.process.strips import shares, spans
 
 def gaussian_weights(height: int, width: int) -> torch.Tensor:
     """Blending weights of one tile: float64 [height, width], positive."""
+
     def profile(n: int, centre: float) -> torch.Tensor:
         x = (torch.arange(n, dtype=torch.float64) - centre) / n
         return torch.exp(-(x**2) / (2 * 0.01)) / math.sqrt(2 * math.pi * 0.01)
@@ -34,7 +35,9 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 def tile_places(length: int, tile: int, overlap: int, align: int) -> list[int]:
     """First positions, multiples of `align`, of the tiles along one side of `length`, which `align` divides."""
-    return [align * s for s in tile_starts(length // align, tile // align, math.ceil(overlap / align))]
+    return [
+        align * s for s in tile_starts(length // align, tile // align, math.ceil(overlap / align))
+    ]
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class Cut:
         return tile_places(inner, self.tile, self.overlap, self.align), min(self.tile, inner)
 
 
-def tiled_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, how: Cut, scale: float = 1.0
-               ) -> Iterator[torch.Tensor]:
+def tiled_rows(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, how: Cut, scale: float = 1.0
+) -> Iterator[torch.Tensor]:
     """As `tiled`, in strips [B, C', rows, W*scale] from top to bottom, each given as soon as it is complete."""
     height, width = x.shape[-2:]
     (tops, tall), (lefts, wide) = how.places(height), how.places(width)
@@ -71,7 +75,7 @@ def tiled_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     tall, wide, margin = scaled(tall, wide, how.margin)
     along_y = shares(scaled(*tops), tall, tall / 2, margin)
     along_x = shares(scaled(*lefts), wide, (wide - 1) / 2, margin)
-    rest = None         # of the rows of tiles before: what the next one adds to
+    rest = None  # of the rows of tiles before: what the next one adds to
     for i, (top, bottom) in enumerate(rows):
         buffer = None
         for (left, right), share in zip(columns, along_x, strict=True):
@@ -83,14 +87,21 @@ def tiled_rows(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
             first, last = scaled(left, right)
             buffer[..., first:last] += piece * weight.to(buffer)
         if rest is not None:
-            buffer[..., :rest.shape[-2], :] += rest
+            buffer[..., : rest.shape[-2], :] += rest
         complete = round((rows[i + 1][0] - top) * scale) if i + 1 < len(rows) else buffer.shape[-2]
         yield buffer[..., :complete, :].to(piece.dtype)
         rest = buffer[..., complete:, :].clone()
 
 
-def tiled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, overlap: int,
-          scale: float = 1.0, align: int = 1, margin: int = 0) -> torch.Tensor:
+def tiled(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    tile: int,
+    overlap: int,
+    scale: float = 1.0,
+    align: int = 1,
+    margin: int = 0,
+) -> torch.Tensor:
     """Apply `function` to overlapping square tiles of `x` [B, C, H, W] and blend the results.
 
     `function` maps [B, C, h, w] to [B, C', h*scale, w*scale]. `tile` and `overlap` are in the pixels of `x`;
@@ -104,6 +115,6 @@ def tiled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, til
             return strip
         if whole is None:
             whole = strip.new_empty(*strip.shape[:2], height, strip.shape[-1])
-        whole[..., filled:filled + strip.shape[-2], :] = strip
+        whole[..., filled : filled + strip.shape[-2], :] = strip
         filled += strip.shape[-2]
     return whole

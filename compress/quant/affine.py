@@ -11,7 +11,7 @@ import torch
 from compress.errors import UserError
 
 BITS = (4, 6, 8, 16)
-REDUCED = 64   # 2 * 255 * 64 = 32,640: two products of a byte with such a weight still fit 16 bits
+REDUCED = 64  # 2 * 255 * 64 = 32,640: two products of a byte with such a weight still fit 16 bits
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class Grid:
 
     def __post_init__(self):
         if self.bits not in BITS:
-            raise UserError(f"{self.bits} bits are not supported; choose one of {', '.join(map(str, BITS))}")
+            raise UserError(
+                f"{self.bits} bits are not supported; choose one of {', '.join(map(str, BITS))}"
+            )
         if self.reduced and not (self.signed and self.bits == 8):
-            raise UserError("a reduced range is one of signed 8-bit codes; narrower codes fit into it, wider ones do not")
+            raise UserError(
+                "a reduced range is one of signed 8-bit codes; narrower codes fit into it, wider ones do not"
+            )
 
     @property
     def qmin(self) -> int:
@@ -68,8 +72,9 @@ class _Round(torch.autograd.Function):
 round_ste = _Round.apply
 
 
-def qparams(low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
-            ) -> tuple[torch.Tensor, torch.Tensor]:
+def qparams(
+    low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and (float, integral) zero point of the range [low, high], with gradients to both ends.
 
     A range is widened to contain 0, which zero padding and ReLU-like zeros need to be exact; PassionSR's is not
@@ -85,13 +90,16 @@ def qparams(low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bo
     return scale, grid.qmin - round_ste(low / scale)
 
 
-def codes(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, grid: Grid) -> torch.Tensor:
+def codes(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, grid: Grid
+) -> torch.Tensor:
     """Integer codes as floats, differentiable: rounding passes the gradient, the clamp blocks it."""
     return torch.clamp(round_ste(x / scale) + zero_point, grid.qmin, grid.qmax)
 
 
-def fake_quantize(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
-                  ) -> torch.Tensor:
+def fake_quantize(
+    x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
+) -> torch.Tensor:
     """Quantise and dequantise `x` with the learnable boundaries `low`, `high` (PassionSR's LBQ, section 3.2).
 
     Boundaries broadcast against `x`: scalars for a tensor, [out, 1, ...] for weights per output channel.
@@ -105,8 +113,9 @@ def per_channel(values: torch.Tensor, ndim: int) -> torch.Tensor:
     return values.view(-1, *[1] * (ndim - 1))
 
 
-def quantize_weight(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid
-                    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def quantize_weight(
+    weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes in the grid's container, scale [out] and int64 zero point [out] of a weight [out, ...].
 
     By the same division as `fake_quantize`: a reciprocal, as torchao's primitive has it, rounds ties the other way, and
@@ -117,8 +126,14 @@ def quantize_weight(weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor,
     return stored.to(grid.dtype), scale, zero_point.to(torch.int64)
 
 
-def best_shrink(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid, steps: int = 20,
-                floor: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
+def best_shrink(
+    x: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    grid: Grid,
+    steps: int = 20,
+    floor: float = 0.2,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors in [floor, 1] for `low` and `high` [rows] that give `x` [rows, samples] the least square error.
 
     The start from which learning of boundaries goes on: at the published learning rate it supplies most of the
@@ -129,9 +144,17 @@ def best_shrink(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Gr
     least = (fake_quantize(x, low[:, None], high[:, None], grid) - x).square().mean(1)
     for ends in [(0, 1)] if grid.symmetric else [(1,), (0,), (1,)]:
         for factor in torch.linspace(1.0, floor, steps).tolist():
-            tried = [torch.full_like(f, factor) if end in ends else f for end, f in enumerate(factors)]
-            error = (fake_quantize(x, (low * tried[0])[:, None], (high * tried[1])[:, None], grid) - x).square().mean(1)
+            tried = [
+                torch.full_like(f, factor) if end in ends else f for end, f in enumerate(factors)
+            ]
+            error = (
+                (fake_quantize(x, (low * tried[0])[:, None], (high * tried[1])[:, None], grid) - x)
+                .square()
+                .mean(1)
+            )
             better = error < least
             least = torch.where(better, error, least)
-            factors = [torch.where(better, new, old) for new, old in zip(tried, factors, strict=True)]
+            factors = [
+                torch.where(better, new, old) for new, old in zip(tried, factors, strict=True)
+            ]
     return factors[0], factors[1]

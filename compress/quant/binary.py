@@ -31,7 +31,7 @@ from compress.quant.signs import BiRealSign, ClipSign, fake_quantise, ternary, t
 
 Method = Literal["bimacosr", "xnor", "react", "ternary", "w1a8", "w1a4"]
 METHODS = get_args(Method)
-TERNARY_BITS = 2    # as stored; log2(3) = 1.58 is what a trit is worth
+TERNARY_BITS = 2  # as stored; log2(3) = 1.58 is what a trit is worth
 ACT_BITS = {"ternary": 8, "w1a8": 8, "w1a4": 4}
 
 
@@ -45,19 +45,23 @@ class BinaryConfig:
     """
 
     method: Method = "bimacosr"
-    binary: bool = True         # the binary branch
-    low_rank: bool = True       # bimacosr only: the low-rank branch, L = B A
-    sparse: bool = True         # bimacosr only: the sparse branch, S
-    rank: int = 8               # of L; at most what the layer has
-    nonzeros: int = 2           # entries of S, in multiples of max(C_in, C_out)
+    binary: bool = True  # the binary branch
+    low_rank: bool = True  # bimacosr only: the low-rank branch, L = B A
+    sparse: bool = True  # bimacosr only: the sparse branch, S
+    rank: int = 8  # of L; at most what the layer has
+    nonzeros: int = 2  # entries of S, in multiples of max(C_in, C_out)
     released: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UserError(f"binary layer: method '{self.method}' is unknown; choose one of {', '.join(METHODS)}")
+            raise UserError(
+                f"binary layer: method '{self.method}' is unknown; choose one of {', '.join(METHODS)}"
+            )
         if self.rank < 1 or self.nonzeros < 1:
-            raise UserError(f"binary layer: rank ({self.rank}) and nonzeros ({self.nonzeros}) must be at least 1; "
-                            "switch a branch off with low_rank or sparse")
+            raise UserError(
+                f"binary layer: rank ({self.rank}) and nonzeros ({self.nonzeros}) must be at least 1; "
+                "switch a branch off with low_rank or sparse"
+            )
         if not (self.binary or self.method == "bimacosr" and (self.low_rank or self.sparse)):
             raise UserError("binary layer: no branch is left; switch on binary, low_rank or sparse")
 
@@ -69,12 +73,17 @@ class BinaryLayer(nn.Module):
     they are all that remains of it after `pack`: bytes in `weight_packed`, alpha in `weight_scale`.
     """
 
-    CHANNELS: int   # axis of the input's channels
+    CHANNELS: int  # axis of the input's channels
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, config: BinaryConfig, stride: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        config: BinaryConfig,
+        stride: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.config = config
-        self.weight_bits = self.act_bits = None     # what compress.cost counts
+        self.weight_bits = self.act_bits = None  # what compress.cost counts
         if config.binary:
             self.weight_bits = TERNARY_BITS if config.method == "ternary" else 1
             self.act_bits = ACT_BITS.get(config.method, 1)
@@ -86,8 +95,16 @@ class BinaryLayer(nn.Module):
         combined = config.method == "bimacosr"
         curved = config.binary and config.method in ("bimacosr", "react") and stride is not None
         with torch.device(layer.weight.device):
-            self.sparse = Sparse(inputs, outputs, config.nonzeros, stride) if combined and config.sparse else None
-            self.low_rank = LowRank(inputs, outputs, config.rank, stride) if combined and config.low_rank else None
+            self.sparse = (
+                Sparse(inputs, outputs, config.nonzeros, stride)
+                if combined and config.sparse
+                else None
+            )
+            self.low_rank = (
+                LowRank(inputs, outputs, config.rank, stride)
+                if combined and config.low_rank
+                else None
+            )
             self.threshold = nn.Parameter(torch.zeros(inputs)) if config.method == "react" else None
             self.rprelu = RPReLU(outputs, 0.25 if config.released else 1.0) if curved else None
 
@@ -108,12 +125,18 @@ class BinaryLayer(nn.Module):
             self.weight.copy_(weight)
             alone = (self.binary_weight() - weight).norm()
         rest = self._take_out(weight, lambda taps: taps.mean(dim=2))
-        if self.weight is not None and self.branches and (self.binary_weight() - rest).norm() >= alone:
+        if (
+            self.weight is not None
+            and self.branches
+            and (self.binary_weight() - rest).norm() >= alone
+        ):
             self._take_out(weight, lambda taps: taps[..., taps.shape[2] // 2])
         if bias is not None:
             self.bias.copy_(bias)
 
-    def _take_out(self, weight: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def _take_out(
+        self, weight: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         """Fit the branches to `of` what is left [C_out, C_in, taps], one after the other; returns R."""
         rest = weight.clone().view(*weight.shape[:2], -1)
         for branch in self.branches:
@@ -131,8 +154,11 @@ class BinaryLayer(nn.Module):
         if self.bias is not None:
             self.bias.copy_(state["bias"])
         if self.rprelu is not None:
-            for ours, theirs in (("shift_in", "pr_bias0.bias"), ("prelu.weight", "pr_prelu.weight"),
-                                 ("shift_out", "pr_bias1.bias")):
+            for ours, theirs in (
+                ("shift_in", "pr_bias0.bias"),
+                ("prelu.weight", "pr_prelu.weight"),
+                ("shift_out", "pr_bias1.bias"),
+            ):
                 self.rprelu.get_parameter(ours).copy_(state[f"relu.{theirs}"].flatten())
         if self.sparse is not None:
             row, column = state["skip_connection.indices_float"].long()
@@ -152,7 +178,9 @@ class BinaryLayer(nn.Module):
     def binary_weight(self) -> torch.Tensor:
         """The weight as it acts, in the shape of the layer that was replaced."""
         if self.weight_packed is not None:
-            return unpack(self.weight_packed, self.weight_scale, list(self.weight_shape), self.weight_bits)
+            return unpack(
+                self.weight_packed, self.weight_scale, list(self.weight_shape), self.weight_bits
+            )
         if self.config.method == "ternary":
             return ternary(self.weight, self.alpha())
         return ClipSign.apply(self.weight, self.alpha(), self.config.released)
@@ -163,7 +191,9 @@ class BinaryLayer(nn.Module):
         if not self.config.binary or self.weight_packed is not None:
             return
         alpha = self.alpha()
-        codes = trits(self.weight, alpha) + 1 if self.config.method == "ternary" else self.weight >= 0
+        codes = (
+            trits(self.weight, alpha) + 1 if self.config.method == "ternary" else self.weight >= 0
+        )
         del self.weight, self.weight_packed, self.weight_scale
         self.weight = None
         self.register_buffer("weight_packed", pack(codes, self.weight_bits))
@@ -174,7 +204,10 @@ class BinaryLayer(nn.Module):
         if self.weight_packed is None:
             return None
         if (self.weight_scale < 0).any():
-            return "weight_scale", f"holds {self.weight_scale.min().item():g}, and a scale is not negative"
+            return (
+                "weight_scale",
+                f"holds {self.weight_scale.min().item():g}, and a scale is not negative",
+            )
         high = (self.weight_packed >> 1) & self.weight_packed & 0b01010101
         if self.weight_bits == 2 and high.any():
             return "weight_packed", "holds the code 3; two bits have 0, 1 and 2"
@@ -229,11 +262,22 @@ class BinaryConv2d(BinaryLayer):
 
     def __init__(self, layer: nn.Conv2d, config: BinaryConfig = BinaryConfig()):
         centred = all(k % 2 and p == k // 2 for k, p in zip(layer.kernel_size, layer.padding))
-        if not centred or layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
-            raise UserError(f"binary layer: {layer} cannot be made binary; it needs an odd kernel with zero padding of "
-                            "half its size, one group and no dilation")
+        if (
+            not centred
+            or layer.groups != 1
+            or layer.dilation != (1, 1)
+            or layer.padding_mode != "zeros"
+        ):
+            raise UserError(
+                f"binary layer: {layer} cannot be made binary; it needs an odd kernel with zero padding of "
+                "half its size, one group and no dilation"
+            )
         super().__init__(layer, config, layer.stride)
-        self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
+        self.in_channels, self.out_channels, self.kernel_size = (
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+        )
         self.stride, self.padding = layer.stride, layer.padding
 
     def per_channel(self, values: torch.Tensor) -> torch.Tensor:
@@ -274,7 +318,9 @@ def binarise(layer: nn.Conv2d | nn.Linear, config: BinaryConfig = BinaryConfig()
     """The binary layer for `layer`, with its values unless they are on the meta device. Raises UserError where
     `layer` is of another type or shape than the two layers take."""
     if not isinstance(layer, nn.Conv2d | nn.Linear):
-        raise UserError(f"binary layer: {type(layer).__name__} cannot be made binary; choose Conv2d and Linear layers")
+        raise UserError(
+            f"binary layer: {type(layer).__name__} cannot be made binary; choose Conv2d and Linear layers"
+        )
     binary = (BinaryConv2d if isinstance(layer, nn.Conv2d) else BinaryLinear)(layer, config)
     if not layer.weight.is_meta:
         binary.initialise(layer.weight, layer.bias)

@@ -23,7 +23,9 @@ class RPReLU(nn.Module):
 class LowRank(nn.Module):
     """L = B A of a layer [C_out, C_in]; convolutions see it as two 1x1 ones on every `stride`-th pixel."""
 
-    def __init__(self, in_channels: int, out_channels: int, rank: int, stride: tuple[int, int] | None):
+    def __init__(
+        self, in_channels: int, out_channels: int, rank: int, stride: tuple[int, int] | None
+    ):
         super().__init__()
         rank = min(rank, in_channels, out_channels)
         if stride is None:
@@ -55,9 +57,11 @@ class Sparse(nn.Module):
     It runs, and is counted by `compress.cost`, as a dense product: no runtime at hand has a sparse one.
     """
 
-    NARROW = ("entries",)   # may be float16
+    NARROW = ("entries",)  # may be float16
 
-    def __init__(self, in_channels: int, out_channels: int, nonzeros: int, stride: tuple[int, int] | None):
+    def __init__(
+        self, in_channels: int, out_channels: int, nonzeros: int, stride: tuple[int, int] | None
+    ):
         super().__init__()
         self.shape, self.stride = (out_channels, in_channels), stride
         count = min(nonzeros * max(self.shape), in_channels * out_channels)

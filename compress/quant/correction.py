@@ -9,8 +9,7 @@ from compress.quant.layers import QuantConv2d, QuantLayer
 
 @torch.no_grad()
 def correct_biases(layers: list[tuple[str, QuantLayer]], run, inputs: list[torch.Tensor]) -> int:
-    """Set the shift of every layer that has a bias, from its mean input with quantisers on; returns how many have one.
-    """
+    """Set the shift of every layer that has a bias, from its mean input with quantisers on; returns how many have one."""
     means: dict[str, torch.Tensor] = {}
 
     def watch(name: str):
@@ -21,6 +20,7 @@ def correct_biases(layers: list[tuple[str, QuantLayer]], run, inputs: list[torch
                     x = layer.fit.transform.apply_to(x, layer.fit.conv)
                 mean = x.mean((0, 2, 3)) if layer.fit.conv else x.flatten(0, -2).mean(0)
                 means[name] = means.get(name, 0) + mean / len(inputs)
+
         return add
 
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers]
@@ -35,7 +35,7 @@ def correct_biases(layers: list[tuple[str, QuantLayer]], run, inputs: list[torch
         grouped = isinstance(layer, QuantConv2d) and layer.groups != 1
         if name not in means or layer.bias is None or grouped:
             continue
-        error = layer.fit.quantised_weight(layer) - layer.fit.residual(layer)   # [out, in, ...]
+        error = layer.fit.quantised_weight(layer) - layer.fit.residual(layer)  # [out, in, ...]
         layer.fit.shift = -(error.flatten(2).sum(2) if error.ndim > 2 else error) @ means[name]
         corrected += 1
     return corrected

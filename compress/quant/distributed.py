@@ -30,7 +30,7 @@ class Options:
     search: bool = True
     transforms: bool = True
     equalise: bool = False
-    feedback: bool = False          # rounding with error feedback (rounding.py)
+    feedback: bool = False  # rounding with error feedback (rounding.py)
     bias: bool = False
     distributed: bool = True
     alpha: float = 0.3
@@ -41,7 +41,11 @@ class Options:
 
 def quant_layers(component: nn.Module) -> list[tuple[str, QuantLayer]]:
     """The quantised layers that are being fitted; those of an earlier pass are finished."""
-    return [(name, m) for name, m in component.named_modules() if isinstance(m, QuantLayer) and m.fit is not None]
+    return [
+        (name, m)
+        for name, m in component.named_modules()
+        if isinstance(m, QuantLayer) and m.fit is not None
+    ]
 
 
 def quantisers(component: nn.Module) -> list[TensorQuantiser]:
@@ -62,7 +66,9 @@ def relative_error(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def mean_error(run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]) -> float:
     with torch.no_grad():
-        return sum(relative_error(run(x), t).item() for x, t in zip(inputs, targets, strict=True)) / len(inputs)
+        return sum(
+            relative_error(run(x), t).item() for x, t in zip(inputs, targets, strict=True)
+        ) / len(inputs)
 
 
 def observe(component: nn.Module, run: Run, inputs: list[torch.Tensor]) -> None:
@@ -74,20 +80,38 @@ def observe(component: nn.Module, run: Run, inputs: list[torch.Tensor]) -> None:
     set_mode(component, "float")
     for name, module in component.named_modules():
         if isinstance(module, LayerFit):
-            low, high, name = module.channel_low, module.channel_high, name.removesuffix(".fit") + "'s input"
-        elif isinstance(module, TensorQuantiser) and module.fit is not None and not name.endswith(".input"):
-            low, high, name = module.fit.low, module.fit.high, name.replace("points.table.", "").replace("/", ".")
+            low, high, name = (
+                module.channel_low,
+                module.channel_high,
+                name.removesuffix(".fit") + "'s input",
+            )
+        elif (
+            isinstance(module, TensorQuantiser)
+            and module.fit is not None
+            and not name.endswith(".input")
+        ):
+            low, high, name = (
+                module.fit.low,
+                module.fit.high,
+                name.replace("points.table.", "").replace("/", "."),
+            )
         else:
             continue
         if low is None:
-            raise UserError(f"pass 'quantize': {name} was never computed on the calibration images, so it has no "
-                            "range; leave it in float with skip")
+            raise UserError(
+                f"pass 'quantize': {name} was never computed on the calibration images, so it has no "
+                "range; leave it in float with skip"
+            )
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise UserError(f"pass 'quantize': {name} has values that are not finite on the calibration images; check "
-                            "the weights of the model, which gives such values without quantisation too")
+            raise UserError(
+                f"pass 'quantize': {name} has values that are not finite on the calibration images; check "
+                "the weights of the model, which gives such values without quantisation too"
+            )
 
 
-def start(component: nn.Module, search_inputs: bool, search_weights: bool, search_between: bool = False) -> None:
+def start(
+    component: nn.Module, search_inputs: bool, search_weights: bool, search_between: bool = False
+) -> None:
     """Initial boundaries of layers' inputs and weights, and of all other tensors (`search_between`)."""
     of_inputs = set()
     for _, layer in quant_layers(component):
@@ -98,18 +122,23 @@ def start(component: nn.Module, search_inputs: bool, search_weights: bool, searc
             quantiser.fit.start(quantiser, search_between)
 
 
-def best_start(component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]
-               ) -> tuple[float, list[bool]]:
+def best_start(
+    component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor]
+) -> tuple[float, list[bool]]:
     """Boundaries as observed or as searched, of inputs, weights and other tensors: what leaves the output nearest.
 
     A search is for one tensor's own least square error, which now and then costs the result more than it saves.
     Returns the mean error and what was searched.
     """
+
     def error(*choice: bool) -> float:
         start(component, *choice)
         return mean_error(run, inputs, targets)
 
-    errors = {choice: error(*choice) for choice in [(False, False), (False, True), (True, False), (True, True)]}
+    errors = {
+        choice: error(*choice)
+        for choice in [(False, False), (False, True), (True, False), (True, True)]
+    }
     best = min(errors, key=errors.get)
     least = errors[best]
     layers = {layer.input for _, layer in quant_layers(component)}
@@ -124,7 +153,10 @@ def add_transforms(component: nn.Module, alpha: float) -> list[tuple[Site, Trans
     """A transform for every site, initialised from the observed channels: offset to their middle, scale by alpha."""
     added = []
     for site in find_sites(component):
-        if any(c.fit is None for c in site.consumers) or getattr(site.producer, "fit", site) is None:
+        if (
+            any(c.fit is None for c in site.consumers)
+            or getattr(site.producer, "fit", site) is None
+        ):
             continue  # of an earlier pass
         fit = site.consumers[0].fit
         low, high = fit.channel_low, fit.channel_high
@@ -138,8 +170,16 @@ def add_transforms(component: nn.Module, alpha: float) -> list[tuple[Site, Trans
     return added
 
 
-def learn(name: str, parameters: list[nn.Parameter], run: Run, inputs: list[torch.Tensor],
-          targets: list[torch.Tensor], epochs: int, lr: float, seed: int) -> tuple[float, float]:
+def learn(
+    name: str,
+    parameters: list[nn.Parameter],
+    run: Run,
+    inputs: list[torch.Tensor],
+    targets: list[torch.Tensor],
+    epochs: int,
+    lr: float,
+    seed: int,
+) -> tuple[float, float]:
     """Adam on `parameters` against relative error, one image a step; the best epoch's values are kept.
 
     Returns the mean error before and after; learning never makes it worse on the calibration images.
@@ -182,8 +222,11 @@ class Fitted:
     def boundaries(self) -> list[nn.Parameter]:
         """What is learned once the transforms are: all logarithmic factors of ranges."""
         ranges = [q.fit.log for q in quantisers(self.component) if not q.pinned]
-        return ranges + [layer.fit.weight_log for _, layer in quant_layers(self.component)
-                         if layer.fit.rounded is None]
+        return ranges + [
+            layer.fit.weight_log
+            for _, layer in quant_layers(self.component)
+            if layer.fit.rounded is None
+        ]
 
     def freeze(self) -> dict:
         """Fold the transforms, write codes and ranges; returns the figures."""
@@ -197,7 +240,9 @@ class Fitted:
         return self.figures
 
 
-def add_all_transforms(component: nn.Module, flow: Flow | None, options: Options) -> list[tuple[Site, Transform]]:
+def add_all_transforms(
+    component: nn.Module, flow: Flow | None, options: Options
+) -> list[tuple[Site, Transform]]:
     """Those that fold away, then (in layers with room for them) those that do not; returns the first."""
     sites = add_transforms(component, options.alpha) if options.transforms else []
     if options.equalise and flow is not None:
@@ -210,9 +255,17 @@ def drop_transforms(component: nn.Module) -> None:
         layer.fit.transform = None
 
 
-def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor],
-                  options: Options, flow: Flow | None = None, transform_run: Run | None = None,
-                  transform_targets: list[torch.Tensor] | None = None) -> Fitted:
+def fit_component(
+    name: str,
+    component: nn.Module,
+    run: Run,
+    inputs: list[torch.Tensor],
+    targets: list[torch.Tensor],
+    options: Options,
+    flow: Flow | None = None,
+    transform_run: Run | None = None,
+    transform_targets: list[torch.Tensor] | None = None,
+) -> Fitted:
     """Observe, transform, learn and round one component; what remains is to `freeze` it.
 
     `run` maps an input to what `targets` hold. Transforms may be learned against another output of the same
@@ -234,10 +287,24 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
     explicit = add_explicit(layers) if options.transforms else []
     if sites or explicit:
         start(component, *searched)
-        parameters = list({id(p): p for _, layer in layers if layer.fit.transform is not None
-                           for p in layer.fit.transform.parameters()}.values())
-        figures["transform_error"] = learn(f"{name}: transforms", parameters, transform_run or run, inputs,
-                                           transform_targets or targets, options.epochs, options.lr, options.seed)
+        parameters = list(
+            {
+                id(p): p
+                for _, layer in layers
+                if layer.fit.transform is not None
+                for p in layer.fit.transform.parameters()
+            }.values()
+        )
+        figures["transform_error"] = learn(
+            f"{name}: transforms",
+            parameters,
+            transform_run or run,
+            inputs,
+            transform_targets or targets,
+            options.epochs,
+            options.lr,
+            options.seed,
+        )
         # Boundaries belong to the transformed tensors, so they start anew; transforms stay only if they pay.
         transformed, anew = best()
         if transformed < error:
@@ -246,16 +313,35 @@ def fit_component(name: str, component: nn.Module, run: Run, inputs: list[torch.
             drop_transforms(component)
             sites, explicit = [], []
             start(component, *searched)
-    figures |= {"start_error": error, "searched": searched, "transforms": len(sites), "explicit_transforms": explicit}
+    figures |= {
+        "start_error": error,
+        "searched": searched,
+        "transforms": len(sites),
+        "explicit_transforms": explicit,
+    }
     fitted = Fitted(component, figures, sites)
     if options.search:
-        figures["boundary_error"] = learn(f"{name}: boundaries", fitted.boundaries(), run, inputs, targets,
-                                          options.epochs, options.lr, options.seed)
+        figures["boundary_error"] = learn(
+            f"{name}: boundaries",
+            fitted.boundaries(),
+            run,
+            inputs,
+            targets,
+            options.epochs,
+            options.lr,
+            options.seed,
+        )
     refine(fitted, run, inputs, targets, options)
     return fitted
 
 
-def refine(fitted: Fitted, run: Run, inputs: list[torch.Tensor], targets: list[torch.Tensor], options: Options) -> None:
+def refine(
+    fitted: Fitted,
+    run: Run,
+    inputs: list[torch.Tensor],
+    targets: list[torch.Tensor],
+    options: Options,
+) -> None:
     """Rounding with error feedback and bias correction, each kept only where the component's error falls."""
     layers = quant_layers(fitted.component)
     error = mean_error(run, inputs, targets)

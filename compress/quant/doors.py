@@ -32,8 +32,16 @@ def doors(flow: Flow) -> tuple[list[str], list[str]]:
         source = node.inputs[0] if node.inputs else None
         if source in inward or on_doorstep(source) and _from_input(source):
             inward.add(node)
-    time = {node for node in layers if node.shapes and len(node.shapes[0]) == 2
-            and on_doorstep(node.inputs[0]) and not _from_input(node.inputs[0])}
-    feeding = {node for node in inward if (readers := _readers(node)) and all(n in inward for n in readers)}
+    time = {
+        node
+        for node in layers
+        if node.shapes
+        and len(node.shapes[0]) == 2
+        and on_doorstep(node.inputs[0])
+        and not _from_input(node.inputs[0])
+    }
+    feeding = {
+        node for node in inward if (readers := _readers(node)) and all(n in inward for n in readers)
+    }
     pins = outward_layers | feeding | time
     return ([n.layer for n in layers if n in pins], [n.layer for n in layers if n in pins | inward])

@@ -20,11 +20,20 @@ def find_pairs(component: nn.Module, flow: Flow) -> list[Site]:
     for node in flow.nodes:
         layer = component.get_submodule(node.layer) if node.layer else None
         readers = [n for n in node.consumers if not n.inside]
-        if not isinstance(layer, QuantConv2d) or layer.output is not None or node.is_output or not readers:
+        if (
+            not isinstance(layer, QuantConv2d)
+            or layer.output is not None
+            or node.is_output
+            or not readers
+        ):
             continue
         consumers = [component.get_submodule(n.layer) if n.layer else None for n in readers]
-        same = all(isinstance(c, QuantConv2d) and c.input is not None and c.in_channels == layer.out_channels
-                   for c in consumers)
+        same = all(
+            isinstance(c, QuantConv2d)
+            and c.input is not None
+            and c.in_channels == layer.out_channels
+            for c in consumers
+        )
         if same:
             found.append(Site(layer, consumers))
     return found

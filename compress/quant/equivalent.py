@@ -12,7 +12,9 @@ import torch.nn.functional as F
 FLOOR = 1e-5
 
 
-def initial_scale(act_max: torch.Tensor, weight_max: torch.Tensor, alpha: float = 0.3) -> torch.Tensor:
+def initial_scale(
+    act_max: torch.Tensor, weight_max: torch.Tensor, alpha: float = 0.3
+) -> torch.Tensor:
     """s = (max|x_c| / max|W_c|)^alpha, both [C] and bounded from below by 1e-5."""
     return act_max.clamp(min=FLOOR) ** alpha / weight_max.clamp(min=FLOOR) ** alpha
 
@@ -27,22 +29,38 @@ def on_channels(values: torch.Tensor, x: torch.Tensor, conv: bool) -> torch.Tens
     return values.view(1, -1, *[1] * (x.ndim - 2)) if conv else values
 
 
-def conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor,
-           offset: torch.Tensor | None = None, **options) -> torch.Tensor:
+def conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor,
+    offset: torch.Tensor | None = None,
+    **options,
+) -> torch.Tensor:
     """A convolution of the transformed input; the same function as without `scale` [in] and `offset` [in].
 
     The response to the offset is a map, not a vector, because zero padding sees no offset.
     """
     shifted = x if offset is None else x - on_channels(offset, x, True)
-    y = F.conv2d(shifted / on_channels(scale, x, True), weight * on_channels(scale, weight, True), bias, **options)
+    y = F.conv2d(
+        shifted / on_channels(scale, x, True),
+        weight * on_channels(scale, weight, True),
+        bias,
+        **options,
+    )
     if offset is None:
         return y
     constant = offset.view(1, -1, 1, 1).expand(1, -1, *x.shape[-2:])
     return y + F.conv2d(constant, weight, None, **options)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: torch.Tensor,
-           offset: torch.Tensor | None = None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: torch.Tensor,
+    offset: torch.Tensor | None = None,
+) -> torch.Tensor:
     """As `conv2d` for [..., in]. (The released code has the offset's sign wrong: off by 2 W o.)"""
     shifted = x if offset is None else x - offset
     y = F.linear(shifted / scale, weight * scale, bias)

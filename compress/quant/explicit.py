@@ -13,7 +13,7 @@ from compress.quant.fit import Transform
 from compress.quant.layers import QuantLayer
 
 ALPHAS = (0.15, 0.3, 0.5, 0.7)
-PAYS = 1.25     # by what factor the noise must fall
+PAYS = 1.25  # by what factor the noise must fall
 
 
 def noise(layer: QuantLayer, samples: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ def noise(layer: QuantLayer, samples: torch.Tensor, weight: torch.Tensor) -> tor
 
     `samples` [n, in] of the input, `weight` [out, in, ...].
     """
-    rows = weight.flatten(2) if weight.ndim > 2 else weight[..., None]      # [out, in, kernel]
+    rows = weight.flatten(2) if weight.ndim > 2 else weight[..., None]  # [out, in, kernel]
     step = qparams(samples.amin(), samples.amax(), layer.input.grid)[0]
     flat = weight.flatten(1)
     steps = qparams(flat.amin(1).clamp(max=0), flat.amax(1).clamp(min=0), layer.weight_grid)[0]
@@ -45,7 +45,9 @@ def add_explicit(layers: list[tuple[str, QuantLayer]]) -> list[str]:
         for alpha in ALPHAS:
             scale = initial_scale(reach, input_channel_max(fit.weight), alpha)
             shape = (1, -1, *[1] * (fit.weight.ndim - 2))
-            tried.append((noise(layer, samples / scale, fit.weight * scale.view(shape)).item(), scale))
+            tried.append(
+                (noise(layer, samples / scale, fit.weight * scale.view(shape)).item(), scale)
+            )
         least, scale = min(tried, key=lambda pair: pair[0])
         if before > PAYS * least:
             fit.transform = Transform(scale, None)

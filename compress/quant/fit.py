@@ -49,20 +49,22 @@ class RangeFit(nn.Module):
         self.low = low if first else torch.minimum(self.low, low)
         self.high = high if first else torch.maximum(self.high, high)
         # A fixed stride rather than a random choice: the same samples on every run.
-        self.samples.append(x.flatten()[::max(1, x.numel() // (SAMPLES // 8))].clone())
+        self.samples.append(x.flatten()[:: max(1, x.numel() // (SAMPLES // 8))].clone())
 
     @torch.no_grad()
-    def start(self, quantiser: TensorQuantiser, search: bool, samples: torch.Tensor | None = None) -> None:
-        """Initial boundaries: the extremes of `samples` (None: of what was observed), or shrunk for least square error.
-        """
+    def start(
+        self, quantiser: TensorQuantiser, search: bool, samples: torch.Tensor | None = None
+    ) -> None:
+        """Initial boundaries: the extremes of `samples` (None: of what was observed), or shrunk for least square error."""
         if samples is None:
             # With the extremes among the samples, a rare outlier cannot be clipped for free.
             samples = torch.cat([*self.samples, self.low[None], self.high[None]])
         self.low, self.high = samples.amin().clamp(max=0), samples.amax().clamp(min=0)
         self.log.zero_()
         if search and not quantiser.pinned:
-            self.log += torch.cat(best_shrink(samples.reshape(1, -1), self.low[None], self.high[None],
-                                              quantiser.grid)).log()
+            self.log += torch.cat(
+                best_shrink(samples.reshape(1, -1), self.low[None], self.high[None], quantiser.grid)
+            ).log()
 
     def range(self, quantiser: TensorQuantiser) -> tuple[torch.Tensor, torch.Tensor]:
         if quantiser.pinned:
@@ -73,7 +75,11 @@ class RangeFit(nn.Module):
     def forward(self, x: torch.Tensor, quantiser: TensorQuantiser) -> torch.Tensor:
         if self.mode == "observe":
             self.observe(x.detach())
-        return fake_quantize(x, *self.range(quantiser), quantiser.grid) if self.mode == "quantise" else x
+        return (
+            fake_quantize(x, *self.range(quantiser), quantiser.grid)
+            if self.mode == "quantise"
+            else x
+        )
 
 
 class LayerFit(nn.Module):
@@ -87,7 +93,7 @@ class LayerFit(nn.Module):
         super().__init__()
         self.weight, self.conv, self.mode = weight.detach().float(), conv, "observe"
         self.transform: Transform | None = None
-        self.channel_low = self.channel_high = None       # of the input, [in]
+        self.channel_low = self.channel_high = None  # of the input, [in]
         self.samples: list[torch.Tensor] = []
         self.weight_log = nn.Parameter(torch.zeros(2, weight.shape[0], device=weight.device))
         self.rounded: torch.Tensor | None = None
@@ -95,7 +101,9 @@ class LayerFit(nn.Module):
 
     def observe(self, x: torch.Tensor) -> None:
         x = x.detach()
-        channels = x.transpose(0, 1).flatten(1) if self.conv else x.flatten(0, -2).T  # [in, positions]
+        channels = (
+            x.transpose(0, 1).flatten(1) if self.conv else x.flatten(0, -2).T
+        )  # [in, positions]
         low, high = channels.amin(1), channels.amax(1)
         first = self.channel_low is None
         self.channel_low = low if first else torch.minimum(self.channel_low, low)
@@ -107,7 +115,9 @@ class LayerFit(nn.Module):
     def input_samples(self) -> torch.Tensor:
         """[n, in]: samples of the transformed input, its extremes among them."""
         # With the extremes among the samples, a rare outlier cannot be clipped for free.
-        samples = torch.cat([*self.samples, self.channel_low[:, None], self.channel_high[:, None]], dim=1).T
+        samples = torch.cat(
+            [*self.samples, self.channel_low[:, None], self.channel_high[:, None]], dim=1
+        ).T
         return samples if self.transform is None else self.transform.apply_to(samples)
 
     @torch.no_grad()
@@ -150,7 +160,9 @@ class LayerFit(nn.Module):
 
     def quantised_weight(self, layer: QuantLayer) -> torch.Tensor:
         weight = self.on_grid(layer)
-        low, high = (per_channel(b, weight.ndim) for b in self.weight_range(layer.weight_grid.symmetric))
+        low, high = (
+            per_channel(b, weight.ndim) for b in self.weight_range(layer.weight_grid.symmetric)
+        )
         return fake_quantize(weight, low, high, layer.weight_grid)
 
     def transformed_bias(self, bias: torch.Tensor | None) -> torch.Tensor | None:
@@ -171,7 +183,9 @@ class LayerFit(nn.Module):
         if self.transform is not None:
             x = self.transform.apply_to(x, self.conv)
         quantised = x if layer.input is None else layer.input(x)
-        y = layer.apply_weight(quantised, self.quantised_weight(layer), self.transformed_bias(layer.bias))
+        y = layer.apply_weight(
+            quantised, self.quantised_weight(layer), self.transformed_bias(layer.bias)
+        )
         if layer.branch is not None:
             y = y + layer.branch(x, layer)
         return y if layer.output is None else layer.output(y)

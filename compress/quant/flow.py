@@ -22,19 +22,68 @@ OPERATORS = {
     **dict.fromkeys(("add", "add_", "__add__", "__radd__", "__iadd__"), "add"),
     **dict.fromkeys(("sub", "sub_", "__sub__", "__rsub__", "rsub", "__isub__"), "sub"),
     **dict.fromkeys(("mul", "mul_", "__mul__", "__rmul__", "multiply", "__imul__"), "mul"),
-    **dict.fromkeys(("div", "div_", "__truediv__", "__rdiv__", "__rtruediv__", "true_divide"), "div"),
+    **dict.fromkeys(
+        ("div", "div_", "__truediv__", "__rdiv__", "__rtruediv__", "true_divide"), "div"
+    ),
     **dict.fromkeys(("cat", "concat", "concatenate"), "concat"),
     **dict.fromkeys(("matmul", "__matmul__", "bmm", "baddbmm"), "matmul"),
-    **dict.fromkeys(("conv2d", "linear", "silu", "gelu", "relu", "leaky_relu", "sigmoid", "tanh", "softmax",
-                     "group_norm", "layer_norm", "instance_norm"), ""),
-    "silu_": "silu", "relu_": "relu", "scaled_dot_product_attention": "attention", "interpolate": "resize"}
+    **dict.fromkeys(
+        (
+            "conv2d",
+            "linear",
+            "silu",
+            "gelu",
+            "relu",
+            "leaky_relu",
+            "sigmoid",
+            "tanh",
+            "softmax",
+            "group_norm",
+            "layer_norm",
+            "instance_norm",
+        ),
+        "",
+    ),
+    "silu_": "silu",
+    "relu_": "relu",
+    "scaled_dot_product_attention": "attention",
+    "interpolate": "resize",
+}
 NEUTRAL = "neutral"
 SCALAR = ("add", "sub", "mul", "div")
 # Functions that move values without changing them. (Zero padding: every quantiser's range contains 0.)
-MOVES = frozenset(("reshape", "view", "flatten", "unflatten", "transpose", "permute", "movedim", "chunk", "split",
-                   "unbind", "__getitem__", "squeeze", "unsqueeze", "contiguous", "expand", "clone", "detach", "to",
-                   "float", "type", "roll", "pad", "pixel_shuffle", "pixel_unshuffle", "narrow", "repeat_interleave",
-                   "t", "select"))
+MOVES = frozenset(
+    (
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "transpose",
+        "permute",
+        "movedim",
+        "chunk",
+        "split",
+        "unbind",
+        "__getitem__",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "expand",
+        "clone",
+        "detach",
+        "to",
+        "float",
+        "type",
+        "roll",
+        "pad",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "narrow",
+        "repeat_interleave",
+        "t",
+        "select",
+    )
+)
 
 
 class _Pause:
@@ -63,10 +112,18 @@ def operator_of(func: Callable, args: tuple, kwargs: dict) -> str | None:
     if not any(t.is_floating_point() and t.ndim > 1 for t in tensors):
         return None
     op = OPERATORS[name] or name
-    if op in ("mul", "div", "add", "sub") and name == op and len(args) == 2 and not isinstance(args[1], torch.Tensor):
+    if (
+        op in ("mul", "div", "add", "sub")
+        and name == op
+        and len(args) == 2
+        and not isinstance(args[1], torch.Tensor)
+    ):
         if args[1] == (1 if op in ("mul", "div") else 0):
             return NEUTRAL
-    if op == "resize" and (kwargs.get("mode") or (args[3] if len(args) > 3 else "nearest")) != "nearest":
+    if (
+        op == "resize"
+        and (kwargs.get("mode") or (args[3] if len(args) > 3 else "nearest")) != "nearest"
+    ):
         return "interpolate"
     return op
 
@@ -79,15 +136,17 @@ def tensors_of(value: object) -> list[torch.Tensor]:
 class Node:
     """What made a tensor: an operator, or a layer with weights (`layer`: its name inside the component)."""
 
-    name: str                       # module and operator, unique in its component
-    op: str                         # of OPERATORS, or "layer"
+    name: str  # module and operator, unique in its component
+    op: str  # of OPERATORS, or "layer"
     layer: str | None = None
-    index: int | None = None        # of an operator, its place in the sequence of calls
-    inside: bool = False            # part of what a layer of another pass does
-    scalar: bool = False            # with a plain number
-    inputs: list["Node | None"] = field(default_factory=list)   # None: a constant, or of unknown origin
-    shapes: list[torch.Size] = field(default_factory=list)      # of the inputs
-    consumers: list["Node"] = field(default_factory=list)       # filled once the run is over
+    index: int | None = None  # of an operator, its place in the sequence of calls
+    inside: bool = False  # part of what a layer of another pass does
+    scalar: bool = False  # with a plain number
+    inputs: list["Node | None"] = field(
+        default_factory=list
+    )  # None: a constant, or of unknown origin
+    shapes: list[torch.Size] = field(default_factory=list)  # of the inputs
+    consumers: list["Node"] = field(default_factory=list)  # filled once the run is over
     is_output: bool = False
 
 
@@ -147,12 +206,19 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         op = operator_of(func, args, kwargs)
         inputs = tensors_of((args, kwargs))
-        before = [self.origin.get(id(t)) for t in inputs]  # an operator in place changes its input's origin
+        before = [
+            self.origin.get(id(t)) for t in inputs
+        ]  # an operator in place changes its input's origin
         out = func(*args, **kwargs)
         if op is not None and op != NEUTRAL:
             operands = tensors_of(args)
-            node = Node(".".join(filter(None, (self.stack[-1], op))), op, inside=self.inside > 0,
-                        index=self.count, scalar=op in SCALAR and len(operands) == 1)
+            node = Node(
+                ".".join(filter(None, (self.stack[-1], op))),
+                op,
+                inside=self.inside > 0,
+                index=self.count,
+                scalar=op in SCALAR and len(operands) == 1,
+            )
             self.count += 1
             self.alive += inputs
             self.add(node, [t for t in inputs if t.is_floating_point()], out)
@@ -210,6 +276,7 @@ def _watch(component: nn.Module, name: str, flows: dict[str, Flow]) -> None:
             if recorder := state.get("recorder"):
                 recorder.stack.append(path)
                 recorder.inside += layer
+
         return hook
 
     def leave(path: str, layer: bool):
@@ -219,6 +286,7 @@ def _watch(component: nn.Module, name: str, flows: dict[str, Flow]) -> None:
                 recorder.inside -= layer
                 if layer and not recorder.inside:
                     recorder.add(Node(path, "layer", layer=path), tensors_of(args), out)
+
         return hook
 
     component.register_forward_pre_hook(begin)

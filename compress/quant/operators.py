@@ -18,7 +18,7 @@ _SCHEMAS = {
     "quantize_per_tensor": f"(Tensor input, {_SCALAR}, {_LIMITS}) -> Tensor",
     "dequantize_per_tensor": f"(Tensor input, {_SCALAR}, {_LIMITS}) -> Tensor",
     "quantize_per_channel": f"(Tensor input, {_ROWS}, {_LIMITS}) -> Tensor",
-    "dequantize_per_channel": f"(Tensor input, {_ROWS}, {_LIMITS}) -> Tensor"
+    "dequantize_per_channel": f"(Tensor input, {_ROWS}, {_LIMITS}) -> Tensor",
 }
 
 
@@ -28,15 +28,27 @@ def _check(quant_min: int, quant_max: int, dtype: torch.dtype) -> None:
         raise ValueError(f"codes from {quant_min} to {quant_max} do not fit into {dtype}")
 
 
-def _quantize_per_tensor(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor,
-                         quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+def _quantize_per_tensor(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     _check(quant_min, quant_max, dtype)
     codes = torch.round(x.float() * (1.0 / scale.item())) + zero_point.item()
     return torch.clamp(codes, quant_min, quant_max).to(dtype)
 
 
-def _dequantize_per_tensor(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor,
-                           quant_min: int, quant_max: int, dtype: torch.dtype) -> torch.Tensor:
+def _dequantize_per_tensor(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     if codes.dtype != dtype:
         raise ValueError(f"codes are {codes.dtype}, not {dtype}")
     return (codes.float() - zero_point.item()) * scale.item()
@@ -49,17 +61,29 @@ def _rows(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
     return values.view(sides)
 
 
-def _quantize_per_channel(x: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor,
-                          axis: int, quant_min: int, quant_max: int,
-                          dtype: torch.dtype) -> torch.Tensor:
+def _quantize_per_channel(
+    x: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     _check(quant_min, quant_max, dtype)
     codes = torch.round(x.float() * (1.0 / _rows(scales, x, axis))) + _rows(zero_points, x, axis)
     return torch.clamp(codes, quant_min, quant_max).to(dtype)
 
 
-def _dequantize_per_channel(codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor,
-                            axis: int, quant_min: int, quant_max: int,
-                            dtype: torch.dtype) -> torch.Tensor:
+def _dequantize_per_channel(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    axis: int,
+    quant_min: int,
+    quant_max: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
     if codes.dtype != dtype:
         raise ValueError(f"codes are {codes.dtype}, not {dtype}")
     return (codes - _rows(zero_points, codes, axis)) * _rows(scales, codes, axis)

@@ -26,7 +26,7 @@ def unpack(packed: torch.Tensor, scale: torch.Tensor, shape: list[int], bits: in
     """float32 `shape`: the values that the codes of `packed` stand for, times `scale` [C_out, 1, ...]."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
     codes = (packed[:, None] >> shifts) & (2**bits - 1)
-    values = codes.flatten()[:torch.Size(shape).numel()].view(shape).float()
+    values = codes.flatten()[: torch.Size(shape).numel()].view(shape).float()
     return (values * 2 - 1 if bits == 1 else values - 1) * scale.float()
 
 
@@ -69,11 +69,13 @@ def store_half(module: nn.Module) -> None:
     """Store every float32 parameter and buffer in `module` as float16; what reads it gets float32, rounded once."""
     for owner in list(module.modules()):
         for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.dtype == torch.float32 and not isinstance(owner, parametrize.ParametrizationList):
+            if parameter.dtype == torch.float32 and not isinstance(
+                owner, parametrize.ParametrizationList
+            ):
                 setattr(owner, name, nn.Parameter(parameter.detach().half(), requires_grad=False))
-                if name not in getattr(owner, "NARROW", ()):    # those that the module widens itself
+                if name not in getattr(owner, "NARROW", ()):  # those that the module widens itself
                     parametrize.register_parametrization(owner, name, Widen(), unsafe=True)
         for name, buffer in list(owner.named_buffers(recurse=False)):
-            if buffer.dtype == torch.float32:   # attention masks
+            if buffer.dtype == torch.float32:  # attention masks
                 setattr(owner, name, buffer.half())
                 parametrize.register_parametrization(owner, name, Widen(), unsafe=True)

@@ -22,8 +22,11 @@ from compress.quant.placement import Placement
 
 PROBS_BITS = 16  # of a softmax's result in a whole graph, as Q-Diffusion (arXiv 2302.04304) has it
 DOORSTEP = (*SCALAR, "concat", "resize", "interpolate")
-ON_CODES = ("add", "resize")    # what onnxruntime's CPU does on 8-bit codes faster than on floats, besides convolutions
-CHUNK = 2**20   # scores that placement cpu holds at once: 4 MiB of floats, which stay in a cache
+ON_CODES = (
+    "add",
+    "resize",
+)  # what onnxruntime's CPU does on 8-bit codes faster than on floats, besides convolutions
+CHUNK = 2**20  # scores that placement cpu holds at once: 4 MiB of floats, which stay in a cache
 Bits = Callable[[str, int], int | None]
 
 
@@ -41,7 +44,13 @@ class Step:
 class Points(nn.Module):
     """The quantisers of a component's operators, and the sequence in which they come to act."""
 
-    def __init__(self, steps: list[Step], quantisers: dict[str, TensorQuantiser], placement: str, norm_stride: int = 1):
+    def __init__(
+        self,
+        steps: list[Step],
+        quantisers: dict[str, TensorQuantiser],
+        placement: str,
+        norm_stride: int = 1,
+    ):
         super().__init__()
         self.steps, self.placement, self.norm_stride = steps, placement, norm_stride
         self.table = nn.ModuleDict({key(name): quantiser for name, quantiser in quantisers.items()})
@@ -73,8 +82,10 @@ class _Placing(TorchFunctionMode):
         step = steps[self.at] if self.at < len(steps) else Step("the end", "the end")
         self.at += 1
         if step.op != op:
-            raise RuntimeError(f"operator {self.at} of this run is {op}, but {step.name} was recorded: the network's "
-                               "path depends on more than its structure")
+            raise RuntimeError(
+                f"operator {self.at} of this run is {op}, but {step.name} was recorded: the network's "
+                "path depends on more than its structure"
+            )
         if not step.roles and not step.by_moments:
             return func(*args, **kwargs)
         return self.quantised(step, func, args, kwargs)
@@ -86,7 +97,9 @@ class _Placing(TorchFunctionMode):
             out = act(roles, *args, **kwargs)
         elif step.by_moments:
             points = self.component.points
-            out = group_norm(*args, **kwargs, stride=points.norm_stride, rows=points.placement == "cpu")
+            out = group_norm(
+                *args, **kwargs, stride=points.norm_stride, rows=points.placement == "cpu"
+            )
         elif "gate" in roles:
             out = args[0] * roles["gate"](torch.sigmoid(args[0]))
         else:
@@ -94,9 +107,17 @@ class _Placing(TorchFunctionMode):
         return roles["out"](out) if "out" in roles else out
 
 
-def attend(roles: dict[str, nn.Module], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-           attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-           scale: float | None = None, **_) -> torch.Tensor:
+def attend(
+    roles: dict[str, nn.Module],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_,
+) -> torch.Tensor:
     """softmax(Q K^T * scale) V with quantised operands, as products that a runtime has integer kernels for."""
     _only_plain(is_causal, dropout_p)
     same = nn.Identity()
@@ -110,9 +131,17 @@ def attend(roles: dict[str, nn.Module], query: torch.Tensor, key: torch.Tensor, 
     return roles.get("probs", same)(scores.softmax(dim=-1)) @ value
 
 
-def attend_in_chunks(roles: dict[str, nn.Module], query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                     attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-                     scale: float | None = None, **_) -> torch.Tensor:
+def attend_in_chunks(
+    roles: dict[str, nn.Module],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_,
+) -> torch.Tensor:
     """The same for 8 bits everywhere, with CHUNK scores at a time.
 
     What is rounded is exp(score - the row's greatest), 1 at most in every row, and the product is divided by the sum of
@@ -142,11 +171,20 @@ def rows_of_chunk(*shape: int) -> int:
 
 def _only_plain(is_causal: bool, dropout_p: float) -> None:
     if is_causal or dropout_p:
-        raise UserError("causal attention and dropout have no quantised form; take placement compat without attention")
+        raise UserError(
+            "causal attention and dropout have no quantised form; take placement compat without attention"
+        )
 
 
-def group_norm(x: torch.Tensor, num_groups: int, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None,
-               eps: float = 1e-5, stride: int = 1, rows: bool = False) -> torch.Tensor:
+def group_norm(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    stride: int = 1,
+    rows: bool = False,
+) -> torch.Tensor:
     """F.group_norm of a map as moments per channel and one factor and one summand per channel.
 
     Between integer convolutions, which run with channels last, reductions over positions and products with vectors
@@ -154,16 +192,16 @@ def group_norm(x: torch.Tensor, num_groups: int, weight: torch.Tensor | None = N
     """
     if x.ndim != 4:
         return F.group_norm(x, num_groups, weight, bias, eps)
-    if rows:                                                # every stride-th row, as long as 64 remain
-        seen = x[:, :, ::max(1, min(stride, x.shape[2] // 64))]
-    else:                                                   # every stride-th row and column
+    if rows:  # every stride-th row, as long as 64 remain
+        seen = x[:, :, :: max(1, min(stride, x.shape[2] // 64))]
+    else:  # every stride-th row and column
         seen = F.max_pool2d(x, 1, stride) if stride > 1 else x
     # Along rows, then over rows: a runtime that adds float32 one after the other loses less, and of a flat map, where
     # the variance is a small difference of large numbers, nothing else would be left.
-    mean = seen.mean(3, keepdim=True).mean(2, keepdim=True)     # [B, C, 1, 1]
+    mean = seen.mean(3, keepdim=True).mean(2, keepdim=True)  # [B, C, 1, 1]
     square = (seen * seen).mean(3, keepdim=True).mean(2, keepdim=True)
 
-    def of_groups(values: torch.Tensor) -> torch.Tensor:    # [B, C, 1, 1] -> [B, groups, 1, 1]
+    def of_groups(values: torch.Tensor) -> torch.Tensor:  # [B, C, 1, 1] -> [B, groups, 1, 1]
         return values.view(x.shape[0], num_groups, -1).mean(2)[..., None, None]
 
     def of_channels(values: torch.Tensor) -> torch.Tensor:  # and back
@@ -192,12 +230,21 @@ def placed(cls: type) -> type:
 def outward(node: Node) -> bool:
     """Whether a tensor goes to the component's output and nowhere else, if through numbers or beside others."""
     readers = [n for n in node.consumers if not n.inside]
-    return node.is_output or bool(readers) and all((n.scalar or n.op == "concat") and outward(n) for n in readers)
+    return (
+        node.is_output
+        or bool(readers)
+        and all((n.scalar or n.op == "concat") and outward(n) for n in readers)
+    )
 
 
 def on_doorstep(node: Node | None) -> bool:
     """Whether a tensor is the component's input, a constant, or made of those by scaling and resampling alone."""
-    return node is None or node.op == INPUT or node.op in DOORSTEP and all(on_doorstep(n) for n in node.inputs)
+    return (
+        node is None
+        or node.op == INPUT
+        or node.op in DOORSTEP
+        and all(on_doorstep(n) for n in node.inputs)
+    )
 
 
 def reads(node: Node, placement: str) -> bool:
@@ -211,19 +258,23 @@ def reads(node: Node, placement: str) -> bool:
 
 
 class _Placement:
-    def __init__(self, component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_stride: int):
+    def __init__(
+        self, component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_stride: int
+    ):
         self.component, self.flow, self.bits, self.placement = component, flow, bits, placement
         self.full, self.norm_stride = placement == "full", norm_stride
         self.device = next((p.device for p in component.parameters()), torch.device("meta"))
         self.steps = [Step(node.name, node.op) for node in flow.operators()]
         self.quantisers: dict[str, TensorQuantiser] = {}
-        self.paths: dict[Node, str] = {}    # of the quantiser of a node's result
+        self.paths: dict[Node, str] = {}  # of the quantiser of a node's result
         self.widths: dict[Node, int] = {}
 
     def point(self, name: str, pinned: bool = False, signed: bool = False) -> str | None:
         """The path of a new quantiser, or None where the tensor is to stay in float."""
         # A row of n probabilities sums to 1, so that steps of 1/256 lose them all where n is in the thousands.
-        bits = self.bits(name, PROBS_BITS if self.full and pinned and not name.endswith(".gate") else 0)
+        bits = self.bits(
+            name, PROBS_BITS if self.full and pinned and not name.endswith(".gate") else 0
+        )
         if bits is None:
             return None
         with torch.device(self.device):
@@ -239,7 +290,10 @@ class _Placement:
         if node.layer is not None:
             self.layer_result(node)
         elif node.op == "resize" and node.inputs[0] in self.paths:
-            self.paths[node], self.widths[node] = self.paths[node.inputs[0]], self.widths[node.inputs[0]]
+            self.paths[node], self.widths[node] = (
+                self.paths[node.inputs[0]],
+                self.widths[node.inputs[0]],
+            )
         elif path := self.point(node.name, pinned=node.op == "softmax"):
             self.paths[node], self.widths[node] = path, self.quantisers[node.name].grid.bits
 
@@ -258,7 +312,10 @@ class _Placement:
             self.paths[node], self.widths[node] = f"{node.layer}.output", layer.act_bits
         elif self.placement != "compat" and (inner := self.steps_inside(node)):
             if inner[-1].op in ("conv2d", "linear") and (path := self.point(inner[-1].name)):
-                self.paths[node], self.widths[node] = path, self.quantisers[inner[-1].name].grid.bits
+                self.paths[node], self.widths[node] = (
+                    path,
+                    self.quantisers[inner[-1].name].grid.bits,
+                )
                 self.steps[inner[-1].index].roles["out"] = path
 
     def steps_inside(self, node: Node) -> list[Node]:
@@ -275,16 +332,24 @@ class _Placement:
         roles = self.steps[node.index].roles
         if node.op == "attention" and self.placement == "cpu":
             # Integer products want the right operand signed: VNNI multiplies unsigned by signed bytes.
-            found = {role: self.point(f"{node.name}.{role}", signed=role in "kv", pinned=role == "probs")
-                     for role in ("q", "k", "v", "probs")}
+            found = {
+                role: self.point(f"{node.name}.{role}", signed=role in "kv", pinned=role == "probs")
+                for role in ("q", "k", "v", "probs")
+            }
             if all(found.values()):
                 roles |= found
         elif node.op == "attention":
             roles |= {role: path for role in "qkv" if (path := self.point(f"{node.name}.{role}"))}
             pairs = [("probs", True)] + [("scores", False)] * self.full
-            roles |= {role: path for role, pinned in pairs if (path := self.point(f"{node.name}.{role}", pinned))}
+            roles |= {
+                role: path
+                for role, pinned in pairs
+                if (path := self.point(f"{node.name}.{role}", pinned))
+            }
         elif node.op == "silu" and self.full and not node.inside:
-            if self.bits(node.name, 0) is not None and (path := self.point(f"{node.name}.gate", pinned=True)):
+            if self.bits(node.name, 0) is not None and (
+                path := self.point(f"{node.name}.gate", pinned=True)
+            ):
                 roles["gate"] = path
 
     def __call__(self) -> None:
@@ -300,15 +365,22 @@ class _Placement:
                 self.steps[node.index].roles["out"] = self.paths[node]
             # A norm of what stays in float has no integer neighbours to suit; nor has one in placement cpu, where codes
             # change their layout at a quarter of the cost of floats.
-            suits = self.norm_stride > 1 if self.placement == "cpu" else node.inputs[0] in self.paths
+            suits = (
+                self.norm_stride > 1 if self.placement == "cpu" else node.inputs[0] in self.paths
+            )
             self.steps[node.index].by_moments = node.op == "group_norm" and suits
         for node in self.flow.layers().values():
-            layer, source = self.component.get_submodule(node.layer), node.inputs[0] if node.inputs else None
+            layer, source = (
+                self.component.get_submodule(node.layer),
+                node.inputs[0] if node.inputs else None,
+            )
             if isinstance(layer, QuantLayer) and self.widths.get(source) == layer.act_bits:
                 layer.input = None
 
 
-def place(component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_stride: int = 1) -> None:
+def place(
+    component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_stride: int = 1
+) -> None:
     """Give a component with quantised layers the quantisers of its operators. `bits` of a point's name: None for float.
 
     `placement` full: whatever an operator puts out for another to read. cpu: what convolutions put out, and sums and
@@ -324,7 +396,9 @@ def place(component: nn.Module, flow: Flow, bits: Bits, placement: str, norm_str
 
 def placements_in(module: nn.Module) -> list[Placement]:
     """What a model or part quantises, sorted by name: empty for floats, several where passes differ."""
-    found = {Placement.of(m.placement, attention=True) for m in module.modules() if isinstance(m, Points)}
+    found = {
+        Placement.of(m.placement, attention=True) for m in module.modules() if isinstance(m, Points)
+    }
     within = {id(layer) for m in module.modules() if hasattr(m, "points") for layer in m.modules()}
     if any(isinstance(m, QuantLayer) and id(m) not in within for m in module.modules()):
         found.add(Placement.COMPAT)

@@ -13,8 +13,8 @@ from compress.quant.affine import codes, qparams
 from compress.quant.flow import paused
 from compress.quant.layers import QuantConv2d, QuantLayer
 
-POSITIONS = 4096    # of an input that enter H, per image
-DAMPING = 0.01      # of H's mean diagonal, added to it
+POSITIONS = 4096  # of an input that enter H, per image
+DAMPING = 0.01  # of H's mean diagonal, added to it
 
 
 def columns(x: torch.Tensor, layer: QuantLayer) -> torch.Tensor:
@@ -22,7 +22,7 @@ def columns(x: torch.Tensor, layer: QuantLayer) -> torch.Tensor:
     if not isinstance(layer, QuantConv2d):
         return x.flatten(0, -2).T
     if layer.kernel_size == (1, 1):
-        return x[..., ::layer.stride[0], ::layer.stride[1]].transpose(0, 1).flatten(1)
+        return x[..., :: layer.stride[0], :: layer.stride[1]].transpose(0, 1).flatten(1)
     unfolded = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     return unfolded.transpose(0, 1).flatten(1)
 
@@ -43,9 +43,10 @@ class SecondMoments:
                 if layer.input is not None:
                     x = layer.input(x)
                 seen = columns(x, layer)
-                seen = seen[:, ::max(1, seen.shape[1] // POSITIONS)]
+                seen = seen[:, :: max(1, seen.shape[1] // POSITIONS)]
                 total = seen @ seen.T
                 self.sums[name] = total if name not in self.sums else self.sums[name] + total
+
         return add
 
     def close(self) -> None:
@@ -54,8 +55,13 @@ class SecondMoments:
 
 
 @torch.no_grad()
-def feedback(weight: torch.Tensor, moments: torch.Tensor, low: torch.Tensor, high: torch.Tensor, layer: QuantLayer
-             ) -> torch.Tensor:
+def feedback(
+    weight: torch.Tensor,
+    moments: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    layer: QuantLayer,
+) -> torch.Tensor:
     """`weight` [out, ...] on the grid of its rows' boundaries, rounded with error feedback under `moments`."""
     rows = weight.flatten(1).double().clone()
     grid = layer.weight_grid
@@ -64,18 +70,22 @@ def feedback(weight: torch.Tensor, moments: torch.Tensor, low: torch.Tensor, hig
     dead = hessian.diagonal() == 0
     hessian = hessian + torch.diag(torch.where(dead, 1.0, DAMPING * hessian.diagonal().mean()))
     # Upper Cholesky factor of the inverse: row i holds how an error in column i spreads to the later columns.
-    spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
+    spread = torch.linalg.cholesky(
+        torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True
+    )
     result = torch.empty_like(rows)
     for i in range(rows.shape[1]):
         on_grid = (codes(rows[:, i], scale, zero_point, grid) - zero_point) * scale
         result[:, i] = on_grid
         error = (rows[:, i] - on_grid) / spread[i, i]
-        rows[:, i + 1:] -= error[:, None] * spread[i, i + 1:]
+        rows[:, i + 1 :] -= error[:, None] * spread[i, i + 1 :]
     return result.view(weight.shape).to(weight.dtype)
 
 
 @torch.no_grad()
-def round_weights(component: nn.Module, layers: list[tuple[str, QuantLayer]], run, inputs: list[torch.Tensor]) -> None:
+def round_weights(
+    component: nn.Module, layers: list[tuple[str, QuantLayer]], run, inputs: list[torch.Tensor]
+) -> None:
     """Choose the rounding of every layer of a component that is in its learning state, with quantisers on."""
     moments = SecondMoments(layers)
     try:

@@ -16,7 +16,9 @@ class Targets:
     """What the float model makes of the calibration images: latents, predictions, clean latents, restored images."""
 
     @torch.no_grad()
-    def __init__(self, source: SRModel, images: list[torch.Tensor], references: list[torch.Tensor] | None):
+    def __init__(
+        self, source: SRModel, images: list[torch.Tensor], references: list[torch.Tensor] | None
+    ):
         context = source.context()
         self.latents = [source.encoder(x) for x in images]
         self.predictions = [torch.cat(source.predictions(z, context)) for z in self.latents]
@@ -24,13 +26,29 @@ class Targets:
         restored = [source.decoder(z) for z in self.clean]
         self.restored = restored if references is None else references
         # What part of the error against photographs is the float model's own, for the ledger.
-        self.float_error = None if references is None else sum(
-            ((a - b).square().mean() / b.square().mean()).item() for a, b in zip(restored, references)) / len(images)
+        self.float_error = (
+            None
+            if references is None
+            else sum(
+                ((a - b).square().mean() / b.square().mean()).item()
+                for a, b in zip(restored, references)
+            )
+            / len(images)
+        )
 
 
-def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], components: tuple[str, ...],
-              options: Options, flows: dict[str, Flow], *, order: str = "forward", polish: int = 0,
-              references: list[torch.Tensor] | None = None) -> dict[str, dict]:
+def fit_model(
+    model: SRModel,
+    source: SRModel,
+    images: list[torch.Tensor],
+    components: tuple[str, ...],
+    options: Options,
+    flows: dict[str, Flow],
+    *,
+    order: str = "forward",
+    polish: int = 0,
+    references: list[torch.Tensor] | None = None,
+) -> dict[str, dict]:
     """Fit the quantised components of `model` against `source`, the same model before its quantisation.
 
     `images` are low-resolution calibration images [1, 3, h, w] in [0, 1], of legal sizes; `references`, where the
@@ -39,7 +57,9 @@ def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], compo
     targets = Targets(source, images, references)
     context = model.context()
     fitted: dict[str, Fitted] = {}
-    steps = (_backward if order == "backward" else _forward)(model, images, targets, options, context)
+    steps = (_backward if order == "backward" else _forward)(
+        model, images, targets, options, context
+    )
     for name, fit in steps:
         if name in components:
             fitted[name] = fit(flows.get(name))
@@ -51,7 +71,16 @@ def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], compo
         def network(x: torch.Tensor) -> torch.Tensor:
             return model.decoder(model.clean_latent(model.encoder(x), context))
 
-        error = learn("all: boundaries", parameters, network, images, targets.restored, polish, options.lr, options.seed)
+        error = learn(
+            "all: boundaries",
+            parameters,
+            network,
+            images,
+            targets.restored,
+            polish,
+            options.lr,
+            options.seed,
+        )
     figures = {name: fitted[name].freeze() for name in components if name in fitted}
     if polish:
         figures["polish"] = {"error": error}
@@ -60,11 +89,19 @@ def fit_model(model: SRModel, source: SRModel, images: list[torch.Tensor], compo
     return figures
 
 
-def _forward(model: SRModel, images: list[torch.Tensor], targets: Targets, options: Options,
-             context: torch.Tensor | None):
+def _forward(
+    model: SRModel,
+    images: list[torch.Tensor],
+    targets: Targets,
+    options: Options,
+    context: torch.Tensor | None,
+):
     """Steps (component, fit); a step's inputs come, when it runs, from the components that are quantised by then."""
+
     def encoder(flow: Flow | None) -> Fitted:
-        return fit_component("encoder", model.encoder, model.encoder, images, targets.latents, options, flow)
+        return fit_component(
+            "encoder", model.encoder, model.encoder, images, targets.latents, options, flow
+        )
 
     @torch.no_grad()
     def latents() -> list[torch.Tensor]:
@@ -72,32 +109,65 @@ def _forward(model: SRModel, images: list[torch.Tensor], targets: Targets, optio
 
     def denoiser(flow: Flow | None) -> Fitted:
         return fit_component(
-            "denoiser", model.denoiser, lambda z: model.clean_latent(z, context), latents(), targets.clean, options,
-            flow, transform_run=lambda z: torch.cat(model.predictions(z, context)),
-            transform_targets=targets.predictions)
+            "denoiser",
+            model.denoiser,
+            lambda z: model.clean_latent(z, context),
+            latents(),
+            targets.clean,
+            options,
+            flow,
+            transform_run=lambda z: torch.cat(model.predictions(z, context)),
+            transform_targets=targets.predictions,
+        )
 
     @torch.no_grad()
     def clean() -> list[torch.Tensor]:
-        return [model.clean_latent(z, context) for z in latents()] if options.distributed else targets.clean
+        return (
+            [model.clean_latent(z, context) for z in latents()]
+            if options.distributed
+            else targets.clean
+        )
 
     def decoder(flow: Flow | None) -> Fitted:
-        return fit_component("decoder", model.decoder, model.decoder, clean(), targets.restored, options, flow)
+        return fit_component(
+            "decoder", model.decoder, model.decoder, clean(), targets.restored, options, flow
+        )
 
     return [("encoder", encoder), ("denoiser", denoiser), ("decoder", decoder)]
 
 
-def _backward(model: SRModel, images: list[torch.Tensor], targets: Targets, options: Options,
-              context: torch.Tensor | None):
+def _backward(
+    model: SRModel,
+    images: list[torch.Tensor],
+    targets: Targets,
+    options: Options,
+    context: torch.Tensor | None,
+):
     def decoder(flow: Flow | None) -> Fitted:
-        return fit_component("decoder", model.decoder, model.decoder, targets.clean, targets.restored, options, flow)
+        return fit_component(
+            "decoder", model.decoder, model.decoder, targets.clean, targets.restored, options, flow
+        )
 
     def denoiser(flow: Flow | None) -> Fitted:
-        return fit_component("denoiser", model.denoiser, lambda z: model.decoder(model.clean_latent(z, context)),
-                             targets.latents, targets.restored, options, flow)
+        return fit_component(
+            "denoiser",
+            model.denoiser,
+            lambda z: model.decoder(model.clean_latent(z, context)),
+            targets.latents,
+            targets.restored,
+            options,
+            flow,
+        )
 
     def encoder(flow: Flow | None) -> Fitted:
-        return fit_component("encoder", model.encoder,
-                             lambda x: model.decoder(model.clean_latent(model.encoder(x), context)), images,
-                             targets.restored, options, flow)
+        return fit_component(
+            "encoder",
+            model.encoder,
+            lambda x: model.decoder(model.clean_latent(model.encoder(x), context)),
+            images,
+            targets.restored,
+            options,
+            flow,
+        )
 
     return [("decoder", decoder), ("denoiser", denoiser), ("encoder", encoder)]

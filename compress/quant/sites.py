@@ -47,22 +47,22 @@ class Site:
             producer.bias.copy_((producer.bias - transform.offset) / scale)
         elif isinstance(producer, QuantLayer):
             fit = producer.fit
-            fit.weight[:self.rows] /= per_row(scale, fit.weight)
+            fit.weight[: self.rows] /= per_row(scale, fit.weight)
             # A row's boundaries shrink with it, so its codes stay what they were.
-            fit.weight_low[:self.rows] /= scale
-            fit.weight_high[:self.rows] /= scale
+            fit.weight_low[: self.rows] /= scale
+            fit.weight_high[: self.rows] /= scale
             if fit.rounded is not None:
-                fit.rounded[:self.rows] /= per_row(scale, fit.weight)
+                fit.rounded[: self.rows] /= per_row(scale, fit.weight)
             if fit.shift is not None:
-                fit.shift[:self.rows] /= scale
+                fit.shift[: self.rows] /= scale
             if producer.branch is not None:
-                producer.branch.up[:self.rows] /= per_row(scale, producer.branch.up)
+                producer.branch.up[: self.rows] /= per_row(scale, producer.branch.up)
             if producer.bias is not None:
-                producer.bias[:self.rows] /= scale
+                producer.bias[: self.rows] /= scale
         elif isinstance(producer, nn.Linear):
-            producer.weight[:self.rows] /= per_row(scale, producer.weight)
+            producer.weight[: self.rows] /= per_row(scale, producer.weight)
             if producer.bias is not None:
-                producer.bias[:self.rows] /= scale
+                producer.bias[: self.rows] /= scale
         else:  # keys and values of a constant text: [1, tokens, channels]
             producer.value /= scale
 
@@ -76,10 +76,16 @@ def find_sites(component: nn.Module) -> list[Site]:
     found: list[Site] = []
     points = component.points.names() if hasattr(component, "points") else []
 
-    def add(producer: nn.Module, consumers: list[nn.Module], rows: int | None = None, values: str = "") -> None:
+    def add(
+        producer: nn.Module, consumers: list[nn.Module], rows: int | None = None, values: str = ""
+    ) -> None:
         """`values` names the attention between the two, whose V may have a quantiser of its own."""
-        open_between = getattr(producer, "output", None) is None and f"{values}.attention.v" not in points
-        if open_between and all(isinstance(c, QuantLayer) and c.input is not None for c in consumers):
+        open_between = (
+            getattr(producer, "output", None) is None and f"{values}.attention.v" not in points
+        )
+        if open_between and all(
+            isinstance(c, QuantLayer) and c.input is not None for c in consumers
+        ):
             found.append(Site(producer, consumers, rows))
 
     for name, module in component.named_modules():

@@ -9,5 +9,9 @@ from compress.sources.edge_sd_sr import EdgeSDSRSource
 from compress.sources.osediff import OSEDiffSource
 from compress.sources.resshift import ResShiftSource
 
-FAMILIES = {"osediff": OSEDiffSource, "adcsr": AdcSRSource, "resshift": ResShiftSource,
-            "edge_sd_sr": EdgeSDSRSource}
+FAMILIES = {
+    "osediff": OSEDiffSource,
+    "adcsr": AdcSRSource,
+    "resshift": ResShiftSource,
+    "edge_sd_sr": EdgeSDSRSource,
+}

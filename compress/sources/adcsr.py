@@ -23,9 +23,9 @@ class AdcSRSource(BaseModel):
 
     family: Literal["adcsr"] = "adcsr"
     size: Literal["nano", "sd21"] = "nano"
-    weights: str | None = None      # nano: another weight file than the embedded one
-    net: str | None = None          # sd21: net_params_200.pkl
-    decoder: str | None = None      # sd21: halfDecoder.ckpt
+    weights: str | None = None  # nano: another weight file than the embedded one
+    net: str | None = None  # sd21: net_params_200.pkl
+    decoder: str | None = None  # sd21: halfDecoder.ckpt
     colour_fix: ColourFix = "mean_std"
 
     def build(self) -> SRModel:
@@ -39,8 +39,13 @@ class AdcSRSource(BaseModel):
         # The published weights need the published numbers of groups; ours come from `prune` with aligned channels.
         channels = "first" if self.size == "sd21" else "dependency"
         model = OSEDiffSource(size=self.size, colour_fix=self.colour_fix).build()
-        for step in (Strip(text="remove", timestep="remove"), EncoderSwap(), DecoderHalve(channels=channels),
-                     Prune(ratio=0.75, channels=channels), DecoderJoin()):
+        for step in (
+            Strip(text="remove", timestep="remove"),
+            EncoderSwap(),
+            DecoderHalve(channels=channels),
+            Prune(ratio=0.75, channels=channels),
+            DecoderJoin(),
+        ):
             step.convert(model)
         return model.eval()
 
@@ -49,14 +54,18 @@ class AdcSRSource(BaseModel):
         if self.size == "sd21":
             for key, file in (("net", "net_params_200.pkl"), ("decoder", "halfDecoder.ckpt")):
                 if getattr(self, key) is None:
-                    raise UserError(f"source.{key}: size 'sd21' needs AdcSR's {file}; set source.{key} to its path "
-                                    "(--plan needs none)")
+                    raise UserError(
+                        f"source.{key}: size 'sd21' needs AdcSR's {file}; set source.{key} to its path "
+                        "(--plan needs none)"
+                    )
             load_adcsr(model, self.net, self.decoder)
         else:
             file = Path(self.weights) if self.weights else ASSET
             if not file.is_file():
-                raise UserError(f"source.weights: {file} does not exist; give the model.safetensors of a run of "
-                                "recipes/adcsr.yaml, or leave it out for the embedded weights")
+                raise UserError(
+                    f"source.weights: {file} does not exist; give the model.safetensors of a run of "
+                    "recipes/adcsr.yaml, or leave it out for the embedded weights"
+                )
             read_tensors(model, file)
         model.eval().requires_grad_(False)
 

@@ -20,7 +20,13 @@ NET, DECODER = "AdcSR's net_params_200.pkl", "AdcSR's halfDecoder.ckpt"
 UNET, MIDDLE = "body.1.", "body.2."  # the parts of the published module behind its PixelUnshuffle
 _REPEATED = re.compile(r"body\.1\.body\.(\d+)\.(.+)")
 # A decoder of CompVis' latent-diffusion -> diffusers; their levels count from the image, diffusers' from the latent.
-_LDM_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+_LDM_ATTENTION = {
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "proj_out": "to_out.0",
+}
 
 
 def state_of(entries: Any, where: str, wanted: str) -> State:
@@ -49,15 +55,23 @@ def renamed(state: State, rename: Callable[[str], str | None], where: str) -> St
         if value.dtype != tensor.dtype or not torch.equal(value, tensor):
             unequal.append(f"{first} and {name}")
     if unequal:
-        raise UserError(f"{where}: {len(unequal)} pairs of entries name one tensor and differ ({few(unequal)}); the "
-                        "file is inconsistent, fetch it again")
+        raise UserError(
+            f"{where}: {len(unequal)} pairs of entries name one tensor and differ ({few(unequal)}); the "
+            "file is inconsistent, fetch it again"
+        )
     return {name: tensor for name, (_, tensor) in found.items()}
 
 
 def execution_order(unet: UNet2DConditionModel) -> list[str]:
     """What AdcSR's second list of the UNet's parts, `body`, holds at each index."""
-    return [*(f"down_blocks.{i}" for i in range(len(unet.down_blocks))), "mid_block",
-            *(f"up_blocks.{i}" for i in range(len(unet.up_blocks))), "conv_norm_out", "conv_act", "conv_out"]
+    return [
+        *(f"down_blocks.{i}" for i in range(len(unet.down_blocks))),
+        "mid_block",
+        *(f"up_blocks.{i}" for i in range(len(unet.up_blocks))),
+        "conv_norm_out",
+        "conv_act",
+        "conv_out",
+    ]
 
 
 def network_tensors(model: SRModel, state: State, where: str = NET) -> State:
@@ -74,8 +88,10 @@ def network_tensors(model: SRModel, state: State, where: str = NET) -> State:
         return f"{UNET}{parts[int(match[1])]}.{match[2]}" if known else name
 
     places = {f"{UNET}{name}": f"denoiser.unet.{name}" for name in model.denoiser.unet.state_dict()}
-    places |= {f"{MIDDLE}{name}": f"decoder.decoder.mid_block.{name}"
-               for name in model.decoder.decoder.mid_block.state_dict()}
+    places |= {
+        f"{MIDDLE}{name}": f"decoder.decoder.mid_block.{name}"
+        for name in model.decoder.decoder.mid_block.state_dict()
+    }
     own = model.state_dict()
     found = renamed(state, rename, where)
     check_fit({name: own[place] for name, place in places.items()}, found, where, NET)
@@ -85,10 +101,22 @@ def network_tensors(model: SRModel, state: State, where: str = NET) -> State:
 def diffusers_name(name: str, levels: int) -> str:
     """A decoder's tensor as diffusers calls it, from that or from the name in latent-diffusion."""
     name = re.sub(r"^mid\.block_(\d+)\.", lambda m: f"mid_block.resnets.{int(m[1]) - 1}.", name)
-    name = re.sub(r"^mid\.attn_1\.(\w+)\.", lambda m: f"mid_block.attentions.0.{_LDM_ATTENTION.get(m[1], m[1])}.", name)
-    name = re.sub(r"^up\.(\d+)\.block\.", lambda m: f"up_blocks.{levels - 1 - int(m[1])}.resnets.", name)
-    name = re.sub(r"^up\.(\d+)\.upsample\.", lambda m: f"up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.", name)
-    return re.sub(r"^norm_out\.", "conv_norm_out.", name).replace(".nin_shortcut.", ".conv_shortcut.")
+    name = re.sub(
+        r"^mid\.attn_1\.(\w+)\.",
+        lambda m: f"mid_block.attentions.0.{_LDM_ATTENTION.get(m[1], m[1])}.",
+        name,
+    )
+    name = re.sub(
+        r"^up\.(\d+)\.block\.", lambda m: f"up_blocks.{levels - 1 - int(m[1])}.resnets.", name
+    )
+    name = re.sub(
+        r"^up\.(\d+)\.upsample\.",
+        lambda m: f"up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.",
+        name,
+    )
+    return re.sub(r"^norm_out\.", "conv_norm_out.", name).replace(
+        ".nin_shortcut.", ".conv_shortcut."
+    )
 
 
 def _float(tensor: torch.Tensor) -> torch.Tensor:
@@ -98,9 +126,13 @@ def _float(tensor: torch.Tensor) -> torch.Tensor:
 
 def half_decoder(state: State, levels: int, where: str = DECODER) -> State:
     """The decoder in `halfDecoder.ckpt`, all of it, under diffusers' names in float32; `levels` is its depth."""
-    found = renamed(state, lambda name: diffusers_name(name.partition("decoder.")[2], levels) or None, where)
-    return {name: _float(tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor)
-            for name, tensor in found.items()}
+    found = renamed(
+        state, lambda name: diffusers_name(name.partition("decoder.")[2], levels) or None, where
+    )
+    return {
+        name: _float(tensor.flatten(1) if ".attentions." in name and tensor.ndim == 4 else tensor)
+        for name, tensor in found.items()
+    }
 
 
 def decoder_tensors(model: SRModel, state: State, where: str = DECODER) -> State:
@@ -110,10 +142,16 @@ def decoder_tensors(model: SRModel, state: State, where: str = DECODER) -> State
     """
     decoder = model.decoder.decoder
     elsewhere = ("conv_in.", "mid_block.")  # replaced by the UNet's conv_out; in net_params
-    found = {f"decoder.{name}": tensor for name, tensor in half_decoder(state, len(decoder.up_blocks), where).items()
-             if not name.startswith(elsewhere)}
-    expected = {f"decoder.{name}": tensor for name, tensor in decoder.state_dict().items()
-                if not name.startswith(elsewhere)}
+    found = {
+        f"decoder.{name}": tensor
+        for name, tensor in half_decoder(state, len(decoder.up_blocks), where).items()
+        if not name.startswith(elsewhere)
+    }
+    expected = {
+        f"decoder.{name}": tensor
+        for name, tensor in decoder.state_dict().items()
+        if not name.startswith(elsewhere)
+    }
     check_fit(expected, found, where, DECODER)
     return {f"decoder.{name}": tensor for name, tensor in found.items()}
 
@@ -124,8 +162,10 @@ def load_adcsr(model: SRModel, net: str, decoder: str) -> None:
     Raises UserError for a wrong or incomplete file, naming the first keys that do not fit.
     """
     state = {}
-    for key, path, wanted, tensors in (("net", net, NET, network_tensors),
-                                       ("decoder", decoder, DECODER, decoder_tensors)):
+    for key, path, wanted, tensors in (
+        ("net", net, NET, network_tensors),
+        ("decoder", decoder, DECODER, decoder_tensors),
+    ):
         where = f"{key}: {path}"
         state |= tensors(model, state_of(read_pickle(path, key, wanted), where, wanted), where)
     model.load_state_dict(state, strict=True, assign=True)

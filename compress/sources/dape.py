@@ -15,11 +15,17 @@ from transformers import SwinConfig, SwinModel
 
 SIZE = 384
 TAGS = 4585
-IMAGE_WIDTH = 512   # of image tokens and label embeddings
-WIDTH = 768         # of the head
+IMAGE_WIDTH = 512  # of image tokens and label embeddings
+WIDTH = 768  # of the head
 HEADS = 4
-SWIN_L = dict(image_size=SIZE, patch_size=4, embed_dim=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48],
-              window_size=12)
+SWIN_L = dict(
+    image_size=SIZE,
+    patch_size=4,
+    embed_dim=192,
+    depths=[2, 2, 18, 2],
+    num_heads=[6, 12, 24, 48],
+    window_size=12,
+)
 
 
 class TagLayer(nn.Module):
@@ -37,8 +43,10 @@ class TagLayer(nn.Module):
         self.norm_mlp = nn.LayerNorm(WIDTH, eps=1e-12)
 
     def forward(self, tags: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        query, key, value = (x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
-                             for x in (self.query(tags), self.key(image), self.value(image)))
+        query, key, value = (
+            x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for x in (self.query(tags), self.key(image), self.value(image))
+        )
         seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         tags = self.norm_attention(tags + self.out(seen))
         return self.norm_mlp(tags + self.down(F.gelu(self.up(tags))))
@@ -58,7 +66,9 @@ class Tagger(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found = self.swin(image)
-        tokens = self.image_proj(torch.cat([found.pooler_output[:, None], found.last_hidden_state], dim=1))
+        tokens = self.image_proj(
+            torch.cat([found.pooler_output[:, None], found.last_hidden_state], dim=1)
+        )
         tags = F.relu(self.label_proj(self.labels)).expand(image.shape[0], -1, -1)
         for layer in self.layers:
             tags = layer(tags, tokens)

@@ -32,7 +32,7 @@ from compress.sources.variants import variant_of
 from compress.tensors import few
 from compress.weight_file import is_finite
 
-TIMESTEP = 999      # where OSEDiff's UNet restores
+TIMESTEP = 999  # where OSEDiff's UNet restores
 
 
 def random_values(model: SRModel, seed: int = 0) -> None:
@@ -49,17 +49,35 @@ def read_unet(base: str) -> UNet2DConditionModel:
     """The UNet under `base`, a folder in diffusers' layout or a hub id, in float32."""
     try:
         variant = variant_of(base, "unet")
-        unet, report = UNet2DConditionModel.from_pretrained(base, subfolder="unet", torch_dtype=torch.float32,
-                                                            output_loading_info=True, variant=variant)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        unet, report = UNet2DConditionModel.from_pretrained(
+            base,
+            subfolder="unet",
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            variant=variant,
+        )
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"source.base '{base}': cannot read unet/ ({reason}); give a folder of Stable Diffusion 1.5 or "
-                        "2.1 in diffusers' layout, or the id of a hub repository that can be reached") from None
+        raise UserError(
+            f"source.base '{base}': cannot read unet/ ({reason}); give a folder of Stable Diffusion 1.5 or "
+            "2.1 in diffusers' layout, or the id of a hub repository that can be reached"
+        ) from None
     if absent := report["missing_keys"]:
-        raise UserError(f"source.base '{base}': unet/ lacks {len(absent)} weights ({few(absent)}); fetch it again")
+        raise UserError(
+            f"source.base '{base}': unet/ lacks {len(absent)} weights ({few(absent)}); fetch it again"
+        )
     for name, tensor in unet.state_dict().items():
         if not is_finite(tensor):
-            raise UserError(f"source.base '{base}': unet/, {name} holds NaN or infinity; fetch it again")
+            raise UserError(
+                f"source.base '{base}': unet/, {name} holds NaN or infinity; fetch it again"
+            )
     return unet
 
 
@@ -68,18 +86,24 @@ def trim(unet: UNet2DConditionModel, small: UNet2DConditionModel, where: str) ->
     pairs = [(unet.down_blocks, small.down_blocks, False), (unet.up_blocks, small.up_blocks, True)]
     for blocks, likes, up in pairs:
         if len(blocks) != len(likes):
-            raise UserError(f"{where}: its UNet has {len(blocks)} levels instead of {len(likes)}; give Stable "
-                            "Diffusion 1.5 or 2.1")
+            raise UserError(
+                f"{where}: its UNet has {len(blocks)} levels instead of {len(likes)}; give Stable "
+                "Diffusion 1.5 or 2.1"
+            )
         for block, like in zip(blocks, likes, strict=True):
             count, found = len(like.resnets), len(block.resnets)
             if found < count:
-                raise UserError(f"{where}: a level of its UNet has {found} residual blocks of the {count} that are "
-                                "needed; give Stable Diffusion 1.5 or 2.1")
+                raise UserError(
+                    f"{where}: a level of its UNet has {found} residual blocks of the {count} that are "
+                    "needed; give Stable Diffusion 1.5 or 2.1"
+                )
             rows = [*range(count - 1), found - 1] if up else range(count)
             block.resnets = nn.ModuleList(block.resnets[row] for row in rows)
             if getattr(block, "attentions", None) is not None:
                 keep = getattr(like, "attentions", None) is not None
-                block.attentions = nn.ModuleList(block.attentions[row] for row in rows) if keep else None
+                block.attentions = (
+                    nn.ModuleList(block.attentions[row] for row in rows) if keep else None
+                )
 
 
 def places(index: dict[Space, torch.Tensor], axis: Axis, origin: Axis) -> torch.Tensor:
@@ -91,40 +115,59 @@ def places(index: dict[Space, torch.Tensor], axis: Axis, origin: Axis) -> torch.
     return torch.cat(parts)
 
 
-def matching(graph: ChannelGraph, names: dict[nn.Module, str], base: ChannelGraph, twins: dict[str, nn.Module],
-             where: str) -> dict[Space, Space]:
+def matching(
+    graph: ChannelGraph,
+    names: dict[nn.Module, str],
+    base: ChannelGraph,
+    twins: dict[str, nn.Module],
+    where: str,
+) -> dict[Space, Space]:
     """Which space of the base each space of the small UNet is a part of."""
     found: dict[Space, Space] = {}
     for layer, axes in graph.layers.items():
         twin = base.layers.get(twins.get(names[layer]))
-        for axis, origin in () if twin is None else ((axes.inputs, twin.inputs), (axes.outputs, twin.outputs)):
+        for axis, origin in (
+            () if twin is None else ((axes.inputs, twin.inputs), (axes.outputs, twin.outputs))
+        ):
             for space, source in zip(axis or (), origin or (), strict=True):
                 if found.setdefault(space, source) is not source:
-                    raise UserError(f"{where}: its UNet changes its width at {names[layer]}, where the small one does "
-                                    "not; give Stable Diffusion 1.5 or 2.1")
+                    raise UserError(
+                        f"{where}: its UNet changes its width at {names[layer]}, where the small one does "
+                        "not; give Stable Diffusion 1.5 or 2.1"
+                    )
     return found
 
 
-def heads_kept(space: Space, source: Space, heads: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def heads_kept(
+    space: Space, source: Space, heads: torch.Tensor, scores: torch.Tensor
+) -> torch.Tensor:
     """Indices of the best channels in each of the base's `heads`."""
     size = source.size // source.heads
     rows = scores.view(source.heads, size)
     return torch.cat([best(rows[head], space.size // space.heads) + head * size for head in heads])
 
 
-def kept(graph: ChannelGraph, found: dict[Space, Space], scores: dict[Space, torch.Tensor], where: str
-         ) -> dict[Space, torch.Tensor]:
+def kept(
+    graph: ChannelGraph, found: dict[Space, Space], scores: dict[Space, torch.Tensor], where: str
+) -> dict[Space, torch.Tensor]:
     """For each space of the small UNet the base's channels that it keeps, ascending."""
     index: dict[Space, torch.Tensor] = {}
     for attention in graph.attentions:
-        queries, values = (graph.layers[layer].outputs[0] for layer in (attention.to_q, attention.to_v))
+        queries, values = (
+            graph.layers[layer].outputs[0] for layer in (attention.to_q, attention.to_v)
+        )
         if queries not in found:
             continue
         sources = found[queries], found[values]
-        if queries.heads > sources[0].heads or queries.size // queries.heads > sources[0].size // sources[0].heads:
-            raise UserError(f"{where}: {queries.heads} heads of {queries.size // queries.heads} channels cannot be cut "
-                            f"from {sources[0].heads} of {sources[0].size // sources[0].heads}; set source.heads to "
-                            "sd15 for Stable Diffusion 1.5 and to sd21 for 2.1")
+        if (
+            queries.heads > sources[0].heads
+            or queries.size // queries.heads > sources[0].size // sources[0].heads
+        ):
+            raise UserError(
+                f"{where}: {queries.heads} heads of {queries.size // queries.heads} channels cannot be cut "
+                f"from {sources[0].heads} of {sources[0].size // sources[0].heads}; set source.heads to "
+                "sd15 for Stable Diffusion 1.5 and to sd21 for 2.1"
+            )
         both = sum(scores[s].view(s.heads, -1).sum(1) / scores[s].sum() for s in sources)
         heads = best(both, queries.heads)
         for space, source in zip((queries, values), sources, strict=True):
@@ -135,8 +178,10 @@ def kept(graph: ChannelGraph, found: dict[Space, Space], scores: dict[Space, tor
         if space.fixed:
             index[space] = torch.arange(min(space.size, source.size))
         elif space.size > source.size:
-            raise UserError(f"{where}: {space.size} channels cannot be cut from {source.size}; give Stable Diffusion "
-                            "1.5 or 2.1")
+            raise UserError(
+                f"{where}: {space.size} channels cannot be cut from {source.size}; give Stable Diffusion "
+                "1.5 or 2.1"
+            )
         else:
             index[space] = choose(source, (space.size + 0.5) / source.size, scores.get(source))
     return index
@@ -145,7 +190,10 @@ def kept(graph: ChannelGraph, found: dict[Space, Space], scores: dict[Space, tor
 @torch.no_grad()
 def inherit(small: UNet2DConditionModel, base: str) -> None:
     """Fill `small` from `base`, a folder in diffusers' layout or a hub id. Raises UserError where they do not fit."""
-    from compress.passes.strip import fold_timestep, remove_context     # the passes import compress.sources
+    from compress.passes.strip import (
+        fold_timestep,
+        remove_context,
+    )  # the passes import compress.sources
 
     where, source = f"source.base '{base}'", read_unet(base)
     trim(source, small, where)
@@ -174,7 +222,9 @@ def inherit(small: UNet2DConditionModel, base: str) -> None:
             keep_temperature(attention, twin.inner_dim // twin.heads)
 
 
-def _copy(layer: nn.Module, axes, twin: nn.Module, twin_axes, index: dict[Space, torch.Tensor]) -> None:
+def _copy(
+    layer: nn.Module, axes, twin: nn.Module, twin_axes, index: dict[Space, torch.Tensor]
+) -> None:
     """`layer` from `twin`; a 1x1 convolution of SD 1.5 fills a linear layer. Inputs that the base lacks get 0."""
     out = places(index, axes.outputs, twin_axes.outputs)
     weight = twin.weight[out]
@@ -182,7 +232,9 @@ def _copy(layer: nn.Module, axes, twin: nn.Module, twin_axes, index: dict[Space,
         columns = places(index, axes.inputs, twin_axes.inputs)
         weight = weight[:, columns]
         layer.weight.zero_()
-        layer.weight[:, :len(columns)] = weight.view(len(out), len(columns), *layer.weight.shape[2:])
+        layer.weight[:, : len(columns)] = weight.view(
+            len(out), len(columns), *layer.weight.shape[2:]
+        )
     else:
         layer.weight.copy_(weight)
     if layer.bias is not None:

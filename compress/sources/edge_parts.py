@@ -51,10 +51,13 @@ class Level(nn.Module):
 def levels(widths: Sequence[int], blocks: Sequence[int], up: bool) -> nn.ModuleList:
     """Level i has `widths[i]` channels and `blocks[i]` blocks. Raises UserError where the two differ in length."""
     if not widths or len(widths) != len(blocks):
-        raise UserError(f"widths {tuple(widths)} and blocks {tuple(blocks)} must name the same levels, one at least")
+        raise UserError(
+            f"widths {tuple(widths)} and blocks {tuple(blocks)} must name the same levels, one at least"
+        )
     return nn.ModuleList(
         Level(conv3(widths[i - 1], width, 1 if up else 2) if i else None, width, count, up)
-        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)))
+        for i, (width, count) in enumerate(zip(widths, blocks, strict=True))
+    )
 
 
 class LightDecoder(nn.Module):
@@ -65,8 +68,13 @@ class LightDecoder(nn.Module):
     at full resolution; three levels then make x8.
     """
 
-    def __init__(self, widths: Sequence[int] = (320, 160, 64, 24), blocks: Sequence[int] = (4, 3, 2, 1),
-                 in_channels: int = 4, shuffle: bool = False):
+    def __init__(
+        self,
+        widths: Sequence[int] = (320, 160, 64, 24),
+        blocks: Sequence[int] = (4, 3, 2, 1),
+        in_channels: int = 4,
+        shuffle: bool = False,
+    ):
         super().__init__()
         self.shuffle = shuffle
         self.scale = 2 ** (len(widths) - 1 + shuffle)
@@ -97,7 +105,12 @@ class LREncoder(nn.Module):
     are those of the facts (1.93M and 9.7 GMAC; 1.96M and 8.6), which name the levels and not the output layers.
     """
 
-    def __init__(self, widths: Sequence[int] = (64, 176), blocks: Sequence[int] = (2, 3), out_channels: int = 4):
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 176),
+        blocks: Sequence[int] = (2, 3),
+        out_channels: int = 4,
+    ):
         super().__init__()
         self.conv_in = conv3(3, widths[0])
         self.levels = levels(widths, blocks, up=False)
@@ -119,8 +132,10 @@ class LREncoder(nn.Module):
         nn.init.constant_(self.log_variance.bias, 2 * math.log(sigma))
 
     def clean(self, image: torch.Tensor) -> torch.Tensor:
-        raise UserError("an Edge-SD-SR model encodes low-resolution images only: its encoder of HR images stays with "
-                        "the training; distil against the teacher (target: teacher), without losses on HR latents")
+        raise UserError(
+            "an Edge-SD-SR model encodes low-resolution images only: its encoder of HR images stays with "
+            "the training; distil against the teacher (target: teacher), without losses on HR latents"
+        )
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         return torch.cat(self.moments(lr), dim=1)
@@ -138,8 +153,12 @@ class CleanDenoiser(UNetDenoiser):
     def __init__(self, unet: UNet2DConditionModel, timestep: int):
         super().__init__(unet, timestep)
 
-    def forward(self, latent: torch.Tensor, context: torch.Tensor | None = None,
-                timesteps: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        latent: torch.Tensor,
+        context: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         mean = latent.chunk(2, dim=1)[1]
         context = self.context if context is None else context
         if context is not None:

@@ -49,14 +49,18 @@ class VAEDecoder(nn.Module):
 
     def features(self, latent: torch.Tensor) -> torch.Tensor:
         """What the middle block puts out, [B, C, h, w]."""
-        return self.decoder.mid_block(self.decoder.conv_in(self.post_quant_conv(latent / self.scaling_factor)))
+        return self.decoder.mid_block(
+            self.decoder.conv_in(self.post_quant_conv(latent / self.scaling_factor))
+        )
 
     def tail(self, features: torch.Tensor) -> torch.Tensor:
         """The image from the middle block's features."""
         x = features
         for block in self.decoder.up_blocks:
             x = block(x)
-        return self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(x))) * 0.5 + 0.5
+        return (
+            self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(x))) * 0.5 + 0.5
+        )
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         return self.tail(self.features(latent))
@@ -69,7 +73,9 @@ class UNetDenoiser(nn.Module):
     after the `strip` pass has folded it into keys and values.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None):
+    def __init__(
+        self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
+    ):
         super().__init__()
         self.unet = unet
         self.timestep = timestep
@@ -107,7 +113,9 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.text_model = text_model
         self.register_buffer("token_ids", token_ids)
-        for module in text_model.modules():  # position ids: a model built on meta has them from its file
+        for (
+            module
+        ) in text_model.modules():  # position ids: a model built on meta has them from its file
             module._non_persistent_buffers_set.clear()
 
     def forward(self) -> torch.Tensor:

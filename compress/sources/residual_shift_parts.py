@@ -33,7 +33,11 @@ class CodeDecoder(nn.Module):
 
     def __init__(self, vq: VQAutoencoder):
         super().__init__()
-        self.quantize, self.post_quant_conv, self.decoder = vq.quantize, vq.post_quant_conv, vq.decoder
+        self.quantize, self.post_quant_conv, self.decoder = (
+            vq.quantize,
+            vq.post_quant_conv,
+            vq.decoder,
+        )
 
     def features(self, latent: torch.Tensor, quantise: bool = True) -> torch.Tensor:
         """What the middle block puts out, [B, C, h, w]."""
@@ -61,8 +65,9 @@ class PairDenoiser(nn.Module):
         super().__init__()
         self.unet, self.timestep = unet, timestep
 
-    def forward(self, latent: torch.Tensor, context: None = None, timesteps: torch.Tensor | None = None
-                ) -> torch.Tensor:
+    def forward(
+        self, latent: torch.Tensor, context: None = None, timesteps: torch.Tensor | None = None
+    ) -> torch.Tensor:
         x, lr = latent.chunk(2, dim=1)
         if timesteps is None:
             timesteps = torch.full((1,), self.timestep, dtype=torch.int64, device=latent.device)

@@ -22,9 +22,21 @@ ASSET = Path(__file__).parent.parent / "assets" / "sinsr_nano.safetensors"
 
 # A quarter of the levels' widths, one level less, so that small images need little padding; attention from the second
 # level on, where a map has a quarter of the positions; none over the whole map, which would be most of the MACs.
-NANO_UNET = SwinUNetConfig(channels=32, multipliers=(1, 2, 4), blocks=1, size=32, attention=(16, 8), embed=64,
-                           head_channels=16, mlp_ratio=2, mask="swin", groups=16)
-NANO_VQ = VQConfig(channels=8, multipliers=(2, 3, 6), blocks=1, codes=1024, groups=8, attention=False)
+NANO_UNET = SwinUNetConfig(
+    channels=32,
+    multipliers=(1, 2, 4),
+    blocks=1,
+    size=32,
+    attention=(16, 8),
+    embed=64,
+    head_channels=16,
+    mlp_ratio=2,
+    mask="swin",
+    groups=16,
+)
+NANO_VQ = VQConfig(
+    channels=8, multipliers=(2, 3, 6), blocks=1, codes=1024, groups=8, attention=False
+)
 
 LEVELS = ("state_dict", "ema", "params_ema", "params")
 
@@ -35,11 +47,17 @@ def released_state(path: str, key: str, wanted: str) -> State:
     They lie at the top or under one of LEVELS, and their names may begin with prefixes that training leaves (compress.tensors.plain_name).
     """
     content = read_pickle(path, key, wanted)
-    for _ in LEVELS:    # and no more: a pickled mapping may hold itself
-        level = next((k for k in LEVELS if isinstance(content, dict) and isinstance(content.get(k), dict)), None)
+    for _ in LEVELS:  # and no more: a pickled mapping may hold itself
+        level = next(
+            (k for k in LEVELS if isinstance(content, dict) and isinstance(content.get(k), dict)),
+            None,
+        )
         content = content if level is None else content[level]
     state = named_tensors(content, f"{key}: {path}", wanted)
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
 
 
 class ResShiftSource(BaseModel):
@@ -51,12 +69,18 @@ class ResShiftSource(BaseModel):
     family: Literal["resshift"] = "resshift"
     model: Literal["sinsr", "resshift"] = "sinsr"
     size: Literal["nano", "full"] = "nano"
-    weights: str | None = None          # nano: another weight file than the embedded one
-    unet: str | None = None             # full: SinSR_v1.pth, or one of ResShift's
-    vq: str | None = None               # full: autoencoder_vq_f4.pth
-    steps: Literal[4, 15] = 15          # of the schedule: 15 for SinSR and ResShift v1 and v2, 4 for ResShift v3
-    sampler: Literal["stochastic", "deterministic"] = "stochastic"  # resshift: ResShift's own, or SinSR's teacher
-    colour_fix: ColourFix | None = None     # None: none, as released, and wavelet for nano, whose codes have few colours
+    weights: str | None = None  # nano: another weight file than the embedded one
+    unet: str | None = None  # full: SinSR_v1.pth, or one of ResShift's
+    vq: str | None = None  # full: autoencoder_vq_f4.pth
+    steps: Literal[4, 15] = (
+        15  # of the schedule: 15 for SinSR and ResShift v1 and v2, 4 for ResShift v3
+    )
+    sampler: Literal["stochastic", "deterministic"] = (
+        "stochastic"  # resshift: ResShift's own, or SinSR's teacher
+    )
+    colour_fix: ColourFix | None = (
+        None  # None: none, as released, and wavelet for nano, whose codes have few colours
+    )
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
@@ -65,11 +89,20 @@ class ResShiftSource(BaseModel):
         with torch.device("meta"):
             unet = SwinUNet(NANO_UNET if nano else SwinUNetConfig())
             vq = VQAutoencoder(NANO_VQ if nano else VQConfig())
-            process = ResidualSampler(schedule, "one_step" if self.model == "sinsr" else self.sampler)
+            process = ResidualSampler(
+                schedule, "one_step" if self.model == "sinsr" else self.sampler
+            )
         multiple, fix = unet.config.multiple, self.colour_fix or ("wavelet" if nano else "none")
-        model = SRModel(PairEncoder(vq), PairDenoiser(unet, schedule.timesteps[schedule.last]), CodeDecoder(vq),
-                        process, colour_fix=fix, multiple=multiple, latent_ratio=1.0,
-                        tiling=Tiling(tile=128, overlap=multiple, margin=MARGIN if nano else 0))
+        model = SRModel(
+            PairEncoder(vq),
+            PairDenoiser(unet, schedule.timesteps[schedule.last]),
+            CodeDecoder(vq),
+            process,
+            colour_fix=fix,
+            multiple=multiple,
+            latent_ratio=1.0,
+            tiling=Tiling(tile=128, overlap=multiple, margin=MARGIN if nano else 0),
+        )
         return model.eval()
 
     def load(self, model: SRModel) -> None:
@@ -79,9 +112,11 @@ class ResShiftSource(BaseModel):
         else:
             file = Path(self.weights) if self.weights else ASSET
             if not file.is_file():
-                raise UserError(f"source.weights: {file} does not exist; give a weight file that recipes/train/"
-                                "sinsr_nano.yaml wrote" + (", or leave it out for the embedded weights" * bool(
-                                    self.weights)))
+                raise UserError(
+                    f"source.weights: {file} does not exist; give a weight file that recipes/train/"
+                    "sinsr_nano.yaml wrote"
+                    + (", or leave it out for the embedded weights" * bool(self.weights))
+                )
             read_tensors(model, file)
         model.eval().requires_grad_(False)
 
@@ -90,12 +125,22 @@ class ResShiftSource(BaseModel):
         files = (("unet", network), ("vq", "autoencoder_vq_f4.pth"))
         for key, wanted in files:
             if getattr(self, key) is None:
-                raise UserError(f"source.{key}: size 'full' needs {wanted}; set source.{key} to its path (--plan needs "
-                                "none)")
-        parts = {"unet": nn.ModuleList([model.denoiser.unet]), "vq": nn.ModuleList([model.encoder, model.decoder])}
+                raise UserError(
+                    f"source.{key}: size 'full' needs {wanted}; set source.{key} to its path (--plan needs "
+                    "none)"
+                )
+        parts = {
+            "unet": nn.ModuleList([model.denoiser.unet]),
+            "vq": nn.ModuleList([model.encoder, model.decoder]),
+        }
         for key, wanted in files:
-            file, state = getattr(self, key), released_state(getattr(self, key), f"source.{key}", wanted)
-            expected = {name: tensor for part in parts[key] for name, tensor in part.state_dict().items()}
+            file, state = (
+                getattr(self, key),
+                released_state(getattr(self, key), f"source.{key}", wanted),
+            )
+            expected = {
+                name: tensor for part in parts[key] for name, tensor in part.state_dict().items()
+            }
             check_fit(expected, state, f"source.{key}: {file}", wanted)
             for part in parts[key]:
                 part.load_state_dict({name: state[name] for name in part.state_dict()}, assign=True)

@@ -21,33 +21,44 @@ class SwinUNetConfig:
     """The defaults are SinSR v1 and ResShift v1 to v3 for x4 super-resolution. Raises UserError where sizes clash."""
 
     channels: int = 160
-    multipliers: tuple[int, ...] = (1, 2, 2, 4)     # channels of a level, in multiples of `channels`
-    blocks: int = 2                                 # residual blocks a level (one more in the decoder)
-    size: int = 64                                  # side of the map that the network was designed for
-    attention: tuple[int, ...] = (64, 32, 16, 8)    # levels with a Swin layer, by the side of their map at `size`
-    embed: int = 192                                # channels inside a Swin layer
+    multipliers: tuple[int, ...] = (1, 2, 2, 4)  # channels of a level, in multiples of `channels`
+    blocks: int = 2  # residual blocks a level (one more in the decoder)
+    size: int = 64  # side of the map that the network was designed for
+    attention: tuple[int, ...] = (
+        64,
+        32,
+        16,
+        8,
+    )  # levels with a Swin layer, by the side of their map at `size`
+    embed: int = 192  # channels inside a Swin layer
     head_channels: int = 32
-    depth: int = 2                                  # blocks a Swin layer; every second one shifts its windows
+    depth: int = 2  # blocks a Swin layer; every second one shifts its windows
     window: int = 8
     mlp_ratio: int = 4
-    mask: Literal["published", "swin"] = "published"    # of shifted windows, see `shift_mask`
-    film: bool = True                               # the timestep scales and shifts; otherwise it is added
+    mask: Literal["published", "swin"] = "published"  # of shifted windows, see `shift_mask`
+    film: bool = True  # the timestep scales and shifts; otherwise it is added
     in_channels: int = 3
-    lr_channels: int = 3                            # of the low-resolution image beside the latent; 0 for none
+    lr_channels: int = 3  # of the low-resolution image beside the latent; 0 for none
     out_channels: int = 3
-    groups: int = 32                                # of every GroupNorm
+    groups: int = 32  # of every GroupNorm
 
     def __post_init__(self) -> None:
         odd = [width for width in (self.channels, self.embed) if width % self.groups]
         if odd:
-            raise UserError(f"Swin UNet: {odd[0]} channels cannot be normalised in {self.groups} groups; choose a "
-                            "multiple")
+            raise UserError(
+                f"Swin UNet: {odd[0]} channels cannot be normalised in {self.groups} groups; choose a "
+                "multiple"
+            )
         if self.channels % 2 or self.embed % self.head_channels:
-            raise UserError(f"Swin UNet: channels ({self.channels}) must be even and embed ({self.embed}) a multiple "
-                            f"of head_channels ({self.head_channels})")
+            raise UserError(
+                f"Swin UNet: channels ({self.channels}) must be even and embed ({self.embed}) a multiple "
+                f"of head_channels ({self.head_channels})"
+            )
         if self.size % self.multiple:
-            raise UserError(f"Swin UNet: size {self.size} must be a multiple of {self.multiple}, so that the smallest "
-                            f"map of {len(self.multipliers)} levels has whole windows of {self.window}")
+            raise UserError(
+                f"Swin UNet: size {self.size} must be a multiple of {self.multiple}, so that the smallest "
+                f"map of {len(self.multipliers)} levels has whole windows of {self.window}"
+            )
         if self.mask not in ("published", "swin"):
             raise UserError(f"Swin UNet: mask '{self.mask}' is unknown; choose published or swin")
 
@@ -67,7 +78,10 @@ def timestep_embedding(timesteps: torch.Tensor, channels: int) -> torch.Tensor:
 
 def relative_position_index(window: int) -> torch.Tensor:
     """int64 [n, n], n = window^2: the row of the bias table for every pair of positions in a window."""
-    y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"))
+    y, x = (
+        axis.flatten()
+        for axis in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    )
     return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
 
 
@@ -83,7 +97,7 @@ def shift_mask(size: int, window: int, shift: int, kind: str) -> torch.Tensor:
     else:
         band = (index >= size - window).int() + (index >= size - shift).int()
         region = 3 * band[:, None] + band
-    region = _windows(region[None, None], window).squeeze(-1)     # [windows, n]
+    region = _windows(region[None, None], window).squeeze(-1)  # [windows, n]
     parted = region[:, None, :] != region[:, :, None]
     return torch.zeros(parted.shape).masked_fill(parted, MASKED)
 
@@ -92,15 +106,23 @@ def shift_mask(size: int, window: int, shift: int, kind: str) -> torch.Tensor:
 def _windows(x: torch.Tensor, window: int) -> torch.Tensor:
     """[B, C, h, w] -> [B * windows, window^2, C]."""
     batch, channels, height, width = x.shape
-    x = x.reshape(-1, window, width // window, window).transpose(1, 2)      # [B * C * rows, columns, window, window]
-    return x.reshape(batch, channels, -1, window * window).permute(0, 2, 3, 1).reshape(-1, window * window, channels)
+    x = x.reshape(-1, window, width // window, window).transpose(
+        1, 2
+    )  # [B * C * rows, columns, window, window]
+    return (
+        x.reshape(batch, channels, -1, window * window)
+        .permute(0, 2, 3, 1)
+        .reshape(-1, window * window, channels)
+    )
 
 
 def _merge(x: torch.Tensor, rows: int, columns: int, window: int) -> torch.Tensor:
     """The inverse of `_windows` for a map of rows x columns windows."""
     channels = x.shape[2]
     x = x.reshape(-1, rows * columns, window * window, channels).permute(0, 3, 1, 2)
-    x = x.reshape(-1, columns, window, window).transpose(1, 2)              # [B * C * rows, window, columns, window]
+    x = x.reshape(-1, columns, window, window).transpose(
+        1, 2
+    )  # [B * C * rows, window, columns, window]
     return x.reshape(-1, channels, rows * window, columns * window)
 
 
@@ -127,10 +149,14 @@ class WindowAttention(nn.Module):
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`mask` [windows, n, n] is added to the scores of every head."""
         joined, channels = self.qkv(x), x.shape[2]
-        q, k, v = (joined[:, :, i:i + channels].reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
-                   for i in range(0, 3 * channels, channels))      # [B * windows, heads, n, d] each
+        q, k, v = (
+            joined[:, :, i : i + channels].reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            for i in range(0, 3 * channels, channels)
+        )  # [B * windows, heads, n, d] each
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        bias = self.relative_position_bias_table.index_select(
+            0, self.relative_position_index.flatten()
+        )
         scores = scores + bias.reshape(*self.relative_position_index.shape, -1).permute(2, 0, 1)
         if mask is not None:
             scores = scores + mask.repeat(len(x) // len(mask), 1, 1)[:, None]
@@ -161,7 +187,9 @@ class SwinBlock(nn.Module):
         self.size, self.kind = size, config.mask
         self.register_buffer("attn_mask", None)
         self.norm1 = nn.GroupNorm(config.groups, config.embed)
-        self.attn = WindowAttention(config.embed, config.embed // config.head_channels, config.window)
+        self.attn = WindowAttention(
+            config.embed, config.embed // config.head_channels, config.window
+        )
         self.norm2 = nn.GroupNorm(config.groups, config.embed)
         self.mlp = Mlp(config.embed, config.mlp_ratio)
         self.reset_parameters()
@@ -169,14 +197,16 @@ class SwinBlock(nn.Module):
     def reset_parameters(self) -> None:
         """The mask that follows from the sizes."""
         if self.shift:
-            self.attn_mask = shift_mask(self.size, self.window, self.shift, self.kind).to(self.norm1.weight.device)
+            self.attn_mask = shift_mask(self.size, self.window, self.shift, self.kind).to(
+                self.norm1.weight.device
+            )
 
     def compact(self) -> None:
         """Store no more than is read: of the mask the four windows in the corners, positions in 32 bits."""
         self.attn.relative_position_index = self.attn.relative_position_index.int()
         if self.shift:
             side = math.isqrt(self.attn_mask.shape[0])
-            corners = self.attn_mask.unflatten(0, (side, side))[::side - 1, ::side - 1]
+            corners = self.attn_mask.unflatten(0, (side, side))[:: side - 1, :: side - 1]
             self.attn_mask = corners.flatten(0, 1).clone()
 
     def mask(self, rows: int, columns: int) -> torch.Tensor:
@@ -188,7 +218,9 @@ class SwinBlock(nn.Module):
         side = math.isqrt(self.attn_mask.shape[0])
         mask = self.attn_mask.unflatten(0, (side, side))
         mask = torch.cat([mask[:1].expand(rows - 1, -1, -1, -1), mask[-1:]])
-        return torch.cat([mask[:, :1].expand(-1, columns - 1, -1, -1), mask[:, -1:]], dim=1).flatten(0, 1)
+        return torch.cat(
+            [mask[:, :1].expand(-1, columns - 1, -1, -1), mask[:, -1:]], dim=1
+        ).flatten(0, 1)
 
     def attention(self, x: torch.Tensor) -> torch.Tensor:
         rows, columns = x.shape[2] // self.window, x.shape[3] // self.window
@@ -221,7 +253,9 @@ class SwinLayer(nn.Module):
         super().__init__()
         self.patch_embed = Projection(channels, config.embed)
         self.patch_unembed = Projection(config.embed, channels)
-        self.blocks = nn.Sequential(*(SwinBlock(config, size, shifted=i % 2 == 1) for i in range(config.depth)))
+        self.blocks = nn.Sequential(
+            *(SwinBlock(config, size, shifted=i % 2 == 1) for i in range(config.depth))
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.patch_unembed(self.blocks(self.patch_embed(x)))
@@ -233,20 +267,31 @@ class ResBlock(nn.Module):
     def __init__(self, config: SwinUNetConfig, in_channels: int, out_channels: int):
         super().__init__()
         self.film = config.film
-        self.in_layers = nn.Sequential(nn.GroupNorm(config.groups, in_channels), nn.SiLU(),
-                                       nn.Conv2d(in_channels, out_channels, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(),
-                                        nn.Linear(4 * config.channels, out_channels * (2 if config.film else 1)))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(config.groups, in_channels),
+            nn.SiLU(),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        )
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(4 * config.channels, out_channels * (2 if config.film else 1))
+        )
         # The identity stands where the authors have a dropout of 0: the convolution keeps its number.
-        self.out_layers = nn.Sequential(nn.GroupNorm(config.groups, out_channels), nn.SiLU(), nn.Identity(),
-                                        nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip_connection = (nn.Identity() if in_channels == out_channels
-                                else nn.Conv2d(in_channels, out_channels, 1))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(config.groups, out_channels),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip_connection = (
+            nn.Identity()
+            if in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor | None) -> torch.Tensor:
         norm, rest = self.out_layers[0], self.out_layers[1:]
         h = self.in_layers(x)
-        if self.emb_layers is None:     # folded, see passes/fold_film.py
+        if self.emb_layers is None:  # folded, see passes/fold_film.py
             return self.skip_connection(x) + rest(norm(h))
         time = self.emb_layers(embedding)[..., None, None]
         if self.film:
@@ -294,12 +339,19 @@ class SwinUNet(nn.Module):
 
         def stage(in_channels: int, out_channels: int, level: int, first: bool) -> Stage:
             size = config.size >> level
-            swin = [SwinLayer(config, out_channels, size)] if first and size in config.attention else []
+            swin = (
+                [SwinLayer(config, out_channels, size)]
+                if first and size in config.attention
+                else []
+            )
             return Stage(ResBlock(config, in_channels, out_channels), *swin)
 
-        self.time_embed = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base))
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(config.in_channels + config.lr_channels, base, 3,
-                                                           padding=1))])
+        self.time_embed = nn.Sequential(
+            nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base)
+        )
+        self.input_blocks = nn.ModuleList(
+            [Stage(nn.Conv2d(config.in_channels + config.lr_channels, base, 3, padding=1))]
+        )
         skips, last = [width], len(config.multipliers) - 1
         for level, multiplier in enumerate(config.multipliers):
             for i in range(config.blocks):
@@ -309,20 +361,30 @@ class SwinUNet(nn.Module):
             if level != last:
                 self.input_blocks.append(Stage(Downsample(width)))
                 skips.append(width)
-        self.middle_block = Stage(ResBlock(config, width, width), SwinLayer(config, width, config.size >> last),
-                                  ResBlock(config, width, width))
+        self.middle_block = Stage(
+            ResBlock(config, width, width),
+            SwinLayer(config, width, config.size >> last),
+            ResBlock(config, width, width),
+        )
         self.output_blocks = nn.ModuleList()
         for level in range(last, -1, -1):
             for i in range(config.blocks + 1):
-                block = stage(width + skips.pop(), config.multipliers[level] * base, level, first=i == 0)
+                block = stage(
+                    width + skips.pop(), config.multipliers[level] * base, level, first=i == 0
+                )
                 width = config.multipliers[level] * base
                 if level and i == config.blocks:
                     block.append(Upsample(width))
                 self.output_blocks.append(block)
-        self.out = nn.Sequential(nn.GroupNorm(config.groups, width), nn.SiLU(),
-                                 nn.Conv2d(width, config.out_channels, 3, padding=1))
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.groups, width),
+            nn.SiLU(),
+            nn.Conv2d(width, config.out_channels, 3, padding=1),
+        )
 
-    def forward(self, x_t: torch.Tensor, timesteps: torch.Tensor, lr: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_t: torch.Tensor, timesteps: torch.Tensor, lr: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, 3, h, w], integers [B] or [1], [B, 3, h, w] -> the clean latent [B, 3, h, w].
 
         `x_t` is the state after the input normaliser (`ResidualShift.network_input`), `lr` the low-resolution image
@@ -331,16 +393,22 @@ class SwinUNet(nn.Module):
         """
         height, width = x_t.shape[-2:]
         if height % self.config.multiple or width % self.config.multiple:
-            raise UserError(f"Swin UNet: a map of {width}x{height} does not divide into windows; both sides must be "
-                            f"multiples of {self.config.multiple}")
+            raise UserError(
+                f"Swin UNet: a map of {width}x{height} does not divide into windows; both sides must be "
+                f"multiples of {self.config.multiple}"
+            )
         if lr is not None:
             if lr.shape[-2:] != x_t.shape[-2:]:
-                raise UserError(f"Swin UNet: the low-resolution image is {lr.shape[-1]}x{lr.shape[-2]} and the latent "
-                                f"{width}x{height}; both must have one size")
+                raise UserError(
+                    f"Swin UNet: the low-resolution image is {lr.shape[-1]}x{lr.shape[-2]} and the latent "
+                    f"{width}x{height}; both must have one size"
+                )
             x_t = torch.cat([x_t, lr], dim=1)
         embedding = None
         if self.time_embed is not None:
-            embedding = self.time_embed(timestep_embedding(timesteps, self.config.channels).to(x_t.dtype))
+            embedding = self.time_embed(
+                timestep_embedding(timesteps, self.config.channels).to(x_t.dtype)
+            )
         h, skips = x_t, []
         for block in self.input_blocks:
             h = block(h, embedding)

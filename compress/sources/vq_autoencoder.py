@@ -19,17 +19,23 @@ class VQConfig:
     """The defaults are the published autoencoder. Raises UserError when a width cannot be normalised."""
 
     channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4)    # channels of a level, from the image on, in multiples of `channels`
-    blocks: int = 2                             # residual blocks a level (one more in the decoder)
+    multipliers: tuple[int, ...] = (
+        1,
+        2,
+        4,
+    )  # channels of a level, from the image on, in multiples of `channels`
+    blocks: int = 2  # residual blocks a level (one more in the decoder)
     latent_channels: int = 3
     codes: int = 8192
     image_channels: int = 3
-    groups: int = 32                            # of every GroupNorm
-    attention: bool = True                      # over all positions, in the middle of encoder and decoder
+    groups: int = 32  # of every GroupNorm
+    attention: bool = True  # over all positions, in the middle of encoder and decoder
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
-            raise UserError(f"VQ autoencoder: channels ({self.channels}) must be a multiple of {self.groups}")
+            raise UserError(
+                f"VQ autoencoder: channels ({self.channels}) must be a multiple of {self.groups}"
+            )
 
     @property
     def factor(self) -> int:
@@ -68,7 +74,9 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.norm(x)
         # [B, 1, h * w, C]: the ONNX exporter wants the axis of heads.
-        q, k, v = (layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v)
+        )
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 
@@ -105,11 +113,22 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, then `sample`, if any, under the name `sample_name`."""
 
-    def __init__(self, config: VQConfig, in_channels: int, out_channels: int, blocks: int, sample: nn.Module | None,
-                 sample_name: str):
+    def __init__(
+        self,
+        config: VQConfig,
+        in_channels: int,
+        out_channels: int,
+        blocks: int,
+        sample: nn.Module | None,
+        sample_name: str,
+    ):
         super().__init__()
-        self.block = nn.Sequential(*(ResnetBlock(config, out_channels if i else in_channels, out_channels)
-                                     for i in range(blocks)))
+        self.block = nn.Sequential(
+            *(
+                ResnetBlock(config, out_channels if i else in_channels, out_channels)
+                for i in range(blocks)
+            )
+        )
         self.sample_name = sample_name
         self.register_module(sample_name, sample)
 
@@ -123,11 +142,24 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        widths, last = [m * config.channels for m in config.multipliers], len(config.multipliers) - 1
+        widths, last = (
+            [m * config.channels for m in config.multipliers],
+            len(config.multipliers) - 1,
+        )
         self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
-        self.down = nn.Sequential(*(
-            Level(config, widths[i - 1] if i else config.channels, width, config.blocks,
-                  Downsample(width) if i != last else None, "downsample") for i, width in enumerate(widths)))
+        self.down = nn.Sequential(
+            *(
+                Level(
+                    config,
+                    widths[i - 1] if i else config.channels,
+                    width,
+                    config.blocks,
+                    Downsample(width) if i != last else None,
+                    "downsample",
+                )
+                for i, width in enumerate(widths)
+            )
+        )
         self.mid = Middle(config, widths[-1])
         self.norm_out = _norm(config, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
@@ -142,11 +174,23 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        widths, last = [m * config.channels for m in config.multipliers], len(config.multipliers) - 1
+        widths, last = (
+            [m * config.channels for m in config.multipliers],
+            len(config.multipliers) - 1,
+        )
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(config, widths[-1])
-        self.up = nn.ModuleList(Level(config, widths[min(i + 1, last)], width, config.blocks + 1,
-                                      Upsample(width) if i else None, "upsample") for i, width in enumerate(widths))
+        self.up = nn.ModuleList(
+            Level(
+                config,
+                widths[min(i + 1, last)],
+                width,
+                config.blocks + 1,
+                Upsample(width) if i else None,
+                "upsample",
+            )
+            for i, width in enumerate(widths)
+        )
         self.norm_out = _norm(config, widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
 
@@ -177,7 +221,9 @@ class Codebook(nn.Module):
         dtype = torch.promote_types(latent.dtype, torch.float32)
         codes = self.embedding.weight.to(dtype)
         x = latent.permute(0, 2, 3, 1).flatten(0, 2).to(dtype)
-        distance = F.linear(x, -2 * codes, codes.square().sum(dim=1))   # as one product with constants, for NPUs
+        distance = F.linear(
+            x, -2 * codes, codes.square().sum(dim=1)
+        )  # as one product with constants, for NPUs
         return distance.argmin(dim=1).view(latent.shape[0], *latent.shape[2:])
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
@@ -205,8 +251,10 @@ class VQAutoencoder(nn.Module):
         """[B, 3, H, W] in [-1, 1] -> latent [B, 3, H/4, W/4], not quantised. Raises UserError for an odd size."""
         height, width = image.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
-            raise UserError(f"VQ autoencoder: an image of {width}x{height} cannot be encoded; both sides must be "
-                            f"multiples of {self.config.factor}")
+            raise UserError(
+                f"VQ autoencoder: an image of {width}x{height} cannot be encoded; both sides must be "
+                f"multiples of {self.config.factor}"
+            )
         return self.quant_conv(self.encoder(image))
 
     def decode(self, latent: torch.Tensor, quantise: bool = True) -> torch.Tensor:

@@ -6,8 +6,18 @@ from functools import cache
 from pathlib import Path
 
 # column of quality.csv -> our name of the metric; the papers' LPIPS is AlexNet's, their PSNR and SSIM are on luma
-METRICS = {"psnr": "psnr", "ssim": "ssim", "lpips": "lpips", "dists": "dists", "niqe": "niqe", "musiq": "musiq",
-           "maniqa": "maniqa-pipal", "clipiqa": "clipiqa", "fid": "fid", "lpips_squeeze": "lpips-squeeze"}
+METRICS = {
+    "psnr": "psnr",
+    "ssim": "ssim",
+    "lpips": "lpips",
+    "dists": "dists",
+    "niqe": "niqe",
+    "musiq": "musiq",
+    "maniqa": "maniqa-pipal",
+    "clipiqa": "clipiqa",
+    "fid": "fid",
+    "lpips_squeeze": "lpips-squeeze",
+}
 NTIRE = ("NTIRE2026-Mobile", "full")  # data set and protocol of ntire2026.csv
 
 
@@ -32,19 +42,31 @@ def systems(dataset: str, protocol: str) -> dict[str, dict[str, float]]:
     if (dataset.lower(), protocol) == (NTIRE[0].lower(), NTIRE[1]):
         for row in rows("ntire2026"):
             found[row["team"]] = {METRICS[k]: float(row[k]) for k in METRICS if row.get(k)} | {
-                "ntire-score": float(row["score"]), "ntire-final": float(row["final"])}
+                "ntire-score": float(row["score"]),
+                "ntire-final": float(row["final"]),
+            }
     return found
 
 
 def quality(dataset: str, protocol: str, metric: str) -> dict[str, float]:
     """{model: value} of one metric, by our name, on one data set under one protocol."""
-    return {model: values[metric] for model, values in systems(dataset, protocol).items() if metric in values}
+    return {
+        model: values[metric]
+        for model, values in systems(dataset, protocol).items()
+        if metric in values
+    }
 
 
 def sources(model: str, dataset: str, protocol: str) -> list[str]:
     """Codes of the sources of a model's figures on a data set."""
-    return list(dict.fromkeys(row["source"] for row in rows("quality") if (
-        row["model"], row["dataset"].lower(), row["protocol"]) == (model, dataset.lower(), protocol)))
+    return list(
+        dict.fromkeys(
+            row["source"]
+            for row in rows("quality")
+            if (row["model"], row["dataset"].lower(), row["protocol"])
+            == (model, dataset.lower(), protocol)
+        )
+    )
 
 
 def cost(model: str, column: str) -> float | None:
@@ -62,8 +84,14 @@ def scaled(model: str) -> bool:
 
 def latency(model: str, device: str) -> float | None:
     """Milliseconds at 128 -> 512 that were published for a device."""
-    return next((float(row["latency_ms"]) for row in rows("latency")
-                 if (row["model"], row["device"]) == (model, device)), None)
+    return next(
+        (
+            float(row["latency_ms"])
+            for row in rows("latency")
+            if (row["model"], row["device"]) == (model, device)
+        ),
+        None,
+    )
 
 
 def devices() -> list[str]:

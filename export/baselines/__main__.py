@@ -16,17 +16,35 @@ from export.run import parse_size
 
 @command
 def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(prog="python -m export.baselines", description=__doc__.split(":")[0], epilog="methods: "
-                                + "; ".join(f"{n}: {m.what} ({', '.join(m.widths)})" for n, m in METHODS.items()))
-    p.add_argument("subject", metavar="RECIPE|RUN|MODEL", help="a float model, or a recipe: what stands before its "
-                   "quantize pass")
+    p = argparse.ArgumentParser(
+        prog="python -m export.baselines",
+        description=__doc__.split(":")[0],
+        epilog="methods: "
+        + "; ".join(f"{n}: {m.what} ({', '.join(m.widths)})" for n, m in METHODS.items()),
+    )
+    p.add_argument(
+        "subject",
+        metavar="RECIPE|RUN|MODEL",
+        help="a float model, or a recipe: what stands before its quantize pass",
+    )
     p.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     p.add_argument("--method", required=True, help=f"one of {', '.join(METHODS)}")
-    p.add_argument("--bits", default="w8a8", help="weights and activations (default: %(default)s); w8: weights alone")
-    p.add_argument("--data", default="embedded", help="folder of LR photographs to calibrate on (default: %(default)s)")
+    p.add_argument(
+        "--bits",
+        default="w8a8",
+        help="weights and activations (default: %(default)s); w8: weights alone",
+    )
+    p.add_argument(
+        "--data",
+        default="embedded",
+        help="folder of LR photographs to calibrate on (default: %(default)s)",
+    )
     p.add_argument("--images", type=int, default=16)
-    p.add_argument("--lr-size", default="128x128", help="of the files and the calibration's crops (default: "
-                   "%(default)s)")
+    p.add_argument(
+        "--lr-size",
+        default="128x128",
+        help="of the files and the calibration's crops (default: %(default)s)",
+    )
     p.add_argument("--seed", type=usable_seed, default=0)
     p.add_argument("-o", "--out", type=Path, required=True)
     options = p.parse_intermixed_args(argv)
@@ -34,11 +52,15 @@ def main(argv: list[str]) -> int:
     check(options.method, *width)
     if size[0] != size[1]:
         raise UserError(f"--lr-size {options.lr_size}: calibration crops are square; give one side")
-    with folders.gathering(options.out, marks.BASELINES, "--out", [Path(options.subject), Path(options.data)]):
+    with folders.gathering(
+        options.out, marks.BASELINES, "--out", [Path(options.subject), Path(options.data)]
+    ):
         return quantise(options, width, size)
 
 
-def quantise(options: argparse.Namespace, width: tuple[int, int | None], size: tuple[int, int]) -> int:
+def quantise(
+    options: argparse.Namespace, width: tuple[int, int | None], size: tuple[int, int]
+) -> int:
     """Make the files and list them; returns the exit code."""
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(options.subject, options.overrides, default_root(), Path(folder))

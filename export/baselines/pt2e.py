@@ -27,17 +27,28 @@ class Everywhere(Quantizer):
     def __init__(self, weights: int, activations: int):
         wide, narrow = Grid(activations), Grid(weights, symmetric=True, signed=True)
         self.input = QuantizationSpec(
-            dtype=wide.dtype, quant_min=wide.qmin, quant_max=wide.qmax, qscheme=torch.per_tensor_affine,
-            observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-20))
+            dtype=wide.dtype,
+            quant_min=wide.qmin,
+            quant_max=wide.qmax,
+            qscheme=torch.per_tensor_affine,
+            observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-20),
+        )
         self.weight = QuantizationSpec(
-            dtype=narrow.dtype, quant_min=narrow.qmin, quant_max=narrow.qmax, qscheme=torch.per_channel_symmetric,
-            ch_axis=0, observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-20))
+            dtype=narrow.dtype,
+            quant_min=narrow.qmin,
+            quant_max=narrow.qmax,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-20),
+        )
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         for node in model.graph.nodes:
             if node.target in LAYERS:
                 node.meta["quantization_annotation"] = QuantizationAnnotation(
-                    input_qspec_map={node.args[0]: self.input, node.args[1]: self.weight}, _annotated=True)
+                    input_qspec_map={node.args[0]: self.input, node.args[1]: self.weight},
+                    _annotated=True,
+                )
         return model
 
     def validate(self, model: torch.fx.GraphModule) -> None:
@@ -60,7 +71,9 @@ def clamp_narrow(model: torch.fx.GraphModule) -> int:
             continue
         with graph.inserting_before(node):
             bounds = (scale * (low - zero), scale * (high - zero))
-            node.replace_input_with(x, graph.call_function(torch.ops.aten.clamp.default, (x, *bounds)))
+            node.replace_input_with(
+                x, graph.call_function(torch.ops.aten.clamp.default, (x, *bounds))
+            )
         # The codes are inside by now, and the exporter's own form knows the container's limits only.
         node.update_arg(3, limits.min)
         node.update_arg(4, limits.max)
@@ -80,8 +93,15 @@ def quantise(job: Job, target: Path) -> None:
             prepared(torch.from_numpy(array))
         made = convert_pt2e(prepared, fold_quantize=True)
         clamp_narrow(made)
-        exported = torch.onnx.export(made, example, dynamo=True, verbose=False, opset_version=OPSET_16_BIT,
-                                     input_names=[job.names[0]], output_names=[job.names[1]],
-                                     custom_translation_table=TABLE)
+        exported = torch.onnx.export(
+            made,
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET_16_BIT,
+            input_names=[job.names[0]],
+            output_names=[job.names[1]],
+            custom_translation_table=TABLE,
+        )
     tidy(exported.model)
     write(exported.model, target, {"component": job.stem})

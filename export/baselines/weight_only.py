@@ -46,9 +46,16 @@ def quantise(job: Job, target: Path) -> None:
     module = converted(job.module, job.weights)
     layers = sum(hasattr(m, "weight_q") for m in module.modules())
     with _quiet():
-        exported = torch.onnx.export(module, (torch.from_numpy(job.arrays[0]),), dynamo=True, verbose=False,
-                                     opset_version=OPSET, input_names=[job.names[0]], output_names=[job.names[1]],
-                                     custom_translation_table=TABLE)
+        exported = torch.onnx.export(
+            module,
+            (torch.from_numpy(job.arrays[0]),),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[job.names[0]],
+            output_names=[job.names[1]],
+            custom_translation_table=TABLE,
+        )
     tidy(exported.model)
     check_quantised(exported.model, layers, job.stem)
     write(exported.model, target, {"component": job.stem})

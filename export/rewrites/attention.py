@@ -6,11 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.rewrites.edit import (Before, Options, array, attribute, clean, constant, infer, scalar, shape,
-                                  sole_consumer)
+from export.rewrites.edit import (
+    Before,
+    Options,
+    array,
+    attribute,
+    clean,
+    constant,
+    infer,
+    scalar,
+    shape,
+    sole_consumer,
+)
 
 BETWEEN = ("Mul", "Div", "Add", "Sub", "QuantizeLinear", "DequantizeLinear", "Softmax", "Clip")
-ALIGN = 16      # channels of a kernel that is computed, on MediaTek's MDLA
+ALIGN = 16  # channels of a kernel that is computed, on MediaTek's MDLA
 
 
 @dataclass
@@ -26,14 +36,23 @@ def regions(graph: ir.Graph) -> list[Region]:
     """Every product that runs through element-wise operators and one Softmax over keys into the next product."""
     found = []
     for first in graph:
-        if first.op_type != "MatMul" or len(shape(first.inputs[1])) < 3:    # a weight has two axes
+        if first.op_type != "MatMul" or len(shape(first.inputs[1])) < 3:  # a weight has two axes
             continue
         value, between = first.outputs[0], []
-        while (node := sole_consumer(value)) is not None and node.op_type in BETWEEN and node.inputs[0] is value:
+        while (
+            (node := sole_consumer(value)) is not None
+            and node.op_type in BETWEEN
+            and node.inputs[0] is value
+        ):
             between.append(node)
             value = node.outputs[0]
         softmax = [n for n in between if n.op_type == "Softmax"]
-        if node is not None and node.op_type == "MatMul" and node.inputs[0] is value and len(softmax) == 1:
+        if (
+            node is not None
+            and node.op_type == "MatMul"
+            and node.inputs[0] is value
+            and len(softmax) == 1
+        ):
             rank = len(shape(first.outputs[0]))
             if rank in (3, 4) and attribute(softmax[0], "axis", -1) in (-1, rank - 1):
                 found.append(Region(first, between, node))
@@ -75,14 +94,16 @@ def _replace(model: ir.Model, options: Options, one_head: Callable) -> int:
     return count
 
 
-def _rewrite(graph: ir.Graph, region: Region, heads: int, queries: int, chunk: int, one_head: Callable) -> None:
+def _rewrite(
+    graph: ir.Graph, region: Region, heads: int, queries: int, chunk: int, one_head: Callable
+) -> None:
     at = Before(graph, region.last)
     q, k, v = *region.first.inputs, region.last.inputs[1]
     axis = len(shape(q)) - 3
     done = []
     for head in range(heads):
         mine = [_head(at, x, axis, head) if heads > 1 else x for x in (q, k, v)]
-        if axis == 0:   # three axes: [heads, queries, d]
+        if axis == 0:  # three axes: [heads, queries, d]
             mine = [at("Unsqueeze", x, np.array([0])) for x in mine]
         rows = []
         for start in range(0, queries, chunk):
@@ -108,7 +129,7 @@ def _part(at: Before, value: ir.Value, sides: tuple[int, ...], head: int, rows: 
     values = array(value)
     if values is not None:
         values = values.reshape(have)
-        values = values[:, head:head + 1] if have[1] > 1 else values
+        values = values[:, head : head + 1] if have[1] > 1 else values
         return constant(at.graph, values[:, :, rows] if have[2] > 1 else values, "bias")
     if len(shape(value)) < 4:
         value = at.reshape(value, have)
@@ -117,14 +138,20 @@ def _part(at: Before, value: ir.Value, sides: tuple[int, ...], head: int, rows: 
     return at.slice(value, 2, rows.start, rows.stop) if cut else value
 
 
-def _middle(at: Before, region: Region, scores: ir.Value, head: int, rows: slice, turned: bool) -> ir.Value:
+def _middle(
+    at: Before, region: Region, scores: ir.Value, head: int, rows: slice, turned: bool
+) -> ir.Value:
     """What stands between the products, on one head; `turned`: on [1, keys, 1, queries]."""
     sides = shape(region.first.outputs[0])
     for node in region.between:
         extra = [None if v is None else _part(at, v, sides, head, rows) for v in node.inputs[1:]]
         if turned and node.op_type not in ("Softmax", "QuantizeLinear", "DequantizeLinear", "Clip"):
-            extra = [v if v is None or v.shape is not None and len(v.shape) < 2 else at.transpose(v, [0, 3, 1, 2])
-                     for v in extra]
+            extra = [
+                v
+                if v is None or v.shape is not None and len(v.shape) < 2
+                else at.transpose(v, [0, 3, 1, 2])
+                for v in extra
+            ]
         attributes = {name: a.value for name, a in node.attributes.items()}
         if node.op_type == "Softmax":
             attributes["axis"] = 1 if turned else 3
@@ -145,11 +172,11 @@ def _as_convolutions(at: Before, region: Region, q, k, v, head: int, rows: slice
         ends[4 + axis] = -size % ALIGN
         return at("Pad", x, np.array(ends, dtype=np.int64), np.float32(0)) if ends[4 + axis] else x
 
-    query = padded(at.transpose(q, [0, 3, 1, 2]), 1, inner)            # [1, d, 1, queries]
-    kernel = padded(at.transpose(k, [3, 2, 0, 1]), 1, inner)           # [keys, d, 1, 1]
+    query = padded(at.transpose(q, [0, 3, 1, 2]), 1, inner)  # [1, d, 1, queries]
+    kernel = padded(at.transpose(k, [3, 2, 0, 1]), 1, inner)  # [keys, d, 1, 1]
     scores = _middle(at, region, at("Conv", query, kernel, kernel_shape=[1, 1]), head, rows, True)
-    kernel = padded(at.transpose(v, [3, 2, 0, 1]), 0, values)          # [d', keys, 1, 1]
-    y = at("Conv", scores, kernel, kernel_shape=[1, 1])                # [1, d', 1, queries]
+    kernel = padded(at.transpose(v, [3, 2, 0, 1]), 0, values)  # [d', keys, 1, 1]
+    y = at("Conv", scores, kernel, kernel_shape=[1, 1])  # [1, d', 1, queries]
     return at.transpose(at.slice(y, 1, 0, values) if values % ALIGN else y, [0, 2, 3, 1])
 
 
@@ -176,7 +203,13 @@ def geglu(model: ir.Model, options: Options = Options()) -> int:
             stop = start + shape(out)[1]
             weight = _weight_part(at, conv.inputs[1], start, stop)
             bias = [_slice0(at, v, start, stop) for v in conv.inputs[2:] if v is not None]
-            y = at("Conv", conv.inputs[0], weight, *bias, **{k: a.value for k, a in conv.attributes.items()})
+            y = at(
+                "Conv",
+                conv.inputs[0],
+                weight,
+                *bias,
+                **{k: a.value for k, a in conv.attributes.items()},
+            )
             for step in reversed(chain[:-1]):
                 extra = [_channels(at, v, start, stop) for v in step.inputs[1:]]
                 y = at(step.op_type, y, *extra, **{k: a.value for k, a in step.attributes.items()})
@@ -213,7 +246,11 @@ def _weight_part(at: Before, value: ir.Value, start: int, stop: int) -> ir.Value
     if array(value) is not None:
         return constant(at.graph, array(value)[start:stop], "part")
     made = value.producer()
-    if made is None or made.op_type != "DequantizeLinear" or any(array(v) is None for v in made.inputs):
+    if (
+        made is None
+        or made.op_type != "DequantizeLinear"
+        or any(array(v) is None for v in made.inputs)
+    ):
         return None
     inputs = []
     for i, stored in enumerate(made.inputs):
@@ -235,12 +272,20 @@ def conv_bias(model: ir.Model, options: Options = Options()) -> int:
         if len(conv.inputs) > 2 and conv.inputs[2] is not None:
             continue
         channels = shape(node.outputs[0])[1]
-        if sole_consumer(node.inputs[0]) is None or values.size != channels or values.ndim < 3 or (
-                values.shape[-3] != channels):
+        if (
+            sole_consumer(node.inputs[0]) is None
+            or values.size != channels
+            or values.ndim < 3
+            or (values.shape[-3] != channels)
+        ):
             continue
         at = Before(model.graph, node)
-        new = at("Conv", *conv.inputs[:2], values.reshape(-1).astype(np.float32),
-                 **{k: a.value for k, a in conv.attributes.items()})
+        new = at(
+            "Conv",
+            *conv.inputs[:2],
+            values.reshape(-1).astype(np.float32),
+            **{k: a.value for k, a in conv.attributes.items()},
+        )
         at.replace(node.outputs[0], new)
         count += 1
     clean(model)

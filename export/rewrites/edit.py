@@ -36,8 +36,10 @@ def scalar(value: ir.Value | None) -> float | None:
 def shape(value: ir.Value) -> tuple[int, ...]:
     """The static shape of a value, after `infer`. Raises UserError where a side is not a number."""
     if value.shape is None or not all(isinstance(side, int) for side in value.shape):
-        raise UserError(f"the graph's value {value.name} has no static shape ({value.shape}); rewrites need one: "
-                        "export without --dynamic")
+        raise UserError(
+            f"the graph's value {value.name} has no static shape ({value.shape}); rewrites need one: "
+            "export without --dynamic"
+        )
     return tuple(value.shape)
 
 
@@ -72,7 +74,11 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 def names(graph: ir.Graph) -> set[str]:
     """The names that are taken in `graph`."""
     if "names" not in graph.meta:
-        values = [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+        values = [
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(v for node in graph for v in node.outputs),
+        ]
         graph.meta["names"] = {v.name for v in values}
     return graph.meta["names"]
 
@@ -84,11 +90,19 @@ def fresh_name(graph: ir.Graph, hint: str) -> str:
     return name
 
 
-def constant(graph: ir.Graph, values: np.ndarray | ir.TensorProtocol, hint: str = "constant") -> ir.Value:
+def constant(
+    graph: ir.Graph, values: np.ndarray | ir.TensorProtocol, hint: str = "constant"
+) -> ir.Value:
     """A new initializer."""
     name = fresh_name(graph, hint)
-    tensor = ir.tensor(np.ascontiguousarray(values), name=name) if isinstance(values, np.ndarray) else values
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor = (
+        ir.tensor(np.ascontiguousarray(values), name=name)
+        if isinstance(values, np.ndarray)
+        else values
+    )
+    value = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -106,10 +120,14 @@ class Before:
         if given is None or isinstance(given, ir.Value):
             return given
         values = np.asarray(given)
-        return constant(self.graph, values.astype(np.float32) if values.dtype == np.float64 else values)
+        return constant(
+            self.graph, values.astype(np.float32) if values.dtype == np.float64 else values
+        )
 
     def __call__(self, op: str, *inputs, outputs: int = 1, domain: str = "", **attributes):
-        node = ir.node(op, [self.value(x) for x in inputs], attributes, domain=domain, num_outputs=outputs)
+        node = ir.node(
+            op, [self.value(x) for x in inputs], attributes, domain=domain, num_outputs=outputs
+        )
         for value in node.outputs:
             value.name = fresh_name(self.graph, op.lower())
         if self.anchor is None:
@@ -133,4 +151,3 @@ class Before:
             name, old.name = old.name, fresh_name(self.graph, old.name)
             new.name, new.type, new.shape = name, old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-

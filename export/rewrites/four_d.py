@@ -12,14 +12,68 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from export.rewrites.edit import Before, Options, array, attribute, clean, constant, infer, names, scalar, shape
+from export.rewrites.edit import (
+    Before,
+    Options,
+    array,
+    attribute,
+    clean,
+    constant,
+    infer,
+    names,
+    scalar,
+    shape,
+)
 from export.rewrites.views import Groups, View, align, arrange, flatten, fresh, plain, renamed
 
-UNARY = ("Sigmoid", "Gelu", "Relu", "Tanh", "Sqrt", "Reciprocal", "Exp", "Neg", "Abs", "Clip", "Cast", "Swish", "Erf",
-         "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Softplus", "QuantizeLinear", "DequantizeLinear", "Not",
-         "Sign", "Sin", "Cos", "Log", "Round", "Floor", "Ceil")
-BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
-          "Equal", "And", "Or", "PRelu")
+UNARY = (
+    "Sigmoid",
+    "Gelu",
+    "Relu",
+    "Tanh",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Neg",
+    "Abs",
+    "Clip",
+    "Cast",
+    "Swish",
+    "Erf",
+    "HardSwish",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Elu",
+    "Softplus",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "Not",
+    "Sign",
+    "Sin",
+    "Cos",
+    "Log",
+    "Round",
+    "Floor",
+    "Ceil",
+)
+BINARY = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Max",
+    "Min",
+    "Where",
+    "Less",
+    "Greater",
+    "LessOrEqual",
+    "GreaterOrEqual",
+    "Equal",
+    "And",
+    "Or",
+    "PRelu",
+)
 REDUCE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
 
 
@@ -44,8 +98,12 @@ class Writer:
         """The initializer of the new graph for one of the old."""
         if value not in self.stored:
             tensor = value.const_value
-            self.stored[value] = ir.Value(name=value.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype),
-                                          const_value=tensor)
+            self.stored[value] = ir.Value(
+                name=value.name,
+                shape=tensor.shape,
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+            )
             self.graph.register_initializer(self.stored[value])
         return self.stored[value]
 
@@ -82,12 +140,19 @@ def positions_of(view: View, atoms: list[int]) -> Groups:
 
 def unary(w: Writer, node: ir.Node) -> list[View] | None:
     parameters = [None if v is None else array(v) for v in node.inputs[1:]]
-    if any(v is None and given is not None or v is not None and v.size > 1
-           for v, given in zip(parameters, node.inputs[1:], strict=True)):
+    if any(
+        v is None and given is not None or v is not None and v.size > 1
+        for v, given in zip(parameters, node.inputs[1:], strict=True)
+    ):
         return None
     view = w.view(node.inputs[0])
-    base = w.at(node.op_type, view.base, *(None if v is None else w.store(v) for v in node.inputs[1:]),
-                domain=node.domain, **w.attributes(node))
+    base = w.at(
+        node.op_type,
+        view.base,
+        *(None if v is None else w.store(v) for v in node.inputs[1:]),
+        domain=node.domain,
+        **w.attributes(node),
+    )
     return [replace(view, base=base)]
 
 
@@ -105,14 +170,29 @@ def _against(view: View, like: View, w: Writer) -> tuple[View, ir.Value] | None:
     mine = set(flatten(view.order))
     groups = [[a for a in group if a in mine] for group in like.order]
     values = array(view.base)
-    if any(0 < len(mine_there) < len(group) for mine_there, group in zip(groups, like.order, strict=True)):
+    if any(
+        0 < len(mine_there) < len(group)
+        for mine_there, group in zip(groups, like.order, strict=True)
+    ):
         if values is None:
             return None
-        lacking = [a for group, there in zip(like.order, groups, strict=True) if there for a in group if a not in mine]
+        lacking = [
+            a
+            for group, there in zip(like.order, groups, strict=True)
+            if there
+            for a in group
+            if a not in mine
+        ]
         sides = [like.sizes[a] for a in lacking]
-        values = np.broadcast_to(values.reshape(*[1] * len(lacking), *view.base_sides), (*sides, *view.base_sides))
-        view = View(constant(w.graph, values, "spread"), [*([a] for a in lacking), *view.order], view.dims,
-                    view.sizes | {a: like.sizes[a] for a in lacking})
+        values = np.broadcast_to(
+            values.reshape(*[1] * len(lacking), *view.base_sides), (*sides, *view.base_sides)
+        )
+        view = View(
+            constant(w.graph, values, "spread"),
+            [*([a] for a in lacking), *view.order],
+            view.dims,
+            view.sizes | {a: like.sizes[a] for a in lacking},
+        )
         groups = [group if there else [] for group, there in zip(like.order, groups, strict=True)]
     return like, arrange(view, groups, w.at).base
 
@@ -141,7 +221,11 @@ def _single(w: Writer, view: View, value: ir.Value) -> ir.Value:
     """A tensor of one element: a number without axes where it is a constant."""
     if array(value) is None:
         return view.base
-    return w.store(value) if array(value).ndim == 0 else constant(w.graph, array(value).reshape(()), "number")
+    return (
+        w.store(value)
+        if array(value).ndim == 0
+        else constant(w.graph, array(value).reshape(()), "number")
+    )
 
 
 def look(w: Writer, node: ir.Node) -> list[View] | None:
@@ -168,7 +252,11 @@ def linear(w: Writer, node: ir.Node) -> list[View] | None:
     """MatMul or Gemm with a weight: a 1x1 convolution."""
     gemm = node.op_type == "Gemm"
     weight = w.view(node.inputs[1])
-    if gemm and (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)) != (1, 1, 0):
+    if gemm and (
+        attribute(node, "alpha", 1.0),
+        attribute(node, "beta", 1.0),
+        attribute(node, "transA", 0),
+    ) != (1, 1, 0):
         return None
     if len(weight.dims) != 2 or not _fixed(node.inputs[1]):
         return None
@@ -179,7 +267,11 @@ def linear(w: Writer, node: ir.Node) -> list[View] | None:
     w.views[node.inputs[0]] = x
     size = weight.sides[1]
     kernel = arrange(weight, [weight.dims[1], weight.dims[0], [], []], w.at)
-    bias = [w.store(node.inputs[2])] if gemm and len(node.inputs) > 2 and node.inputs[2] is not None else []
+    bias = (
+        [w.store(node.inputs[2])]
+        if gemm and len(node.inputs) > 2 and node.inputs[2] is not None
+        else []
+    )
     if bias and array(node.inputs[2]).ndim != 1:
         bias = [constant(w.graph, array(node.inputs[2]).reshape(-1), "bias")]
     y = w.at("Conv", x.base, kernel.base, *bias, kernel_shape=[1, 1])
@@ -208,8 +300,11 @@ def product(w: Writer, node: ir.Node) -> list[View] | None:
         return None
     rows, columns = a.dims[-2], b.dims[-1]
     left, right = pair
-    names = {x: y for mine, theirs in zip(right.dims, left.dims, strict=True)
-             for x, y in zip(mine, theirs, strict=True)}
+    names = {
+        x: y
+        for mine, theirs in zip(right.dims, left.dims, strict=True)
+        for x, y in zip(mine, theirs, strict=True)
+    }
     batch = compact([list(group) for group in left.dims[:-2]], 2)
     inner = left.dims[-2]
     back = {y: x for x, y in names.items()}
@@ -225,7 +320,7 @@ def product(w: Writer, node: ir.Node) -> list[View] | None:
 
 def own_axis(view: View, atoms: list[int], w: Writer) -> View:
     """With `atoms` at the head of one axis of the base, so that a piece of them is a piece of that axis."""
-    if not atoms or any(group[:len(atoms)] == atoms for group in view.order):
+    if not atoms or any(group[: len(atoms)] == atoms for group in view.order):
         return view
     return arrange(view, compact([[], atoms, *compact(positions_of(view, atoms), 2)], 4), w.at)
 
@@ -233,8 +328,8 @@ def own_axis(view: View, atoms: list[int], w: Writer) -> View:
 def head_axis(view: View, atoms: list[int]) -> tuple[int, int]:
     """The base axis that begins with `atoms`, and how many elements each step of them spans there."""
     for i, group in enumerate(view.order):
-        if group[:len(atoms)] == atoms and (atoms or not group):
-            return i, view.of(group[len(atoms):])
+        if group[: len(atoms)] == atoms and (atoms or not group):
+            return i, view.of(group[len(atoms) :])
     raise RuntimeError("no axis begins with these atoms")
 
 
@@ -243,10 +338,16 @@ def resized(view: View, atoms: list[int], size: int, base: ir.Value) -> View:
     new, sizes = fresh(size)
 
     def swap(groups: Groups) -> Groups:
-        return [new + group[len(atoms):] if group[:len(atoms)] == atoms else group for group in groups]
+        return [
+            new + group[len(atoms) :] if group[: len(atoms)] == atoms else group for group in groups
+        ]
 
-    return View(base, swap(view.order), swap(view.dims),
-                {a: s for a, s in view.sizes.items() if a not in atoms} | sizes)
+    return View(
+        base,
+        swap(view.order),
+        swap(view.dims),
+        {a: s for a, s in view.sizes.items() if a not in atoms} | sizes,
+    )
 
 
 def split(w: Writer, node: ir.Node) -> list[View] | None:
@@ -273,7 +374,10 @@ def piece(w: Writer, node: ir.Node) -> list[View] | None:
         start = int(scalar(node.inputs[1])) % view.sides[axis]
         stop = start + 1
     else:
-        values = [positions(v) if v is not None and array(v) is not None else None for v in node.inputs[1:]]
+        values = [
+            positions(v) if v is not None and array(v) is not None else None
+            for v in node.inputs[1:]
+        ]
         if len(values[0] or ()) != 1 or len(values) < 3 or len(values) > 3 and values[3] != [1]:
             return None
         axis = view.axis(values[2][0])
@@ -284,35 +388,55 @@ def piece(w: Writer, node: ir.Node) -> list[View] | None:
     if (start, stop) != (0, view.sides[axis]):
         view = own_axis(view, atoms, w)
         base, step = head_axis(view, atoms)
-        view = resized(view, atoms, stop - start, w.at.slice(view.base, base, start * step, stop * step))
+        view = resized(
+            view, atoms, stop - start, w.at.slice(view.base, base, start * step, stop * step)
+        )
     if node.op_type == "Gather":
         indices = array(node.inputs[1]).ndim
-        view = replace(view, dims=[*view.dims[:axis], *[[]] * indices, *view.dims[axis + 1:]])
+        view = replace(view, dims=[*view.dims[:axis], *[[]] * indices, *view.dims[axis + 1 :]])
     return [view]
 
 
 def concat(w: Writer, node: ir.Node) -> list[View] | None:
     views = [w.view(v) for v in node.inputs]
     axis = views[0].axis(attribute(node, "axis"))
-    like = next((v for v, x in zip(views, node.inputs, strict=True) if array(x) is None and v.dims[axis]), None)
+    like = next(
+        (v for v, x in zip(views, node.inputs, strict=True) if array(x) is None and v.dims[axis]),
+        None,
+    )
     if like is None:
         return None
     for view in views:
         pair = align(_without(like, axis), _without(view, axis))
         if pair is None:
             return None
-        like = replace(pair[0], dims=[*pair[0].dims[:axis], like.dims[axis], *pair[0].dims[axis + 1:]])
+        like = replace(
+            pair[0], dims=[*pair[0].dims[:axis], like.dims[axis], *pair[0].dims[axis + 1 :]]
+        )
     like = arrange(like, _alone(like, like.dims[axis]), w.at)
     place = like.order.index(like.dims[axis])
     bases = []
     for view in views:
         pair = align(_without(view, axis), _without(like, axis))
-        mine = replace(pair[0], dims=[*pair[0].dims[:axis], view.dims[axis], *pair[0].dims[axis + 1:]])
-        names = {y: x for i, (xs, ys) in enumerate(zip(mine.dims, like.dims, strict=True)) if i != axis
-                 for x, y in zip(xs, ys, strict=True)}
-        groups = [mine.dims[axis] if i == place else [names[a] for a in group] for i, group in enumerate(like.order)]
+        mine = replace(
+            pair[0], dims=[*pair[0].dims[:axis], view.dims[axis], *pair[0].dims[axis + 1 :]]
+        )
+        names = {
+            y: x
+            for i, (xs, ys) in enumerate(zip(mine.dims, like.dims, strict=True))
+            if i != axis
+            for x, y in zip(xs, ys, strict=True)
+        }
+        groups = [
+            mine.dims[axis] if i == place else [names[a] for a in group]
+            for i, group in enumerate(like.order)
+        ]
         bases.append(arrange(mine, groups, w.at).base)
-    return [resized(like, like.dims[axis], shape(node.outputs[0])[axis], w.at("Concat", *bases, axis=place))]
+    return [
+        resized(
+            like, like.dims[axis], shape(node.outputs[0])[axis], w.at("Concat", *bases, axis=place)
+        )
+    ]
 
 
 def _without(view: View, axis: int) -> View:
@@ -321,11 +445,15 @@ def _without(view: View, axis: int) -> View:
 
 def _alone(view: View, atoms: list[int]) -> Groups:
     """An order with `atoms` as one axis: as it lies, if it does."""
-    return view.order if atoms in view.order else [[], atoms, *compact(positions_of(view, atoms), 2)]
+    return (
+        view.order if atoms in view.order else [[], atoms, *compact(positions_of(view, atoms), 2)]
+    )
 
 
 def reduce(w: Writer, node: ir.Node) -> list[View] | None:
-    axes = positions(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    axes = (
+        positions(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    )
     if axes is None:
         return None
     view = w.view(node.inputs[0])
@@ -337,7 +465,7 @@ def reduce(w: Writer, node: ir.Node) -> list[View] | None:
     if set(flatten([view.order[i] for i in bases])) != gone:
         lying = [a for group in view.order for a in group if a in gone]
         view = arrange(view, [*compact(positions_of(view, lying), 2), lying[:-1], lying[-1:]], w.at)
-        w.views[node.inputs[0]] = view      # whoever subtracts the mean from it wants it so
+        w.views[node.inputs[0]] = view  # whoever subtracts the mean from it wants it so
         bases = [i for i in (2, 3) if view.order[i]]
     base = w.at(node.op_type, view.base, np.array(bases, dtype=np.int64), keepdims=1)
     dims = [[] if i in axes else group for i, group in enumerate(view.dims)]
@@ -365,8 +493,12 @@ def layer_norm(w: Writer, node: ir.Node) -> list[View] | None:
         return None
     _, channels, *rest = spatial(view, view.dims[-1])
     view = arrange(view, [[], *rest, channels], w.at)
-    base = w.at(node.op_type, view.base, *(None if v is None else w.whole(v) for v in node.inputs[1:]),
-                **w.attributes(node, axis=-1))
+    base = w.at(
+        node.op_type,
+        view.base,
+        *(None if v is None else w.whole(v) for v in node.inputs[1:]),
+        **w.attributes(node, axis=-1),
+    )
     return [replace(view, base=base)]
 
 
@@ -379,13 +511,17 @@ def instance_norm(w: Writer, node: ir.Node) -> list[View] | None:
         view = view.split(rest[0], side // factor) if factor > 1 else view
         rest = flatten(view.dims[2:])
     view = arrange(view, [view.dims[0], view.dims[1], rest[:-1], rest[-1:]], w.at)
-    base = w.at(node.op_type, view.base, *(w.whole(v) for v in node.inputs[1:]), **w.attributes(node))
+    base = w.at(
+        node.op_type, view.base, *(w.whole(v) for v in node.inputs[1:]), **w.attributes(node)
+    )
     return [replace(view, base=base)]
 
 
 def as_it_is(w: Writer, node: ir.Node) -> list[View]:
     inputs = [None if v is None else w.whole(v) for v in node.inputs]
-    outs = w.at(node.op_type, *inputs, outputs=len(node.outputs), domain=node.domain, **w.attributes(node))
+    outs = w.at(
+        node.op_type, *inputs, outputs=len(node.outputs), domain=node.domain, **w.attributes(node)
+    )
     outs = (outs,) if len(node.outputs) == 1 else outs
     return [plain(out, shape(old)) for out, old in zip(outs, node.outputs, strict=True)]
 
@@ -396,10 +532,22 @@ def matmul(w: Writer, node: ir.Node) -> list[View] | None:
 
 Handler = Callable[[Writer, ir.Node], list[View] | None]
 HANDLERS: dict[str, Handler] = {
-    **dict.fromkeys(UNARY, unary), **dict.fromkeys(BINARY, binary), **dict.fromkeys(REDUCE, reduce),
-    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand"), look),
-    "MatMul": matmul, "Gemm": linear, "Split": split, "Slice": piece, "Gather": piece, "Concat": concat,
-    "Softmax": along, "LayerNormalization": layer_norm, "InstanceNormalization": instance_norm}
+    **dict.fromkeys(UNARY, unary),
+    **dict.fromkeys(BINARY, binary),
+    **dict.fromkeys(REDUCE, reduce),
+    **dict.fromkeys(
+        ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand"), look
+    ),
+    "MatMul": matmul,
+    "Gemm": linear,
+    "Split": split,
+    "Slice": piece,
+    "Gather": piece,
+    "Concat": concat,
+    "Softmax": along,
+    "LayerNormalization": layer_norm,
+    "InstanceNormalization": instance_norm,
+}
 
 
 def four_d(model: ir.Model, options: Options = Options()) -> int:
@@ -420,5 +568,3 @@ def four_d(model: ir.Model, options: Options = Options()) -> int:
     model.graph = w.graph
     clean(model)
     return sum(node.op_type == "Conv" for node in model.graph) - before
-
-

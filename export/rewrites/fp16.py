@@ -20,14 +20,28 @@ import onnxruntime as ort
 from export.rewrites.edit import Options, array, attribute, constant, infer, scalar
 from export.storage import SMALL, inferred, load_graph, on_disk, open_session, with_outputs
 
-PASSING = ("Add", "Sub", "Reshape", "Transpose", "Concat", "Resize", "Pad", "Slice", "Split", "DepthToSpace",
-           "Identity", "Squeeze", "Unsqueeze")
+PASSING = (
+    "Add",
+    "Sub",
+    "Reshape",
+    "Transpose",
+    "Concat",
+    "Resize",
+    "Pad",
+    "Slice",
+    "Split",
+    "DepthToSpace",
+    "Identity",
+    "Squeeze",
+    "Unsqueeze",
+)
 NORMS = ("InstanceNormalization", "LayerNormalization")
 SIMPLE = ("nearest", "linear", "cubic")
 
 
-def absolute_maxima(model: onnx.ModelProto | ir.Model | Path,
-                    feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
+def absolute_maxima(
+    model: onnx.ModelProto | ir.Model | Path, feeds: Iterable[dict[str, np.ndarray]]
+) -> dict[str, float]:
     """The largest magnitude of every float tensor, over all `feeds`, in onnxruntime on the CPU.
 
     Args:
@@ -120,19 +134,31 @@ def _free(stream: list[ir.Value], inside: set[ir.Value]) -> bool:
             return False
         if made is not None and made.op_type not in PASSING and not _plain_conv(made):
             return False
-        if made is not None and made.op_type == "Pad" and len(made.inputs) > 2 and scalar(made.inputs[2]) not in (None, 0):
+        if (
+            made is not None
+            and made.op_type == "Pad"
+            and len(made.inputs) > 2
+            and scalar(made.inputs[2]) not in (None, 0)
+        ):
             return False
         for use in value.uses():
             if any(out in inside for out in use.node.outputs):
-                if use.node.op_type == "Resize" and attribute(use.node, "mode", "nearest") not in SIMPLE:
+                if (
+                    use.node.op_type == "Resize"
+                    and attribute(use.node, "mode", "nearest") not in SIMPLE
+                ):
                     return False
-            elif not (use.node.op_type in NORMS and use.idx == 0 or _plain_conv(use.node) and use.idx == 0):
+            elif not (
+                use.node.op_type in NORMS and use.idx == 0 or _plain_conv(use.node) and use.idx == 0
+            ):
                 return False
     return True
 
 
 def _plain_conv(node: ir.Node) -> bool:
-    return node.op_type == "Conv" and all(v is None or array(v) is not None for v in node.inputs[1:])
+    return node.op_type == "Conv" and all(
+        v is None or array(v) is not None for v in node.inputs[1:]
+    )
 
 
 def _shrink(graph: ir.Graph, stream: list[ir.Value], by: float) -> None:
@@ -153,11 +179,17 @@ def _shrink(graph: ir.Graph, stream: list[ir.Value], by: float) -> None:
             elif use.node.op_type == "Conv":
                 convs.add(use.node)
     for node in norms:
-        node.attributes["epsilon"] = ir.AttrFloat32("epsilon", attribute(node, "epsilon", 1e-5) / by**2)
+        node.attributes["epsilon"] = ir.AttrFloat32(
+            "epsilon", attribute(node, "epsilon", 1e-5) / by**2
+        )
     for node in convs:
         reads, makes = node.inputs[0] in inside, node.outputs[0] in inside
         factor = (by if reads else 1.0) / (by if makes else 1.0)
         if factor != 1:
-            node.replace_input_with(1, constant(graph, (array(node.inputs[1]) * factor).astype(np.float32), "scaled"))
+            node.replace_input_with(
+                1, constant(graph, (array(node.inputs[1]) * factor).astype(np.float32), "scaled")
+            )
         if makes and len(node.inputs) > 2 and node.inputs[2] is not None:
-            node.replace_input_with(2, constant(graph, (array(node.inputs[2]) / by).astype(np.float32), "scaled"))
+            node.replace_input_with(
+                2, constant(graph, (array(node.inputs[2]) / by).astype(np.float32), "scaled")
+            )

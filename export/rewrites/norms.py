@@ -20,11 +20,18 @@ def group_norm(model: ir.Model, options: Options = Options()) -> int:
         groups, at = attribute(node, "num_groups"), Before(model.graph, node)
         *front, last = rest if len(rest) > 1 else (*rest, 1)
         inside = at.reshape(x, [batch, groups, channels // groups * int(np.prod(front)), last])
-        y = at("InstanceNormalization", inside, np.ones(groups, np.float32), np.zeros(groups, np.float32),
-               epsilon=attribute(node, "epsilon", 1e-5))
+        y = at(
+            "InstanceNormalization",
+            inside,
+            np.ones(groups, np.float32),
+            np.zeros(groups, np.float32),
+            epsilon=attribute(node, "epsilon", 1e-5),
+        )
         y = at.reshape(y, shape(x))
         column = [1, channels, *[1] * len(rest)]
-        per_group = model.graph.opset_imports[""] < 21  # until then scale and bias had one number a group
+        per_group = (
+            model.graph.opset_imports[""] < 21
+        )  # until then scale and bias had one number a group
         for op, value in (("Mul", scale), ("Add", bias)):
             values = array(value)
             if values is None:
@@ -72,8 +79,13 @@ def layer_statistics(model: ir.Model, options: Options = Options()) -> int:
     """LayerNormalization over the last axis -> mean, variance, product, sum; after `four_d`, over the channel axis and
     without a transpose."""
     infer(model)
-    found = [n for n in model.graph if n.op_type == "LayerNormalization" and len(n.outputs) == 1
-             and attribute(n, "axis", -1) in (-1, len(shape(n.inputs[0])) - 1)]
+    found = [
+        n
+        for n in model.graph
+        if n.op_type == "LayerNormalization"
+        and len(n.outputs) == 1
+        and attribute(n, "axis", -1) in (-1, len(shape(n.inputs[0])) - 1)
+    ]
     for node in found:
         x, at = node.inputs[0], Before(model.graph, node)
         y = _normalised(at, x, [len(shape(x)) - 1], attribute(node, "epsilon", 1e-5))

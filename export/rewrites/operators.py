@@ -7,12 +7,22 @@ import onnx_ir as ir
 from onnx import TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from export.rewrites.edit import Before, Options, array, attribute, clean, constant, infer, scalar, shape
+from export.rewrites.edit import (
+    Before,
+    Options,
+    array,
+    attribute,
+    clean,
+    constant,
+    infer,
+    scalar,
+    shape,
+)
 
 LOOKS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 STORED = ("DequantizeLinear", "QuantizeLinear")
-MASK = -100.0       # exp(-100) is 0 beside any other score, also where float16 or 8 bits hold it
-FOLDED = 2**22      # elements; a larger result costs more than it saves
+MASK = -100.0  # exp(-100) is 0 beside any other score, also where float16 or 8 bits hold it
+FOLDED = 2**22  # elements; a larger result costs more than it saves
 
 
 def fold_constants(model: ir.Model, options: Options = Options()) -> int:
@@ -30,8 +40,15 @@ def fold_constants(model: ir.Model, options: Options = Options()) -> int:
             return None
         if value not in known:
             inputs = [compute(v) for v in node.inputs]
-            whole = all(given is None or found is not None for given, found in zip(node.inputs, inputs, strict=True))
-            results = _evaluate(node, inputs, model.graph.opset_imports[""]) if whole else [None] * len(node.outputs)
+            whole = all(
+                given is None or found is not None
+                for given, found in zip(node.inputs, inputs, strict=True)
+            )
+            results = (
+                _evaluate(node, inputs, model.graph.opset_imports[""])
+                if whole
+                else [None] * len(node.outputs)
+            )
             known.update(zip(node.outputs, results, strict=True))
         return known[value]
 
@@ -68,10 +85,18 @@ def _evaluate(node: ir.Node, inputs: list[np.ndarray | None], opset: int) -> lis
     del proto.input[:], proto.output[:]
     proto.input.extend(names)
     proto.output.extend(outputs)
-    graph = helper.make_graph([proto], "fold", [helper.make_value_info(n, TypeProto()) for n in names if n],
-                              [helper.make_value_info(n, TypeProto()) for n in outputs])
-    evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]))
-    return evaluator.run(None, {name: value for name, value in zip(names, inputs, strict=True) if name})
+    graph = helper.make_graph(
+        [proto],
+        "fold",
+        [helper.make_value_info(n, TypeProto()) for n in names if n],
+        [helper.make_value_info(n, TypeProto()) for n in outputs],
+    )
+    evaluator = ReferenceEvaluator(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    )
+    return evaluator.run(
+        None, {name: value for name, value in zip(names, inputs, strict=True) if name}
+    )
 
 
 def silu(model: ir.Model, options: Options = Options()) -> int:
@@ -122,8 +147,12 @@ def _gelu_end(erf: ir.Node, x: ir.Value) -> ir.Node | None:
             half = True
         elif other is x:
             times_x = True
-        elif made is not None and made.op_type == "Mul" and x in made.inputs and any(
-                scalar(v) == 0.5 for v in made.inputs):
+        elif (
+            made is not None
+            and made.op_type == "Mul"
+            and x in made.inputs
+            and any(scalar(v) == 0.5 for v in made.inputs)
+        ):
             half = times_x = True
         else:
             return None
@@ -144,12 +173,22 @@ def resize_nearest(model: ir.Model, options: Options = Options()) -> int:
     count = 0
     for node in model.graph:
         mode = attribute(node, "coordinate_transformation_mode", "half_pixel")
-        if node.op_type != "Resize" or attribute(node, "mode", "nearest") != "nearest" or mode != "half_pixel":
+        if (
+            node.op_type != "Resize"
+            or attribute(node, "mode", "nearest") != "nearest"
+            or mode != "half_pixel"
+        ):
             continue
-        factors = [b / a for a, b in zip(shape(node.inputs[0]), shape(node.outputs[0]), strict=True)]
-        if all(f.is_integer() for f in factors) and attribute(node, "nearest_mode", "") in ("", "round_prefer_floor"):
-            node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode",
-                                                                              "asymmetric")
+        factors = [
+            b / a for a, b in zip(shape(node.inputs[0]), shape(node.outputs[0]), strict=True)
+        ]
+        if all(f.is_integer() for f in factors) and attribute(node, "nearest_mode", "") in (
+            "",
+            "round_prefer_floor",
+        ):
+            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+                "coordinate_transformation_mode", "asymmetric"
+            )
             node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
             count += 1
     return count
@@ -158,7 +197,11 @@ def resize_nearest(model: ir.Model, options: Options = Options()) -> int:
 def edge_padding(model: ir.Model, options: Options = Options()) -> int:
     """Padding that repeats the border -> the border's rows and columns, concatenated. (The Hexagon simulator answers
     the padding with NaN in float16; MediaTek has none.)"""
-    found = [node for node in model.graph if node.op_type == "Pad" and attribute(node, "mode", "constant") == "edge"]
+    found = [
+        node
+        for node in model.graph
+        if node.op_type == "Pad" and attribute(node, "mode", "constant") == "edge"
+    ]
     if found:
         infer(model)
     count = 0
@@ -167,7 +210,9 @@ def edge_padding(model: ir.Model, options: Options = Options()) -> int:
         if ends is None or (ends < 0).any() or ends.size != 2 * len(sides):
             continue
         at, x = Before(model.graph, node), node.inputs[0]
-        for axis, (first, last) in enumerate(zip(ends[:len(sides)], ends[len(sides):], strict=True)):
+        for axis, (first, last) in enumerate(
+            zip(ends[: len(sides)], ends[len(sides) :], strict=True)
+        ):
             if first or last:
                 parts = [at.slice(x, axis, 0, 1)] * int(first) + [x]
                 parts += [at.slice(x, axis, sides[axis] - 1, sides[axis])] * int(last)
@@ -187,7 +232,9 @@ def finite_masks(model: ir.Model, options: Options = Options()) -> int:
             continue
         if any(node.op_type not in ("Add", "Where", "Clip", "Max") for node in value.consumers()):
             continue
-        new = constant(model.graph, np.where(values < -1e4, MASK, values).astype(values.dtype), "mask")
+        new = constant(
+            model.graph, np.where(values < -1e4, MASK, values).astype(values.dtype), "mask"
+        )
         ir.convenience.replace_all_uses_with(value, new)
         count += 1
     clean(model)
@@ -250,17 +297,39 @@ def pixel_shuffle(model: ir.Model, options: Options = Options()) -> int:
     count = 0
     for node in [n for n in model.graph if n.op_type == "Transpose"]:
         before, after = node.inputs[0].producer(), (node.outputs[0].consumers() or [None])[0]
-        if not (before is not None and after is not None and before.op_type == after.op_type == "Reshape"):
+        if not (
+            before is not None
+            and after is not None
+            and before.op_type == after.op_type == "Reshape"
+        ):
             continue
         if len(node.outputs[0].uses()) != 1:
             continue
-        x, y, sides, perm = before.inputs[0], after.outputs[0], shape(node.inputs[0]), list(attribute(node, "perm"))
+        x, y, sides, perm = (
+            before.inputs[0],
+            after.outputs[0],
+            shape(node.inputs[0]),
+            list(attribute(node, "perm")),
+        )
         at = Before(model.graph, node)
-        if perm == [0, 1, 4, 2, 5, 3] and len(shape(x)) == len(shape(y)) == 4 and sides[2] == sides[3]:
+        if (
+            perm == [0, 1, 4, 2, 5, 3]
+            and len(shape(x)) == len(shape(y)) == 4
+            and sides[2] == sides[3]
+        ):
             new = at("DepthToSpace", x, blocksize=sides[2], mode="CRD")
-        elif perm == [0, 1, 3, 5, 2, 4] and len(shape(x)) == len(shape(y)) == 4 and sides[3] == sides[5]:
-            new = at("Conv", x, unshuffle_kernel(sides[1], sides[3]), kernel_shape=[sides[3]] * 2,
-                     strides=[sides[3]] * 2)
+        elif (
+            perm == [0, 1, 3, 5, 2, 4]
+            and len(shape(x)) == len(shape(y)) == 4
+            and sides[3] == sides[5]
+        ):
+            new = at(
+                "Conv",
+                x,
+                unshuffle_kernel(sides[1], sides[3]),
+                kernel_shape=[sides[3]] * 2,
+                strides=[sides[3]] * 2,
+            )
         else:
             continue
         at.replace(y, new)

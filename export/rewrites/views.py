@@ -48,11 +48,18 @@ class View:
         outer, inner = next(_ids), next(_ids)
 
         def swap(groups: Groups) -> Groups:
-            return [[b for a in group for b in ((outer, inner) if a == atom else (a,))] for group in groups]
+            return [
+                [b for a in group for b in ((outer, inner) if a == atom else (a,))]
+                for group in groups
+            ]
 
         sizes = {a: s for a, s in self.sizes.items() if a != atom}
-        return View(self.base, swap(self.order), swap(self.dims),
-                    sizes | {outer: first, inner: self.sizes[atom] // first})
+        return View(
+            self.base,
+            swap(self.order),
+            swap(self.dims),
+            sizes | {outer: first, inner: self.sizes[atom] // first},
+        )
 
     def reshaped(self, sides: tuple[int, ...]) -> "View | None":
         """With other dims of the same elements, or None where a factor would be cut unevenly."""
@@ -63,7 +70,11 @@ class View:
                 flat = [a for group in view.dims for a in group]
                 atom = flat[at]
                 size, wanted = view.sizes[atom], side // have
-                if side % have or (size > wanted and size % wanted) or (size < wanted and wanted % size):
+                if (
+                    side % have
+                    or (size > wanted and size % wanted)
+                    or (size < wanted and wanted % size)
+                ):
                     return None
                 if size > wanted:
                     view = view.split(atom, wanted)
@@ -81,7 +92,9 @@ class View:
 def plain(base: ir.Value, sides: tuple[int, ...]) -> View:
     """A tensor that lies as the graph believes."""
     dims = [[next(_ids)] if side > 1 else [] for side in sides]
-    return View(base, dims, dims, {atoms[0]: side for atoms, side in zip(dims, sides, strict=True) if atoms})
+    return View(
+        base, dims, dims, {atoms[0]: side for atoms, side in zip(dims, sides, strict=True) if atoms}
+    )
 
 
 def fresh(size: int) -> tuple[list[int], dict[int, int]]:
@@ -117,10 +130,19 @@ def align(a: View, b: View) -> tuple[View, View] | None:
 
 def renamed(view: View, like: View) -> View:
     """`view`, aligned with `like`, under the atoms of `like`; dims of one element stay empty."""
-    names = {x: y for mine, theirs in zip(view.dims, like.dims, strict=True) if mine
-             for x, y in zip(mine, theirs, strict=True)}
+    names = {
+        x: y
+        for mine, theirs in zip(view.dims, like.dims, strict=True)
+        if mine
+        for x, y in zip(mine, theirs, strict=True)
+    }
     swap = lambda groups: [[names[a] for a in group] for group in groups]  # noqa: E731
-    return View(view.base, swap(view.order), swap(view.dims), {names[a]: size for a, size in view.sizes.items()})
+    return View(
+        view.base,
+        swap(view.order),
+        swap(view.dims),
+        {names[a]: size for a, size in view.sizes.items()},
+    )
 
 
 def arrange(view: View, groups: Groups, at: Before) -> View:
@@ -131,12 +153,18 @@ def arrange(view: View, groups: Groups, at: Before) -> View:
     values = array(view.base)
     source, target = flatten(view.order), flatten(groups)
     if values is not None:
-        moved = values.reshape([view.sizes[a] for a in source]).transpose([source.index(a) for a in target])
-        return replace(view, base=constant(at.graph, moved.reshape(sides), "arranged"), order=groups)
+        moved = values.reshape([view.sizes[a] for a in source]).transpose(
+            [source.index(a) for a in target]
+        )
+        return replace(
+            view, base=constant(at.graph, moved.reshape(sides), "arranged"), order=groups
+        )
     codes = _arrange_codes(view, groups, sides, at)
     if codes is not None:
         return replace(view, base=codes, order=groups)
-    if len(groups) == len(view.order) and sorted(filter(None, groups)) == sorted(filter(None, view.order)):
+    if len(groups) == len(view.order) and sorted(filter(None, groups)) == sorted(
+        filter(None, view.order)
+    ):
         return replace(view, base=at.transpose(view.base, _axes(view.order, groups)), order=groups)
     base, have = view.base, list(view.base_sides)
     while source != target:
@@ -145,7 +173,7 @@ def arrange(view: View, groups: Groups, at: Before) -> View:
             wanted = sorted(range(len(blocks)), key=lambda i: target.index(blocks[i][0]))
         else:
             blocks, wanted = _swap(blocks, target)
-        pad = 4 - len(blocks)   # never fewer than four axes
+        pad = 4 - len(blocks)  # never fewer than four axes
         blocks, wanted = [[]] * pad + blocks, [*range(pad), *(i + pad for i in wanted)]
         sizes = [view.of(block) for block in blocks]
         base = base if have == sizes else at.reshape(base, sizes)
@@ -171,9 +199,13 @@ def _arrange_codes(view: View, groups: Groups, sides: list[int], at: Before) -> 
             return None
         attributes["axis"] = groups.index(channel)
     source, target = flatten(view.order), flatten(groups)
-    moved = codes.reshape([view.sizes[a] for a in source]).transpose([source.index(a) for a in target])
+    moved = codes.reshape([view.sizes[a] for a in source]).transpose(
+        [source.index(a) for a in target]
+    )
     tensor = ir.tensor(np.ascontiguousarray(moved.reshape(sides)), dtype=node.inputs[0].dtype)
-    return at("DequantizeLinear", constant(at.graph, tensor, "codes"), *node.inputs[1:], **attributes)
+    return at(
+        "DequantizeLinear", constant(at.graph, tensor, "codes"), *node.inputs[1:], **attributes
+    )
 
 
 def _axes(source: Groups, target: Groups) -> list[int]:
@@ -205,8 +237,7 @@ def _swap(blocks: Groups, target: list[int]) -> tuple[Groups, list[int]]:
     first = next(i for i, block in enumerate(blocks) if block != ordered[i])
     wanted = ordered[first]
     j = blocks.index(wanted)
-    parts = [flatten(blocks[:first]), flatten(blocks[first:j]), wanted, flatten(blocks[j + 1:])]
+    parts = [flatten(blocks[:first]), flatten(blocks[first:j]), wanted, flatten(blocks[j + 1 :])]
     kept = [i for i, part in enumerate(parts) if part]
     merged = [parts[i] for i in kept]
     return merged, [kept.index(i) for i in (0, 2, 1, 3) if i in kept]
-

@@ -17,8 +17,19 @@ from compress.files import write_text, writing
 from compress.model import SRModel
 from export.targets.parts import Exported, Options, Parts, check_host_arithmetic, choose_parts
 
-__all__ = ["TARGETS", "Exported", "Options", "Target", "check_options", "check_packages", "choose_target", "export",
-           "claimed", "failed_of", "finish"]
+__all__ = [
+    "TARGETS",
+    "Exported",
+    "Options",
+    "Target",
+    "check_options",
+    "check_packages",
+    "choose_target",
+    "export",
+    "claimed",
+    "failed_of",
+    "finish",
+]
 
 DTYPES = ("fp32", "fp16", "fp8", "w8a8", "w8a16", "w8")
 
@@ -36,7 +47,7 @@ class Target:
     default: str
     runs: bool = True
     takes_quantised: bool = False
-    whole: bool = False         # also writes model.*, one graph for all
+    whole: bool = False  # also writes model.*, one graph for all
     dynamic: bool = False
     remark: str = ""
 
@@ -46,32 +57,77 @@ class Target:
 
 # Thresholds in dB, end to end: fp16 rounds at 2^-11; 30 and 45 are what 8 and 16 bits are expected to reach.
 TARGETS: dict[str, Target] = {
-    "onnx": Target("onnx_file", ("onnxscript",), "pip install 'onnxscript>=0.7.2,<0.8'",
-                   {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0}, "fp32", takes_quantised=True, whole=True,
-                   dynamic=True),
-    "qnn": Target("qnn", (), "pip install onnxruntime-qnn==2.7.0", {"fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0}, "w8a16",
-                  takes_quantised=True, remark="compiled and simulated where onnxruntime-qnn is installed"),
-    "tensorrt": Target("tensorrt", (), "pip install tensorrt cuda-python",
-                       {"fp32": 60.0, "fp16": 45.0, "fp8": 25.0, "w8a8": 30.0}, "fp16", runs=False,
-                       remark="written only: an engine is built on the machine with the GPU"),
-    "openvino": Target("openvino", ("openvino",), "pip install 'openvino>=2026.4,<2027'",
-                       {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0}, "fp32", takes_quantised=True),
-    "executorch": Target("executorch", ("executorch",), "pip install 'executorch>=1.5,<1.6'",
-                         {"fp32": 60.0, "fp16": 40.0, "w8a8": 30.0}, "fp32"),
-    "litert": Target("litert", ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
-                     "pip install litert-torch==0.10.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 (in an environment "
-                     "of its own: it wants other versions of pydantic and typing-extensions)",
-                     {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0}, "fp32"),
-    "coreml": Target("coreml", ("coremltools",), "pip install 'coremltools>=9,<10'",
-                     {"fp32": 60.0, "fp16": 45.0, "w8": 30.0}, "fp16", runs=False,
-                     remark="converted only: Core ML predicts on macOS"),
-    "ncnn": Target("ncnn", ("ncnn", "pnnx"), "pip install ncnn pnnx", {"fp32": 60.0, "fp16": 40.0}, "fp32"),
+    "onnx": Target(
+        "onnx_file",
+        ("onnxscript",),
+        "pip install 'onnxscript>=0.7.2,<0.8'",
+        {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+        takes_quantised=True,
+        whole=True,
+        dynamic=True,
+    ),
+    "qnn": Target(
+        "qnn",
+        (),
+        "pip install onnxruntime-qnn==2.7.0",
+        {"fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "w8a16",
+        takes_quantised=True,
+        remark="compiled and simulated where onnxruntime-qnn is installed",
+    ),
+    "tensorrt": Target(
+        "tensorrt",
+        (),
+        "pip install tensorrt cuda-python",
+        {"fp32": 60.0, "fp16": 45.0, "fp8": 25.0, "w8a8": 30.0},
+        "fp16",
+        runs=False,
+        remark="written only: an engine is built on the machine with the GPU",
+    ),
+    "openvino": Target(
+        "openvino",
+        ("openvino",),
+        "pip install 'openvino>=2026.4,<2027'",
+        {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+        takes_quantised=True,
+    ),
+    "executorch": Target(
+        "executorch",
+        ("executorch",),
+        "pip install 'executorch>=1.5,<1.6'",
+        {"fp32": 60.0, "fp16": 40.0, "w8a8": 30.0},
+        "fp32",
+    ),
+    "litert": Target(
+        "litert",
+        ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+        "pip install litert-torch==0.10.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 (in an environment "
+        "of its own: it wants other versions of pydantic and typing-extensions)",
+        {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+    ),
+    "coreml": Target(
+        "coreml",
+        ("coremltools",),
+        "pip install 'coremltools>=9,<10'",
+        {"fp32": 60.0, "fp16": 45.0, "w8": 30.0},
+        "fp16",
+        runs=False,
+        remark="converted only: Core ML predicts on macOS",
+    ),
+    "ncnn": Target(
+        "ncnn", ("ncnn", "pnnx"), "pip install ncnn pnnx", {"fp32": 60.0, "fp16": 40.0}, "fp32"
+    ),
 }
 
 
 def choose_target(name: str) -> Target:
     if name not in TARGETS:
-        raise UserError(f"export target '{name}' is unknown{nearest(name, TARGETS)}; choose one of {', '.join(TARGETS)}")
+        raise UserError(
+            f"export target '{name}' is unknown{nearest(name, TARGETS)}; choose one of {', '.join(TARGETS)}"
+        )
     return TARGETS[name]
 
 
@@ -79,22 +135,29 @@ def check_options(name: str, options: Options) -> None:
     """Raise UserError for what a target cannot do, before a model is loaded."""
     target = choose_target(name)
     if options.dtype is not None and options.dtype not in target.dtypes:
-        raise UserError(f"target {name} has no {options.dtype}{_why(name, options.dtype)}; choose one of "
-                        f"{', '.join(target.dtypes)}")
+        raise UserError(
+            f"target {name} has no {options.dtype}{_why(name, options.dtype)}; choose one of "
+            f"{', '.join(target.dtypes)}"
+        )
     if options.dynamic and not target.dynamic:
         able = ", ".join(n for n, t in TARGETS.items() if t.dynamic)
-        raise UserError(f"target {name} has static shapes only; leave out dynamic, or choose {able}")
+        raise UserError(
+            f"target {name} has static shapes only; leave out dynamic, or choose {able}"
+        )
     if name != "onnx" and (options.opset is not None or options.low_bits != "packed"):
         raise UserError(f"opset and low_bits are options of target onnx; leave them out for {name}")
 
 
 def _why(name: str, dtype: str) -> str:
-    reasons = {("executorch", "w8a16"): "XNNPACK has no kernels with 16-bit activations",
-               ("tensorrt", "w8a16"): "TensorRT has no 16-bit integers",
-               ("coreml", "w8a8"): "its activation ranges are calibrated on macOS only",
-               ("coreml", "w8a16"): "Core ML has no 16-bit activation codes",
-               ("ncnn", "w8a8"): "the ncnn package has no ncnn2table and ncnn2int8",
-               ("ncnn", "w8a16"): "ncnn has no 16-bit codes", ("qnn", "fp32"): "the HTP computes in float16 or integers"}
+    reasons = {
+        ("executorch", "w8a16"): "XNNPACK has no kernels with 16-bit activations",
+        ("tensorrt", "w8a16"): "TensorRT has no 16-bit integers",
+        ("coreml", "w8a8"): "its activation ranges are calibrated on macOS only",
+        ("coreml", "w8a16"): "Core ML has no 16-bit activation codes",
+        ("ncnn", "w8a8"): "the ncnn package has no ncnn2table and ncnn2int8",
+        ("ncnn", "w8a16"): "ncnn has no 16-bit codes",
+        ("qnn", "fp32"): "the HTP computes in float16 or integers",
+    }
     reason = reasons.get((name, dtype))
     return f" ({reason})" if reason else ""
 
@@ -168,7 +231,9 @@ def finish(out: Path, problem: str | None, keep: bool = False) -> Path:
             folders.swap_in(partial, failed, marks.EXPORT)
             return failed
     else:
-        (partial / marks.MARK_FILE).unlink(missing_ok=True)   # manifest.json is the mark of a finished one
+        (partial / marks.MARK_FILE).unlink(
+            missing_ok=True
+        )  # manifest.json is the mark of a finished one
     folders.remove(failed, marks.EXPORT)
     folders.swap_in(partial, out, marks.EXPORT)
     return out

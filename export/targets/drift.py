@@ -21,7 +21,16 @@ from export.targets.parts import Exported, Options
 from export.verify import photographs, psnr, session
 
 ABLE = ("onnx", "qnn")
-HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm", "InstanceNormalization", "LayerNormalization", "Softmax", "Add")
+HEAVY = (
+    "Conv",
+    "ConvTranspose",
+    "MatMul",
+    "Gemm",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "Softmax",
+    "Add",
+)
 
 
 def inner(model: onnx.ModelProto, operators: tuple[str, ...] = HEAVY) -> dict[str, tuple[str, str]]:
@@ -38,7 +47,9 @@ def inner(model: onnx.ModelProto, operators: tuple[str, ...] = HEAVY) -> dict[st
         value = node.output[0]
         pairs = [n for n in consumers.get(value, []) if n.op_type == "QuantizeLinear"]
         if pairs:
-            readers = [n for n in consumers.get(pairs[0].output[0], []) if n.op_type == "DequantizeLinear"]
+            readers = [
+                n for n in consumers.get(pairs[0].output[0], []) if n.op_type == "DequantizeLinear"
+            ]
             if not readers or readers[0].output[0] in outputs:
                 continue
             value = readers[0].output[0]
@@ -64,7 +75,9 @@ def simulate(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, loaded.run(None, {loaded.get_inputs()[0].name: x}), strict=True))
 
 
-def run_target(target: str, path: Path, graph: dict, made: Exported, x: np.ndarray) -> dict[str, np.ndarray]:
+def run_target(
+    target: str, path: Path, graph: dict, made: Exported, x: np.ndarray
+) -> dict[str, np.ndarray]:
     """All outputs of the tapped graph in the target's runtime."""
     if target == "qnn":
         return run_htp(path, graph, made, x)
@@ -77,11 +90,23 @@ def run_htp(path: Path, graph: dict, made: Exported, x: np.ndarray) -> dict[str,
     """Compiled and run by qnn_worker.py, with all outputs."""
     from export.targets.qnn import work
 
-    python, chip = made.runner.python, {"arch": graph["provider"]["htp_arch"], "soc": graph["provider"]["soc_model"]}
+    python, chip = (
+        made.runner.python,
+        {"arch": graph["provider"]["htp_arch"], "soc": graph["provider"]["soc_model"]},
+    )
     inputs, outputs = path.with_suffix(".x.npz"), path.with_suffix(".y.npz")
     np.savez(inputs, x=x)
-    work(python, {"do": "run", "model": str(path), "inputs": str(inputs), "outputs": str(outputs),
-                  "optimise": graph["optimisation"], **chip})
+    work(
+        python,
+        {
+            "do": "run",
+            "model": str(path),
+            "inputs": str(inputs),
+            "outputs": str(outputs),
+            "optimise": graph["optimisation"],
+            **chip,
+        },
+    )
     with np.load(outputs) as stored:
         found = {key.partition("/")[2]: stored[key] for key in stored.files}
     inputs.unlink()
@@ -97,11 +122,15 @@ def measure_drift(folder: Path, made: Exported, options: Options) -> list[dict]:
     manifest = read_manifest(folder)
     target = manifest["target"]
     if target not in ABLE or not made.runs:
-        raise UserError(f"drift is measured on graphs that stay ONNX, in a runtime that runs here; target {target} is not "
-                        f"such a one ({', '.join(ABLE)} are)")
+        raise UserError(
+            f"drift is measured on graphs that stay ONNX, in a runtime that runs here; target {target} is not "
+            f"such a one ({', '.join(ABLE)} are)"
+        )
     x, rows = next(iter(photographs(options.lr_size).values())).numpy(), []
     latent = None
-    for stem in [s for s in ("encoder", "denoiser", "decoder") if s in made.graphs] or list(made.graphs):
+    for stem in [s for s in ("encoder", "denoiser", "decoder") if s in made.graphs] or list(
+        made.graphs
+    ):
         graph = made.graphs[stem]
         source = folder / graph.get("qdq", graph["file"])
         taps = folder / f".{stem}.taps.onnx"
@@ -113,8 +142,14 @@ def measure_drift(folder: Path, made: Exported, options: Options) -> list[dict]:
             if name in ran:
                 peak = float(np.abs(simulated[name]).max()) or 1.0
                 db = psnr(ran[name], simulated[name], peak)
-                rows.append({"graph": stem, "layer": layer, "operator": operator,
-                             "db": None if np.isnan(db) else round(min(db, 999.0), 2)})
+                rows.append(
+                    {
+                        "graph": stem,
+                        "layer": layer,
+                        "operator": operator,
+                        "db": None if np.isnan(db) else round(min(db, 999.0), 2),
+                    }
+                )
         result = simulated[manifest["graphs"][stem]["outputs"][0]["name"]]
         if stem == "encoder":
             x = latent = result
@@ -129,7 +164,12 @@ def table(rows: list[dict], worst: int = 12) -> str:
     if not rows:
         return "drift: no inner tensor to compare"
     shown = sorted(rows, key=lambda row: -1e9 if row["db"] is None else row["db"])[:worst]
-    lines = [f"drift of the runtime from the simulation, dB, the {len(shown)} worst of {len(rows)} layers"]
-    lines += [f"  {'not finite' if r['db'] is None else format(r['db'], '.1f'):>10}  {r['graph']:10}{r['operator']:24}"
-              f"{r['layer']}" for r in shown]
+    lines = [
+        f"drift of the runtime from the simulation, dB, the {len(shown)} worst of {len(rows)} layers"
+    ]
+    lines += [
+        f"  {'not finite' if r['db'] is None else format(r['db'], '.1f'):>10}  {r['graph']:10}{r['operator']:24}"
+        f"{r['layer']}"
+        for r in shown
+    ]
     return "\n".join(lines)

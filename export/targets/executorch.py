@@ -76,13 +76,19 @@ def separate(graph: torch.fx.Graph) -> None:
 
 def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
     """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 activations."""
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (XNNPACKQuantizer,
-                                                                         get_symmetric_quantization_config)
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer = XNNPACKQuantizer().set_global(
+        get_symmetric_quantization_config(is_per_channel=True)
+    )
     quantizer.set_filter_function(takes_codes)
-    prepared = prepare_pt2e(torch.export.export(module, (example(parts, stem),)).module(), quantizer)
+    prepared = prepare_pt2e(
+        torch.export.export(module, (example(parts, stem),)).module(), quantizer
+    )
     for x in parts.inputs(stem):
         prepared(x)
     converted = convert_pt2e(prepared)
@@ -98,7 +104,9 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
 
     float_model(parts)
     if options.rewrite:
-        raise UserError("rewrites work on ONNX graphs, and executorch is made from torch; leave out --rewrite")
+        raise UserError(
+            "rewrites work on ONNX graphs, and executorch is made from torch; leave out --rewrite"
+        )
     graphs, notes = {}, []
     for stem in parts.stems:
         module = parts.module(stem)
@@ -107,15 +115,31 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
                 module = Half(module)
             elif parts.dtype == "w8a8":
                 module = quantised(module, parts, stem)
-            program = to_edge_transform_and_lower(torch.export.export(module, (example(parts, stem),)),
-                                                  partitioner=[XnnpackPartitioner()])
-        nodes = [str(n.target) for n in program.exported_program().graph.nodes if n.op == "call_function"]
+            program = to_edge_transform_and_lower(
+                torch.export.export(module, (example(parts, stem),)),
+                partitioner=[XnnpackPartitioner()],
+            )
+        nodes = [
+            str(n.target) for n in program.exported_program().graph.nodes if n.op == "call_function"
+        ]
         delegates = sum("executorch_call_delegate" in n for n in nodes)
         left = [n for n in nodes if "delegate" not in n and "getitem" not in n]
-        notes.append(f"{stem}: {delegates} XNNPACK partitions, {len(left)} operators on portable kernels")
+        notes.append(
+            f"{stem}: {delegates} XNNPACK partitions, {len(left)} operators on portable kernels"
+        )
         (folder / f"{stem}.pte").write_bytes(program.to_executorch().buffer)
-        graphs[stem] = {"file": f"{stem}.pte", "format": "ExecuTorch program", "partitions": delegates,
-                        "portable": len(left)}
-    kind = {"by": "XNNPACKQuantizer, min-max", "weights": "int8, symmetric, per output channel",
-            "activations": "int8, per tensor", "placement": "inputs, weights and results of convolutions and linear layers"}
-    return Exported(graphs, ("executorch", "torchao"), kind if parts.dtype == "w8a8" else {}, notes=notes)
+        graphs[stem] = {
+            "file": f"{stem}.pte",
+            "format": "ExecuTorch program",
+            "partitions": delegates,
+            "portable": len(left),
+        }
+    kind = {
+        "by": "XNNPACKQuantizer, min-max",
+        "weights": "int8, symmetric, per output channel",
+        "activations": "int8, per tensor",
+        "placement": "inputs, weights and results of convolutions and linear layers",
+    }
+    return Exported(
+        graphs, ("executorch", "torchao"), kind if parts.dtype == "w8a8" else {}, notes=notes
+    )

@@ -21,8 +21,11 @@ def hushed() -> Iterator[IO[bytes]]:
             os.dup2(report.fileno(), 1)  # of libraries and other processes
             os.dup2(report.fileno(), 2)
             # Python's own streams need not be those two: a notebook's are not.
-            with (open(os.dup(report.fileno()), "w", buffering=1, encoding="utf-8") as text, redirect_stdout(text),
-                  redirect_stderr(text)):
+            with (
+                open(os.dup(report.fileno()), "w", buffering=1, encoding="utf-8") as text,
+                redirect_stdout(text),
+                redirect_stderr(text),
+            ):
                 yield report
         finally:
             for number, copy in enumerate(kept, start=1):

@@ -21,10 +21,14 @@ from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
 
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
-Operator = tuple[str, list[int], list[int]]     # its kind, and the numbers of the tensors that it reads and writes
+Operator = tuple[
+    str, list[int], list[int]
+]  # its kind, and the numbers of the tensors that it reads and writes
 
 
-def observed(calibrate: Callable[[np.ndarray], dict[str, dict]], samples: list[np.ndarray]) -> dict[str, dict]:
+def observed(
+    calibrate: Callable[[np.ndarray], dict[str, dict]], samples: list[np.ndarray]
+) -> dict[str, dict]:
     """Least and greatest value of every tensor over all samples, from `calibrate` of each alone: over several at once
     the quantizer takes a moving average, and what lies beyond it is cut off."""
     ranges: dict[str, dict] = {}
@@ -40,7 +44,15 @@ def observed(calibrate: Callable[[np.ndarray], dict[str, dict]], samples: list[n
 def searches(operators: list[Operator]) -> list[int]:
     """What the products put out whose results an ARG_MIN or ARG_MAX compares, see export/targets/qdq.py."""
     producer = {number: (kind, inputs) for kind, inputs, outputs in operators for number in outputs}
-    waiting, seen = [number for kind, inputs, _ in operators if kind in ("ARG_MIN", "ARG_MAX") for number in inputs], set()
+    waiting, seen = (
+        [
+            number
+            for kind, inputs, _ in operators
+            if kind in ("ARG_MIN", "ARG_MAX")
+            for number in inputs
+        ],
+        set(),
+    )
     found = set()
     while waiting:
         number = waiting.pop()
@@ -59,8 +71,13 @@ def left_in_float(file: Path) -> list[str]:
 
     model, found = read_model(str(file)), []
     for graph in model.subgraphs:
-        operators = [(opcode_to_name(model, o.opcodeIndex), list(o.inputs), list(o.outputs)) for o in graph.operators]
-        found += [f"^{re.escape(graph.tensors[number].name.decode())};$" for number in searches(operators)]
+        operators = [
+            (opcode_to_name(model, o.opcodeIndex), list(o.inputs), list(o.outputs))
+            for o in graph.operators
+        ]
+        found += [
+            f"^{re.escape(graph.tensors[number].name.decode())};$" for number in searches(operators)
+        ]
     return found
 
 
@@ -76,11 +93,14 @@ def quantise(source: Path, result: Path, parts: Parts, stem: str) -> None:
     def leave() -> None:
         """Behind the rules for all: the last that fits an operator holds."""
         for scope in kept:
-            work.update_quantization_recipe(scope, TFLOperationName.ALL_SUPPORTED,
-                                            algorithm_key=AlgorithmName.NO_QUANTIZE)
+            work.update_quantization_recipe(
+                scope, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+            )
 
     if parts.dtype == "fp16":
-        work.add_weight_only_config(".*", TFLOperationName.ALL_SUPPORTED, 16, algorithm_key=AlgorithmName.FLOAT_CASTING)
+        work.add_weight_only_config(
+            ".*", TFLOperationName.ALL_SUPPORTED, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        )
         leave()
         work.quantize().export_model(str(result))
         return
@@ -89,8 +109,10 @@ def quantise(source: Path, result: Path, parts: Parts, stem: str) -> None:
     leave()
     signatures = Interpreter(model_path=str(source)).get_signature_list()
     key, names = next(iter(signatures.items()))
-    ranges = observed(lambda x: work.calibrate({key: [{names["inputs"][0]: x}]}, num_threads=1),
-                      [x.numpy() for x in parts.inputs(stem)])
+    ranges = observed(
+        lambda x: work.calibrate({key: [{names["inputs"][0]: x}]}, num_threads=1),
+        [x.numpy() for x in parts.inputs(stem)],
+    )
     if not ranges:  # no product in it, as in an encoder that only unshuffles pixels
         shutil.copyfile(source, result)
         return
@@ -103,7 +125,9 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
 
     float_model(parts)
     if options.rewrite:
-        raise UserError("rewrites work on ONNX graphs, and litert is made from torch; leave out --rewrite")
+        raise UserError(
+            "rewrites work on ONNX graphs, and litert is made from torch; leave out --rewrite"
+        )
     graphs = {}
     for stem in parts.stems:
         file = folder / f"{stem}.tflite"
@@ -117,7 +141,10 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
         graphs[stem] = {"file": file.name, "format": "LiteRT flatbuffer"}
     kind = {}
     if parts.dtype.startswith("w"):
-        kind = {"by": "ai-edge-quantizer, min-max", "weights": "int8, symmetric, per output channel",
-                "activations": f"int{parts.activation_bits}, per tensor",
-                "placement": "convolutions and linear layers; the rest, and what goes in and out, in float32"}
+        kind = {
+            "by": "ai-edge-quantizer, min-max",
+            "weights": "int8, symmetric, per output channel",
+            "activations": f"int{parts.activation_bits}, per tensor",
+            "placement": "convolutions and linear layers; the rest, and what goes in and out, in float32",
+        }
     return Exported(graphs, ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"), kind)

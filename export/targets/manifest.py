@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from export.targets import Target
 
 HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
-OVERLAP = 32    # low-resolution pixels that tiles share
+OVERLAP = 32  # low-resolution pixels that tiles share
 
 
 def files(folder: Path) -> dict[str, dict]:
@@ -35,7 +35,10 @@ def files(folder: Path) -> dict[str, dict]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        made_later = name in (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json") or "__pycache__" in path.parts
+        made_later = (
+            name in (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
+            or "__pycache__" in path.parts
+        )
         if path.is_file() and not made_later:
             found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     return found
@@ -63,15 +66,30 @@ def interface(parts: Parts, stem: str, dtype: str = "float32") -> dict[str, list
         seen = [min(t.min().item() for t in tensors), max(t.max().item() for t in tensors)]
         shape = list(tensors[0].shape)
         free = shape[:2] + ["height", "width"] if parts.options.dynamic else shape
-        bounds = {"range": [0.0, 1.0]} if name in ("lr", "sr") else {"observed": [round(v, 6) for v in seen]}
-        return {"name": name, "shape": free, "example_shape": shape, "dtype": dtype, "layout": "NCHW", **bounds}
+        bounds = (
+            {"range": [0.0, 1.0]}
+            if name in ("lr", "sr")
+            else {"observed": [round(v, 6) for v in seen]}
+        )
+        return {
+            "name": name,
+            "shape": free,
+            "example_shape": shape,
+            "dtype": dtype,
+            "layout": "NCHW",
+            **bounds,
+        }
 
     return {"inputs": [entry(source, inputs)], "outputs": [entry(result, outputs)]}
 
 
 def tiles_fix(model: SRModel) -> str:
     """The name of the colour correction of an image that was made of several tiles."""
-    return model.colour_fix if model.colour_fix == "none" else model.tiling.colour_fix or model.colour_fix
+    return (
+        model.colour_fix
+        if model.colour_fix == "none"
+        else model.tiling.colour_fix or model.colour_fix
+    )
 
 
 def copy_host(folder: Path) -> None:
@@ -90,23 +108,45 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
     """Write manifest.json, run.py and host/ into `folder`, whose other files are complete."""
     copy_host(folder)
     model, versions = parts.model, needs(parts.target, made.graphs)
-    described = {stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
-                 for stem, entry in made.graphs.items()}
+    described = {
+        stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
+        for stem, entry in made.graphs.items()
+    }
     data = {
-        "format": FORMAT, "model_sha256": options.model_sha256,
-        "target": parts.target, "dtype": parts.dtype, "components": list(parts.stems), "scale": SCALE,
-        "lr_size": list(options.lr_size), "dynamic": options.dynamic,
-        "install": install(parts.target, versions), "needs": versions,
+        "format": FORMAT,
+        "model_sha256": options.model_sha256,
+        "target": parts.target,
+        "dtype": parts.dtype,
+        "components": list(parts.stems),
+        "scale": SCALE,
+        "lr_size": list(options.lr_size),
+        "dynamic": options.dynamic,
+        "install": install(parts.target, versions),
+        "needs": versions,
         "graphs": described,
-        "quantisation": {"layers": summary(exported_modules(parts)), "learned": learned(parts), **made.quantisation},
+        "quantisation": {
+            "layers": summary(exported_modules(parts)),
+            "learned": learned(parts),
+            **made.quantisation,
+        },
         "host": {
             "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
-            "clean_latent": parts.clean_latent, "colour_fix": model.colour_fix,
-            "colour_fix_of_tiles": tiles_fix(model), "overlap": OVERLAP, "align": parts.align,
+            "clean_latent": parts.clean_latent,
+            "colour_fix": model.colour_fix,
+            "colour_fix_of_tiles": tiles_fix(model),
+            "overlap": OVERLAP,
+            "align": parts.align,
             "margin": model.tiling.margin or MARGIN,
-            "smallest": 2 * model.multiple},
-        "calibration": {"data": options.calibration, "images": options.images, "seed": options.seed},
-        "tools": tools(made.tools), "files": files(folder)}
+            "smallest": 2 * model.multiple,
+        },
+        "calibration": {
+            "data": options.calibration,
+            "images": options.images,
+            "seed": options.seed,
+        },
+        "tools": tools(made.tools),
+        "files": files(folder),
+    }
     path = folder / MANIFEST_FILE
     write_text(path, json.dumps(data, indent=1) + "\n")
     return path

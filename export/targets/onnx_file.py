@@ -17,13 +17,26 @@ from export.targets.qdq import quantise, searches
 FLOAT32_OPS = ("InstanceNormalization", "ReduceMean", "ReduceSum", "Resize")
 
 
-def float_graphs(parts: Parts, folder: Path, options: Options, opset: int | None = None, rewrites: str | None = None
-                 ) -> dict[str, Path]:
+def float_graphs(
+    parts: Parts,
+    folder: Path,
+    options: Options,
+    opset: int | None = None,
+    rewrites: str | None = None,
+) -> dict[str, Path]:
     """`<stem>.onnx` of every graph as the model is: float32, or with the Q/DQ pairs of a quantised one."""
-    paths = export_onnx(parts.model, folder, lr_size=options.lr_size, dynamic=options.dynamic, opset=opset,
-                        low_bits=options.low_bits, stems=parts.stems)
+    paths = export_onnx(
+        parts.model,
+        folder,
+        lr_size=options.lr_size,
+        dynamic=options.dynamic,
+        opset=opset,
+        low_bits=options.low_bits,
+        stems=parts.stems,
+    )
     if rewrites:
         from export.rewrite import rewrite_exported
+
         rewrite_exported(paths, parts.model, rewrites, options.lr_size)
     return {path.stem: path for path in paths}
 
@@ -33,9 +46,13 @@ def as_float16(path: Path) -> None:
     model = load_graph(path)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
-    model = convert_float_to_float16(add_shapes(model), keep_io_types=True,
-                                     op_block_list=list(FLOAT32_OPS),
-                                     node_block_list=searches(model), disable_shape_infer=True)
+    model = convert_float_to_float16(
+        add_shapes(model),
+        keep_io_types=True,
+        op_block_list=list(FLOAT32_OPS),
+        node_block_list=searches(model),
+        disable_shape_infer=True,
+    )
     single_casts(model.graph)
     straight(model.graph)
     del model.graph.value_info[:]  # it leaves the old types of some
@@ -58,12 +75,18 @@ def straight(graph: onnx.GraphProto) -> None:
     """Between two operators in float32, no rounding to float16 and back: the converter leaves `X_cast_to_fp16` -> X ->
     `X_cast_to_fp32` there."""
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}
-    wide = {name: f"{half}_cast_to_fp16" for name, half in casts.items() if casts.get(half) == f"{half}_cast_to_fp16"}
+    wide = {
+        name: f"{half}_cast_to_fp16"
+        for name, half in casts.items()
+        if casts.get(half) == f"{half}_cast_to_fp16"
+    }
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = wide.get(name, name)
     for _ in range(2):  # the second cast of a pair, then the first, where nothing else reads it
-        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        used = {name for node in graph.node for name in node.input} | {
+            value.name for value in graph.output
+        }
         kept = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in used]
         del graph.node[:]
         graph.node.extend(kept)
@@ -83,17 +106,26 @@ def quantise_file(path: Path, form: str, parts: Parts, doors: bool = True) -> No
     arrays = [x.numpy() for x in parts.inputs(path.stem)]
     replace(
         quantise(load_graph(path), form, arrays, 16 if parts.activation_bits == 16 else 8, doors),
-        path)
+        path,
+    )
 
 
 def largest_code(path: Path) -> int:
     """The largest magnitude of the signed 8-bit weights in an ONNX file; 0 where it has none."""
     graph = load_graph(path).graph
     weights = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    stored = [tensor for tensor in graph.initializer
-              if tensor.name in weights and tensor.data_type == onnx.TensorProto.INT8]
-    return max((int(abs(onnx.numpy_helper.to_array(tensor).astype(int)).max(initial=0))
-                for tensor in stored), default=0)
+    stored = [
+        tensor
+        for tensor in graph.initializer
+        if tensor.name in weights and tensor.data_type == onnx.TensorProto.INT8
+    ]
+    return max(
+        (
+            int(abs(onnx.numpy_helper.to_array(tensor).astype(int)).max(initial=0))
+            for tensor in stored
+        ),
+        default=0,
+    )
 
 
 def entry(path: Path) -> dict:
@@ -101,9 +133,12 @@ def entry(path: Path) -> dict:
     model = onnx.load(path, load_external_data=False)
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     data = path.with_name(f"{path.name}.data")
-    return {"file": path.name, "format": f"ONNX opset {opset}, IR {model.ir_version}",
-            "least_onnxruntime": least_onnxruntime(model.ir_version, opset),
-            **({"data": data.name} if data.is_file() else {})}
+    return {
+        "file": path.name,
+        "format": f"ONNX opset {opset}, IR {model.ir_version}",
+        "least_onnxruntime": least_onnxruntime(model.ir_version, opset),
+        **({"data": data.name} if data.is_file() else {}),
+    }
 
 
 def write(parts: Parts, folder: Path, options: Options) -> Exported:
@@ -115,9 +150,18 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
             as_float16(path)
         elif post_training:
             quantise_file(path, "cpu", parts)
-    kind = {"scheme": "QuantizeLinear/DequantizeLinear pairs"} if parts.dtype.startswith("w") else {}
+    kind = (
+        {"scheme": "QuantizeLinear/DequantizeLinear pairs"} if parts.dtype.startswith("w") else {}
+    )
     if post_training:
-        kind |= {"placement": "inputs and weights of convolutions and matrix products", "by": "onnxruntime, min-max",
-                 "weights": "int8, symmetric, per output channel",
-                 "activations": f"uint{parts.activation_bits}, asymmetric, per tensor"}
-    return Exported({stem: entry(path) for stem, path in paths.items()}, ("onnx", "onnxruntime", "onnxscript"), kind)
+        kind |= {
+            "placement": "inputs and weights of convolutions and matrix products",
+            "by": "onnxruntime, min-max",
+            "weights": "int8, symmetric, per output channel",
+            "activations": f"uint{parts.activation_bits}, asymmetric, per tensor",
+        }
+    return Exported(
+        {stem: entry(path) for stem, path in paths.items()},
+        ("onnx", "onnxruntime", "onnxscript"),
+        kind,
+    )

@@ -71,8 +71,16 @@ class Exported:
 class Parts:
     """The graphs to export of `model`, their modules and their inputs. All tensors are float32 [1, C, h, w]."""
 
-    def __init__(self, model: SRModel, target: str, stems: tuple[str, ...], dtype: str, options: Options):
-        self.model, self.target, self.stems, self.dtype, self.options = model, target, stems, dtype, options
+    def __init__(
+        self, model: SRModel, target: str, stems: tuple[str, ...], dtype: str, options: Options
+    ):
+        self.model, self.target, self.stems, self.dtype, self.options = (
+            model,
+            target,
+            stems,
+            dtype,
+            options,
+        )
         self.quantised = bool(quantised_layers(model))
 
     def module(self, stem: str) -> nn.Module:
@@ -85,13 +93,19 @@ class Parts:
     def images(self) -> list[torch.Tensor]:
         """Calibration images [1, 3, h, w], of the exported size."""
         height, width = self.options.lr_size
-        crops = calibration_images(self.options.calibration, self.options.images, max(height, width), self.options.seed)
+        crops = calibration_images(
+            self.options.calibration, self.options.images, max(height, width), self.options.seed
+        )
         return [crop[..., :height, :width].contiguous() for crop in crops]
 
     @cached_property
     def _calibration(self) -> dict[str, list[torch.Tensor]]:
         with torch.no_grad():
-            latents = [self.model.encoder(x) for x in self.images] if set(self.stems) - {"model", "encoder"} else []
+            latents = (
+                [self.model.encoder(x) for x in self.images]
+                if set(self.stems) - {"model", "encoder"}
+                else []
+            )
             clean = [self.model.clean_latent(x) for x in latents] if "decoder" in self.stems else []
         return {"lr": self.images, "latent": latents, "clean_latent": clean}
 
@@ -102,7 +116,11 @@ class Parts:
     @property
     def activation_bits(self) -> int:
         """Of a dtype such as w8a16; 32 or 16 for floats."""
-        return int(self.dtype.partition("a")[2]) if "a" in self.dtype else {"fp32": 32}.get(self.dtype, 16)
+        return (
+            int(self.dtype.partition("a")[2])
+            if "a" in self.dtype
+            else {"fp32": 32}.get(self.dtype, 16)
+        )
 
     @property
     def clean_latent(self) -> dict[str, float]:
@@ -116,7 +134,9 @@ class Parts:
     def align(self) -> int:
         """What tile positions are multiples of, in low-resolution pixels: processes with noise repeat their map."""
         process = self.model.process
-        period = {Bidirectional: BIDIRECTIONAL_PERIOD, ResidualSampler: SAMPLER_PERIOD}.get(type(process), 1)
+        period = {Bidirectional: BIDIRECTIONAL_PERIOD, ResidualSampler: SAMPLER_PERIOD}.get(
+            type(process), 1
+        )
         return max(self.model.multiple, round(period / self.model.latent_ratio))
 
 
@@ -126,23 +146,38 @@ def choose_parts(model: SRModel, name: str, target: "Target", options: Options) 
     check_size(model, options.lr_size)
     for component in options.components or ():
         if component not in GRAPHS:
-            raise UserError(f"component '{component}' is unknown{nearest(component, GRAPHS)}; choose from "
-                            f"{', '.join(GRAPHS)}")
+            raise UserError(
+                f"component '{component}' is unknown{nearest(component, GRAPHS)}; choose from "
+                f"{', '.join(GRAPHS)}"
+            )
     many = model.process.steps > 1
-    stems = options.components or ((("model",) if many else PARTS) if not target.whole else
-                                   ("model",) if many else ("model", *PARTS))
+    stems = options.components or (
+        (("model",) if many else PARTS)
+        if not target.whole
+        else ("model",)
+        if many
+        else ("model", *PARTS)
+    )
     if many and set(stems) != {"model"}:
-        raise UserError(f"the denoiser runs {model.process.steps} times with host code between, which one file a component "
-                        "cannot hold; export --component model")
+        raise UserError(
+            f"the denoiser runs {model.process.steps} times with host code between, which one file a component "
+            "cannot hold; export --component model"
+        )
     layers = quantised_layers(model)
     if layers and not target.takes_quantised:
-        raise UserError(f"target {name} quantises float models by its own tools and cannot take the ranges of the quantize "
-                        f"pass; export a run without that pass with --dtype w8a8, or choose onnx, qnn or openvino")
+        raise UserError(
+            f"target {name} quantises float models by its own tools and cannot take the ranges of the quantize "
+            f"pass; export a run without that pass with --dtype w8a8, or choose onnx, qnn or openvino"
+        )
     own = f"w8a{16 if any(layer.act_bits > 8 for layer in layers) else 8}"
     if layers and options.dtype not in (None, own):
-        raise UserError(f"the model is quantised ({own}) and its ranges hold for that; leave out --dtype "
-                        f"{options.dtype}, or export a run without the quantize pass")
-    return Parts(model, name, tuple(stems), own if layers else options.dtype or target.default, options)
+        raise UserError(
+            f"the model is quantised ({own}) and its ranges hold for that; leave out --dtype "
+            f"{options.dtype}, or export a run without the quantize pass"
+        )
+    return Parts(
+        model, name, tuple(stems), own if layers else options.dtype or target.default, options
+    )
 
 
 @torch.no_grad()
@@ -151,17 +186,23 @@ def check_host_arithmetic(parts: Parts) -> None:
     if "decoder" not in parts.stems or "denoiser" not in parts.stems:
         return
     latent = parts.inputs("denoiser")[0]
-    found = clean_latent(parts.clean_latent, latent.numpy(), parts.model.predictions(latent)[0].numpy())
+    found = clean_latent(
+        parts.clean_latent, latent.numpy(), parts.model.predictions(latent)[0].numpy()
+    )
     wanted = parts.inputs("decoder")[0].numpy()
     if found.shape != wanted.shape or np.abs(found - wanted).max() > 1e-3 * np.abs(wanted).max():
-        raise UserError("between denoiser and decoder this model needs more than a host program's sum of latent and "
-                        "prediction; export --component model")
+        raise UserError(
+            "between denoiser and decoder this model needs more than a host program's sum of latent and "
+            "prediction; export --component model"
+        )
 
 
 def float_model(parts: Parts) -> None:
     """Raise UserError for packed weights of one or two bits, which only target onnx unpacks."""
     if any(getattr(m, "weight_packed", None) is not None for m in parts.model.modules()):
-        raise UserError(f"target {parts.target} cannot hold weights of one or two bits; choose onnx")
+        raise UserError(
+            f"target {parts.target} cannot hold weights of one or two bits; choose onnx"
+        )
 
 
 def example(parts: Parts, stem: str) -> torch.Tensor:

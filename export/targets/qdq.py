@@ -17,7 +17,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, StaticQuantConfig, quantize
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    StaticQuantConfig,
+    quantize,
+)
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from compress.errors import UserError
@@ -61,7 +67,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     standard = next(o for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if standard.version < 21:
         if any(node.op_type == "GroupNormalization" for node in model.graph.node):
-            raise RuntimeError("GroupNormalization of opset 18 means something else from opset 21 on")
+            raise RuntimeError(
+                "GroupNormalization of opset 18 means something else from opset 21 on"
+            )
         standard.version = 21
     names = {i.name: f"{i.name}_w" for i in model.graph.initializer}
     for initializer in model.graph.initializer:
@@ -85,11 +93,18 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
 def _pinned(quant_type: QuantType) -> list[dict]:
     """[0, 1) in steps of 2^-bits: what softmax and sigmoid put out, and what the HTP demands of them."""
     codes = CODES[quant_type]
-    return [{"quant_type": quant_type, "scale": np.array(2.0 ** -(8 * codes().itemsize), np.float32),
-             "zero_point": np.array(0, codes)}]
+    return [
+        {
+            "quant_type": quant_type,
+            "scale": np.array(2.0 ** -(8 * codes().itemsize), np.float32),
+            "zero_point": np.array(0, codes),
+        }
+    ]
 
 
-def product_weights(model: onnx.ModelProto, found: Overrides, rank: int, columns: bool = True) -> None:
+def product_weights(
+    model: onnx.ModelProto, found: Overrides, rank: int, columns: bool = True
+) -> None:
     """Weights of products, from `rank` dimensions up, get one scale per output channel, their last axis, or, without
     `columns`, one for all. The quantiser takes axis 1, which in keys and values that a prompt gave is the head: OpenVINO
     refuses that, QNN any but the last, and onnxruntime's QLinearMatMul every axis of what has more than two dimensions.
@@ -98,7 +113,9 @@ def product_weights(model: onnx.ModelProto, found: Overrides, rank: int, columns
     for node in model.graph.node:
         if node.op_type == "MatMul" and stored.get(node.input[1], 0) >= rank:
             axis = {"axis": stored[node.input[1]] - 1} if columns else {}
-            found.setdefault(node.input[1], [{"quant_type": QuantType.QInt8, **axis, "symmetric": True}])
+            found.setdefault(
+                node.input[1], [{"quant_type": QuantType.QInt8, **axis, "symmetric": True}]
+            )
 
 
 def searches(model: onnx.ModelProto) -> list[str]:
@@ -116,7 +133,9 @@ def searches(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: QuantType, doors: bool) -> Overrides:
+def qnn_overrides(
+    model: onnx.ModelProto, learned: Overrides, activations: QuantType, doors: bool
+) -> Overrides:
     """`learned`, with what the HTP wants for the rest: pinned ranges of softmax and sigmoid, products with weights per
     output channel, the scale of a LayerNorm per tensor. With `doors` what goes in and comes out of the graph is in 16
     bits.
@@ -136,29 +155,56 @@ def qnn_overrides(model: onnx.ModelProto, learned: Overrides, activations: Quant
     return found
 
 
-def config(form: str, model: onnx.ModelProto, samples: Samples, activations: int, overrides: Overrides,
-           doors: bool = True) -> StaticQuantConfig:
+def config(
+    form: str,
+    model: onnx.ModelProto,
+    samples: Samples,
+    activations: int,
+    overrides: Overrides,
+    doors: bool = True,
+) -> StaticQuantConfig:
     """The quantiser's settings for `form` (see above) with `activations` bits."""
     kind = ACTIVATIONS[activations]
     if form == "qnn":
-        return get_qnn_qdq_config(skeleton(model), samples, activation_type=kind,
-                                  weight_type=QuantType.QInt8, per_channel=True,
-                                  init_overrides=qnn_overrides(model, overrides, kind, doors),
-                                  nodes_to_exclude=searches(model))
+        return get_qnn_qdq_config(
+            skeleton(model),
+            samples,
+            activation_type=kind,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            init_overrides=qnn_overrides(model, overrides, kind, doors),
+            nodes_to_exclude=searches(model),
+        )
     overrides = dict(overrides)
     product_weights(model, overrides, rank=3, columns=form != "cpu")
-    options = {"TensorQuantOverrides": overrides, "WeightSymmetric": True, "ActivationSymmetric": form == "tensorrt"}
+    options = {
+        "TensorQuantOverrides": overrides,
+        "WeightSymmetric": True,
+        "ActivationSymmetric": form == "tensorrt",
+    }
     if form == "tensorrt":
         # TensorRT wants a pair before every quantised input, float biases and zero points of 0.
         kind = QuantType.QInt8
         options |= {"QuantizeBias": False, "DedicatedQDQPair": True, "AddQDQPairToWeight": True}
-    return StaticQuantConfig(samples, activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
-                             quant_format=QuantFormat.QDQ, op_types_to_quantize=PRODUCTS, extra_options=options,
-                             nodes_to_exclude=searches(model))
+    return StaticQuantConfig(
+        samples,
+        activation_type=kind,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=PRODUCTS,
+        extra_options=options,
+        nodes_to_exclude=searches(model),
+    )
 
 
-def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activations: int, doors: bool = True
-             ) -> onnx.ModelProto:
+def quantise(
+    model: onnx.ModelProto,
+    form: str,
+    arrays: list[np.ndarray],
+    activations: int,
+    doors: bool = True,
+) -> onnx.ModelProto:
     """A Q/DQ graph of `model`, whose own pairs, if it has any, keep their scales and zero points.
 
     `arrays` are inputs of the graph, for the ranges of the other tensors. Raises UserError for mixed widths.
@@ -171,8 +217,10 @@ def quantise(model: onnx.ModelProto, form: str, arrays: list[np.ndarray], activa
     try:
         settings = config(form, model, samples, activations, learned, doors)
     except ValueError as error:
-        raise UserError(f"the model's quantised layers have widths that onnxruntime's quantiser cannot join ({error}); give "
-                        "all activations of the quantize pass one width, or export a run without it") from error
+        raise UserError(
+            f"the model's quantised layers have widths that onnxruntime's quantiser cannot join ({error}); give "
+            "all activations of the quantize pass one width, or export a run without it"
+        ) from error
     with TemporaryDirectory() as folder, quiet():
         source, result = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
         settings.use_external_data_format = len(save_graph(model, source)) > 1

@@ -31,8 +31,13 @@ def session(model: str, job: dict, entries: dict[str, str]):
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
-    provider = {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"], "soc_model": job["soc"],
-                "htp_graph_finalization_optimization_mode": str(job.get("optimise", 3)), **job.get("provider", {})}
+    provider = {
+        "backend_path": qnn.get_qnn_htp_path(),
+        "htp_arch": job["arch"],
+        "soc_model": job["soc"],
+        "htp_graph_finalization_optimization_mode": str(job.get("optimise", 3)),
+        **job.get("provider", {}),
+    }
     options.add_provider_for_devices(devices[:1], provider)
     # It would put weights on a grid whose layer a Q/DQ file left in floats.
     return ort.InferenceSession(model, options, disabled_optimizers=["WeightBiasQuantization"])
@@ -43,20 +48,37 @@ def compile_context(job: dict) -> dict:
     for leftover in context.parent.glob(f"{context.stem}*"):
         leftover.unlink()
     began = time.perf_counter()
-    session(job["model"], job, {"ep.context_enable": "1", "ep.context_file_path": str(context),
-                                "ep.context_embed_mode": "0"})
+    session(
+        job["model"],
+        job,
+        {
+            "ep.context_enable": "1",
+            "ep.context_file_path": str(context),
+            "ep.context_embed_mode": "0",
+        },
+    )
     seconds = time.perf_counter() - began
     import onnx
     import onnxruntime
     import onnxruntime_qnn
 
     about = getattr(onnxruntime_qnn, "build_and_package_info", None)
-    versions = {"onnxruntime": onnxruntime.__version__, "onnxruntime-qnn": onnxruntime_qnn.__version__,
-                "qairt": getattr(about, "qnn_version", "not said by this onnxruntime-qnn")}
-    nodes = Counter(node.op_type for node in onnx.load(context, load_external_data=False).graph.node)
+    versions = {
+        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime-qnn": onnxruntime_qnn.__version__,
+        "qairt": getattr(about, "qnn_version", "not said by this onnxruntime-qnn"),
+    }
+    nodes = Counter(
+        node.op_type for node in onnx.load(context, load_external_data=False).graph.node
+    )
     binaries = sorted(context.parent.glob(f"{context.stem}*.bin"))
-    return {"seconds": seconds, "versions": versions, "nodes": dict(nodes), "binaries": [path.name for path in binaries],
-            "bytes": sum(path.stat().st_size for path in binaries)}
+    return {
+        "seconds": seconds,
+        "versions": versions,
+        "nodes": dict(nodes),
+        "binaries": [path.name for path in binaries],
+        "bytes": sum(path.stat().st_size for path in binaries),
+    }
 
 
 def run(job: dict) -> dict:

@@ -9,12 +9,28 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
-TYPES = {TensorProto.UINT8: QuantType.QUInt8, TensorProto.INT8: QuantType.QInt8,
-         TensorProto.UINT16: QuantType.QUInt16, TensorProto.INT16: QuantType.QInt16}
+TYPES = {
+    TensorProto.UINT8: QuantType.QUInt8,
+    TensorProto.INT8: QuantType.QInt8,
+    TensorProto.UINT16: QuantType.QUInt16,
+    TensorProto.INT16: QuantType.QInt16,
+}
 Overrides = dict[str, list[dict]]
 # Operators whose result the quantiser puts on the grid of their input.
-MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "AveragePool", "Slice", "Gather", "MaxPool", "Resize",
-         "Split", "Pad")
+MOVES = (
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "AveragePool",
+    "Slice",
+    "Gather",
+    "MaxPool",
+    "Resize",
+    "Split",
+    "Pad",
+)
 
 
 class _Graph:
@@ -83,8 +99,12 @@ def _before_moves(graph: onnx.GraphProto, found: Overrides) -> None:
         elif not _same(found[source], found[result]):
             moved = f"{result}_moved"
             node.output[0] = moved
-            place = next(i for i, other in enumerate(graph.node) if other is node or other == node) + 1
-            graph.node.insert(place, helper.make_node("Identity", [moved], [result], name=f"{moved}_node"))
+            place = (
+                next(i for i, other in enumerate(graph.node) if other is node or other == node) + 1
+            )
+            graph.node.insert(
+                place, helper.make_node("Identity", [moved], [result], name=f"{moved}_node")
+            )
 
 
 def _sorted(nodes: list[onnx.NodeProto], g: _Graph) -> list[onnx.NodeProto]:
@@ -112,9 +132,13 @@ def _parameters(g: _Graph, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray
     return scale, np.zeros(scale.shape, np.uint8)
 
 
-def _entries(quant_type: QuantType, scale: np.ndarray, zero: np.ndarray, axis: int | None) -> list[dict]:
-    rows = [{"quant_type": quant_type, "scale": np.array(s), "zero_point": np.array(z)}
-            for s, z in zip(scale.reshape(-1), zero.reshape(-1), strict=True)]
+def _entries(
+    quant_type: QuantType, scale: np.ndarray, zero: np.ndarray, axis: int | None
+) -> list[dict]:
+    rows = [
+        {"quant_type": quant_type, "scale": np.array(s), "zero_point": np.array(z)}
+        for s, z in zip(scale.reshape(-1), zero.reshape(-1), strict=True)
+    ]
     if axis is not None:
         rows[0]["axis"] = axis
     return rows
@@ -131,11 +155,17 @@ def _weight(g: _Graph, node: onnx.NodeProto, found: Overrides, gone: list) -> No
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1) % values.ndim
         shape[axis] = scale.size
     zero = zero.astype(values.dtype)
-    array = (values.astype(np.float32) - zero.reshape(shape).astype(np.float32)) * scale.reshape(shape)
+    array = (values.astype(np.float32) - zero.reshape(shape).astype(np.float32)) * scale.reshape(
+        shape
+    )
     result = node.output[0]
     readers = g.consumers.get(result, [])
     if len(readers) == 1 and readers[0].op_type == "Transpose":
-        order = list(next((a.ints for a in readers[0].attribute if a.name == "perm"), range(values.ndim)[::-1]))
+        order = list(
+            next(
+                (a.ints for a in readers[0].attribute if a.name == "perm"), range(values.ndim)[::-1]
+            )
+        )
         array, axis = array.transpose(order), None if axis is None else order.index(axis)
         gone.append(readers[0])
         result = readers[0].output[0]
@@ -150,8 +180,14 @@ def _activation(g: _Graph, node: onnx.NodeProto, found: Overrides, gone: list) -
     scale, zero = _parameters(g, node)
     quant_type = TYPES.get(numpy_helper.from_array(zero).data_type)
     readers = g.consumers.get(node.output[0], [])
-    if scale.size != 1 or quant_type is None or any(r.op_type != "DequantizeLinear" for r in readers):
-        raise RuntimeError(f"{node.name}: a QuantizeLinear that is not one half of a pair for a whole tensor")
+    if (
+        scale.size != 1
+        or quant_type is None
+        or any(r.op_type != "DequantizeLinear" for r in readers)
+    ):
+        raise RuntimeError(
+            f"{node.name}: a QuantizeLinear that is not one half of a pair for a whole tensor"
+        )
     source, entry = node.input[0], _entries(quant_type, scale, zero, None)
     if source in found and not _same(found[source], entry):
         copied = f"{source}_grid_{len(found)}"
@@ -164,16 +200,24 @@ def _activation(g: _Graph, node: onnx.NodeProto, found: Overrides, gone: list) -
         if not np.array_equal(read, scale):  # a factor that costs nothing while it is in the scale
             value, factor = f"{reader.output[0]}_scaled", f"{reader.output[0]}_factor"
             g.replace(factor, (read / scale).reshape(()))
-            g.graph.node.append(helper.make_node("Mul", [source, factor], [value], name=f"{value}_node"))
+            g.graph.node.append(
+                helper.make_node("Mul", [source, factor], [value], name=f"{value}_node")
+            )
             found[value] = _entries(quant_type, read, zero, None)
         gone.append(reader)
         for output in g.graph.output:
             if output.name == reader.output[0]:
-                g.graph.node.append(helper.make_node("Identity", [value], [output.name], name=f"{output.name}_node"))
+                g.graph.node.append(
+                    helper.make_node("Identity", [value], [output.name], name=f"{output.name}_node")
+                )
         g.redirect(reader.output[0], value)
     gone.append(node)
 
 
 def _same(a: list[dict], b: list[dict]) -> bool:
-    return len(a) == len(b) and all(x["scale"] == y["scale"] and x["zero_point"] == y["zero_point"]
-                                    and x["quant_type"] == y["quant_type"] for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        x["scale"] == y["scale"]
+        and x["zero_point"] == y["zero_point"]
+        and x["quant_type"] == y["quant_type"]
+        for x, y in zip(a, b, strict=True)
+    )

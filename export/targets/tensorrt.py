@@ -48,16 +48,30 @@ for stem, graph in json.loads((folder / "manifest.json").read_text())["graphs"].
 def as_fp8(model: onnx.ModelProto) -> None:
     """Symmetric int8 pairs -> float8 (E4M3) pairs of the same ranges, in place: scale * 127 / 448, zero point 0."""
     stored = {i.name: i for i in model.graph.initializer}
-    scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
-    zeros = {node.input[2] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    scales = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    zeros = {
+        node.input[2]
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
     for name in scales:
         array = numpy_helper.to_array(stored[name])
-        stored[name].CopyFrom(numpy_helper.from_array((array * (INT8_TOP / FP8_TOP)).astype(np.float32), name))
+        stored[name].CopyFrom(
+            numpy_helper.from_array((array * (INT8_TOP / FP8_TOP)).astype(np.float32), name)
+        )
     for name in zeros:
         array = numpy_helper.to_array(stored[name])
         if array.any():
             raise RuntimeError(f"{name}: float8 has no zero points")
-        stored[name].CopyFrom(helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, array.shape, bytes(array.size), raw=True))
+        stored[name].CopyFrom(
+            helper.make_tensor(
+                name, TensorProto.FLOAT8E4M3FN, array.shape, bytes(array.size), raw=True
+            )
+        )
 
 
 def write(parts: Parts, folder: Path, options: Options) -> Exported:
@@ -74,17 +88,31 @@ def write(parts: Parts, folder: Path, options: Options) -> Exported:
                 replace(model, path)
     write_text(folder / "build.py", BUILDER)
     graphs = {stem: {**entry(path), "engine": f"{stem}.engine"} for stem, path in paths.items()}
-    lines = [TRTEXEC.format(file=graph["file"], engine=graph["engine"]) for graph in graphs.values()]
+    lines = [
+        TRTEXEC.format(file=graph["file"], engine=graph["engine"]) for graph in graphs.values()
+    ]
     kind = {}
     if parts.dtype in ("w8a8", "fp8"):
         codes = "int8" if parts.dtype == "w8a8" else "float8 E4M3"
-        kind = {"scheme": "explicit Q/DQ", "placement": "inputs and weights of convolutions and matrix products",
-                "by": "onnxruntime, min-max", "weights": f"{codes}, symmetric, per output channel",
-                "activations": f"{codes}, symmetric, per tensor"}
+        kind = {
+            "scheme": "explicit Q/DQ",
+            "placement": "inputs and weights of convolutions and matrix products",
+            "by": "onnxruntime, min-max",
+            "weights": f"{codes}, symmetric, per output channel",
+            "activations": f"{codes}, symmetric, per tensor",
+        }
     if importlib.util.find_spec("tensorrt") is not None:
         parse(folder, graphs)
-    return Exported(graphs, ("onnx", "onnxruntime", "tensorrt"), {**kind, "trtexec": lines}, runs=False,
-                    notes=["written, not built: run python build.py in the folder where TensorRT and the GPU are, or", *lines])
+    return Exported(
+        graphs,
+        ("onnx", "onnxruntime", "tensorrt"),
+        {**kind, "trtexec": lines},
+        runs=False,
+        notes=[
+            "written, not built: run python build.py in the folder where TensorRT and the GPU are, or",
+            *lines,
+        ],
+    )
 
 
 def parse(folder: Path, graphs: dict[str, dict]) -> None:
@@ -93,8 +121,12 @@ def parse(folder: Path, graphs: dict[str, dict]) -> None:
 
     for graph in graphs.values():
         logger = trt.Logger(trt.Logger.ERROR)
-        network = trt.Builder(logger).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        network = trt.Builder(logger).create_network(
+            1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        )
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(folder / graph["file"])):
-            raise UserError(f"{graph['file']}: TensorRT {trt.__version__} cannot parse it ({parser.get_error(0)}); choose "
-                            "another --dtype")
+            raise UserError(
+                f"{graph['file']}: TensorRT {trt.__version__} cannot parse it ({parser.get_error(0)}); choose "
+                "another --dtype"
+            )

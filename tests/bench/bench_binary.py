@@ -37,7 +37,9 @@ SOURCES = {"osediff": OSEDiffSource, "resshift": ResShiftSource}
 def load(file: Path, disabled: list[str]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+    return ort.InferenceSession(
+        str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
 
 
 def resident() -> int:
@@ -63,11 +65,16 @@ def write(folder: Path, kind: str, method: str | None, side: int) -> tuple[Path,
         Binarize(method=method).convert(model)
         Pack().convert(model)
     export_onnx(model.eval().requires_grad_(False), folder, lr_size=(side, side), end_to_end=False)
-    derived = {id(b) for name, b in model.denoiser.named_buffers() if "attn_mask" in name or name.endswith("_index")
-               and "relative_position" in name}
+    derived = {
+        id(b)
+        for name, b in model.denoiser.named_buffers()
+        if "attn_mask" in name or name.endswith("_index") and "relative_position" in name
+    }
     parts = [model.denoiser, *([model.process] if isinstance(model.process, nn.Module) else [])]
     tensors = {id(t): t for part in parts for t in (*part.parameters(), *part.buffers())}
-    return folder / "denoiser.onnx", sum(t.nbytes for key, t in tensors.items() if key not in derived)
+    return folder / "denoiser.onnx", sum(
+        t.nbytes for key, t in tensors.items() if key not in derived
+    )
 
 
 @command
@@ -79,27 +86,40 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     options = parser.parse_args(argv)
     for stem in set(GRAPHS) - {"denoiser"}:
-        del GRAPHS[stem]    # only the binarised component is of interest
+        del GRAPHS[stem]  # only the binarised component is of interest
     with tempfile.TemporaryDirectory() as folder:
-        (plain, _), (packed, needed) = (write(Path(folder) / name, options.source, method, options.lr_size)
-                                        for name, method in (("float", None), ("packed", options.method)))
-        runs = {"float": (plain, []), f"{options.method}": (packed, []),
-                f"{options.method}, folding off": (packed, [FOLDING])}
+        (plain, _), (packed, needed) = (
+            write(Path(folder) / name, options.source, method, options.lr_size)
+            for name, method in (("float", None), ("packed", options.method))
+        )
+        runs = {
+            "float": (plain, []),
+            f"{options.method}": (packed, []),
+            f"{options.method}, folding off": (packed, [FOLDING]),
+        }
         memory = {}
         for label, arguments in runs.items():
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 memory[label] = pool.submit(growth, *arguments).result()
         sessions = {label: load(*arguments) for label, arguments in runs.items()}
         inputs = feed(sessions["float"], options.lr_size)
-        times = interleaved({label: partial(s.run, None, inputs) for label, s in sessions.items()}, options.repeats)
+        times = interleaved(
+            {label: partial(s.run, None, inputs) for label, s in sessions.items()}, options.repeats
+        )
         medians = {label: statistics.median(values) for label, values in times.items()}
-        print(f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}{'ms':>10}{'ratio':>8}")
+        print(
+            f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}{'ms':>10}{'ratio':>8}"
+        )
         for label, (file, _) in runs.items():
             size = file.stat().st_size
-            print(f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
-                  f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
-                  f"{medians[label] / medians['float']:>8.3f}")
-        print(f"bits and float16 numbers: {needed:,} bytes; the file has {packed.stat().st_size / needed:.3f} of that")
+            print(
+                f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
+                f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
+                f"{medians[label] / medians['float']:>8.3f}"
+            )
+        print(
+            f"bits and float16 numbers: {needed:,} bytes; the file has {packed.stat().st_size / needed:.3f} of that"
+        )
 
 
 if __name__ == "__main__":

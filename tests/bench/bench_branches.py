@@ -27,9 +27,13 @@ from compress.passes.pack import Pack
 from compress.quant.binary import METHODS
 from compress.sources.resshift import ResShiftSource
 
-BRANCHES = {"binary + low rank + sparse": {}, "binary + low rank": {"sparse": False},
-            "binary + sparse": {"low_rank": False}, "binary": {"low_rank": False, "sparse": False},
-            "low rank + sparse": {"binary": False}}
+BRANCHES = {
+    "binary + low rank + sparse": {},
+    "binary + low rank": {"sparse": False},
+    "binary + sparse": {"low_rank": False},
+    "binary": {"low_rank": False, "sparse": False},
+    "low rank + sparse": {"binary": False},
+}
 
 
 def packed_bytes(source: SRModel, binarize: Binarize) -> int:
@@ -60,9 +64,13 @@ def images_of(model: SRModel, photographs: list[torch.Tensor]) -> list[torch.Ten
 
 @command
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="+", default=["embedded"], help="training photographs")
-    parser.add_argument("--images", type=Path, required=True, help="low-resolution photographs to compare on")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="low-resolution photographs to compare on"
+    )
     parser.add_argument("--limit", type=int, default=20, help="of them (default 20)")
     parser.add_argument("--lpips-weights", type=Path, required=True)
     parser.add_argument("--weights", help="of the nano SinSR, if not the embedded ones")
@@ -75,14 +83,23 @@ def main(argv: list[str]) -> None:
     config = ResShiftSource(weights=options.weights)
     source = config.build()
     config.load(source)
-    photographs = [read_image(path) for path in list_images(options.images)[:options.limit]]
+    photographs = [read_image(path) for path in list_images(options.images)[: options.limit]]
     expected, perceptual = images_of(source, photographs), lpips(options.lpips_weights, "squeeze")
     size = packed_bytes(source, Binarize())
     rows = {f"bimacosr: {name}": Binarize(**switches) for name, switches in BRANCHES.items()}
     rows |= {method: at_size(source, method, size) for method in options.methods}
-    distil = Distill(stage="student", losses={"latent": 1.0}, train=("denoiser.*",), steps=options.steps, batch=8,
-                     lr=options.lr, data=Photographs(folders=tuple(options.data)))
-    print(f"{'denoiser, ' + str(options.steps) + ' steps':<40}{'kept':>6}{'bytes':>10}{'PSNR':>8}{'LPIPS':>9}")
+    distil = Distill(
+        stage="student",
+        losses={"latent": 1.0},
+        train=("denoiser.*",),
+        steps=options.steps,
+        batch=8,
+        lr=options.lr,
+        data=Photographs(folders=tuple(options.data)),
+    )
+    print(
+        f"{'denoiser, ' + str(options.steps) + ' steps':<40}{'kept':>6}{'bytes':>10}{'PSNR':>8}{'LPIPS':>9}"
+    )
     for name, binarize in rows.items():
         folder = options.out / name.replace(": ", "_").replace(" + ", "_").replace(" ", "_")
         file = folder / "figures.json"
@@ -93,13 +110,21 @@ def main(argv: list[str]) -> None:
             distil.fit(model, FitContext(source=copy.deepcopy(source), workdir=folder))
             Pack().convert(model)
             found = images_of(model.eval(), photographs)
-            psnr = [-10 * math.log10((x - y).square().mean().item()) for x, y in zip(found, expected, strict=True)]
+            psnr = [
+                -10 * math.log10((x - y).square().mean().item())
+                for x, y in zip(found, expected, strict=True)
+            ]
             with torch.no_grad():
                 distance = [perceptual(x, y).item() for x, y in zip(found, expected, strict=True)]
-            file.write_text(json.dumps({"psnr": sum(psnr) / len(psnr), "lpips": sum(distance) / len(distance)}))
+            file.write_text(
+                json.dumps({"psnr": sum(psnr) / len(psnr), "lpips": sum(distance) / len(distance)})
+            )
         figures, kept = json.loads(file.read_text()), len(binarize.keep or (0, 0))
-        print(f"{name:<40}{kept:>6}{packed_bytes(source, binarize):>10,}{figures['psnr']:>8.2f}"
-              f"{figures['lpips']:>9.4f}", flush=True)
+        print(
+            f"{name:<40}{kept:>6}{packed_bytes(source, binarize):>10,}{figures['psnr']:>8.2f}"
+            f"{figures['lpips']:>9.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from compress.machine import processor
 from eval.dataset import open_data
 from eval.metrics import METRICS, Metrics, check_names, locate
 from eval.scoring import Job, Worker, keep_freed_memory, score
-from pyiqa.models.inference_model import InferenceModel     # after compress, which mends torchvision for it
+from pyiqa.models.inference_model import (
+    InferenceModel,
+)  # after compress, which mends torchvision for it
 from pyiqa.utils.img_util import imread2tensor
 
 
@@ -38,7 +40,9 @@ def direct(judges: Metrics, files: list[tuple[str, str]]) -> dict[str, list[floa
     with torch.no_grad():
         for name in judges.per_image:
             net, reference = judges._nets[name], METRICS[name].reference
-            if not isinstance(net, InferenceModel):     # ours where pyiqa's differs from the published figures (NIQE)
+            if not isinstance(
+                net, InferenceModel
+            ):  # ours where pyiqa's differs from the published figures (NIQE)
                 net = partial(_from_file, net)
             found[name] = [float(net(a, b) if reference else net(a)) for a, b in files]
     return found
@@ -46,10 +50,16 @@ def direct(judges: Metrics, files: list[tuple[str, str]]) -> dict[str, list[floa
 
 @command
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("restored", type=Path)
     p.add_argument("--data", required=True)
-    p.add_argument("--metrics", default="psnr,ssim,niqe", help="such as pyiqa takes by path (default: %(default)s)")
+    p.add_argument(
+        "--metrics",
+        default="psnr,ssim,niqe",
+        help="such as pyiqa takes by path (default: %(default)s)",
+    )
     p.add_argument("--iqa-weights")
     p.add_argument("--images", type=int, default=12)
     p.add_argument("--repeats", type=int, default=3)
@@ -70,20 +80,27 @@ def main(argv: list[str]) -> None:
     judges = Metrics(names, located=located)
     job = Job(located, restored={pair.name: root[pair.name] for pair in data.pairs}, threads=1)
     worker = Worker(job)
-    groups = [data.pairs[i:i + options.batch] for i in range(0, len(data.pairs), options.batch)]
+    groups = [data.pairs[i : i + options.batch] for i in range(0, len(data.pairs), options.batch)]
 
     theirs = direct(judges, files)
     ours = [o for group in groups for o in worker(group)]
     for name in names:
-        worst = max(abs(o.scores[name] - value) for o, value in zip(ours, theirs[name], strict=True))
+        worst = max(
+            abs(o.scores[name] - value) for o, value in zip(ours, theirs[name], strict=True)
+        )
         print(f"{name:14} largest difference to pyiqa {worst:.1e}")
 
     times: dict[str, list[float]] = {"pyiqa directly": [], "eval": [], "eval, buffers kept": []}
-    for kept in (False, True):  # the buffers cannot be given back once they are kept: first all without
+    for kept in (
+        False,
+        True,
+    ):  # the buffers cannot be given back once they are kept: first all without
         if kept:
             keep_freed_memory()
         for _ in range(options.repeats):
-            runs = {"eval, buffers kept": worker} if kept else {"pyiqa directly": None, "eval": worker}
+            runs = (
+                {"eval, buffers kept": worker} if kept else {"pyiqa directly": None, "eval": worker}
+            )
             for label, run in runs.items():
                 start = time.perf_counter()
                 if run is None:
@@ -92,12 +109,16 @@ def main(argv: list[str]) -> None:
                     for group in groups:
                         run(group)
                 times[label].append(time.perf_counter() - start)
-    print(f"measured on {processor()}, {os.cpu_count()} cores, 1 thread each; {len(files)} images, {options.repeats} "
-          f"repeats")
+    print(
+        f"measured on {processor()}, {os.cpu_count()} cores, 1 thread each; {len(files)} images, {options.repeats} "
+        f"repeats"
+    )
     base = statistics.median(times["pyiqa directly"])
     for label, values in times.items():
         median = statistics.median(values)
-        print(f"{label:22}{median / len(files) * 1e3:9.1f} ms an image{base / median:7.2f}x as fast as pyiqa directly")
+        print(
+            f"{label:22}{median / len(files) * 1e3:9.1f} ms an image{base / median:7.2f}x as fast as pyiqa directly"
+        )
     with tempfile.TemporaryDirectory() as folder:
         _cached(job, groups, Path(folder) / "c.sqlite", base, len(files))
     if options.processes > 1:
@@ -127,11 +148,17 @@ def _scaling(job: Job, groups: list, processes: int) -> None:
         for group in score(job, groups, count):
             arrivals.append((time.perf_counter(), len(group)))
         skip = count  # the first group of each process pays for its start
-        if len(arrivals) < 4 * count:   # fewer arrive too close together to say anything
-            raise UserError(f"{len(groups)} batches are too few to measure {processes} processes; give more --images")
-        rates[count] = sum(n for _, n in arrivals[skip:]) / (arrivals[-1][0] - arrivals[skip - 1][0])
-    print(f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one process "
-          f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+        if len(arrivals) < 4 * count:  # fewer arrive too close together to say anything
+            raise UserError(
+                f"{len(groups)} batches are too few to measure {processes} processes; give more --images"
+            )
+        rates[count] = sum(n for _, n in arrivals[skip:]) / (
+            arrivals[-1][0] - arrivals[skip - 1][0]
+        )
+    print(
+        f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one process "
+        f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+    )
 
 
 if __name__ == "__main__":

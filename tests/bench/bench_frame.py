@@ -23,7 +23,7 @@ from compress.checkpoint import load_model
 from compress.model import SCALE
 from compress.process.resample import upsample
 
-AROUND = 32     # input pixels between the borders of the two pictures
+AROUND = 32  # input pixels between the borders of the two pictures
 MODELS = ("osediff", "adcsr", "sinsr", "edge")
 
 
@@ -35,7 +35,7 @@ def gradient(side: int) -> torch.Tensor:
 
 def ring(error: torch.Tensor, first: int, last: int) -> float:
     """Mean over the pixels of [1, 3, H, W] whose distance from the border is `first` to `last` - 1."""
-    outer = error[..., first:error.shape[-2] - first, first:error.shape[-1] - first]
+    outer = error[..., first : error.shape[-2] - first, first : error.shape[-1] - first]
     inner = error[..., last:-last, last:-last]
     return ((outer.sum() - inner.sum()) / (outer.numel() - inner.numel())).item()
 
@@ -50,8 +50,13 @@ def errors(upscale: Callable[[torch.Tensor], torch.Tensor], side: int) -> dict[s
     found, reference = upscale(small), upscale(whole)[..., place, place]
     shift = (found - reference).abs() * 255
     outside, inside = ring(shift, 0, 1), ring(shift, 16, 32)
-    return {"ring": outside, "inside": inside, "ratio": outside / inside,
-            "truth": ring((found - truth).abs() * 255, 0, 1), "larger": ring((reference - truth).abs() * 255, 0, 1)}
+    return {
+        "ring": outside,
+        "inside": inside,
+        "ratio": outside / inside,
+        "truth": ring((found - truth).abs() * 255, 0, 1),
+        "larger": ring((reference - truth).abs() * 255, 0, 1),
+    }
 
 
 def upscaler(what: Path, margin: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -63,7 +68,9 @@ def upscaler(what: Path, margin: int) -> Callable[[torch.Tensor], torch.Tensor]:
         manifest = json.loads((what / "manifest.json").read_text())
         manifest["host"]["margin"] = margin
         graphs = load(what, tiles.chosen(manifest, None))
-        return lambda lr: torch.from_numpy(tiles.upscale(manifest, graphs, np.ascontiguousarray(lr.numpy())))
+        return lambda lr: torch.from_numpy(
+            tiles.upscale(manifest, graphs, np.ascontiguousarray(lr.numpy()))
+        )
     model = load_model(what)
     model.tiling = replace(model.tiling, margin=margin)
     return model
@@ -81,7 +88,10 @@ def main() -> None:
     for what in options.models or [assets / f"{name}_nano.safetensors" for name in MODELS]:
         for margin in options.margin or (0, 8, 16):
             found = errors(upscaler(what, margin), options.side)
-            print(f"{what.stem:24}{margin:8}" + "".join(f"{found[name]:8.2f}" for name in columns), flush=True)
+            print(
+                f"{what.stem:24}{margin:8}" + "".join(f"{found[name]:8.2f}" for name in columns),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

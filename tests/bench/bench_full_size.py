@@ -35,8 +35,10 @@ from export.verify import failures, probes, session, table, verify
 LIMIT_GIB = 24.0
 Size = tuple[int, int]
 # Name -> source, the graphs to export, the components to quantise.
-SUBJECTS = {"adcsr": (AdcSRSource(size="sd21"), ("model",), ("denoiser", "decoder")),
-            "sd21-decoder": (OSEDiffSource(size="sd21"), ("decoder",), ("decoder",))}
+SUBJECTS = {
+    "adcsr": (AdcSRSource(size="sd21"), ("model",), ("denoiser", "decoder")),
+    "sd21-decoder": (OSEDiffSource(size="sd21"), ("decoder",), ("decoder",)),
+}
 
 
 def _mb(paths: list[Path]) -> str:
@@ -65,8 +67,10 @@ def run_torch(folder: Path, size: Size, subject: str) -> str:
     began = time.perf_counter()
     image = model(lr)
     seconds = time.perf_counter() - began
-    return (f"one image {seconds:.1f} s, {image.shape[-1]}x{image.shape[-2]}, "
-            f"finite: {bool(image.isfinite().all())}, deviation {image.std():.3f}")
+    return (
+        f"one image {seconds:.1f} s, {image.shape[-1]}x{image.shape[-2]}, "
+        f"finite: {bool(image.isfinite().all())}, deviation {image.std():.3f}"
+    )
 
 
 def export(folder: Path, size: Size, subject: str) -> str:
@@ -92,32 +96,54 @@ def measured(phase: Callable, *arguments) -> tuple[object, float, float]:
     """What `phase` returns, its seconds, and the peak resident GiB of this process."""
     began = time.perf_counter()
     result = phase(*arguments)
-    return result, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return (
+        result,
+        time.perf_counter() - began,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
 
 
 @command
 def main(argv: list[str]) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("subject", nargs="?", choices=tuple(SUBJECTS), default="adcsr")
     p.add_argument("--w8a8", action="store_true", help="quantise before exporting")
-    p.add_argument("--lr-size", default="128x128", help="height x width of the input (default 128x128)")
+    p.add_argument(
+        "--lr-size", default="128x128", help="height x width of the input (default 128x128)"
+    )
     p.add_argument("--folder", help="where the temporary folder goes (default: the system's)")
     options = p.parse_args(argv)
     size, peaks, rows = parse_size(options.lr_size), [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        phases = {"save": save, "quantise": quantise, "torch": run_torch, "export": export, "onnxruntime": run_onnx,
-                  "verify": compare}
+        phases = {
+            "save": save,
+            "quantise": quantise,
+            "torch": run_torch,
+            "export": export,
+            "onnxruntime": run_onnx,
+            "verify": compare,
+        }
         for name, phase in phases.items():
             if phase is quantise and not options.w8a8:
                 continue
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                result, seconds, peak = pool.submit(measured, phase, Path(folder), size, options.subject).result()
+                result, seconds, peak = pool.submit(
+                    measured, phase, Path(folder), size, options.subject
+                ).result()
             rows = result if phase is compare else rows
             peaks.append(peak)
-            print(f"{name:12}{seconds:8.1f} s{peak:8.2f} GiB  {'' if phase is compare else result}", flush=True)
+            print(
+                f"{name:12}{seconds:8.1f} s{peak:8.2f} GiB  {'' if phase is compare else result}",
+                flush=True,
+            )
     print(table(rows))
-    problem = failures(rows) or (f"a phase needs {max(peaks):.1f} GiB, more than {LIMIT_GIB:.0f}"
-                                 if max(peaks) > LIMIT_GIB else None)
+    problem = failures(rows) or (
+        f"a phase needs {max(peaks):.1f} GiB, more than {LIMIT_GIB:.0f}"
+        if max(peaks) > LIMIT_GIB
+        else None
+    )
     if problem:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if problem else 0

@@ -42,11 +42,28 @@ from export.run import parse_size
 from export.targets.host import processor
 from export.verify import session, session_options
 
-CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Cast", "ReorderInput", "ReorderOutput"}
-INTEGERS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm", "NhwcMaxPool"}
+CONVERSIONS = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "Transpose",
+    "Reshape",
+    "Cast",
+    "ReorderInput",
+    "ReorderOutput",
+}
+INTEGERS = {
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QGemm",
+    "NhwcMaxPool",
+}
 
 
-def shares(path: Path, threads: int, runs: int = 3) -> tuple[dict[str, float], dict[str, tuple[int, float]]]:
+def shares(
+    path: Path, threads: int, runs: int = 3
+) -> tuple[dict[str, float], dict[str, tuple[int, float]]]:
     """Milliseconds a run in `integer`, `conversion`, `float`; and of the last, operator -> (nodes, milliseconds).
 
     An operator on 8-bit tensors counts as integer whatever its name: a Resize or MaxPool that was moved in there.
@@ -63,40 +80,65 @@ def shares(path: Path, threads: int, runs: int = 3) -> tuple[dict[str, float], d
     nodes: dict[str, set] = defaultdict(set)
     floats: dict[str, float] = defaultdict(float)
     for event in events:
-        if event.get("cat") != "Node" or event["ts"] < first or not event["name"].endswith("kernel_time"):
+        if (
+            event.get("cat") != "Node"
+            or event["ts"] < first
+            or not event["name"].endswith("kernel_time")
+        ):
             continue
         name, ms = event["args"]["op_name"], event["dur"] / 1e3 / runs
-        codes = any(kind in ("uint8", "int8") for t in event["args"].get("output_type_shape", []) for kind in t)
-        kind = "conversion" if name in CONVERSIONS else "integer" if name.startswith("QLinear") or name in INTEGERS \
-            or codes else "float"
+        codes = any(
+            kind in ("uint8", "int8")
+            for t in event["args"].get("output_type_shape", [])
+            for kind in t
+        )
+        kind = (
+            "conversion"
+            if name in CONVERSIONS
+            else "integer"
+            if name.startswith("QLinear") or name in INTEGERS or codes
+            else "float"
+        )
         total[kind] += ms
         if kind == "float":
             nodes[name].add(event["name"])
             floats[name] += ms
-    return dict(total), {name: (len(nodes[name]), ms) for name, ms in sorted(floats.items(), key=lambda x: -x[1])}
+    return dict(total), {
+        name: (len(nodes[name]), ms) for name, ms in sorted(floats.items(), key=lambda x: -x[1])
+    }
 
 
 def describe(path: Path, threads: int) -> str:
     total, floats = shares(path, threads)
-    sums = ", ".join(f"{kind} {total.get(kind, 0):.1f} ms" for kind in ("integer", "conversion", "float"))
+    sums = ", ".join(
+        f"{kind} {total.get(kind, 0):.1f} ms" for kind in ("integer", "conversion", "float")
+    )
     stay = ", ".join(f"{name} x{count} {ms:.1f}" for name, (count, ms) in list(floats.items())[:12])
     return f"{sums}; float: {stay}"
 
 
 def kernels(path: Path, threads: int, repeats: int) -> str:
     """Medians of one file with exact and with fast kernels, interleaved, and the largest difference of results."""
-    loaded = {name: ort.InferenceSession(str(path), session_options(threads, exact), providers=["CPUExecutionProvider"])
-              for name, exact in (("exact", True), ("fast", False))}
+    loaded = {
+        name: ort.InferenceSession(
+            str(path), session_options(threads, exact), providers=["CPUExecutionProvider"]
+        )
+        for name, exact in (("exact", True), ("fast", False))
+    }
     x = feed(loaded["exact"], 128)
     results = [one.run(None, x)[0] for one in loaded.values()]
     apart = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
     times = interleaved({name: partial(one.run, None, x) for name, one in loaded.items()}, repeats)
     exact, fast = (float(np.median(times[name])) for name in ("exact", "fast"))
-    return (f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); results differ by "
-            f"{apart:.2e} of the largest value")
+    return (
+        f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); results differ by "
+        f"{apart:.2e} of the largest value"
+    )
 
 
-def inputs_of(source: SRModel, stem: str, size: tuple[int, int], count: int = 8) -> list[np.ndarray]:
+def inputs_of(
+    source: SRModel, stem: str, size: tuple[int, int], count: int = 8
+) -> list[np.ndarray]:
     """What graph `stem` reads when the float model restores calibration images."""
     name, found = GRAPHS[stem][1], []
     for lr in calibration_images("embedded", count, size[0], seed=0):
@@ -107,6 +149,7 @@ def inputs_of(source: SRModel, stem: str, size: tuple[int, int], count: int = 8)
 
 def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[], object]]:
     import openvino
+
     core, runs = openvino.Core(), {}
     for label, path in files.items():
         compiled = core.compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
@@ -137,7 +180,9 @@ print("; ".join(f"{label}, OpenVINO {statistics.median(ms):.1f} ms" for label, m
 def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeats: int) -> str:
     """The files' medians in OpenVINO, interleaved, in a process of another interpreter."""
     named = json.dumps({label: str(path) for label, path in files.items()})
-    done = subprocess.run([python, "-c", ELSEWHERE, named, str(threads), str(repeats)], capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-c", ELSEWHERE, named, str(threads), str(repeats)], capture_output=True, text=True
+    )
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"--openvino-python {python} failed ({why})")
@@ -146,13 +191,21 @@ def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeat
 
 @command
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("run", help="run directory or model.safetensors file")
-    p.add_argument("--beside", metavar="RUN", help="another run of the same source, in the same tables")
+    p.add_argument(
+        "--beside", metavar="RUN", help="another run of the same source, in the same tables"
+    )
     p.add_argument("--lr-size", default="128x128")
     p.add_argument("--threads", default="1,2", help="one table for each, comma separated")
     p.add_argument("--repeats", type=int, default=10)
-    p.add_argument("--openvino-python", metavar="PATH", help="an interpreter that has openvino, for the same files")
+    p.add_argument(
+        "--openvino-python",
+        metavar="PATH",
+        help="an interpreter that has openvino, for the same files",
+    )
     p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
     arguments = p.parse_args(argv)
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
@@ -164,7 +217,9 @@ def main(argv: list[str]) -> None:
     config, passes = read_header(arguments.run)
     source = config.build()
     config.load(source)
-    stripped = copy.deepcopy(source)    # what the compressed file computes, in float: no text, no timestep
+    stripped = copy.deepcopy(
+        source
+    )  # what the compressed file computes, in float: no text, no timestep
     for step in passes:
         if isinstance(step, Strip):
             step.convert(stripped)
@@ -178,25 +233,41 @@ def main(argv: list[str]) -> None:
         if arguments.beside:
             paths["beside"] = Path(folder) / "beside"
             export_onnx(load_model(arguments.beside), paths["beside"], lr_size=size, **parts)
-        plain_files, nncf = Path(folder) / "plain", importlib.util.find_spec("nncf") and stems != ["model"]
+        plain_files, nncf = (
+            Path(folder) / "plain",
+            importlib.util.find_spec("nncf") and stems != ["model"],
+        )
         if nncf:
             export_onnx(stripped, plain_files, lr_size=size, end_to_end=False)
         for stem in stems:
             files = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
-            if nncf and stem != "model":    # of a whole model it asserts its way out
+            if nncf and stem != "model":  # of a whole model it asserts its way out
                 from export.baselines.nncf_onnx import plain
-                float_file, files[f"{stem} nncf"] = plain_files / f"{stem}.onnx", Path(folder) / f"{stem}.nncf.onnx"
-                plain(Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8), files[f"{stem} nncf"])
+
+                float_file, files[f"{stem} nncf"] = (
+                    plain_files / f"{stem}.onnx",
+                    Path(folder) / f"{stem}.nncf.onnx",
+                )
+                plain(
+                    Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8),
+                    files[f"{stem} nncf"],
+                )
             for threads in map(int, arguments.threads.split(",")):
                 print(table(compare(files, threads=threads, repeats=arguments.repeats)))
                 for name in (name for name in ("compressed", "beside") if name in paths):
                     print(f"{name}: {describe(files[f'{stem} {name}'], threads)}")
                     print(f"{name}: {kernels(files[f'{stem} {name}'], threads, arguments.repeats)}")
                 if arguments.openvino_python:
-                    print(openvino_elsewhere(arguments.openvino_python, files, threads, arguments.repeats))
+                    print(
+                        openvino_elsewhere(
+                            arguments.openvino_python, files, threads, arguments.repeats
+                        )
+                    )
                 elif importlib.util.find_spec("openvino"):
                     times = interleaved(openvino_runs(files, threads), arguments.repeats)
-                    print("; ".join(f"{label} {np.median(ms):.1f} ms" for label, ms in times.items()))
+                    print(
+                        "; ".join(f"{label} {np.median(ms):.1f} ms" for label, ms in times.items())
+                    )
                 print()
     print(f"cores: {os.cpu_count()}")
 

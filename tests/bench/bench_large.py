@@ -77,7 +77,9 @@ class Clock:
 
 def in_toolkit(what: str, fix: str, clock: Clock) -> Callable[[np.ndarray], np.ndarray]:
     if what == "stub":
-        model = SRModel(PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), tiling=Tiling(margin=MARGIN)).eval()
+        model = SRModel(
+            PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), tiling=Tiling(margin=MARGIN)
+        ).eval()
     else:
         model = load_model(what)
     model.colour_fix, model.tiling = fix, Tiling(**{**vars(model.tiling), "colour_fix": None})
@@ -101,8 +103,11 @@ def child(options: argparse.Namespace) -> dict:
     width, height = map(int, options.size.split("x"))
     clock, fix = Clock(), options.fix[0]
     folder = Path(options.model)
-    upscale = (exported(folder, fix, clock) if (folder / "manifest.json").is_file() else
-               in_toolkit(options.model, fix, clock))
+    upscale = (
+        exported(folder, fix, clock)
+        if (folder / "manifest.json").is_file()
+        else in_toolkit(options.model, fix, clock)
+    )
     alone = resident()
     upscale(photograph(128, 128))
     found = {"fix": fix, "loaded": resident()}
@@ -120,7 +125,9 @@ def child(options: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=str(ASSET))
-    parser.add_argument("--size", default="600x450", help="width x height of the photograph (default: %(default)s)")
+    parser.add_argument(
+        "--size", default="600x450", help="width x height of the photograph (default: %(default)s)"
+    )
     parser.add_argument("--fix", action="append", choices=FIXES, help="default: all")
     parser.add_argument("--png", action="store_true", help="write the result as well")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -131,14 +138,26 @@ def main() -> None:
     print(f"{options.model} at {options.size}, {torch.get_num_threads()} threads; MiB and seconds")
     print(f"{'':10}{'loaded':>8}{'peak':>8}{'beside':>8}{'networks':>10}{'colour':>8}{'share':>8}")
     for fix in options.fix or FIXES:
-        command = [sys.executable, __file__, options.model, "--size", options.size, "--fix", fix, "--child"]
+        command = [
+            sys.executable,
+            __file__,
+            options.model,
+            "--size",
+            options.size,
+            "--fix",
+            fix,
+            "--child",
+        ]
         done = subprocess.run(command + ["--png"] * options.png, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
         row = json.loads(done.stdout.splitlines()[-1])
         colour = row["seconds"] - row["networks"]
-        print(f"{fix:10}{row['loaded']:8}{row['peak']:8}{row['beside']:8}{row['networks']:10.1f}{colour:8.1f}"
-              f"{100 * colour / row['seconds']:7.1f}%", flush=True)
+        print(
+            f"{fix:10}{row['loaded']:8}{row['peak']:8}{row['beside']:8}{row['networks']:10.1f}{colour:8.1f}"
+            f"{100 * colour / row['seconds']:7.1f}%",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

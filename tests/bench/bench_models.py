@@ -37,14 +37,18 @@ def structure(argument: str, overrides: list[str]) -> tuple[BaseModel, list[Pass
     return read_header(argument)
 
 
-def models(arguments: list[str], overrides: list[str], random: bool, device: str) -> dict[str, tuple[SRModel, str]]:
+def models(
+    arguments: list[str], overrides: list[str], random: bool, device: str
+) -> dict[str, tuple[SRModel, str]]:
     """Label -> (model on `device`, label of its source). A source that several arguments share is there once."""
     found: dict[str, tuple[SRModel, str]] = {}
     sources: dict[BaseModel, str] = {}
     for argument in arguments:
         config, passes = structure(argument, overrides)
         if not random and Path(argument).suffix in (".yaml", ".yml"):
-            raise UserError(f"{argument}: a recipe has no weights to run; add --random, or give a run of it")
+            raise UserError(
+                f"{argument}: a recipe has no weights to run; add --random, or give a run of it"
+            )
         if config not in sources:
             source = config.build()
             sources[config] = f"source of {argument}"
@@ -53,28 +57,41 @@ def models(arguments: list[str], overrides: list[str], random: bool, device: str
             else:
                 config.load(source)
             found[sources[config]] = source, sources[config]
-        model = randomise(convert_all(config, passes), device=device) if random else load_model(argument)
+        model = (
+            randomise(convert_all(config, passes), device=device)
+            if random
+            else load_model(argument)
+        )
         found[argument] = model, sources[config]
-    return {label: (model.to(device).eval().requires_grad_(False), source) for label, (model, source) in found.items()}
+    return {
+        label: (model.to(device).eval().requires_grad_(False), source)
+        for label, (model, source) in found.items()
+    }
 
 
 def runner(model: SRModel, lr: torch.Tensor) -> Callable[[], None]:
     """One call of the network that ends when its result is there."""
+
     def run() -> None:
         with torch.inference_mode():
             model.network(lr)
         if lr.is_cuda:
             torch.cuda.synchronize()
+
     return run
 
 
 @command
 def main(argv: list[str]) -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("models", nargs="+", metavar="RUN|MODEL|RECIPE|key=value")
     p.add_argument("--random", action="store_true", help="random weights in both structures")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--lr-size", default="128x128", help="height x width of the input (default 128x128)")
+    p.add_argument(
+        "--lr-size", default="128x128", help="height x width of the input (default 128x128)"
+    )
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--repeats", type=int, default=20)
     options = p.parse_intermixed_args(argv)
@@ -83,22 +100,36 @@ def main(argv: list[str]) -> None:
     overrides = [a for a in options.models if "=" in a]
     arguments = list(dict.fromkeys(a for a in options.models if "=" not in a))
     if not arguments:
-        raise UserError("no model to measure; give a run directory, a model.safetensors or, with --random, a recipe")
+        raise UserError(
+            "no model to measure; give a run directory, a model.safetensors or, with --random, a recipe"
+        )
     found = models(arguments, overrides, options.random, options.device)
     costs = {label: measure(model, size) for label, (model, _) in found.items()}
     lr = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(options.device)
-    times = interleaved({label: runner(model, lr) for label, (model, _) in found.items()}, options.repeats)
+    times = interleaved(
+        {label: runner(model, lr) for label, (model, _) in found.items()}, options.repeats
+    )
 
-    where = torch.cuda.get_device_name(lr.device) if lr.is_cuda else f"{machine()}, {options.threads} threads"
-    print(f"torch {torch.__version__}, float32, measured on {where}; LR {size[1]}x{size[0]}, {options.repeats} "
-          f"interleaved repeats{', random weights' if options.random else ''}")
+    where = (
+        torch.cuda.get_device_name(lr.device)
+        if lr.is_cuda
+        else f"{machine()}, {options.threads} threads"
+    )
+    print(
+        f"torch {torch.__version__}, float32, measured on {where}; LR {size[1]}x{size[0]}, {options.repeats} "
+        f"interleaved repeats{', random weights' if options.random else ''}"
+    )
     width = max(map(len, found))
-    print(f"{'':{width}}{'params M':>10}{'GMACs':>9}{'fewer':>8}{'median ms':>11}{'min ms':>9}{'faster':>8}")
+    print(
+        f"{'':{width}}{'params M':>10}{'GMACs':>9}{'fewer':>8}{'median ms':>11}{'min ms':>9}{'faster':>8}"
+    )
     for label, (_, source) in found.items():
         cost, median = costs[label], statistics.median(times[label])
-        print(f"{label:{width}}{cost.params / 1e6:10.2f}{cost.macs_full / 1e9:9.2f}"
-              f"{costs[source].macs_full / cost.macs_full:7.2f}x{median:11.1f}{min(times[label]):9.1f}"
-              f"{statistics.median(times[source]) / median:7.2f}x")
+        print(
+            f"{label:{width}}{cost.params / 1e6:10.2f}{cost.macs_full / 1e9:9.2f}"
+            f"{costs[source].macs_full / cost.macs_full:7.2f}x{median:11.1f}{min(times[label]):9.1f}"
+            f"{statistics.median(times[source]) / median:7.2f}x"
+        )
 
 
 if __name__ == "__main__":

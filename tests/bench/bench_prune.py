@@ -20,7 +20,9 @@ CHANNELS = ("first", "dependency", "l1", "activation")
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.75, 0.5])
     options = parser.parse_args()
     config = OSEDiffSource(colour_fix="none")
@@ -30,7 +32,9 @@ def main() -> None:
     whole = copy.deepcopy(source)
     PASSES["strip"]().convert(whole)
     expected = [source(x) for x in images]
-    print(f"PSNR in dB to the source's output, mean of {len(images)} embedded photographs; nothing is trained")
+    print(
+        f"PSNR in dB to the source's output, mean of {len(images)} embedded photographs; nothing is trained"
+    )
     print(f"{'component':<10} {'ratio':>6}  " + "  ".join(f"{c:>10}" for c in CHANNELS))
     for component in ("denoiser", "decoder"):
         for ratio in options.ratios:
@@ -40,9 +44,14 @@ def main() -> None:
                 model = copy.deepcopy(whole)
                 step.convert(model)
                 step.fit(model, FitContext(source=source, before=lambda name: copy.deepcopy(whole)))
-                errors = [(model(x) - y).square().mean().item() for x, y in zip(images, expected, strict=True)]
+                errors = [
+                    (model(x) - y).square().mean().item()
+                    for x, y in zip(images, expected, strict=True)
+                ]
                 row.append(sum(-10 * math.log10(e) for e in errors) / len(errors))
-            print(f"{component:<10} {ratio:>6}  " + "  ".join(f"{x:>10.2f}" for x in row), flush=True)
+            print(
+                f"{component:<10} {ratio:>6}  " + "  ".join(f"{x:>10.2f}" for x in row), flush=True
+            )
 
 
 if __name__ == "__main__":

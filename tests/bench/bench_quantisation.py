@@ -45,8 +45,14 @@ METRICS = ("psnr", "lpips-squeeze", "niqe")
 # What recipes/passionsr_w4a8.yaml has beside the widths.
 FOUR_BIT = {"low_rank": 8, "rounding": "feedback"}
 # And recipes/passionsr_full_w8a8.yaml, for a whole graph.
-WHOLE = {"epochs": 4, "lr": 2e-2, "pins": {"decoder.decoder.up_blocks.3.resnets.*.add": {"activations": 16},
-                                           "decoder.decoder.conv_norm_out.group_norm": {"activations": 16}}}
+WHOLE = {
+    "epochs": 4,
+    "lr": 2e-2,
+    "pins": {
+        "decoder.decoder.up_blocks.3.resnets.*.add": {"activations": 16},
+        "decoder.decoder.conv_norm_out.group_norm": {"activations": 16},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,41 @@ def rows_of(methods: list[str], widths: list[str], placements: list[str]) -> lis
     return found
 
 
-def own_files(row: Row, model: SRModel, arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
+def own_files(
+    row: Row, model: SRModel, arguments: argparse.Namespace, folder: Path
+) -> dict[str, Path]:
     """By the quantize pass: `ours` is PassionSR's method, `minmax` takes ranges as observed."""
     weights, activations = parse_bits(row.width)
     # As the recipes of this placement have it: the last convolution weighs most in the error and little in the MACs.
     more = {"skip": ("decoder.decoder.conv_out",)} if row.placement == "compat" else {}
     if row.method == "ours":
         more |= (FOUR_BIT if weights == 4 else {}) | (WHOLE if row.placement == "full" else {})
-    step = PASSES["quantize"](method="passionsr" if row.method == "ours" else "minmax", weights=weights,
-                              activations=activations, placement=row.placement, **more, calibration={
-                                  "data": arguments.calibration, "images": arguments.images, "size": arguments.size})
+    step = PASSES["quantize"](
+        method="passionsr" if row.method == "ours" else "minmax",
+        weights=weights,
+        activations=activations,
+        placement=row.placement,
+        **more,
+        calibration={
+            "data": arguments.calibration,
+            "images": arguments.images,
+            "size": arguments.size,
+        },
+    )
     before, twin = copy.deepcopy(model), copy.deepcopy(model)
     step.convert(twin)
-    step.fit(twin, FitContext(source=before, seed=arguments.seed, before=lambda name: copy.deepcopy(before)))
+    step.fit(
+        twin,
+        FitContext(source=before, seed=arguments.seed, before=lambda name: copy.deepcopy(before)),
+    )
     twin.eval().requires_grad_(False)
     paths = export_onnx(twin, folder, lr_size=(arguments.lr_size,) * 2, end_to_end=False)
     return {path.stem: path for path in paths}
 
 
-def files_of(row: Row, model: SRModel, arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
+def files_of(
+    row: Row, model: SRModel, arguments: argparse.Namespace, folder: Path
+) -> dict[str, Path]:
     if row.method in ("ours", "minmax"):
         return own_files(row, model, arguments, folder)
     # Static graphs take images of their own size only; as many pixels as the others calibrate on.
@@ -100,12 +122,16 @@ def files_of(row: Row, model: SRModel, arguments: argparse.Namespace, folder: Pa
     return make(row.method, model, parse_bits(row.width), images, folder, (side, side))
 
 
-def restore(model: SRModel, files: dict[str, Path], images: list[torch.Tensor], threads: int) -> list[torch.Tensor]:
+def restore(
+    model: SRModel, files: dict[str, Path], images: list[torch.Tensor], threads: int
+) -> list[torch.Tensor]:
     """lr [1, 3, h, w] -> [1, 3, 4h, 4w], rounded to 8 bits, by the three files and the model's process."""
     loaded = {stem: session(path, threads) for stem, path in files.items()}
 
     def run(stem: str, x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(loaded[stem].run(None, {loaded[stem].get_inputs()[0].name: x.numpy()})[0])
+        return torch.from_numpy(
+            loaded[stem].run(None, {loaded[stem].get_inputs()[0].name: x.numpy()})[0]
+        )
 
     found = []
     for lr in images:
@@ -130,28 +156,39 @@ def scored(restored: list[torch.Tensor], pairs: list[Pair], metrics: Metrics) ->
     return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def speed(reference: dict[str, Path], files: dict[str, Path], threads: int, repeats: int) -> dict[str, float]:
+def speed(
+    reference: dict[str, Path], files: dict[str, Path], threads: int, repeats: int
+) -> dict[str, float]:
     """Float ms, ms, and their ratio: medians of the components, added up."""
     ms = [0.0, 0.0]
     for stem in COMPONENTS:
-        rows = compare({"float": reference[stem], "row": files[stem]}, threads=threads, repeats=repeats)
+        rows = compare(
+            {"float": reference[stem], "row": files[stem]}, threads=threads, repeats=repeats
+        )
         ms = [total + row["median_ms"] for total, row in zip(ms, rows, strict=True)]
     return {"float_ms": ms[0], "ms": ms[1], "ratio": ms[0] / ms[1]}
 
 
 def table(rows: list[dict]) -> str:
-    head = f"{'method':<22}{'width':<8}{'placement':<11}{'to fp32 dB':>11}" + "".join(f"{m:>15}" for m in METRICS) + (
-        f"{'KiB':>9}{'size':>7}{'speed':>8}")
+    head = (
+        f"{'method':<22}{'width':<8}{'placement':<11}{'to fp32 dB':>11}"
+        + "".join(f"{m:>15}" for m in METRICS)
+        + (f"{'KiB':>9}{'size':>7}{'speed':>8}")
+    )
     lines = [head]
     for row in rows:
         start = f"{row['method']:<22}{row['width']:<8}{row['placement']:<11}"
         if "error" in row:
             lines.append(f"{start}  failed: {row['error'][:100]}")
             continue
-        cells = "".join(f"{row['metrics'][m]:>15.4f}" if m in row["metrics"] else f"{'–':>15}" for m in METRICS)
+        cells = "".join(
+            f"{row['metrics'][m]:>15.4f}" if m in row["metrics"] else f"{'–':>15}" for m in METRICS
+        )
         to_float = f"{row['to_fp32']:>11.2f}" if row["to_fp32"] is not None else f"{'–':>11}"
-        lines.append(f"{start}{to_float}{cells}{row['bytes'] / 1024:>9.0f}{row['size_ratio']:>7.3f}"
-                     f"{row['speed']['ratio']:>7.2f}x")
+        lines.append(
+            f"{start}{to_float}{cells}{row['bytes'] / 1024:>9.0f}{row['size_ratio']:>7.3f}"
+            f"{row['speed']['ratio']:>7.2f}x"
+        )
     return "\n".join(lines)
 
 
@@ -163,20 +200,34 @@ def float_model(path: str, overrides: list[str], cache: Path) -> SRModel:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("recipe", nargs="?", default="recipes/passionsr_w8a8.yaml", help="what stands before its quantize "
-                   "pass is the float model (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "recipe",
+        nargs="?",
+        default="recipes/passionsr_w8a8.yaml",
+        help="what stands before its quantize pass is the float model (default: %(default)s)",
+    )
     p.add_argument("--data", required=True, help="embedded, or a folder with LR/ and HR/")
     p.add_argument("--methods", nargs="+", default=["ours", "minmax", *METHODS])
     p.add_argument("--widths", nargs="+", default=list(WIDTHS))
     p.add_argument("--placements", nargs="+", default=["compat", "full"], help="of ours and minmax")
     p.add_argument("--limit", type=int, help="only that many images")
-    p.add_argument("--lr-size", type=int, default=128, help="side of the LR images, all of one size (default: "
-                   "%(default)s)")
+    p.add_argument(
+        "--lr-size",
+        type=int,
+        default=128,
+        help="side of the LR images, all of one size (default: %(default)s)",
+    )
     p.add_argument("--iqa-weights", metavar="DIR")
     p.add_argument("--calibration", default="embedded", metavar="DATA")
-    p.add_argument("--images", type=int, default=16, help="of the calibration (default: %(default)s)")
-    p.add_argument("--size", type=int, default=64, help="side of their crops (default: %(default)s)")
+    p.add_argument(
+        "--images", type=int, default=16, help="of the calibration (default: %(default)s)"
+    )
+    p.add_argument(
+        "--size", type=int, default=64, help="side of their crops (default: %(default)s)"
+    )
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
@@ -186,11 +237,16 @@ def parser() -> argparse.ArgumentParser:
 
 def check_choices(arguments: argparse.Namespace) -> None:
     known = ("ours", "minmax", *METHODS)
-    for key, given, choices in (("--methods", arguments.methods, known), ("--widths", arguments.widths, WIDTHS),
-                                ("--placements", arguments.placements, ("compat", "full"))):
+    for key, given, choices in (
+        ("--methods", arguments.methods, known),
+        ("--widths", arguments.widths, WIDTHS),
+        ("--placements", arguments.placements, ("compat", "full")),
+    ):
         if unknown := [x for x in given if x not in choices]:
-            raise UserError(f"{key}: '{unknown[0]}' is unknown{nearest(unknown[0], choices)}; choose of "
-                            f"{', '.join(choices)}")
+            raise UserError(
+                f"{key}: '{unknown[0]}' is unknown{nearest(unknown[0], choices)}; choose of "
+                f"{', '.join(choices)}"
+            )
 
 
 @command
@@ -203,14 +259,31 @@ def main(argv: list[str]) -> None:
     pairs = open_data(arguments.data, limit=arguments.limit).pairs
     small = [pair.lr() for pair in pairs]
     if any(tuple(x.shape[-2:]) != (arguments.lr_size,) * 2 for x in small):
-        raise UserError(f"--data {arguments.data}: not all LR images are {arguments.lr_size} pixels a side, which "
-                        "the static files take; set --lr-size or choose the crop protocol's folder")
+        raise UserError(
+            f"--data {arguments.data}: not all LR images are {arguments.lr_size} pixels a side, which "
+            "the static files take; set --lr-size or choose the crop protocol's folder"
+        )
     model = float_model(arguments.recipe, [], folder)
-    key = hashlib.sha256(json.dumps([
-        dump(recipe.source), recipe.source.data_key(), [dump(p) for p in recipe.passes], [p.name for p in pairs],
-        str(arguments.data), calibration_hash(arguments.calibration), arguments.images, arguments.size,
-        arguments.lr_size, arguments.threads, arguments.repeats, arguments.seed, arguments.iqa_weights,
-        code_version()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps(
+            [
+                dump(recipe.source),
+                recipe.source.data_key(),
+                [dump(p) for p in recipe.passes],
+                [p.name for p in pairs],
+                str(arguments.data),
+                calibration_hash(arguments.calibration),
+                arguments.images,
+                arguments.size,
+                arguments.lr_size,
+                arguments.threads,
+                arguments.repeats,
+                arguments.seed,
+                arguments.iqa_weights,
+                code_version(),
+            ]
+        ).encode()
+    ).hexdigest()[:16]
     metrics = Metrics(METRICS, arguments.iqa_weights)
     for name, why in metrics.blank.items():
         print(f"{name}: blank: {why}")
@@ -220,8 +293,18 @@ def main(argv: list[str]) -> None:
     float_files = {stem: reference / f"{stem}.onnx" for stem in COMPONENTS}
     expected = restore(model, float_files, small, arguments.threads)
     float_bytes = sum(path.stat().st_size for path in float_files.values())
-    results = [{"method": "float", "width": "W32A32", "placement": "none", "to_fp32": None, "bytes": float_bytes,
-                "metrics": scored(expected, pairs, metrics), "size_ratio": 1.0, "speed": {"ratio": 1.0}}]
+    results = [
+        {
+            "method": "float",
+            "width": "W32A32",
+            "placement": "none",
+            "to_fp32": None,
+            "bytes": float_bytes,
+            "metrics": scored(expected, pairs, metrics),
+            "size_ratio": 1.0,
+            "speed": {"ratio": 1.0},
+        }
+    ]
     bar = tqdm(rows_of(arguments.methods, arguments.widths, arguments.placements), desc="rows")
     for row in bar:
         bar.set_postfix_str(row.name)
@@ -235,19 +318,29 @@ def main(argv: list[str]) -> None:
                 files = files_of(row, model, arguments, folder / row.name)
                 restored = restore(model, files, small, arguments.threads)
                 size = sum(path.stat().st_size for path in files.values())
-                found |= {"to_fp32": sum(map(psnr, restored, expected)) / len(expected), "bytes": size,
-                          "size_ratio": size / float_bytes, "metrics": scored(restored, pairs, metrics),
-                          "speed": speed(float_files, files, arguments.threads, arguments.repeats)}
+                found |= {
+                    "to_fp32": sum(map(psnr, restored, expected)) / len(expected),
+                    "bytes": size,
+                    "size_ratio": size / float_bytes,
+                    "metrics": scored(restored, pairs, metrics),
+                    "speed": speed(float_files, files, arguments.threads, arguments.repeats),
+                }
             except UserError as error:
-                results.append(found | {"error": str(error)})  # the user can put it right: try again next time
+                results.append(
+                    found | {"error": str(error)}
+                )  # the user can put it right: try again next time
                 continue
             except Exception as error:  # of another library: the table goes on, and says so
-                found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+                found["error"] = (
+                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+                )
             write_text(file, json.dumps(found | {"seconds": round(time.time() - began, 1)}))
         results.append(json.loads(file.read_text()))
         bar.write(table(results[-1:]).splitlines()[-1])
-    text = (f"{len(pairs)} images of {arguments.data}; calibrated on {arguments.images} crops of {arguments.size} "
-            f"pixels of {arguments.calibration}; {arguments.threads} threads\n" + table(results))
+    text = (
+        f"{len(pairs)} images of {arguments.data}; calibrated on {arguments.images} crops of {arguments.size} "
+        f"pixels of {arguments.calibration}; {arguments.threads} threads\n" + table(results)
+    )
     write_text(folder / "table.txt", text + "\n")
     print(text)
 

@@ -24,7 +24,11 @@ PHASE = 32  # pixels after which a decoder of f = 8 at x4 repeats
 
 def jump(steps: torch.Tensor, at: int) -> float:
     """Of profile steps [3, n] at index `at`, beyond the neighbours' median; the largest of the three colours."""
-    near = [steps[:, at + PHASE * k] for k in (-4, -3, -2, -1, 1, 2, 3, 4) if 0 <= at + PHASE * k < steps.shape[1]]
+    near = [
+        steps[:, at + PHASE * k]
+        for k in (-4, -3, -2, -1, 1, 2, 3, 4)
+        if 0 <= at + PHASE * k < steps.shape[1]
+    ]
     return (steps[:, at] - torch.stack(near).median(0).values).abs().max().item()
 
 
@@ -36,26 +40,39 @@ def main(argv: list[str]) -> None:
     parser.add_argument("photo")
     parser.add_argument("--region", required=True, metavar="TOP:BOTTOM,LEFT:RIGHT")
     parser.add_argument("--router", help="also with tiles as this router sends them")
-    parser.add_argument("--side", type=int, default=512, help="of the corner of the photograph that is taken")
+    parser.add_argument(
+        "--side", type=int, default=512, help="of the corner of the photograph that is taken"
+    )
     parser.add_argument("-o", "--out", type=Path, help="the last result")
     options = parser.parse_args(argv)
-    model, lr = load_model(options.model), read_image(options.photo)[..., :options.side, :options.side]
+    model, lr = (
+        load_model(options.model),
+        read_image(options.photo)[..., : options.side, : options.side],
+    )
     router = Router.load(options.router) if options.router else Router()
     rows, columns = (slice(*map(int, part.split(":"))) for part in options.region.split(","))
-    for label, how in (("model", {"path": "diffusion"}), *([("routed", {})] if options.router else [])):
+    for label, how in (
+        ("model", {"path": "diffusion"}),
+        *([("routed", {})] if options.router else []),
+    ):
         result = router.upscale(model, lr, **how)
         region = result.image[0, :, rows, columns].double() * 255
         found, others = [], []
         for axis, start, side in ((1, columns.start, lr.shape[-1]), (2, rows.start, lr.shape[-2])):
             steps = region.mean(axis).diff(dim=1)
-            tiles = [s // model.multiple * model.multiple for s in tile_starts(side, router.tile, router.overlap)]
+            tiles = [
+                s // model.multiple * model.multiple
+                for s in tile_starts(side, router.tile, router.overlap)
+            ]
             borders = {SCALE * edge - start - 1 for s in tiles for edge in (s, s + router.tile)}
             inside = range(2 * PHASE, steps.shape[1] - 2 * PHASE)
             found += [jump(steps, i) for i in inside if i in borders]
             others += [jump(steps, i) for i in inside if i not in borders]
-        print(f"{label}: {result.shares()}, {len(found)} borders in the region, largest step {max(found):.2f} of 255; "
-              f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, "
-              f"99% {sorted(others)[len(others) * 99 // 100]:.2f}")
+        print(
+            f"{label}: {result.shares()}, {len(found)} borders in the region, largest step {max(found):.2f} of 255; "
+            f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, "
+            f"99% {sorted(others)[len(others) * 99 // 100]:.2f}"
+        )
         if options.out:
             write_image(result.image, options.out)
 

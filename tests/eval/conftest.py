@@ -20,7 +20,14 @@ def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:
     """A smooth coloured image with some grain, uint8 RGB."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
-    base = np.stack([120 + 90 * np.sin(x / 17 + seed), 120 + 90 * np.cos(y / 13), 120 + 60 * np.sin((x + y) / 23)], -1)
+    base = np.stack(
+        [
+            120 + 90 * np.sin(x / 17 + seed),
+            120 + 90 * np.cos(y / 13),
+            120 + 60 * np.sin((x + y) / 23),
+        ],
+        -1,
+    )
     return Image.fromarray(np.uint8(np.clip(base + rng.normal(0, 6, base.shape), 0, 255)))
 
 
@@ -59,13 +66,32 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """Makes a run directory: run(name, musiq=…, protocol=…, data=…)."""
+
     def make(name="nano", data="RealSR", protocol="crop", images=100, blank=None, **metrics):
         folder = tmp_path / name
         (folder / "eval" / data).mkdir(parents=True)
-        (folder / "eval" / data / "averages.json").write_text(json.dumps(
-            metrics | {"images": images, "data": data, "protocol": protocol, "blank": blank or {}}))
-        (folder / "ledger.json").write_text(json.dumps({"cost": {"after": {
-            "bytes": 1_400_000, "params": 1_300_000, "param_equivalents": 325_000, "macs_paper": 5e9, "macs_full": 6e9,
-            "macs_equivalent": 1.25e9}}}))
+        (folder / "eval" / data / "averages.json").write_text(
+            json.dumps(
+                metrics
+                | {"images": images, "data": data, "protocol": protocol, "blank": blank or {}}
+            )
+        )
+        (folder / "ledger.json").write_text(
+            json.dumps(
+                {
+                    "cost": {
+                        "after": {
+                            "bytes": 1_400_000,
+                            "params": 1_300_000,
+                            "param_equivalents": 325_000,
+                            "macs_paper": 5e9,
+                            "macs_full": 6e9,
+                            "macs_equivalent": 1.25e9,
+                        }
+                    }
+                }
+            )
+        )
         return folder
+
     return make

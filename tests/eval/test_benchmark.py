@@ -23,15 +23,23 @@ from eval.scoring import Job, score
 def run_score(data, restore, metrics, weights=None, **options):
     """Outcomes of a function that restores, by image."""
     groups = [[pair] for pair in data.pairs]
-    return {o.name: o for group in score(Job(locate(metrics, weights), **options), groups, restore=restore)
-            for o in group}
+    return {
+        o.name: o
+        for group in score(Job(locate(metrics, weights), **options), groups, restore=restore)
+        for o in group
+    }
 
 
 def test_osediff_on_realsr_reproduces_its_log(shared, tmp_path):
     """All 100 published pairs: PSNR-Y and SSIM-Y within 1e-4 each; NIQE to the last digit on twelve."""
     root = shared / "data" / "realsr"
     result = evaluate(root / "osediff", root, ["psnr", "ssim"], out_dir=tmp_path, progress=False)
-    assert (result["data"], result["protocol"], result["images"], result["blank"]) == ("RealSR", "crop", 100, {})
+    assert (result["data"], result["protocol"], result["images"], result["blank"]) == (
+        "RealSR",
+        "crop",
+        100,
+        {},
+    )
     assert result["psnr"] == pytest.approx(25.1511, abs=1e-4)
     assert result["ssim"] == pytest.approx(0.7341, abs=1e-4)
     with (root / "osediff_metrics.csv").open() as stream:
@@ -42,19 +50,32 @@ def test_osediff_on_realsr_reproduces_its_log(shared, tmp_path):
     for name, row in ours.items():
         assert float(row["psnr"]) == pytest.approx(float(log[name]["psnr"]), abs=1e-4), name
         assert float(row["ssim"]) == pytest.approx(float(log[name]["ssim"]), abs=1e-4), name
-    evaluate(root / "osediff", root, ["niqe"], shared / "iqa", tmp_path / "niqe", limit=12, progress=False)
+    evaluate(
+        root / "osediff",
+        root,
+        ["niqe"],
+        shared / "iqa",
+        tmp_path / "niqe",
+        limit=12,
+        progress=False,
+    )
     with (tmp_path / "niqe" / "metrics.csv").open() as stream:
         for row in csv.DictReader(stream):
-            assert float(row["niqe"]) == pytest.approx(float(log[row["image"]]["niqe"]), abs=2e-6), row["image"]
+            assert float(row["niqe"]) == pytest.approx(
+                float(log[row["image"]]["niqe"]), abs=2e-6
+            ), row["image"]
 
 
 def test_restored_images_are_scored_as_8_bit_and_saved(realsr_like, tmp_path):
     data = open_data(realsr_like)
     found = run_score(data, lambda pair: pair.hr() + 0.4 / 255, ["psnr"], save=tmp_path / "out")
-    assert [o.scores["psnr"]
-            for o in found.values()] == [pytest.approx(80, abs=1e-3)] * 2  # less than half a level vanishes
+    assert [o.scores["psnr"] for o in found.values()] == [
+        pytest.approx(80, abs=1e-3)
+    ] * 2  # less than half a level vanishes
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
-    assert evaluate(tmp_path / "out", realsr_like, ["psnr"], progress=False)["psnr"] == pytest.approx(80, abs=1e-3)
+    assert evaluate(tmp_path / "out", realsr_like, ["psnr"], progress=False)[
+        "psnr"
+    ] == pytest.approx(80, abs=1e-3)
 
 
 @pytest.mark.parametrize("small, large", [("LR", "HR"), ("lq", "gt"), ("test_LR", "test_HR")])
@@ -64,7 +85,12 @@ def test_layouts(realsr_like, small, large):
     (realsr_like / "HR").rename(realsr_like / large)
     data = open_data(realsr_like)
     assert [pair.name for pair in data.pairs] == ["a", "b"]
-    assert data.pairs[0].lr().shape == (1, 3, 24, 32) and data.pairs[0].hr().shape == (1, 3, 96, 128)
+    assert data.pairs[0].lr().shape == (1, 3, 24, 32) and data.pairs[0].hr().shape == (
+        1,
+        3,
+        96,
+        128,
+    )
     assert (data.name, data.protocol) == ("photos", "full")
     same = open_data(lr=realsr_like / small, hr=realsr_like / large)
     assert same.name == "photos" and torch.equal(same.pairs[1].hr(), data.pairs[1].hr())
@@ -93,7 +119,14 @@ class Bicubic(SRModel):
 
 
 def test_small_images_only_leave_full_reference_metrics_blank(realsr_like, shared, tmp_path):
-    result = evaluate(Bicubic(), realsr_like / "LR", ["psnr", "niqe"], shared / "iqa", tmp_path / "out", progress=False)
+    result = evaluate(
+        Bicubic(),
+        realsr_like / "LR",
+        ["psnr", "niqe"],
+        shared / "iqa",
+        tmp_path / "out",
+        progress=False,
+    )
     assert result["psnr"] is None and "original image" in result["blank"]["psnr"]
     assert result["niqe"] > 0 and "niqe" not in result["blank"]
     lines = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
@@ -108,10 +141,15 @@ def test_mean_over_a_part_says_so(tmp_path, photo, shared):
     for folder, scale in (("LR", 1), ("HR", 4)):
         (tmp_path / "d" / folder).mkdir(parents=True)
         photo(32 * scale, 32 * scale).save(tmp_path / "d" / folder / "a.png")
-        Image.new("RGB", (32 * scale, 32 * scale), (90, 90, 90)).save(tmp_path / "d" / folder / "b.png")
+        Image.new("RGB", (32 * scale, 32 * scale), (90, 90, 90)).save(
+            tmp_path / "d" / folder / "b.png"
+        )
     result = evaluate(Bicubic(), tmp_path / "d", ["niqe"], shared / "iqa", progress=False)
     assert result["niqe"] > 0
-    assert "1 of 2 images have no value, the mean is over the others: it is undefined" in result["blank"]["niqe"]
+    assert (
+        "1 of 2 images have no value, the mean is over the others: it is undefined"
+        in result["blank"]["niqe"]
+    )
 
 
 def test_model_on_embedded_data():
@@ -142,18 +180,24 @@ def _text(root, photo):
     (root / "LR" / "a.png").write_text("no image")
 
 
-@pytest.mark.parametrize("damage, name, says", [
-    (_remove, "b", r"LR/b\.png: no image of this name in .*HR; rename or remove it"),
-    (_resize, "b", r"b\.png: 120x96 is not x4 of .*b\.png \(32x24\); expected 128x96"),
-    (_double, "a", r"a\.jpg and a\.png have the same name; keep one of them"),
-    (_text, "a", "not an image")])
+@pytest.mark.parametrize(
+    "damage, name, says",
+    [
+        (_remove, "b", r"LR/b\.png: no image of this name in .*HR; rename or remove it"),
+        (_resize, "b", r"b\.png: 120x96 is not x4 of .*b\.png \(32x24\); expected 128x96"),
+        (_double, "a", r"a\.jpg and a\.png have the same name; keep one of them"),
+        (_text, "a", "not an image"),
+    ],
+)
 def test_one_wrong_image_does_not_cost_the_others(realsr_like, photo, tmp_path, damage, name, says):
     damage(realsr_like, photo)
     data = open_data(realsr_like)
     assert [p.name for p in data.pairs] == ["b" if name == "a" else "a"] and data.total == 2
     assert re.search(says, data.problems[name])
     result = evaluate(Bicubic(), realsr_like, ["psnr"], out_dir=tmp_path / "out", progress=False)
-    assert result["images"] == 1 and result["psnr"] > 5 and re.search(says, result["problems"][name])
+    assert (
+        result["images"] == 1 and result["psnr"] > 5 and re.search(says, result["problems"][name])
+    )
     assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 2
     assert "1 images were left out" in table(result)
 
@@ -164,7 +208,10 @@ def test_an_image_cut_off_in_the_middle_is_found_while_reading(realsr_like):
     file.write_bytes(file.read_bytes()[:2000])
     assert len(open_data(realsr_like).pairs) == 2
     result = evaluate(Bicubic(), realsr_like, ["psnr"], progress=False)
-    assert result["images"] == 1 and "b.png: the image is damaged or truncated" in result["problems"]["b"]
+    assert (
+        result["images"] == 1
+        and "b.png: the image is damaged or truncated" in result["problems"]["b"]
+    )
 
 
 def test_a_model_that_puts_out_nan(realsr_like):
@@ -175,10 +222,19 @@ def test_a_model_that_puts_out_nan(realsr_like):
     assert "NaN or infinite" in found["a"].problem and found["b"].scores["psnr"] > 5
 
 
-@pytest.mark.parametrize("damage, says", [
-    (_empty, "holds no image"), (lambda root, photo: shutil.rmtree(root), "no such folder"),
-    (lambda root, photo: [p.rename(p.with_name("z" + p.name)) for p in (root / "HR").iterdir()],
-     "no image has a partner")])
+@pytest.mark.parametrize(
+    "damage, says",
+    [
+        (_empty, "holds no image"),
+        (lambda root, photo: shutil.rmtree(root), "no such folder"),
+        (
+            lambda root, photo: [
+                p.rename(p.with_name("z" + p.name)) for p in (root / "HR").iterdir()
+            ],
+            "no image has a partner",
+        ),
+    ],
+)
 def test_damaged_folders(realsr_like, photo, damage, says):
     damage(realsr_like, photo)
     with pytest.raises(UserError, match=says):
@@ -193,13 +249,19 @@ def test_nothing_left_is_an_error(realsr_like):
         open_data(realsr_like)
 
 
-@pytest.mark.parametrize("options, says", [
-    ({}, "no data was named"), ({"data": "embedded", "lr": "x"}, "brings its own images"),
-    ({"data": "embedded", "protocol": "crop"}, "brings its own images"),
-    ({"data": "x", "lr": "y"}, "data set 'x' is unknown"),
-    ({"data": "embedded", "protocol": "corp"}, "did you mean 'crop'"), ({"data": "embedded", "limit": 0}, "at least 1"),
-    ({"data": "embeded"}, "did you mean 'embedded'"),
-    ({"lr": "x", "protocol": "embedded"}, "belongs to --data embedded")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({}, "no data was named"),
+        ({"data": "embedded", "lr": "x"}, "brings its own images"),
+        ({"data": "embedded", "protocol": "crop"}, "brings its own images"),
+        ({"data": "x", "lr": "y"}, "data set 'x' is unknown"),
+        ({"data": "embedded", "protocol": "corp"}, "did you mean 'crop'"),
+        ({"data": "embedded", "limit": 0}, "at least 1"),
+        ({"data": "embeded"}, "did you mean 'embedded'"),
+        ({"lr": "x", "protocol": "embedded"}, "belongs to --data embedded"),
+    ],
+)
 def test_contradicting_options(options, says):
     with pytest.raises(UserError, match=says):
         open_data(**options)
@@ -210,7 +272,9 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
     shutil.copytree(realsr_like / "HR", restored)
     (restored / "b.png").unlink()
     result = evaluate(restored, realsr_like, ["psnr"], progress=False)
-    assert result["images"] == 1 and "holds no restored image of this name" in result["problems"]["b"]
+    assert (
+        result["images"] == 1 and "holds no restored image of this name" in result["problems"]["b"]
+    )
     assert evaluate(restored, realsr_like, ["psnr"], limit=1, progress=False)["problems"] == {}
     photo(64, 64).save(restored / "b.png")
     photo(64, 64).save(restored / "c.png")
@@ -218,9 +282,24 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
     assert result["problems"]["b"].startswith("b: the restored image is 64x64, expected 128x96")
     assert "data 'photos' has no image of this name" in result["problems"]["c"]
     with pytest.raises(SystemExit) as end:
-        main([str(restored), "--data", str(realsr_like), "--metrics", "psnr", "-o", str(tmp_path / "o"), "--no-cache"])
+        main(
+            [
+                str(restored),
+                "--data",
+                str(realsr_like),
+                "--metrics",
+                "psnr",
+                "-o",
+                str(tmp_path / "o"),
+                "--no-cache",
+            ]
+        )
     said = capsys.readouterr()
-    assert end.value.code == 2 and "left out: b: b: the restored image is 64x64" in said.err and "80.0000" in said.out
+    assert (
+        end.value.code == 2
+        and "left out: b: b: the restored image is 64x64" in said.err
+        and "80.0000" in said.out
+    )
     with pytest.raises(UserError, match="is an image"):
         evaluate(restored / "b.png", realsr_like, ["psnr"], progress=False)
     (restored / "a.png").unlink()
@@ -231,9 +310,19 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
 
 def test_command_line(realsr_like, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        main([str(realsr_like / "HR"), "--data", str(realsr_like), "--metrics", "psnr,ssim", "-o",
-              str(tmp_path / "out"),
-              "--cache", str(tmp_path / "c.sqlite")])
+        main(
+            [
+                str(realsr_like / "HR"),
+                "--data",
+                str(realsr_like),
+                "--metrics",
+                "psnr,ssim",
+                "-o",
+                str(tmp_path / "out"),
+                "--cache",
+                str(tmp_path / "c.sqlite"),
+            ]
+        )
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert "photos, protocol full, 2 images" in shown and "80.0000" in shown
@@ -241,14 +330,38 @@ def test_command_line(realsr_like, tmp_path, capsys):
 
 
 def test_command_line_ends_with_2_on_a_mistake(realsr_like):
-    done = subprocess.run([sys.executable, "-m", "eval.run", str(realsr_like / "HR"), "--data", str(realsr_like),
-                           "--metrics", "pnsr", "--no-cache"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "eval.run",
+            str(realsr_like / "HR"),
+            "--data",
+            str(realsr_like),
+            "--metrics",
+            "pnsr",
+            "--no-cache",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: metric 'pnsr' is unknown (did you mean 'psnr'?)")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: metric 'pnsr' is unknown (did you mean 'psnr'?)"
+    )
     assert "Traceback" not in done.stderr
 
 
 def test_table_names_every_blank():
-    text = table({"psnr": 25.1511, "lpips": None, "images": 3, "data": "RealSR", "protocol": "crop",
-                  "blank": {"lpips": "no weights; put x into a folder"}})
+    text = table(
+        {
+            "psnr": 25.1511,
+            "lpips": None,
+            "images": 3,
+            "data": "RealSR",
+            "protocol": "crop",
+            "blank": {"lpips": "no weights; put x into a folder"},
+        }
+    )
     assert "25.1511" in text and "lpips: blank, no weights; put x into a folder" in text

@@ -20,13 +20,24 @@ def test_only_the_same_protocol_and_data_set(run):
     names = {p.label: p.y for p in crop.points}
     assert names["OSEDiff"] == 69.09 and "PassionSR-W8A8" not in names and "BiMaCoSR" not in names
     assert {p.label: (p.x, p.y) for p in full.points} == {
-        "b": (0.325, 60.0), "PassionSR-FP": (949.56, 67.05), "PassionSR-W8A8": (238.0, 65.88),
-        "PassionSR-W6A6": (178.0, 44.43), "DFOSD": (966.3, 69.21)}
-    assert full.left_out == ["AdaDiffSR", "MaxMin-W8A8", "Q-Diffusion-W8A8",
-                             "MaxMin-W6A6"]  # their sizes are not printed
+        "b": (0.325, 60.0),
+        "PassionSR-FP": (949.56, 67.05),
+        "PassionSR-W8A8": (238.0, 65.88),
+        "PassionSR-W6A6": (178.0, 44.43),
+        "DFOSD": (966.3, 69.21),
+    }
+    assert full.left_out == [
+        "AdaDiffSR",
+        "MaxMin-W8A8",
+        "Q-Diffusion-W8A8",
+        "MaxMin-W6A6",
+    ]  # their sizes are not printed
     small = select([run("c", musiq=50.0, protocol="64-256", data="DRealSR")])
-    assert [(p.label, p.x, p.y) for p in small.points] == [("c", 0.325, 50.0), ("BiMaCoSR", 4.98, 29.38),
-                                                           ("SinSR", 173.9, 30.81)]
+    assert [(p.label, p.x, p.y) for p in small.points] == [
+        ("c", 0.325, 50.0),
+        ("BiMaCoSR", 4.98, 29.38),
+        ("SinSR", 173.9, 30.81),
+    ]
 
 
 def test_bit_scaled_figures_stay_off_the_axes_that_count(run):
@@ -48,19 +59,29 @@ def test_metric_names_of_the_papers(run):
 
 def test_part_of_a_benchmark_is_labelled(run):
     assert select([run(musiq=60.0, images=8)]).points[0].label == "nano (8 of 100 images)"
-    assert select([run("own", musiq=60.0, images=8, data="holiday", protocol="full")]).points[0].label == "own"
+    assert (
+        select([run("own", musiq=60.0, images=8, data="holiday", protocol="full")]).points[0].label
+        == "own"
+    )
 
 
 def test_systems_beyond_the_axis_are_named_not_drawn(run, tmp_path, capsys):
     folder = run("small", musiq=60.0)
     near = until(select([folder]), 500)
-    assert [p.label for p in near.beyond] == [p.label for p in select([folder]).points if p.x > 500] != []
+    assert (
+        [p.label for p in near.beyond]
+        == [p.label for p in select([folder]).points if p.x > 500]
+        != []
+    )
     assert all(p.x <= 500 for p in near.points) and near.points[0].label == "small"
     _, svg = draw(near, tmp_path / "near.png")
     assert "beyond this axis" in svg.read_text()
     with pytest.raises(SystemExit) as stopped:
         main([str(folder), "-o", str(tmp_path / "c.png"), "--x-max", "0.1"])
-    assert stopped.value.code == 2 and "--x-max 0.1 leaves out 'small', which stands at 0.325" in capsys.readouterr().err
+    assert (
+        stopped.value.code == 2
+        and "--x-max 0.1 leaves out 'small', which stands at 0.325" in capsys.readouterr().err
+    )
 
 
 def test_files_are_drawn(run, tmp_path):
@@ -68,7 +89,9 @@ def test_files_are_drawn(run, tmp_path):
     png, svg = draw(selection, tmp_path / "out" / "curve.png")
     with Image.open(png) as image:
         assert image.size[0] > 1000
-        colours = {colour for _, colour in image.convert("RGB").getcolors(image.width * image.height)}
+        colours = {
+            colour for _, colour in image.convert("RGB").getcolors(image.width * image.height)
+        }
         assert (194, 65, 12) in colours  # our points
     assert ET.parse(svg).getroot().tag.endswith("svg")
     assert sorted(p.name for p in png.parent.iterdir()) == ["curve.png", "curve.svg"]
@@ -81,7 +104,9 @@ def test_no_name_covers_a_point_or_another_name(run):
 
     from eval import curve
 
-    selection = select([run("nano_w8a8", musiq=61.0), run("nano_w4", musiq=60.9), run("nano_w6", musiq=55.0)])
+    selection = select(
+        [run("nano_w8a8", musiq=61.0), run("nano_w4", musiq=60.9), run("nano_w6", musiq=55.0)]
+    )
     assert len(selection.points) > 15
     figure = Figure(figsize=(8.4, 5.2), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
@@ -95,13 +120,18 @@ def test_no_name_covers_a_point_or_another_name(run):
     boxes = [t.get_window_extent(figure.canvas.get_renderer()) for t in texts]
     dots = axes.transData.transform([(p.x, p.y) for p in selection.points])
     for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1:]), texts[i].get_text()
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :]), texts[i].get_text()
         assert not any(box.contains(x, y) for x, y in dots), texts[i].get_text()
 
 
 def test_front():
-    points = [Point("a", 1, 5, True), Point("b", 2, 4, True), Point("c", 3, 6, True), Point("d", 3, 7, True),
-              Point("e", 9, 7, True)]
+    points = [
+        Point("a", 1, 5, True),
+        Point("b", 2, 4, True),
+        Point("c", 3, 6, True),
+        Point("d", 3, 7, True),
+        Point("e", 9, 7, True),
+    ]
     assert [p.label for p in front(points, higher=True)] == ["a", "d"]
     assert [p.label for p in front(points, higher=False)] == ["a", "b"]
 
@@ -117,9 +147,17 @@ def test_latency_is_predicted_for_ours_and_published_for_others(run, random_nano
     selection = select([folder], axis="latency")
     expected = {p.device: p.ms for p in predict(measure(random_nano))}
     assert {p.label: (p.x, p.word) for p in selection.points} == {
-        "nano": (expected["Galaxy S24"], "predicted"), "Edge-SD-SR": (38.0, "published")}
-    assert "OSEDiff" in selection.left_out and "predicted" in selection.x_label and "Galaxy S24" in selection.x_label
-    with pytest.raises(UserError, match="its latency on A100 is not known; it can be predicted for Galaxy S24"):
+        "nano": (expected["Galaxy S24"], "predicted"),
+        "Edge-SD-SR": (38.0, "published"),
+    }
+    assert (
+        "OSEDiff" in selection.left_out
+        and "predicted" in selection.x_label
+        and "Galaxy S24" in selection.x_label
+    )
+    with pytest.raises(
+        UserError, match="its latency on A100 is not known; it can be predicted for Galaxy S24"
+    ):
         select([folder], axis="latency", device="A100")
     with pytest.raises(UserError, match="did you mean 'Galaxy S2.'"):
         select([folder], axis="latency", device="Galaxy S42")
@@ -131,7 +169,9 @@ def test_page_has_all_systems_and_nothing_from_elsewhere(run, tmp_path):
     assert end.value.code == 0
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert not re.search(r"""(?:src|href)\s*=|@import|url\(|<link""", page)
-    assert set(re.findall(r"https?://[^\s\"']+", page)) == {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
+    assert set(re.findall(r"https?://[^\s\"']+", page)) == {
+        "http://www.w3.org/2000/svg"
+    }  # a namespace, never fetched
     data = json.loads(re.search(r"const D = (.*);\n", page).group(1))
     systems = {s["label"]: s for s in data["systems"]}
     assert systems["nano"]["ours"] and systems["nano"]["x"]["size"] == 0.325
@@ -156,16 +196,20 @@ def test_command_line(run, tmp_path, capsys):
 def test_mistakes(run, tmp_path):
     a, b = run("a", musiq=60.0), run("b", musiq=60.0, protocol="full")
     for arguments, says in (
-            (([a, b],), "different protocols"), (([a], "lpips"), "has no lpips on RealSR; it has musiq"),
-            (([a], "musik"), "did you mean 'musiq'"),
-            (([a], "musiq", "DIV2K"), "was not evaluated on 'DIV2K'.*it has RealSR"),
-            (([a], "musiq", None, "byte"), "axis 'byte' is unknown"), (([tmp_path / "no"],), "no such run directory"),
-            (([],), "no run was named")):
+        (([a, b],), "different protocols"),
+        (([a], "lpips"), "has no lpips on RealSR; it has musiq"),
+        (([a], "musik"), "did you mean 'musiq'"),
+        (([a], "musiq", "DIV2K"), "was not evaluated on 'DIV2K'.*it has RealSR"),
+        (([a], "musiq", None, "byte"), "axis 'byte' is unknown"),
+        (([tmp_path / "no"],), "no such run directory"),
+        (([],), "no run was named"),
+    ):
         with pytest.raises(UserError, match=says):
             select(*arguments)
     (a / "eval" / "DIV2K").mkdir()
-    (a / "eval" / "DIV2K" / "averages.json").write_text(json.dumps(
-        {"musiq": 1.0, "images": 1, "data": "DIV2K", "protocol": "full", "blank": {}}))
+    (a / "eval" / "DIV2K" / "averages.json").write_text(
+        json.dumps({"musiq": 1.0, "images": 1, "data": "DIV2K", "protocol": "full", "blank": {}})
+    )
     with pytest.raises(UserError, match="2 data sets in common.*choose one with --dataset"):
         select([a])
     (b / "ledger.json").write_text("{}")

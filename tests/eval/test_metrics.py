@@ -10,9 +10,24 @@ from compress.image import read_image
 from eval import ntire, weight_files
 from eval.metrics import METRICS, Metrics
 
-GOLDEN = {"psnr": "psnr_y", "ssim": "ssim_y", "psnr-rgb": "psnr_rgb", "ssim-rgb": "ssim_rgb", "ms_ssim": "ms_ssim",
-          "cw_ssim": "cw_ssim", "gmsd": "gmsd", "nlpd": "nlpd", "vif": "vif", "fsim": "fsim", "vsi": "vsi"}
-TOLERANCE = {"psnr": 1e-4, "psnr-rgb": 1e-4, "nlpd": 1e-4}  # the rest 1e-5, as the golden file states
+GOLDEN = {
+    "psnr": "psnr_y",
+    "ssim": "ssim_y",
+    "psnr-rgb": "psnr_rgb",
+    "ssim-rgb": "ssim_rgb",
+    "ms_ssim": "ms_ssim",
+    "cw_ssim": "cw_ssim",
+    "gmsd": "gmsd",
+    "nlpd": "nlpd",
+    "vif": "vif",
+    "fsim": "fsim",
+    "vsi": "vsi",
+}
+TOLERANCE = {
+    "psnr": 1e-4,
+    "psnr-rgb": 1e-4,
+    "nlpd": 1e-4,
+}  # the rest 1e-5, as the golden file states
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +38,14 @@ def golden(shared):
 def test_golden_values(golden, shared):
     judges = Metrics(GOLDEN)
     for name, image in golden["images"].items():
-        scores, reasons = judges.score(read_image(shared / image["restored"]), read_image(shared / image["reference"]))
+        scores, reasons = judges.score(
+            read_image(shared / image["restored"]), read_image(shared / image["reference"])
+        )
         assert reasons == {}
         for ours, theirs in GOLDEN.items():
-            assert scores[ours] == pytest.approx(golden["values"][name][theirs], abs=TOLERANCE.get(ours, 1e-5)), ours
+            assert scores[ours] == pytest.approx(
+                golden["values"][name][theirs], abs=TOLERANCE.get(ours, 1e-5)
+            ), ours
 
 
 def test_directions_agree_with_pyiqa():
@@ -34,7 +53,9 @@ def test_directions_agree_with_pyiqa():
 
     theirs = {"psnr-rgb": "psnr", "ssim-rgb": "ssimc", "lpips-squeeze": "lpips"}
     for name, metric in METRICS.items():
-        if metric.of or metric.features:  # pyiqa has no NTIRE score, and files FID under metrics without reference
+        if (
+            metric.of or metric.features
+        ):  # pyiqa has no NTIRE score, and files FID under metrics without reference
             continue
         config = DEFAULT_CONFIGS[theirs.get(name, name)]
         assert metric.higher != config.get("lower_better", False), name
@@ -48,7 +69,10 @@ def test_lpips_squeeze_reads_its_weights_and_refuses_others(shared, tmp_path):
     judges = Metrics(["lpips-squeeze"], shared / "iqa")
     assert judges.score(image, image)[0]["lpips-squeeze"] == 0
     assert judges.score(image, 1 - image)[0]["lpips-squeeze"] > 0.05
-    save_file({"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}, tmp_path / "lpips_squeeze_v0.1.safetensors")
+    save_file(
+        {"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)},
+        tmp_path / "lpips_squeeze_v0.1.safetensors",
+    )
     with pytest.raises(UserError, match="not the weights of LPIPS-SqueezeNet"):
         Metrics(["lpips-squeeze"], tmp_path)
 
@@ -67,8 +91,20 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 
 def test_offline_metrics_are_blank_with_the_remedy(offline):
-    judges = Metrics(["psnr", "lpips", "dists", "musiq", "niqe", "clipiqa", "maniqa-pipal", "lpips-squeeze",
-                      "lpips-vgg", "fid"])
+    judges = Metrics(
+        [
+            "psnr",
+            "lpips",
+            "dists",
+            "musiq",
+            "niqe",
+            "clipiqa",
+            "maniqa-pipal",
+            "lpips-squeeze",
+            "lpips-vgg",
+            "fid",
+        ]
+    )
     assert set(judges.blank) == set(judges.names) - {"psnr"}
     assert "alexnet-owt-7be5be79.pth and LPIPS_v0.1_alex-df73285e.pth" in judges.blank["lpips"]
     assert all("--iqa-weights" in why for why in judges.blank.values())
@@ -96,9 +132,14 @@ def test_reasons_for_single_values(shared):
     assert scores["psnr"] is not None
 
 
-@pytest.mark.parametrize("names, says",
-                         [(["psnrr"], "did you mean 'psnr'"), (["maniqa"], "did you mean 'maniqa-pipal'"),
-                                         ([], "no metric was asked for")])
+@pytest.mark.parametrize(
+    "names, says",
+    [
+        (["psnrr"], "did you mean 'psnr'"),
+        (["maniqa"], "did you mean 'maniqa-pipal'"),
+        ([], "no metric was asked for"),
+    ],
+)
 def test_unknown_metric(names, says):
     with pytest.raises(UserError, match=says):
         Metrics(names)
@@ -109,23 +150,33 @@ def test_missing_weight_folder(tmp_path):
         Metrics(["psnr"], tmp_path / "nowhere")
 
 
-BATCHED = [name for name in METRICS if METRICS[name].batch and not METRICS[name].of and name not in (
-    "lpips", "lpips-vgg", "dists", "musiq", "clipiqa", "fid")]  # whose weights are not at hand
+BATCHED = [
+    name
+    for name in METRICS
+    if METRICS[name].batch
+    and not METRICS[name].of
+    and name not in ("lpips", "lpips-vgg", "dists", "musiq", "clipiqa", "fid")
+]  # whose weights are not at hand
 
 
 def test_a_batch_gives_what_its_images_give(shared):
     """Images of very different quality in one batch: no metric lets one look at another."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.nn.functional.interpolate(torch.rand(2, 3, 28, 28, generator=generator), scale_factor=6,
-                                            mode="bicubic")
+    clean = torch.nn.functional.interpolate(
+        torch.rand(2, 3, 28, 28, generator=generator), scale_factor=6, mode="bicubic"
+    )
     clean = (clean.clamp(0, 1) * 255).round() / 255
-    noise = torch.tensor([0.02, 0.2]).view(2, 1, 1, 1) * torch.randn(clean.shape, generator=generator)
+    noise = torch.tensor([0.02, 0.2]).view(2, 1, 1, 1) * torch.randn(
+        clean.shape, generator=generator
+    )
     noisy = ((clean + noise).clamp(0, 1) * 255).round() / 255
     judges = Metrics(BATCHED, shared / "iqa")
     assert judges.blank == {}
     for name in BATCHED:
         together, reasons = judges.score_batch(name, noisy, clean)
-        alone = [judges.score_batch(name, noisy[i:i + 1], clean[i:i + 1])[0][0] for i in range(2)]
+        alone = [
+            judges.score_batch(name, noisy[i : i + 1], clean[i : i + 1])[0][0] for i in range(2)
+        ]
         assert reasons == [None] * 2
         assert together == pytest.approx(alone, rel=1e-4, abs=1e-5), name
         assert len({round(v, 4) for v in alone}) == 2, name
@@ -144,15 +195,26 @@ def test_lpips_squeeze_from_backbone_and_heads(shared, tmp_path, offline):
     from safetensors.torch import load_file
 
     whole = load_file(shared / "iqa" / "lpips_squeeze_v0.1.safetensors")
-    trunk = {"features." + k.split(".", 2)[2]: v for k, v in whole.items() if k.startswith("net.slice")}
+    trunk = {
+        "features." + k.split(".", 2)[2]: v for k, v in whole.items() if k.startswith("net.slice")
+    }
     torch.save(trunk, tmp_path / "squeezenet1_1-b8a52dc0.pth")
-    torch.save({k: v for k, v in whole.items() if k.startswith("lin")}, tmp_path / "LPIPS_v0.1_squeeze-4a5350f2.pth")
+    torch.save(
+        {k: v for k, v in whole.items() if k.startswith("lin")},
+        tmp_path / "LPIPS_v0.1_squeeze-4a5350f2.pth",
+    )
     image, other = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    one, two = (Metrics(["lpips-squeeze"], folder).score(image, other)[0] for folder in (shared / "iqa", tmp_path))
+    one, two = (
+        Metrics(["lpips-squeeze"], folder).score(image, other)[0]
+        for folder in (shared / "iqa", tmp_path)
+    )
     assert one == two and one["lpips-squeeze"] > 0.05
 
 
 def test_a_composed_score_brings_its_parts(offline):
     judges = Metrics(["ntire-score"])
     assert judges.names == [*ntire.INGREDIENTS, "ntire-score"]
-    assert "lpips, dists, clipiqa, maniqa-pipal, musiq, niqe cannot be had here" in judges.blank["ntire-score"]
+    assert (
+        "lpips, dists, clipiqa, maniqa-pipal, musiq, niqe cannot be had here"
+        in judges.blank["ntire-score"]
+    )

@@ -16,7 +16,9 @@ def test_luma_is_exact_but_for_halves():
     assert torch.equal(luma[~half], ((thousandths[~half] + 500) // 1000).double())
     up = luma[half] - thousandths[half] // 1000
     assert half.sum() > 50 and set(up.tolist()) == {0, 1}
-    assert torch.equal(niqe._luma(levels[1:, :, 10:20, 30:40].double() / 255), luma[1:, :, 10:20, 30:40])
+    assert torch.equal(
+        niqe._luma(levels[1:, :, 10:20, 30:40].double() / 255), luma[1:, :, 10:20, 30:40]
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -24,18 +24,31 @@ def quantize(**options) -> dict:
     return {"pass": "quantize", "weights": 8, "activations": 8, **options}
 
 
-@pytest.mark.parametrize("options, placement", [
-    ({}, Placement.COMPAT), ({"attention": True}, Placement.ATTENTION), ({"placement": "cpu"}, Placement.CPU),
-    ({"placement": "full"}, Placement.FULL)])
+@pytest.mark.parametrize(
+    "options, placement",
+    [
+        ({}, Placement.COMPAT),
+        ({"attention": True}, Placement.ATTENTION),
+        ({"placement": "cpu"}, Placement.CPU),
+        ({"placement": "full"}, Placement.FULL),
+    ],
+)
 def test_the_placement_is_the_recipe_s(options, placement):
     text = said(quantize(**options))
     assert text == f"Placement {placement}: {placement.describe()}"
     assert (NOT_WHOLE in text) != placement.whole_graph
 
 
-@pytest.mark.parametrize("name, whole", [
-    ("passionsr_w8a8", False), ("passionsr_fast_w8a8", False), ("passionsr_full_w8a8", True),
-    ("baselines/minmax_full_w8a8", True), ("passionsr_w8a16", True)])
+@pytest.mark.parametrize(
+    "name, whole",
+    [
+        ("passionsr_w8a8", False),
+        ("passionsr_fast_w8a8", False),
+        ("passionsr_full_w8a8", True),
+        ("baselines/minmax_full_w8a8", True),
+        ("passionsr_w8a16", True),
+    ],
+)
 def test_shipped_recipes(name, whole):
     text = of(name)
     assert text.startswith("Placement ") and (NOT_WHOLE in text) != whole
@@ -56,18 +69,28 @@ def test_what_the_recipe_adds_is_said():
     assert "in the denoiser and the decoder alone" in of("adcsr_w8a8")
 
 
-@pytest.mark.parametrize("options, narrow", [
-    ({}, False), ({"weights": 4}, True), ({"activations": 6}, True),
-    ({"weights": 4, "activations": 16}, True),              # once taken for a wide one
-    ({"pins": {"*": 6}}, True),                             # recipes/mixed_precision.yaml: 8 bits but for its pins
-    ({"pins": {"*": {"weights": 4}}}, True), ({"pins": {"*": {"activations": 16}}}, False),
-    ({"pins": {"*": 8}, "activations": 16}, False)])
+@pytest.mark.parametrize(
+    "options, narrow",
+    [
+        ({}, False),
+        ({"weights": 4}, True),
+        ({"activations": 6}, True),
+        ({"weights": 4, "activations": 16}, True),  # once taken for a wide one
+        ({"pins": {"*": 6}}, True),  # recipes/mixed_precision.yaml: 8 bits but for its pins
+        ({"pins": {"*": {"weights": 4}}}, True),
+        ({"pins": {"*": {"activations": 16}}}, False),
+        ({"pins": {"*": 8}, "activations": 16}, False),
+    ],
+)
 def test_containers_of_narrow_codes(options, narrow):
     assert ("stored in 8-bit containers" in said(quantize(**options))) is narrow
 
 
 def test_narrow_recipes():
-    assert all("8-bit containers" in of(name) for name in ("mixed_precision", "passionsr_w4a8", "passionsr_w6a6"))
+    assert all(
+        "8-bit containers" in of(name)
+        for name in ("mixed_precision", "passionsr_w4a8", "passionsr_w6a6")
+    )
     assert "8-bit containers" not in of("passionsr_w8a8")
 
 
@@ -75,7 +98,9 @@ def test_one_bit_is_simulated():
     text = of("bimacosr")
     assert "weights of one bit and inputs of one bit" in text and "simulated" in text
     assert "stored packed" in text and "Placement" not in text
-    unpacked = said({"pass": "binarize", "method": "ternary", "components": ["denoiser", "decoder"]})
+    unpacked = said(
+        {"pass": "binarize", "method": "ternary", "components": ["denoiser", "decoder"]}
+    )
     assert "weights ternary and inputs of 8 bits" in unpacked and "no pass “pack”" in unpacked
     assert "Layers of the denoiser and the decoder" in unpacked
 

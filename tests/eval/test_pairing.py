@@ -16,6 +16,7 @@ def restored(tmp_path, photo):
         for i, name in enumerate(names):
             photo(128, 96, seed=i).save(folder / name)
         return folder
+
     return make
 
 
@@ -29,7 +30,11 @@ def test_exact_names_and_upscaled_ones_together(restored):
     folder = restored("a.png", "b_x4.png", "c_x4_x4.png", "other.png")
     found, problems = restored_images(folder, {"a", "b", "c_x4"})
     assert {name: path.name for name, path in found.items()} == {
-        "a": "a.png", "b": "b_x4.png", "c_x4": "c_x4_x4.png", "other": "other.png"}
+        "a": "a.png",
+        "b": "b_x4.png",
+        "c_x4": "c_x4_x4.png",
+        "other": "other.png",
+    }
     assert not problems
 
 
@@ -41,10 +46,15 @@ def test_an_image_of_its_own_that_ends_so_is_nobody_elses(restored):
 def test_two_candidates_are_a_sentence(restored, realsr_like):
     folder = restored("a.png", "a_x4.png", "b.png")
     result = evaluate(folder, open_data(realsr_like), ["psnr-rgb"], progress=False)
-    assert result["images"] == 1 and "a.png and a_x4.png may both be the restored image of 'a'" in result["problems"]["a"]
+    assert (
+        result["images"] == 1
+        and "a.png and a_x4.png may both be the restored image of 'a'" in result["problems"]["a"]
+    )
 
 
 def test_all_ambiguous(restored, realsr_like):
     folder = restored("a.png", "a_x4.png", "b_x4.png", "b_x4.jpg")
-    with pytest.raises(UserError, match="none of 2 images could be measured; the first, a: .*may both be"):
+    with pytest.raises(
+        UserError, match="none of 2 images could be measured; the first, a: .*may both be"
+    ):
         evaluate(folder, open_data(realsr_like), ["psnr-rgb"], progress=False)

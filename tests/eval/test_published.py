@@ -18,8 +18,12 @@ def test_every_reference_figure_is_there(shared):
     for row in reference(shared, "models"):
         bicubic = row["model"].startswith("PassionSR") and row["dataset"] == "DIV2K"
         dataset = "DIV2K-bicubic" if bicubic else row["dataset"]
-        found = [r for r in published.rows("quality") if (r["model"], r["dataset"], r["protocol"], r["source"]) == (
-            row["model"], dataset, row["protocol"], row["source"])]
+        found = [
+            r
+            for r in published.rows("quality")
+            if (r["model"], r["dataset"], r["protocol"], r["source"])
+            == (row["model"], dataset, row["protocol"], row["source"])
+        ]
         assert len(found) == 1, row
         assert float(found[0][row["metric"].lower()]) == float(row["value"]), row
 
@@ -52,15 +56,32 @@ def test_every_row_names_a_known_source_and_protocol():
     for table in ("quality", "latency", "ntire2026"):
         for row in published.rows(table):
             assert set(row["source"].split("/")) <= codes, row
-    assert {row["protocol"] for row in published.rows("quality")} == {"crop", "full", "64-256", "own"}
-    keys = [(r["model"], r["dataset"], r["protocol"], r["source"]) for r in published.rows("quality")]
+    assert {row["protocol"] for row in published.rows("quality")} == {
+        "crop",
+        "full",
+        "64-256",
+        "own",
+    }
+    keys = [
+        (r["model"], r["dataset"], r["protocol"], r["source"]) for r in published.rows("quality")
+    ]
     assert len(keys) == len(set(keys))
 
 
 def test_plausible_ranges():
     """A slip of the decimal point shows here."""
-    ranges = {"psnr": (10, 40), "ssim": (0, 1), "lpips": (0, 1), "dists": (0, 1), "niqe": (2, 12), "musiq": (10, 80),
-              "maniqa": (0, 1), "clipiqa": (0, 1), "fid": (10, 300), "lpips_squeeze": (0, 1)}
+    ranges = {
+        "psnr": (10, 40),
+        "ssim": (0, 1),
+        "lpips": (0, 1),
+        "dists": (0, 1),
+        "niqe": (2, 12),
+        "musiq": (10, 80),
+        "maniqa": (0, 1),
+        "clipiqa": (0, 1),
+        "fid": (10, 300),
+        "lpips_squeeze": (0, 1),
+    }
     for row in published.rows("quality"):
         for metric, (low, high) in ranges.items():
             assert not row[metric] or low < float(row[metric]) < high, row
@@ -71,8 +92,16 @@ def test_the_log_is_the_table(shared):
     with (shared / "data" / "realsr" / "osediff_metrics.csv").open() as stream:
         log = list(csv.DictReader(stream))
     values = published.systems("RealSR", "crop")["OSEDiff"]
-    for column, ours in (("psnr", "psnr"), ("ssim", "ssim"), ("lpips", "lpips"), ("dists", "dists"), ("niqe", "niqe"),
-                         ("musiq", "musiq"), ("clipiqa", "clipiqa"), ("maniqa", "maniqa-pipal")):
+    for column, ours in (
+        ("psnr", "psnr"),
+        ("ssim", "ssim"),
+        ("lpips", "lpips"),
+        ("dists", "dists"),
+        ("niqe", "niqe"),
+        ("musiq", "musiq"),
+        ("clipiqa", "clipiqa"),
+        ("maniqa", "maniqa-pipal"),
+    ):
         mean = sum(float(row[column]) for row in log) / len(log)
         assert values[ours] == pytest.approx(mean, abs=6e-3 if ours == "musiq" else 6e-5), ours
 
@@ -82,10 +111,14 @@ def test_ntire_formula_reproduces_scores_and_ranks(shared):
     finals = []
     for row in rows:
         value = {k: float(v) for k, v in row.items() if k not in ("team", "rank")}
-        score = ntire.score(*(value[k] for k in ("lpips", "dists", "clipiqa", "maniqa", "musiq", "niqe")))
+        score = ntire.score(
+            *(value[k] for k in ("lpips", "dists", "clipiqa", "maniqa", "musiq", "niqe"))
+        )
         assert score == pytest.approx(value["perceptual_score"], abs=1e-3), row["team"]
         # the printed ingredients are rounded, and 2^score turns 1e-4 of the score into 7e-5 of the final one
-        assert ntire.final(value["perceptual_score"], value["speedup"]) == pytest.approx(value["final_score"], rel=1e-4)
+        assert ntire.final(value["perceptual_score"], value["speedup"]) == pytest.approx(
+            value["final_score"], rel=1e-4
+        )
         finals.append(ntire.final(score, value["speedup"]))
         assert finals[-1] == pytest.approx(value["final_score"], rel=1e-3), row["team"]
     order = sorted(range(len(rows)), key=lambda i: -finals[i])
@@ -101,5 +134,8 @@ def test_metric_names_are_ours():
 
 
 def test_macs_of_another_input_size_stand_on_no_axis():
-    assert published.cost("BiMaCoSR", "macs_g") is None and published.cost("BiMaCoSR", "params_m") == 4.98
+    assert (
+        published.cost("BiMaCoSR", "macs_g") is None
+        and published.cost("BiMaCoSR", "params_m") == 4.98
+    )
     assert published.cost("nothing", "macs_g") is None

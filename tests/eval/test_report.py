@@ -21,31 +21,73 @@ from eval.report import ReportData, cell, collect, main, spread, tiles, write_re
 @pytest.fixture
 def figures():
     crop = np.full((8, 8, 3), 200, np.uint8)
-    scores = {"source": {"chelsea": {"psnr": 25.2, "lpips": None}, "coffee": {"psnr": 26.2, "lpips": None}},
-              "compressed": {"chelsea": {"psnr": 24.2, "lpips": None}, "coffee": {"psnr": 25.9, "lpips": None}}}
+    scores = {
+        "source": {
+            "chelsea": {"psnr": 25.2, "lpips": None},
+            "coffee": {"psnr": 26.2, "lpips": None},
+        },
+        "compressed": {
+            "chelsea": {"psnr": 24.2, "lpips": None},
+            "coffee": {"psnr": 25.9, "lpips": None},
+        },
+    }
     return ReportData(
-        name="run <one>", recipe_yaml="name: one\npasses: []\n", dataset="embedded", protocol="embedded", scores=scores,
-        cost_rows=[{"stage": "source", "params": 1_300_000, "bytes": 5_200_000, "macs_paper": 4_800_000_000},
-                   {"stage": "quantize", "params": 1_300_000, "bytes": 1_400_000, "macs_paper": 4_800_000_000}],
+        name="run <one>",
+        recipe_yaml="name: one\npasses: []\n",
+        dataset="embedded",
+        protocol="embedded",
+        scores=scores,
+        cost_rows=[
+            {
+                "stage": "source",
+                "params": 1_300_000,
+                "bytes": 5_200_000,
+                "macs_paper": 4_800_000_000,
+            },
+            {
+                "stage": "quantize",
+                "params": 1_300_000,
+                "bytes": 1_400_000,
+                "macs_paper": 4_800_000_000,
+            },
+        ],
         components=[{"component": "encoder", "params": 120_000}],
-        metrics={"full precision": {"psnr": 25.1511, "lpips": None}, "compressed": {"psnr": 24.9876, "niqe": 5.6476}},
+        metrics={
+            "full precision": {"psnr": 25.1511, "lpips": None},
+            "compressed": {"psnr": 24.9876, "niqe": 5.6476},
+        },
         blanks={"lpips": "alexnet is not at hand"},
-        parity=[{"file": "a.onnx", "probe": "photo", "psnr_db": 41.5},
-                {"file": "a.onnx", "probe": "flat", "psnr_db": 38.25}],
+        parity=[
+            {"file": "a.onnx", "probe": "photo", "psnr_db": 41.5},
+            {"file": "a.onnx", "probe": "flat", "psnr_db": 38.25},
+        ],
         fidelity_db=44.125,
         latency=[{"what": "int8 / fp32", "ratio": 0.61, "kind": "measured"}],
-        crops=[Crop("chelsea", {"source": crop, "compressed": crop / 255.0},
-                    {m: scores[m]["chelsea"] for m in scores})],
+        crops=[
+            Crop(
+                "chelsea",
+                {"source": crop, "compressed": crop / 255.0},
+                {m: scores[m]["chelsea"] for m in scores},
+            )
+        ],
         predicted=["  Galaxy S24 predicted 2.1 ms"],
-        ledger=[{"pass": {"pass": "quantize", "weights": 8}, "seconds": 12.5,
-                 "after": {"params": 1_300_000, "components": [{"component": "concealed"}]}}],
-                 notes=["Low-bit arithmetic is simulated."])
+        ledger=[
+            {
+                "pass": {"pass": "quantize", "weights": 8},
+                "seconds": 12.5,
+                "after": {"params": 1_300_000, "components": [{"component": "concealed"}]},
+            }
+        ],
+        notes=["Low-bit arithmetic is simulated."],
+    )
 
 
 def nothing_from_elsewhere(page):
     assert not re.search(r"""(?:src|href)\s*=\s*(?!["']data:image/png;base64,)""", page)
     assert not re.search(r"@import|url\(|<link|<script\s+src|fetch\(", page)
-    assert set(re.findall(r"https?://[^\s\"']+", page)) <= {"http://www.w3.org/2000/svg"}  # a namespace, never fetched
+    assert set(re.findall(r"https?://[^\s\"']+", page)) <= {
+        "http://www.w3.org/2000/svg"
+    }  # a namespace, never fetched
 
 
 def test_everything_is_inside_the_page(figures, tmp_path):
@@ -63,19 +105,40 @@ def test_everything_is_inside_the_page(figures, tmp_path):
 
 def test_numbers_and_explanations_are_there(figures, tmp_path):
     page = write_report(tmp_path, figures).read_text(encoding="utf-8")
-    for text in ("25.1511", "24.9876", "5.6476", "1.30 M", "1.40 MB", "5.20 MB before, ÷ 3.71", "4.80 GMACs",
-                 "44.12 dB",
-                 "38.2 dB", "a.onnx · flat", "38.2500", "0.6100", "measured", "lpips: alexnet is not at hand",
-                 "weights: 8", "12.5000",
-                 "Low-bit arithmetic is simulated.", "Galaxy S24 predicted 2.1 ms", "psnr ↑", "niqe ↓",
-                 "run &lt;one&gt;", "name: one"):
+    for text in (
+        "25.1511",
+        "24.9876",
+        "5.6476",
+        "1.30 M",
+        "1.40 MB",
+        "5.20 MB before, ÷ 3.71",
+        "4.80 GMACs",
+        "44.12 dB",
+        "38.2 dB",
+        "a.onnx · flat",
+        "38.2500",
+        "0.6100",
+        "measured",
+        "lpips: alexnet is not at hand",
+        "weights: 8",
+        "12.5000",
+        "Low-bit arithmetic is simulated.",
+        "Galaxy S24 predicted 2.1 ms",
+        "psnr ↑",
+        "niqe ↓",
+        "run &lt;one&gt;",
+        "name: one",
+    ):
         assert text in page, text
 
 
 def test_an_output_that_is_not_finite_is_the_worst(figures):
     figures.parity.append({"file": "b.onnx", "probe": "dark", "psnr_db": None})
-    assert tiles(figures)[-1] == {"title": "Worst parity of an exported file", "value": "not finite",
-                                  "detail": "b.onnx · dark"}
+    assert tiles(figures)[-1] == {
+        "title": "Worst parity of an exported file",
+        "value": "not finite",
+        "detail": "b.onnx · dark",
+    }
 
 
 def test_a_table_within_a_table_is_left_out(figures, tmp_path):
@@ -108,11 +171,22 @@ def test_empty_sections_are_left_out(tmp_path):
     assert "<table>" not in page and 'class="tile"' not in page
 
 
-@pytest.mark.parametrize("value, key, text", [
-    (None, "", "—"), (True, "", "True"), (1234567, "", "1,234,567"), (0.73412, "", "0.7341"),
-    (0.00012345, "", "0.0001234"),
-    (950, "params", "950"), (496_000_000_000, "macs_paper", "496.00 GMACs"), (2_904_264, "bytes", "2.90 MB"),
-    ({"weights": 8, "on": None}, "", "weights: 8, on: —"), ([1, 2], "", "1, 2"), ("x", "bytes", "x")])
+@pytest.mark.parametrize(
+    "value, key, text",
+    [
+        (None, "", "—"),
+        (True, "", "True"),
+        (1234567, "", "1,234,567"),
+        (0.73412, "", "0.7341"),
+        (0.00012345, "", "0.0001234"),
+        (950, "params", "950"),
+        (496_000_000_000, "macs_paper", "496.00 GMACs"),
+        (2_904_264, "bytes", "2.90 MB"),
+        ({"weights": 8, "on": None}, "", "weights: 8, on: —"),
+        ([1, 2], "", "1, 2"),
+        ("x", "bytes", "x"),
+    ],
+)
 def test_cells(value, key, text):
     assert cell(value, key) == text
 
@@ -126,10 +200,22 @@ def test_positions_of_a_distribution(figures):
 
 
 def test_worst_first():
-    scores = {"a": {"lpips": 0.1, "psnr": 30.0}, "b": {"lpips": 0.4, "psnr": 31.0}, "c": {"lpips": 0.2, "psnr": 20.0}}
-    assert pictures.sorting_metric(scores) == "lpips" and pictures.worst_first(scores) == ["b", "c", "a"]
+    scores = {
+        "a": {"lpips": 0.1, "psnr": 30.0},
+        "b": {"lpips": 0.4, "psnr": 31.0},
+        "c": {"lpips": 0.2, "psnr": 20.0},
+    }
+    assert pictures.sorting_metric(scores) == "lpips" and pictures.worst_first(scores) == [
+        "b",
+        "c",
+        "a",
+    ]
     scores["a"]["lpips"] = None  # not all images have it
-    assert pictures.sorting_metric(scores) == "psnr" and pictures.worst_first(scores) == ["c", "a", "b"]
+    assert pictures.sorting_metric(scores) == "psnr" and pictures.worst_first(scores) == [
+        "c",
+        "a",
+        "b",
+    ]
     assert pictures.worst_first({"b": {}, "a": {}}) == ["a", "b"]
 
 
@@ -139,43 +225,92 @@ def test_crop_is_where_images_differ_most():
     other[300:320, 400:430] = 90
     top, left = pictures.furthest(image, other)
     assert top <= 300 and top + pictures.SIDE >= 320 and left <= 400 and left + pictures.SIDE >= 430
-    assert pictures.furthest(image, image) == ((400 - pictures.SIDE) // 2, (500 - pictures.SIDE) // 2)
+    assert pictures.furthest(image, image) == (
+        (400 - pictures.SIDE) // 2,
+        (500 - pictures.SIDE) // 2,
+    )
     assert pictures.furthest(image[:50, :60], other[:50, :60]) == (0, 0)
 
 
 @pytest.fixture
 def directory(tmp_path, photo):
     """Makes a run directory as compress.run leaves it, of two 64x48 images."""
+
     def make(name, shade=0):
         run = tmp_path / name
-        for model, folder in (("compressed", run / "eval" / "photos"), ("source", run / "eval" / "photos" / "source")):
+        for model, folder in (
+            ("compressed", run / "eval" / "photos"),
+            ("source", run / "eval" / "photos" / "source"),
+        ):
             (folder / "restored").mkdir(parents=True)
             for i, image in enumerate(("one", "two")):
                 photo(64, 48, seed=i + shade).save(folder / "restored" / f"{image}.png")
-            (folder / "averages.json").write_text(json.dumps(
-                {"psnr": 30.0 + shade, "musiq": None, "images": 2, "data": "photos", "protocol": "full",
-                 "blank": {"musiq": "no weights"}, "problems": {"three": "three.png: the file is empty"}, "notes": []}))
+            (folder / "averages.json").write_text(
+                json.dumps(
+                    {
+                        "psnr": 30.0 + shade,
+                        "musiq": None,
+                        "images": 2,
+                        "data": "photos",
+                        "protocol": "full",
+                        "blank": {"musiq": "no weights"},
+                        "problems": {"three": "three.png: the file is empty"},
+                        "notes": [],
+                    }
+                )
+            )
             (folder / "metrics.csv").write_text(
-                f"image,data,protocol,psnr,musiq\none,photos,full,{29 + shade}.5,\ntwo,photos,full,{30 + shade}.5,\n")
+                f"image,data,protocol,psnr,musiq\none,photos,full,{29 + shade}.5,\ntwo,photos,full,{30 + shade}.5,\n"
+            )
         (run / "eval" / "photos" / "fidelity.json").write_text('{"one": 40.0, "two": 42.0}')
         (run / "onnx").mkdir()
-        (run / "onnx" / "figures.json").write_text(json.dumps(
-            {"parity": [{"file": "model.onnx", "probe": "flat", "psnr_db": 51.5}], "latency": [],
-             "files": [["onnx/model.onnx", 9]]}))
-        cost = {"lr_size": [128, 128], "params": 4_000_000, "param_equivalents": 4e6, "bytes": 16_000_000,
-                "macs_paper": 2e10,
-                "macs_equivalent": 2e10, "macs_full": 3e10, "peak_activation_bytes": 7,
-                "components": [{"name": "decoder", "params": 5}]}
+        (run / "onnx" / "figures.json").write_text(
+            json.dumps(
+                {
+                    "parity": [{"file": "model.onnx", "probe": "flat", "psnr_db": 51.5}],
+                    "latency": [],
+                    "files": [["onnx/model.onnx", 9]],
+                }
+            )
+        )
+        cost = {
+            "lr_size": [128, 128],
+            "params": 4_000_000,
+            "param_equivalents": 4e6,
+            "bytes": 16_000_000,
+            "macs_paper": 2e10,
+            "macs_equivalent": 2e10,
+            "macs_full": 3e10,
+            "peak_activation_bytes": 7,
+            "components": [{"name": "decoder", "params": 5}],
+        }
         after = {**cost, "param_equivalents": 1e6, "bytes": 4_000_000, "macs_equivalent": 5e9}
-        (run / "ledger.json").write_text(json.dumps(
-            {"name": name, "passes": [{"pass": {"pass": "quantize", "weights": 8, "activations": 8}, "seconds": 3.0,
-                                       "data": "embedded:abc", "figures": {}, "before": cost, "after": after}],
-             "cost": {"before": cost, "after": after}, "versions": {"torch": "2.13"}}))
+        (run / "ledger.json").write_text(
+            json.dumps(
+                {
+                    "name": name,
+                    "passes": [
+                        {
+                            "pass": {"pass": "quantize", "weights": 8, "activations": 8},
+                            "seconds": 3.0,
+                            "data": "embedded:abc",
+                            "figures": {},
+                            "before": cost,
+                            "after": after,
+                        }
+                    ],
+                    "cost": {"before": cost, "after": after},
+                    "versions": {"torch": "2.13"},
+                }
+            )
+        )
         (run / "recipe.yaml").write_text(
             f"name: {name}\nsource: {{family: osediff, size: nano}}\npasses: [{{pass: quantize, weights: 8, "
             f"activations: 8}}]\n"
-            "export: []\neval: {data: [photos], metrics: [psnr, musiq]}\nseed: 0\n")
+            "export: []\neval: {data: [photos], metrics: [psnr, musiq]}\nseed: 0\n"
+        )
         return run
+
     return make
 
 
@@ -186,14 +321,25 @@ def test_report_of_a_run_directory(directory):
     assert end.value.code == 0
     page = (run / "report.html").read_text(encoding="utf-8")
     nothing_from_elsewhere(page)
-    for text in ("41.00 dB", "16.00 MB before, ÷ 4.00", "no weights", "left out: three: three.png: the file is empty",
-                 "51.5000", "embedded:abc", "Placement compat: inputs and weights of convolutions"):
+    for text in (
+        "41.00 dB",
+        "16.00 MB before, ÷ 4.00",
+        "no weights",
+        "left out: three: three.png: the file is empty",
+        "51.5000",
+        "embedded:abc",
+        "Placement compat: inputs and weights of convolutions",
+    ):
         assert text in page, text
     assert page.index("<b>one</b>") < page.index("<b>two</b>")  # the worse one first
     figures = collect(rundir.read(run))
-    assert [c.name for c in figures.crops] == ["one",
-                                               "two"] and list(figures.crops[0].versions) == ["source", "compressed"]
-    assert {s["label"]: s["x"]["size"] for s in figures.chart["systems"]} == {"alone": 1.0, "source": 4.0}
+    assert [c.name for c in figures.crops] == ["one", "two"] and list(
+        figures.crops[0].versions
+    ) == ["source", "compressed"]
+    assert {s["label"]: s["x"]["size"] for s in figures.chart["systems"]} == {
+        "alone": 1.0,
+        "source": 4.0,
+    }
 
 
 def test_comparison(directory, tmp_path, capsys):
@@ -207,8 +353,10 @@ def test_comparison(directory, tmp_path, capsys):
     rows = re.findall(r"<tr><td>(\w+)</td><td class=\"n\">([\d.]+)</td>", page)
     assert rows[:3] == [("source", "30.0000"), ("a", "30.0000"), ("b", "32.0000")]
     assert len(re.findall(r'data-label="b" src=', page)) == 2
-    for arguments, says in ((map(str, runs), "several runs need -o NAME.html"),
-                            ([str(tmp_path), "-o", "x.html"], "no finished run here")):
+    for arguments, says in (
+        (map(str, runs), "several runs need -o NAME.html"),
+        ([str(tmp_path), "-o", "x.html"], "no finished run here"),
+    ):
         with pytest.raises(SystemExit) as end:
             main([*arguments])
         assert end.value.code == 2 and says in capsys.readouterr().err
@@ -226,15 +374,26 @@ def test_card(directory):
 
     run = directory("a")
     text = write_card(rundir.read(run), run, ["one line"]).read_text(encoding="utf-8")
-    for said in ("# a\n", "```\none line\n```", 'load_model("THIS_FOLDER")', "| psnr ↑ | 30.0000 | 30.0000 |",
-                 "Not measured:\n\n- musiq: no weights\n", "three.png: the file is empty",
-                 "Licence: Apache-2.0",
-                 "| 1 | `quantize` | 3.0 | `embedded:abc` | 4.00 MB | 5.00 GMACs |", "| weights | 16.00 MB | 4.00 MB |",
-                 "`onnx/model.onnx`", "versions: torch 2.13".capitalize(), "name: a\n"):
+    for said in (
+        "# a\n",
+        "```\none line\n```",
+        'load_model("THIS_FOLDER")',
+        "| psnr ↑ | 30.0000 | 30.0000 |",
+        "Not measured:\n\n- musiq: no weights\n",
+        "three.png: the file is empty",
+        "Licence: Apache-2.0",
+        "| 1 | `quantize` | 3.0 | `embedded:abc` | 4.00 MB | 5.00 GMACs |",
+        "| weights | 16.00 MB | 4.00 MB |",
+        "`onnx/model.onnx`",
+        "versions: torch 2.13".capitalize(),
+        "name: a\n",
+    ):
         assert said in text, said
     assert "non-commercial" in licence({"family": "resshift", "size": "full"})[1]
-    assert "`weights`: my.safetensors" in licence({"family": "osediff", "size": "nano",
-                                                   "weights": "/home/x/my.safetensors"})[2]
+    assert (
+        "`weights`: my.safetensors"
+        in licence({"family": "osediff", "size": "nano", "weights": "/home/x/my.safetensors"})[2]
+    )
     assert "not recorded" in licence({"family": "new", "size": "nano"})[1]
 
 
@@ -262,13 +421,24 @@ QUANTIZE = {"pass": "quantize", "weights": 8, "activations": 8}
 BINARIZE = {"pass": "binarize", "method": "bimacosr"}
 
 
-@pytest.mark.parametrize("passes, there, absent", [
-    ([QUANTIZE], ["not whole-graph quantisation"], ["one bit"]),
-    ([QUANTIZE | {"placement": "full"}], ["Placement full: ", "whole graph of each component"],
-     ["not whole-graph", "Placement compat"]),
-    ([QUANTIZE | {"placement": "cpu"}], ["Placement cpu: ", "not whole-graph"], ["attention products are"]),
-    ([BINARIZE, {"pass": "pack"}], ["one bit", "simulated"], ["Placement", "whole-graph"]),
-    ([{"pass": "distill"}], [], ["Placement", "simulated", "whole-graph"])])
+@pytest.mark.parametrize(
+    "passes, there, absent",
+    [
+        ([QUANTIZE], ["not whole-graph quantisation"], ["one bit"]),
+        (
+            [QUANTIZE | {"placement": "full"}],
+            ["Placement full: ", "whole graph of each component"],
+            ["not whole-graph", "Placement compat"],
+        ),
+        (
+            [QUANTIZE | {"placement": "cpu"}],
+            ["Placement cpu: ", "not whole-graph"],
+            ["attention products are"],
+        ),
+        ([BINARIZE, {"pass": "pack"}], ["one bit", "simulated"], ["Placement", "whole-graph"]),
+        ([{"pass": "distill"}], [], ["Placement", "simulated", "whole-graph"]),
+    ],
+)
 def test_report_and_card_say_what_is_so(directory, passes, there, absent):
     for page in pages_of(with_passes(directory("a"), *passes)):
         for text in there:
@@ -282,7 +452,9 @@ def test_a_comparison_says_whose_placement_is_which(directory, tmp_path):
 
     with_passes(directory("a"), QUANTIZE)
     with_passes(directory("b"), QUANTIZE | {"placement": "full"})
-    page = write_comparison([rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html").read_text()
+    page = write_comparison(
+        [rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html"
+    ).read_text()
     assert "a: Placement compat: " in page and "b: Placement full: " in page
 
 
@@ -292,10 +464,12 @@ def test_a_blank_of_one_run_is_not_all_runs(directory, tmp_path):
     directory("a")
     other = directory("b") / "eval" / "photos" / "averages.json"
     other.write_text(json.dumps(json.loads(other.read_text()) | {"musiq": 60.0, "blank": {}}))
-    page = write_comparison([rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html").read_text()
-    assert "<p class=\"soft\">musiq: source: no weights; a: no weights</p>" in page
+    page = write_comparison(
+        [rundir.read(tmp_path / name) for name in "ab"], tmp_path / "c.html"
+    ).read_text()
+    assert '<p class="soft">musiq: source: no weights; a: no weights</p>' in page
     same = write_comparison([rundir.read(tmp_path / "a")], tmp_path / "d.html").read_text()
-    assert "<p class=\"soft\">musiq: no weights</p>" in same and "1 run on photos" in same
+    assert '<p class="soft">musiq: no weights</p>' in same and "1 run on photos" in same
 
 
 def test_one_image_is_not_images(directory, figures, tmp_path):
@@ -311,11 +485,14 @@ def test_one_image_is_not_images(directory, figures, tmp_path):
 def test_images_without_a_common_metric_are_not_called_the_worst(figures, tmp_path):
     figures.scores["compressed"]["coffee"]["psnr"] = None
     page = write_report(tmp_path, figures).read_text(encoding="utf-8")
-    assert "1 image, by name: no metric has a value for every image" in page and "worst image by" not in page
+    assert (
+        "1 image, by name: no metric has a value for every image" in page
+        and "worst image by" not in page
+    )
 
 
 def test_published_systems_are_announced_where_there_are_any(directory):
-    page = pages_of(directory("a"))[0]      # photographs of one's own: nobody published on them
+    page = pages_of(directory("a"))[0]  # photographs of one's own: nobody published on them
     assert "<h2>Against size</h2>" in page and "published systems" not in page
 
 
@@ -330,8 +507,13 @@ def test_what_names_contain_is_text(directory, tmp_path):
     """A name is a user's; none becomes markup, in no page."""
     bad = "<script>alert(1)</script>"
     run = directory("a")
-    for name in ("recipe.yaml", "ledger.json", "eval/photos/averages.json", "eval/photos/source/averages.json",
-                 "onnx/figures.json"):
+    for name in (
+        "recipe.yaml",
+        "ledger.json",
+        "eval/photos/averages.json",
+        "eval/photos/source/averages.json",
+        "onnx/figures.json",
+    ):
         text = (run / name).read_text()
         for old in ("three.png", "model.onnx", "embedded:abc", "no weights"):
             text = text.replace(old, bad)
@@ -350,5 +532,9 @@ def test_a_card_gives_the_reason_why_a_metric_is_missing(directory):
     run = directory("a")
     for name in ("averages.json", "source/averages.json"):
         file = run / "eval" / "photos" / name
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"blank": {"musiq": "two images are too few"}}))
+        file.write_text(
+            json.dumps(
+                json.loads(file.read_text()) | {"blank": {"musiq": "two images are too few"}}
+            )
+        )
     assert "- musiq: two images are too few\n" in pages_of(run)[1]

@@ -25,6 +25,7 @@ def counted(monkeypatch):
     def score_batch(self, name, restored, reference):
         seen.extend([name] * len(restored))
         return original(self, name, restored, reference)
+
     monkeypatch.setattr(Metrics, "score_batch", score_batch)
     return seen
 
@@ -50,6 +51,7 @@ def test_a_killed_evaluation_goes_on(realsr_like, tmp_path, counted, monkeypatch
         if pairs[0].name == "b":
             raise KeyboardInterrupt
         return original(self, pairs)
+
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -99,16 +101,38 @@ def test_processes_give_the_same_rows(realsr_like, tmp_path, photo):
         for folder, size in (("LR", (24, 20)), ("HR", (96, 80))):
             photo(*size, seed=10 + i).save(realsr_like / folder / f"c{i}.png")
     (realsr_like / "HR" / "c3.png").write_bytes((realsr_like / "HR" / "c3.png").read_bytes()[:900])
-    results = [evaluate(realsr_like / "HR", realsr_like, ["psnr-rgb", "gmsd"], out_dir=tmp_path / str(n), batch=2,
-                        processes=n, progress=False) for n in (1, 2)]
-    assert results[0] == results[1] and results[0]["images"] == 5 and list(results[0]["problems"]) == ["c3"]
-    assert (tmp_path / "1" / "metrics.csv").read_text() == (tmp_path / "2" / "metrics.csv").read_text()
+    results = [
+        evaluate(
+            realsr_like / "HR",
+            realsr_like,
+            ["psnr-rgb", "gmsd"],
+            out_dir=tmp_path / str(n),
+            batch=2,
+            processes=n,
+            progress=False,
+        )
+        for n in (1, 2)
+    ]
+    assert (
+        results[0] == results[1]
+        and results[0]["images"] == 5
+        and list(results[0]["problems"]) == ["c3"]
+    )
+    assert (tmp_path / "1" / "metrics.csv").read_text() == (
+        tmp_path / "2" / "metrics.csv"
+    ).read_text()
 
 
 def test_mistakes(realsr_like, tmp_path):
-    (tmp_path / "c.sqlite").write_text("no data base, but longer than the header that SQLite looks at " * 20)
-    for options, says in (({"processes": 0}, "at least 1"), ({"batch": 0}, "at least 1"), ({"speedup": 0.0}, "above 0"),
-                          ({"cache": tmp_path / "c.sqlite"}, "cannot be used as the cache of scores")):
+    (tmp_path / "c.sqlite").write_text(
+        "no data base, but longer than the header that SQLite looks at " * 20
+    )
+    for options, says in (
+        ({"processes": 0}, "at least 1"),
+        ({"batch": 0}, "at least 1"),
+        ({"speedup": 0.0}, "above 0"),
+        ({"cache": tmp_path / "c.sqlite"}, "cannot be used as the cache of scores"),
+    ):
         with pytest.raises(UserError, match=says):
             evaluate(realsr_like / "HR", realsr_like, ["psnr"], progress=False, **options)
 
@@ -116,18 +140,33 @@ def test_mistakes(realsr_like, tmp_path):
 def test_cache_reads_what_it_wrote(tmp_path):
     cache = ScoreCache(tmp_path / "deep" / "c.sqlite")
     cache.put({"a": 1.5, "b": b"\x00\x01", "c": "text"})
-    assert ScoreCache(tmp_path / "deep" / "c.sqlite").get(["a", "b", "c",
-                                                           "d"]) == {"a": 1.5, "b": b"\x00\x01", "c": "text"}
+    assert ScoreCache(tmp_path / "deep" / "c.sqlite").get(["a", "b", "c", "d"]) == {
+        "a": 1.5,
+        "b": b"\x00\x01",
+        "c": "text",
+    }
     assert ScoreCache(None).get(["a"]) == {}
-    assert sqlite3.connect(tmp_path / "deep" / "c.sqlite").execute("SELECT count(*) FROM sealed").fetchone() == (3,)
+    assert sqlite3.connect(tmp_path / "deep" / "c.sqlite").execute(
+        "SELECT count(*) FROM sealed"
+    ).fetchone() == (3,)
 
 
 def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
     """With the six metrics' means given, the two composed figures and the reason for a missing one."""
     from eval import benchmark, ntire
 
-    values = {"lpips": 0.3524, "dists": 0.2232, "niqe": 2.81, "maniqa-pipal": 0.4684, "musiq": 74.68, "clipiqa": 0.8805}
-    assert benchmark._composed("ntire-score", values, None) == (pytest.approx(4.2392, abs=1e-3), None)
+    values = {
+        "lpips": 0.3524,
+        "dists": 0.2232,
+        "niqe": 2.81,
+        "maniqa-pipal": 0.4684,
+        "musiq": 74.68,
+        "clipiqa": 0.8805,
+    }
+    assert benchmark._composed("ntire-score", values, None) == (
+        pytest.approx(4.2392, abs=1e-3),
+        None,
+    )
     value, why = benchmark._composed("ntire-final", values, None)
     assert value is None and "--speedup" in why
     assert benchmark._composed("ntire-final", values, 11.67)[0] == pytest.approx(30.8701, rel=1e-3)

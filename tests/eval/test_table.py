@@ -20,17 +20,29 @@ def test_same_protocol_only(run, capsys):
     assert said.startswith("RealSR, protocol full")
     assert "PassionSR-W8A8" in said and "65.88" in said and "60.12" in said
     assert "OSEDiff " not in said and "69.09" not in said  # those are of `crop`
-    assert "Q: PassionSR, its tables (arXiv 2411.17106) (paper)" in said and "P: PocketSR" not in said
+    assert (
+        "Q: PassionSR, its tables (arXiv 2411.17106) (paper)" in said and "P: PocketSR" not in said
+    )
 
 
 def test_formats_and_choice(run, capsys):
     folder = run("mine", musiq=60.0, psnr=25.5)
-    assert call(folder, "--published", "AdcSR,OSEDiff", "--metrics", "musiq,psnr", "--format", "csv") == 0
+    assert (
+        call(folder, "--published", "AdcSR,OSEDiff", "--metrics", "musiq,psnr", "--format", "csv")
+        == 0
+    )
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [r["system"] for r in rows] == ["mine", "AdcSR", "OSEDiff"]
-    assert rows[2] == {"data": "RealSR", "protocol": "crop", "system": "OSEDiff", "whose": "S0, O, M",
-                       "M (fp32-eq.)": "1775",
-                       "GMACs (fp32-eq.)": "2265", "musiq ↑": "69.09", "psnr ↑": "25.1511"}
+    assert rows[2] == {
+        "data": "RealSR",
+        "protocol": "crop",
+        "system": "OSEDiff",
+        "whose": "S0, O, M",
+        "M (fp32-eq.)": "1775",
+        "GMACs (fp32-eq.)": "2265",
+        "musiq ↑": "69.09",
+        "psnr ↑": "25.1511",
+    }
     assert rows[0]["M (fp32-eq.)"] == "0.325" and rows[1]["psnr ↑"] == ""
     assert call(folder, "--published", "none", "--format", "markdown") == 0
     said = capsys.readouterr().out
@@ -39,7 +51,11 @@ def test_formats_and_choice(run, capsys):
 
 def test_mistakes(run, capsys):
     a, b = run("a", musiq=60.0), run("b", musiq=60.0, protocol="full")
-    for arguments, says in (((a, b), "different protocols"), ((a, "--published", "OSEDif"), "did you mean 'OSEDiff'"),
-                            ((a, "--metrics", "muisq"), "did you mean 'musiq'"), ((a / "x",), "no such run directory")):
+    for arguments, says in (
+        ((a, b), "different protocols"),
+        ((a, "--published", "OSEDif"), "did you mean 'OSEDiff'"),
+        ((a, "--metrics", "muisq"), "did you mean 'musiq'"),
+        ((a / "x",), "no such run directory"),
+    ):
         assert call(*arguments) == 2
         assert says in capsys.readouterr().err

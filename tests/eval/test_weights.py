@@ -23,7 +23,10 @@ def test_what_is_here(shared, offline, capsys):
     assert all(name in first for name in ("psnr", "niqe", "brisque", "lpips-squeeze", "vif"))
     assert not any(f"{name}," in first for name in ("musiq", "dists", "fid", "lpips"))
     assert "musiq          needs musiq_koniq_ckpt-e95806b9.pth" in said
-    assert "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/musiq_koniq_ckpt-e95806b9.pth" in said
+    assert (
+        "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/musiq_koniq_ckpt-e95806b9.pth"
+        in said
+    )
     assert said.count("SHA-256 as expected") == 3
     assert offline == []  # nothing is downloaded to find out
 
@@ -49,9 +52,16 @@ def test_every_weight_has_a_use_and_every_metric_its_weights(offline):
     assert set(ready(files)) == set(METRICS)
     lacks = ready(files)
     assert lacks["psnr"] == [] and lacks["lpips-squeeze"] == ["lpips_squeeze_v0.1.safetensors"]
-    assert lacks["ntire-final"] == ["alexnet-owt-7be5be79.pth", "LPIPS_v0.1_alex-df73285e.pth", "vgg16-397923af.pth",
-                                    "DISTS_weights-f5e65c96.pth", "RN50.pt", "MANIQA_PIPAL-ae6d356b.pth",
-                                    "musiq_koniq_ckpt-e95806b9.pth", "niqe_modelparameters.mat"]
+    assert lacks["ntire-final"] == [
+        "alexnet-owt-7be5be79.pth",
+        "LPIPS_v0.1_alex-df73285e.pth",
+        "vgg16-397923af.pth",
+        "DISTS_weights-f5e65c96.pth",
+        "RN50.pt",
+        "MANIQA_PIPAL-ae6d356b.pth",
+        "musiq_koniq_ckpt-e95806b9.pth",
+        "niqe_modelparameters.mat",
+    ]
     for weight in known().values():  # torchvision puts the digest into the name
         if weight.cache == "checkpoints":
             assert weight.sha256 in weight.file

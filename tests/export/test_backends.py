@@ -23,8 +23,17 @@ def exported(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     run.mkdir()
     (run / "model.safetensors").write_bytes(b"the weights")
-    made = export(tiny(), "onnx", run / "onnx", Options(
-        lr_size=(32, 32), images=2, threads=1, model_sha256=hashlib.sha256(b"the weights").hexdigest()))
+    made = export(
+        tiny(),
+        "onnx",
+        run / "onnx",
+        Options(
+            lr_size=(32, 32),
+            images=2,
+            threads=1,
+            model_sha256=hashlib.sha256(b"the weights").hexdigest(),
+        ),
+    )
     assert failures(made.rows) is None
     finish(run / "onnx", None)
     return run
@@ -48,7 +57,11 @@ def test_a_verified_export_is_taken(run):
     """Whatever the image's size, and it computes what torch does, but for where tiles lie."""
     assert why_not(run) is None
     backend = choose_backend(str(run))
-    assert backend.name == "onnxruntime" and "verified: " in backend.sentence and "32x32" in backend.sentence
+    assert (
+        backend.name == "onnxruntime"
+        and "verified: " in backend.sentence
+        and "32x32" in backend.sentence
+    )
     lr = probes((40, 56))["textured"].numpy()
     pixels = backend.upscale(lr)
     assert pixels.dtype == np.uint8 and pixels.shape == (160, 224, 3)
@@ -72,7 +85,9 @@ def test_options_that_only_torch_has(run):
     assert backend.name == "torch" and "--tile is for torch only" in backend.sentence
     with pytest.raises(UserError, match="--backend onnxruntime: --tile is for torch only"):
         choose_backend(str(run), "onnxruntime", needs_torch="--tile is")
-    with pytest.raises(UserError, match="'onnx' is unknown; choose one of auto, onnxruntime, torch"):
+    with pytest.raises(
+        UserError, match="'onnx' is unknown; choose one of auto, onnxruntime, torch"
+    ):
         choose_backend(str(run), "onnx")
 
 
@@ -93,22 +108,48 @@ def changed(run: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda run: shutil.rmtree(run / "onnx"), "holds no exported onnx/"),
-    (failed, "failed their comparison"), (below, "parity.json does not say"), (changed, "decoder.onnx is missing or is not"),
-    (lambda run: (run / "onnx" / "parity.json").write_text("[]"), "parity.json does not say"),
-    (lambda run: (run / "onnx" / "parity.json").write_text("[1"), "parity.json does not say"),
-    (lambda run: (run / "onnx" / "encoder.onnx").unlink(), "encoder.onnx is missing"),
-    (lambda run: (run / "onnx" / "manifest.json").write_text("{"), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", target="qnn"), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", graphs={}), "holds no whole model"),
-    (lambda run: edit(run / "onnx" / "manifest.json", graphs={"decoder": {}}), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", files=None), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", lr_size=[0, 1]), "missing, damaged or of another target"),
-    (lambda run: edit(run / "onnx" / "manifest.json", model_sha256=None), "was not exported from the model"),
-    (lambda run: (run / "model.safetensors").write_bytes(b"others"), "was not exported from the model"),
-    (lambda run: (run / "model.safetensors").unlink(), "holds no model.safetensors"),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda run: shutil.rmtree(run / "onnx"), "holds no exported onnx/"),
+        (failed, "failed their comparison"),
+        (below, "parity.json does not say"),
+        (changed, "decoder.onnx is missing or is not"),
+        (lambda run: (run / "onnx" / "parity.json").write_text("[]"), "parity.json does not say"),
+        (lambda run: (run / "onnx" / "parity.json").write_text("[1"), "parity.json does not say"),
+        (lambda run: (run / "onnx" / "encoder.onnx").unlink(), "encoder.onnx is missing"),
+        (
+            lambda run: (run / "onnx" / "manifest.json").write_text("{"),
+            "missing, damaged or of another target",
+        ),
+        (
+            lambda run: edit(run / "onnx" / "manifest.json", target="qnn"),
+            "missing, damaged or of another target",
+        ),
+        (lambda run: edit(run / "onnx" / "manifest.json", graphs={}), "holds no whole model"),
+        (
+            lambda run: edit(run / "onnx" / "manifest.json", graphs={"decoder": {}}),
+            "missing, damaged or of another target",
+        ),
+        (
+            lambda run: edit(run / "onnx" / "manifest.json", files=None),
+            "missing, damaged or of another target",
+        ),
+        (
+            lambda run: edit(run / "onnx" / "manifest.json", lr_size=[0, 1]),
+            "missing, damaged or of another target",
+        ),
+        (
+            lambda run: edit(run / "onnx" / "manifest.json", model_sha256=None),
+            "was not exported from the model",
+        ),
+        (
+            lambda run: (run / "model.safetensors").write_bytes(b"others"),
+            "was not exported from the model",
+        ),
+        (lambda run: (run / "model.safetensors").unlink(), "holds no model.safetensors"),
+    ],
+)
 def test_anything_else_goes_to_torch_and_says_why(run, damage, words):
     damage(run)
     backend = choose_backend(str(run))

@@ -35,12 +35,21 @@ def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
     torch.manual_seed(0)
     net, x = Readers().eval(), torch.randn(1, 8, 16)
     with torch.no_grad():
-        program = torch.onnx.export(net, (x,), dynamo=True, opset_version=20, input_names=["x"], verbose=False,
-                                    custom_translation_table=TABLE)
+        program = torch.onnx.export(
+            net,
+            (x,),
+            dynamo=True,
+            opset_version=20,
+            input_names=["x"],
+            verbose=False,
+            custom_translation_table=TABLE,
+        )
         expected = net(x).numpy()
     tidy(program.model)
-    file, = write(program.model, tmp_path / "net.onnx", {})
-    found = ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})[0]
+    (file,) = write(program.model, tmp_path / "net.onnx", {})
+    found = ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
+        None, {"x": x.numpy()}
+    )[0]
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -48,19 +57,25 @@ WANTED = {"kernel_shape", "strides", "pads", "dilations"}
 
 
 def written(path) -> list[set[str]]:
-    return [{a.name
-             for a in node.attribute} for node in onnx.load(path).graph.node
-            if node.op_type in ("Conv", "ConvTranspose")]
+    return [
+        {a.name for a in node.attribute}
+        for node in onnx.load(path).graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+    ]
 
 
-@pytest.mark.parametrize("op, kernel, coded, given",
-                         [("Conv", (4, 3, 3, 3), False, {}),
-                          ("Conv", (4, 3, 3), False, {"strides": [2]}),
-                          ("Conv", (6, 1, 5, 5), False, {"group": 3}),
-                          ("Conv", (4, 3, 3, 3), True, {"pads": [1, 1, 1, 1]}),
-                          ("ConvTranspose", (3, 4, 2, 2), False, {"strides": [2, 2]}),
-                          ("Conv", (4, 3, 3, 3), False, {"auto_pad": "SAME_UPPER"}),
-                          ("ConvTranspose", (3, 4, 3, 3), False, {"output_shape": [9, 9]})])
+@pytest.mark.parametrize(
+    "op, kernel, coded, given",
+    [
+        ("Conv", (4, 3, 3, 3), False, {}),
+        ("Conv", (4, 3, 3), False, {"strides": [2]}),
+        ("Conv", (6, 1, 5, 5), False, {"group": 3}),
+        ("Conv", (4, 3, 3, 3), True, {"pads": [1, 1, 1, 1]}),
+        ("ConvTranspose", (3, 4, 2, 2), False, {"strides": [2, 2]}),
+        ("Conv", (4, 3, 3, 3), False, {"auto_pad": "SAME_UPPER"}),
+        ("ConvTranspose", (3, 4, 3, 3), False, {"output_shape": [9, 9]}),
+    ],
+)
 def test_convolutions_spell_out_their_attributes(tmp_path, op, kernel, coded, given):
     """Whatever the graph left to defaults stands there, to the same result, bit for bit."""
     random, sides = np.random.default_rng(0), [1, 3, *[8] * (len(kernel) - 2)]
@@ -70,24 +85,30 @@ def test_convolutions_spell_out_their_attributes(tmp_path, op, kernel, coded, gi
         stored |= {"s": np.float32(0.1), "z": np.int8(0)}
         nodes.append(helper.make_node("DequantizeLinear", ["c", "s", "z"], ["k"]))
     nodes.append(helper.make_node(op, ["x", "k" if coded else "c"], ["y"], **given))
-    graph = helper.make_graph(nodes, "g",
-                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-                              [numpy_helper.from_array(v, k) for k, v in stored.items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sides)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in stored.items()],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     x = {"x": random.standard_normal(sides).astype(np.float32)}
     before = open_session(proto, session_options(1)).run(None, x)[0]
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     tidy(model)
-    file, = write(model, tmp_path / "net.onnx", {})
-    after = ort.InferenceSession(file, session_options(1),
-                                 providers=["CPUExecutionProvider"]).run(None, x)[0]
+    (file,) = write(model, tmp_path / "net.onnx", {})
+    after = ort.InferenceSession(file, session_options(1), providers=["CPUExecutionProvider"]).run(
+        None, x
+    )[0]
     np.testing.assert_array_equal(after, before)
     spelt = WANTED - ({"pads"} if "auto_pad" in given or "output_shape" in given else set())
     assert [names & WANTED for names in written(file)] == [spelt]
     assert all(
-        list(a.ints) == given[a.name] for a in onnx.load(file).graph.node[-1].attribute
-        if a.name in given and a.ints)
+        list(a.ints) == given[a.name]
+        for a in onnx.load(file).graph.node[-1].attribute
+        if a.name in given and a.ints
+    )
 
 
 def test_every_convolution_of_an_exported_model_has_them(float_files, int8_files):
@@ -98,10 +119,17 @@ def test_every_convolution_of_an_exported_model_has_them(float_files, int8_files
 
 def test_a_convolution_by_a_computed_kernel_has_them():
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xky"]
-    nodes = [helper.make_node("Relu", ["k"], ["r"]),
-             helper.make_node("Conv", ["x", "r"], ["y"], kernel_shape=[1, 1])]
-    graph = ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", values[:2], values[2:]),
-                                            opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
+    nodes = [
+        helper.make_node("Relu", ["k"], ["r"]),
+        helper.make_node("Conv", ["x", "r"], ["y"], kernel_shape=[1, 1]),
+    ]
+    graph = ir.from_proto(
+        helper.make_model(
+            helper.make_graph(nodes, "g", values[:2], values[2:]),
+            opset_imports=[helper.make_opsetid("", 20)],
+            ir_version=9,
+        )
+    )
     spell_out(graph.graph)
     (node,) = [node for node in graph.graph if node.op_type == "Conv"]
     assert WANTED <= set(node.attributes) and list(node.attributes["pads"].value) == [0] * 4
@@ -111,11 +139,19 @@ def test_a_convolution_by_a_computed_kernel_has_them():
 def test_the_bicubic_convolution_has_them(tmp_path, scale):
     class Up(nn.Module):
         def forward(self, x):
-            return nn.functional.interpolate(x, scale_factor=scale, mode="bicubic",
-                                             align_corners=False)
+            return nn.functional.interpolate(
+                x, scale_factor=scale, mode="bicubic", align_corners=False
+            )
 
     x = torch.rand(1, 3, 6, 5)
-    program = torch.onnx.export(Up().eval(), (x, ), dynamo=True, opset_version=20,
-                                input_names=["x"], verbose=False, custom_translation_table=TABLE)
+    program = torch.onnx.export(
+        Up().eval(),
+        (x,),
+        dynamo=True,
+        opset_version=20,
+        input_names=["x"],
+        verbose=False,
+        custom_translation_table=TABLE,
+    )
     (node,) = [node for node in program.model.graph if node.op_type == "Conv"]
     assert WANTED <= set(node.attributes) and list(node.attributes["kernel_shape"].value) == [5, 5]

@@ -20,23 +20,35 @@ from export.targets.qnn import find_python
 FLOAT = TensorProto.FLOAT
 
 
-def graph_of(nodes: list, x=(1, 16, 8, 8), constants: dict[str, np.ndarray] | None = None,
-             opset: int = 20, kind: int = FLOAT, more: dict | None = None) -> onnx.ModelProto:
+def graph_of(
+    nodes: list,
+    x=(1, 16, 8, 8),
+    constants: dict[str, np.ndarray] | None = None,
+    opset: int = 20,
+    kind: int = FLOAT,
+    more: dict | None = None,
+) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", kind, list(x))]
     inputs += [
         helper.make_tensor_value_info(name, FLOAT, sides) for name, sides in (more or {}).items()
     ]
-    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", kind, None)],
-                              [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs,
+        [helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
 def resize(scales=(1, 1, 2, 2), roi: bool = False, **attributes):
     constants = {"s": np.array(scales, np.float32)}
     if roi:
-        constants["r"] = np.array([0, 0, .1, .1, 1, 1, .9, .9], np.float32)
-    return helper.make_node("Resize", ["x", "r" if roi else "", "s"], ["y"],
-                            **attributes), constants
+        constants["r"] = np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32)
+    return helper.make_node(
+        "Resize", ["x", "r" if roi else "", "s"], ["y"], **attributes
+    ), constants
 
 
 def conv(op: str = "Conv", kernel=(16, 16, 3, 3), **attributes):
@@ -44,8 +56,9 @@ def conv(op: str = "Conv", kernel=(16, 16, 3, 3), **attributes):
 
 
 def pad(mode: str):
-    return helper.make_node("Pad", ["x", "p"], ["y"],
-                            mode=mode), {"p": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    return helper.make_node("Pad", ["x", "p"], ["y"], mode=mode), {
+        "p": np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    }
 
 
 def plain(op: str, **attributes):
@@ -57,39 +70,83 @@ HALF = {"coordinate_transformation_mode": "half_pixel"}
 # What the compiler of onnxruntime-qnn 2.7.0 says of each (v75, float16); for TensorRT its list.
 CASES = {
     "conv": (conv(pads=[1] * 4), S, S),
-    "conv with an attribute at its default": (conv(auto_pad="NOTSET", dilations=[1, 1],
-                                                   group=1), S, S),
+    "conv with an attribute at its default": (
+        conv(auto_pad="NOTSET", dilations=[1, 1], group=1),
+        S,
+        S,
+    ),
     "conv dilated and strided": (conv(dilations=[2, 2], strides=[2, 2]), S, S),
-    "depthwise, strided and dilated": (conv(kernel=(16, 1, 3, 3), group=16, dilations=[2, 2],
-                                            strides=[2, 2]), Q, S),
+    "depthwise, strided and dilated": (
+        conv(kernel=(16, 1, 3, 3), group=16, dilations=[2, 2], strides=[2, 2]),
+        Q,
+        S,
+    ),
     "conv that pads by itself": (conv(auto_pad="SAME_UPPER"), Q, S),
     "transposed, dilated": (conv("ConvTranspose", strides=[2, 2], dilations=[2, 2]), U, S),
-    "transposed by group": (conv("ConvTranspose", (16, 2, 3, 3), group=16, strides=[2, 2],
-                                 pads=[1] * 4, output_padding=[1, 1]), S, S),
-    "transposed, output padding of two": (conv("ConvTranspose", (16, 16, 5, 5), strides=[3, 3],
-                                               output_padding=[2, 2]), Q, S),
+    "transposed by group": (
+        conv(
+            "ConvTranspose",
+            (16, 2, 3, 3),
+            group=16,
+            strides=[2, 2],
+            pads=[1] * 4,
+            output_padding=[1, 1],
+        ),
+        S,
+        S,
+    ),
+    "transposed, output padding of two": (
+        conv("ConvTranspose", (16, 16, 5, 5), strides=[3, 3], output_padding=[2, 2]),
+        Q,
+        S,
+    ),
     "average pool, dilated": (plain("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]), U, U),
     "average pool": (plain("AveragePool", kernel_shape=[2, 2], strides=[2, 2]), S, S),
-    "average pool, ceiled and padded": (plain("AveragePool", kernel_shape=[3, 3], strides=[2, 2],
-                                              pads=[1] * 4, ceil_mode=1), U, S),
+    "average pool, ceiled and padded": (
+        plain("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, ceil_mode=1),
+        U,
+        S,
+    ),
     "max pool, dilated": (plain("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), U, U),
-    "max pool with indices": ((helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2],
-                                                strides=[2, 2]), {}), Q, U),
-    "resize, antialiased": (resize((1, 1, .5, .5), mode="linear", antialias=1, **HALF), U, U),
-    "resize, cubic and antialiased": (resize((1, 1, .5, .5), mode="cubic", antialias=1,
-                                             **HALF), U, U),
-    "resize, cropping": (resize(roi=True, mode="linear",
-                                coordinate_transformation_mode="tf_crop_and_resize"), U, U),
-    "resize, nearest, ceil": (resize(mode="nearest", nearest_mode="ceil",
-                                     coordinate_transformation_mode="asymmetric"), U, S),
+    "max pool with indices": (
+        (helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2], strides=[2, 2]), {}),
+        Q,
+        U,
+    ),
+    "resize, antialiased": (resize((1, 1, 0.5, 0.5), mode="linear", antialias=1, **HALF), U, U),
+    "resize, cubic and antialiased": (
+        resize((1, 1, 0.5, 0.5), mode="cubic", antialias=1, **HALF),
+        U,
+        U,
+    ),
+    "resize, cropping": (
+        resize(roi=True, mode="linear", coordinate_transformation_mode="tf_crop_and_resize"),
+        U,
+        U,
+    ),
+    "resize, nearest, ceil": (
+        resize(mode="nearest", nearest_mode="ceil", coordinate_transformation_mode="asymmetric"),
+        U,
+        S,
+    ),
     "resize, cubic with another a": (resize(mode="cubic", cubic_coeff_a=-0.5, **HALF), S, Q),
     "resize, cubic with a third a": (resize(mode="cubic", cubic_coeff_a=-0.6, **HALF), Q, Q),
     "resize of channels": (resize((1, 2, 2, 2), mode="linear", **HALF), U, Q),
     "resize of some axes": (resize((2, 2), mode="linear", axes=[2, 3], **HALF), Q, Q),
-    "resize that keeps the aspect":
-    ((helper.make_node("Resize", ["x", "", "", "n"], ["y"], mode="linear",
-                       keep_aspect_ratio_policy="not_larger"), {"n": np.array([1, 16, 16,
-                                                                               16])}), Q, U),
+    "resize that keeps the aspect": (
+        (
+            helper.make_node(
+                "Resize",
+                ["x", "", "", "n"],
+                ["y"],
+                mode="linear",
+                keep_aspect_ratio_policy="not_larger",
+            ),
+            {"n": np.array([1, 16, 16, 16])},
+        ),
+        Q,
+        U,
+    ),
     "pad, reflect": (pad("reflect"), S, S),
     "pad, wrap": (pad("wrap"), U, S),
     "softmax over channels": (plain("Softmax", axis=1), S, S),
@@ -115,21 +172,35 @@ def test_grid_sample(mode, qnn):
     node = helper.make_node("GridSample", ["x", "g"], ["y"], mode=mode)
     (found,) = lint(graph_of([node], more={"g": [1, 4, 4, 2]}), load("qnn")).findings
     assert found.verdict == qnn or (found.verdict, qnn) == (POOR, S)
-    old = helper.make_node("GridSample", ["x", "g"], ["y"],
-                           mode={"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode))
+    old = helper.make_node(
+        "GridSample",
+        ["x", "g"],
+        ["y"],
+        mode={"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode),
+    )
     (same,) = lint(graph_of([old], more={"g": [1, 4, 4, 2]}, opset=16), load("qnn")).findings
     assert (same.verdict, same.form) == (found.verdict, found.form)
 
 
-@pytest.mark.parametrize("target, verdict", [("qnn", U), ("mediatek", U), ("gpu", U), ("coreml", U),
-                                             ("tensorrt", S)])
+@pytest.mark.parametrize(
+    "target, verdict", [("qnn", U), ("mediatek", U), ("gpu", U), ("coreml", U), ("tensorrt", S)]
+)
 def test_an_open_side(target, verdict, tmp_path, capsys):
     node, constants = conv(kernel=(16, 16, 1, 1))
-    model = graph_of([node, ], x=("n", 16, "h", "w"), constants=constants)
+    model = graph_of(
+        [
+            node,
+        ],
+        x=("n", 16, "h", "w"),
+        constants=constants,
+    )
     (found,) = lint(model, load(target)).findings
     assert found.verdict == verdict
     if target == "qnn":
-        assert "a side of x is open (n x 16 x h x w)" in found.reason and "without --dynamic" in found.reason
+        assert (
+            "a side of x is open (n x 16 x h x w)" in found.reason
+            and "without --dynamic" in found.reason
+        )
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "m.onnx"), "--target", target])
@@ -138,17 +209,24 @@ def test_an_open_side(target, verdict, tmp_path, capsys):
 
 
 def pair(zero: np.ndarray, scale=np.float32(0.02)) -> onnx.ModelProto:
-    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
-             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"])]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
     return graph_of(nodes, constants={"s": scale, "z": zero}, opset=21)
 
 
-@pytest.mark.parametrize("zero, verdict, words", [(np.uint8(128), U, "codes are int8"),
-                                                  (np.uint8(0), U, "codes are int8"),
-                                                  (np.int8(3), U, "zero_point must be 0"),
-                                                  (np.int8(0), S, ""),
-                                                  (np.uint16(7), U, "codes are int8"),
-                                                  (np.int16(0), U, "codes are int8")])
+@pytest.mark.parametrize(
+    "zero, verdict, words",
+    [
+        (np.uint8(128), U, "codes are int8"),
+        (np.uint8(0), U, "codes are int8"),
+        (np.int8(3), U, "zero_point must be 0"),
+        (np.int8(0), S, ""),
+        (np.uint16(7), U, "codes are int8"),
+        (np.int16(0), U, "codes are int8"),
+    ],
+)
 def test_quantisers_on_tensorrt(zero, verdict, words):
     report = lint(pair(zero), load("tensorrt"))
     assert [f.op for f in report.findings] == ["QuantizeLinear", "DequantizeLinear"]
@@ -161,16 +239,21 @@ def test_stored_codes_are_judged_on_tensorrt():
     alone.
     """
     node, _ = conv()
-    model = graph_of([helper.make_node("DequantizeLinear", ["c", "s", "z"], ["k"]), node],
-                     constants={
-                         "c": np.ones((16, 16, 3, 3), np.uint8), "s": np.float32(0.1), "z":
-                         np.uint8(128)
-                     }, opset=21)
+    model = graph_of(
+        [helper.make_node("DequantizeLinear", ["c", "s", "z"], ["k"]), node],
+        constants={
+            "c": np.ones((16, 16, 3, 3), np.uint8),
+            "s": np.float32(0.1),
+            "z": np.uint8(128),
+        },
+        opset=21,
+    )
     assert [f.verdict for f in lint(model, load("tensorrt")).findings] == [UNSUPPORTED, SUPPORTED]
 
 
-@pytest.mark.parametrize("activation, wanted", [(np.int8(0), "int8 activations"),
-                                                (np.uint8(0), "a8w8")])
+@pytest.mark.parametrize(
+    "activation, wanted", [(np.int8(0), "int8 activations"), (np.uint8(0), "a8w8")]
+)
 def test_signed_activations_are_no_column_of_the_probe(activation, wanted):
     model = pair(activation)
     model.graph.node[1].output[0] = "d"
@@ -179,9 +262,10 @@ def test_signed_activations_are_no_column_of_the_probe(activation, wanted):
     assert found.precision == wanted and (found.verdict == UNKNOWN) == (wanted != "a8w8")
 
 
-@pytest.mark.parametrize("kind, qnn, tensorrt", [(TensorProto.INT64, Q, S),
-                                                 (TensorProto.DOUBLE, Q, Q),
-                                                 (TensorProto.STRING, U, U)])
+@pytest.mark.parametrize(
+    "kind, qnn, tensorrt",
+    [(TensorProto.INT64, Q, S), (TensorProto.DOUBLE, Q, Q), (TensorProto.STRING, U, U)],
+)
 def test_types(kind, qnn, tensorrt):
     model = graph_of([helper.make_node("Identity", ["x"], ["y"])], kind=kind)
     for target, wanted in (("qnn", qnn), ("tensorrt", tensorrt)):
@@ -192,7 +276,7 @@ def test_types(kind, qnn, tensorrt):
 def test_noise_is_no_constant():
     nodes = [
         helper.make_node("RandomNormal", [], ["r"], shape=[1, 16, 8, 8]),
-        helper.make_node("Add", ["x", "r"], ["y"])
+        helper.make_node("Add", ["x", "r"], ["y"]),
     ]
     found = {f.op: f for f in lint(graph_of(nodes), load("qnn")).findings}
     assert found["RandomNormal"].verdict == UNKNOWN and found["Add"].form == "Add_aa"
@@ -201,18 +285,28 @@ def test_noise_is_no_constant():
 def test_opsets_that_a_target_knows():
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], opset=26)
     (found,) = lint(model, load("tensorrt")).findings
-    assert found.verdict == UNKNOWN and "opset 26; the target's rules are for 9 to 25" in found.reason
+    assert (
+        found.verdict == UNKNOWN and "opset 26; the target's rules are for 9 to 25" in found.reason
+    )
 
 
 def test_facts():
-    assert shown([2, 2]) == "2x2" and shown(b"half") == "half" and shown(
-        np.float32(-0.75).item()) == -0.75
-    assert defaults("Resize", 20)["nearest_mode"] == "round_prefer_floor" and defaults(
-        "NoSuch", 20) == {}
+    assert (
+        shown([2, 2]) == "2x2"
+        and shown(b"half") == "half"
+        and shown(np.float32(-0.75).item()) == -0.75
+    )
+    assert (
+        defaults("Resize", 20)["nearest_mode"] == "round_prefer_floor"
+        and defaults("NoSuch", 20) == {}
+    )
     node, constants = resize((1, 1, 1.5, 1.5), mode="linear")
     facts = Graph(graph_of([node], constants=constants)).facts(node)
-    assert facts["scale"] == "fraction" and facts[
-        "resized"] == "sides" and "nearest_mode" not in facts["marks"]
+    assert (
+        facts["scale"] == "fraction"
+        and facts["resized"] == "sides"
+        and "nearest_mode" not in facts["marks"]
+    )
     node, constants = plain("AveragePool", kernel_shape=[3, 3], pads=[1] * 4)
     facts = Graph(graph_of([node])).facts(node)
     assert (facts["padded"], facts["strided"], facts["spatial"]) == ("yes", "no", 2)
@@ -236,13 +330,16 @@ def without_opset() -> onnx.ModelProto:
 
 def cycle() -> onnx.ModelProto:
     return graph_of(
-        [helper.make_node("Add", ["x", "y"], ["a"]),
-         helper.make_node("Relu", ["a"], ["y"])])
+        [helper.make_node("Add", ["x", "y"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    )
 
 
 def lying() -> onnx.ModelProto:
-    model = graph_of([helper.make_node("Add", ["x", "w"], ["y"])], x=(4, ),
-                     constants={"w": np.ones(4, np.float32)})
+    model = graph_of(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        x=(4,),
+        constants={"w": np.ones(4, np.float32)},
+    )
     model.graph.initializer[0].dims[0] = 2**40
     return model
 
@@ -255,8 +352,9 @@ def no_input() -> onnx.ModelProto:
 
 def no_nodes() -> onnx.ModelProto:
     value = helper.make_tensor_value_info("x", FLOAT, [1])
-    return helper.make_model(helper.make_graph([], "g", [value], [value]),
-                             opset_imports=[helper.make_opsetid("", 20)])
+    return helper.make_model(
+        helper.make_graph([], "g", [value], [value]), opset_imports=[helper.make_opsetid("", 20)]
+    )
 
 
 def image(sides: list, kind: int = FLOAT) -> onnx.ModelProto:
@@ -267,28 +365,42 @@ def image(sides: list, kind: int = FLOAT) -> onnx.ModelProto:
 
 
 def clashing() -> onnx.ModelProto:
-    model = graph_of([helper.make_node("MatMul", ["x", "w"], ["y"])], x=(2, 3),
-                     constants={"w": np.ones((4, 5), np.float32)})
+    model = graph_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        x=(2, 3),
+        constants={"w": np.ones((4, 5), np.float32)},
+    )
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [2, 5]))
     return model
 
 
 @pytest.mark.parametrize(
     "model, words",
-    [(without_opset(), "which version of the ONNX operators"), (relu(opset=999), "knows 1 to"),
-     (relu(reads="nope"), "reads nope, which nothing in the graph makes"),
-     (cycle(), "the graph has a cycle"), (lying(), "has 16 bytes, and its shape"),
-     (no_input(), "the graph has no input"), (no_nodes(), "the graph has no operators"),
-     (onnx.ModelProto(), "the graph has no operators"), (image([1]), "float with 1 axes"),
-     (image([1, 3, 8, 8], TensorProto.STRING), "is string with 4 axes"),
-     (clashing(), "not a valid ONNX graph"),
-     (graph_of([helper.make_node("NoSuch", ["x"], ["y"])]), "not a valid ONNX graph")])
+    [
+        (without_opset(), "which version of the ONNX operators"),
+        (relu(opset=999), "knows 1 to"),
+        (relu(reads="nope"), "reads nope, which nothing in the graph makes"),
+        (cycle(), "the graph has a cycle"),
+        (lying(), "has 16 bytes, and its shape"),
+        (no_input(), "the graph has no input"),
+        (no_nodes(), "the graph has no operators"),
+        (onnx.ModelProto(), "the graph has no operators"),
+        (image([1]), "float with 1 axes"),
+        (image([1, 3, 8, 8], TensorProto.STRING), "is string with 4 axes"),
+        (clashing(), "not a valid ONNX graph"),
+        (graph_of([helper.make_node("NoSuch", ["x"], ["y"])]), "not a valid ONNX graph"),
+    ],
+)
 def test_files_that_mean_nothing(tmp_path, capsys, model, words):
     with pytest.raises(SystemExit) as ended:
         main([write(tmp_path, model), "--target", "qnn"])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and words in error and len(
-        error.splitlines()) == 1 and "m.onnx" in error
+    assert (
+        ended.value.code == 2
+        and words in error
+        and len(error.splitlines()) == 1
+        and "m.onnx" in error
+    )
 
 
 @pytest.mark.parametrize("sides", [[1, 5, 32, 32], [1, 3, "h", "w"], [2, 3, 32, 32]])
@@ -303,10 +415,12 @@ def test_an_input_that_is_no_photograph_has_no_ranges(tmp_path, capsys, sides):
 
 
 def test_operators_of_other_domains_are_unknown(tmp_path, capsys):
-    model = graph_of([
-        helper.make_node("Odd", ["x"], ["a"], domain="com.example"),
-        helper.make_node("Relu", ["a"], ["y"])
-    ])
+    model = graph_of(
+        [
+            helper.make_node("Odd", ["x"], ["a"], domain="com.example"),
+            helper.make_node("Relu", ["a"], ["y"]),
+        ]
+    )
     model.opset_import.append(helper.make_opsetid("com.example", 1))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [1, 16, 8, 8]))
     with pytest.raises(SystemExit) as ended:
@@ -332,5 +446,8 @@ def test_rules_say_what_the_compiler_says(name):
         model, _ = probe.build(forms()[name], precision)
         (found,) = [f for f in lint(model, target).findings if f.op == forms()[name]["op"]]
         refused = cell == "unsupported" or not float(cell) >= target.wrong_below
-        assert (found.verdict == UNSUPPORTED) == refused and found.verdict != UNKNOWN, (precision,
-                                                                                        cell, found)
+        assert (found.verdict == UNSUPPORTED) == refused and found.verdict != UNKNOWN, (
+            precision,
+            cell,
+            found,
+        )

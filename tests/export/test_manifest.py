@@ -47,17 +47,33 @@ def folder(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
 def test_manifest(folder):
     model, out = folder
     data = json.loads((out / "manifest.json").read_text())
-    assert (data["target"], data["dtype"], data["lr_size"], data["scale"]) == ("onnx", "fp32", [32, 32], 4)
+    assert (data["target"], data["dtype"], data["lr_size"], data["scale"]) == (
+        "onnx",
+        "fp32",
+        [32, 32],
+        4,
+    )
     assert data["components"] == ["model", "encoder", "denoiser", "decoder"] == list(data["graphs"])
     encoder = data["graphs"]["encoder"]
     assert encoder["format"].startswith("ONNX opset 20")
-    assert encoder["inputs"][0] == {"name": "lr", "shape": [1, 3, 32, 32], "example_shape": [1, 3, 32, 32],
-                                    "dtype": "float32", "layout": "NCHW", "range": [0.0, 1.0]}
-    assert encoder["outputs"][0]["shape"] == [1, 4, 16, 16] and len(encoder["outputs"][0]["observed"]) == 2
+    assert encoder["inputs"][0] == {
+        "name": "lr",
+        "shape": [1, 3, 32, 32],
+        "example_shape": [1, 3, 32, 32],
+        "dtype": "float32",
+        "layout": "NCHW",
+        "range": [0.0, 1.0],
+    }
+    assert (
+        encoder["outputs"][0]["shape"] == [1, 4, 16, 16]
+        and len(encoder["outputs"][0]["observed"]) == 2
+    )
     for name, entry in data["files"].items():
         content = (out / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert {"run.py", "model.onnx", "decoder.onnx", "host/photographs/batch.py"} <= set(data["files"])
+    assert {"run.py", "model.onnx", "decoder.onnx", "host/photographs/batch.py"} <= set(
+        data["files"]
+    )
     assert {"torch", "onnx", "onnxruntime", "diffusion-sr-compress"} <= set(data["tools"])
     process = model.process
     assert data["host"]["clean_latent"]["latent"] == pytest.approx(1 / process.signal)
@@ -67,7 +83,9 @@ def test_manifest(folder):
 
 def test_checksum(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_host_program_by_itself(folder, tmp_path):
@@ -75,17 +93,33 @@ def test_host_program_by_itself(folder, tmp_path):
     model, out = folder
     lr = np.uint8(probes((32, 32))["textured"][0].permute(1, 2, 0).numpy() * 255)
     Image.fromarray(lr).save(tmp_path / "small.png")
-    watched = ("import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-               "except SystemExit as e:\n assert not e.code, e.code\n"
-               "bad = {'torch', 'compress', 'export', 'onnx'} & set(sys.modules)\nassert not bad, bad")
+    watched = (
+        "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as e:\n assert not e.code, e.code\n"
+        "bad = {'torch', 'compress', 'export', 'onnx'} & set(sys.modules)\nassert not bad, bad"
+    )
     # Without the margin, for which a graph of 32 pixels needs four tiles, there is one, as in the model.
     alone = shutil.copytree(out, tmp_path / "exported")
     manifest = json.loads((alone / "manifest.json").read_text())
     assert manifest["host"]["margin"] == MARGIN
     manifest["host"]["margin"] = 0
     (alone / "manifest.json").write_text(json.dumps(manifest))
-    done = subprocess.run([sys.executable, "-c", watched, str(alone / "run.py"), "small.png", "-o", "sr", "--threads", "1"],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            watched,
+            str(alone / "run.py"),
+            "small.png",
+            "-o",
+            "sr",
+            "--threads",
+            "1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     sr = np.asarray(Image.open(tmp_path / "sr" / "small_x4.png"), dtype=np.int64)
     with torch.no_grad():
@@ -96,12 +130,20 @@ def test_host_program_by_itself(folder, tmp_path):
 
 def test_host_program_refusals(folder, tmp_path):
     run = [sys.executable, str(folder[1] / "run.py")]
-    done = subprocess.run([*run, str(tmp_path / "none.png"), "-o", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 2 and "no such image file" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*run, str(tmp_path / "none.png"), "-o", str(tmp_path)], capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2
+        and "no such image file" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 def program(out: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(out / "run.py"), *map(str, words)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(out / "run.py"), *map(str, words)], capture_output=True, text=True
+    )
 
 
 def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
@@ -120,7 +162,8 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
         f"error: {tmp_path / 'text.png'}: not an image that can be read; give a .png, .jpg, .jpeg, .bmp, .webp, "
-        ".tif, .tiff file"]
+        ".tif, .tiff file"
+    ]
     assert {path: path.read_bytes() for path in sources} == before
     for name in ("rgba", "dark"):
         found = reading.read(tmp_path / f"{name}.png", convert=True)
@@ -138,25 +181,53 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     assert strict.returncode == 2 and "RGBA" in strict.stderr and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("harm, said", [
-    (lambda out: (out / "decoder.onnx").write_bytes((out / "decoder.onnx").read_bytes()[:-1]), "decoder.onnx is damaged: it has"),
-    (lambda out: (out / "decoder.onnx").write_bytes(bytes((out / "decoder.onnx").stat().st_size)), "decoder.onnx is damaged: its sha256"),
-    (lambda out: (out / "encoder.onnx").unlink(), "encoder.onnx is missing"),
-    (lambda out: (out / "manifest.json").unlink(), "manifest.json is missing"),
-    (lambda out: (out / "manifest.json").write_text("{"), "it is not JSON"),
-    (lambda out: (out / "manifest.json").write_text("[]"), "is of format 'list'"),
-    (lambda out: (out / "manifest.json").write_text("[" * 100000), "it is not JSON"),
-    (lambda out: edit(out, lambda d: d.pop("graphs")), "graphs is missing"),
-    (lambda out: edit(out, lambda d: d.update(lr_size=[0, 32])), "lr_size"),
-    (lambda out: edit(out, lambda d: d["host"].update(align=0)), "host.align is 0"),
-    (lambda out: edit(out, lambda d: d["host"].update(margin=-1)), "host.margin is -1"),
-    (lambda out: edit(out, lambda d: d["host"].update(margin="x")), "host.margin is no int"),
-    (lambda out: edit(out, lambda d: d.update(scale=0)), "scale is 0"),
-    (lambda out: edit(out, lambda d: d["host"].update(colour_fix="sepia")), "host.colour_fix is 'sepia'"),
-    (lambda out: edit(out, lambda d: d.update(target="abacus")), "'abacus'"),
-    (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(file="../x.onnx")), "encoder names no file"),
-    (lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(inputs=[])), "graphs.encoder.inputs"),
-    (lambda out: edit(out, lambda d: d["files"].update({"../x": {"bytes": 1, "sha256": "0"}})), "outside the folder")])
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (
+            lambda out: (out / "decoder.onnx").write_bytes(
+                (out / "decoder.onnx").read_bytes()[:-1]
+            ),
+            "decoder.onnx is damaged: it has",
+        ),
+        (
+            lambda out: (out / "decoder.onnx").write_bytes(
+                bytes((out / "decoder.onnx").stat().st_size)
+            ),
+            "decoder.onnx is damaged: its sha256",
+        ),
+        (lambda out: (out / "encoder.onnx").unlink(), "encoder.onnx is missing"),
+        (lambda out: (out / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda out: (out / "manifest.json").write_text("{"), "it is not JSON"),
+        (lambda out: (out / "manifest.json").write_text("[]"), "is of format 'list'"),
+        (lambda out: (out / "manifest.json").write_text("[" * 100000), "it is not JSON"),
+        (lambda out: edit(out, lambda d: d.pop("graphs")), "graphs is missing"),
+        (lambda out: edit(out, lambda d: d.update(lr_size=[0, 32])), "lr_size"),
+        (lambda out: edit(out, lambda d: d["host"].update(align=0)), "host.align is 0"),
+        (lambda out: edit(out, lambda d: d["host"].update(margin=-1)), "host.margin is -1"),
+        (lambda out: edit(out, lambda d: d["host"].update(margin="x")), "host.margin is no int"),
+        (lambda out: edit(out, lambda d: d.update(scale=0)), "scale is 0"),
+        (
+            lambda out: edit(out, lambda d: d["host"].update(colour_fix="sepia")),
+            "host.colour_fix is 'sepia'",
+        ),
+        (lambda out: edit(out, lambda d: d.update(target="abacus")), "'abacus'"),
+        (
+            lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(file="../x.onnx")),
+            "encoder names no file",
+        ),
+        (
+            lambda out: edit(out, lambda d: d["graphs"]["encoder"].update(inputs=[])),
+            "graphs.encoder.inputs",
+        ),
+        (
+            lambda out: edit(
+                out, lambda d: d["files"].update({"../x": {"bytes": 1, "sha256": "0"}})
+            ),
+            "outside the folder",
+        ),
+    ],
+)
 def test_a_damaged_folder_is_told_before_it_runs(folder, tmp_path, harm, said):
     out = tmp_path / "copy"
     shutil.copytree(folder[1], out)
@@ -177,17 +248,43 @@ def edit(out: Path, change) -> None:
 def test_host_program_without_the_module_resource(folder, tmp_path):
     """As on Windows: only --profile needs it."""
     Image.new("RGB", (32, 32), "grey").save(tmp_path / "a.png")
-    code = ("import sys, runpy; sys.modules['resource'] = None; sys.argv = sys.argv[1:]\n"
-            "runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, str(folder[1] / "run.py"), str(tmp_path / "a.png"), "-o",
-                           str(tmp_path / "sr"), "--threads", "1"], capture_output=True, text=True)
+    code = (
+        "import sys, runpy; sys.modules['resource'] = None; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            str(folder[1] / "run.py"),
+            str(tmp_path / "a.png"),
+            "-o",
+            str(tmp_path / "sr"),
+            "--threads",
+            "1",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sr" / "a_x4.png").is_file()
-    without = subprocess.run([sys.executable, "-c", code, str(folder[1] / "run.py"), "--profile", "1"],
-                             capture_output=True, text=True)
-    assert without.returncode == 2 and "error: --profile measures memory by a POSIX call" in without.stderr
+    without = subprocess.run(
+        [sys.executable, "-c", code, str(folder[1] / "run.py"), "--profile", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        without.returncode == 2
+        and "error: --profile measures memory by a POSIX call" in without.stderr
+    )
     profiled = program(folder[1], "--profile", "1", "--threads", "1")
-    assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {"model", "encoder", "denoiser", "decoder"}
+    assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {
+        "model",
+        "encoder",
+        "denoiser",
+        "decoder",
+    }
 
 
 def test_tiles_cover_any_size(folder):
@@ -225,11 +322,15 @@ def test_reflection_surrounds_the_image(folder, dynamic, margin, size):
     where = tiles.grid(manifest, *size)
     sr = tiles.upscale(manifest, {"model": repeat}, lr)
     np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
-    assert len(seen) == where.count[0] * where.count[1] and (not dynamic or where.count[1] == 1 or size[1] > 32)
+    assert len(seen) == where.count[0] * where.count[1] and (
+        not dynamic or where.count[1] == 1 or size[1] > 32
+    )
     assert all(whole >= side + 2 * margin for whole, side in zip(where.size, size, strict=True))
-    if margin < min(size):      # one reflection is enough
-        around = np.pad(lr, ((0, 0), (0, 0), (margin, 0), (margin, 0)), mode="reflect")[..., :32, :32]
-        np.testing.assert_array_equal(seen[0][..., :around.shape[2], :around.shape[3]], around)
+    if margin < min(size):  # one reflection is enough
+        around = np.pad(lr, ((0, 0), (0, 0), (margin, 0), (margin, 0)), mode="reflect")[
+            ..., :32, :32
+        ]
+        np.testing.assert_array_equal(seen[0][..., : around.shape[2], : around.shape[3]], around)
     pixels = tiles.upscale_bytes(manifest, {"model": repeat}, lr)
     np.testing.assert_array_equal(pixels, np.rint(sr[0] * 255).astype(np.uint8).transpose(1, 2, 0))
 
@@ -239,8 +340,11 @@ def test_tiles_have_a_colour_fix_of_their_own(folder):
     model.tiling = Tiling(colour_fix="wavelet")
     assert tiles_fix(model) == "wavelet"
     manifest["host"] |= {"colour_fix": "adain", "colour_fix_of_tiles": "wavelet", "margin": 0}
-    grey = {"encoder": lambda lr: lr, "denoiser": lambda z: np.zeros_like(z),
-            "decoder": lambda z: np.full((1, 3, 128, 128), 0.5, np.float32)}
+    grey = {
+        "encoder": lambda lr: lr,
+        "denoiser": lambda z: np.zeros_like(z),
+        "decoder": lambda z: np.full((1, 3, 128, 128), 0.5, np.float32),
+    }
     for side, name in ((32, "adain"), (40, "wavelet")):
         lr = probes((side, side))["textured"].numpy()
         flat = np.full((1, 3, 4 * side, 4 * side), 0.5, np.float32)
@@ -258,19 +362,43 @@ def test_colour_fixes_are_the_models(name):
 
 def test_image_arithmetic_is_torchs():
     image = torch.rand(1, 3, 9, 7)
-    np.testing.assert_allclose(arithmetic.enlarge(image.numpy(), 4), upsample(image).numpy(), atol=2e-6)
-    np.testing.assert_array_equal(arithmetic.reflect(image.numpy(), 20, 9), pad(image, 9, 20).numpy())
+    np.testing.assert_allclose(
+        arithmetic.enlarge(image.numpy(), 4), upsample(image).numpy(), atol=2e-6
+    )
+    np.testing.assert_array_equal(
+        arithmetic.reflect(image.numpy(), 20, 9), pad(image, 9, 20).numpy()
+    )
 
 
 def test_a_component_alone(tmp_path):
-    made = export(tiny(), "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=2, components=("decoder",), threads=1,
-                                                        probes=("flat", "photo 2")))
+    made = export(
+        tiny(),
+        "onnx",
+        tmp_path / "o",
+        Options(
+            lr_size=(32, 32),
+            images=2,
+            components=("decoder",),
+            threads=1,
+            probes=("flat", "photo 2"),
+        ),
+    )
     assert list(made.graphs) == ["decoder"]
-    assert [(row["file"], row["probe"]) for row in made.rows] == [("decoder.onnx", "flat"), ("decoder.onnx", "photo 2")]
+    assert [(row["file"], row["probe"]) for row in made.rows] == [
+        ("decoder.onnx", "flat"),
+        ("decoder.onnx", "photo 2"),
+    ]
     out = finish(tmp_path / "o", None)
     assert sorted(p.name for p in out.iterdir()) == [
-        "decoder.onnx", "host", "manifest.json", "parity.json", "run.py"]
-    done = subprocess.run([sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True)
+        "decoder.onnx",
+        "host",
+        "manifest.json",
+        "parity.json",
+        "run.py",
+    ]
+    done = subprocess.run(
+        [sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True
+    )
     assert done.returncode and "no whole model" in done.stderr
 
 
@@ -282,16 +410,27 @@ def test_failed_exports_are_marked(tmp_path):
     assert not (tmp_path / "o.failed").exists()
 
 
-@pytest.mark.parametrize("target, options, words", [
-    ("onnx", {"components": ("decodr",)}, "component 'decodr' is unknown (did you mean 'decoder'?)"),
-    ("onnx", {"lr_size": (30, 32)}, "multiples of 16"),
-    ("executorch", {"dtype": "w8a16"}, "executorch has no w8a16 (XNNPACK has no kernels with 16-bit activations); choose"),
-    ("ncnn", {"dtype": "w8a8"}, "no ncnn2table"),
-    ("coreml", {"dtype": "w8a8"}, "calibrated on macOS only"),
-    ("openvino", {"dynamic": True}, "static shapes only; leave out dynamic, or choose onnx"),
-    ("qnn", {"opset": 21}, "options of target onnx"),
-    ("qn", {}, "export target 'qn' is unknown (did you mean 'qnn'?)"),
-])
+@pytest.mark.parametrize(
+    "target, options, words",
+    [
+        (
+            "onnx",
+            {"components": ("decodr",)},
+            "component 'decodr' is unknown (did you mean 'decoder'?)",
+        ),
+        ("onnx", {"lr_size": (30, 32)}, "multiples of 16"),
+        (
+            "executorch",
+            {"dtype": "w8a16"},
+            "executorch has no w8a16 (XNNPACK has no kernels with 16-bit activations); choose",
+        ),
+        ("ncnn", {"dtype": "w8a8"}, "no ncnn2table"),
+        ("coreml", {"dtype": "w8a8"}, "calibrated on macOS only"),
+        ("openvino", {"dynamic": True}, "static shapes only; leave out dynamic, or choose onnx"),
+        ("qnn", {"opset": 21}, "options of target onnx"),
+        ("qn", {}, "export target 'qn' is unknown (did you mean 'qnn'?)"),
+    ],
+)
 def test_refusals(tmp_path, target, options, words):
     with pytest.raises(UserError) as refused:
         options = Options(**{"lr_size": (32, 32), "images": 1, **options})
@@ -320,9 +459,15 @@ def parts_of(model, *stems: str) -> SimpleNamespace:
     return SimpleNamespace(stems=stems, module=lambda stem: GRAPHS[stem][0](model).eval())
 
 
-@pytest.mark.parametrize("options, placement", [
-    ({}, "compat"), ({"attention": True, "components": ["denoiser"]}, "compat with attention"),
-    ({"placement": "cpu"}, "cpu"), ({"placement": "full"}, "full")])
+@pytest.mark.parametrize(
+    "options, placement",
+    [
+        ({}, "compat"),
+        ({"attention": True, "components": ["denoiser"]}, "compat with attention"),
+        ({"placement": "cpu"}, "cpu"),
+        ({"placement": "full"}, "full"),
+    ],
+)
 def test_the_placement_has_its_own_name(options, placement):
     """`cpu` was called "every tensor between operators, or attention" once."""
     model = tiny()
@@ -344,15 +489,24 @@ def test_what_is_not_exported_is_not_described():
 def test_binary_layers_are_described():
     model = tiny()
     Binarize(components=["denoiser"]).convert(model)
-    assert learned(parts_of(model, "model")).startswith("by the binarize pass: weights and inputs of one or two bits")
+    assert learned(parts_of(model, "model")).startswith(
+        "by the binarize pass: weights and inputs of one or two bits"
+    )
 
 
 def test_what_the_host_does_is_what_these_graphs_need(folder):
     model = folder[0]
-    parts = " ".join(host_steps(parts_of(model, "encoder", "denoiser", "decoder"), "adain", "wavelet"))
-    assert "clean_latent = latent * a" in parts and "adain for one tile, wavelet for several" in parts
+    parts = " ".join(
+        host_steps(parts_of(model, "encoder", "denoiser", "decoder"), "adain", "wavelet")
+    )
+    assert (
+        "clean_latent = latent * a" in parts and "adain for one tile, wavelet for several" in parts
+    )
     whole = " ".join(host_steps(parts_of(model, "model"), "adain", "adain"))
-    assert "clean_latent" not in whole and "model.onnx corrects an image of one tile by itself" in whole
+    assert (
+        "clean_latent" not in whole
+        and "model.onnx corrects an image of one tile by itself" in whole
+    )
     assert "no colour correction" in " ".join(host_steps(parts_of(model, "model"), "none", "none"))
     (nothing,) = host_steps(parts_of(model, "decoder"), "adain", "adain")
     assert nothing.startswith("nothing: decoder alone makes no image")

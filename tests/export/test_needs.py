@@ -6,10 +6,18 @@ from compress.errors import UserError
 from export.targets.needs import install, least_onnxruntime, needs
 
 
-@pytest.mark.parametrize("ir_version, opset, release", [
-    (9, 20, "1.17"), (10, 20, "1.18"), (10, 21, "1.18"), (8, 22, "1.21"), (11, 23, "1.23"),
-    (13, 25, "1.24"),
-    (10, 26, "1.25")])
+@pytest.mark.parametrize(
+    "ir_version, opset, release",
+    [
+        (9, 20, "1.17"),
+        (10, 20, "1.18"),
+        (10, 21, "1.18"),
+        (8, 22, "1.21"),
+        (11, 23, "1.23"),
+        (13, 25, "1.24"),
+        (10, 26, "1.25"),
+    ],
+)
 def test_least_onnxruntime(ir_version, opset, release):
     assert least_onnxruntime(ir_version, opset) == release
 
@@ -20,8 +28,11 @@ def test_a_file_that_nothing_loads():
 
 
 def test_the_newest_need_of_all_graphs():
-    graphs = {"a": {"least_onnxruntime": "1.18"}, "b": {"least_onnxruntime": "1.25"},
-              "c": {"least_onnxruntime": "1.9"}}
+    graphs = {
+        "a": {"least_onnxruntime": "1.18"},
+        "b": {"least_onnxruntime": "1.25"},
+        "c": {"least_onnxruntime": "1.9"},
+    }
     assert needs("onnx", graphs) == {"onnxruntime": "1.25"}
     assert install("onnx", needs("onnx", graphs)) == "pip install 'onnxruntime>=1.25' numpy pillow"
 
@@ -30,10 +41,14 @@ def test_qairt_is_named():
     not_compiled = needs("qnn", {"decoder": {"least_onnxruntime": "1.18"}})
     assert not_compiled == {"onnxruntime": "1.24.2", "onnxruntime-qnn": "2.7.0", "qairt": "2.51.0"}
     assert install("qnn", not_compiled) == (
-        "pip install 'onnxruntime>=1.24.2' onnxruntime-qnn==2.7.0 numpy pillow")
+        "pip install 'onnxruntime>=1.24.2' onnxruntime-qnn==2.7.0 numpy pillow"
+    )
     compiler = {"onnxruntime": "1.31.1", "onnxruntime-qnn": "2.7.1", "qairt": "2.52.0"}
     assert needs("qnn", {"decoder": {"compiler": compiler}}) == {
-        "onnxruntime": "1.24.2", "onnxruntime-qnn": "2.7.1", "qairt": "2.52.0"}
+        "onnxruntime": "1.24.2",
+        "onnxruntime-qnn": "2.7.1",
+        "qairt": "2.52.0",
+    }
 
 
 def test_other_runtimes():

@@ -31,8 +31,12 @@ def test_versions_metadata_and_bytes(float_files):
     model, folder = float_files
     for stem, (_, source, result) in GRAPHS.items():
         file = onnx.load(folder / f"{stem}.onnx")
-        assert file.ir_version <= 13 and [o.version for o in file.opset_import if not o.domain] == [20]
-        assert [i.name for i in file.graph.input] == [source] and [o.name for o in file.graph.output] == [result]
+        assert file.ir_version <= 13 and [o.version for o in file.opset_import if not o.domain] == [
+            20
+        ]
+        assert [i.name for i in file.graph.input] == [source] and [
+            o.name for o in file.graph.output
+        ] == [result]
         notes = {p.key: p.value for p in file.metadata_props}
         assert notes["project"] == "diffusion-sr-compress" and notes["scale"] == "4"
         assert notes["lr_size"] == "32x32" and json.loads(notes["quantised_layers"]) == {}
@@ -73,7 +77,9 @@ def test_output_is_network_clamp_and_colour_fix(float_files):
     lr = probes((32, 32))["textured"]
     sr = session(folder / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0]
     with torch.no_grad():
-        image = adain(model.network(lr).clamp(0, 1), F.interpolate(lr, scale_factor=4, mode="bicubic"))
+        image = adain(
+            model.network(lr).clamp(0, 1), F.interpolate(lr, scale_factor=4, mode="bicubic")
+        )
     assert sr.shape == (1, 3, 128, 128) and sr.min() >= 0 and sr.max() <= 1
     np.testing.assert_allclose(sr, image.clamp(0, 1).numpy(), atol=1e-4)
     with torch.no_grad():  # and that is what the model itself answers for an image of one tile
@@ -85,21 +91,36 @@ def test_weights_are_integers_once(int8_files):
     layers = [m for m in model.modules() if isinstance(m, QuantLayer)]
     file = onnx.load(folder / "model.onnx")
     initialisers = {i.name: i for i in file.graph.initializer}
-    stored = [initialisers[n.input[0]] for n in nodes(file, "DequantizeLinear") if n.input[0] in initialisers]
+    stored = [
+        initialisers[n.input[0]]
+        for n in nodes(file, "DequantizeLinear")
+        if n.input[0] in initialisers
+    ]
     assert len(stored) == len(layers) == len({i.name for i in stored})
     assert all(i.data_type == TensorProto.INT8 for i in stored)
-    assert sum(int(np.prod(i.dims)) for i in stored) == sum(layer.weight_q.numel() for layer in layers)
+    assert sum(int(np.prod(i.dims)) for i in stored) == sum(
+        layer.weight_q.numel() for layer in layers
+    )
     shapes = {tuple(layer.weight_q.shape) for layer in layers if layer.weight_q.ndim == 4}
     floats = {tuple(i.dims) for i in initialisers.values() if i.data_type == TensorProto.FLOAT}
     assert not shapes & floats, "a weight is stored in floating point as well"
     # One QuantizeLinear per layer; fewer where layers read one tensor with one range.
     assert 0 < len(nodes(file, "QuantizeLinear")) <= len(layers)
-    zero_points = [n.input[2] for n in nodes(file, "DequantizeLinear") if n.input[0] in initialisers]
-    assert len(set(zero_points)) == len(layers), "onnxruntime's exact integers take no zero point that weights share"
-    large = [numpy_helper.to_array(i).tobytes() for name, i in initialisers.items()
-             if int(np.prod(i.dims)) > 64 and name not in zero_points]
+    zero_points = [
+        n.input[2] for n in nodes(file, "DequantizeLinear") if n.input[0] in initialisers
+    ]
+    assert len(set(zero_points)) == len(layers), (
+        "onnxruntime's exact integers take no zero point that weights share"
+    )
+    large = [
+        numpy_helper.to_array(i).tobytes()
+        for name, i in initialisers.items()
+        if int(np.prod(i.dims)) > 64 and name not in zero_points
+    ]
     assert len(set(large)) == len(large), "an initialiser is there twice"
-    assert json.loads({p.key: p.value for p in file.metadata_props}["quantised_layers"]) == {"W8A8": len(layers)}
+    assert json.loads({p.key: p.value for p in file.metadata_props}["quantised_layers"]) == {
+        "W8A8": len(layers)
+    }
 
 
 def test_int8_file_is_smaller(int8_files, float_files):
@@ -111,12 +132,24 @@ def test_int8_file_is_smaller(int8_files, float_files):
 
 
 def test_six_bits_stay_on_their_grid(tmp_path):
-    layer = next(m for m in quantised(tiny(), 6, 6).decoder.modules()
-                 if isinstance(m, QuantConv2d) and m.act_bits == 6)
+    layer = next(
+        m
+        for m in quantised(tiny(), 6, 6).decoder.modules()
+        if isinstance(m, QuantConv2d) and m.act_bits == 6
+    )
     torch.nn.init.zeros_(layer.bias)
     x = torch.randn(1, layer.in_channels, 8, 8) * 100  # far outside the calibrated range
-    torch.onnx.export(layer, (x,), tmp_path / "layer.onnx", dynamo=True, opset_version=20, verbose=False,
-                      custom_translation_table=TABLE, input_names=["x"], output_names=["y"])
+    torch.onnx.export(
+        layer,
+        (x,),
+        tmp_path / "layer.onnx",
+        dynamo=True,
+        opset_version=20,
+        verbose=False,
+        custom_translation_table=TABLE,
+        input_names=["x"],
+        output_names=["y"],
+    )
     file = onnx.load(tmp_path / "layer.onnx")
     before = nodes(file, "QuantizeLinear")[0].input[0]
     clamp = next(node for node in file.graph.node if before in node.output)
@@ -134,12 +167,26 @@ def test_narrow_limits_are_clipped_by_the_translation(tmp_path):
     class Narrow(torch.nn.Module):
         def forward(self, x):
             ops, scale, zero = torch.ops.quantized_decomposed, torch.tensor(0.1), torch.tensor(5)
-            return ops.dequantize_per_tensor(ops.quantize_per_tensor(x, scale, zero, 0, 15, torch.uint8),
-                                             scale, zero, 0, 15, torch.uint8)
+            return ops.dequantize_per_tensor(
+                ops.quantize_per_tensor(x, scale, zero, 0, 15, torch.uint8),
+                scale,
+                zero,
+                0,
+                15,
+                torch.uint8,
+            )
 
     x = torch.linspace(-5, 5, 64).view(1, 64)
-    torch.onnx.export(Narrow().eval(), (x,), tmp_path / "n.onnx", dynamo=True, opset_version=20, verbose=False,
-                      custom_translation_table=TABLE, input_names=["x"])
+    torch.onnx.export(
+        Narrow().eval(),
+        (x,),
+        tmp_path / "n.onnx",
+        dynamo=True,
+        opset_version=20,
+        verbose=False,
+        custom_translation_table=TABLE,
+        input_names=["x"],
+    )
     y = session(tmp_path / "n.onnx", 1).run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(y, Narrow()(x).numpy(), atol=1e-6)
     assert y.max() == pytest.approx(1.0)  # (15 - 5) * 0.1
@@ -153,8 +200,16 @@ def test_bicubic_as_convolution(tmp_path, scale):
 
     assert bicubic_taps(scale).sum(1) == pytest.approx(1.0)
     x = torch.rand(1, 3, 7, 5)
-    torch.onnx.export(Up().eval(), (x,), tmp_path / "up.onnx", dynamo=True, opset_version=20, verbose=False,
-                      custom_translation_table=TABLE, input_names=["x"])
+    torch.onnx.export(
+        Up().eval(),
+        (x,),
+        tmp_path / "up.onnx",
+        dynamo=True,
+        opset_version=20,
+        verbose=False,
+        custom_translation_table=TABLE,
+        input_names=["x"],
+    )
     assert not nodes(onnx.load(tmp_path / "up.onnx"), "Resize")
     y = session(tmp_path / "up.onnx", 1).run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(y, Up()(x).numpy(), atol=2e-6)
@@ -175,22 +230,30 @@ def test_dynamic_sizes(tmp_path):
 def test_large_weights_go_beside_the_graph(float_files, tmp_path):
     folder = float_files[1]
     import onnx_ir as ir
-    paths = graph.write(ir.load(folder / "encoder.onnx"), tmp_path / "encoder.onnx", {}, embed_limit=1000)
+
+    paths = graph.write(
+        ir.load(folder / "encoder.onnx"), tmp_path / "encoder.onnx", {}, embed_limit=1000
+    )
     assert [p.name for p in paths] == ["encoder.onnx", "encoder.onnx.data"]
     assert paths[0].stat().st_size < (folder / "encoder.onnx").stat().st_size / 2
     lr = probes((32, 32))["dark"].numpy()
-    moved, original = (session(f / "encoder.onnx", 1).run(None, {"lr": lr})[0] for f in (tmp_path, folder))
+    moved, original = (
+        session(f / "encoder.onnx", 1).run(None, {"lr": lr})[0] for f in (tmp_path, folder)
+    )
     np.testing.assert_array_equal(moved, original)
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"lr_size": (32, 40)}, "multiples of 16"),
-    ({"lr_size": (0, 32)}, "multiples of 16"),
-    ({"opset": 17}, "opset 17 is not supported; choose 18 to 26"),
-    ({"opset": 27}, "opset 27"),
-    ({"lr_size": (16, 32), "dynamic": True}, "at least 32x32"),
-    ({"end_to_end": False, "per_component": False}, "nothing to export"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"lr_size": (32, 40)}, "multiples of 16"),
+        ({"lr_size": (0, 32)}, "multiples of 16"),
+        ({"opset": 17}, "opset 17 is not supported; choose 18 to 26"),
+        ({"opset": 27}, "opset 27"),
+        ({"lr_size": (16, 32), "dynamic": True}, "at least 32x32"),
+        ({"end_to_end": False, "per_component": False}, "nothing to export"),
+    ],
+)
 def test_refusals(tmp_path, options, words):
     with pytest.raises(UserError, match=words):
         export_onnx(tiny(), tmp_path, **{"lr_size": (32, 32), **options})
@@ -199,6 +262,7 @@ def test_refusals(tmp_path, options, words):
 
 def test_sixteen_bits_need_a_newer_opset(tmp_path):
     from compress.passes.quantize import Quantize
+
     model = tiny()
     with pytest.raises(UserError, match="choose 21 or later"):
         export_onnx(quantised(model, 8, 16), tmp_path, lr_size=(32, 32), opset=20)
@@ -210,5 +274,6 @@ def test_sixteen_bits_need_a_newer_opset(tmp_path):
 
 def test_a_folded_weight_is_noticed(float_files):
     import onnx_ir as ir
+
     with pytest.raises(RuntimeError, match="3 layers are quantised but 0 weights"):
         graph.check_quantised(ir.load(float_files[1] / "encoder.onnx"), 3, "encoder")

@@ -35,21 +35,28 @@ def forget():
     processor.flags.cache_clear()
 
 
-@pytest.mark.parametrize("text, needed", [
-    (AVX2, True), (HAS_VNNI, False), (HAS_AVX_VNNI, False),
-    (HAS_VNNI + AVX2, True),            # cores that differ: what all of them have
-    (HAS_AVX_VNNI * 2, False),
-    ("processor : 0\n", True),          # no flags line
-    (None, True),                       # no such file
-    ("flags\t\t: avx2 my_avx512_vnni_like\n", True)])
+@pytest.mark.parametrize(
+    "text, needed",
+    [
+        (AVX2, True),
+        (HAS_VNNI, False),
+        (HAS_AVX_VNNI, False),
+        (HAS_VNNI + AVX2, True),  # cores that differ: what all of them have
+        (HAS_AVX_VNNI * 2, False),
+        ("processor : 0\n", True),  # no flags line
+        (None, True),  # no such file
+        ("flags\t\t: avx2 my_avx512_vnni_like\n", True),
+    ],
+)
 def test_features_are_read_from_the_system(monkeypatch, tmp_path, text, needed):
     cpuinfo(monkeypatch, tmp_path, text)
     assert processor.needs_exact_kernels() is needed
     assert processor.session_entries() == ({"session.x64quantprecision": "1"} if needed else {})
 
 
-@pytest.mark.parametrize("machine, needed", [
-    ("aarch64", False), ("arm64", False), ("AMD64", True), ("i686", True)])
+@pytest.mark.parametrize(
+    "machine, needed", [("aarch64", False), ("arm64", False), ("AMD64", True), ("i686", True)]
+)
 def test_other_machines(monkeypatch, machine, needed):
     """ARM adds in 32 bits; an x86 that cannot be asked, as on Windows, is taken for the worst."""
     monkeypatch.setattr(processor.platform, "machine", lambda: machine)
@@ -58,9 +65,14 @@ def test_other_machines(monkeypatch, machine, needed):
     assert processor.needs_exact_kernels() is needed
 
 
-@pytest.mark.parametrize("said, needed", [
-    ("FPU SSE4.2 AVX1.0\nAVX2 AVX512F AVX512VNNI\n", False),
-    ("FPU SSE4.2 AVX1.0\nAVX2 BMI2\n", True), ("", True)])
+@pytest.mark.parametrize(
+    "said, needed",
+    [
+        ("FPU SSE4.2 AVX1.0\nAVX2 AVX512F AVX512VNNI\n", False),
+        ("FPU SSE4.2 AVX1.0\nAVX2 BMI2\n", True),
+        ("", True),
+    ],
+)
 def test_intel_macs(monkeypatch, said, needed):
     class Done:
         stdout = said
@@ -86,14 +98,16 @@ def test_a_mac_without_sysctl(monkeypatch):
 def test_one_line_says_what_was_found(monkeypatch, tmp_path):
     cpuinfo(monkeypatch, tmp_path, HAS_VNNI)
     assert processor.describe() == (
-        "processor features: avx2, avx512f, avx512_vnni; session.x64quantprecision: off")
+        "processor features: avx2, avx512f, avx512_vnni; session.x64quantprecision: off"
+    )
     cpuinfo(monkeypatch, tmp_path, AVX2)
     assert processor.describe() == "processor features: avx2; session.x64quantprecision: on"
     cpuinfo(monkeypatch, tmp_path / "none", None)
     assert "features not known" in processor.describe()
     monkeypatch.setattr(processor.platform, "machine", lambda: "arm64")
     assert processor.describe() == (
-        "processor features: arm64, no x86; session.x64quantprecision: off")
+        "processor features: arm64, no x86; session.x64quantprecision: off"
+    )
 
 
 def test_a_caller_may_force_either():
@@ -108,19 +122,29 @@ def test_a_caller_may_force_either():
 
 def product(weight: np.ndarray) -> bytes:
     """y = x W of bytes, as Q/DQ pairs with scales of 1: x float [1, 4, in] -> y [1, 4, out]."""
-    scalars = [numpy_helper.from_array(np.array(value), name) for name, value in (
-        ("one", np.float32(1)), ("zero", np.uint8(0)),
-        ("ones", np.ones(weight.shape[1], np.float32)),
-        ("zeros", np.zeros(weight.shape[1], np.int8)))]
-    nodes = [helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["codes"]),
-             helper.make_node("DequantizeLinear", ["codes", "one", "zero"], ["floats"]),
-             helper.make_node("DequantizeLinear", ["weight", "ones", "zeros"], ["matrix"], axis=1),
-             helper.make_node("MatMul", ["floats", "matrix"], ["y"])]
+    scalars = [
+        numpy_helper.from_array(np.array(value), name)
+        for name, value in (
+            ("one", np.float32(1)),
+            ("zero", np.uint8(0)),
+            ("ones", np.ones(weight.shape[1], np.float32)),
+            ("zeros", np.zeros(weight.shape[1], np.int8)),
+        )
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "one", "zero"], ["floats"]),
+        helper.make_node("DequantizeLinear", ["weight", "ones", "zeros"], ["matrix"], axis=1),
+        helper.make_node("MatMul", ["floats", "matrix"], ["y"]),
+    ]
     rows, columns = weight.shape
     graph = helper.make_graph(
-        nodes, "product", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, rows])],
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, rows])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, columns])],
-        [*scalars, numpy_helper.from_array(weight, "weight")])
+        [*scalars, numpy_helper.from_array(weight, "weight")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     model.ir_version = 10
     return model.SerializeToString()
@@ -138,13 +162,16 @@ def test_integers_are_exact_on_this_processor(largest):
 def test_codes_of_a_reduced_range_are_exact_in_the_fast_kernels():
     weight = np.random.default_rng(0).choice(np.array([-64, 64], np.int8), (64, 16))
     x = np.full((1, 4, 64), 255, np.float32)
-    found = ort.InferenceSession(product(weight), session_options(1, exact=False),
-                                 providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    found = ort.InferenceSession(
+        product(weight), session_options(1, exact=False), providers=["CPUExecutionProvider"]
+    ).run(None, {"x": x})[0]
     np.testing.assert_array_equal(found, x @ weight.astype(np.float32))
 
 
-@pytest.mark.parametrize("code, needed, warned", [
-    (127, True, True), (127, False, False), (64, True, False), (0, True, False)])
+@pytest.mark.parametrize(
+    "code, needed, warned",
+    [(127, True, True), (127, False, False), (64, True, False), (0, True, False)],
+)
 def test_openvino_warns_where_it_overflows(monkeypatch, capsys, tmp_path, code, needed, warned):
     class Core:
         def compile_model(self, *arguments):

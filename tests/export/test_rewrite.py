@@ -31,22 +31,41 @@ def run(model: onnx.ModelProto, feed: dict) -> np.ndarray:
     return session(model.SerializeToString(), 1).run(None, feed)[0]
 
 
-def make(nodes: list, x: list[int], constants: dict[str, np.ndarray] | None = None, opset: int = 20) -> onnx.ModelProto:
+def make(
+    nodes: list, x: list[int], constants: dict[str, np.ndarray] | None = None, opset: int = 20
+) -> onnx.ModelProto:
     """A graph from `x` to `y`."""
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-                              [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     return onnx.shape_inference.infer_shapes(model)
 
 
 def exported(layer: nn.Module, x: torch.Tensor, opset: int = 20) -> onnx.ModelProto:
-    return torch.onnx.export(layer.eval(), (x,), dynamo=True, opset_version=opset, verbose=False, input_names=["x"],
-                             output_names=["y"], custom_translation_table=TABLE).model_proto
+    return torch.onnx.export(
+        layer.eval(),
+        (x,),
+        dynamo=True,
+        opset_version=opset,
+        verbose=False,
+        input_names=["x"],
+        output_names=["y"],
+        custom_translation_table=TABLE,
+    ).model_proto
 
 
-def changed(model: onnx.ModelProto, names: str, x: np.ndarray, options: Options = Options(), db: float = 100.0
-            ) -> tuple[onnx.ModelProto, dict[str, int]]:
+def changed(
+    model: onnx.ModelProto,
+    names: str,
+    x: np.ndarray,
+    options: Options = Options(),
+    db: float = 100.0,
+) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The rewritten graph, after checking that it computes what the first did."""
     before = run(model, {"x": x})
     copy = ir.from_proto(model)
@@ -65,7 +84,12 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 
 def ranks(model: onnx.ModelProto) -> set[int]:
     graph = Graph(model)
-    return {len(graph.shape(out)) for node in graph.model.graph.node for out in node.output if out not in graph.fixed}
+    return {
+        len(graph.shape(out))
+        for node in graph.model.graph.node
+        for out in node.output
+        if out not in graph.fixed
+    }
 
 
 RANDOM = np.random.default_rng(0)
@@ -73,12 +97,21 @@ PICTURE = RANDOM.standard_normal((1, 8, 6, 4), dtype=np.float32)
 
 
 def test_constants_fold_and_integer_weights_do_not():
-    nodes = [helper.make_node("Gemm", ["a", "b"], ["ab"]), helper.make_node("Sigmoid", ["ab"], ["s"]),
-             helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]),
-             helper.make_node("Reshape", ["w", "sides"], ["v"]),
-             helper.make_node("Add", ["x", "s"], ["xs"]), helper.make_node("Mul", ["xs", "v"], ["y"])]
-    constants = {"a": np.ones((1, 3), np.float32), "b": np.ones((3, 4), np.float32), "q": np.arange(4, dtype=np.int8),
-                 "scale": np.float32(0.5), "sides": np.array([1, 4])}
+    nodes = [
+        helper.make_node("Gemm", ["a", "b"], ["ab"]),
+        helper.make_node("Sigmoid", ["ab"], ["s"]),
+        helper.make_node("DequantizeLinear", ["q", "scale"], ["w"]),
+        helper.make_node("Reshape", ["w", "sides"], ["v"]),
+        helper.make_node("Add", ["x", "s"], ["xs"]),
+        helper.make_node("Mul", ["xs", "v"], ["y"]),
+    ]
+    constants = {
+        "a": np.ones((1, 3), np.float32),
+        "b": np.ones((3, 4), np.float32),
+        "q": np.arange(4, dtype=np.int8),
+        "scale": np.float32(0.5),
+        "sides": np.array([1, 4]),
+    }
     after, done = changed(make(nodes, [1, 8, 6, 4], constants), "fold_constants", PICTURE)
     assert done == {"fold_constants": 2}
     assert kinds(after) == ["DequantizeLinear", "Reshape", "Add", "Mul"]
@@ -86,10 +119,19 @@ def test_constants_fold_and_integer_weights_do_not():
 
 @pytest.mark.parametrize("half_first", [True, False])
 def test_erf_becomes_gelu(half_first):
-    nodes = [helper.make_node("Div", ["x", "root"], ["d"]), helper.make_node("Erf", ["d"], ["e"]),
-             helper.make_node("Add", ["e", "one"], ["a"])]
-    nodes += ([helper.make_node("Mul", ["x", "half"], ["h"]), helper.make_node("Mul", ["h", "a"], ["y"])] if half_first
-              else [helper.make_node("Mul", ["x", "a"], ["h"]), helper.make_node("Mul", ["h", "half"], ["y"])])
+    nodes = [
+        helper.make_node("Div", ["x", "root"], ["d"]),
+        helper.make_node("Erf", ["d"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["a"]),
+    ]
+    nodes += (
+        [helper.make_node("Mul", ["x", "half"], ["h"]), helper.make_node("Mul", ["h", "a"], ["y"])]
+        if half_first
+        else [
+            helper.make_node("Mul", ["x", "a"], ["h"]),
+            helper.make_node("Mul", ["h", "half"], ["y"]),
+        ]
+    )
     constants = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
     after, done = changed(make(nodes, [1, 8, 6, 4], constants), "gelu", PICTURE)
     assert kinds(after) == ["Gelu"] and done == {"gelu": 1}
@@ -97,6 +139,7 @@ def test_erf_becomes_gelu(half_first):
 
 def test_swish_becomes_a_product():
     from onnx.reference import ReferenceEvaluator
+
     model = make([helper.make_node("Swish", ["x"], ["y"], alpha=1.0)], [1, 8, 6, 4], opset=24)
     copy = ir.from_proto(model)
     assert rewrite(copy, "silu") == {"silu": 1}
@@ -112,7 +155,10 @@ def test_nearest_resize_has_asymmetric_coordinates(factor):
     constants = {"scales": np.array([1, 1, factor, factor], np.float32)}
     after, _ = changed(make([node], [1, 8, 6, 4], constants), "resize_nearest", PICTURE)
     attributes = {a.name: a.s.decode() for a in after.graph.node[0].attribute if a.type == 3}
-    assert attributes["coordinate_transformation_mode"] == "asymmetric" and attributes["nearest_mode"] == "floor"
+    assert (
+        attributes["coordinate_transformation_mode"] == "asymmetric"
+        and attributes["nearest_mode"] == "floor"
+    )
 
 
 def test_edge_padding_is_concatenation():
@@ -120,31 +166,49 @@ def test_edge_padding_is_concatenation():
     constants = {"ends": np.array([0, 0, 2, 1, 0, 0, 0, 3])}
     after, _ = changed(make([node], [1, 8, 6, 4], constants), "edge_padding", PICTURE, db=200)
     assert set(kinds(after)) == {"Slice", "Concat"}
-    np.testing.assert_array_equal(run(after, {"x": PICTURE}), np.pad(PICTURE, ((0, 0), (0, 0), (2, 0), (1, 3)), "edge"))
+    np.testing.assert_array_equal(
+        run(after, {"x": PICTURE}), np.pad(PICTURE, ((0, 0), (0, 0), (2, 0), (1, 3)), "edge")
+    )
 
 
 def test_masks_become_finite():
     mask = np.where(RANDOM.random((6, 4)) > 0.5, -np.inf, 0).astype(np.float32)
     mask[:, 0] = 0
-    nodes = [helper.make_node("Add", ["x", "mask"], ["m"]), helper.make_node("Softmax", ["m"], ["y"], axis=-1)]
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["m"]),
+        helper.make_node("Softmax", ["m"], ["y"], axis=-1),
+    ]
     after, _ = changed(make(nodes, [1, 8, 6, 4], {"mask": mask}), "finite_masks", PICTURE)
     (stored,) = [numpy_helper.to_array(i) for i in after.graph.initializer]
     assert stored.min() == -100.0
 
 
 def test_division_and_selection_by_what_mediatek_has():
-    nodes = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("Sqrt", ["a"], ["r"]),
-             helper.make_node("Less", ["r", "limit"], ["small"]), helper.make_node("Where", ["small", "one", "r"], ["safe"]),
-             helper.make_node("Div", ["x", "safe"], ["d"]), helper.make_node("Pow", ["d", "two"], ["p"]),
-             helper.make_node("Div", ["p", "three"], ["t"]), helper.make_node("Div", ["t", "safe2"], ["y"])]
+    nodes = [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("Sqrt", ["a"], ["r"]),
+        helper.make_node("Less", ["r", "limit"], ["small"]),
+        helper.make_node("Where", ["small", "one", "r"], ["safe"]),
+        helper.make_node("Div", ["x", "safe"], ["d"]),
+        helper.make_node("Pow", ["d", "two"], ["p"]),
+        helper.make_node("Div", ["p", "three"], ["t"]),
+        helper.make_node("Div", ["t", "safe2"], ["y"]),
+    ]
     nodes.insert(6, helper.make_node("Add", ["x", "nine"], ["safe2"]))
-    constants = {name: np.float32(n) for name, n in
-                 {"limit": 0.5, "one": 1, "two": 2, "three": 3, "nine": -9}.items()}
+    constants = {
+        name: np.float32(n)
+        for name, n in {"limit": 0.5, "one": 1, "two": 2, "three": 3, "nine": -9}.items()
+    }
     after, done = changed(make(nodes, [1, 8, 6, 4], constants), "selection,division", PICTURE)
-    assert not {"Div", "Where", "Less", "Pow"} & set(kinds(after)) and done == {"selection": 1, "division": 4}
+    assert not {"Div", "Where", "Less", "Pow"} & set(kinds(after)) and done == {
+        "selection": 1,
+        "division": 4,
+    }
 
 
-@pytest.mark.parametrize("layer, kind", [(nn.PixelShuffle(2), "DepthToSpace"), (nn.PixelUnshuffle(2), "Conv")])
+@pytest.mark.parametrize(
+    "layer, kind", [(nn.PixelShuffle(2), "DepthToSpace"), (nn.PixelUnshuffle(2), "Conv")]
+)
 def test_pixel_shuffles(layer, kind):
     x = torch.from_numpy(PICTURE)
     after, _ = changed(exported(layer, x), "pixel_shuffle", PICTURE, db=200)
@@ -156,8 +220,13 @@ def test_pixel_shuffles(layer, kind):
 def test_group_norm(opset):
     """Scale and bias count per group until opset 20, per channel from 21."""
     count = 4 if opset < 21 else 8
-    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=4, epsilon=1e-3)
-    constants = {"s": RANDOM.random(count, dtype=np.float32), "b": RANDOM.random(count, dtype=np.float32)}
+    node = helper.make_node(
+        "GroupNormalization", ["x", "s", "b"], ["y"], num_groups=4, epsilon=1e-3
+    )
+    constants = {
+        "s": RANDOM.random(count, dtype=np.float32),
+        "b": RANDOM.random(count, dtype=np.float32),
+    }
     model = make([node], [1, 8, 6, 4], constants, opset)
     copy = ir.from_proto(model)
     rewrite(copy, "group_norm")
@@ -166,13 +235,19 @@ def test_group_norm(opset):
     s, b = (np.repeat(constants[k], 8 // count)[:, None, None] for k in "sb")
     groups = PICTURE.reshape(1, 4, -1)
     centred = groups - groups.mean(-1, keepdims=True)
-    expected = (centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-3)).reshape(PICTURE.shape) * s + b
+    expected = (centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-3)).reshape(
+        PICTURE.shape
+    ) * s + b
     np.testing.assert_allclose(run(after, {"x": PICTURE}), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, layer, gone", [
-    ("instance_statistics", nn.GroupNorm(4, 8), "InstanceNormalization"),
-    ("layer_statistics", nn.LayerNorm(4), "LayerNormalization")])
+@pytest.mark.parametrize(
+    "name, layer, gone",
+    [
+        ("instance_statistics", nn.GroupNorm(4, 8), "InstanceNormalization"),
+        ("layer_statistics", nn.LayerNorm(4), "LayerNormalization"),
+    ],
+)
 def test_norms_by_their_statistics(name, layer, gone):
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
@@ -195,7 +270,10 @@ class Tokens(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         t = x.flatten(2).transpose(1, 2)
         n = self.norm(t)
-        q, k, v = (layer(n).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(n).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
         scores = q * 0.5 @ k.transpose(2, 3) + self.bias
         t = t + self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
         value, gate = self.up(t).chunk(2, dim=2)
@@ -228,22 +306,38 @@ def test_attention_as_convolutions(tokens):
     after, _ = changed(tokens, "attention_convolutions,four_d", PICTURE)
     assert "MatMul" not in kinds(after) and ranks(after) == {4}
     graph = Graph(after)
-    computed = [graph.shape(n.input[1]) for n in after.graph.node if n.op_type == "Conv" and n.input[1] not in graph.fixed]
+    computed = [
+        graph.shape(n.input[1])
+        for n in after.graph.node
+        if n.op_type == "Conv" and n.input[1] not in graph.fixed
+    ]
     assert len(computed) == 4 and all(s[1] % 16 == 0 or s[0] % 16 == 0 for s in computed)
 
 
 def test_geglu_is_two_convolutions_with_their_biases(tokens):
     after, done = changed(tokens, "four_d,conv_bias,geglu", PICTURE)
     assert done["geglu"] == 1 and done["conv_bias"] == 6 and "Split" not in kinds(after)
-    assert kinds(after).count("Conv") == 7 and all(len(n.input) == 3 for n in after.graph.node if n.op_type == "Conv")
+    assert kinds(after).count("Conv") == 7 and all(
+        len(n.input) == 3 for n in after.graph.node if n.op_type == "Conv"
+    )
 
 
 def test_windows_have_four_axes():
     """A Swin layer's partition, as it is and after the rewrites."""
     from compress.sources.swin_unet import SwinBlock, SwinUNetConfig
+
     torch.manual_seed(0)
-    config = SwinUNetConfig(channels=32, multipliers=(1, 2), embed=16, head_channels=8, window=4, groups=8, size=16,
-                            attention=(16, 8), mask="swin")
+    config = SwinUNetConfig(
+        channels=32,
+        multipliers=(1, 2),
+        embed=16,
+        head_channels=8,
+        window=4,
+        groups=8,
+        size=16,
+        attention=(16, 8),
+        mask="swin",
+    )
     block = SwinBlock(config, 16, shifted=True)
     nn.init.normal_(block.attn.relative_position_bias_table)
     x = torch.randn(1, 16, 16, 16)
@@ -255,14 +349,25 @@ def test_windows_have_four_axes():
 
 def test_any_permutation_in_four_axes():
     from export.rewrites.edit import Before
+
     for seed in range(6):
         perm = np.random.default_rng(seed).permutation(6).tolist()
         sides = (2, 3, 4, 5, 2, 3)
         x = np.arange(np.prod(sides), dtype=np.float32).reshape(4 * 6 * 5, 2, 3)
-        graph = ir.Graph([ir.Value(name="x", shape=ir.Shape(x.shape), type=ir.TensorType(ir.DataType.FLOAT))], [],
-                         nodes=[], opset_imports={"": 20}, name="g")
-        at, view = Before(graph, None), plain(graph.inputs[0], x.shape).reshaped(sides).permuted(perm)
-        final = arrange(view, [view.dims[0] + view.dims[1], *view.dims[2:4], view.dims[4] + view.dims[5]], at).base
+        graph = ir.Graph(
+            [ir.Value(name="x", shape=ir.Shape(x.shape), type=ir.TensorType(ir.DataType.FLOAT))],
+            [],
+            nodes=[],
+            opset_imports={"": 20},
+            name="g",
+        )
+        at, view = (
+            Before(graph, None),
+            plain(graph.inputs[0], x.shape).reshaped(sides).permuted(perm),
+        )
+        final = arrange(
+            view, [view.dims[0] + view.dims[1], *view.dims[2:4], view.dims[4] + view.dims[5]], at
+        ).base
         final.name = "y"
         final.type = ir.TensorType(ir.DataType.FLOAT)
         graph.outputs.append(final)
@@ -270,19 +375,27 @@ def test_any_permutation_in_four_axes():
         moved = x.reshape(sides).transpose(perm)
         expected = moved.reshape(moved.shape[0] * moved.shape[1], *moved.shape[2:4], -1)
         np.testing.assert_array_equal(run(model, {"x": x}), expected)
-        assert all(len(n.attribute[0].ints) == 4 for n in model.graph.node if n.op_type == "Transpose")
+        assert all(
+            len(n.attribute[0].ints) == 4 for n in model.graph.node if n.op_type == "Transpose"
+        )
 
 
 def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 3, 1))
+    layer = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 3, 1)
+    )
     layer[0].weight.data *= 1e5
     model = exported(layer.requires_grad_(False), torch.from_numpy(PICTURE))
     feeds = [{"x": PICTURE}]
     assert max(absolute_maxima(model, feeds).values()) > 65504
-    after, done = changed(model, "four_d,rescale", PICTURE, Options(feeds=feeds, limit=64.0), db=110)
+    after, done = changed(
+        model, "four_d,rescale", PICTURE, Options(feeds=feeds, limit=64.0), db=110
+    )
     assert done["rescale"] >= 2 and max(absolute_maxima(after, feeds).values()) <= 64
-    assert changed(model, "rescale", PICTURE)[1] == {"rescale": 0}, "nothing is known without values"
+    assert changed(model, "rescale", PICTURE)[1] == {"rescale": 0}, (
+        "nothing is known without values"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -296,10 +409,18 @@ def tiny_file(tmp_path_factory):
 def test_each_on_a_whole_model(tiny_file, tmp_path, name):
     model, file = tiny_file
     lr = probes((32, 32))["textured"]
-    rewrite_file(file, tmp_path / "model.onnx", name, Options(chunk=100, feeds=[{"lr": lr.numpy()}], limit=16.0))
+    rewrite_file(
+        file,
+        tmp_path / "model.onnx",
+        name,
+        Options(chunk=100, feeds=[{"lr": lr.numpy()}], limit=16.0),
+    )
     with torch.no_grad():
         expected = model(lr).numpy()
-    assert psnr(session(tmp_path / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0], expected, 1.0) >= 80
+    assert (
+        psnr(session(tmp_path / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0], expected, 1.0)
+        >= 80
+    )
 
 
 @pytest.mark.parametrize("weights, acts", [(8, 8), (8, 16)])
@@ -311,8 +432,12 @@ def test_integer_weights_keep_their_codes(tmp_path, weights, acts):
 
     def codes(file: onnx.ModelProto) -> Counter:
         stored = {i.name: i for i in file.graph.initializer}
-        return Counter(c for n in file.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored
-                       for c in numpy_helper.to_array(stored[n.input[0]]).reshape(-1).tolist())
+        return Counter(
+            c
+            for n in file.graph.node
+            if n.op_type == "DequantizeLinear" and n.input[0] in stored
+            for c in numpy_helper.to_array(stored[n.input[0]]).reshape(-1).tolist()
+        )
 
     first = codes(onnx.load(tmp_path / "model.onnx"))
     rewrite_file(tmp_path / "model.onnx", tmp_path / "qnn.onnx", "qnn")
@@ -321,7 +446,11 @@ def test_integer_weights_keep_their_codes(tmp_path, weights, acts):
     assert not codes(file) - first and codes(file).total() > 0.6 * first.total()
     graph = Graph(file)
     layers = [n for n in file.graph.node if n.op_type == "Conv" and n.input[1] in graph.fixed]
-    assert all(graph.producer[n.input[1]].op_type == "DequantizeLinear" for n in layers if n.input[1] in graph.producer)
+    assert all(
+        graph.producer[n.input[1]].op_type == "DequantizeLinear"
+        for n in layers
+        if n.input[1] in graph.producer
+    )
     assert ranks(file) == {4} and not [n for n in file.graph.node if n.op_type == "Gemm"]
     after = session(tmp_path / "qnn.onnx", 1).run(None, {"lr": lr.numpy()})[0]
     assert psnr(after, before, 1.0) >= 40
@@ -349,11 +478,17 @@ def test_the_whole_nano(nano_file):
         assert psnr(found, expected, 1.0) >= 80, name
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["m.onnx", "--for", "qnm", "-o", "o.onnx"], "rewrite 'qnm' is unknown (did you mean 'qnn'?); choose a target (qnn"),
-    (["/nowhere.onnx", "--for", "qnn", "-o", "o.onnx"], "/nowhere.onnx: no such ONNX file"),
-    (["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"], "--chunk 0 is too small"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["m.onnx", "--for", "qnm", "-o", "o.onnx"],
+            "rewrite 'qnm' is unknown (did you mean 'qnn'?); choose a target (qnn",
+        ),
+        (["/nowhere.onnx", "--for", "qnn", "-o", "o.onnx"], "/nowhere.onnx: no such ONNX file"),
+        (["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"], "--chunk 0 is too small"),
+    ],
+)
 def test_refusals(capsys, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     onnx.save(make([helper.make_node("Relu", ["x"], ["y"])], [1, 8, 6, 4]), "m.onnx")
@@ -364,7 +499,10 @@ def test_refusals(capsys, tmp_path, monkeypatch, arguments, words):
 
 
 def test_dynamic_shapes_are_refused():
-    model = make([helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Relu", ["r"], ["y"])], [1, 8, 6, 4])
+    model = make(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Relu", ["r"], ["y"])],
+        [1, 8, 6, 4],
+    )
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "rows"
     with pytest.raises(UserError, match="export without --dynamic"):
         rewrite(ir.from_proto(model), "four_d")

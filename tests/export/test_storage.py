@@ -17,9 +17,22 @@ from export.rewrite import FOR, REWRITES, rewrite_file
 from export.rewrites.edit import Options
 from export.rewrites.fp16 import absolute_maxima
 from export.rules import targets
-from export.storage import (SMALL, add_shapes, files_of, inferred, load_graph, load_ir, on_disk,
-                            open_session, read_structure, save_graph, skeleton, tensor_bytes,
-                            weight_bytes, with_outputs)
+from export.storage import (
+    SMALL,
+    add_shapes,
+    files_of,
+    inferred,
+    load_graph,
+    load_ir,
+    on_disk,
+    open_session,
+    read_structure,
+    save_graph,
+    skeleton,
+    tensor_bytes,
+    weight_bytes,
+    with_outputs,
+)
 from export.targets.drift import simulate, tapped
 from export.targets.onnx_file import as_float16, replace
 from export.targets.qdq import quantise
@@ -76,8 +89,11 @@ def test_what_is_read(external, float_files):
         i.name: numpy_helper.to_array(i)
         for i in onnx.load(float_files[1] / "decoder.onnx").graph.initializer
     }
-    assert weight_bytes(whole) == sum(a.nbytes
-                                      for a in embedded.values()) == weight_bytes(load_ir(path))
+    assert (
+        weight_bytes(whole)
+        == sum(a.nbytes for a in embedded.values())
+        == weight_bytes(load_ir(path))
+    )
     for tensor in whole.graph.initializer:
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), embedded[tensor.name])
 
@@ -89,11 +105,12 @@ def test_shapes_need_no_weights():
     kernel = np.zeros((32, 16, 9, 9), np.float32)
     assert kernel.nbytes > SMALL
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "k"], ["a"]),
-         helper.make_node("Relu", ["a"], ["y"])], "g",
+        [helper.make_node("Conv", ["x", "k"], ["a"]), helper.make_node("Relu", ["a"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16, 16, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(kernel, "k")])
+        [numpy_helper.from_array(kernel, "k")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     assert len(skeleton(model).SerializeToString()) < 500 < len(model.SerializeToString())
     (found,) = [v for v in inferred(model).graph.value_info if v.name == "a"]
@@ -126,22 +143,29 @@ def test_saving_keeps_the_weights_of_the_model(external, tmp_path):
 def test_every_rewrite(external, float_files, tmp_path, names):
     """The same places are changed as in the embedded file, to the same result."""
     folder, feeds = external
-    for stem in ("denoiser", "decoder") if names in FOR else ("decoder", ):
+    for stem in ("denoiser", "decoder") if names in FOR else ("decoder",):
         options = Options(feeds=[feeds[stem]], limit=0.5)
         done = rewrite_file(folder / f"{stem}.onnx", tmp_path / f"{stem}.onnx", names, options)
-        embedded = rewrite_file(float_files[1] / f"{stem}.onnx", tmp_path / f"e_{stem}.onnx", names,
-                                options)
+        embedded = rewrite_file(
+            float_files[1] / f"{stem}.onnx", tmp_path / f"e_{stem}.onnx", names, options
+        )
         assert done == embedded
-        found, wanted = run(tmp_path / f"{stem}.onnx",
-                            feeds[stem]), run(folder / f"{stem}.onnx", feeds[stem])
+        found, wanted = (
+            run(tmp_path / f"{stem}.onnx", feeds[stem]),
+            run(folder / f"{stem}.onnx", feeds[stem]),
+        )
         assert psnr(found, wanted, float(np.abs(wanted).max())) > 90
         np.testing.assert_array_equal(found, run(tmp_path / f"e_{stem}.onnx", feeds[stem]))
 
 
 def test_rescale_looks_at_values_and_acts(external, tmp_path):
     folder, feeds = external
-    done = rewrite_file(folder / "decoder.onnx", tmp_path / "d.onnx", "qnn",
-                        Options(feeds=[feeds["decoder"]], limit=0.1))
+    done = rewrite_file(
+        folder / "decoder.onnx",
+        tmp_path / "d.onnx",
+        "qnn",
+        Options(feeds=[feeds["decoder"]], limit=0.1),
+    )
     assert done["rescale"] > 0
 
 
@@ -177,8 +201,7 @@ def test_every_quantiser(external, float_files, form):
     arrays = list(feeds["decoder"].values())
     found = quantise(load_graph(folder / "decoder.onnx"), form, arrays, 8)
     wanted = quantise(onnx.load(float_files[1] / "decoder.onnx"), form, arrays, 8)
-    a, b = (open_session(m, as_written()).run(None, feeds["decoder"])[0]
-            for m in (found, wanted))
+    a, b = (open_session(m, as_written()).run(None, feeds["decoder"])[0] for m in (found, wanted))
     np.testing.assert_array_equal(a, b)
     if form == "tensorrt":
         as_fp8(found)
@@ -190,8 +213,10 @@ def test_quantised_files_that_are_quantised_again(int8_files, tmp_path):
     model, folder = int8_files
     outside(onnx.load(folder / "model.onnx"), tmp_path / "model.onnx")
     lr = probes((32, 32))["textured"].numpy()
-    found, wanted = (quantise(m, "qnn", [lr], 8) for m in (load_graph(tmp_path / "model.onnx"),
-                                                           onnx.load(folder / "model.onnx")))
+    found, wanted = (
+        quantise(m, "qnn", [lr], 8)
+        for m in (load_graph(tmp_path / "model.onnx"), onnx.load(folder / "model.onnx"))
+    )
     a, b = (open_session(m, as_written()).run(None, {"lr": lr})[0] for m in (found, wanted))
     np.testing.assert_array_equal(a, b)
 
@@ -201,8 +226,10 @@ def test_half_precision_and_replacing(external, float_files, tmp_path):
     outside(load_graph(folder / "decoder.onnx"), tmp_path / "decoder.onnx", "decoder.onnx.data")
     as_float16(tmp_path / "decoder.onnx")
     assert [f.name for f in files_of(tmp_path / "decoder.onnx")] == ["decoder.onnx"]
-    found, wanted = run(tmp_path / "decoder.onnx",
-                        feeds["decoder"]), run(folder / "decoder.onnx", feeds["decoder"])
+    found, wanted = (
+        run(tmp_path / "decoder.onnx", feeds["decoder"]),
+        run(folder / "decoder.onnx", feeds["decoder"]),
+    )
     assert 30 < psnr(found, wanted, float(np.abs(wanted).max())) < 120
     replace(load_graph(folder / "decoder.onnx"), tmp_path / "decoder.onnx")
     np.testing.assert_array_equal(run(tmp_path / "decoder.onnx", feeds["decoder"]), wanted)
@@ -211,9 +238,12 @@ def test_half_precision_and_replacing(external, float_files, tmp_path):
 def test_parity_and_latency(external, float_files):
     folder, _ = external
     rows = verify(float_files[0], folder, lr_size=(32, 32))
-    assert failures(rows) is None and {row["file"] for row in rows} == {f"{stem}.onnx" for stem in STEMS}
+    assert failures(rows) is None and {row["file"] for row in rows} == {
+        f"{stem}.onnx" for stem in STEMS
+    }
     (first, second) = compare(
-        {"beside": folder / "decoder.onnx", "inside": float_files[1] / "decoder.onnx"}, repeats=1)
+        {"beside": folder / "decoder.onnx", "inside": float_files[1] / "decoder.onnx"}, repeats=1
+    )
     assert first["bytes"] == sum(f.stat().st_size for f in files_of(folder / "decoder.onnx"))
     assert 0.8 < first["bytes"] / second["bytes"] < 1.5
 
@@ -224,46 +254,64 @@ def test_lint_and_picture(external, float_files, target, tmp_path, capsys):
     said = []
     for folder in (external[0], float_files[1]):
         with pytest.raises(SystemExit):
-            lint_main([
-                str(folder / "model.onnx"), "--target", target, "--picture",
-                str(tmp_path / "g.png")
-            ])
+            lint_main(
+                [
+                    str(folder / "model.onnx"),
+                    "--target",
+                    target,
+                    "--picture",
+                    str(tmp_path / "g.png"),
+                ]
+            )
         said.append(capsys.readouterr().out.replace(str(folder), "DIR"))
-    assert said[0] == said[1] and "every tensor stays below" in said[0] and (
-        tmp_path / "g.png").stat().st_size > 1000
+    assert (
+        said[0] == said[1]
+        and "every tensor stays below" in said[0]
+        and (tmp_path / "g.png").stat().st_size > 1000
+    )
 
 
 def damaged(path, **entries: str) -> None:
     """A graph that adds a tensor of four floats, said to lie where `entries` say."""
-    tensor = TensorProto(name="w", dims=[4], data_type=TensorProto.FLOAT,
-                         data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name="w", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
+    )
     for key, value in entries.items():
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g",
-                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
-                              [tensor])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9),
-              path)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+        [tensor],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path
+    )
 
 
-@pytest.mark.parametrize("entries, words", [
-    ({"location": "/etc/passwd", "length": "16"}, "from the folder of the model only"),
-    ({"location": "../secret.bin", "length": "16"}, "from the folder of the model only"),
-    ({"location": "a/../../secret.bin"}, "from the folder of the model only"),
-    ({"location": "link.bin"}, "from the folder of the model only"),
-    ({"location": "..\\secret.bin"}, "from the folder of the model only"),
-    ({"length": "16"}, "from the folder of the model only"),
-    ({"location": "missing.bin"}, "which is not there"),
-    ({"location": "folder"}, "which is not there"),
-    ({"location": "ok.bin", "offset": "abc"}, "no numbers of bytes"),
-    ({"location": "ok.bin", "length": "-16"}, "no numbers of bytes"),
-    ({"location": "ok.bin", "offset": "8"
-      }, "needs 16 bytes of ok.bin from 8 on and the file has 16"),
-    ({"location": "ok.bin", "length": "4"}, "needs 16 bytes"),
-    ({"location": "ok.bin", "length": "99999"}, "needs 16 bytes"),
-])
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ({"location": "/etc/passwd", "length": "16"}, "from the folder of the model only"),
+        ({"location": "../secret.bin", "length": "16"}, "from the folder of the model only"),
+        ({"location": "a/../../secret.bin"}, "from the folder of the model only"),
+        ({"location": "link.bin"}, "from the folder of the model only"),
+        ({"location": "..\\secret.bin"}, "from the folder of the model only"),
+        ({"length": "16"}, "from the folder of the model only"),
+        ({"location": "missing.bin"}, "which is not there"),
+        ({"location": "folder"}, "which is not there"),
+        ({"location": "ok.bin", "offset": "abc"}, "no numbers of bytes"),
+        ({"location": "ok.bin", "length": "-16"}, "no numbers of bytes"),
+        (
+            {"location": "ok.bin", "offset": "8"},
+            "needs 16 bytes of ok.bin from 8 on and the file has 16",
+        ),
+        ({"location": "ok.bin", "length": "4"}, "needs 16 bytes"),
+        ({"location": "ok.bin", "length": "99999"}, "needs 16 bytes"),
+    ],
+)
 def test_data_that_is_refused(tmp_path, entries, words, capsys):
     (tmp_path / "secret.bin").write_bytes(bytes(64))
     folder = tmp_path / "model"

@@ -32,22 +32,38 @@ from export.targets.qnn import Crashed, Simulator
 from export.verify import failures, session
 
 
-def graph(nodes: list, shape: list[int], result: list[int], **stored: np.ndarray) -> onnx.ModelProto:
-    made = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-                             [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
-                             [numpy_helper.from_array(a.astype(np.float32), n) for n, a in stored.items()])
+def graph(
+    nodes: list, shape: list[int], result: list[int], **stored: np.ndarray
+) -> onnx.ModelProto:
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in stored.items()],
+    )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def test_float16_of_a_tensor_that_two_float32_operators_read(tmp_path):
     """onnxruntime's converter writes the cast to float32 once for each of them, under one name."""
     random = np.random.default_rng(0)
-    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
-             helper.make_node("InstanceNormalization", ["c", "scale", "bias"], ["a"]),
-             helper.make_node("InstanceNormalization", ["c", "bias", "scale"], ["b"]),
-             helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Conv", ["s", "v"], ["y"])]
-    before = graph(nodes, [1, 3, 8, 8], [1, 2, 8, 8], w=random.normal(size=(4, 3, 3, 3)), scale=random.random(4),
-                   bias=random.normal(size=4), v=random.normal(size=(2, 4, 1, 1)))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("InstanceNormalization", ["c", "scale", "bias"], ["a"]),
+        helper.make_node("InstanceNormalization", ["c", "bias", "scale"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["s"]),
+        helper.make_node("Conv", ["s", "v"], ["y"]),
+    ]
+    before = graph(
+        nodes,
+        [1, 3, 8, 8],
+        [1, 2, 8, 8],
+        w=random.normal(size=(4, 3, 3, 3)),
+        scale=random.random(4),
+        bias=random.normal(size=4),
+        v=random.normal(size=(2, 4, 1, 1)),
+    )
     onnx.save(before, tmp_path / "m.onnx")
     as_float16(tmp_path / "m.onnx")
     after = onnx.load(tmp_path / "m.onnx")
@@ -66,15 +82,22 @@ def test_scales_of_stored_keys(form, wanted):
     """One for each column or one for all; not for each head, axis 1, which OpenVINO cannot compute. onnxruntime computes
     the file: its QLinearMatMul takes no scales of columns here."""
     random = np.random.default_rng(0)
-    model = graph([helper.make_node("MatMul", ["x", "keys"], ["y"])], [1, 2, 6, 8], [1, 2, 6, 5],
-                  keys=random.normal(size=(1, 2, 8, 5)) * np.array([1, 2, 4, 8, 16]))
+    model = graph(
+        [helper.make_node("MatMul", ["x", "keys"], ["y"])],
+        [1, 2, 6, 8],
+        [1, 2, 6, 5],
+        keys=random.normal(size=(1, 2, 8, 5)) * np.array([1, 2, 4, 8, 16]),
+    )
     keys = numpy_helper.to_array(model.graph.initializer[0])
     x = [random.normal(size=(1, 2, 6, 8)).astype(np.float32) for _ in range(2)]
     found = quantise(model, form, x, 8)
     stored = {i.name: numpy_helper.to_array(i) for i in found.graph.initializer}
     source = {n.output[0]: n.input[0] for n in found.graph.node if n.op_type == "QuantizeLinear"}
-    pairs = [n for n in found.graph.node if n.op_type == "DequantizeLinear"
-             and source.get(n.input[0], n.input[0]) in stored]
+    pairs = [
+        n
+        for n in found.graph.node
+        if n.op_type == "DequantizeLinear" and source.get(n.input[0], n.input[0]) in stored
+    ]
     assert [stored[n.input[1]].shape for n in pairs] == [wanted]
     assert [a.i for a in pairs[0].attribute if a.name == "axis"] == ([3] if wanted else [])
     if form == "cpu":
@@ -87,11 +110,22 @@ def test_scales_of_stored_keys(form, wanted):
 def test_what_depends_on_no_input_is_computed_not_quantised(bits):
     """SinSR's time embedding is such a chain; OpenVINO could not load the codes of its layers."""
     random = np.random.default_rng(0)
-    nodes = [helper.make_node("Gemm", ["embedding", "w"], ["e"]), helper.make_node("Sigmoid", ["e"], ["s"]),
-             helper.make_node("Gemm", ["s", "v"], ["scale"]), helper.make_node("Mul", ["x", "scale"], ["m"]),
-             helper.make_node("MatMul", ["m", "u"], ["y"])]
-    model = graph(nodes, [1, 5, 8], [1, 5, 3], embedding=random.normal(size=(1, 4)), w=random.normal(size=(4, 6)),
-                  v=random.normal(size=(6, 8)), u=random.normal(size=(8, 3)))
+    nodes = [
+        helper.make_node("Gemm", ["embedding", "w"], ["e"]),
+        helper.make_node("Sigmoid", ["e"], ["s"]),
+        helper.make_node("Gemm", ["s", "v"], ["scale"]),
+        helper.make_node("Mul", ["x", "scale"], ["m"]),
+        helper.make_node("MatMul", ["m", "u"], ["y"]),
+    ]
+    model = graph(
+        nodes,
+        [1, 5, 8],
+        [1, 5, 3],
+        embedding=random.normal(size=(1, 4)),
+        w=random.normal(size=(4, 6)),
+        v=random.normal(size=(6, 8)),
+        u=random.normal(size=(8, 3)),
+    )
     x = random.normal(size=(1, 5, 8)).astype(np.float32)
     wanted = session(model.SerializeToString()).run(None, {"x": x})[0]
     made = quantise(model, "cpu", [x], bits)
@@ -104,12 +138,23 @@ def nearest_code() -> tuple[onnx.ModelProto, np.ndarray]:
     """x [1, 3, 64] -> of each column the nearest of 512 codes [512, 3], as a product, a sum and an ArgMin."""
     random = np.random.default_rng(0)
     codes = random.normal(size=(512, 3)).astype(np.float32)
-    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
-             helper.make_node("MatMul", ["t", "codes_t"], ["p"]), helper.make_node("Add", ["p", "squares"], ["d"]),
-             helper.make_node("ArgMin", ["d"], ["i"], axis=2, keepdims=0),
-             helper.make_node("Gather", ["codes", "i"], ["c"]), helper.make_node("MatMul", ["c", "w"], ["y"])]
-    model = graph(nodes, [1, 3, 64], [1, 64, 3], codes=codes, codes_t=-2 * codes.T, squares=(codes**2).sum(1),
-                  w=random.normal(size=(3, 3)))
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "codes_t"], ["p"]),
+        helper.make_node("Add", ["p", "squares"], ["d"]),
+        helper.make_node("ArgMin", ["d"], ["i"], axis=2, keepdims=0),
+        helper.make_node("Gather", ["codes", "i"], ["c"]),
+        helper.make_node("MatMul", ["c", "w"], ["y"]),
+    ]
+    model = graph(
+        nodes,
+        [1, 3, 64],
+        [1, 64, 3],
+        codes=codes,
+        codes_t=-2 * codes.T,
+        squares=(codes**2).sum(1),
+        w=random.normal(size=(3, 3)),
+    )
     return model, random.normal(size=(1, 3, 64)).astype(np.float32)
 
 
@@ -125,11 +170,13 @@ def test_the_search_of_a_code_stays_in_float32(tmp_path, form):
         made = quantise(model, form, [x], 8)
     made_by = {name: n for n in made.graph.node for name in n.output}
     search = next(n for n in made.graph.node if n.op_type == "ArgMin")
-    total = made_by[search.input[0]]                                            # nothing is rounded between them
+    total = made_by[search.input[0]]  # nothing is rounded between them
     assert (total.op_type, made_by[total.input[0]].op_type) == ("Add", "MatMul")
     types = {i.name.removesuffix("_quantized"): i.data_type for i in made.graph.initializer}
     assert types["codes_t" if form == "fp16" else "codes_t_w"] == TensorProto.FLOAT
-    assert types["w" if form == "fp16" else "w_w"] == (TensorProto.FLOAT16 if form == "fp16" else TensorProto.INT8)
+    assert types["w" if form == "fp16" else "w_w"] == (
+        TensorProto.FLOAT16 if form == "fp16" else TensorProto.INT8
+    )
     found = session(made.SerializeToString()).run(None, {"x": x})[0]
     # Another code would be off by tenths.
     assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
@@ -141,7 +188,12 @@ def test_hushed(capfd):
         os.write(2, b"from a library\n")
         subprocess.run([sys.executable, "-c", "print('from a process')"], check=True)
         report.seek(0)
-        assert sorted(report.read().split(b"\n")) == [b"", b"from a library", b"from a process", b"from python"]
+        assert sorted(report.read().split(b"\n")) == [
+            b"",
+            b"from a library",
+            b"from a process",
+            b"from python",
+        ]
     with pytest.raises(ValueError), hushed():
         raise ValueError
     print("after")
@@ -151,8 +203,12 @@ def test_hushed(capfd):
 def test_bicubic_kernels_are_torchs():
     x = torch.rand(1, 3, 7, 9)
     kernels = torch.from_numpy(bicubic_kernels(4, 3))
-    found = F.pixel_shuffle(F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernels, groups=3), 4)
-    torch.testing.assert_close(found, F.interpolate(x, scale_factor=4, mode="bicubic"), atol=2e-6, rtol=0)
+    found = F.pixel_shuffle(
+        F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), kernels, groups=3), 4
+    )
+    torch.testing.assert_close(
+        found, F.interpolate(x, scale_factor=4, mode="bicubic"), atol=2e-6, rtol=0
+    )
 
 
 class Search(torch.nn.Module):
@@ -170,9 +226,15 @@ class Search(torch.nn.Module):
 
 def test_executorch_quantises_products_but_no_search():
     nodes = torch.export.export(Search(), (torch.randn(6, 4),)).module().graph.nodes
-    assert [takes_codes(n) for n in nodes if n.target is torch.ops.aten.linear.default] == [True, False, True]
+    assert [takes_codes(n) for n in nodes if n.target is torch.ops.aten.linear.default] == [
+        True,
+        False,
+        True,
+    ]
     assert {takes_codes(n) for n in nodes if n.op == "get_attr"} == {True}
-    assert not any(takes_codes(n) for n in nodes if n.op == "call_function" and "linear" not in str(n.target))
+    assert not any(
+        takes_codes(n) for n in nodes if n.op == "call_function" and "linear" not in str(n.target)
+    )
 
 
 def test_executorch_copies_share_the_history_of_a_node():
@@ -185,6 +247,7 @@ def test_executorch_copies_share_the_history_of_a_node():
 
 def test_executorch_gives_every_user_its_own_dequantisation():
     from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401  (registers the operators)
+
     operators = torch.ops.quantized_decomposed
 
     class Shared(torch.nn.Module):
@@ -203,19 +266,28 @@ def test_executorch_gives_every_user_its_own_dequantisation():
 
 def test_litert_ranges_are_the_extremes_of_all_images():
     """ai-edge-quantizer's own calibration over several images averages them."""
+
     def calibrate(x: np.ndarray) -> dict[str, dict]:
         return {"t": {"min": np.array([x.min()]), "max": np.array([x.max()])}, "shape": {}}
 
-    found = observed(calibrate, [np.array([-1.0, 4.0]), np.array([-3.0, 2.0]), np.array([0.0, 1.0])])
+    found = observed(
+        calibrate, [np.array([-1.0, 4.0]), np.array([-3.0, 2.0]), np.array([0.0, 1.0])]
+    )
     assert found == {"t": {"min": -3.0, "max": 4.0}, "shape": {}}
     assert observed(lambda x: {}, [np.zeros(1)]) == {}
 
 
 def test_litert_search_of_a_code():
     """A product, a sum and ARG_MIN; what reads the code that was found is a product like any other."""
-    operators = [("CONV_2D", [0, 10], [1]), ("RESHAPE", [1], [2]), ("FULLY_CONNECTED", [2, 11], [3]),
-                 ("ADD", [3, 12], [4]), ("ARG_MIN", [4, 13], [5]), ("EMBEDDING_LOOKUP", [5, 11], [6]),
-                 ("FULLY_CONNECTED", [6, 14], [7])]
+    operators = [
+        ("CONV_2D", [0, 10], [1]),
+        ("RESHAPE", [1], [2]),
+        ("FULLY_CONNECTED", [2, 11], [3]),
+        ("ADD", [3, 12], [4]),
+        ("ARG_MIN", [4, 13], [5]),
+        ("EMBEDDING_LOOKUP", [5, 11], [6]),
+        ("FULLY_CONNECTED", [6, 14], [7]),
+    ]
     assert searches(operators) == [3]
     assert searches(operators[:4]) == []
 
@@ -242,16 +314,23 @@ def test_ncnn_search_of_a_code():
     with torch.no_grad():
         model[0].weight[:], model[0].bias[:] = torch.eye(3)[..., None, None], 0
         other = searchable(model)
-        assert isinstance(model[1][0], Codebook) and not any(isinstance(m, Codebook) for m in other.modules())
+        assert isinstance(model[1][0], Codebook) and not any(
+            isinstance(m, Codebook) for m in other.modules()
+        )
         torch.testing.assert_close(other(latent), model(latent), rtol=0, atol=1e-5)
         found = other[1][0].half()(latent.half())
     # Float16 cannot tell codes 0 and 1 apart: one of them, or their mean.
-    assert found.isfinite().all() and (found[0, :, 0, 0] - book.embedding.weight[0]).abs().max() < 1.1e-2
+    assert (
+        found.isfinite().all()
+        and (found[0, :, 0, 0] - book.embedding.weight[0]).abs().max() < 1.1e-2
+    )
 
 
 def test_operators_that_ncnn_has_not(tmp_path):
     file = tmp_path / "m.ncnn.param"
-    file.write_text("7767517\n3 3\nInput in0 0 1 in0\nTensor.unflatten u 1 1 in0 1 $input=1\ntorch.argmin a 1 1 1 out0\n")
+    file.write_text(
+        "7767517\n3 3\nInput in0 0 1 in0\nTensor.unflatten u 1 1 in0 1 $input=1\ntorch.argmin a 1 1 1 out0\n"
+    )
     assert unknown(file) == ["Tensor.unflatten", "torch.argmin"]
     file.write_text("7767517\n2 2\nInput in0 0 1 in0\nSwish s 1 1 in0 out0\n")
     assert unknown(file) == []
@@ -259,40 +338,66 @@ def test_operators_that_ncnn_has_not(tmp_path):
 
 def crashing(levels: tuple[int, ...], done: list):
     """Stands for `qnn.work`: the simulator crashes on what was compiled at `levels`."""
+
     def work(python: str, job: dict) -> dict:
         done.append(job["do"])
         if job["do"] == "compile":
             work.level = job["optimise"]
-            return {"nodes": {"EPContext": 1}, "binaries": [f"level{work.level}.bin"], "bytes": 2048, "seconds": 1.0,
-                    "versions": {"onnxruntime": "1.31.1"}}
+            return {
+                "nodes": {"EPContext": 1},
+                "binaries": [f"level{work.level}.bin"],
+                "bytes": 2048,
+                "seconds": 1.0,
+                "versions": {"onnxruntime": "1.31.1"},
+            }
         if work.level in levels:
             raise Crashed("code -11")
         with np.load(job["inputs"]) as stored:
             np.savez(job["outputs"], **{f"{key}/y": stored[key] * 2 for key in stored.files})
         return {"load_seconds": 0.5, "seconds": [0.25]}
+
     work.level = 3
     return work
 
 
 def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch):
     done, notes = [], []
-    entry = {"provider": {"htp_arch": "75", "soc_model": "57"}, "file": "decoder_ctx.onnx", "optimisation": 3}
+    entry = {
+        "provider": {"htp_arch": "75", "soc_model": "57"},
+        "file": "decoder_ctx.onnx",
+        "optimisation": 3,
+    }
     monkeypatch.setattr("export.targets.qnn.work", crashing((3,), done))
     x = np.ones((1, 2, 3, 3), np.float32)
     found = Simulator(tmp_path, {"decoder": entry}, "python", notes)("decoder", {"photo 1": x})
     np.testing.assert_array_equal(found["photo 1"], 2 * x)
-    assert done == ["run", "compile", "run"] and entry["optimisation"] == 2 and entry["binaries"] == ["level2.bin"]
+    assert (
+        done == ["run", "compile", "run"]
+        and entry["optimisation"] == 2
+        and entry["binaries"] == ["level2.bin"]
+    )
     assert len(notes) == 1 and "level 2 (2 KiB" in notes[0] and "crashed on level 3" in notes[0]
     monkeypatch.setattr("export.targets.qnn.work", crashing((3, 2, 1), done))
     with pytest.raises(UserError, match="code -11"):
-        Simulator(tmp_path, {"decoder": {**entry, "optimisation": 3}}, "python", notes)("decoder", {"photo 1": x})
+        Simulator(tmp_path, {"decoder": {**entry, "optimisation": 3}}, "python", notes)(
+            "decoder", {"photo 1": x}
+        )
 
 
 def test_the_manifest_says_what_a_runner_changed(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"new")
-    (tmp_path / manifest.MANIFEST_FILE).write_text(json.dumps(
-        {"target": "qnn", "graphs": {"decoder": {"file": "a.onnx", "optimisation": 3}}, "files": {"old.bin": {}}}))
-    manifest.refresh(Exported({"decoder": {"optimisation": 2, "load_seconds": 0.5}}, (), {}), tmp_path)
+    (tmp_path / manifest.MANIFEST_FILE).write_text(
+        json.dumps(
+            {
+                "target": "qnn",
+                "graphs": {"decoder": {"file": "a.onnx", "optimisation": 3}},
+                "files": {"old.bin": {}},
+            }
+        )
+    )
+    manifest.refresh(
+        Exported({"decoder": {"optimisation": 2, "load_seconds": 0.5}}, (), {}), tmp_path
+    )
     data = json.loads((tmp_path / manifest.MANIFEST_FILE).read_text())
     assert data["graphs"]["decoder"] == {"file": "a.onnx", "optimisation": 2, "load_seconds": 0.5}
     assert list(data["files"]) == ["a.bin"] and data["files"]["a.bin"]["bytes"] == 3
@@ -300,9 +405,12 @@ def test_the_manifest_says_what_a_runner_changed(tmp_path):
 
 # The least that each reaches on the small model's denoiser: attention, GroupNorm, SiLU and strided convolutions. 3 dB
 # (codes) to 14 dB (floats) under what was measured.
-RUN = {"openvino": {"fp32": 115, "fp16": 65, "w8a8": 30, "w8a16": 46},
-       "executorch": {"fp32": 110, "fp16": 55, "w8a8": 24},
-       "litert": {"fp32": 115, "fp16": 65, "w8a8": 33, "w8a16": 38}, "ncnn": {"fp32": 112, "fp16": 65}}
+RUN = {
+    "openvino": {"fp32": 115, "fp16": 65, "w8a8": 30, "w8a16": 46},
+    "executorch": {"fp32": 110, "fp16": 55, "w8a8": 24},
+    "litert": {"fp32": 115, "fp16": 65, "w8a8": 33, "w8a16": 38},
+    "ncnn": {"fp32": 112, "fp16": 65},
+}
 
 
 @pytest.mark.parametrize("target, dtype", [(t, d) for t, dtypes in RUN.items() for d in dtypes])
@@ -310,18 +418,35 @@ def test_runtimes(tmp_path, target, dtype):
     for package in TARGETS[target].packages:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    made = export(tiny(), target, tmp_path / "o", Options(lr_size=(32, 32), images=2, dtype=dtype, threads=1,
-                                                          components=("denoiser",), probes=("photo 1", "textured")))
+    made = export(
+        tiny(),
+        target,
+        tmp_path / "o",
+        Options(
+            lr_size=(32, 32),
+            images=2,
+            dtype=dtype,
+            threads=1,
+            components=("denoiser",),
+            probes=("photo 1", "textured"),
+        ),
+    )
     out = finish(tmp_path / "o", failures(made.rows), keep=True)
     assert all(row["psnr_db"] > RUN[target][dtype] for row in made.rows), made.rows
-    assert json.loads((out / "manifest.json").read_text())["graphs"]["denoiser"]["precision"] == dtype
+    assert (
+        json.loads((out / "manifest.json").read_text())["graphs"]["denoiser"]["precision"] == dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", TARGETS["coreml"].dtypes)
 def test_coreml_converts(tmp_path, dtype):
     if importlib.util.find_spec("coremltools") is None:
         pytest.skip("coremltools is not installed")
-    made = export(tiny(), "coreml", tmp_path / "o", Options(lr_size=(32, 32), images=1, dtype=dtype,
-                                                            components=("encoder",)))
+    made = export(
+        tiny(),
+        "coreml",
+        tmp_path / "o",
+        Options(lr_size=(32, 32), images=1, dtype=dtype, components=("encoder",)),
+    )
     assert (finish(tmp_path / "o", None) / "encoder.mlpackage" / "Manifest.json").is_file()
     assert made.runs == (sys.platform == "darwin")

@@ -48,17 +48,23 @@ def test_quantised_parity(int8_files):
         noise = min(row["self_db"], row["own_db"]) if row["probe"] == "flat" else row["self_db"]
         assert row["tolerance_db"] == pytest.approx(min(40.0, noise - 3.0), abs=0.01)
     rows = verify(model, folder, tolerance=500.0, threads=1)
-    assert {row["tolerance_db"] for row in rows} == {500.0} and "agrees with itself" in failures(rows)
+    assert {row["tolerance_db"] for row in rows} == {500.0} and "agrees with itself" in failures(
+        rows
+    )
 
 
 def test_without_rounding_only_the_weights_are_quantised(int8_files):
-    layer = next(m for m in int8_files[0].modules() if isinstance(m, QuantConv2d) and m.input is not None)
+    layer = next(
+        m for m in int8_files[0].modules() if isinstance(m, QuantConv2d) and m.input is not None
+    )
     x = torch.rand(1, layer.in_channels, 9, 9)
     rounded = layer(x)
     with unrounded(layer):
         assert torch.equal(layer(x), layer.apply_weight(x, layer.weight(), layer.bias))
         assert torch.equal(layer.input(x, gain=0.5), x * 0.5)
-    assert torch.equal(layer(x), rounded) and not torch.equal(rounded, layer.apply_weight(x, layer.weight(), layer.bias))
+    assert torch.equal(layer(x), rounded) and not torch.equal(
+        rounded, layer.apply_weight(x, layer.weight(), layer.bias)
+    )
 
 
 def test_a_corrupted_weight_is_flagged(float_files, tmp_path):
@@ -77,7 +83,9 @@ def test_a_corrupted_weight_is_flagged(float_files, tmp_path):
 def test_a_model_that_is_not_finite_is_named(float_files):
     model = deepcopy(float_files[0])
     model.decoder.decoder.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="the torch model itself gives values that are not finite on the flat probe"):
+    with pytest.raises(
+        UserError, match="the torch model itself gives values that are not finite on the flat probe"
+    ):
         verify(model, float_files[1], threads=1)
 
 
@@ -92,8 +100,11 @@ def test_missing_and_damaged_files(tmp_path, float_files):
 
 
 def test_latency_rows(float_files, int8_files):
-    rows = latency.compare({"fp32": float_files[1] / "model.onnx", "int8": int8_files[1] / "model.onnx"},
-                           threads=1, repeats=3)
+    rows = latency.compare(
+        {"fp32": float_files[1] / "model.onnx", "int8": int8_files[1] / "model.onnx"},
+        threads=1,
+        repeats=3,
+    )
     assert [r["label"] for r in rows] == ["fp32", "int8"] and rows[0]["ratio"] == 1.0
     assert rows[1]["ratio"] == pytest.approx(rows[0]["median_ms"] / rows[1]["median_ms"])
     assert all(r["min_ms"] <= r["median_ms"] and r["threads"] == 1 and r["machine"] for r in rows)
@@ -108,27 +119,52 @@ def test_latency_refusals(float_files):
         latency.compare({"a": folder / "encoder.onnx"}, repeats=0)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["RUN", "--target", "onx"], "export target 'onx' is unknown (did you mean 'onnx'?); choose one of onnx"),
-    (["RUN", "--lr-size", "128*128"], "--lr-size '128*128' is not a size"),
-    (["RUN", "--shape", "2x3x128x128"], "--shape '2x3x128x128' is not one image"),
-    (["RUN", "--target", "qnn", "--dtype", "fp32"], "target qnn has no fp32 (the HTP computes in float16 or integers)"),
-    (["RUN", "--probe", "flatt"], "probe 'flatt' is unknown (did you mean 'flat'?)"),
-    (["/nowhere"], "/nowhere"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["RUN", "--target", "onx"],
+            "export target 'onx' is unknown (did you mean 'onnx'?); choose one of onnx",
+        ),
+        (["RUN", "--lr-size", "128*128"], "--lr-size '128*128' is not a size"),
+        (["RUN", "--shape", "2x3x128x128"], "--shape '2x3x128x128' is not one image"),
+        (
+            ["RUN", "--target", "qnn", "--dtype", "fp32"],
+            "target qnn has no fp32 (the HTP computes in float16 or integers)",
+        ),
+        (["RUN", "--probe", "flatt"], "probe 'flatt' is unknown (did you mean 'flat'?)"),
+        (["/nowhere"], "/nowhere"),
+    ],
+)
 def test_command_line_refusals(capsys, arguments, words):
     with pytest.raises(SystemExit) as ended:
         run.main(arguments)
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and words in error and len(error.splitlines()) == 1
+    assert (
+        ended.value.code == 2
+        and error.startswith("error: ")
+        and words in error
+        and len(error.splitlines()) == 1
+    )
 
 
 def test_command_line(monkeypatch, capsys, tmp_path, float_files):
     """The command on the tiny model: exit code 0, and 1 where parity is asked for that nothing reaches."""
     import compress.checkpoint
+
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(compress.checkpoint, "load_model", lambda path: float_files[0])
-    arguments = [str(tmp_path), "--shape", "1x3x32x32", "--threads", "1", "--component", "decoder", "--images", "2"]
+    arguments = [
+        str(tmp_path),
+        "--shape",
+        "1x3x32x32",
+        "--threads",
+        "1",
+        "--component",
+        "decoder",
+        "--images",
+        "2",
+    ]
     for tolerance, code in (("60", 0), ("500", 1)):
         with pytest.raises(SystemExit) as ended:
             run.main([*arguments, "--tolerance", tolerance])
@@ -136,5 +172,7 @@ def test_command_line(monkeypatch, capsys, tmp_path, float_files):
     said = capsys.readouterr()
     assert "decoder.onnx" in said.out and "textured" in said.out and "below tolerance" in said.err
     # What failed stands beside the good one, under a name that says so.
-    assert (tmp_path / "onnx" / "parity.json").is_file() and not (tmp_path / "onnx" / "FAILED.txt").exists()
+    assert (tmp_path / "onnx" / "parity.json").is_file() and not (
+        tmp_path / "onnx" / "FAILED.txt"
+    ).exists()
     assert "below tolerance" in (tmp_path / "onnx.failed" / "FAILED.txt").read_text()

@@ -17,12 +17,28 @@ def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
     """Random weights; the process runs at t = 500, where an error in the prediction is not magnified 15 times."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16,),
-        down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
-        attention_head_dim=2, cross_attention_dim=8, use_linear_projection=True, norm_num_groups=4)
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        attention_head_dim=2,
+        cross_attention_dim=8,
+        use_linear_projection=True,
+        norm_num_groups=4,
+    )
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8, 8, 16), layers_per_block=1,
-        norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     process = OneStep(timestep=500)
     denoiser = UNetDenoiser(unet, process.timestep, nn.Parameter(torch.randn(1, 5, 8)))
     model = SRModel(VAEEncoder(vae), denoiser, VAEDecoder(vae), process, colour_fix=colour_fix)
@@ -31,8 +47,12 @@ def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
 
 def quantised(model: SRModel, weights: int = 8, activations: int = 8) -> SRModel:
     """`model` with min-max ranges of two small photographs, converted in place."""
-    step = Quantize(method="minmax", weights=weights, activations=activations,
-                    calibration=Calibration(images=2, size=32))
+    step = Quantize(
+        method="minmax",
+        weights=weights,
+        activations=activations,
+        calibration=Calibration(images=2, size=32),
+    )
     source = deepcopy(model)
     step.convert(model)
     step.fit(model, FitContext(source=source))

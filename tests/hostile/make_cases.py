@@ -67,7 +67,9 @@ def recipes() -> dict[str, bytes]:
     }
 
 
-def stored_model(header: dict[str, str] | None, tensors: dict | None = None, data: bytes = b"") -> bytes:
+def stored_model(
+    header: dict[str, str] | None, tensors: dict | None = None, data: bytes = b""
+) -> bytes:
     """A safetensors file with this metadata and these entries."""
     content = dict(tensors or {})
     if header is not None:
@@ -96,11 +98,14 @@ def checkpoints() -> dict[str, bytes]:
         "passes_of_numbers.safetensors": with_header(source, "[1, 2]"),
         "deep_json.safetensors": with_header("[" * 100000, "[]"),
         "huge_channels.safetensors": with_header(
-            json.dumps({"family": "osediff", "latent_channels": 10**9}), "[]"),
+            json.dumps({"family": "osediff", "latent_channels": 10**9}), "[]"
+        ),
         "weights_elsewhere.safetensors": with_header(
-            json.dumps({"family": "osediff", "weights": "/etc/passwd"}), "[]"),
+            json.dumps({"family": "osediff", "weights": "/etc/passwd"}), "[]"
+        ),
         "hub_id.safetensors": with_header(
-            json.dumps({"family": "osediff", "size": "sd21", "base": "somebody/model"}), "[]"),
+            json.dumps({"family": "osediff", "size": "sd21", "base": "somebody/model"}), "[]"
+        ),
         "length_lies.safetensors": struct.pack("<Q", 2**60) + b"{}",
         "empty.safetensors": b"",
         "text.safetensors": b"this is a text\n",
@@ -116,8 +121,11 @@ def photograph(width: int = 40, height: int = 32) -> Image.Image:
 
 def png_of_claimed_size(width: int, height: int) -> bytes:
     """A PNG whose header claims a size that its data do not have."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
@@ -126,8 +134,11 @@ def png_of_claimed_size(width: int, height: int) -> bytes:
 
 def png_of_16_bits(channels: int) -> bytes:
     """A 16-bit PNG, written by hand because Pillow writes no such RGB."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     values = np.linspace(0, 65535, 32 * 40 * channels).reshape(32, 40 * channels).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in values)
@@ -190,7 +201,9 @@ def write_images(folder: Path) -> None:
     (folder / "drawing.png").write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
 
 
-def graph(nodes: list, inputs: list, outputs: list, opset: int | None = 20, weights: list | None = None) -> bytes:
+def graph(
+    nodes: list, inputs: list, outputs: list, opset: int | None = 20, weights: list | None = None
+) -> bytes:
     """An ONNX file of these nodes; `opset` None leaves it out."""
     made = helper.make_graph(nodes, "g", inputs, outputs, weights or [])
     imports = [] if opset is None else [helper.make_opsetid("", opset)]
@@ -209,8 +222,11 @@ def graphs() -> dict[str, bytes]:
     """Malformed ONNX files by name."""
     picture, result = value("lr", [1, 3, 32, 32]), value("sr", [1, 3, 32, 32])
     relu = helper.make_node("Relu", ["lr"], ["sr"])
-    cycle = [helper.make_node("Add", ["lr", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
-             helper.make_node("Relu", ["b"], ["sr"])]
+    cycle = [
+        helper.make_node("Add", ["lr", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Relu", ["b"], ["sr"]),
+    ]
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 3, 1, 1])
     weight.data_location = TensorProto.EXTERNAL
     convolution = helper.make_node("Conv", ["lr", "w"], ["sr"])
@@ -224,13 +240,19 @@ def graphs() -> dict[str, bytes]:
     return {
         "good.onnx": graph([relu], [picture], [result]),
         "no_opset.onnx": graph([relu], [picture], [result], opset=None),
-        "no_input.onnx": graph([helper.make_node("Constant", [], ["sr"], value_float=1.0)], [], [value("sr", [])]),
+        "no_input.onnx": graph(
+            [helper.make_node("Constant", [], ["sr"], value_float=1.0)], [], [value("sr", [])]
+        ),
         "cycle.onnx": graph(cycle, [picture], [result]),
-        "undefined.onnx": graph([helper.make_node("Relu", ["nowhere"], ["sr"])], [picture], [result]),
+        "undefined.onnx": graph(
+            [helper.make_node("Relu", ["nowhere"], ["sr"])], [picture], [result]
+        ),
         "sizes_lie.onnx": graph([relu], [picture], [value("sr", [1, 3, 64, 64])]),
-        "strings.onnx": graph([helper.make_node("Identity", ["lr"], ["sr"])],
-                              [value("lr", [1, 3, 32, 32], TensorProto.STRING)],
-                              [value("sr", [1, 3, 32, 32], TensorProto.STRING)]),
+        "strings.onnx": graph(
+            [helper.make_node("Identity", ["lr"], ["sr"])],
+            [value("lr", [1, 3, 32, 32], TensorProto.STRING)],
+            [value("sr", [1, 3, 32, 32], TensorProto.STRING)],
+        ),
         "external_parent.onnx": with_external("../../../etc/passwd"),
         "external_absolute.onnx": with_external("/etc/passwd"),
         "external_missing.onnx": with_external("missing.bin"),
@@ -268,12 +290,37 @@ def pickles() -> dict[str, bytes]:
 RESULTS = {
     "recipes": {"good.yaml", "bom.yaml"},
     "onnx": {"good.onnx"},
-    "img": {"good.png", "good.jpg", "-dash.png", "name with space.png", "<script>.png", "ünïcödé.png",
-            "no_suffix", "good.bmp", "ok.tif", "profile_srgb.png", "profile_garbage.png",
-            "orientation_6.jpg", "orientation_99.jpg", "exif_garbage.jpg", "narrow.png"},
-    "converted": {"cmyk.jpg", "grey.png", "grey.jpg", "grey_alpha.png", "alpha.png", "palette.png",
-                  "palette_transparent.png", "rgb_transparent_colour.png", "one_bit.png",
-                  "grey_16_bit.png", "rgb_16_bit.png", "float.tif"},
+    "img": {
+        "good.png",
+        "good.jpg",
+        "-dash.png",
+        "name with space.png",
+        "<script>.png",
+        "ünïcödé.png",
+        "no_suffix",
+        "good.bmp",
+        "ok.tif",
+        "profile_srgb.png",
+        "profile_garbage.png",
+        "orientation_6.jpg",
+        "orientation_99.jpg",
+        "exif_garbage.jpg",
+        "narrow.png",
+    },
+    "converted": {
+        "cmyk.jpg",
+        "grey.png",
+        "grey.jpg",
+        "grey_alpha.png",
+        "alpha.png",
+        "palette.png",
+        "palette_transparent.png",
+        "rgb_transparent_colour.png",
+        "one_bit.png",
+        "grey_16_bit.png",
+        "rgb_16_bit.png",
+        "float.tif",
+    },
 }
 
 
@@ -284,14 +331,21 @@ def expected_endings(folder: Path) -> dict[str, str]:
         kind, name = path.parent.name, path.name
         is_result = name in RESULTS.get(kind, ())
         is_converted = kind == "img" and name in RESULTS["converted"]
-        endings[f"{kind}/{name}"] = "result" if is_result else "converted" if is_converted else "sentence"
+        endings[f"{kind}/{name}"] = (
+            "result" if is_result else "converted" if is_converted else "sentence"
+        )
     return endings
 
 
 def write_cases(folder: Path) -> None:
     """Write every kind below `folder`, which must not exist."""
     folder.mkdir(parents=True)
-    for kind, files in (("recipes", recipes()), ("ckpt", checkpoints()), ("onnx", graphs()), ("pickles", pickles())):
+    for kind, files in (
+        ("recipes", recipes()),
+        ("ckpt", checkpoints()),
+        ("onnx", graphs()),
+        ("pickles", pickles()),
+    ):
         (folder / kind).mkdir()
         for name, content in files.items():
             (folder / kind / name).write_bytes(content)

@@ -160,7 +160,9 @@ def small_photograph(folder: Path) -> Path:
     return path
 
 
-def commands_for(kind: str, case: Path, exported: Path | None) -> Iterator[tuple[str, Callable, list[str]]]:
+def commands_for(
+    kind: str, case: Path, exported: Path | None
+) -> Iterator[tuple[str, Callable, list[str]]]:
     """What a user would type with `case`: (label, command, arguments)."""
     if kind == "recipes":
         yield "compress.run FILE --plan", command_in_module("compress.run"), [str(case), "--plan"]
@@ -168,7 +170,13 @@ def commands_for(kind: str, case: Path, exported: Path | None) -> Iterator[tuple
         upscale = command_in_module("compress.upscale")
         yield "compress.upscale FILE t.png", upscale, [str(case), "t.png", "-o", "o"]
         recipe = str(ROOT / "recipes" / "minmax_w8a8.yaml")
-        overrides = ["export=[]", "eval.limit=1", "eval.metrics=[psnr]", "name=t", f"source.weights={case}"]
+        overrides = [
+            "export=[]",
+            "eval.limit=1",
+            "eval.metrics=[psnr]",
+            "name=t",
+            f"source.weights={case}",
+        ]
         run = command_in_module("compress.run")
         yield "compress.run source.weights=FILE", run, [recipe, *overrides, "--cache", "cache"]
     elif kind == "img":
@@ -177,7 +185,11 @@ def commands_for(kind: str, case: Path, exported: Path | None) -> Iterator[tuple
         yield "compress.upscale", upscale, [str(MODEL), "-o", "o", *given]
         yield "compress.upscale --convert", upscale, [str(MODEL), "--convert", "-o", "o", *given]
         if exported is not None:
-            yield "run.py --convert", command_in_script(exported / "run.py"), ["--convert", "-o", "o", *given]
+            yield (
+                "run.py --convert",
+                command_in_script(exported / "run.py"),
+                ["--convert", "-o", "o", *given],
+            )
     elif kind in ("onnx", "lint"):
         lint = command_in_module("export.lint")
         yield "export.lint --target qnn", lint, [str(case), "--target", "qnn"]
@@ -185,8 +197,18 @@ def commands_for(kind: str, case: Path, exported: Path | None) -> Iterator[tuple
             yield "export.lint --target tensorrt", lint, [str(case), "--target", "tensorrt"]
     elif kind == "pickles":
         recipe = str(ROOT / "recipes" / "passionsr_w8a8.yaml")
-        overrides = ["source.size=sd21", "source.base=base", f"source.lora={case}", "export=[]", "name=t"]
-        yield "compress.run source.lora=FILE", command_in_module("compress.run"), [recipe, *overrides]
+        overrides = [
+            "source.size=sd21",
+            "source.base=base",
+            f"source.lora={case}",
+            "export=[]",
+            "name=t",
+        ]
+        yield (
+            "compress.run source.lora=FILE",
+            command_in_module("compress.run"),
+            [recipe, *overrides],
+        )
 
 
 def try_case(kind: str, case: Path, exported: Path | None) -> list[Outcome]:
@@ -215,7 +237,9 @@ def export_for_images(folder: Path) -> Path:
     """The embedded AdcSR nano as an exported ONNX folder."""
     target = folder / "exported"
     arguments = ["--target", "onnx", "--lr-size", "64x64", "-o", str(target)]
-    subprocess.run([sys.executable, "-m", "export.run", str(MODEL), *arguments], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "export.run", str(MODEL), *arguments], cwd=ROOT, check=True
+    )
     return target
 
 
@@ -225,7 +249,10 @@ def table_of(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         ending = "fault" if outcome.is_fault else outcome.ending
         counts.setdefault((outcome.kind, outcome.command), Counter())[ending] += 1
-    lines = ["| kind | command | cases | result | one sentence | fault |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| kind | command | cases | result | one sentence | fault |",
+        "|---|---|---|---|---|---|",
+    ]
     for (kind, command), found in counts.items():
         numbers = [found.total(), found["result"], found["sentence"], found["fault"]]
         lines.append(f"| {kind} | `{command}` | " + " | ".join(map(str, numbers)) + " |")
@@ -261,8 +288,11 @@ def main() -> int:
                 outcomes += found
                 for outcome in found:
                     if options.verbose or outcome.is_fault:
-                        print(f"{outcome.kind}/{outcome.case!a} {outcome.command}: {outcome.ending} "
-                              f"({outcome.seconds:.1f} s) {outcome.said[:300]!a}", flush=True)
+                        print(
+                            f"{outcome.kind}/{outcome.case!a} {outcome.command}: {outcome.ending} "
+                            f"({outcome.seconds:.1f} s) {outcome.said[:300]!a}",
+                            flush=True,
+                        )
     table = table_of(outcomes)
     print(table)
     if options.out:

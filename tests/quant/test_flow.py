@@ -12,15 +12,19 @@ from compress.sources.adcsr import AdcSRSource
 from compress.sources.osediff import OSEDiffSource
 from compress.sources.resshift import ResShiftSource
 
-PASSIONSR = {"denoiser": ["unet.time_embedding.linear_1", "unet.conv_out"],
-             "encoder": ["encoder.conv_out", "quant_conv"],
-             "decoder": ["post_quant_conv", "decoder.conv_out"]}
+PASSIONSR = {
+    "denoiser": ["unet.time_embedding.linear_1", "unet.conv_out"],
+    "encoder": ["encoder.conv_out", "quant_conv"],
+    "decoder": ["post_quant_conv", "decoder.conv_out"],
+}
 ENTRANCES = {"denoiser": "unet.conv_in", "encoder": "encoder.conv_in", "decoder": "decoder.conv_in"}
 
 
 @pytest.mark.parametrize("size", ["nano", "sd21"])
 def test_pins_are_those_that_passionsr_names(size):
-    flows = record(convert_all(OSEDiffSource(size=size), [Strip(text="embedding", timestep="keep")]))
+    flows = record(
+        convert_all(OSEDiffSource(size=size), [Strip(text="embedding", timestep="keep")])
+    )
     for part, flow in flows.items():
         pins, edges = doors(flow)
         assert sorted(pins) == sorted(PASSIONSR[part])
@@ -34,7 +38,10 @@ def test_ends_of_another_family():
     assert "decoder.conv_in" in found["decoder"][1]
     # The encoder's result goes through a concatenation with the low-resolution image.
     assert found["encoder"][0] == ["encoder.conv_out", "quant_conv"]
-    assert "unet.input_blocks.0.0" in found["denoiser"][1] and "unet.time_embed.0" in found["denoiser"][0]
+    assert (
+        "unet.input_blocks.0.0" in found["denoiser"][1]
+        and "unet.time_embed.0" in found["denoiser"][0]
+    )
 
 
 def test_joined_components_have_no_ends_between_them():
@@ -45,13 +52,15 @@ def test_joined_components_have_no_ends_between_them():
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 1)
+        self.first, self.norm, self.second = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.Conv2d(8, 3, 1),
+        )
 
     def forward(self, x):
         y = self.first(x * 2 - 1)
         return self.second(nn.functional.silu(self.norm(y)) + y / 1.0) * 0.5
-
-
 
 
 def test_who_reads_whom():
@@ -64,9 +73,25 @@ def test_who_reads_whom():
 
     flow = record(SRModel(Toy(), Same(), nn.Identity(), Direct()), ("encoder",))["encoder"]
     nodes = {node.name: node for node in flow.nodes if not node.inside}
-    assert list(nodes) == ["mul", "sub", "first", "norm.group_norm", "silu", "add", "second", "mul_2"]
-    assert nodes["mul"].scalar and nodes["sub"].inputs == [nodes["mul"]] and nodes["mul"].inputs == [flow.source]
-    assert {n.name for n in nodes["first"].consumers if not n.inside} == {"norm.group_norm", "add"}  # y / 1 is a move
+    assert list(nodes) == [
+        "mul",
+        "sub",
+        "first",
+        "norm.group_norm",
+        "silu",
+        "add",
+        "second",
+        "mul_2",
+    ]
+    assert (
+        nodes["mul"].scalar
+        and nodes["sub"].inputs == [nodes["mul"]]
+        and nodes["mul"].inputs == [flow.source]
+    )
+    assert {n.name for n in nodes["first"].consumers if not n.inside} == {
+        "norm.group_norm",
+        "add",
+    }  # y / 1 is a move
     assert nodes["mul_2"].is_output and not nodes["second"].is_output
 
 

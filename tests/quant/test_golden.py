@@ -7,8 +7,15 @@ from safetensors.torch import load_file
 from compress.quant import equivalent
 from compress.quant.affine import Grid, codes, fake_quantize, qparams, round_ste
 
-TENSORS = ["act.map", "act.negative_range", "act.positive_range", "act.tokens",
-           "weight.bias", "weight.conv", "weight.linear"]
+TENSORS = [
+    "act.map",
+    "act.negative_range",
+    "act.positive_range",
+    "act.tokens",
+    "weight.bias",
+    "weight.conv",
+    "weight.linear",
+]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,11 @@ def test_quantised_layer(golden, kind, bits):
     shape = (-1, *[1] * (weight.ndim - 1))
     weights = fake_quantize(scaled, rows.amin(1).view(shape), rows.amax(1).view(shape), grid, False)
     biases = fake_quantize(bias, bias.amin(), bias.amax(), grid, False)
-    y = torch.nn.functional.conv2d(quantised, weights, biases, padding=1) if conv else \
-        torch.nn.functional.linear(quantised, weights, biases)
-    assert relative(y, golden[out + "y"]) <= 2e-3  # the golden's tolerance: a code at a tie may flip
+    y = (
+        torch.nn.functional.conv2d(quantised, weights, biases, padding=1)
+        if conv
+        else torch.nn.functional.linear(quantised, weights, biases)
+    )
+    assert (
+        relative(y, golden[out + "y"]) <= 2e-3
+    )  # the golden's tolerance: a code at a tie may flip

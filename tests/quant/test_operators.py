@@ -10,12 +10,18 @@ import torch
 
 from compress.quant import operators as ours
 
-TYPES = [(torch.uint8, 0, 255), (torch.int8, -128, 127), (torch.uint8, 0, 15), (torch.int8, -7, 7),
-         (torch.int16, -32768, 32767)]
+TYPES = [
+    (torch.uint8, 0, 255),
+    (torch.int8, -128, 127),
+    (torch.uint8, 0, 15),
+    (torch.int8, -7, 7),
+    (torch.int16, -32768, 32767),
+]
 
 
 def theirs():
     from torch.ao.quantization.fx._decomposed import quantized_decomposed_lib  # noqa: F401
+
     return torch.ops.quantized_decomposed
 
 
@@ -27,8 +33,10 @@ def test_per_tensor(dtype, low, high):
         codes = ours.quantize_per_tensor(x, *limits)
         assert codes.dtype == dtype and low <= int(codes.min()) and int(codes.max()) <= high
         assert torch.equal(codes, theirs().quantize_per_tensor.tensor(x, *limits))
-        assert torch.equal(ours.dequantize_per_tensor(codes, *limits),
-                           theirs().dequantize_per_tensor.tensor(codes, *limits))
+        assert torch.equal(
+            ours.dequantize_per_tensor(codes, *limits),
+            theirs().dequantize_per_tensor.tensor(codes, *limits),
+        )
         shape = ours.quantize_per_tensor(x.to("meta"), *limits)
         assert (shape.shape, shape.dtype, shape.device.type) == (x.shape, dtype, "meta")
 
@@ -42,8 +50,9 @@ def test_per_channel(dtype, low, high, axis):
     limits = (scales, zeros, axis, low, high, dtype)
     codes = ours.quantize_per_channel(x, *limits)
     assert torch.equal(codes, theirs().quantize_per_channel(x, *limits))
-    assert torch.equal(ours.dequantize_per_channel(codes, *limits),
-                       theirs().dequantize_per_channel(codes, *limits))
+    assert torch.equal(
+        ours.dequantize_per_channel(codes, *limits), theirs().dequantize_per_channel(codes, *limits)
+    )
     assert ours.dequantize_per_channel(codes.to("meta"), *limits).dtype == torch.float32
 
 
@@ -55,9 +64,13 @@ def test_codes_that_do_not_fit():
         ours.dequantize_per_tensor(x, one, torch.tensor(0), -128, 127, torch.int8)
 
 
-@pytest.mark.parametrize("order",
-                         [("compress.quant.operators", "torch.ao.quantization.fx._decomposed"),
-                          ("torch.ao.quantization.fx._decomposed", "compress.quant.operators")])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("compress.quant.operators", "torch.ao.quantization.fx._decomposed"),
+        ("torch.ao.quantization.fx._decomposed", "compress.quant.operators"),
+    ],
+)
 def test_both_can_be_loaded_and_the_process_ends_well(order):
     code = f"""
 import torch, {order[0]}, {order[1]}
@@ -66,13 +79,15 @@ x, theirs = torch.ones(2), torch.ops.quantized_decomposed.quantize_per_tensor
 one = quantize_per_tensor(x, torch.tensor(0.5), torch.tensor(0), 0, 255, torch.uint8)
 assert one.tolist() == theirs(x, 0.5, 0, 0, 255, torch.uint8).tolist() == [2, 2]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          errors="replace")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, errors="replace"
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_this_project_does_not_load_torchs_private_module():
     code = "import sys, compress.quant.layers; assert 'torch.ao.quantization.fx._decomposed' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          errors="replace")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, errors="replace"
+    )
     assert done.returncode == 0, done.stderr

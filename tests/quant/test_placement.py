@@ -9,9 +9,15 @@ from compress.errors import UserError
 from compress.quant.placement import Placement
 
 
-@pytest.mark.parametrize("config, placement", [
-    ({}, Placement.COMPAT), ({"attention": True}, Placement.ATTENTION),
-    ({"placement": "cpu"}, Placement.CPU), ({"placement": "full"}, Placement.FULL)])
+@pytest.mark.parametrize(
+    "config, placement",
+    [
+        ({}, Placement.COMPAT),
+        ({"attention": True}, Placement.ATTENTION),
+        ({"placement": "cpu"}, Placement.CPU),
+        ({"placement": "full"}, Placement.FULL),
+    ],
+)
 def test_of_a_pass(config, placement):
     step = Quantize(**config)
     assert step.grids is placement and step.label() == placement

@@ -24,7 +24,12 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 
 def fix(name: str, image: np.ndarray, lr: np.ndarray, scale: int) -> np.ndarray:
     """The colour correction `name` of an image [1, 3, scale * h, scale * w] by its input [1, 3, h, w]."""
-    return np.concatenate([strip.copy() for strip in strips.corrected([image[0]], lr[0], name, scale)], axis=1)[None]
+    return np.concatenate(
+        [strip.copy() for strip in strips.corrected([image[0]], lr[0], name, scale)], axis=1
+    )[None]
 
 
-FIXES = {name: (lambda image, lr, scale, name=name: fix(name, image, lr, scale)) for name in strips.CORRECTIONS}
+FIXES = {
+    name: (lambda image, lr, scale, name=name: fix(name, image, lr, scale))
+    for name in strips.CORRECTIONS
+}

@@ -9,10 +9,25 @@ FORMAT = "diffusion-sr-compress/export/1"
 AGAIN = "copy the folder again, or export it again"
 BLOCK = 2**22
 # Key of the manifest: its type. What follows from these is read by tiles.py and runtimes.py.
-NEEDED = {"target": str, "components": list, "scale": int, "lr_size": list, "dynamic": bool,
-          "install": str, "graphs": dict, "host": dict, "files": dict}
-HOST_NEEDED = {"clean_latent": dict, "colour_fix": str, "colour_fix_of_tiles": str, "overlap": int,
-               "align": int, "smallest": int}
+NEEDED = {
+    "target": str,
+    "components": list,
+    "scale": int,
+    "lr_size": list,
+    "dynamic": bool,
+    "install": str,
+    "graphs": dict,
+    "host": dict,
+    "files": dict,
+}
+HOST_NEEDED = {
+    "clean_latent": dict,
+    "colour_fix": str,
+    "colour_fix_of_tiles": str,
+    "overlap": int,
+    "align": int,
+    "smallest": int,
+}
 FACTORS = {"latent": float, "prediction": float}
 TENSOR = {"name": str, "shape": list, "example_shape": list}
 
@@ -42,7 +57,7 @@ def read(folder: Path) -> dict:
     _check_types(path, "", data, NEEDED)
     _check_types(path, "host.", data["host"], HOST_NEEDED)
     _check_types(path, "host.clean_latent.", data["host"]["clean_latent"], FACTORS)
-    if "margin" in data["host"]:    # folders of before there was one have none
+    if "margin" in data["host"]:  # folders of before there was one have none
         _check_types(path, "host.", data["host"], {"margin": int})
     least = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
     for key, bound in least.items():
@@ -52,12 +67,14 @@ def read(folder: Path) -> dict:
         raise FolderError(f"{path} is damaged: scale is {data['scale']}; {AGAIN}")
     sides = data["lr_size"]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise FolderError(f"{path} is damaged: lr_size is {sides!r}, not two sides in pixels; "
-                          f"{AGAIN}")
+        raise FolderError(
+            f"{path} is damaged: lr_size is {sides!r}, not two sides in pixels; {AGAIN}"
+        )
     for name, graph in data["graphs"].items():
         if not _listed(graph, data["files"]):
-            raise FolderError(f"{path} is damaged: graph {name} names no file that 'files' lists; "
-                              f"{AGAIN}")
+            raise FolderError(
+                f"{path} is damaged: graph {name} names no file that 'files' lists; {AGAIN}"
+            )
         for side in ("inputs", "outputs"):
             _check_tensor(path, f"graphs.{name}.{side}", graph.get(side))
     return data
@@ -70,8 +87,9 @@ def _check_tensor(path: Path, where: str, entries: object) -> None:
     _check_types(path, f"{where}[0].", entries[0], TENSOR)
     shape, example = entries[0]["shape"], entries[0]["example_shape"]
     if len(shape) != len(example) or not all(type(side) is int and side > 0 for side in example):
-        raise FolderError(f"{path} is damaged: {where} has the shapes {shape} and {example}; "
-                          f"{AGAIN}")
+        raise FolderError(
+            f"{path} is damaged: {where} has the shapes {shape} and {example}; {AGAIN}"
+        )
 
 
 def _listed(graph: object, files: dict) -> bool:
@@ -99,19 +117,24 @@ def verify(folder: Path, manifest: dict) -> None:
     for name, entry in manifest["files"].items():
         path = folder / name
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise FolderError(f"{folder / MANIFEST} is damaged: files.{name} has no sha256; "
-                              f"{AGAIN}")
+            raise FolderError(
+                f"{folder / MANIFEST} is damaged: files.{name} has no sha256; {AGAIN}"
+            )
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise FolderError(f"{folder / MANIFEST} is damaged: it names {name}, outside the "
-                              f"folder; {AGAIN}")
+            raise FolderError(
+                f"{folder / MANIFEST} is damaged: it names {name}, outside the folder; {AGAIN}"
+            )
         if not path.is_file():
             raise FolderError(f"{path} is missing; {AGAIN}")
         if path.stat().st_size != entry.get("bytes"):
-            raise FolderError(f"{path} is damaged: it has {path.stat().st_size} bytes, the "
-                              f"manifest says {entry.get('bytes')}; {AGAIN}")
+            raise FolderError(
+                f"{path} is damaged: it has {path.stat().st_size} bytes, the "
+                f"manifest says {entry.get('bytes')}; {AGAIN}"
+            )
         if sha256(path) != entry["sha256"]:
-            raise FolderError(f"{path} is damaged: its sha256 is not the one in manifest.json; "
-                              f"{AGAIN}")
+            raise FolderError(
+                f"{path} is damaged: its sha256 is not the one in manifest.json; {AGAIN}"
+            )
 
 
 def sha256(path: Path) -> str:

@@ -23,7 +23,9 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
         options.add_session_config_entry(key, value)
     if threads is not None:
         options.intra_op_num_threads = threads
-    loaded = ort.InferenceSession(str(folder / graph["file"]), options, providers=["CPUExecutionProvider"])
+    loaded = ort.InferenceSession(
+        str(folder / graph["file"]), options, providers=["CPUExecutionProvider"]
+    )
     name = graph["inputs"][0]["name"]
     return lambda x: loaded.run(None, {name: x})[0]
 
@@ -40,7 +42,9 @@ def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    options.add_provider_for_devices([device], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **graph["provider"]})
+    options.add_provider_for_devices(
+        [device], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **graph["provider"]}
+    )
     loaded = ort.InferenceSession(str(folder / graph["file"]), options)
     source = loaded.get_inputs()[0].name
     return lambda x: loaded.run(None, {source: x})[0]
@@ -50,11 +54,16 @@ def openvino(graph: dict, folder: Path, threads: int | None) -> Graph:
     import openvino as ov
 
     if graph.get("largest_weight_code", 0) > 64 and needs_exact_kernels():
-        print(f"warning: {graph['file']}: OpenVINO's 8-bit products can overflow on this processor, "
-              "which has no VNNI (one model's results were 33 dB from exact ones); export target onnx, "
-              "or a model that was quantised with reduce_range", file=sys.stderr)
+        print(
+            f"warning: {graph['file']}: OpenVINO's 8-bit products can overflow on this processor, "
+            "which has no VNNI (one model's results were 33 dB from exact ones); export target onnx, "
+            "or a model that was quantised with reduce_range",
+            file=sys.stderr,
+        )
     # Some CPUs would take bfloat16 by themselves; an application that wants speed may leave this out.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
+    settings = {"INFERENCE_PRECISION_HINT": "f32"} | (
+        {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    )
     loaded = ov.Core().compile_model(folder / graph["file"], "CPU", settings)
     return lambda x: loaded(x)[0]
 
@@ -65,6 +74,7 @@ def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
 
     if threads is not None:
         from executorch.extension.pybindings import portable_lib
+
         if hasattr(portable_lib, "_unsafe_reset_threadpool"):
             portable_lib._unsafe_reset_threadpool(threads)
     method = Runtime.get().load_program(folder / graph["file"]).load_method("forward")
@@ -75,7 +85,9 @@ def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
 def litert(graph: dict, folder: Path, threads: int | None) -> Graph:
     from ai_edge_litert.interpreter import Interpreter
 
-    loaded = Interpreter(model_path=str(folder / graph["file"]), num_threads=threads or os.cpu_count())
+    loaded = Interpreter(
+        model_path=str(folder / graph["file"]), num_threads=threads or os.cpu_count()
+    )
     loaded.allocate_tensors()
     source, result = loaded.get_input_details()[0], loaded.get_output_details()[0]
 
@@ -91,7 +103,9 @@ def coreml(graph: dict, folder: Path, threads: int | None) -> Graph:
     import coremltools
 
     if sys.platform != "darwin":
-        raise SystemExit("error: Core ML predicts on macOS only; copy this folder to a Mac and run it there")
+        raise SystemExit(
+            "error: Core ML predicts on macOS only; copy this folder to a Mac and run it there"
+        )
     loaded = coremltools.models.MLModel(str(folder / graph["file"]))
     source, result = graph["inputs"][0]["name"], graph["outputs"][0]["name"]
     return lambda x: loaded.predict({source: x})[result]
@@ -106,13 +120,17 @@ def ncnn(graph: dict, folder: Path, threads: int | None) -> Graph:
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_storage = False
     # They return 0, and the line about a missing file on stderr is all there is besides.
-    if net.load_param(str(folder / graph["file"])) or net.load_model(str(folder / graph["weights"])):
+    if net.load_param(str(folder / graph["file"])) or net.load_model(
+        str(folder / graph["weights"])
+    ):
         raise SystemExit(f"error: ncnn cannot load {folder / graph['file']}")
 
     def run(x: np.ndarray) -> np.ndarray:
         with net.create_extractor() as extractor:
             # A Mat on an array borrows its memory, and layers that work in place would write there.
-            extractor.input(graph["inputs"][0]["name"], runtime.Mat(np.ascontiguousarray(x[0])).clone())
+            extractor.input(
+                graph["inputs"][0]["name"], runtime.Mat(np.ascontiguousarray(x[0])).clone()
+            )
             code, result = extractor.extract(graph["outputs"][0]["name"])
             if code:
                 raise SystemExit(f"error: ncnn ended with code {code} in {graph['file']}")
@@ -131,30 +149,56 @@ def tensorrt(graph: dict, folder: Path, threads: int | None) -> Graph:
             raise SystemExit(f"error: CUDA answered {result[0]}")
         return result[1:]
 
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine((folder / graph["engine"]).read_bytes())
+    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(
+        (folder / graph["engine"]).read_bytes()
+    )
     context, (stream,) = engine.create_execution_context(), call(cuda.cudaStreamCreate())
-    arrays = [np.empty(tuple(engine.get_tensor_shape(engine.get_tensor_name(i))), np.float32) for i in range(2)]
+    arrays = [
+        np.empty(tuple(engine.get_tensor_shape(engine.get_tensor_name(i))), np.float32)
+        for i in range(2)
+    ]
     pointers = [call(cuda.cudaMalloc(array.nbytes))[0] for array in arrays]
     for i, pointer in enumerate(pointers):
         context.set_tensor_address(engine.get_tensor_name(i), pointer)
 
     def run(x: np.ndarray) -> np.ndarray:
         x, y = np.ascontiguousarray(x, np.float32), np.empty_like(arrays[1])
-        call(cuda.cudaMemcpy(pointers[0], x.ctypes.data, x.nbytes, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice))
+        call(
+            cuda.cudaMemcpy(
+                pointers[0], x.ctypes.data, x.nbytes, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+            )
+        )
         context.execute_async_v3(stream)
         call(cuda.cudaStreamSynchronize(stream))
-        call(cuda.cudaMemcpy(y.ctypes.data, pointers[1], y.nbytes, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost))
+        call(
+            cuda.cudaMemcpy(
+                y.ctypes.data, pointers[1], y.nbytes, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            )
+        )
         return y
 
     return run
 
 
-RUNTIMES = {"onnx": onnx, "qnn": qnn, "openvino": openvino, "executorch": executorch, "litert": litert, "coreml": coreml,
-            "ncnn": ncnn, "tensorrt": tensorrt}
+RUNTIMES = {
+    "onnx": onnx,
+    "qnn": qnn,
+    "openvino": openvino,
+    "executorch": executorch,
+    "litert": litert,
+    "coreml": coreml,
+    "ncnn": ncnn,
+    "tensorrt": tensorrt,
+}
 
 
-def load(folder: Path, names: list[str] | None = None, threads: int | None = None) -> dict[str, Graph]:
+def load(
+    folder: Path, names: list[str] | None = None, threads: int | None = None
+) -> dict[str, Graph]:
     """The graphs of an exported folder (all, or `names`) as functions of float32 arrays in the manifest's shapes."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     graphs = manifest["graphs"]
-    return {name: RUNTIMES[manifest["target"]](graphs[name], folder, threads) for name in names or graphs}
+    return {
+        name: RUNTIMES[manifest["target"]](graphs[name], folder, threads)
+        for name in names or graphs
+    }

@@ -21,7 +21,9 @@ def chain(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarra
     if "model" in graphs:
         return graphs["model"](lr)
     latent = graphs["encoder"](lr)
-    return graphs["decoder"](clean_latent(manifest["host"]["clean_latent"], latent, graphs["denoiser"](latent)))
+    return graphs["decoder"](
+        clean_latent(manifest["host"]["clean_latent"], latent, graphs["denoiser"](latent))
+    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Grid:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width with the reflection."""
-        return tuple(t + (n - 1) * s for t, n, s in zip(self.tile, self.count, self.step, strict=True))
+        return tuple(
+            t + (n - 1) * s for t, n, s in zip(self.tile, self.count, self.step, strict=True)
+        )
 
 
 def grid(manifest: dict, height: int, width: int) -> Grid:
@@ -51,7 +55,9 @@ def grid(manifest: dict, height: int, width: int) -> Grid:
     tile, step, count = [], [], []
     for limit, side in zip(manifest["lr_size"], (height, width), strict=True):
         side += 2 * margin
-        if manifest["dynamic"]:  # a small image need not fill a tile, and one that fits it has its margin besides
+        if manifest[
+            "dynamic"
+        ]:  # a small image need not fill a tile, and one that fits it has its margin besides
             least = max(host["smallest"], -(-side // align) * align)
             limit = least if least <= limit + 2 * -(-margin // align) * align else limit
         apart = max(align, (limit - min(host["overlap"], limit // 2)) // align * align)
@@ -67,19 +73,32 @@ def tile_rows(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Itera
     scale, (height, width) = manifest["scale"], lr.shape[2:]
     where = grid(manifest, height, width)
     margin, tile, step = where.margin, where.tile, where.step
-    padded = reflect(lr, where.size[0] - height - margin, where.size[1] - width - margin, margin, margin)
+    padded = reflect(
+        lr, where.size[0] - height - margin, where.size[1] - width - margin, margin, margin
+    )
     tops, lefts = ([i * s for i in range(n)] for n, s in zip(where.count, step, strict=True))
-    along_y, along_x = (strips.shares([scale * s for s in starts], scale * side, (scale * side - 1) / 2)
-                        for starts, side in zip((tops, lefts), tile, strict=True))
-    first, last, skip, rows = margin * scale, (margin + width) * scale, margin * scale, height * scale
+    along_y, along_x = (
+        strips.shares([scale * s for s in starts], scale * side, (scale * side - 1) / 2)
+        for starts, side in zip((tops, lefts), tile, strict=True)
+    )
+    first, last, skip, rows = (
+        margin * scale,
+        (margin + width) * scale,
+        margin * scale,
+        height * scale,
+    )
     buffer = np.zeros((3, tile[0] * scale, where.size[1] * scale), np.float32)
     for i, top in enumerate(tops):
         for j, left in enumerate(lefts):
-            piece = chain(manifest, graphs, np.ascontiguousarray(padded[:, :, top:top + tile[0], left:left + tile[1]]))
+            piece = chain(
+                manifest,
+                graphs,
+                np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]]),
+            )
             weight = np.outer(along_y[i], along_x[j]).astype(np.float32)
-            buffer[:, :, left * scale:(left + tile[1]) * scale] += piece[0] * weight
+            buffer[:, :, left * scale : (left + tile[1]) * scale] += piece[0] * weight
         complete = scale * (tile[0] if i + 1 == len(tops) else step[0])
-        strip = buffer[:, :complete, first:last][:, skip:skip + rows]
+        strip = buffer[:, :complete, first:last][:, skip : skip + rows]
         skip, rows = max(0, skip - complete), rows - strip.shape[1]
         if strip.shape[1]:
             yield strip
@@ -93,7 +112,7 @@ def corrected(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Itera
     host, where = manifest["host"], grid(manifest, *lr.shape[2:])
     name = host["colour_fix_of_tiles"] if where.several else host["colour_fix"]
     if "model" in graphs and where.size == lr.shape[2:]:
-        name = "none"       # model.* corrected its own tile already, which is the image
+        name = "none"  # model.* corrected its own tile already, which is the image
     return strips.corrected(tile_rows(manifest, graphs, lr), lr[0], name, manifest["scale"])
 
 
@@ -117,7 +136,9 @@ def chosen(manifest: dict, wanted: str | None) -> list[str]:
     parts = [name for name in ("encoder", "denoiser", "decoder") if name in manifest["graphs"]]
     if wanted == "model" or (wanted is None and len(parts) < 3):
         if "model" not in manifest["graphs"]:
-            raise SystemExit(f"error: this folder holds {', '.join(manifest['graphs'])}, which is no whole model; export "
-                             "it again without --component")
+            raise SystemExit(
+                f"error: this folder holds {', '.join(manifest['graphs'])}, which is no whole model; export "
+                "it again without --component"
+            )
         return ["model"]
     return parts
