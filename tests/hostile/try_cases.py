@@ -237,9 +237,8 @@ def export_for_images(folder: Path) -> Path:
     """The embedded AdcSR nano as an exported ONNX folder."""
     target = folder / "exported"
     arguments = ["--target", "onnx", "--lr-size", "64x64", "-o", str(target)]
-    subprocess.run(
-        [sys.executable, "-m", "export.run", str(MODEL), *arguments], cwd=ROOT, check=True
-    )
+    command = [sys.executable, "-m", "export.run", str(MODEL), *arguments]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return target
 
 
