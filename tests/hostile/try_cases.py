@@ -112,13 +112,19 @@ def wait_for(child: int, deadline: float) -> int | None:
     return None
 
 
-def judge(code: int | None, said: str) -> str:
-    """`result`, `sentence`, or what the fault is."""
+def judge(code: int | None, said: str, finds: bool = False) -> str:
+    """`result`, `sentence`, or what the fault is.
+
+    Args:
+        code: How the command ended; None past the time bound.
+        said: Its stderr.
+        finds: Whether exit code 1 is a result: export.lint ends so where it found something.
+    """
     if code is None:
         return f"no end within {SECONDS} s"
     if "Traceback" in said:
         return "traceback"
-    if code == 0:
+    if code == 0 or (finds and code == 1):
         return "result"
     told = [line for line in said.splitlines() if line.startswith("error: ")]
     if code == 2 and told:
@@ -222,7 +228,8 @@ def try_case(kind: str, case: Path, exported: Path | None) -> list[Outcome]:
             code, said, seconds = run_in_child(lambda: command(arguments), folder)  # noqa: B023
         lines = [line for line in said.splitlines() if line.strip()]
         last = lines[-1] if lines else ""
-        outcomes.append(Outcome(kind, case.name, label, judge(code, said), last, seconds))
+        ending = judge(code, said, finds=label.startswith("export.lint"))
+        outcomes.append(Outcome(kind, case.name, label, ending, last, seconds))
     return outcomes
 
 
