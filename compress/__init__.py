@@ -2,11 +2,11 @@
 
 import logging
 
-from compress.errors import guard_imports
+from compress.core.errors import guard_imports
 
 guard_imports()  # first of all: what follows takes seconds
 
-from compress.torchvision_ops import ensure_torchvision_imports  # noqa: E402
+from compress.core.torchvision_ops import ensure_torchvision_imports  # noqa: E402
 
 # Importing diffusers imports these, and they warn about GPU kernels that nothing here uses.
 for _name in (

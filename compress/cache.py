@@ -1,174 +1,138 @@
-"""The pass cache: the model after each pass, under a key of everything that it depends on.
+"""List and shorten the pass cache: `python -m compress.cache list` and `python -m compress.cache
+prune --max-size 10GB`.
 
-Only finished passes are stored, by rename; a failed or killed one leaves nothing. What is read is
-checked against the digest it was written with: a damaged entry is told and its passes run again.
-
-    python -m compress.cache list [--check]
-    python -m compress.cache prune --max-size 10GB
+Only entries that this toolkit wrote are listed and deleted; whatever else lies in the folder is
+left alone.
 """
 
-import hashlib
-import json
-from functools import cache
+import argparse
+import re
+import time
 from pathlib import Path
 
-from pydantic import BaseModel
+from compress.core.errors import UserError, command
+from compress.core.identity import default_root
+from compress.recipe.cache_entry import Entry, entries, problem, remove, sweep
 
-from compress import cache_entry
-from compress.checkpoint import convert_all, dump, save_model
-from compress.errors import UserError
-from compress.identity import default_root  # noqa: F401  imported from here as well
-from compress.json_files import read_json
-from compress.model import SRModel
-from compress.passes.base import Pass
-from compress.tensors import read_tensors
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*")
 
 
-@cache
-def code_version() -> str:
-    """Hash of this package's sources: a pass that was changed must not come from the cache."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(
-            path.relative_to(Path(__file__).parent).as_posix().encode() + path.read_bytes()
+def parse_size(text: str) -> int:
+    """Bytes from "10GB", "500 MB", "2GiB" or "0". Raises UserError for anything else."""
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2].upper() not in UNITS:
+        raise UserError(
+            f"--max-size '{text}' is no size; give a number with one of "
+            f"{', '.join(filter(None, UNITS))}, "
+            "such as 10GB"
         )
-    return digest.hexdigest()[:16]
+    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-class PassCache:
-    """The models of one source and seed after passes, in `root`; in `spare` where `root` cannot be
-    written.
+def age(seconds: float) -> str:
+    """A time span in its largest unit: "5 s", "3 min", "7 h", "12 d"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
-    Data and weights are identified once, when they are first asked for: what changes while a run is
-    on does not pass for what it began with.
-    """
 
-    def __init__(self, root: Path, source: BaseModel, seed: int, spare: Path | None = None):
-        if root.exists() and not root.is_dir():
-            raise UserError(
-                f"pass cache {root}: is no folder; choose another --cache, or give --no-cache"
-            )
-        self.root, self.source, self.seed = root, source, seed
-        self.roots = [root] if spare is None or spare == root else [root, spare]
-        self._identities: dict[str, str] = {}
-        self._swept = False
-        self._told: set[str] = set()
+def rows(found: list[Entry], check: bool) -> list[str]:
+    now, lines = time.time(), []
+    for entry in reversed(found):
+        state = (problem(entry.folder) or "sound") if check else ""
+        lines.append(
+            f"{entry.folder.name[:12]}  {entry.bytes / 1e6:10.1f} MB  {age(now - entry.used):>7}  "
+            f"{entry.label}{f'  [{state}]' if state else ''}"
+        )
+    return lines
 
-    def identity(self, config: BaseModel) -> str:
-        """`data_key` of a source or pass, as it was the first time."""
-        name = json.dumps(dump(config), sort_keys=True)
-        if name not in self._identities:
-            self._identities[name] = config.data_key()
-        return self._identities[name]
 
-    def key(self, passes: list[Pass]) -> str:
-        """Identity of the model after `passes`: source, weights, configs, data, seed, code."""
-        parts = {
-            "source": dump(self.source),
-            "weights": self.identity(self.source),
-            "seed": self.seed,
-            "passes": [[dump(p), self.identity(p)] for p in passes],
-            "code": code_version(),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+def list_entries(root: Path, check: bool) -> None:
+    found = entries(root)
+    print(
+        f"pass cache {root}: {len(found)} entries, "
+        f"{sum(entry.bytes for entry in found) / 1e6:.1f} MB"
+    )
+    if found:
+        print(
+            "\n".join(["key                  size     used  source: passes", *rows(found, check)])
+        )
+    others = sorted(path for path in root.glob("*.sqlite")) if root.is_dir() else []
+    for path in others:
+        print(
+            f"beside them {path.name}, {path.stat().st_size / 1e6:.1f} MB, which prune leaves alone"
+        )
+    if (root / "teacher").is_dir():
+        pools = [path for path in (root / "teacher").rglob("*.bin") if path.is_file()]
+        taken = sum(
+            getattr(path.stat(), "st_blocks", 0) * 512 or path.stat().st_size for path in pools
+        )
+        print(
+            f"beside them teacher, {taken / 1e6:.1f} MB of training pairs, which prune leaves alone"
+        )
 
-    def longest(self, passes: list[Pass]) -> tuple[int, SRModel | None, list[dict]]:
-        """The longest prefix of `passes` that is stored and sound: its length, its model, its
-        ledger's entries.
 
-        Where there is none: 0, None and no entries.
-        """
-        self._sweep()
-        for count in range(len(passes), 0, -1):
-            if found := self.read(passes[:count]):
-                return count, *found
-        return 0, None, []
-
-    def _sweep(self) -> None:
-        if self._swept:
-            return
-        self._swept = True
-        for root in self.roots:
-            if count := cache_entry.sweep(root):
-                print(f"pass cache {root}: removed {count} unfinished entries of killed runs")
-
-    def _sound(self, passes: list[Pass]) -> Path | None:
-        name = self.key(passes)
-        for folder in (root / name for root in self.roots):
-            if not folder.exists():
-                continue
-            trouble = cache_entry.problem(folder)
-            if trouble is None:
-                return folder
-            self._tell(
-                f"pass cache: {folder} is damaged ({trouble}); pass {len(passes)} is run again"
-            )
-        return None
-
-    def read(self, passes: list[Pass]) -> tuple[SRModel, list[dict]] | None:
-        """The model after `passes` and the ledger's entries so far; None where none is stored, or
-        it is damaged.
-        """
-        folder = self._sound(passes)
-        if folder is None:
-            return None
-        model = convert_all(self.source, passes)
+def prune(root: Path, most: int) -> None:
+    """Delete the least recently used entries until the rest is no larger than `most` bytes."""
+    swept = sweep(root)
+    found = entries(root)
+    total, gone, freed = sum(entry.bytes for entry in found), 0, 0
+    for entry in found:
+        if total - freed <= most:
+            break
         try:
-            read_tensors(model, folder / cache_entry.MODEL)
-            entries = read_json(
-                folder / cache_entry.LEDGER, "the ledger of a cache entry", list[dict]
-            )
-        except FileNotFoundError:
-            return None  # pruned by another process
-        except UserError:
-            if folder.is_dir():
-                raise
-            return None
-        cache_entry.touch(folder)
-        return model, entries
-
-    def store(self, model: SRModel, passes: list[Pass], entries: list[dict]) -> bool:
-        """Keep `model` as it is after `passes`, with the ledger's `entries` so far.
-
-        Returns:
-            Whether it was kept. A disk that is full or a cache that cannot be written is told, and
-            the run goes on.
-        """
-        name = self.key(passes)
-        for number, root in enumerate(self.roots, 1):
-            try:
-                with cache_entry.building(root / name) as partial:
-                    save_model(model, partial / cache_entry.MODEL, self.source, passes)
-                    (partial / cache_entry.LEDGER).write_text(json.dumps(entries), encoding="utf-8")
-                    cache_entry.seal(partial, describe(self.source, passes))
-                return True
-            except OSError as error:
-                where = (
-                    f"{self.roots[number]} keeps them for this run alone"
-                    if number < len(self.roots)
-                    else ("the run goes on, and would have to begin again if it were killed")
-                )
-                self._tell(
-                    f"pass cache {root}: finished passes are not kept here "
-                    f"({error.strerror or error}); {where}"
-                )
-        return False
-
-    def _tell(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
-            print(line)
+            remove(entry.folder)
+        except FileNotFoundError:  # another process was quicker
+            pass
+        gone, freed = gone + 1, freed + entry.bytes
+    print(
+        f"pass cache {root}: deleted {gone} of {len(found)} entries, {freed / 1e6:.1f} MB"
+        + f", and {swept} unfinished ones" * bool(swept)
+        + f"; {(total - freed) / 1e6:.1f} MB are left"
+    )
 
 
-def describe(source: BaseModel, passes: list[Pass]) -> str:
-    """What an entry holds, for `list`: family and size, then the passes."""
-    from compress.plan import label
-
-    fields = dump(source)
-    return f"{fields['family']} {fields.get('size', '')}: " + ", ".join(map(label, passes))
+@command
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m compress.cache", description=__doc__.splitlines()[0]
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="entries, the last used first, with sizes and ages")
+    listing.add_argument(
+        "--check", action="store_true", help="read every entry and compare it with its digests"
+    )
+    pruning = actions.add_parser("prune", help="delete the least recently used entries")
+    pruning.add_argument(
+        "--max-size", required=True, metavar="SIZE", help="what may stay, such as 10GB"
+    )
+    for one in (listing, pruning):
+        one.add_argument(
+            "--cache", type=Path, help="the folder (default ~/.cache/diffusion-sr-compress)"
+        )
+    options = parser.parse_args(argv)
+    root = options.cache or default_root()
+    if options.cache is not None and not root.is_dir():
+        raise UserError(f"--cache {root}: no such folder; give the one that compress.run was given")
+    if options.action == "list":
+        list_entries(root, options.check)
+    else:
+        prune(root, parse_size(options.max_size))
+    return 0
 
 
 if __name__ == "__main__":
-    from compress.cache_command import main
-
     main()

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from compress.checkpoint import MODEL_FILE, load_model, parse_source, save_model
-from compress.errors import UserError, command
-from compress.files import MADE_BY, check_weights, write_text
-from compress.run_files import read_ledger
+from compress.core.errors import UserError, command
+from compress.core.files import MADE_BY, check_weights, write_text
+from compress.core.tensors import check_fit
+from compress.recipe.checkpoint import MODEL_FILE, load_model, parse_source, save_model
+from compress.recipe.run_files import read_ledger
 from compress.run import LEDGER
-from compress.tensors import check_fit
 
 PATHS = ("folders", "lpips_weights", "dists_weights", "base", "lora", "weights", "data")
 

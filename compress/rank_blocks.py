@@ -9,13 +9,13 @@ import math
 import torch
 from diffusers import UNet2DConditionModel
 
-from compress.arguments import usable_seed
-from compress.checkpoint import load_model
-from compress.cost import measure
+from compress.core.arguments import usable_seed
+from compress.core.errors import UserError, command
+from compress.cost.count import measure
 from compress.data.calibration import calibration_images
-from compress.depth import importances
-from compress.errors import UserError, command
-from compress.model import SRModel
+from compress.model.sr_model import SRModel
+from compress.pruning.depth import importances
+from compress.recipe.checkpoint import load_model
 
 
 def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:

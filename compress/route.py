@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from compress import folders
-from compress.arguments import default_device, usable_device, usable_seed
-from compress.checkpoint import dump, load_model, read_header
+from compress.core import folders
+from compress.core.arguments import default_device, usable_device, usable_seed
+from compress.core.errors import UserError, command
+from compress.core.files import MADE_BY, check_file, check_weights, write_text
+from compress.core.image import list_images, read_image
 from compress.data.degradation import PRESETS
-from compress.distill import losses
-from compress.distill.router import RouterConfig, train_router
-from compress.distill.stages import seeded_pair
-from compress.errors import UserError, command
-from compress.files import MADE_BY, check_file, check_weights, write_text
-from compress.image import list_images, read_image
-from compress.model import SCALE, SRModel
-from compress.process.router import PATHS, Routed, Router
+from compress.model.sr_model import SCALE, SRModel
+from compress.recipe.checkpoint import dump, load_model, read_header
+from compress.routing.router import PATHS, Routed, Router
+from compress.routing.training import RouterConfig, train_router
+from compress.training import losses
+from compress.training.stages import seeded_pair
 
 
 def describe(path: str) -> str:

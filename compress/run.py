@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from compress import folders, marks
-from compress.arguments import default_device, usable_device
-from compress.cache import PassCache, code_version, default_root
-from compress.checkpoint import MODEL_FILE, load_model, save_model
-from compress.cost import Cost
-from compress.errors import UserError, command
-from compress.files import check_name, write_text
-from compress.model import SRModel
-from compress.pass_runner import PassRunner
-from compress.plan import as_json, as_text, plan, published_accounting
-from compress.processes import is_main, main_first, own_device
-from compress.recipe import Recipe, load_recipe, resolved, to_yaml
-from compress.run_files import read_ledger
+from compress.core import folders, marks
+from compress.core.arguments import default_device, usable_device
+from compress.core.errors import UserError, command
+from compress.core.files import check_name, write_text
+from compress.core.processes import is_main, main_first, own_device
+from compress.cost.count import Cost
+from compress.model.sr_model import SRModel
+from compress.recipe.cache import PassCache, code_version, default_root
+from compress.recipe.checkpoint import MODEL_FILE, load_model, save_model
+from compress.recipe.plan import as_json, as_text, plan, published_accounting
+from compress.recipe.recipe import Recipe, load_recipe, resolved, to_yaml
+from compress.recipe.run_files import read_ledger
+from compress.recipe.run_passes import PassRunner
 
 LEDGER, RECIPE = "ledger.json", "recipe.yaml"
 FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights")
@@ -127,8 +127,8 @@ class Runner:
             if not (self.partial / LEDGER).is_file():
                 compress(self.recipe, self.cache, self.device, self.partial)
             return self.out
-        from compress.inputs import check_inputs
-        from compress.outputs import check_exports, open_all
+        from compress.pipeline.outputs import check_exports, open_all
+        from compress.recipe.inputs import check_inputs
 
         check_exports(
             self.recipe
@@ -164,7 +164,7 @@ class Runner:
 
     def _figures(self, source: SRModel, model: SRModel, record: dict) -> str:
         """Export, evaluate, report: everything that looks at the finished model. Returns the terminal summary."""
-        from compress.outputs import evaluate_both, export_all, write_reports
+        from compress.pipeline.outputs import evaluate_both, export_all, write_reports
 
         exported = export_all(self.recipe, source, model, self.partial)
         results = evaluate_both(self.recipe, source, model, self.partial)
@@ -235,7 +235,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     recipe = load_recipe(options.recipe, options.overrides)
     if options.plan:
-        from compress.outputs import check_exports, check_names
+        from compress.pipeline.outputs import check_exports, check_names
 
         check_exports(recipe, packages=False)
         check_names(recipe.eval.metrics)

@@ -28,8 +28,7 @@ from pydantic import BaseModel
 from torch import nn
 from tqdm import tqdm
 
-from compress.arguments import usable_seed
-from compress.bit_widths import (
+from compress.bits.allocate import (
     Budget,
     amounts,
     choose,
@@ -40,24 +39,25 @@ from compress.bit_widths import (
     pinned,
     predicted_ms,
 )
-from compress.cache import PassCache, code_version, default_root
-from compress.checkpoint import convert_all, dump, load_model, read_header
-from compress.cost import measure
+from compress.core.arguments import usable_seed
+from compress.core.errors import UserError, command
+from compress.core.files import MADE_BY, check_file, check_name, write_text
+from compress.core.identity import files_key
+from compress.core.json_files import read_lines
+from compress.core.locks import locked
+from compress.cost.count import measure
+from compress.cost.phones import rates
 from compress.data.calibration import calibration_hash, calibration_images
-from compress.distill.losses import lpips
-from compress.errors import UserError, command
-from compress.files import MADE_BY, check_file, check_name, write_text
-from compress.locks import locked
-from compress.identity import files_key
-from compress.json_files import read_lines
-from compress.model import SRModel
-from compress.passes.base import Pass
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize, Width
-from compress.phones import rates
 from compress.quant.distributed import observe, set_mode, start
 from compress.quant.layers import QuantLayer, SplitConv2d
-from compress.recipe import Recipe, load_recipe, parse_recipe, resolved
+from compress.recipe.cache import PassCache, code_version, default_root
+from compress.recipe.checkpoint import convert_all, dump, load_model, read_header
+from compress.recipe.recipe import Recipe, load_recipe, parse_recipe, resolved
 from compress.run import compress
+from compress.training.losses import lpips
 
 ORDER = ("encoder", "denoiser", "decoder")
 
@@ -556,7 +556,7 @@ def work(
                 ],
             )
     write_text(options.out, json.dumps(found, indent=1))
-    from compress.sensitivity_picture import draw
+    from compress.bits.picture import draw
 
     print(f"{options.out}, {draw(found, options.out.with_suffix('.png'))}")
     return 0

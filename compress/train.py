@@ -18,24 +18,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from compress.checkpoint import parse_source, save_model
+from compress.core import folders
+from compress.core.config import override, read_yaml, validate
+from compress.core.errors import UserError, command
+from compress.core.files import MADE_BY, FileName, check_weights, write_text
+from compress.core.machine import hardware
+from compress.core.processes import is_main
+from compress.core.tensors import read_tensors
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
-from compress.distill import edge_stages, losses, shift_stages, stages
-from compress.distill.adversarial import adversarial
-from compress.distill.averaged import AVERAGED, export_averaged, read_stage
-from compress.distill.discriminator import patch_discriminator
-from compress.distill.loop import EMA, PRECISION, train
-from compress.distill.soften import CROPS, soften
-from compress import folders
-from compress.distill.taught import Photographs, Taught, TeacherConfig
-from compress.errors import UserError, command
-from compress.files import MADE_BY, FileName, check_weights, write_text
-from compress.machine import hardware
-from compress.model import SCALE, SRModel
-from compress.processes import is_main
-from compress.config import override, read_yaml, validate
-from compress.tensors import read_tensors
+from compress.model.sr_model import SCALE, SRModel
+from compress.recipe.checkpoint import parse_source, save_model
+from compress.stages import edge as edge_stages
+from compress.stages import shift as shift_stages
+from compress.stages.averaged import AVERAGED, export_averaged, read_stage
+from compress.stages.taught import Photographs, Taught, TeacherConfig
+from compress.training import losses, stages
+from compress.training.adversarial import adversarial
+from compress.training.discriminator import patch_discriminator
+from compress.training.loop import EMA, PRECISION, train
+from compress.training.soften import CROPS, soften
 
 LATENT_POOL = 4096  # precomputed pairs
 ON_IMAGES = ("l1", "mse", "frequency", "lpips", "gan")

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.arguments import default_device, usable_device
-from compress.backends import BACKENDS, choose_backend
-from compress.checkpoint import load_model
-from compress.errors import UserError, command
-from compress.image import to_uint8
-from compress.model import MARGIN, SRModel, Tiling
+from compress.core.arguments import default_device, usable_device
+from compress.core.errors import UserError, command
+from compress.core.image import to_uint8
+from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
-from compress.process.router import Router
+from compress.pipeline.backends import BACKENDS, choose_backend
+from compress.recipe.checkpoint import load_model
 from compress.route import add_choice, check_choice, check_model, summary
+from compress.routing.router import Router
 
 
 @command

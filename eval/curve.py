@@ -10,11 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from compress.errors import UserError, command
-from compress.files import MADE_BY, check_file, replacing
-from eval import pages
-from eval.metrics import METRICS
-from eval.points import AXES, DEVICE, Board, Point, Selection, check, choose, front, gather, until
+from compress.core.errors import UserError, command
+from compress.core.files import MADE_BY, check_file, replacing
+from eval.metric.metrics import METRICS
+from eval.reporting import pages
+from eval.reporting.points import (
+    AXES,
+    DEVICE,
+    Board,
+    Point,
+    Selection,
+    check,
+    choose,
+    front,
+    gather,
+    until,
+)
 
 OURS, THEIRS, INK = "#c2410c", "#64748b", "#1f2937"
 # where a label may stand, in points from its dot: (dx, dy, horizontal, vertical), best first

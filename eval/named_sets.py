@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from compress.errors import UserError, command, nearest
+from compress.core.errors import UserError, command, nearest
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def listing() -> str:
 @command
 def main(argv: list[str]) -> int:
     """List the data sets, or check folders; 2 if a folder is not what its name says."""
-    from eval.dataset import open_data
+    from eval.data.dataset import open_data
 
     parser = argparse.ArgumentParser(prog="python -m eval.named_sets", description=__doc__)
     parser.add_argument(

@@ -17,14 +17,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from compress.errors import UserError, command
-from compress.files import check_file
-from eval import pages, pictures, points, rundir
+from compress.core.errors import UserError, command
+from compress.core.files import check_file
 from eval.curve import chart_data
-from eval.metrics import METRICS
-from eval.notes import notes, plural
-from eval.pictures import HIGH, LOW, Crop
-from eval.rundir import Evaluation, Run, Scores
+from eval.metric.metrics import METRICS
+from eval.reporting import pages, pictures, points, rundir
+from eval.reporting.notes import notes, plural
+from eval.reporting.pictures import HIGH, LOW, Crop
+from eval.reporting.rundir import Evaluation, Run, Scores
 
 TILES = ("param_equivalents", "bytes", "macs_paper", "macs_equivalent")
 COSTS = (
@@ -62,7 +62,7 @@ HEADINGS = {
 class ReportData:
     """What a report shows. Tables are lists of rows, {column: value}; columns stand in the order of appearance.
 
-    `cost_rows`: the source model first, then one row a pass; the totals of compress.cost, and a name.
+    `cost_rows`: the source model first, then one row a pass; the totals of compress.cost.count, and a name.
     `components`: one row a component, same keys. `metrics`: model -> metric -> mean or None. `blanks`: metric -> why
     it has no value. `scores`: model -> image -> metric -> value, the compressed model last. `crops`: the worst images.
     `parity`: rows with `file`, `probe` and `psnr_db` (exported file against the compressed model; None is an output
@@ -361,7 +361,7 @@ def _arrow(metric: str) -> str:
 @command
 def main(argv: list[str]) -> int:
     """Write the report of one run, or the comparison of several."""
-    from eval.compare import write_comparison
+    from eval.reporting.compare import write_comparison
 
     parser = argparse.ArgumentParser(
         prog="python -m eval.report", description=__doc__.splitlines()[0]

@@ -4,15 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from compress import folders, marks
-from compress.arguments import usable_device
-from compress.errors import UserError, command
-from compress.files import check_name
-from eval.benchmark import evaluate
-from eval.cache import default_file
-from eval.dataset import PROTOCOLS, DataSet, open_data
-from eval.metrics import BENCHMARK, METRICS, check_names
-from eval.scoring import keep_freed_memory
+from compress.core import folders, marks
+from compress.core.arguments import usable_device
+from compress.core.errors import UserError, command
+from compress.core.files import check_name
+from eval.data.dataset import PROTOCOLS, DataSet, open_data
+from eval.metric.metrics import BENCHMARK, METRICS, check_names
+from eval.score.benchmark import evaluate
+from eval.score.cache import default_file
+from eval.score.scoring import keep_freed_memory
 
 
 @command

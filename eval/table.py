@@ -5,10 +5,10 @@ import csv
 import io
 from pathlib import Path
 
-from compress.errors import UserError, command, nearest
+from compress.core.errors import UserError, command, nearest
 from eval import published
-from eval.metrics import METRICS, check_names
-from eval.points import Board, System, gather
+from eval.metric.metrics import METRICS, check_names
+from eval.reporting.points import Board, System, gather
 
 FORMATS = ("text", "markdown", "csv")
 COLUMNS = {"size": "M (fp32-eq.)", "ops": "GMACs (fp32-eq.)"}

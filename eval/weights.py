@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from compress.errors import UserError, command
-from eval import weight_files
-from eval.metrics import METRICS
+from compress.core.errors import UserError, command
+from eval.metric import weight_files
+from eval.metric.metrics import METRICS
 
 FLOWS = {"here": "here", "differs": "DIFFERS from its publisher's digest", "missing": "missing"}
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from compress import run_files
-from compress.errors import UserError, command
-from compress.machine import processor
-from export.storage import files_of
-from export.verify import session
+from compress.core.errors import UserError, command
+from compress.core.machine import processor
+from compress.recipe import run_files
+from export.graphs.storage import files_of
+from export.parity.verify import session
 
 TURN = 3
 

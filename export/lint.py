@@ -16,13 +16,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.errors import command
-from compress.files import check_file
-from export.facts import QUANTISERS, Graph
-from export.lint_file import check, feeds_for
+from compress.core.errors import command
+from compress.core.files import check_file
+from export.graphs.storage import files_of
+from export.linting.facts import QUANTISERS, Graph
+from export.linting.file import check, feeds_for
+from export.linting.rules import (
+    POOR,
+    SUPPORTED,
+    UNKNOWN,
+    UNSUPPORTED,
+    Rule,
+    Target,
+    load,
+    meets,
+    targets,
+)
 from export.rewrites.fp16 import absolute_maxima
-from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, Rule, Target, load, meets, targets
-from export.storage import files_of
 
 FP16_MAX = 65504.0
 MARGIN = 4.0  # calibration sees few pictures; what comes within a quarter of the limit is a risk
@@ -325,7 +335,7 @@ def main(argv: list[str]) -> int:
     )
     print(json.dumps(report.as_dict(), indent=1) if arguments.json else text(report))
     if arguments.picture:
-        from export.lint_picture import draw
+        from export.linting.picture import draw
 
         draw(model, report, arguments.picture)
         print(arguments.picture)

@@ -20,9 +20,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-from compress.errors import UserError, command, nearest
-from compress.files import check_name, replacing
-from export.rules import forms
+from compress.core.errors import UserError, command, nearest
+from compress.core.files import check_name, replacing
+from export.linting.rules import forms
 
 PRECISIONS = (
     "fp32",
@@ -38,7 +38,7 @@ PRECISIONS = (
     "a8w4pc",
 )
 INSTALL = "pip install onnxruntime-qnn==2.7.0"
-WORKER = Path(__file__).parent / "probe_worker.py"
+WORKER = Path(__file__).parent / "probing" / "worker.py"
 TYPES = {
     ("a", 8): TensorProto.UINT8,
     ("a", 16): TensorProto.UINT16,

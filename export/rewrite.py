@@ -12,11 +12,13 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 
-from compress.errors import UserError, command, nearest
-from compress.files import MADE_BY, check_file
-from compress.model import SRModel
-from export.graph import tidy, write
-from export.onnx import GRAPHS
+from compress.core.errors import UserError, command, nearest
+from compress.core.files import MADE_BY, check_file
+from compress.model.sr_model import SRModel
+from export.graphs.export_onnx import GRAPHS
+from export.graphs.graph import tidy, write
+from export.graphs.storage import load_ir
+from export.parity.verify import probes
 from export.rewrites.attention import attention_convolutions, attention_heads, conv_bias, geglu
 from export.rewrites.edit import Options
 from export.rewrites.four_d import four_d
@@ -33,8 +35,6 @@ from export.rewrites.operators import (
     selection,
     silu,
 )
-from export.storage import load_ir
-from export.verify import probes
 
 # Name -> function(model, options): changes the model in place, returns how many places.
 REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {

@@ -6,16 +6,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from compress import phones
-from compress.cost import measure
-from compress.errors import UserError, command
-from compress.folders import partial_of
-from compress.identity import file_digest
-from compress.model import SRModel
+from compress.core.errors import UserError, command
+from compress.core.folders import partial_of
+from compress.core.identity import file_digest
+from compress.cost import phones
+from compress.cost.count import measure
+from compress.model.sr_model import SRModel
+from compress.recipe.run_files import read_manifest
+from export.parity.verify import check_probes, failures, table
 from export.targets import TARGETS, check_options, check_packages, claimed, export, finish
-from compress.run_files import read_manifest
 from export.targets.parts import PARTS, Options
-from export.verify import check_probes, failures, table
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     name, options = arguments.target, options_of(arguments)
     check_options(name, options)
-    from compress.checkpoint import model_path
+    from compress.recipe.checkpoint import model_path
     from export.rewrite import names_for
 
     if options.rewrite:
@@ -164,7 +164,7 @@ def main(argv: list[str]) -> int:
 
 def write(arguments: argparse.Namespace, out: Path, options: Options) -> int:
     """Export, verify and list what was written; returns the exit code."""
-    from compress.checkpoint import load_model, model_path
+    from compress.recipe.checkpoint import load_model, model_path
 
     name = arguments.target
     check_packages(name)
@@ -173,7 +173,8 @@ def write(arguments: argparse.Namespace, out: Path, options: Options) -> int:
     made = export(model, name, out, options)
     problem = failures(made.rows)
     if arguments.drift:
-        from export.targets.drift import measure_drift, table as drift_table
+        from export.targets.drift import measure_drift
+        from export.targets.drift import table as drift_table
 
         print(drift_table(measure_drift(partial_of(out), made, options)))
     final = finish(out, problem)

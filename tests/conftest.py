@@ -1,12 +1,14 @@
 """Fixtures that several test files share."""
 
+import compress  # noqa: F401  # isort: skip  first: it lets torchvision load beside a torch without CUDA
+
 from pathlib import Path
 
 import pytest
 from bench.random_weights import randomise
 
-from compress.model import SRModel
-from compress.sources.osediff import OSEDiffSource
+from compress.families.osediff import OSEDiffSource
+from compress.model.sr_model import SRModel
 
 
 @pytest.fixture(scope="session")

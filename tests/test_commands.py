@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from compress import publish, rank_blocks, route, run, sensitivity, train, upscale
-from compress.arguments import usable_device, usable_seed
-from compress.errors import UserError
+from compress.core.arguments import usable_device, usable_seed
+from compress.core.errors import UserError
 from compress.run import paths_in
 from eval import curve, report
 from eval import run as eval_run
@@ -232,7 +232,7 @@ import sys, types
 package = types.ModuleType("compress")     # without what the real one imports, which takes seconds
 package.__path__ = [{root!r}]
 sys.modules["compress"] = package
-from compress.errors import command
+from compress.core.errors import command
 """
 
 
@@ -273,7 +273,7 @@ def test_a_terminal_that_is_not_utf_8(encoding):
     # as the source of the program has it, and as its output shall
     word = r"\u2191 \u65e5\u672c \udcff"
     body = (
-        f"@command\ndef main(argv):\n    print('{word}')\n    from compress.errors import "
+        f"@command\ndef main(argv):\n    print('{word}')\n    from compress.core.errors import "
         f"UserError\n"
         f"    raise UserError('{word}')\nmain([])"
     )
@@ -294,7 +294,7 @@ def test_an_interrupt_while_importing(tmp_path):
     package = tmp_path / "eval"
     package.mkdir()
     (package / "__init__.py").write_text(
-        LIGHT.format(root=str(ROOT / "compress")) + "from compress.errors import "
+        LIGHT.format(root=str(ROOT / "compress")) + "from compress.core.errors import "
         "guard_imports\nguard_imports()\n"
         "import time\nprint('importing', flush=True)\n"
         "try:\n    time.sleep(60)\nexcept BaseException:\n    pass   # as libraries do\n"
@@ -321,7 +321,7 @@ def test_an_interrupt_while_importing(tmp_path):
 def test_a_program_of_somebody_else_keeps_its_own_interrupt():
     body = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from compress.errors import guard_imports\nguard_imports()\n"
+        "from compress.core.errors import guard_imports\nguard_imports()\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     )
     assert "codes 0" in call(body).stdout

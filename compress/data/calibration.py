@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compress.core.errors import UserError
+from compress.core.image import list_images, read_image
 from compress.data.degradation import PRESETS, degrade
 from compress.data.folder import data_hash, embedded_images
-from compress.errors import UserError
-from compress.image import list_images, read_image
 from compress.process.resample import SCALE
 
 

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from compress.errors import UserError
-from compress.identity import list_digest
-from compress.image import SUFFIXES
-
+from compress.core.errors import UserError
+from compress.core.identity import list_digest
+from compress.core.image import SUFFIXES
 
 # Photographs inside the scikit-image wheel that the embedded evaluation does not use.
 EMBEDDED = ("motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubble_deep_field.jpg")

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from compress.core.errors import UserError
+from compress.core.identity import list_digest
+from compress.core.image import list_images
 from compress.data.pool import cut_pair
-from compress.errors import UserError
-from compress.identity import list_digest
-from compress.image import list_images
 from compress.process.resample import SCALE
 
 TARGETS = ("target", "HR")

@@ -1,6 +1,6 @@
 """The compression techniques. `PASSES` is the one list of them: name in a recipe -> config class."""
 
-from compress.passes.base import Pass
+from compress.model.passes import Pass
 from compress.passes.bidirectional import BidirectionalConditioning
 from compress.passes.binarize import Binarize
 from compress.passes.decoder import DecoderHalve, DecoderJoin

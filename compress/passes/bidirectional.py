@@ -11,14 +11,14 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
-from compress.passes.base import Pass
+from compress.core.errors import UserError
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
+from compress.networks.edge import CleanDenoiser
+from compress.networks.latent_diffusion import UNetDenoiser, VAEEncoder
 from compress.process.bidirectional import Bidirectional
 from compress.process.one_step import OneStep
 from compress.process.resample import upsample
-from compress.sources.edge_parts import CleanDenoiser
-from compress.sources.latent_diffusion import UNetDenoiser, VAEEncoder
 
 
 class MomentsEncoder(VAEEncoder):

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from compress.errors import UserError, nearest
-from compress.model import SRModel
-from compress.passes.base import Pass
-from compress.quant.binary import BinaryConfig, BinaryLayer, Method, binarise
+from compress.binary.layers import BinaryConfig, BinaryLayer, Method, binarise
+from compress.core.errors import UserError, nearest
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
 
 Component = Literal["encoder", "denoiser", "decoder"]
 

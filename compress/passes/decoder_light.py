@@ -12,14 +12,14 @@ import torch
 from accelerate.utils import set_seed
 from pydantic import ConfigDict, Field, model_validator
 
+from compress.core.errors import UserError
+from compress.core.identity import files_key
 from compress.data.folder import data_hash, find_images
-from compress.errors import UserError
-from compress.identity import files_key
-from compress.model import SCALE, SRModel
-from compress.passes.base import FitContext, Pass
+from compress.model.passes import FitContext, Pass
+from compress.model.sr_model import SCALE, SRModel
+from compress.networks.edge import LightDecoder
+from compress.networks.latent_diffusion import VAEDecoder
 from compress.passes.distill import Photographs
-from compress.sources.edge_parts import LightDecoder
-from compress.sources.latent_diffusion import VAEDecoder
 
 # Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first two are [REC].
 SIZES = {
@@ -115,7 +115,7 @@ class DecoderLight(Pass):
                 module.reset_parameters()
         if not self.steps:
             return {}
-        from compress.distill.light_decoder import distil_decoder
+        from compress.training.light_decoder import distil_decoder
 
         return distil_decoder(self, model, context.before(self.pass_).to(context.device), context)
 

@@ -16,8 +16,13 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 from tqdm import tqdm
 
+from compress.core.errors import UserError, nearest
 from compress.data.calibration import calibration_hash, calibration_images
-from compress.depth import (
+from compress.model.passes import FitContext, Pass
+from compress.model.sr_model import SRModel
+from compress.passes.distill import Distill
+from compress.passes.quantize import Calibration
+from compress.pruning.depth import (
     MIDDLE,
     candidates,
     fit_shortcut,
@@ -27,11 +32,6 @@ from compress.depth import (
     shortcut,
     tensor,
 )
-from compress.errors import UserError, nearest
-from compress.model import SRModel
-from compress.passes.base import FitContext, Pass
-from compress.passes.distill import Distill
-from compress.passes.quantize import Calibration
 
 
 class Annealed:
@@ -170,7 +170,7 @@ class DepthPrune(Pass):
         figures = {"images": len(images), "dropped": list(heavy), "shortcut_error": errors}
         if self.training is None:
             return figures
-        from compress.distill.fit import distill
+        from compress.training.distillation import distill
 
         annealed = Annealed([(light[name], heavy[name]) for name in heavy])
         with annealed.mixing():

@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from compress.core.errors import UserError, nearest
+from compress.core.identity import files_key
 from compress.data.folder import data_hash, find_images
-from compress.distill.student import JUDGED, ON_LATENTS
-from compress.errors import UserError, nearest
-from compress.identity import files_key
-from compress.model import SRModel
-from compress.passes.base import FitContext, Pass
-from compress.sources.osediff_checkpoint import PARTS
+from compress.model.passes import FitContext, Pass
+from compress.model.sr_model import SRModel
+from compress.networks.sd21_checkpoint import PARTS
+from compress.training.student import JUDGED, ON_LATENTS
 
 Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
 # AdcSR: the decoder alone, then the UNet with the decoder's middle block.
@@ -148,7 +148,7 @@ class Distill(Pass):
             )
 
     def fit(self, model: SRModel, context: FitContext) -> dict:
-        from compress.distill.fit import distill
+        from compress.training.distillation import distill
 
         return distill(self, model, context)
 

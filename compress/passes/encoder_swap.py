@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
-from compress.passes.base import Pass
+from compress.core.errors import UserError
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
+from compress.networks.latent_diffusion import UNetDenoiser
 from compress.process.bidirectional import Bidirectional
 from compress.process.direct import Direct
-from compress.sources.latent_diffusion import UNetDenoiser
 
 
 class PixelUnshuffleEncoder(nn.Module):

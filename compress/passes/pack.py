@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
-from compress.passes.base import Pass
-from compress.quant.binary import BinaryLayer
-from compress.quant.packed import store_half
+from compress.binary.layers import BinaryLayer
+from compress.binary.packed import store_half
+from compress.core.errors import UserError
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
 
 
 class Pack(Pass):

@@ -8,14 +8,14 @@ from pydantic import ConfigDict, Field
 from torch import nn
 from tqdm import tqdm
 
-from compress.channels.cut import cut
-from compress.channels.graph import channel_graph
-from compress.channels.observe import Moments
-from compress.channels.score import activation_scores, l1_scores
 from compress.data.calibration import calibration_hash, calibration_images
-from compress.model import SRModel
-from compress.passes.base import FitContext, Pass
+from compress.model.passes import FitContext, Pass
+from compress.model.sr_model import SRModel
 from compress.passes.quantize import Calibration
+from compress.pruning.cut import cut
+from compress.pruning.graph import channel_graph
+from compress.pruning.observe import Moments
+from compress.pruning.score import activation_scores, l1_scores
 
 Channels = Literal["first", "dependency", "l1", "activation"]
 

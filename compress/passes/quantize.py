@@ -17,10 +17,10 @@ from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
+from compress.core.errors import UserError, nearest
 from compress.data.calibration import calibration_hash, calibration_images, calibration_pairs
-from compress.errors import UserError, nearest
-from compress.model import SRModel
-from compress.passes.base import FitContext, Pass
+from compress.model.passes import FitContext, Pass
+from compress.model.sr_model import SRModel
 from compress.quant.affine import BITS
 from compress.quant.distributed import Options
 from compress.quant.doors import doors

@@ -18,13 +18,13 @@ from diffusers.models.resnet import ResnetBlock2D
 from pydantic import ConfigDict, Field
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
-from compress.passes.base import Pass
-from compress.passes.fold_film import fold_film
-from compress.passes.phases import to_phases
-from compress.sources.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
-from compress.sources.residual_shift_parts import PairDenoiser
+from compress.core.errors import UserError
+from compress.folding.film import fold_film
+from compress.folding.phases import to_phases
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
+from compress.networks.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
+from compress.networks.residual_shift import PairDenoiser
 
 
 def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:

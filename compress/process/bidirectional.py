@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from compress.process.noise import repeated
 
 STEPS = 1000  # T

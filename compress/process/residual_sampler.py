@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from compress.process.noise import repeated
 from compress.process.residual_shift import ResidualShift
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 
 # The network: (state after the input normaliser [B, C, h, w], timestep int64 [B]) -> x0 [B, C, h, w].
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

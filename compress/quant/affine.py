@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 
 BITS = (4, 6, 8, 16)
 REDUCED = 64  # 2 * 255 * 64 = 32,640: two products of a byte with such a weight still fit 16 bits

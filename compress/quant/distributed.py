@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from compress.quant.correction import correct_biases
 from compress.quant.equalise import add_equalising, find_pairs
 from compress.quant.equivalent import initial_scale, input_channel_max

@@ -13,8 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from compress.cost import meta_copy
-from compress.model import SRModel
+from compress.cost.count import meta_copy
+from compress.model.sr_model import SRModel
 
 COMPONENTS = ("encoder", "denoiser", "decoder")
 # Functions that compute new values, under the names that torch calls them by.

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from compress.quant.flow import INPUT, NEUTRAL, SCALAR, Flow, Node, operator_of
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
 from compress.quant.placement import Placement

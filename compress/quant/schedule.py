@@ -7,7 +7,7 @@ rest, so that errors count by what they do to pixels. `polish` then learns all b
 
 import torch
 
-from compress.model import SRModel
+from compress.model.sr_model import SRModel
 from compress.quant.distributed import Fitted, Options, fit_component, learn, set_mode
 from compress.quant.flow import Flow
 

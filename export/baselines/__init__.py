@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.errors import UserError, nearest
-from compress.files import replacing
-from compress.model import SRModel
+from compress.core.errors import UserError, nearest
+from compress.core.files import replacing
+from compress.model.sr_model import SRModel
 from compress.passes.quantize import Width
-from export.onnx import GRAPHS, check_size, export_onnx
+from export.graphs.export_onnx import GRAPHS, check_size, export_onnx
 
 COMPONENTS = ("encoder", "denoiser", "decoder")
 

@@ -4,11 +4,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from compress import folders, marks
-from compress.arguments import usable_seed
-from compress.cache import default_root
+from compress.core import folders, marks
+from compress.core.arguments import usable_seed
+from compress.core.errors import UserError, command
 from compress.data.calibration import calibration_images
-from compress.errors import UserError, command
+from compress.recipe.cache import default_root
 from compress.sensitivity import open_subject
 from export.baselines import METHODS, check, make, parse_bits
 from export.run import parse_size

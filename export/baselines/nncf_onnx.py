@@ -8,10 +8,10 @@ import nncf
 import numpy as np
 import onnx
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from export.baselines import Job
-from export.storage import load_graph, open_session, save_graph
-from export.verify import psnr, session, session_options
+from export.graphs.storage import load_graph, open_session, save_graph
+from export.parity.verify import psnr, session, session_options
 
 ENOUGH_DB = 40.0  # of a component's output to the float one's, below which accuracy control puts layers back
 NEWEST = 20  # from opset 21 on onnxruntime refuses what NNCF writes

@@ -13,7 +13,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from export.baselines import Job
-from export.storage import load_graph, save_graph
+from export.graphs.storage import load_graph, save_graph
 from export.targets.qdq import ACTIVATIONS, PRODUCTS, Samples, prepare, quiet
 
 WEIGHTS = {8: QuantType.QInt8, 4: QuantType.QInt4}

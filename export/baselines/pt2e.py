@@ -13,9 +13,9 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 
 from compress.quant.affine import Grid
 from export.baselines import Job
-from export.graph import tidy, write
-from export.onnx import OPSET_16_BIT, _quiet
-from export.translate import TABLE
+from export.graphs.export_onnx import OPSET_16_BIT, _quiet
+from export.graphs.graph import tidy, write
+from export.graphs.translate import TABLE
 
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 QUANTIZE = "quantize_per_tensor"

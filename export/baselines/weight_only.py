@@ -14,9 +14,9 @@ from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
 
 from compress.quant.layers import QuantConv2d, QuantLinear
 from export.baselines import Job
-from export.graph import check_quantised, tidy, write
-from export.onnx import OPSET, _quiet
-from export.translate import TABLE
+from export.graphs.export_onnx import OPSET, _quiet
+from export.graphs.graph import check_quantised, tidy, write
+from export.graphs.translate import TABLE
 
 
 def converted(module: nn.Module, bits: int) -> nn.Module:

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from compress.errors import UserError
-from export.storage import GROUP_NORM, INSTANCE_NORM
+from compress.core.errors import UserError
+from export.graphs.storage import GROUP_NORM, INSTANCE_NORM
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from export.graphs.storage import SMALL, inferred, load_graph, on_disk, open_session, with_outputs
 from export.rewrites.edit import Options, array, attribute, constant, infer, scalar
-from export.storage import SMALL, inferred, load_graph, on_disk, open_session, with_outputs
 
 PASSING = (
     "Add",

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress import folders, marks
-from compress.errors import UserError, nearest
-from compress.files import write_text, writing
-from compress.model import SRModel
+from compress.core import folders, marks
+from compress.core.errors import UserError, nearest
+from compress.core.files import write_text, writing
+from compress.model.sr_model import SRModel
 from export.targets.parts import Exported, Options, Parts, check_host_arithmetic, choose_parts
 
 __all__ = [
@@ -36,7 +36,7 @@ DTYPES = ("fp32", "fp16", "fp8", "w8a8", "w8a16", "w8")
 
 @dataclass(frozen=True)
 class Target:
-    """`write(parts, folder, options)` of `export.targets.<module>` makes the files. `packages` are import names that it
+    """`write(parts, folder, options)` of `export.targets.to_<module>` makes the files. `packages` are import names that it
     needs here; `runs` says whether what it makes can run where it was made. `dtypes` maps what it can to the default
     threshold of parity in dB."""
 
@@ -52,13 +52,13 @@ class Target:
     remark: str = ""
 
     def writer(self) -> Callable[[Parts, Path, Options], Exported]:
-        return importlib.import_module(f"export.targets.{self.module}").write
+        return importlib.import_module(f"export.targets.to_{self.module}").write
 
 
 # Thresholds in dB, end to end: fp16 rounds at 2^-11; 30 and 45 are what 8 and 16 bits are expected to reach.
 TARGETS: dict[str, Target] = {
     "onnx": Target(
-        "onnx_file",
+        "onnx",
         ("onnxscript",),
         "pip install 'onnxscript>=0.7.2,<0.8'",
         {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
@@ -174,8 +174,8 @@ def export(model: SRModel, name: str, out: Path, options: Options) -> Exported:
 
     The caller hands it to `finish`. Raises UserError for missing packages and for what the target cannot do.
     """
+    from export.parity.verify import verify_exported
     from export.targets import manifest
-    from export.verify import verify_exported
 
     check_options(name, options)
     check_packages(name)

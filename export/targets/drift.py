@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from compress.errors import UserError
-from compress.files import write_text
-from compress.run_files import read_manifest
-from export.storage import SMALL, inferred, load_graph, open_session, with_outputs
+from compress.core.errors import UserError
+from compress.core.files import write_text
+from compress.recipe.run_files import read_manifest
+from export.graphs.storage import SMALL, inferred, load_graph, open_session, with_outputs
+from export.parity.verify import photographs, psnr, session
 from export.targets.host.tiles import clean_latent
 from export.targets.parts import Exported, Options
-from export.verify import photographs, psnr, session
 
 ABLE = ("onnx", "qnn")
 HEAVY = (
@@ -88,7 +88,7 @@ def run_target(
 
 def run_htp(path: Path, graph: dict, made: Exported, x: np.ndarray) -> dict[str, np.ndarray]:
     """Compiled and run by qnn_worker.py, with all outputs."""
-    from export.targets.qnn import work
+    from export.targets.to_qnn import work
 
     python, chip = (
         made.runner.python,

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress import __version__, photographs
-from compress.files import write_text
-from compress.marks import MARK_FILE
-from compress.model import MARGIN, SCALE, SRModel
+from compress.core.files import write_text
+from compress.core.marks import MARK_FILE
+from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.process import strips
-from compress.run_files import read_manifest
-from export.onnx import summary
+from compress.recipe.run_files import read_manifest
+from export.graphs.export_onnx import summary
 from export.targets import host
 from export.targets.described import exported_modules, host_steps, learned
-from export.targets.needs import install, needs
 from export.targets.host.folder import FORMAT, sha256
+from export.targets.needs import install, needs
 from export.targets.parts import Exported, Options, Parts
 
 if TYPE_CHECKING:

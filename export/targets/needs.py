@@ -1,6 +1,6 @@
 """Which runtime an exported folder needs: the least onnxruntime, and QAIRT's version for qnn."""
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 
 # (onnxruntime, newest IR version, newest opset) of every release that took more than the one
 # before. Measured: a graph of each IR version and each opset was loaded in 1.17.3, 1.18.1, 1.19.2,

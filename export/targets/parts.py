@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from compress.core.errors import UserError, nearest
 from compress.data.calibration import calibration_images
-from compress.errors import UserError, nearest
-from compress.model import SRModel
+from compress.model.sr_model import SRModel
 from compress.process.bidirectional import PERIOD as BIDIRECTIONAL_PERIOD
 from compress.process.bidirectional import Bidirectional
 from compress.process.one_step import OneStep
 from compress.process.residual_sampler import PERIOD as SAMPLER_PERIOD
 from compress.process.residual_sampler import ResidualSampler
-from export.onnx import GRAPHS, check_size, quantised_layers
+from export.graphs.export_onnx import GRAPHS, check_size, quantised_layers
 from export.targets.host.tiles import clean_latent
 
 if TYPE_CHECKING:

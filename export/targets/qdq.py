@@ -26,9 +26,9 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
-from compress.errors import UserError
+from compress.core.errors import UserError
+from export.graphs.storage import add_shapes, load_graph, save_graph, skeleton
 from export.rewrites.operators import fold_constants
-from export.storage import add_shapes, load_graph, save_graph, skeleton
 from export.targets.ranges import Overrides, lift
 
 PRODUCTS = ["Conv", "ConvTranspose", "MatMul", "Gemm"]

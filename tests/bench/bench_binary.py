@@ -5,7 +5,7 @@
 onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at every run. Both are
 measured, each memory in a process of its own. The last line compares the file with what it must hold: the bits, and in
 float16 every other weight, without the attention masks and indices that follow from the sizes. No ratio of operations
-is a speed: see compress/cost.py.
+is a speed: see compress/cost/count.py.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from pathlib import Path
 import onnxruntime as ort
 from torch import nn
 
-from compress.errors import command
-from compress.model import SRModel
+from compress.binary.layers import METHODS
+from compress.core.errors import command
+from compress.families.osediff import OSEDiffSource
+from compress.families.resshift import ResShiftSource
+from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize
 from compress.passes.pack import Pack
-from compress.quant.binary import METHODS
-from compress.sources.osediff import OSEDiffSource
-from compress.sources.resshift import ResShiftSource
+from export.graphs.export_onnx import GRAPHS, export_onnx
 from export.latency import feed, interleaved
-from export.onnx import GRAPHS, export_onnx
 
 FOLDING = "ConstantFolding"
 SOURCES = {"osediff": OSEDiffSource, "resshift": ResShiftSource}

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from compress.cost import measure
-from compress.distill.losses import lpips
-from compress.errors import command
-from compress.image import list_images, read_image
-from compress.model import SRModel
-from compress.passes.base import FitContext
+from compress.binary.layers import METHODS
+from compress.core.errors import command
+from compress.core.image import list_images, read_image
+from compress.cost.count import measure
+from compress.families.resshift import ResShiftSource
+from compress.model.passes import FitContext
+from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize, plain_layers
 from compress.passes.distill import Distill, Photographs
 from compress.passes.pack import Pack
-from compress.quant.binary import METHODS
-from compress.sources.resshift import ResShiftSource
+from compress.training.losses import lpips
 
 BRANCHES = {
     "binary + low rank + sparse": {},

@@ -3,7 +3,7 @@
     python tests/bench/bench_eval.py RESTORED --data DIR [--metrics psnr,ssim,niqe] [--iqa-weights DIR] [--images 12]
 
 Direct: `metric(restored file, original file)` of pyiqa for every image and metric, each metric created once. Ours:
-`eval.benchmark.evaluate` without its cache, reading the same files, loading the metrics included in neither; `buffers
+`eval.score.benchmark.evaluate` without its cache, reading the same files, loading the metrics included in neither; `buffers
 kept` is how eval.run calls it. Cached: the same again, all scores known. Times are of this machine and day; what holds
 is the ratio.
 """
@@ -18,16 +18,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-
-from compress.errors import UserError, command
-from compress.machine import processor
-from eval.dataset import open_data
-from eval.metrics import METRICS, Metrics, check_names, locate
-from eval.scoring import Job, Worker, keep_freed_memory, score
 from pyiqa.models.inference_model import (
     InferenceModel,
 )  # after compress, which mends torchvision for it
 from pyiqa.utils.img_util import imread2tensor
+
+from compress.core.errors import UserError, command
+from compress.core.machine import processor
+from eval.data.dataset import open_data
+from eval.metric.metrics import METRICS, Metrics, check_names, locate
+from eval.score.scoring import Job, Worker, keep_freed_memory, score
 
 
 def _from_file(net: torch.nn.Module, file: str) -> torch.Tensor:
@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
 def _cached(job: Job, groups: list, file: Path, base: float, count: int) -> None:
     from dataclasses import replace
 
-    from eval.cache import ScoreCache
+    from eval.score.cache import ScoreCache
 
     worker = Worker(replace(job, cache=file))
     for group in groups:

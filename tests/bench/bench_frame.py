@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 import compress
-from compress.checkpoint import load_model
-from compress.model import SCALE
+from compress.model.sr_model import SCALE
 from compress.process.resample import upsample
+from compress.recipe.checkpoint import load_model
 
 AROUND = 32  # input pixels between the borders of the two pictures
 MODELS = ("osediff", "adcsr", "sinsr", "edge")

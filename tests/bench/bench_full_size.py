@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from random_weights import randomise
 
-from compress.checkpoint import load_model, save_model
-from compress.errors import command
-from compress.passes.base import FitContext
+from compress.core.errors import command
+from compress.families.adcsr import AdcSRSource
+from compress.families.osediff import OSEDiffSource
+from compress.model.passes import FitContext
 from compress.passes.quantize import Quantize
-from compress.sources.adcsr import AdcSRSource
-from compress.sources.osediff import OSEDiffSource
-from export.onnx import export_onnx
+from compress.recipe.checkpoint import load_model, save_model
+from export.graphs.export_onnx import export_onnx
+from export.parity.verify import failures, probes, session, table, verify
 from export.run import parse_size
-from export.verify import failures, probes, session, table, verify
 
 LIMIT_GIB = 24.0
 Size = tuple[int, int]

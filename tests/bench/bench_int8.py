@@ -4,7 +4,7 @@
         [--components decoder,model]
 
 `fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of
-export/cpu.py that the compressed file has, so that what quantisation gives can be told from what they give.
+export/graphs/cpu_forms.py that the compressed file has, so that what quantisation gives can be told from what they give.
 `--beside` adds the file of another run, such as one with `reduce_range`. The first line says which features the
 processor has and whether sessions ask for onnxruntime's exact kernels; below each table stands what each compressed
 file takes with exact and with fast kernels, and how far their results are apart: 0 on a processor with VNNI, and of a
@@ -30,17 +30,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from compress.core.errors import UserError, command
 from compress.data.calibration import calibration_images
-from compress.errors import UserError, command
-from compress.model import SRModel
-from compress.passes.base import FitContext
+from compress.model.passes import FitContext
+from compress.model.sr_model import SRModel
 from compress.passes.strip import Strip
 from export.baselines import Job
+from export.graphs.export_onnx import GRAPHS, export_onnx
 from export.latency import compare, feed, interleaved, table
-from export.onnx import GRAPHS, export_onnx
+from export.parity.verify import session, session_options
 from export.run import parse_size
 from export.targets.host import processor
-from export.verify import session, session_options
 
 CONVERSIONS = {
     "QuantizeLinear",
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
     if unknown := [stem for stem in stems if stem not in GRAPHS]:
         raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
-    from compress.checkpoint import load_model, read_header
+    from compress.recipe.checkpoint import load_model, read_header
 
     print(processor.describe())
     config, passes = read_header(arguments.run)

@@ -23,12 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.checkpoint import load_model
-from compress.model import MARGIN, SCALE, SRModel, Tiling
+from compress.families.adcsr import ASSET
+from compress.model.sr_model import MARGIN, SCALE, SRModel, Tiling
 from compress.passes.encoder_swap import PixelUnshuffleEncoder
 from compress.process.direct import Direct
-from compress.sources.adcsr import ASSET
-
+from compress.recipe.checkpoint import load_model
 
 FIXES = ("wavelet", "adain", "mean_std")
 

@@ -19,12 +19,12 @@ import torch
 from pydantic import BaseModel
 from random_weights import randomise
 
-from compress.checkpoint import convert_all, load_model, read_header
-from compress.cost import measure
-from compress.errors import UserError, command
-from compress.model import SRModel
-from compress.passes.base import Pass
-from compress.recipe import load_recipe
+from compress.core.errors import UserError, command
+from compress.cost.count import measure
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
+from compress.recipe.checkpoint import convert_all, load_model, read_header
+from compress.recipe.recipe import load_recipe
 from export.latency import interleaved, machine
 from export.run import parse_size
 

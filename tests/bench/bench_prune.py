@@ -10,10 +10,10 @@ import math
 
 import torch
 
+from compress.families.osediff import OSEDiffSource
+from compress.model.passes import FitContext
 from compress.passes import PASSES
-from compress.passes.base import FitContext
-from compress.sources.osediff import OSEDiffSource
-from eval.embedded import PHOTOGRAPHS, low
+from eval.data.embedded import PHOTOGRAPHS, low
 
 CHANNELS = ("first", "dependency", "l1", "activation")
 

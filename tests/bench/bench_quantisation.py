@@ -22,22 +22,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from compress.cache import code_version
-from compress.checkpoint import dump
+from compress.core.errors import UserError, command, nearest
 from compress.data.calibration import calibration_hash, calibration_images
-from compress.errors import UserError, command, nearest
-from compress.model import SRModel
+from compress.model.passes import FitContext
+from compress.model.sr_model import SRModel
 from compress.passes import PASSES
-from compress.passes.base import FitContext
 from compress.process.colour import FIXES
-from compress.recipe import load_recipe
+from compress.recipe.cache import code_version
+from compress.recipe.checkpoint import dump
+from compress.recipe.recipe import load_recipe
 from compress.run import write_text
-from eval.dataset import Pair, open_data
-from eval.metrics import Metrics
+from eval.data.dataset import Pair, open_data
+from eval.metric.metrics import Metrics
 from export.baselines import COMPONENTS, METHODS, check, make, parse_bits
+from export.graphs.export_onnx import export_onnx
 from export.latency import compare
-from export.onnx import export_onnx
-from export.verify import session
+from export.parity.verify import session
 
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
@@ -193,7 +193,7 @@ def table(rows: list[dict]) -> str:
 
 
 def float_model(path: str, overrides: list[str], cache: Path) -> SRModel:
-    from compress.cache import default_root
+    from compress.recipe.cache import default_root
     from compress.sensitivity import open_subject
 
     return open_subject(path, overrides, default_root(), cache).model

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from compress.checkpoint import load_model
-from compress.errors import command
-from compress.image import read_image, write_image
-from compress.model import SCALE
-from compress.process.router import Router
+from compress.core.errors import command
+from compress.core.image import read_image, write_image
+from compress.model.sr_model import SCALE
 from compress.process.tiling import tile_starts
+from compress.recipe.checkpoint import load_model
+from compress.routing.router import Router
 
 PHASE = 32  # pixels after which a decoder of f = 8 at x4 repeats
 

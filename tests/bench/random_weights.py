@@ -2,7 +2,7 @@
 
 import torch
 
-from compress.model import SRModel
+from compress.model.sr_model import SRModel
 
 
 def randomise(model: SRModel, seed: int = 0, device: str = "cpu") -> SRModel:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import weight_files
-from eval.scoring import keep_freed_memory
+from eval.metric import weight_files
+from eval.score.scoring import keep_freed_memory
 
 torch.set_num_threads(1)
 keep_freed_memory()

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.errors import UserError
-from compress.model import SRModel, upsample
-from eval.benchmark import evaluate
-from eval.dataset import open_data
-from eval.metrics import locate
+from compress.core.errors import UserError
+from compress.model.sr_model import SRModel, upsample
+from eval.data.dataset import open_data
+from eval.metric.metrics import locate
 from eval.run import main, table
-from eval.scoring import Job, score
+from eval.score.benchmark import evaluate
+from eval.score.scoring import Job, score
 
 
 def run_score(data, restore, metrics, weights=None, **options):

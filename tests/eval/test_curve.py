@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ET
 import pytest
 from PIL import Image
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from eval import published
 from eval.curve import draw, main
-from eval.metrics import METRICS
-from eval.points import Point, front, gather, select, until
+from eval.metric.metrics import METRICS
+from eval.reporting.points import Point, front, gather, select, until
 
 
 def test_only_the_same_protocol_and_data_set(run):
@@ -137,10 +137,10 @@ def test_front():
 
 
 def test_latency_is_predicted_for_ours_and_published_for_others(run, random_nano):
-    from compress.checkpoint import save_model
-    from compress.cost import measure
-    from compress.phones import predict
-    from compress.sources.osediff import OSEDiffSource
+    from compress.cost.count import measure
+    from compress.cost.phones import predict
+    from compress.families.osediff import OSEDiffSource
+    from compress.recipe.checkpoint import save_model
 
     folder = run(musiq=60.0)
     save_model(random_nano, folder / "model.safetensors", OSEDiffSource(), [])

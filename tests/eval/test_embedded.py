@@ -6,8 +6,8 @@ import socket
 import pytest
 import torch
 
-from compress.image import to_uint8
-from eval import embedded
+from compress.core.image import to_uint8
+from eval.data import embedded
 
 
 @pytest.mark.parametrize("name", embedded.PHOTOGRAPHS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import fid
+from eval.metric import fid
 
 
 def test_distance_is_the_definition():
@@ -51,8 +51,8 @@ def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
     """Inception's real structure with random weights, read from a folder: pyiqa's own features, and a distance."""
     from pyiqa.archs import fid_arch, inception
 
-    from eval.benchmark import evaluate
-    from eval.metrics import Metrics
+    from eval.metric.metrics import Metrics
+    from eval.score.benchmark import evaluate
 
     torch.manual_seed(0)
     with monkeypatch.context() as patch:

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from compress.errors import UserError
-from compress.image import read_image
-from eval import ntire, weight_files
-from eval.metrics import METRICS, Metrics
+from compress.core.errors import UserError
+from compress.core.image import read_image
+from eval.metric import ntire, weight_files
+from eval.metric.metrics import METRICS, Metrics
 
 GOLDEN = {
     "psnr": "psnr_y",

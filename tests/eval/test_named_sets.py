@@ -2,10 +2,10 @@
 
 import pytest
 
-from compress.errors import UserError
-from compress.recipe import parse_recipe
+from compress.core.errors import UserError
+from compress.recipe.recipe import parse_recipe
 from eval import named_sets
-from eval.dataset import PROTOCOLS, open_data
+from eval.data.dataset import PROTOCOLS, open_data
 from eval.named_sets import full_count, known, main
 
 
@@ -137,7 +137,7 @@ def recipe(data):
 
 
 def test_recipes_name_data_sets_beside_plain_folders():
-    from compress.recipe import resolved
+    from compress.recipe.recipe import resolved
 
     plain, named = (
         recipe(["embedded", "photos"]),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval import niqe
+from eval.metric import niqe
 
 
 def test_luma_is_exact_but_for_halves():

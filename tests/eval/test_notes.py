@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from compress.quant.placement import Placement
-from eval.notes import notes, plural
+from eval.reporting.notes import notes, plural
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 NOT_WHOLE = "not whole-graph quantisation"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from compress.errors import UserError
-from eval.benchmark import evaluate
-from eval.dataset import open_data
-from eval.pairing import restored_images
+from compress.core.errors import UserError
+from eval.data.dataset import open_data
+from eval.data.pairing import restored_images
+from eval.score.benchmark import evaluate
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from collections import defaultdict
 
 import pytest
 
-from eval import ntire, published
-from eval.metrics import METRICS
+from eval import published
+from eval.metric import ntire
+from eval.metric.metrics import METRICS
 
 
 def reference(shared, name):

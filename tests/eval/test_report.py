@@ -12,10 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from compress.errors import UserError
-from eval import pictures, rundir
-from eval.pictures import Crop
+from compress.core.errors import UserError
 from eval.report import ReportData, cell, collect, main, spread, tiles, write_report
+from eval.reporting import pictures, rundir
+from eval.reporting.pictures import Crop
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_a_damaged_run(directory):
 
 
 def test_card(directory):
-    from eval.card import licence, write_card
+    from eval.reporting.card import licence, write_card
 
     run = directory("a")
     text = write_card(rundir.read(run), run, ["one line"]).read_text(encoding="utf-8")
@@ -410,7 +410,7 @@ def with_passes(run, *passes):
 
 def pages_of(run):
     """report.html and card.md of a run."""
-    from eval.card import write_card
+    from eval.reporting.card import write_card
 
     write_report(run, collect(rundir.read(run)))
     write_card(rundir.read(run), run)
@@ -448,7 +448,7 @@ def test_report_and_card_say_what_is_so(directory, passes, there, absent):
 
 
 def test_a_comparison_says_whose_placement_is_which(directory, tmp_path):
-    from eval.compare import write_comparison
+    from eval.reporting.compare import write_comparison
 
     with_passes(directory("a"), QUANTIZE)
     with_passes(directory("b"), QUANTIZE | {"placement": "full"})
@@ -459,7 +459,7 @@ def test_a_comparison_says_whose_placement_is_which(directory, tmp_path):
 
 
 def test_a_blank_of_one_run_is_not_all_runs(directory, tmp_path):
-    from eval.compare import write_comparison
+    from eval.reporting.compare import write_comparison
 
     directory("a")
     other = directory("b") / "eval" / "photos" / "averages.json"
@@ -520,7 +520,7 @@ def test_what_names_contain_is_text(directory, tmp_path):
         (run / name).write_text(text)
     ledger = json.loads((run / "ledger.json").read_text())
     (run / "ledger.json").write_text(json.dumps(ledger | {"name": bad}))
-    from eval.compare import write_comparison
+    from eval.reporting.compare import write_comparison
 
     report = pages_of(run)[0]
     compared = write_comparison([rundir.read(run)], tmp_path / "c.html").read_text()

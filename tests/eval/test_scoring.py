@@ -6,14 +6,14 @@ import sqlite3
 import pytest
 import torch
 
-from compress.errors import UserError
-from compress.model import upsample
-from eval import metrics as metrics_module
-from eval.benchmark import evaluate
-from eval.cache import ScoreCache, image_hash, key
-from eval.dataset import open_data
-from eval.metrics import Metrics, locate
-from eval.scoring import Job, Worker
+from compress.core.errors import UserError
+from compress.model.sr_model import upsample
+from eval.data.dataset import open_data
+from eval.metric import metrics as metrics_module
+from eval.metric.metrics import Metrics, locate
+from eval.score.benchmark import evaluate
+from eval.score.cache import ScoreCache, image_hash, key
+from eval.score.scoring import Job, Worker
 
 
 @pytest.fixture
@@ -153,7 +153,8 @@ def test_cache_reads_what_it_wrote(tmp_path):
 
 def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
     """With the six metrics' means given, the two composed figures and the reason for a missing one."""
-    from eval import benchmark, ntire
+    from eval.metric import ntire
+    from eval.score import benchmark
 
     values = {
         "lpips": 0.3524,

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from eval.metrics import METRICS
-from eval.weight_files import known
+from eval.metric.metrics import METRICS
+from eval.metric.weight_files import known
 from eval.weights import main, ready, survey
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tiny_model import quantised, tiny
+from support.tiny_model import quantised, tiny
 
-from compress.model import SRModel
-from export.onnx import export_onnx
+from compress.model.sr_model import SRModel
+from export.graphs.export_onnx import export_onnx
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny
+from support.tiny_model import tiny
 
-from compress import backends
-from compress.backends import choose_backend, why_not
-from compress.errors import UserError
-from compress.model import MARGIN
+from compress.core.errors import UserError
+from compress.model.sr_model import MARGIN
+from compress.pipeline import backends
+from compress.pipeline.backends import choose_backend, why_not
+from export.parity.verify import failures, probes
 from export.targets import Options, export, finish
-from export.verify import failures, probes
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.quant.layers import TensorQuantiser
-from export.graph import spell_out, tidy, write
-from export.storage import open_session
-from export.translate import TABLE
-from export.verify import session_options
+from export.graphs.graph import spell_out, tidy, write
+from export.graphs.storage import open_session
+from export.graphs.translate import TABLE
+from export.parity.verify import session_options
 
 
 class Readers(nn.Module):

@@ -7,12 +7,22 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from export import lint as module
-from export.facts import Graph
 from export import probe
 from export.lint import lint, partitions, text
-from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, figures, forms, load, meets, targets
+from export.linting.facts import Graph
+from export.linting.rules import (
+    POOR,
+    SUPPORTED,
+    UNKNOWN,
+    UNSUPPORTED,
+    figures,
+    forms,
+    load,
+    meets,
+    targets,
+)
 
 
 def make(

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export import probe
-from export.facts import Graph, defaults, shown
 from export.lint import lint, main
-from export.lint_file import check, feeds_for
-from export.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, forms, load
-from export.targets.qnn import find_python
+from export.linting.facts import Graph, defaults, shown
+from export.linting.file import check, feeds_for
+from export.linting.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, forms, load
+from export.targets.to_qnn import find_python
 
 FLOAT = TensorProto.FLOAT
 

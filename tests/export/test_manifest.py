@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import quantised, tiny
+from support.tiny_model import quantised, tiny
 
-from compress.errors import UserError
-from compress.model import MARGIN, Tiling
+from compress.core.errors import UserError
+from compress.model.sr_model import MARGIN, Tiling
 from compress.passes.binarize import Binarize
 from compress.passes.quantize import Quantize
 from compress.photographs import reading
@@ -23,13 +23,13 @@ from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
 from compress.quant.placement import Placement
-from export.onnx import GRAPHS, summary
+from export.graphs.export_onnx import GRAPHS, summary
+from export.parity.verify import failures, probes
 from export.targets import Options, check_options, export, finish
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host import arithmetic, tiles
 from export.targets.host.folder import sha256
 from export.targets.manifest import tiles_fix
-from export.verify import failures, probes
 
 OPTIONS = Options(lr_size=(32, 32), images=2, threads=1)
 

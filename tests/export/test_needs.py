@@ -2,7 +2,7 @@
 
 import pytest
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from export.targets.needs import install, least_onnxruntime, needs
 
 

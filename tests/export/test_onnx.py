@@ -8,19 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
-from tiny_model import quantised, tiny
+from support.tiny_model import quantised, tiny
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
+from compress.core.errors import UserError
+from compress.model.sr_model import SRModel
 from compress.passes.encoder_swap import PixelUnshuffleEncoder
 from compress.process.colour import FIXES, adain
 from compress.process.direct import Direct
 from compress.quant.layers import QuantConv2d, QuantLayer
-from export import graph
-from export.onnx import GRAPHS, export_onnx
-from export.translate import TABLE, bicubic_taps
-from export.verify import probes, session
+from export.graphs import graph
+from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.translate import TABLE, bicubic_taps
+from export.parity.verify import probes, session
 
 
 def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:

@@ -12,16 +12,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
-from tiny_model import quantised, tiny
+from support.tiny_model import quantised, tiny
 
-from compress.errors import UserError
-from export.onnx import export_onnx
+from compress.core.errors import UserError
+from export.graphs.export_onnx import export_onnx
+from export.parity.verify import probes, psnr
 from export.targets import Options, export, finish
 from export.targets.qdq import Samples, prepare, qnn_overrides, quantise
-from export.targets.qnn import choose_chip, chips, find_python, refusals
 from export.targets.ranges import lift
-from export.targets.tensorrt import as_fp8
-from export.verify import probes, psnr
+from export.targets.to_qnn import chips, choose_chip, find_python, refusals
+from export.targets.to_tensorrt import as_fp8
 
 
 def small(softmax: bool = True) -> onnx.ModelProto:
@@ -272,7 +272,7 @@ def test_chips():
 
 def test_without_the_package(tmp_path, monkeypatch):
     """The Q/DQ files and the command that compiles them; the export says that nothing was run."""
-    monkeypatch.setattr("export.targets.qnn.find_python", lambda python: None)
+    monkeypatch.setattr("export.targets.to_qnn.find_python", lambda python: None)
     made = export(
         tiny(),
         "qnn",
@@ -316,7 +316,7 @@ def test_refused_nodes_are_named(monkeypatch):
     class Done:
         stdout, stderr = "{}", log * 2
 
-    monkeypatch.setattr("export.targets.qnn.subprocess.run", lambda *a, **k: Done)
+    monkeypatch.setattr("export.targets.to_qnn.subprocess.run", lambda *a, **k: Done)
     assert refusals("python", {}) == ["LayerNormalization node_ln"]
 
 

@@ -8,23 +8,23 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from tiny_model import quantised, tiny
+from support.tiny_model import quantised, tiny
 from torch import nn
 
-from compress.errors import UserError
-from compress.model import SRModel
-from compress.sources.adcsr import AdcSRSource
-from compress.sources.osediff import OSEDiffSource
+from compress.core.errors import UserError
+from compress.families.adcsr import AdcSRSource
+from compress.families.osediff import OSEDiffSource
+from compress.model.sr_model import SRModel
 from export import rewrite as module
-from export.graph import tidy
-from export.onnx import EndToEnd, export_onnx
+from export.graphs.export_onnx import EndToEnd, export_onnx
+from export.graphs.graph import tidy
+from export.graphs.translate import TABLE
+from export.linting.facts import Graph
+from export.parity.verify import probes, psnr, session
 from export.rewrite import FOR, REWRITES, names_for, rewrite, rewrite_file
 from export.rewrites.edit import Options
 from export.rewrites.fp16 import absolute_maxima
 from export.rewrites.views import arrange, plain
-from export.facts import Graph
-from export.translate import TABLE
-from export.verify import probes, psnr, session
 
 
 def run(model: onnx.ModelProto, feed: dict) -> np.ndarray:
@@ -324,7 +324,7 @@ def test_geglu_is_two_convolutions_with_their_biases(tokens):
 
 def test_windows_have_four_axes():
     """A Swin layer's partition, as it is and after the rewrites."""
-    from compress.sources.swin_unet import SwinBlock, SwinUNetConfig
+    from compress.networks.swin_unet import SwinBlock, SwinUNetConfig
 
     torch.manual_seed(0)
     config = SwinUNetConfig(

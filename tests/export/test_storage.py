@@ -9,15 +9,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.errors import UserError
-from export.lint import main as lint_main
-from export.latency import compare
-from export.onnx import GRAPHS
-from export.rewrite import FOR, REWRITES, rewrite_file
-from export.rewrites.edit import Options
-from export.rewrites.fp16 import absolute_maxima
-from export.rules import targets
-from export.storage import (
+from compress.core.errors import UserError
+from export.graphs.export_onnx import GRAPHS
+from export.graphs.storage import (
     SMALL,
     add_shapes,
     files_of,
@@ -33,11 +27,17 @@ from export.storage import (
     weight_bytes,
     with_outputs,
 )
+from export.latency import compare
+from export.lint import main as lint_main
+from export.linting.rules import targets
+from export.parity.verify import failures, probes, psnr, session, session_options, verify
+from export.rewrite import FOR, REWRITES, rewrite_file
+from export.rewrites.edit import Options
+from export.rewrites.fp16 import absolute_maxima
 from export.targets.drift import simulate, tapped
-from export.targets.onnx_file import as_float16, replace
 from export.targets.qdq import quantise
-from export.targets.tensorrt import as_fp8
-from export.verify import failures, probes, psnr, session, session_options, verify
+from export.targets.to_onnx import as_float16, replace
+from export.targets.to_tensorrt import as_fp8
 
 STEMS = tuple(GRAPHS)
 

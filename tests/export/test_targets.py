@@ -14,22 +14,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from tiny_model import tiny
+from support.tiny_model import tiny
 from torch.fx.traceback import NodeSource
 
-from compress.errors import UserError
-from compress.sources.vq_autoencoder import Codebook
+from compress.core.errors import UserError
+from compress.networks.vq_autoencoder import Codebook
+from export.parity.verify import failures, session
 from export.targets import TARGETS, Options, export, finish, manifest
-from export.targets.coreml import bicubic_kernels, chooses
-from export.targets.executorch import separate, shared_history, takes_codes
 from export.targets.hush import hushed
-from export.targets.litert import observed, searches
-from export.targets.ncnn import searchable, unknown
-from export.targets.onnx_file import as_float16
 from export.targets.parts import Exported
 from export.targets.qdq import quantise
-from export.targets.qnn import Crashed, Simulator
-from export.verify import failures, session
+from export.targets.to_coreml import bicubic_kernels, chooses
+from export.targets.to_executorch import separate, shared_history, takes_codes
+from export.targets.to_litert import observed, searches
+from export.targets.to_ncnn import searchable, unknown
+from export.targets.to_onnx import as_float16
+from export.targets.to_qnn import Crashed, Simulator
 
 
 def graph(
@@ -367,7 +367,7 @@ def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch)
         "file": "decoder_ctx.onnx",
         "optimisation": 3,
     }
-    monkeypatch.setattr("export.targets.qnn.work", crashing((3,), done))
+    monkeypatch.setattr("export.targets.to_qnn.work", crashing((3,), done))
     x = np.ones((1, 2, 3, 3), np.float32)
     found = Simulator(tmp_path, {"decoder": entry}, "python", notes)("decoder", {"photo 1": x})
     np.testing.assert_array_equal(found["photo 1"], 2 * x)
@@ -377,7 +377,7 @@ def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch)
         and entry["binaries"] == ["level2.bin"]
     )
     assert len(notes) == 1 and "level 2 (2 KiB" in notes[0] and "crashed on level 3" in notes[0]
-    monkeypatch.setattr("export.targets.qnn.work", crashing((3, 2, 1), done))
+    monkeypatch.setattr("export.targets.to_qnn.work", crashing((3, 2, 1), done))
     with pytest.raises(UserError, match="code -11"):
         Simulator(tmp_path, {"decoder": {**entry, "optimisation": 3}}, "python", notes)(
             "decoder", {"photo 1": x}

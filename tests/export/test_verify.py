@@ -9,10 +9,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from compress.errors import UserError
+from compress.core.errors import UserError
 from compress.quant.layers import QuantConv2d
 from export import latency, run
-from export.verify import failures, probes, psnr, session, table, unrounded, verify
+from export.parity.verify import failures, probes, psnr, session, table, unrounded, verify
 
 
 def test_probes_are_deterministic_and_cover_the_range():
@@ -150,10 +150,10 @@ def test_command_line_refusals(capsys, arguments, words):
 
 def test_command_line(monkeypatch, capsys, tmp_path, float_files):
     """The command on the tiny model: exit code 0, and 1 where parity is asked for that nothing reaches."""
-    import compress.checkpoint
+    import compress.recipe.checkpoint
 
     (tmp_path / "model.safetensors").touch()
-    monkeypatch.setattr(compress.checkpoint, "load_model", lambda path: float_files[0])
+    monkeypatch.setattr(compress.recipe.checkpoint, "load_model", lambda path: float_files[0])
     arguments = [
         str(tmp_path),
         "--shape",

@@ -179,7 +179,7 @@ def commands_for(
         overrides = [
             "export=[]",
             "eval.limit=1",
-            "eval.metrics=[psnr]",
+            "eval.metric.metrics=[psnr]",
             "name=t",
             f"source.weights={case}",
         ]

@@ -1,0 +1,137 @@
+"""One process at a time writes a folder. The lock is the system's own: it ends with its process,
+however that ends.
+"""
+
+import errno
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+TITLE = "lock of diffusion-sr-compress"
+BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+FAR = 2**30  # Windows locks bytes against reading: one that lies beyond the text
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file beside `path`."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def locked(path: Path, option: str = "--out") -> Iterator[None]:
+    """Hold the lock of `path`, which need not exist; its parent must.
+
+    Args:
+        path: The folder or file that is going to be written.
+        option: What the user calls it, for the sentence.
+
+    Raises:
+        UserError: Another process holds it; its number and machine are in the sentence.
+    """
+    file = lock_of(path)
+    descriptor = _acquire(file, path, option)
+    try:
+        yield
+    finally:
+        _release(descriptor, file)
+
+
+def _acquire(file: Path, path: Path, option: str) -> int:
+    while True:
+        if file.is_symlink() or (file.exists() and not _is_ours(file)):
+            raise UserError(
+                f"{file}: stands where the lock of {path} goes and was not written by "
+                f"this toolkit; move it "
+                f"away, or choose another {option}"
+            )
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _take(descriptor, file):
+                raise UserError(
+                    f"{path}: {_holder(file)} is writing it; wait until it ends, or "
+                    f"choose another {option}"
+                )
+            if _is_current(descriptor, file):
+                _sign(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its last holder removed the file in between: once more
+
+
+def _take(descriptor: int, file: Path) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(descriptor, FAR, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in BUSY:
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+        print(
+            f"note: {file.parent} is on a file system without locks ({error.strerror}); start no "
+            f"second process there",
+            file=sys.stderr,
+        )
+    return True
+
+
+def _is_current(descriptor: int, file: Path) -> bool:
+    """Whether the open file is still the one under its name."""
+    try:
+        named, opened = os.stat(file), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _sign(descriptor: int) -> None:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    text = f"{TITLE}\nprocess {os.getpid()} on {platform.node()} (since {since})\n"
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode())
+
+
+def _is_ours(file: Path) -> bool:
+    """An empty one as well: its process was about to sign it."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        head = stream.read(len(TITLE))
+    return TITLE.encode().startswith(head)
+
+
+def _holder(file: Path) -> str:
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return lines[1] if len(lines) > 1 else "another process"
+
+
+def _release(descriptor: int, file: Path) -> None:
+    if fcntl is not None:  # while it is held, so that no other's file is removed
+        if _is_current(descriptor, file):
+            file.unlink(missing_ok=True)
+        os.close(descriptor)
+        return
+    os.lseek(descriptor, FAR, os.SEEK_SET)
+    msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    os.close(descriptor)

@@ -1,0 +1,145 @@
+"""Saving and loading models: one safetensors file whose header says what it is. No pickle.
+
+The header holds the source and the passes, and that is the structure: loading builds the source on the meta
+device, converts it by every pass and assigns the saved tensors.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+from compress.core.config import choose, validate
+from compress.core.errors import UserError
+from compress.core.headers import WRITE_AGAIN, read_config, read_configs, read_metadata
+from compress.core.tensors import read_tensors
+from compress.core.weight_file import write_tensors
+from compress.families import FAMILIES
+from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
+from compress.passes import PASSES
+
+FORMAT = "diffusion-sr-compress/1"
+MODEL_FILE = "model.safetensors"
+# What torch, diffusers and the passes raise where a structure makes no sense.
+STRUCTURE = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
+
+
+def parse_source(data: dict, where: str = "source") -> BaseModel:
+    """The config of a source model from a recipe's `source` mapping."""
+    return validate(choose(FAMILIES, "family", data, where), data, where)
+
+
+def parse_pass(data: dict, where: str) -> Pass:
+    """The config of a pass from one entry of a recipe's `passes`."""
+    return validate(choose(PASSES, "pass", data, where), data, where)
+
+
+def dump(config: BaseModel) -> dict:
+    """A config as a recipe writes it, defaults included."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
+    """The structure of a compressed model, on the meta device."""
+    model = source.build()
+    for step in passes:
+        step.convert(model)
+    return model
+
+
+def save_model(
+    model: SRModel,
+    path: Path,
+    source: BaseModel,
+    passes: list[Pass],
+    dtype: torch.dtype | None = None,
+    notes: dict[str, str] | None = None,
+) -> None:
+    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in.
+
+    Equal models give equal bytes. Raises UserError where a value is not finite, OSError where the disk is full.
+    """
+    header = {
+        "format": FORMAT,
+        "source": json.dumps(dump(source)),
+        "passes": json.dumps([dump(p) for p in passes]),
+        **(notes or {}),
+    }
+    write_tensors(path, model.state_dict(), header, dtype)
+
+
+def model_path(path: str | Path) -> Path:
+    """The weight file that a RUN directory or MODEL file argument names."""
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a file"
+        )
+    return file
+
+
+def read_header(path: str | Path) -> tuple[BaseModel, list[Pass]]:
+    """Source and passes of a saved model, without reading its tensors; no other file is opened.
+
+    Raises UserError for a header that is missing, malformed, of another format, or past the bounds of headers.py.
+    """
+    file = model_path(path)
+    header = read_metadata(file)
+    if header.get("format") != FORMAT:
+        shown = repr(header.get("format"))[:60]
+        raise UserError(
+            f"{file}: was not written by this toolkit (format {shown}, expected {FORMAT})"
+        )
+    config, configs = read_config(header, "source", file), read_configs(header, "passes", file)
+    with _structure_errors(file, "its header holds no source and passes of this toolkit"):
+        source = parse_source(config, f"{file}: source")
+        passes = [parse_pass(p, f"{file}: passes.{i}") for i, p in enumerate(configs)]
+    return source, passes
+
+
+@contextmanager
+def _structure_errors(file: Path, what: str) -> Iterator[None]:
+    """Turn what a senseless structure raises into a UserError that names the file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
+        ) from None
+    except STRUCTURE as error:
+        raise UserError(f"{file}: {what} ({type(error).__name__}); {WRITE_AGAIN}") from None
+
+
+def read_structure(path: str | Path) -> tuple[BaseModel, list[Pass], SRModel]:
+    """Source, passes and the model on the meta device that the header of a saved model describes.
+
+    Raises UserError as `read_header` does, and for passes that do not act on that source.
+    """
+    source, passes = read_header(path)
+    with _structure_errors(
+        model_path(path),
+        f"its header describes no model of family '{source.family}' that can be built",
+    ):
+        return source, passes, convert_all(source, passes)
+
+
+def load_model(path: str | Path) -> SRModel:
+    """Load a run directory or model file: structure from its header, values from its tensors, on the CPU."""
+    _, _, model = read_structure(path)
+    read_tensors(model, model_path(path))
+    return model.eval().requires_grad_(False)

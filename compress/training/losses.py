@@ -1,0 +1,177 @@
+"""Training losses on images [B, 3, H, W] in [0, 1] and on latents; each returns a scalar."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torchvision import models
+
+from compress.core.errors import UserError
+from compress.core.tensors import UNREADABLE
+
+
+def kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL divergence to the unit Gaussian, mean over all latent elements, in nats."""
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+
+
+def frequency(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 between the 2-D Fourier transforms of two images [B, C, H, W].
+
+    The transform is orthonormal (divided by sqrt(H * W)), so that the loss does not grow with the
+    image and is of the size of the L1 of the pixels. It is the mean over the half plane that
+    `rfft2` gives, both parts of every value. Every frequency weighs the same, so that fine detail,
+    which has little energy, counts as much as the rest.
+    """
+    with torch.autocast(image.device.type, enabled=False):  # sixteen bits do not hold the sums
+        difference = torch.fft.rfft2(image.float() - target.float(), norm="ortho")
+        return torch.view_as_real(difference).abs().mean()
+
+
+def gan_generator(fake_logits: torch.Tensor) -> torch.Tensor:
+    """Non-saturating generator loss: softplus(-D(fake))."""
+    return F.softplus(-fake_logits).mean()
+
+
+def gan_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """softplus(D(fake)) + softplus(-D(real))."""
+    return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+
+
+@contextmanager
+def _without_download() -> Iterator[None]:
+    """pyiqa fetches the AlexNet and VGG backbones whatever it is told; `weights` holds them already."""
+    kept = {name: getattr(models, name) for name in ("alexnet", "vgg16")}
+    try:
+        for name, build in kept.items():
+            setattr(models, name, lambda build=build, **_: build(weights=None))
+        yield
+    finally:
+        for name, build in kept.items():
+            setattr(models, name, build)
+
+
+def _read(weights: str | Path, loss: str, network: str) -> dict[str, torch.Tensor]:
+    """The named tensors of a safetensors or torch file. Raises UserError where there are none."""
+    path, problem, state = Path(weights), None, None
+    if not path.is_file():
+        problem = "do not exist"
+    else:
+        try:
+            state = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, "cpu", weights_only=True)
+            )
+        except (SafetensorError, *UNREADABLE) as error:
+            problem = f"cannot be read ({type(error).__name__})"
+        else:
+            if not isinstance(state, dict) or not all(
+                isinstance(v, torch.Tensor) for v in state.values()
+            ):
+                problem = "are not named tensors alone"
+    if problem:
+        raise UserError(
+            f"{loss.upper()} weights {path} {problem}; set {loss}_weights to a safetensors or torch file "
+            f"with pyiqa's names for {network}, or remove the loss"
+        )
+    return state
+
+
+def _fill(
+    metric: nn.Module, state: dict[str, torch.Tensor], where: str, derived: re.Pattern
+) -> nn.Module:
+    """`metric` with the tensors of `state`, frozen. Names that match `derived` may be missing."""
+    expected = metric.state_dict()
+    missing = [k for k in expected if k not in state and not derived.match(k)]
+    unfit = [k for k, v in state.items() if k not in expected or expected[k].shape != v.shape]
+    if missing or unfit:
+        raise UserError(
+            f"{where}: missing {missing[:3]}, unfit {unfit[:3]}; name a file of that network"
+        )
+    metric.load_state_dict(state, strict=False)
+    return metric.requires_grad_(False).eval()
+
+
+def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
+    """LPIPS (arXiv 1801.03924) through pyiqa with weights from a local file; called as loss(image, target).
+
+    `weights` holds pyiqa's names (`net.*`, `lin*`), safetensors or a torch file. The module is frozen.
+    """
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    network = f"the '{net}' network"
+    state = _read(weights, "lpips", network)
+    with warnings.catch_warnings(), _without_download():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # torchvision renamed an argument that pyiqa passes
+        metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
+    # `lins.*` are the same tensors as `lin*`; the scaling layer is constant.
+    return _fill(
+        metric,
+        state,
+        f"LPIPS weights {weights} do not fit {network}",
+        re.compile(r"lins\.|scaling_layer"),
+    )
+
+
+def sobel(image: torch.Tensor) -> torch.Tensor:
+    """Gradient magnitude [B, 3, H, W] of the mean over channels, equal in all three: 8 times the slope per pixel.
+
+    As in the code of the group that defined EA-DISTS (jkwang28/OSDFace,
+    `edge_aware_dists_demo.py`). That code pads with zeros, which draws a frame around every image; here the border
+    is replicated.
+    """
+    grey = F.pad(image.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    across = torch.tensor(
+        [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]],
+        device=image.device,
+        dtype=image.dtype,
+    )
+    gradient = F.conv2d(grey, torch.stack([across, across.T])[:, None])  # [B, 2, H, W]
+    # The root has no derivative at 0, where an image is flat.
+    return (gradient.square().sum(dim=1, keepdim=True) + 1e-6).sqrt().expand(-1, 3, -1, -1)
+
+
+class EADists(nn.Module):
+    """`dists` of the images plus `dists` of their edges, mean over the batch."""
+
+    def __init__(self, dists: nn.Module):
+        super().__init__()
+        self.dists = dists
+
+    def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        # Variances are differences of means: sixteen bits do not hold them.
+        with torch.autocast(image.device.type, enabled=False):
+            image, target = image.float(), target.float()
+            return (self.dists(image, target) + self.dists(sobel(image), sobel(target))).mean()
+
+
+def ea_dists(weights: str | Path) -> nn.Module:
+    """EA-DISTS of DFOSD (arXiv 2410.04224), DISTS(x, y) + DISTS(S(x), S(y)) with S = `sobel`; loss(image, target).
+
+    DISTS (arXiv 2004.07728) through pyiqa. `weights` is the state dict of `pyiqa.archs.dists_arch.DISTS`:
+    `alpha`, `beta` and the backbone `stage*`, which pyiqa's own download lacks. The module is frozen.
+    """
+    from pyiqa.archs.dists_arch import DISTS
+
+    state = _read(weights, "dists", "DISTS with its backbone")
+    with _without_download():
+        metric = DISTS(pretrained=False)
+    # Constants of the architecture: the normalisation and the windows of the pooling.
+    return EADists(
+        _fill(
+            metric,
+            state,
+            f"DISTS weights {weights} do not fit DISTS with its backbone",
+            re.compile(r"mean|std|.*\.filter"),
+        )
+    )

@@ -1,0 +1,279 @@
+"""The main job on small settings: run directory, cache, resume, errors; and upscaling with its result."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from skimage import data
+
+from compress import run, upscale
+from compress.core import folders, marks, weight_file
+from compress.core.locks import locked
+from compress.recipe.cache import PassCache
+from compress.recipe.checkpoint import load_model, parse_pass, parse_source
+from compress.recipe.recipe import load_recipe
+
+QUICK = [
+    "recipes/passionsr_w8a8.yaml",
+    "passes.1.method=minmax",
+    "passes.1.calibration={images: 1, size: 32}",
+    "export=[{target: onnx, lr_size: [32, 32]}]",
+    "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}",
+]
+
+
+def call(function, *arguments):
+    with pytest.raises(SystemExit) as exit:
+        function([str(a) for a in arguments])
+    return exit.value.code
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and the cache it filled: a copy of what the first worker that needs it makes, for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{made}.lock"):
+        if not made.is_dir():
+            partial = tmp_path_factory.mktemp("making")
+            assert (
+                call(run.main, *QUICK, "--out", partial / "first", "--cache", partial / "cache")
+                == 0
+            )
+            partial.rename(made)
+    root = tmp_path_factory.mktemp("run")
+    shutil.copytree(made, root, dirs_exist_ok=True)
+    return root / "first", root / "cache"
+
+
+def test_run_directory_is_complete(finished):
+    out, _ = finished
+    for name in (
+        "recipe.yaml",
+        "model.safetensors",
+        "ledger.json",
+        "onnx/model.onnx",
+        "onnx/decoder.onnx",
+        "onnx/parity.json",
+        "eval/embedded/metrics.csv",
+        "report.html",
+        "card.md",
+        "curve.png",
+        "curve.svg",
+    ):
+        assert (out / name).stat().st_size > 0, name
+    assert not list(out.parent.glob(".*partial*"))
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert [e["pass"]["pass"] for e in ledger["passes"]] == ["strip", "quantize"]
+    assert ledger["cost"]["after"]["bytes"] < 0.3 * ledger["cost"]["before"]["bytes"]
+    assert ledger["cost"]["after"]["file_bytes"] == (out / "model.safetensors").stat().st_size
+    averages = json.loads((out / "eval" / "embedded" / "averages.json").read_text())
+    assert 15 < averages["psnr"] < 40
+    report = (out / "report.html").read_text()
+    assert "passionsr_w8a8" in report and "data:image/png;base64," in report
+    figures = json.loads((out / "onnx" / "figures.json").read_text())
+    assert (
+        figures["latency"][1]["size_ratio"] < 0.4
+    )  # at this size the graph itself weighs; 0.30 at full length
+    assert (out / "onnx" / "source_fp32" / "model.onnx").is_file()
+
+
+def test_second_run_answers_from_the_cache(finished, capsys):
+    out, cache = finished
+    again = out.with_name("again")
+    assert (
+        call(run.main, *QUICK, "export=[]", "--out", again, "--cache", cache) == 0
+    )  # the passes are what is cached
+    assert "2 of 2 passes from the cache" in capsys.readouterr().out
+    assert all(e["cached"] for e in json.loads((again / "ledger.json").read_text())["passes"])
+    a, b = load_model(out), load_model(again)
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, monkeypatch, capsys):
+    out, cache = finished
+    killed = out.with_name("killed")
+    import compress.pipeline.outputs as outputs
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_reports", stop)
+        assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
+    assert not killed.exists() and killed.with_name(".killed.partial").is_dir()
+    # What was finished is not done again.
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compress", stop)
+        assert call(run.main, *QUICK, "--out", killed, "--cache", cache, "--resume") == 0
+    assert (killed / "report.html").is_file()
+
+
+def test_another_recipe_does_not_overwrite(finished, capsys):
+    out, cache = finished
+    assert call(run.main, *QUICK, "seed=5", "--out", out, "--cache", cache) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_users_file_in_a_run_stays(finished, capsys):
+    out, cache = finished
+    (out / "notes.txt").write_text("mine")
+    try:
+        for more in ([], ["--overwrite"]):
+            assert call(run.main, *QUICK, "--out", out, "--cache", cache, *more) == 2
+            assert "holds notes.txt" in capsys.readouterr().err
+        assert (out / "notes.txt").read_text() == "mine" and (out / "report.html").is_file()
+    finally:
+        (out / "notes.txt").unlink()
+
+
+def test_resuming_what_is_complete_or_of_another_recipe(finished, monkeypatch, capsys):
+    out, cache = finished
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "compress", None)
+        assert call(run.main, *QUICK, "--out", out, "--cache", cache, "--resume") == 0
+    assert "is complete already" in capsys.readouterr().out
+    unfinished = folders.begin(out.with_name("other"), marks.RUN)
+    (unfinished / "recipe.yaml").write_text("name: another\n")
+    assert (
+        call(run.main, *QUICK, "--out", out.with_name("other"), "--cache", cache, "--resume") == 2
+    )
+    assert "cannot be resumed" in capsys.readouterr().err
+    assert (unfinished / "recipe.yaml").read_text() == "name: another\n"
+
+
+def test_two_runs_into_one_directory(finished, capsys):
+    out, cache = finished
+    with locked(out.with_name("busy")):
+        assert call(run.main, *QUICK, "--out", out.with_name("busy"), "--cache", cache) == 2
+    assert f"process {os.getpid()} on" in capsys.readouterr().err
+    assert not list(out.parent.glob("*busy*"))
+
+
+def test_full_disk_while_weights_are_saved(finished, monkeypatch, capsys):
+    out, cache = finished
+
+    def no_space(tensor):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(
+        weight_file, "is_finite", no_space
+    )  # asked of every tensor before it is written
+    assert call(run.main, *QUICK, "--out", out.with_name("full2"), "--cache", cache) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.splitlines()[-1].startswith("error: cannot write")
+        and "No space left on device" in error
+    )
+    left = marks.files_in(out.with_name(".full2.partial"))
+    assert left == [marks.MARK_FILE, "recipe.yaml"] and not out.with_name("full2").exists()
+
+
+def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
+    out, cache = finished
+    full = out.with_name("full")
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(run, "save_model", no_space)
+    assert call(run.main, *QUICK, "--out", full, "--cache", cache) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "Traceback" not in error
+    assert not full.exists()
+
+
+def test_cache_key_depends_on_what_matters(tmp_path):
+    source = parse_source({"family": "osediff"})
+    one, two = (parse_pass({"pass": "quantize", "weights": w}, "x") for w in (8, 6))
+    keys = {
+        PassCache(tmp_path, source, 0).key([one]),
+        PassCache(tmp_path, source, 0).key([two]),
+        PassCache(tmp_path, source, 1).key([one]),
+        PassCache(tmp_path, source, 0).key([one, two]),
+    }
+    assert len(keys) == 4
+    assert PassCache(tmp_path, source, 0).key([one]) == PassCache(tmp_path, source, 0).key([one])
+    assert PassCache(tmp_path, source, 0).longest([one]) == (0, None, [])
+
+
+def test_full_size_without_weights_says_what_is_needed(capsys, tmp_path):
+    assert (
+        call(
+            run.main,
+            "recipes/passionsr_w8a8.yaml",
+            "source.size=sd21",
+            "--out",
+            tmp_path / "x",
+            "--no-cache",
+        )
+        == 2
+    )
+    assert "source.base" in capsys.readouterr().err
+
+
+def test_upscale_any_size(finished, tmp_path, capsys):
+    out, _ = finished
+    Image.fromarray(data.chelsea()[100:145, 100:171]).save(tmp_path / "odd.png")
+    assert call(upscale.main, out, tmp_path / "odd.png", "-o", tmp_path / "up") == 0
+    with Image.open(tmp_path / "up" / "odd_x4.png") as image:
+        assert image.size == (71 * 4, 45 * 4)
+
+
+def test_tiled_is_near_whole(finished):
+    from compress.model.sr_model import Tiling
+
+    model = load_model(finished[0])
+    lr = (
+        torch.from_numpy(data.chelsea()[100:196, 100:196].copy()).permute(2, 0, 1)[None].float()
+        / 255
+    )
+    with torch.no_grad():
+        whole = model(lr)
+        model.tiling = Tiling(32, 16)
+        tiles = model(lr)
+    assert (whole - tiles).abs().mean() < 0.05
+
+
+def test_upscale_refuses_with_a_sentence(finished, tmp_path, capsys):
+    out, _ = finished
+    Image.new("L", (40, 40)).save(tmp_path / "gray.png")
+    for arguments, said in (
+        ([out, tmp_path / "gray.png"], "grayscale"),
+        ([out, tmp_path / "none.png"], "no such"),
+        ([tmp_path, tmp_path / "gray.png"], None),
+        ([out, tmp_path / "gray.png", "--tile", "9"], None),
+    ):
+        assert call(upscale.main, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and (said is None or said in error)
+
+
+def test_checkpoint_of_another_architecture(finished, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from compress.core.errors import UserError
+    from compress.families.osediff import ASSET
+
+    tensors = load_file(ASSET)
+    tensors.pop("encoder.quant_conv.bias")
+    tensors["extra"] = torch.zeros(1)
+    tensors["encoder.quant_conv.weight"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "other.safetensors")
+    source = parse_source({"family": "osediff", "weights": str(tmp_path / "other.safetensors")})
+    with pytest.raises(
+        UserError,
+        match="1 missing: encoder.quant_conv.bias; 1 unexpected: extra; 1 of another shape",
+    ):
+        source.load(source.build())
+
+
+def test_recipe_names_the_run():
+    assert load_recipe(QUICK[0]).name == "passionsr_w8a8"

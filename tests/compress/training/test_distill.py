@@ -1,0 +1,236 @@
+"""The distill pass: it learns, resumes exactly, and every loss and discriminator trains what it should."""
+
+import copy
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from pydantic import ValidationError
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.families.osediff import OSEDiffSource
+from compress.model.passes import FitContext
+from compress.passes import PASSES
+from compress.recipe.checkpoint import parse_pass
+from compress.training import distillation as fit
+from compress.training import loop
+from compress.training.adversarial import adversarial
+
+
+def distill(**options):
+    return parse_pass(
+        {"pass": "distill", "batch": 2, "crop": 64, "steps": 2, "precision": "fp32", **options},
+        "test",
+    )
+
+
+@pytest.fixture
+def source():
+    config = OSEDiffSource()
+    model = config.build()
+    config.load(model)
+    return model
+
+
+@pytest.fixture
+def student(source):
+    """The nano model with half a decoder; `before` gives it from before `decoder_join`."""
+    model = copy.deepcopy(source)
+    PASSES["decoder_halve"](channels="dependency").convert(model)
+    return model
+
+
+def context(source, before, folder):
+    return FitContext(source=source, before=lambda name: copy.deepcopy(before), workdir=folder)
+
+
+def values(model: nn.Module, prefix: str) -> dict:
+    return {k: v.clone() for k, v in model.state_dict().items() if k.startswith(prefix)}
+
+
+def changed(before: dict, model: nn.Module) -> set[str]:
+    state = model.state_dict()
+    return {k for k, v in before.items() if not torch.equal(v, state[k])}
+
+
+def test_the_decoder_learns_and_only_it(source, student, tmp_path):
+    before = values(student, "")
+    config = distill(stage="decoder", losses={"l1": 1.0}, steps=30, lr=4e-3, samples_every=10)
+    first = distill(stage="decoder", losses={"l1": 1.0}, steps=1)
+    start = first.fit(copy.deepcopy(student), context(source, student, tmp_path / "first"))["log"][
+        -1
+    ]["l1"]
+    figures = config.fit(student, context(source, student, tmp_path))
+    assert {name.partition(".")[0] for name in changed(before, student)} == {"decoder"}
+    assert figures["steps"] == 30 and figures["images"] == 5 and figures["critic_parameters"] == 0
+    assert figures["trained_parameters"] == sum(p.numel() for p in student.decoder.parameters())
+    assert figures["log"][-1]["l1"] < 0.9 * start  # a running mean, which lags
+    assert [p.name for p in sorted((tmp_path / "samples").iterdir())] == [
+        "000010.png",
+        "000020.png",
+        "000030.png",
+    ]
+    assert not any(p.requires_grad for p in student.parameters())
+
+
+def test_resume_gives_what_an_unbroken_run_gives(source, student, tmp_path, monkeypatch):
+    config = distill(
+        stage="student",
+        losses={"l1": 1.0, "latent": 0.1, "gan": 0.01},
+        steps=4,
+        checkpoint_every=2,
+        train=("denoiser.*",),
+        discriminator={"kind": "patch", "lr": 1e-4},
+    )
+    whole = copy.deepcopy(student)
+    config.fit(whole, context(source, student, tmp_path / "a"))
+
+    def dies(*arguments, **options):
+        def stop(done):
+            if done == 3:
+                raise KeyboardInterrupt
+
+        return loop.train(*arguments, **options | {"after_step": stop})
+
+    broken = copy.deepcopy(student)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit, "train", dies)
+        config.fit(broken, context(source, student, tmp_path / "b"))
+    again = copy.deepcopy(student)
+    config.fit(again, context(source, student, tmp_path / "b"))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert changed(values(student, "denoiser."), whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "losses": {"feature": 1.0, "gan": 0.1},
+            "discriminator": {"kind": "unet_lora", "lr": 1e-4},
+        },
+        {
+            "losses": {"latent": 1.0, "gan": 0.1},
+            "discriminator": {"kind": "noise_aware", "lr": 1e-4},
+        },
+        {
+            "losses": {"mse": 1.0, "gan": 0.1},
+            "discriminator": {"kind": "patch", "lr": 1e-4},
+            "target": "hr",
+        },
+        {"losses": {"vsd": 1.0}, "prior": {"base": "source", "lr": 1e-4}},
+        {"losses": {"tsm": 1.0}, "prior": {"base": "source"}},
+    ],
+    ids=["features", "latents", "images", "vsd", "tsm"],
+)
+def test_every_critic(source, student, tmp_path, options):
+    before = values(student, "denoiser.")
+    config = distill(stage="student", train=("denoiser.*",), **options)
+    figures = config.fit(student, context(source, student, tmp_path))
+    assert changed(before, student)
+    assert all(torch.isfinite(v).all() for v in student.state_dict().values())
+    row = figures["log"][-1]
+    assert set(options["losses"]) <= row.keys() and all(v == v for v in row.values())
+    assert (
+        (figures["critic_parameters"] > 0) == ("tsm" not in options["losses"]) == ("critic" in row)
+    )
+
+
+def test_after_joining_features_come_from_before(source, student, tmp_path):
+    before = copy.deepcopy(student)
+    for name in ("encoder_swap", "decoder_join"):
+        PASSES[name]().convert(student)
+    asked = []
+
+    def model_before(name):
+        asked.append(name)
+        return copy.deepcopy(before)
+
+    config = distill(stage="student", losses={"feature": 1.0}, steps=25, lr=2e-3)
+    figures = config.fit(student, FitContext(source=source, before=model_before, workdir=tmp_path))
+    assert asked == ["decoder_join"] and figures["log"][-1]["feature"] < 1.2
+    assert all(
+        n.startswith(("denoiser.", "decoder.decoder.mid_block."))
+        for n in config.trained_names(student)
+    )
+
+
+def test_gradients_of_a_gan_go_where_they_belong():
+    judge, fake = nn.Linear(3, 1), torch.randn(4, 3, requires_grad=True)
+    generator, critic = adversarial(judge, list(judge.parameters()), torch.randn(4, 3), fake)
+    generator.backward()
+    assert fake.grad.abs().sum() > 0 and judge.weight.grad is None
+    fake.grad = None
+    critic.backward()
+    assert fake.grad is None and judge.weight.grad.abs().sum() > 0
+
+
+def test_accumulated_batches_equal_one_large(tmp_path):
+    data = torch.randn(6, 4, 5)
+    results = []
+    for accumulate, batches in ((1, data), (2, data.view(12, 2, 5))):
+        torch.manual_seed(0)
+        layer, accelerator = nn.Linear(5, 1), fit.accelerator("fp32", torch.device("cpu"))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer, optimizer = accelerator.prepare(layer, optimizer)
+        loop.train(
+            "toy",
+            accelerator,
+            [layer],
+            [optimizer],
+            batches,
+            lambda i, x: {"loss": layer(x).square().mean()},
+            steps=6,
+            ema=loop.EMA(layer.parameters(), 0.0),
+            workdir=tmp_path / str(accumulate),
+            warmup=1,
+            accumulate=accumulate,
+        )
+        results.append(layer.weight.detach().clone())
+    torch.testing.assert_close(*results)
+    assert isinstance(accelerator, Accelerator) and results[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"stage": "student", "losses": {"lpips": 1.0}}, "lpips needs lpips_weights"),
+        ({"stage": "student", "losses": {"vsd": 1.0}}, "vsd needs prior"),
+        (
+            {"stage": "decoder", "losses": {"feature": 1.0}},
+            "feature cannot be a loss of stage decoder",
+        ),
+        ({"stage": "student", "losses": {"l2": 1.0}}, "l2"),
+        ({"stage": "student", "losses": {}}, "losses"),
+        ({"stage": "student", "losses": {"l1": 1.0}, "data": {"folders": []}}, "data.folders"),
+    ],
+)
+def test_mistakes_in_the_config(options, said):
+    with pytest.raises((UserError, ValidationError), match=said):
+        distill(**options)
+
+
+def test_mistakes_in_the_order(source):
+    with pytest.raises(UserError, match="matches no parameter"):
+        distill(stage="student", losses={"l1": 1.0}, train=("denoisr.*",)).convert(source)
+    PASSES["decoder_join"]().convert(source)
+    with pytest.raises(UserError, match="list stage decoder before it"):
+        distill(stage="decoder", losses={"l1": 1.0}).convert(source)
+    with pytest.raises(UserError, match="latent, gan compare latents"):
+        distill(
+            stage="student",
+            losses={"latent": 1.0, "gan": 1.0},
+            discriminator={"kind": "noise_aware"},
+        ).convert(source)
+
+
+def test_the_ledger_names_the_data(tmp_path):
+    config = distill(stage="decoder", losses={"l1": 1.0})
+    assert json.loads(config.data_key())[0] != ""
+    with pytest.raises(UserError, match="does not exist"):
+        distill(
+            stage="decoder", losses={"l1": 1.0}, data={"folders": [str(tmp_path / "none")]}
+        ).data_key()

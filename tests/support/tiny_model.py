@@ -1,0 +1,59 @@
+"""A very small model of the nano's module types, in float and quantised."""
+
+from copy import deepcopy
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from compress.model.passes import FitContext
+from compress.model.sr_model import SRModel
+from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.passes.quantize import Calibration, Quantize
+from compress.process.one_step import OneStep
+
+
+def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
+    """Random weights; the process runs at t = 500, where an error in the prediction is not magnified 15 times."""
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        attention_head_dim=2,
+        cross_attention_dim=8,
+        use_linear_projection=True,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    process = OneStep(timestep=500)
+    denoiser = UNetDenoiser(unet, process.timestep, nn.Parameter(torch.randn(1, 5, 8)))
+    model = SRModel(VAEEncoder(vae), denoiser, VAEDecoder(vae), process, colour_fix=colour_fix)
+    return model.eval().requires_grad_(False)
+
+
+def quantised(model: SRModel, weights: int = 8, activations: int = 8) -> SRModel:
+    """`model` with min-max ranges of two small photographs, converted in place."""
+    step = Quantize(
+        method="minmax",
+        weights=weights,
+        activations=activations,
+        calibration=Calibration(images=2, size=32),
+    )
+    source = deepcopy(model)
+    step.convert(model)
+    step.fit(model, FitContext(source=source))
+    return model.eval().requires_grad_(False)
