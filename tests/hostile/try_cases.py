@@ -179,7 +179,7 @@ def commands_for(
         overrides = [
             "export=[]",
             "eval.limit=1",
-            "eval.metric.metrics=[psnr]",
+            "eval.metrics=[psnr]",
             "name=t",
             f"source.weights={case}",
         ]

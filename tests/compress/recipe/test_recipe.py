@@ -120,7 +120,7 @@ def test_mistakes_get_a_sentence(change, said):
             "export=[{target: onnx, lr_size: [4096, 4096]}]",
             "no embedded photograph holds a crop of 16384 pixels",
         ),
-        ("eval.metric.metrics=[psnrr]", r"metric 'psnrr' is unknown \(did you mean 'psnr'\?\)"),
+        ("eval.metrics=[psnrr]", r"metric 'psnrr' is unknown \(did you mean 'psnr'\?\)"),
     ],
 )
 def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
