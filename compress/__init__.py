@@ -4,9 +4,9 @@ import logging
 
 from compress.core.errors import guard_imports
 
-guard_imports()  # first of all: what follows takes seconds
+guard_imports()  # first of all: what follows may take seconds
 
-from compress.core.torchvision_ops import ensure_torchvision_imports  # noqa: E402
+from compress.core.torchvision_ops import prepare_for_torchvision  # noqa: E402
 
 # Importing diffusers imports these, and they warn about GPU kernels that nothing here uses.
 for _name in (
@@ -17,6 +17,6 @@ for _name in (
 ):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
-ensure_torchvision_imports()
+prepare_for_torchvision()
 
 __version__ = "0.1.0"
