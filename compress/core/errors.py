@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from compress.core.extras import missing_package
+
 INTERRUPTED = "interrupted: what was finished is kept; run again with --resume"
 PACKAGES = ("compress", "export", "eval")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -188,6 +190,11 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print(INTERRUPTED, file=sys.stderr)
             raise SystemExit(130) from None
+        except ModuleNotFoundError as error:
+            missing = missing_package(error)
+            if missing is None:
+                raise
+            _fail(missing)
         except Exception as error:
             from compress.core.files import as_os_error  # which needs this module
 

@@ -11,6 +11,7 @@ from compress.core.errors import UserError, shown
 from compress.core.files import FileName
 from compress.model.passes import Pass
 from compress.recipe.checkpoint import dump, parse_pass, parse_source
+from compress.recipe.shipped import find_recipe
 
 
 class _Strict(BaseModel):
@@ -93,6 +94,7 @@ class Recipe(_Strict):
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read, override and validate a recipe file. Raises UserError naming what is wrong and what would be right."""
+    path = find_recipe(path)
     return parse_recipe(override(read_yaml(path), overrides or []), str(path))
 
 
