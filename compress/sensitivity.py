@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel
 from torch import nn
 from tqdm import tqdm
 
@@ -49,6 +48,7 @@ from compress.cost.count import measure
 from compress.cost.phones import rates
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize, Width
 from compress.quant.distributed import observe, set_mode, start
@@ -66,7 +66,7 @@ ORDER = ("encoder", "denoiser", "decoder")
 class Subject:
     """A float model, what made it, and the quantize pass whose widths are in question."""
 
-    source: BaseModel
+    source: Source
     before: list[Pass]
     step: Quantize
     model: SRModel

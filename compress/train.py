@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.utils.data import DataLoader
 
 from compress.core import folders
-from compress.core.config import override, read_yaml, validate
+from compress.core.config import Strict, override, read_yaml, validate
 from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, FileName, check_weights, write_text
 from compress.core.machine import hardware
@@ -79,16 +79,12 @@ TAUGHT = (
 FREEZABLE = ("edge_joint", "edge_one_step", "end_to_end")  # stages that may hold the encoder still
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(_Strict):
+class Data(Strict):
     folders: list[str] = []  # not needed where a folder of pairs teaches all stages
     degradation: Literal["mild", "realesrgan", "mixed"] = "mild"
 
 
-class StageConfig(_Strict):
+class StageConfig(Strict):
     """`losses` maps losses of that stage (LOSSES) to weights; one that is not named is not computed."""
 
     stage: Literal[
@@ -168,7 +164,7 @@ class StageConfig(_Strict):
         return self
 
 
-class TrainRecipe(_Strict):
+class TrainRecipe(Strict):
     name: FileName
     source: dict
     data: Data = Data()
@@ -215,8 +211,7 @@ class Trainer:
         )
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
-        if hasattr(self.source, "start"):
-            self.source.start(self.model)
+        self.source.start(self.model)
         side = SCALE * self.model.multiple
         if wrong := [s.crop for s in recipe.stages if s.crop % side]:
             raise UserError(

@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from compress.core.errors import UserError
 from compress.cost import phones
 from compress.cost.count import Cost, measure
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.passes.quantize import Quantize, Width
 from compress.quant.affine import BITS
 from compress.recipe.checkpoint import convert_all
@@ -97,7 +97,7 @@ def predicted_ms(cost: Cost, device: str) -> float:
 
 
 def amounts(
-    source: BaseModel,
+    source: Source,
     before: list[Pass],
     step: Quantize,
     layers: list[str],

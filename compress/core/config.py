@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.core import yaml_text
 from compress.core.errors import UserError, nearest, shown
@@ -14,6 +14,12 @@ from compress.core.yaml_text import MOST_DEPTH
 M = TypeVar("M", bound=BaseModel)
 # A part of an override's key: a word without dots, or anything in quotes.
 _PART = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^."'=\s][^."'=]*))(\.|=|$)""")
+
+
+class Strict(BaseModel):
+    """The base of every config: a key that it does not have is refused, and no value changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from compress.families.adcsr import AdcSRSource
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
+from compress.model.source import Source
 
-FAMILIES = {
+FAMILIES: dict[str, type[Source]] = {
     "osediff": OSEDiffSource,
     "adcsr": AdcSRSource,
     "resshift": ResShiftSource,

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
 from compress.families.osediff import OSEDiffSource
+from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.networks.adcsr_checkpoint import load_adcsr
 from compress.process.colour import ColourFix
@@ -16,10 +15,8 @@ from compress.process.colour import ColourFix
 ASSET = Path(__file__).parent.parent / "assets" / "adcsr_nano.safetensors"
 
 
-class AdcSRSource(BaseModel):
+class AdcSRSource(Source):
     """`size: nano` comes with the package; `size: sd21` reads the two published files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["adcsr"] = "adcsr"
     size: Literal["nano", "sd21"] = "nano"

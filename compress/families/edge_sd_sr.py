@@ -11,12 +11,13 @@ from typing import Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
+from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.edge import CleanDenoiser, LightDecoder, LREncoder
 from compress.process.bidirectional import Bidirectional
@@ -118,14 +119,12 @@ def small_unet(shape: Shape, heads: tuple[int, ...]) -> UNet2DConditionModel:
     return unet
 
 
-class EdgeSDSRSource(BaseModel):
+class EdgeSDSRSource(Source):
     """`size: nano` comes with the package. `default` and `lite` need `weights`, a file of this toolkit's training, or
     `base`, Stable Diffusion 1.5 or 2.1, from whose UNet they inherit what fits and which must then be trained.
 
     `mean` and `variance` switch off parts of the conditioning for ablation (process/bidirectional.py).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["edge_sd_sr"] = "edge_sd_sr"
     size: Literal["nano", "lite", "default"] = "nano"

@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import Encoder
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
 from compress.cost.count import Replaced, measure_module
+from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
@@ -92,13 +93,11 @@ NANO_VAE = dict(
 )
 
 
-class OSEDiffSource(BaseModel):
+class OSEDiffSource(Source):
     """`size: nano` comes with the package; `size: sd21` reads SD 2.1-base from `base` and OSEDiff from `lora`.
 
     A nano of other widths or latent channels than the embedded one has to be trained first (compress.train).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["osediff"] = "osediff"
     size: Literal["nano", "sd21"] = "nano"

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import State, check_fit, named_tensors, read_pickle, read_tensors
+from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.residual_shift import CodeDecoder, PairDenoiser, PairEncoder
 from compress.networks.swin_unet import SwinUNet, SwinUNetConfig
@@ -60,11 +60,9 @@ def released_state(path: str, key: str, wanted: str) -> State:
     }
 
 
-class ResShiftSource(BaseModel):
+class ResShiftSource(Source):
     """`model: sinsr` takes one step, `resshift` takes `steps`. `size: nano` comes with the package (the student; its
     teacher is a file of the training); `size: full` reads the released `unet` and `vq`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Literal["resshift"] = "resshift"
     model: Literal["sinsr", "resshift"] = "sinsr"

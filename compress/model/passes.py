@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
+from compress.core.config import Strict
 from compress.model.sr_model import SRModel
 
 
@@ -31,15 +31,13 @@ class FitContext:
             self.before = lambda name: copy.deepcopy(self.source)
 
 
-class Pass(BaseModel):
+class Pass(Strict):
     """One compression technique. `pass` in a recipe names it; all other keys are its fields.
 
     `convert` changes the structure from the config alone. It must run on meta tensors; where it moves values
     exactly (folding, slicing) the same code does both, because algebra on meta tensors is free.
     `fit` sets the values that need data, and returns figures for the ledger.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def convert(self, model: SRModel) -> None:
         raise NotImplementedError

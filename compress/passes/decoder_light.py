@@ -6,27 +6,18 @@ learns the old decoder's features is ours.
 """
 
 import json
-from typing import Annotated, Literal
 
 import torch
 from accelerate.utils import set_seed
-from pydantic import ConfigDict, Field, model_validator
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.data.folder import data_hash, find_images
-from compress.model.passes import FitContext, Pass
+from compress.model.passes import FitContext
 from compress.model.sr_model import SCALE, SRModel
 from compress.networks.edge import LightDecoder
 from compress.networks.latent_diffusion import VAEDecoder
-from compress.passes.distill import Photographs
-
-# Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first two are [REC].
-SIZES = {
-    "default": ((320, 160, 64, 24), (4, 3, 2, 1), False),
-    "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
-    "nano": ((96, 48, 24), (2, 2, 1), True),
-}
+from compress.training.config import DecoderLightConfig
 
 
 def latent_channels(decoder: torch.nn.Module) -> int:
@@ -46,7 +37,7 @@ def latent_channels(decoder: torch.nn.Module) -> int:
     )
 
 
-class DecoderLight(Pass):
+class DecoderLight(DecoderLightConfig):
     """Replace the decoder by a `LightDecoder` of one of the SIZES, or of own `widths`, `blocks` and `shuffle`.
 
     No weight of the old decoder fits, so `fit` starts from seeded random values and trains `steps` on what the model
@@ -54,45 +45,6 @@ class DecoderLight(Pass):
     convolutions that are dropped again; l1, mse and lpips compare with its image. A killed run resumes. To tune it on
     photographs afterwards list `distill` with `stage: student`, `target: hr` and `train: [decoder.*]`.
     """
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    pass_: Literal["decoder_light"] = Field(default="decoder_light", alias="pass")
-    size: Literal["default", "lite", "nano"] | None = None
-    widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(min_length=1, max_length=16)
-    blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(min_length=1, max_length=16)
-    shuffle: bool = False
-    losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field(
-        {"feature": 0.1, "l1": 1.0}, min_length=1
-    )
-    data: Photographs = Photographs()
-    steps: int = Field(ge=0)
-    batch: int = Field(16, gt=0)
-    crop: int = Field(128, gt=0, multiple_of=64)
-    lr: float = Field(1e-3, gt=0)
-    ema: float = Field(0.995, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    lpips_weights: str | None = None
-    lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
-    checkpoint_every: int = Field(100, gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sized(cls, data: dict) -> dict:
-        """Write the size out, so that a saved model keeps its structure if SIZES should ever change."""
-        if isinstance(data, dict) and isinstance(data.get("size"), str) and data["size"] in SIZES:
-            return dict(zip(("widths", "blocks", "shuffle"), SIZES[data["size"]])) | data
-        return data
-
-    @model_validator(mode="after")
-    def _complete(self) -> "DecoderLight":
-        if len(self.widths) != len(self.blocks):
-            raise ValueError(
-                f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same levels"
-            )
-        if self.losses.get("lpips") and self.lpips_weights is None:
-            raise ValueError("the loss lpips needs lpips_weights; set it, or leave the loss out")
-        return self
 
     def convert(self, model: SRModel) -> None:
         channels = latent_channels(model.decoder)

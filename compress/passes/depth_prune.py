@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from compress.core.errors import UserError, nearest
 from compress.data.calibration import calibration_hash, calibration_images
+from compress.data.config import Calibration
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
 from compress.passes.distill import Distill
-from compress.passes.quantize import Calibration
 from compress.pruning.depth import (
     MIDDLE,
     candidates,

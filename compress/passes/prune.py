@@ -9,9 +9,9 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.data.calibration import calibration_hash, calibration_images
+from compress.data.config import Calibration
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
-from compress.passes.quantize import Calibration
 from compress.pruning.cut import cut
 from compress.pruning.graph import channel_graph
 from compress.pruning.observe import Moments

@@ -14,11 +14,13 @@ from typing import Literal
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from torch import nn
 
+from compress.core.config import Strict
 from compress.core.errors import UserError, nearest
 from compress.data.calibration import calibration_hash, calibration_images, calibration_pairs
+from compress.data.config import Calibration
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
 from compress.quant.affine import BITS
@@ -44,22 +46,8 @@ def _checked(bits: int, where: str = "") -> int:
     return bits
 
 
-class Calibration(BaseModel):
-    """`data` is `embedded` or a folder of low-resolution photographs; `size` is the side of the crops in pixels.
-    `hr` is a folder with the photographs themselves, four times as large, under the same names, for `target: hr`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    data: str = "embedded"
-    images: int = Field(16, ge=0)
-    size: int = Field(64, gt=0)
-    hr: str | None = None
-
-
-class Width(BaseModel):
+class Width(Strict):
     """Bits of one layer; what is left out is the pass's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: int | None = None
     activations: int | None = None

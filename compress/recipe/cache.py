@@ -12,13 +12,12 @@ import json
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from compress.core.errors import UserError
 from compress.core.identity import default_root  # noqa: F401  imported from here as well
 from compress.core.json_files import read_json
 from compress.core.tensors import read_tensors
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.recipe import cache_entry
 from compress.recipe.checkpoint import convert_all, dump, save_model
@@ -42,7 +41,7 @@ class PassCache:
     on does not pass for what it began with.
     """
 
-    def __init__(self, root: Path, source: BaseModel, seed: int, spare: Path | None = None):
+    def __init__(self, root: Path, source: Source, seed: int, spare: Path | None = None):
         if root.exists() and not root.is_dir():
             raise UserError(
                 f"pass cache {root}: is no folder; choose another --cache, or give --no-cache"
@@ -53,7 +52,7 @@ class PassCache:
         self._swept = False
         self._told: set[str] = set()
 
-    def identity(self, config: BaseModel) -> str:
+    def identity(self, config: Source | Pass) -> str:
         """`data_key` of a source or pass, as it was the first time."""
         name = json.dumps(dump(config), sort_keys=True)
         if name not in self._identities:
@@ -159,7 +158,7 @@ class PassCache:
             print(line)
 
 
-def describe(source: BaseModel, passes: list[Pass]) -> str:
+def describe(source: Source, passes: list[Pass]) -> str:
     """What an entry holds, for `list`: family and size, then the passes."""
     from compress.recipe.plan import label
 

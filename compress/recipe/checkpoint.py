@@ -19,6 +19,7 @@ from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.families import FAMILIES
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.passes import PASSES
 
@@ -38,7 +39,7 @@ STRUCTURE = (
 )
 
 
-def parse_source(data: dict, where: str = "source") -> BaseModel:
+def parse_source(data: dict, where: str = "source") -> Source:
     """The config of a source model from a recipe's `source` mapping."""
     return validate(choose(FAMILIES, "family", data, where), data, where)
 
@@ -53,7 +54,7 @@ def dump(config: BaseModel) -> dict:
     return config.model_dump(mode="json", by_alias=True)
 
 
-def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
+def convert_all(source: Source, passes: list[Pass]) -> SRModel:
     """The structure of a compressed model, on the meta device."""
     model = source.build()
     for step in passes:
@@ -64,7 +65,7 @@ def convert_all(source: BaseModel, passes: list[Pass]) -> SRModel:
 def save_model(
     model: SRModel,
     path: Path,
-    source: BaseModel,
+    source: Source,
     passes: list[Pass],
     dtype: torch.dtype | None = None,
     notes: dict[str, str] | None = None,
@@ -93,7 +94,7 @@ def model_path(path: str | Path) -> Path:
     return file
 
 
-def read_header(path: str | Path) -> tuple[BaseModel, list[Pass]]:
+def read_header(path: str | Path) -> tuple[Source, list[Pass]]:
     """Source and passes of a saved model, without reading its tensors; no other file is opened.
 
     Raises UserError for a header that is missing, malformed, of another format, or past the bounds of headers.py.
@@ -125,7 +126,7 @@ def _structure_errors(file: Path, what: str) -> Iterator[None]:
         raise UserError(f"{file}: {what} ({type(error).__name__}); {WRITE_AGAIN}") from None
 
 
-def read_structure(path: str | Path) -> tuple[BaseModel, list[Pass], SRModel]:
+def read_structure(path: str | Path) -> tuple[Source, list[Pass], SRModel]:
     """Source, passes and the model on the meta device that the header of a saved model describes.
 
     Raises UserError as `read_header` does, and for passes that do not act on that source.

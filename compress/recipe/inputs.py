@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from compress.core.errors import UserError, shown
 from compress.data.calibration import calibration_images, calibration_pairs
+from compress.data.config import Calibration
 from compress.model.passes import Pass
-from compress.passes.quantize import Calibration
 
 # A file that a pass may name -> the loss that reads it.
 WEIGHT_FILES = {"lpips_weights": "lpips", "dists_weights": "ea_dists"}

@@ -4,21 +4,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
-from compress.core.config import override, read_yaml, validate
+from compress.core.config import Strict, override, read_yaml, validate
 from compress.core.errors import UserError, shown
 from compress.core.files import FileName
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.recipe.checkpoint import dump, parse_pass, parse_source
 from compress.recipe.shipped import find_recipe
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Export(_Strict):
+class Export(Strict):
     """One exported form. `lr_size` is the fixed [height, width] of the low-resolution input in pixels.
 
     `reference` also exports the source in float32, to state size and speed as ratios. `low_bits` is how weights of one
@@ -43,7 +40,7 @@ class Export(_Strict):
         return name if self.low_bits == "packed" else f"{name}_{self.low_bits}"
 
 
-class NamedData(_Strict):
+class NamedData(Strict):
     """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes."""
 
     name: str
@@ -51,7 +48,7 @@ class NamedData(_Strict):
     protocol: str | None = None
 
 
-class Eval(_Strict):
+class Eval(Strict):
     """`data` lists `embedded`, folders and published data sets; `iqa_weights` is a folder with metric weights."""
 
     data: list[str | NamedData]
@@ -60,11 +57,11 @@ class Eval(_Strict):
     limit: int | None = Field(None, gt=0)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """All sections are required, so that leaving one out cannot silently mean something."""
 
     name: FileName
-    source: SerializeAsAny[BaseModel]
+    source: SerializeAsAny[Source]
     passes: list[SerializeAsAny[Pass]]
     export: list[Export]
     eval: Eval
@@ -83,7 +80,7 @@ class Recipe(_Strict):
 
     @field_validator("source", mode="wrap")
     @classmethod
-    def _parsed_source(cls, value: Any, handler: Any) -> BaseModel:
+    def _parsed_source(cls, value: Any, handler: Any) -> Source:
         return value
 
     @field_validator("passes", mode="wrap")

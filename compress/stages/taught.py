@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch.utils.data import Dataset
 
+from compress.core.config import Strict
 from compress.core.identity import default_root, file_digest
 from compress.data.degradation import Degradation
 from compress.data.folder import RandomCrops
@@ -17,7 +18,7 @@ from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool
 from compress.stages.teacher import load_teacher, teacher_file
 
 
-class TeacherConfig(BaseModel):
+class TeacherConfig(Strict):
     """`path`: a run directory or weight file of ours, a file that spandrel reads, or a folder with
     LR/ and target/.
 
@@ -26,8 +27,6 @@ class TeacherConfig(BaseModel):
     samples shows a new pair, until there are `pool` of them; the rest are other pieces of pairs
     that were made before. `teacher: PATH` sets `path` alone.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     cache: str | None = None

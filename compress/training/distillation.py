@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +20,7 @@ from compress.model.sr_model import SRModel
 from compress.process.one_step import alphas_cumprod
 from compress.training import losses
 from compress.training.adversarial import adversarial
+from compress.training.config import DistillConfig, Prior
 from compress.training.discriminator import (
     NoiseAwareDiscriminator,
     UNetDiscriminator,
@@ -30,9 +30,6 @@ from compress.training.loop import EMA, PRECISION, train
 from compress.training.score import ScorePair
 from compress.training.soften import CROPS, soften
 from compress.training.student import Distillation, Teacher
-
-if TYPE_CHECKING:
-    from compress.passes.distill import Distill, Prior
 
 SAMPLES = 4  # crops in a sample picture
 SAMPLES_KEY = 1 << 31  # the index of their degradation, which no batch has
@@ -45,7 +42,7 @@ def accelerator(precision: str, device: torch.device) -> Accelerator:
 
 
 def discriminator(
-    config: "Distill", model: SRModel, teacher: Teacher
+    config: DistillConfig, model: SRModel, teacher: Teacher
 ) -> tuple[nn.Module, list[nn.Parameter]]:
     """The discriminator and what of it is trained."""
     options, denoiser = config.discriminator, teacher.source.denoiser
@@ -60,7 +57,7 @@ def discriminator(
     return found, found.trainable_parameters()
 
 
-def score_pair(prior: "Prior", teacher: Teacher) -> ScorePair:
+def score_pair(prior: Prior, teacher: Teacher) -> ScorePair:
     """The frozen prior and its LoRA copy. A source as prior has one prompt: the negative one is its zero."""
     if prior.base == "source":
         context = teacher.source.denoiser.context if teacher.context is None else teacher.context
@@ -89,7 +86,7 @@ def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: i
 
 
 def distill(
-    config: "Distill",
+    config: DistillConfig,
     model: SRModel,
     context: FitContext,
     before_batch: Callable[[int], None] | None = None,

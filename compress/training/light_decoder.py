@@ -1,7 +1,5 @@
 """Distilling one decoder into another of other widths: features of every size through throw-away 1x1 convolutions."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
@@ -15,12 +13,10 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.edge import LightDecoder
 from compress.training import losses
+from compress.training.config import DecoderLightConfig
 from compress.training.distillation import accelerator
 from compress.training.loop import EMA, train
 from compress.training.stages import Terms, seeded_pair
-
-if TYPE_CHECKING:
-    from compress.passes.decoder_light import DecoderLight
 
 
 def stations(decoder: nn.Module) -> list[nn.Module]:
@@ -117,7 +113,7 @@ class DecoderDistillation(nn.Module):
 
 
 def distil_decoder(
-    config: "DecoderLight", model: SRModel, before: SRModel, context: FitContext
+    config: DecoderLightConfig, model: SRModel, before: SRModel, context: FitContext
 ) -> dict:
     """Train the decoder of `model` in place; returns the ledger's figures with the log of losses."""
     set_seed(context.seed)

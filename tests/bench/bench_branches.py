@@ -19,11 +19,12 @@ from compress.binary.layers import METHODS
 from compress.core.errors import command
 from compress.core.image import list_images, read_image
 from compress.cost.count import measure
+from compress.data.config import Photographs
 from compress.families.resshift import ResShiftSource
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize, plain_layers
-from compress.passes.distill import Distill, Photographs
+from compress.passes.distill import Distill
 from compress.passes.pack import Pack
 from compress.training.losses import lpips
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
 from random_weights import randomise
 
 from compress.core.errors import UserError, command
 from compress.cost.count import measure
 from compress.model.passes import Pass
+from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.recipe.checkpoint import convert_all, load_model, read_header
 from compress.recipe.recipe import load_recipe
@@ -29,7 +29,7 @@ from export.latency import interleaved, machine
 from export.run import parse_size
 
 
-def structure(argument: str, overrides: list[str]) -> tuple[BaseModel, list[Pass]]:
+def structure(argument: str, overrides: list[str]) -> tuple[Source, list[Pass]]:
     """Source and passes of a recipe, a run directory or a model file."""
     if Path(argument).suffix in (".yaml", ".yml"):
         recipe = load_recipe(argument, overrides)
@@ -42,7 +42,7 @@ def models(
 ) -> dict[str, tuple[SRModel, str]]:
     """Label -> (model on `device`, label of its source). A source that several arguments share is there once."""
     found: dict[str, tuple[SRModel, str]] = {}
-    sources: dict[BaseModel, str] = {}
+    sources: dict[Source, str] = {}
     for argument in arguments:
         config, passes = structure(argument, overrides)
         if not random and Path(argument).suffix in (".yaml", ".yml"):

@@ -6,10 +6,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from compress.data.config import Calibration
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.passes.quantize import Calibration, Quantize
+from compress.passes.quantize import Quantize
 from compress.process.one_step import OneStep
 
 

@@ -1,0 +1,35 @@
+"""What a source is: a frozen config that builds an uncompressed model and reads its values."""
+
+from pydantic import Field
+
+from compress.core.config import Strict
+from compress.model.sr_model import SRModel
+
+
+class Source(Strict):
+    """The model that a recipe starts from. Its keys are those of the recipe's section `source`.
+
+    A subclass narrows `family` to its own name and adds what tells its members apart: sizes, files
+    with published weights, options of the architecture.
+    """
+
+    family: str = Field(description="The family of models; it decides which other keys there are.")
+
+    def build(self) -> SRModel:
+        """The structure, in evaluation mode on the meta device. No weight is read."""
+        raise NotImplementedError
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned; parameters then take no gradient.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        raise NotImplementedError
+
+    def start(self, model: SRModel) -> None:
+        """Change the random values that a training begins with, in place. By default none."""
+
+    def data_key(self) -> str:
+        """Identity of the weight files that `load` reads, a part of cache keys."""
+        raise NotImplementedError
