@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,44 +11,62 @@ from compress.core.config import Strict
 from compress.model.sr_model import SRModel
 
 
-@dataclass
 class FitContext:
     """What `fit` may use: the data of a run, never the recipe.
 
-    `source` is the uncompressed model with its values; `before(NAME)` reads a fresh copy of the model as it was
-    before the last pass of that name up to and including the present one; `seed` makes a pass deterministic;
-    `workdir` may hold checkpoints of long work, so that a killed run resumes.
+    Attributes:
+        source: The uncompressed model with its values.
+        seed: Makes a pass deterministic.
+        device: Where networks run.
+        workdir: A folder for checkpoints of long work, so that a killed run resumes; None for none.
+        before: Called with a pass's name. Gives a fresh copy of the model as it was before the last
+            pass of that name, up to and including the present one.
     """
 
-    source: SRModel
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workdir: Path | None = None
-    before: Callable[[str], SRModel] | None = None
+    def __init__(
+        self,
+        source: SRModel,
+        seed: int = 0,
+        device: torch.device | None = None,
+        workdir: Path | None = None,
+        before: Callable[[str], SRModel] | None = None,
+    ):
+        self.source = source
+        self.seed = seed
+        self.device = torch.device("cpu") if device is None else device
+        self.workdir = workdir
+        self.before = self._copy_of_source if before is None else before
 
-    def __post_init__(self) -> None:
-        if self.before is None:
-            self.before = lambda name: copy.deepcopy(self.source)
+    def _copy_of_source(self, _pass_name: str) -> SRModel:
+        return copy.deepcopy(self.source)
 
 
 class Pass(Strict):
-    """One compression technique. `pass` in a recipe names it; all other keys are its fields.
-
-    `convert` changes the structure from the config alone. It must run on meta tensors; where it moves values
-    exactly (folding, slicing) the same code does both, because algebra on meta tensors is free.
-    `fit` sets the values that need data, and returns figures for the ledger.
-    """
+    """One compression technique. `pass` in a recipe names it; all other keys are its fields."""
 
     def convert(self, model: SRModel) -> None:
+        """Change the structure of `model` in place, from the config alone.
+
+        It must run on meta tensors. Where it moves values exactly (folding, slicing), the same code
+        does both, because algebra on meta tensors is free.
+
+        Raises:
+            UserError: The pass does not fit the model.
+        """
         raise NotImplementedError
 
-    def fit(self, model: SRModel, context: FitContext) -> dict:
+    def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
+        """Set the values of `model` that need data, in place.
+
+        Returns:
+            Figures for the ledger, JSON-ready; by default none.
+        """
         return {}
 
     def as_published(self) -> "Pass":
-        """This pass as its paper counts it, for a figure that can stand beside the published one."""
+        """This pass as its paper counts it, so that a figure can stand beside the published one."""
         return self
 
     def data_key(self) -> str:
-        """Identity of the data that `fit` reads, part of the cache key; empty for a pass without data."""
+        """Identity of the data that `fit` reads, a part of the cache key; empty without data."""
         return ""

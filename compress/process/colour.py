@@ -72,7 +72,7 @@ def wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
 
 # Name -> fix of (image [B, 3, 4h, 4w] as the network gives it, lr [B, 3, h, w] in [0, 1]); the result may leave [0, 1].
 # OSEDiff clamps before and matches the enlarged input; AdcSR does not clamp and matches the input as it is.
-FIXES: dict[ColourFix, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+FIXES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "adain": lambda image, lr: adain(image.clamp(0, 1), upsample(lr)),
     "wavelet": lambda image, lr: wavelet(image.clamp(0, 1), upsample(lr)),
     "mean_std": mean_std,

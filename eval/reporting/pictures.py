@@ -10,7 +10,7 @@ import torch
 
 from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8
-from compress.model.sr_model import upsample
+from compress.process.resample import upsample
 from eval.data.dataset import DataSet, Pair, open_data
 from eval.metric.metrics import METRICS
 from eval.reporting.rundir import Scores

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from compress.core.errors import UserError
-from compress.model.sr_model import SRModel, upsample
+from compress.model.sr_model import SRModel
+from compress.process.resample import upsample
 from eval.data.dataset import open_data
 from eval.metric.metrics import locate
 from eval.run import main, table

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compress.core.errors import UserError
-from compress.model.sr_model import upsample
+from compress.process.resample import upsample
 from eval.data.dataset import open_data
 from eval.metric import metrics as metrics_module
 from eval.metric.metrics import Metrics, locate

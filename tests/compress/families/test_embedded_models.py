@@ -7,7 +7,7 @@ import torch
 
 import compress
 from compress.families import FAMILIES
-from compress.model.sr_model import upsample
+from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
 from compress.route import describe
 from compress.routing.router import Router

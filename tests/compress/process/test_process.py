@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from compress.core.errors import UserError
 from compress.families.osediff import OSEDiffSource
-from compress.model.sr_model import Tiling, upsample
+from compress.model.sr_model import Tiling
 from compress.process.colour import FIXES, ColourFix, adain, mean_std, wavelet
 from compress.process.one_step import OneStep, alphas_cumprod
+from compress.process.resample import upsample
 from compress.process.tiling import gaussian_weights, tile_starts, tiled
 
 

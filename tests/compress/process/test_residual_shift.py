@@ -10,9 +10,9 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
-from compress.model.sr_model import upsample
 from compress.networks.swin_unet import SwinUNet, SwinUNetConfig
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
+from compress.process.resample import upsample
 from compress.process.residual_shift import ResidualShift
 
 SCHEDULES = ["v1", "v3", "v1_respaced_5"]
