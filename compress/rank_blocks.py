@@ -1,6 +1,9 @@
-"""Rank a UNet's blocks by what skipping them changes: `python -m compress.rank_blocks RUN|MODEL [--data DIR]`.
+"""Rank a UNet's blocks by what skipping them changes.
 
-Prints the blocks, least important first, and the list that the pass `depth_prune` takes as `blocks`.
+    python -m compress.rank_blocks RUN|MODEL [--data DIR]
+
+Prints the blocks, the least important first, and the list that the pass `depth_prune` takes as
+`blocks`.
 """
 
 import argparse
@@ -11,32 +14,48 @@ from diffusers import UNet2DConditionModel
 
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
-from compress.cost.count import measure
+from compress.cost.count import Cost, measure
 from compress.data.calibration import calibration_images
 from compress.model.sr_model import SRModel
 from compress.pruning.depth import importances
 from compress.recipe.checkpoint import load_model
 
+DESCRIPTION = (
+    "Rank a UNet's blocks by what skipping them changes: `python -m compress.rank_blocks "
+    "RUN|MODEL [--data DIR]`."
+)
+
+
+LEAST_ERROR = 1e-12  # mean square error below which images count as equal: 120 dB
+
 
 def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
-    """(block, PSNR in dB of the output without it against that with it), the least important first."""
+    """(block, PSNR in dB), the least important block first.
+
+    The PSNR is of the model's output without the block against that with it.
+
+    Args:
+        model: One whose denoiser is a UNet of diffusers.
+        images: Low-resolution images [1, 3, h, w] in [0, 1].
+
+    Raises:
+        UserError: The denoiser is another network.
+    """
     unet = getattr(model.denoiser, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
-        raise UserError(
-            f"the denoiser is a {type(model.denoiser).__name__}; only diffusers' UNets have blocks to rank"
-        )
-    found = importances(unet, lambda: [model.network(image).clamp(0, 1) for image in images])
-    return sorted(
-        ((name, -10 * math.log10(max(error, 1e-12))) for name, error in found.items()),
-        key=lambda r: -r[1],
-    )
+        kind = type(model.denoiser).__name__
+        raise UserError(f"the denoiser is a {kind}; only diffusers' UNets have blocks to rank")
+
+    def run() -> list[torch.Tensor]:
+        return [model.network(image).clamp(0, 1) for image in images]
+
+    errors = importances(unet, run)
+    rows = [(name, -10 * math.log10(max(error, LEAST_ERROR))) for name, error in errors.items()]
+    return sorted(rows, key=lambda row: -row[1])
 
 
-@command
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m compress.rank_blocks", description=__doc__.splitlines()[0]
-    )
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m compress.rank_blocks", description=DESCRIPTION)
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument(
         "--data", default="embedded", help="folder of LR photographs (default: %(default)s)"
@@ -46,21 +65,34 @@ def main(argv: list[str]) -> int:
         "--size", type=int, default=64, help="side of their crops (default: %(default)s)"
     )
     parser.add_argument("--seed", type=usable_seed, default=0)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def table(rows: list[tuple[str, float]], cost: Cost) -> str:
+    """(block, PSNR without it in dB) as text, with the parameters and paper MACs of each block."""
+    lines = [f"{'block':<32}{'PSNR without, dB':>18}{'params k':>10}{'paper MMACs':>13}"]
+    for name, psnr in rows:
+        place = f"denoiser.unet.{name}."
+        layers = [layer for layer in cost.layers if f"{layer.name}.".startswith(place)]
+        params = sum(layer.params for layer in layers)
+        macs = sum(layer.macs_conv + layer.macs_linear for layer in layers)
+        lines.append(f"{name:<32}{psnr:>18.2f}{params / 1e3:>10,.1f}{macs / 1e6:>13,.1f}")
+    return "\n".join(lines)
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(argv)
     model = load_model(options.model)
     if options.size % model.multiple:
         raise UserError(
-            f"--size {options.size} is not a multiple of {model.multiple}, as this model needs; round it"
+            f"--size {options.size} is not a multiple of {model.multiple}, as this model needs; "
+            "round it"
         )
     images = calibration_images(options.data, options.images, options.size, options.seed)
-    rows, cost = rank(model, images), measure(model)
-    print(f"{'block':<32}{'PSNR without, dB':>18}{'params k':>10}{'paper MMACs':>13}")
-    for name, psnr in rows:
-        layers = [x for x in cost.layers if f"{x.name}.".startswith(f"denoiser.unet.{name}.")]
-        macs = sum(x.macs_conv + x.macs_linear for x in layers)
-        print(
-            f"{name:<32}{psnr:>18.2f}{sum(x.params for x in layers) / 1e3:>10,.1f}{macs / 1e6:>13,.1f}"
-        )
+    rows = rank(model, images)
+    print(table(rows, measure(model)))
     print(f"blocks: [{', '.join(name for name, _ in rows)}]")
     return 0
 

@@ -41,7 +41,7 @@ from compress.bits.allocate import (
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_file, check_name, write_text
-from compress.core.identity import files_key
+from compress.core.identity import default_root, files_key
 from compress.core.json_files import read_lines
 from compress.core.locks import locked
 from compress.cost.count import measure
@@ -53,10 +53,10 @@ from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize, Width
 from compress.quant.distributed import observe, set_mode, start
 from compress.quant.layers import QuantLayer, SplitConv2d
-from compress.recipe.cache import PassCache, code_version, default_root
+from compress.recipe.cache import PassCache, code_version
 from compress.recipe.checkpoint import convert_all, dump, load_model, read_header
 from compress.recipe.recipe import Recipe, load_recipe, parse_recipe, resolved
-from compress.run import compress
+from compress.recipe.run_passes import compress
 from compress.training.losses import lpips
 
 ORDER = ("encoder", "denoiser", "decoder")
@@ -95,9 +95,9 @@ def open_subject(path: str, overrides: list[str], cache: Path, workdir: Path) ->
         )
     before = recipe.passes[: places[0]]
     shortened = recipe.model_copy(update={"passes": before})
-    _, model, _, _ = compress(
+    model = compress(
         shortened, PassCache(cache, recipe.source, recipe.seed), torch.device("cpu"), workdir
-    )
+    ).model
     return Subject(recipe.source, before, recipe.passes[places[0]], model.eval(), recipe, places[0])
 
 

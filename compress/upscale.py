@@ -1,4 +1,6 @@
-"""Upscale photographs of any size: `python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]`.
+"""Upscale photographs of any size.
+
+    python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]
 
 Reading, naming and writing are in compress/photographs, which an exported run.py shares.
 """
@@ -19,14 +21,20 @@ from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
 from compress.pipeline.backends import BACKENDS, choose_backend
+from compress.pipeline.routed import add_choice, check_choice, check_model
 from compress.recipe.checkpoint import load_model
-from compress.route import add_choice, check_choice, check_model, summary
 from compress.routing.router import Router
+from compress.routing.text import summary
+
+DESCRIPTION = (
+    "Upscale photographs of any size: `python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]`. "
+    "Reading, naming and writing are in compress/photographs, which an exported run.py shares."
+)
+LEAST_TILE = 32  # latent pixels
 
 
-@command
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m compress.upscale", description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m compress.upscale", description=DESCRIPTION)
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     batch.add_arguments(parser, convert=False)
@@ -47,8 +55,17 @@ def main(argv: list[str]) -> int:
         "--route", metavar="ROUTER", help="send each tile the cheapest good way (compress/route.py)"
     )
     add_choice(parser)
+    return parser
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = _parser()
     options = parser.parse_args(batch.arguments(parser, argv))
-    check_choice(options)
+    check_choice(options, options.route)
+    if options.route and options.tile:
+        raise UserError("--tile and --route exclude each other; a router has tiles of its own")
     warnings.filterwarnings("ignore", module="PIL")  # what matters of it is told by a sentence
     try:
         return batch.run(options.images, options, lambda: prepare(options), failures=(UserError,))
@@ -57,15 +74,24 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
-    """The model as a function of arrays, float32 [1, 3, h, w] in [0, 1] -> uint8 [4h, 4w, 3]; says what computes it."""
+    """The model as a function of arrays; says what computes it.
+
+    Args:
+        options: Of this command.
+
+    Returns:
+        A function that maps float32 [1, 3, h, w] in [0, 1] to uint8 [4h, 4w, 3].
+
+    Raises:
+        UserError: The model or an option cannot be used.
+    """
     if options.route:
         return routed(options)
-    needs_torch = None if options.tile is None else "--tile is"
     backend = choose_backend(
         options.model,
         options.backend,
         device=options.device,
-        needs_torch=needs_torch,
+        needs_torch=None if options.tile is None else "--tile is",
         prepare=lambda model: set_tile(options.tile, model),
     )
     print(f"computed by {backend.sentence}")
@@ -98,13 +124,23 @@ def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def set_tile(tile: int | None, model: SRModel) -> None:
+    """Let `model` run in tiles of this side in latent pixels; None leaves it as it is."""
     if tile is not None:
         model.tiling = tiling(tile, model)
 
 
 def tiling(tile: int, model: SRModel) -> Tiling:
+    """The tiling of `model` with tiles of another side.
+
+    Args:
+        tile: Side in latent pixels.
+        model: What is run.
+
+    Raises:
+        UserError: The side is too small, or no multiple of what the model needs.
+    """
     step = int(model.multiple * model.latent_ratio)
-    least = max(32, 2 * step)
+    least = max(LEAST_TILE, 2 * step)
     if tile < least or tile % step:
         raise UserError(
             f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels"

@@ -14,7 +14,7 @@ import pytest
 from compress import publish, rank_blocks, route, run, sensitivity, train, upscale
 from compress.core.arguments import usable_device, usable_seed
 from compress.core.errors import UserError
-from compress.run import paths_in
+from compress.recipe.inputs import paths_in
 from eval import curve, report
 from eval import run as eval_run
 from export import lint, probe, rewrite

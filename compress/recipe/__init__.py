@@ -1,0 +1,1 @@
+"""Recipes: reading them, costing them, running their passes, and the files that this leaves."""

@@ -11,16 +11,20 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from compress.core.errors import UserError
-from compress.core.identity import default_root  # noqa: F401  imported from here as well
 from compress.core.json_files import read_json
 from compress.core.tensors import read_tensors
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
-from compress.recipe import cache_entry
+from compress.recipe import cache_entry, cache_folders
 from compress.recipe.checkpoint import convert_all, dump, save_model
+from compress.recipe.plan import label
+
+KEY_DIGITS = 32  # hex digits of an entry's name
+CODE_DIGITS = 16
 
 
 @cache
@@ -30,23 +34,49 @@ def code_version() -> str:
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:CODE_DIGITS]
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+        model: The model after the first `done` passes, with its values, on the CPU.
+        entries: The ledger's entries of those passes.
+        done: How many passes need not run.
+    """
+
+    model: SRModel
+    entries: list[dict]
+    done: int
 
 
 class PassCache:
-    """The models of one source and seed after passes, in `root`; in `spare` where `root` cannot be
-    written.
+    """The models of one source and seed after passes.
 
     Data and weights are identified once, when they are first asked for: what changes while a run is
     on does not pass for what it began with.
     """
 
     def __init__(self, root: Path, source: Source, seed: int, spare: Path | None = None):
+        """Use the cache `root`, which need not exist.
+
+        Args:
+            root: The folder of the entries.
+            source: The config of the uncompressed model.
+            seed: The recipe's.
+            spare: Another folder, for what cannot be written in `root`.
+
+        Raises:
+            UserError: `root` is no folder.
+        """
         if root.exists() and not root.is_dir():
             raise UserError(
                 f"pass cache {root}: is no folder; choose another --cache, or give --no-cache"
             )
-        self.root, self.source, self.seed = root, source, seed
+        self.root = root
+        self.source = source
+        self.seed = seed
         self.roots = [root] if spare is None or spare == root else [root, spare]
         self._identities: dict[str, str] = {}
         self._swept = False
@@ -65,34 +95,45 @@ class PassCache:
             "source": dump(self.source),
             "weights": self.identity(self.source),
             "seed": self.seed,
-            "passes": [[dump(p), self.identity(p)] for p in passes],
+            "passes": [[dump(step), self.identity(step)] for step in passes],
             "code": code_version(),
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
-    def longest(self, passes: list[Pass]) -> tuple[int, SRModel | None, list[dict]]:
-        """The longest prefix of `passes` that is stored and sound: its length, its model, its
-        ledger's entries.
+    def resume(self, passes: list[Pass]) -> Resumed:
+        """The model to go on from: after as many of `passes` as are stored and sound.
 
-        Where there is none: 0, None and no entries.
+        Where none is, it is the source with its values. Entries that come from here say so under
+        "cached".
         """
         self._sweep()
-        for count in range(len(passes), 0, -1):
-            if found := self.read(passes[:count]):
-                return count, *found
-        return 0, None, []
+        for done in range(len(passes), 0, -1):
+            stored = self.read(passes[:done])
+            if stored is None:
+                continue
+            model, entries = stored
+            entries = [{**entry, "cached": True} for entry in entries]
+            print(f"{done} of {len(passes)} passes from the cache ({self.key(passes[:done])})")
+            return Resumed(model, entries, done)
+        model = self.source.build()
+        self.source.load(model)
+        return Resumed(model, [], 0)
 
     def _sweep(self) -> None:
         if self._swept:
             return
         self._swept = True
         for root in self.roots:
-            if count := cache_entry.sweep(root):
+            count = cache_folders.sweep(root)
+            if count:
                 print(f"pass cache {root}: removed {count} unfinished entries of killed runs")
 
     def _sound(self, passes: list[Pass]) -> Path | None:
+        """The folder of the entry of `passes`; None where there is none without damage."""
         name = self.key(passes)
-        for folder in (root / name for root in self.roots):
+        for root in self.roots:
+            folder = root / name
             if not folder.exists():
                 continue
             trouble = cache_entry.problem(folder)
@@ -104,8 +145,9 @@ class PassCache:
         return None
 
     def read(self, passes: list[Pass]) -> tuple[SRModel, list[dict]] | None:
-        """The model after `passes` and the ledger's entries so far; None where none is stored, or
-        it is damaged.
+        """The model after `passes` and the ledger's entries so far.
+
+        None where none is stored, or it is damaged.
         """
         folder = self._sound(passes)
         if folder is None:
@@ -135,22 +177,29 @@ class PassCache:
         name = self.key(passes)
         for number, root in enumerate(self.roots, 1):
             try:
-                with cache_entry.building(root / name) as partial:
-                    save_model(model, partial / cache_entry.MODEL, self.source, passes)
-                    (partial / cache_entry.LEDGER).write_text(json.dumps(entries), encoding="utf-8")
-                    cache_entry.seal(partial, describe(self.source, passes))
+                with cache_folders.building(root / name) as partial:
+                    self._write(partial, model, passes, entries)
                 return True
             except OSError as error:
-                where = (
-                    f"{self.roots[number]} keeps them for this run alone"
-                    if number < len(self.roots)
-                    else ("the run goes on, and would have to begin again if it were killed")
-                )
-                self._tell(
-                    f"pass cache {root}: finished passes are not kept here "
-                    f"({error.strerror or error}); {where}"
-                )
+                self._tell_unwritten(root, self.roots[number:], error)
         return False
+
+    def _write(self, folder: Path, model: SRModel, passes: list[Pass], entries: list[dict]) -> None:
+        """The three files of an entry in `folder`."""
+        save_model(model, folder / cache_entry.MODEL, self.source, passes)
+        (folder / cache_entry.LEDGER).write_text(json.dumps(entries), encoding="utf-8")
+        cache_entry.seal(folder, describe(self.source, passes))
+
+    def _tell_unwritten(self, root: Path, others: list[Path], error: OSError) -> None:
+        """Say that `root` could not be written, and what that means."""
+        if others:
+            consequence = f"{others[0]} keeps them for this run alone"
+        else:
+            consequence = "the run goes on, and would have to begin again if it were killed"
+        reason = error.strerror or error
+        self._tell(
+            f"pass cache {root}: finished passes are not kept here ({reason}); {consequence}"
+        )
 
     def _tell(self, line: str) -> None:
         if line not in self._told:
@@ -160,7 +209,6 @@ class PassCache:
 
 def describe(source: Source, passes: list[Pass]) -> str:
     """What an entry holds, for `list`: family and size, then the passes."""
-    from compress.recipe.plan import label
-
     fields = dump(source)
-    return f"{fields['family']} {fields.get('size', '')}: " + ", ".join(map(label, passes))
+    names = ", ".join(label(step) for step in passes)
+    return f"{fields['family']} {fields.get('size', '')}: {names}"

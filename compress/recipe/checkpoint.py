@@ -1,7 +1,7 @@
 """Saving and loading models: one safetensors file whose header says what it is. No pickle.
 
-The header holds the source and the passes, and that is the structure: loading builds the source on the meta
-device, converts it by every pass and assigns the saved tensors.
+The header holds the source and the passes, and that is the structure. Loading builds the source on
+the meta device, converts it by every pass and assigns the saved tensors.
 """
 
 import json
@@ -25,6 +25,7 @@ from compress.passes import PASSES
 
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
+SHOWN = 60  # characters of a foreign format's name in a sentence
 # What torch, diffusers and the passes raise where a structure makes no sense.
 STRUCTURE = (
     RuntimeError,
@@ -40,12 +41,28 @@ STRUCTURE = (
 
 
 def parse_source(data: dict, where: str = "source") -> Source:
-    """The config of a source model from a recipe's `source` mapping."""
+    """The config of a source model from a recipe's `source` mapping.
+
+    Args:
+        data: What the recipe says; its `family` chooses the config.
+        where: What begins the sentence of an error.
+
+    Raises:
+        UserError: The family, a key or a value is wrong.
+    """
     return validate(choose(FAMILIES, "family", data, where), data, where)
 
 
 def parse_pass(data: dict, where: str) -> Pass:
-    """The config of a pass from one entry of a recipe's `passes`."""
+    """The config of a pass from one entry of a recipe's `passes`.
+
+    Args:
+        data: What the recipe says; its `pass` chooses the config.
+        where: What begins the sentence of an error.
+
+    Raises:
+        UserError: The name, a key or a value is wrong.
+    """
     return validate(choose(PASSES, "pass", data, where), data, where)
 
 
@@ -70,9 +87,19 @@ def save_model(
     dtype: torch.dtype | None = None,
     notes: dict[str, str] | None = None,
 ) -> None:
-    """Write `model` under `path`; `dtype` stores floating-point tensors narrower than they are computed in.
+    """Write `model` under `path`. Equal models give equal bytes.
 
-    Equal models give equal bytes. Raises UserError where a value is not finite, OSError where the disk is full.
+    Args:
+        model: The model with its values.
+        path: The weight file; its folder must exist.
+        source: The config that `model` was built by.
+        passes: The configs that it was converted by, in their order.
+        dtype: Store floating-point tensors in this type, narrower than they are computed in.
+        notes: More entries for the header.
+
+    Raises:
+        UserError: A value is not finite.
+        OSError: The disk is full, or `path` cannot be written.
     """
     header = {
         "format": FORMAT,
@@ -84,12 +111,17 @@ def save_model(
 
 
 def model_path(path: str | Path) -> Path:
-    """The weight file that a RUN directory or MODEL file argument names."""
+    """The weight file that a RUN directory or MODEL file argument names.
+
+    Raises:
+        UserError: There is none.
+    """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a file"
+            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a "
+            "file"
         )
     return file
 
@@ -97,19 +129,24 @@ def model_path(path: str | Path) -> Path:
 def read_header(path: str | Path) -> tuple[Source, list[Pass]]:
     """Source and passes of a saved model, without reading its tensors; no other file is opened.
 
-    Raises UserError for a header that is missing, malformed, of another format, or past the bounds of headers.py.
+    Raises:
+        UserError: The header is missing, malformed, of another format, or past the bounds of
+            headers.py.
     """
     file = model_path(path)
     header = read_metadata(file)
     if header.get("format") != FORMAT:
-        shown = repr(header.get("format"))[:60]
+        shown = repr(header.get("format"))[:SHOWN]
         raise UserError(
             f"{file}: was not written by this toolkit (format {shown}, expected {FORMAT})"
         )
-    config, configs = read_config(header, "source", file), read_configs(header, "passes", file)
+    source_data = read_config(header, "source", file)
+    passes_data = read_configs(header, "passes", file)
     with _structure_errors(file, "its header holds no source and passes of this toolkit"):
-        source = parse_source(config, f"{file}: source")
-        passes = [parse_pass(p, f"{file}: passes.{i}") for i, p in enumerate(configs)]
+        source = parse_source(source_data, f"{file}: source")
+        passes = [
+            parse_pass(data, f"{file}: passes.{index}") for index, data in enumerate(passes_data)
+        ]
     return source, passes
 
 
@@ -119,9 +156,10 @@ def _structure_errors(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(
-            str(error) if str(error).startswith(str(file)) else f"{file}: {error}"
-        ) from None
+        sentence = str(error)
+        if not sentence.startswith(str(file)):
+            sentence = f"{file}: {sentence}"
+        raise UserError(sentence) from None
     except STRUCTURE as error:
         raise UserError(f"{file}: {what} ({type(error).__name__}); {WRITE_AGAIN}") from None
 
@@ -129,7 +167,8 @@ def _structure_errors(file: Path, what: str) -> Iterator[None]:
 def read_structure(path: str | Path) -> tuple[Source, list[Pass], SRModel]:
     """Source, passes and the model on the meta device that the header of a saved model describes.
 
-    Raises UserError as `read_header` does, and for passes that do not act on that source.
+    Raises:
+        UserError: As `read_header`, and for passes that do not act on that source.
     """
     source, passes = read_header(path)
     with _structure_errors(
@@ -140,7 +179,13 @@ def read_structure(path: str | Path) -> tuple[Source, list[Pass], SRModel]:
 
 
 def load_model(path: str | Path) -> SRModel:
-    """Load a run directory or model file: structure from its header, values from its tensors, on the CPU."""
+    """Load a run directory or model file, on the CPU, for inference.
+
+    The structure comes from the header, the values from the tensors.
+
+    Raises:
+        UserError: As `read_structure`, and for tensors that do not fit the structure.
+    """
     _, _, model = read_structure(path)
     read_tensors(model, model_path(path))
     return model.eval().requires_grad_(False)

@@ -14,109 +14,176 @@ from compress.model.source import Source
 from compress.recipe.checkpoint import dump, parse_pass, parse_source
 from compress.recipe.shipped import find_recipe
 
+MOST_SEED = 2**31 - 1  # numpy takes 32 bits, and stages add to it
+LINE = 100  # characters of a line of a written recipe
+
 
 class Export(Strict):
-    """One exported form. `lr_size` is the fixed [height, width] of the low-resolution input in pixels.
+    """One exported form of the compressed model.
 
-    `reference` also exports the source in float32, to state size and speed as ratios. `low_bits` is how weights of one
-    or two bits are written: as bytes that a function in the file unpacks, or as integers of a newer opset. `dtype`,
-    `components`, `chip` and `rewrite` are those of python -m export.run; what a target cannot do is refused by it.
+    `dtype`, `components`, `chip` and `rewrite` are those of `python -m export.run`; what a target
+    cannot do is refused by it.
     """
 
-    target: FileName
-    dtype: FileName | None = None
-    components: tuple[str, ...] | None = None
-    chip: str | None = None
-    rewrite: str | None = None
-    lr_size: tuple[int, int] = (128, 128)
-    dynamic: bool = False
-    reference: bool = True
-    low_bits: Literal["packed", "int2", "int4"] = "packed"
+    target: FileName = Field(
+        description="The format or runtime to export for; python -m export.run --help lists them."
+    )
+    dtype: FileName | None = Field(
+        None,
+        description="Types of weights and activations in the files, such as fp16 or w8a8; null: "
+        "those of a quantised model, else the target's default.",
+    )
+    components: tuple[str, ...] | None = Field(
+        None,
+        description="Which of encoder, denoiser and decoder to export; null: all of them, and for "
+        "ONNX the whole model too.",
+    )
+    chip: str | None = Field(
+        None, description="The chip that target qnn compiles for, by name, part or vNN."
+    )
+    rewrite: str | None = Field(
+        None,
+        description="Rewrites for an NPU: qnn, mediatek, coreml, litert, or their names; "
+        "null: none.",
+    )
+    lr_size: tuple[int, int] = Field(
+        (128, 128),
+        description="Fixed [height, width] of the low-resolution input in pixels.",
+    )
+    dynamic: bool = Field(
+        False, description="Leave height and width of the input open, where the target can."
+    )
+    reference: bool = Field(
+        True,
+        description="Also export the source in float32, to state size and speed as ratios.",
+    )
+    low_bits: Literal["packed", "int2", "int4"] = Field(
+        "packed",
+        description="How weights of one or two bits are written: as bytes that a function in the "
+        "file unpacks, or as integers of a newer opset.",
+    )
 
     @property
     def folder(self) -> str:
         """Where in the run its files go."""
-        name = self.target if self.dtype is None else f"{self.target}_{self.dtype}"
-        return name if self.low_bits == "packed" else f"{name}_{self.low_bits}"
+        parts = [self.target]
+        if self.dtype is not None:
+            parts.append(self.dtype)
+        if self.low_bits != "packed":
+            parts.append(self.low_bits)
+        return "_".join(parts)
 
 
 class NamedData(Strict):
-    """A published data set (`python -m eval.named_sets` lists them) in the folder `path`; `protocol` by the sizes."""
+    """A published data set in a folder; `python -m eval.named_sets` lists them."""
 
-    name: str
-    path: str
-    protocol: str | None = None
+    name: str = Field(description="The name of the published data set.")
+    path: str = Field(description="The folder that holds it.")
+    protocol: str | None = Field(
+        None, description="How it is evaluated; null: as the sizes of its images say."
+    )
 
 
 class Eval(Strict):
-    """`data` lists `embedded`, folders and published data sets; `iqa_weights` is a folder with metric weights."""
+    """What the source and the compressed model are evaluated on, and by what."""
 
-    data: list[str | NamedData]
-    metrics: list[str] = Field(min_length=1)
-    iqa_weights: str | None = None
-    limit: int | None = Field(None, gt=0)
+    data: list[str | NamedData] = Field(
+        description="Data sets: 'embedded', folders, and published data sets."
+    )
+    metrics: list[str] = Field(
+        min_length=1, description="Metrics by name; python -m eval.run --help lists them."
+    )
+    iqa_weights: str | None = Field(
+        None, description="The folder with the weights of metrics that are networks."
+    )
+    limit: int | None = Field(
+        None, gt=0, description="Only the first images of each data set; null: all."
+    )
 
 
 class Recipe(Strict):
-    """All sections are required, so that leaving one out cannot silently mean something."""
+    """One run. All sections are required, so that leaving one out cannot silently mean something.
 
-    name: FileName
-    source: SerializeAsAny[Source]
-    passes: list[SerializeAsAny[Pass]]
-    export: list[Export]
-    eval: Eval
-    seed: int = Field(0, ge=0, le=2**31 - 1)  # numpy takes 32 bits, and stages add to it
+    `source` and `passes` have vocabularies of their own. `parse_recipe` looks them up by `family`
+    and `pass`, so that here they are configs already.
+    """
+
+    name: FileName = Field(description="Names the run directory, runs/NAME.")
+    source: SerializeAsAny[Source] = Field(
+        description="The model to compress; its `family` chooses the other keys."
+    )
+    passes: list[SerializeAsAny[Pass]] = Field(
+        description="What is done to it, in this order; `pass` chooses an entry's other keys."
+    )
+    export: list[Export] = Field(description="The forms in which the result is exported.")
+    eval: Eval = Field(description="How source and result are evaluated.")
+    seed: int = Field(
+        0, ge=0, le=MOST_SEED, description="Makes passes that draw random numbers repeatable."
+    )
 
     @field_validator("export")
     @classmethod
     def _one_folder_each(cls, specs: list[Export]) -> list[Export]:
         folders = [spec.folder for spec in specs]
-        if twice := next((f for f in folders if folders.count(f) > 1), None):
-            raise ValueError(
-                f"two entries would write to {twice}/; leave one out, or export it by python -m export.run "
-                "RUN -o DIR"
-            )
+        for folder in folders:
+            if folders.count(folder) > 1:
+                raise ValueError(
+                    f"two entries would write to {folder}/; leave one out, or export it by "
+                    "python -m export.run RUN -o DIR"
+                )
         return specs
-
-    @field_validator("source", mode="wrap")
-    @classmethod
-    def _parsed_source(cls, value: Any, handler: Any) -> Source:
-        return value
-
-    @field_validator("passes", mode="wrap")
-    @classmethod
-    def _parsed_passes(cls, value: Any, handler: Any) -> list[Pass]:
-        return value
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read, override and validate a recipe file. Raises UserError naming what is wrong and what would be right."""
-    path = find_recipe(path)
-    return parse_recipe(override(read_yaml(path), overrides or []), str(path))
+    """Read, override and validate a recipe file.
+
+    Args:
+        path: A YAML file, or the name of a recipe that comes with the package.
+        overrides: `key=value` as typed on a command line, such as `passes.1.weights=6`.
+
+    Raises:
+        UserError: With what is wrong and what would be right.
+    """
+    file = find_recipe(path)
+    return parse_recipe(override(read_yaml(file), overrides or []), str(file))
 
 
 def parse_recipe(data: dict, where: str) -> Recipe:
+    """A recipe from plain data.
+
+    Args:
+        data: What the YAML holds; it is not changed.
+        where: What begins the sentence of an error, such as the file.
+
+    Raises:
+        UserError: With what is wrong and what would be right.
+    """
     data = dict(data)
-    # The two sections with a vocabulary of their own, looked up by `family` and `pass`.
-    if isinstance(data.get("source"), dict):
-        data["source"] = parse_source(data["source"], f"{where}: source")
-    elif "source" in data:
+    if "source" in data:
+        data["source"] = _parse_source_section(data["source"], where)
+    if "passes" in data:
+        data["passes"] = _parse_passes_section(data["passes"], where)
+    return validate(Recipe, data, where)
+
+
+def _parse_source_section(section: Any, where: str) -> Source:
+    if not isinstance(section, dict):
         raise UserError(
             f"{where}: source must be a mapping such as {{family: osediff, size: nano}}"
         )
-    if isinstance(data.get("passes"), list):
-        for i, entry in enumerate(data["passes"]):
-            if not isinstance(entry, dict):
-                raise UserError(
-                    f"{where}: passes.{i} must be a mapping such as {{pass: strip}}, "
-                    f"got {shown(entry)}"
-                )
-        data["passes"] = [
-            parse_pass(entry, f"{where}: passes.{i}") for i, entry in enumerate(data["passes"])
-        ]
-    elif "passes" in data:
+    return parse_source(section, f"{where}: source")
+
+
+def _parse_passes_section(section: Any, where: str) -> list[Pass]:
+    if not isinstance(section, list):
         raise UserError(f"{where}: passes must be a list of mappings, each with the key 'pass'")
-    return validate(Recipe, data, where)
+    for index, entry in enumerate(section):
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"{where}: passes.{index} must be a mapping such as {{pass: strip}}, "
+                f"got {shown(entry)}"
+            )
+    return [parse_pass(entry, f"{where}: passes.{index}") for index, entry in enumerate(section)]
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -125,10 +192,11 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return {
         "name": data.pop("name"),
         "source": dump(recipe.source),
-        "passes": [dump(p) for p in recipe.passes],
+        "passes": [dump(step) for step in recipe.passes],
         **data,
     }
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(resolved(recipe), sort_keys=False, width=100)
+    """The recipe with every default written out, as YAML that `load_recipe` reads again."""
+    return yaml.safe_dump(resolved(recipe), sort_keys=False, width=LINE)

@@ -13,14 +13,63 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import dump
-from compress.recipe.plan import label
+from compress.recipe.plan import label, plan
 from compress.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What the passes of a recipe made.
+
+    Attributes:
+        source: The uncompressed model with its values, on the CPU.
+        model: The compressed one, on the CPU.
+        entries: The ledger's entry of every pass.
+        costs: (label, cost) of the source and after each pass.
+    """
+
+    source: SRModel
+    model: SRModel
+    entries: list[dict]
+    costs: list[tuple[str, Cost]]
+
+
+def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Path) -> Compressed:
+    """Run the passes of `recipe`.
+
+    Passes that `cache` has finished before are read from it; the others are run and stored, one by
+    one.
+
+    Args:
+        recipe: Of any source and passes.
+        cache: Of the recipe's source and seed.
+        device: Where passes learn.
+        workdir: The folder for checkpoints of long passes.
+
+    Raises:
+        UserError: A pass does not act on what is before it, or its data or weights cannot be read.
+    """
+    # On meta: a pattern that matches nothing shows before any weight is read.
+    costs = plan(recipe)
+    source = recipe.source.build()
+    recipe.source.load(source)
+    source.to(device)
+    runner = PassRunner(recipe, cache, device, workdir, source, costs)
+    model, entries = runner.after(len(recipe.passes))
+    return Compressed(source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs)
 
 
 @dataclass
 class PassRunner:
-    """`source` is the uncompressed model with its values; `costs` has its cost and that after every
-    pass.
+    """Runs passes of one recipe.
+
+    Attributes:
+        recipe: Source, passes and seed.
+        cache: Of the recipe's source and seed.
+        device: Where passes learn.
+        workdir: The folder for checkpoints of long passes.
+        source: The uncompressed model with its values, on the device.
+        costs: (label, cost) of the source and after every pass.
     """
 
     recipe: Recipe
@@ -31,37 +80,39 @@ class PassRunner:
     costs: list[tuple[str, Cost]]
 
     def after(self, count: int) -> tuple[SRModel, list[dict]]:
-        """The model after the first `count` passes, on the device, and the ledger's entries of
-        those passes.
+        """The model after the first `count` passes, on the device, and their ledger entries.
 
         Passes that the cache has finished before are read from it; the others are run and stored,
         one by one.
         """
         passes = self.recipe.passes
-        done, model, entries = self.cache.longest(passes[:count])
-        if model is None:
-            model = self.recipe.source.build()
-            self.recipe.source.load(model)
-        else:
-            entries = [{**entry, "cached": True} for entry in entries]
-            print(f"{done} of {count} passes from the cache ({self.cache.key(passes[:done])})")
+        model, entries, done = self.cache.resume(passes[:count])
         model = model.to(self.device).eval().requires_grad_(False)
-        for i in range(done, count):
-            print(f"pass {i + 1} of {len(passes)}: {label(passes[i])}")
-            entries.append(self._run(model, i))
-            main_first(lambda i=i: self.cache.store(model, passes[: i + 1], entries), self.device)
+        for index in range(done, count):
+            print(f"pass {index + 1} of {len(passes)}: {label(passes[index])}")
+            entries.append(self._run(model, index))
+            self._store(model, index + 1, entries)
         return model, entries
 
-    def _run(self, model: SRModel, i: int) -> dict:
-        """Change `model` by pass `i`; returns the ledger's entry."""
-        step, began = self.recipe.passes[i], time.time()
+    def _store(self, model: SRModel, count: int, entries: list[dict]) -> None:
+        """Keep the model after `count` passes; of several processes the first does it."""
+
+        def store() -> None:
+            self.cache.store(model, self.recipe.passes[:count], entries)
+
+        main_first(store, self.device)
+
+    def _run(self, model: SRModel, index: int) -> dict:
+        """Change `model` by pass number `index`; returns the ledger's entry."""
+        step = self.recipe.passes[index]
+        began = time.time()
         step.convert(model)
         context = FitContext(
             source=self.source,
             seed=self.recipe.seed,
             device=self.device,
-            workdir=self.workdir / f"pass_{i + 1}",
-            before=lambda name: self.before(name, i),
+            workdir=self.workdir / f"pass_{index + 1}",
+            before=lambda name: self.before(name, index),
         )
         figures = step.fit(model, context)
         return {
@@ -70,25 +121,26 @@ class PassRunner:
             "cached": False,
             "data": self.cache.identity(step),
             "figures": figures,
-            "before": self.costs[i][1].totals(),
-            "after": self.costs[i + 1][1].totals(),
+            "before": self.costs[index][1].totals(),
+            "after": self.costs[index + 1][1].totals(),
         }
 
     def before(self, name: str, index: int) -> SRModel:
-        """The model as it was before the last pass called `name` up to number `index`, with its
-        values.
+        """The model as it was before the last pass called `name` up to number `index`.
 
-        What the cache no longer holds of it is computed again.
+        It has its values. What the cache no longer holds of it is computed again.
+
+        Raises:
+            UserError: The recipe has no such pass there.
         """
-        passes = self.recipe.passes
-        places = [i for i in range(index + 1) if dump(passes[i])["pass"] == name]
+        names = [dump(step)["pass"] for step in self.recipe.passes[: index + 1]]
+        places = [place for place, other in enumerate(names) if other == name]
         if not places:
             raise UserError(
-                f"pass {index + 1}, '{dump(passes[index])['pass']}', needs the model as it "
-                f"was before a "
-                f"pass '{name}', which the recipe does not have further up; add it"
+                f"pass {index + 1}, '{names[index]}', needs the model as it was before a pass "
+                f"'{name}', which the recipe does not have further up; add it"
             )
-        with (
-            torch.random.fork_rng()
-        ):  # what is computed again leaves the pass's random numbers as they are
-            return self.after(places[-1])[0].eval().requires_grad_(False)
+        # What is computed again leaves the pass's random numbers as they are.
+        with torch.random.fork_rng():
+            model, _ = self.after(places[-1])
+            return model.eval().requires_grad_(False)

@@ -24,7 +24,7 @@ def shipped_folder() -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipe files by name, such as `passionsr_w8a8` or `train/osediff_nano`, in alphabetical order."""
+    """Recipe files by name, such as `passionsr_w8a8` or `train/osediff_nano`, sorted."""
     folder = shipped_folder()
     files = sorted(folder.rglob(f"*{SUFFIX}"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -61,7 +61,7 @@ def find_recipe(given: str | Path) -> Path:
 
 
 def headline(recipe: Path) -> str:
-    """What a recipe is for: the first sentence of the comment that it begins with, without a full stop."""
+    """What a recipe is for: the first sentence of its first comment, without a full stop."""
     words: list[str] = []
     for line in recipe.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#")

@@ -1,22 +1,23 @@
-"""Tiles of a large image by different paths: bicubic, a small CNN, or the model itself, each where it pays.
+"""Tiles of a large image by different paths: bicubic, a small CNN, or the model, where it pays.
 
-AdaDiffSR predicts the gain I_i = tanh(R_i - R_{i-1}) of every step of a diffusion from the image, by a small
-convolutional network and global pooling, and stops where nothing is gained. Here, as the one-step form of the idea, the
-steps are the paths in the order of their cost, and R is the quality that compress/route.py measured.
+AdaDiffSR predicts the gain I_i = tanh(R_i - R_{i-1}) of every step of a diffusion from the image,
+by a small convolutional network and global pooling, and stops where nothing is gained. Here, as the
+one-step form of the idea, the steps are the paths in the order of their cost. R is the quality that
+the training measured.
 
-A 512x512 image takes 25 tiles of 128 at a stride of 96. Tiles are blended in pixels with Gaussian weights; the model's
-colour correction follows once over the whole, and nothing else is taken from a tile's own statistics. Tiles at the
-image's borders are run with a reflection beyond them (`Tiling.margin`); MACs are counted without it.
+A 512x512 image takes 25 tiles of 128 at a stride of 96. Tiles are blended in pixels with Gaussian
+weights. The model's colour correction follows once over the whole; nothing else is taken from a
+tile's own statistics. Tiles at the image's borders are run with a reflection beyond them
+(`Tiling.margin`); MACs are counted without it.
 """
 
 import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from typing_extensions import TypedDict
@@ -27,92 +28,29 @@ from compress.core.image import MIN_SIDE, check_image_tensor
 from compress.core.json_files import check_shape, parse_json
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
+from compress.cost.count import measure, measure_module
+from compress.model.sr_model import SRModel
 from compress.process.padding import surround
 from compress.process.resample import SCALE, upsample
 from compress.process.tiling import tile_starts, tiled
+from compress.routing.choice import choose, values, within_budget
+from compress.routing.networks import PATHS, GainRegressor, TileCNN
 
-if TYPE_CHECKING:
-    from compress.model.sr_model import SRModel
-
-PATHS = ("bicubic", "cnn", "diffusion")  # in the order of their cost
 FORMAT = "diffusion-sr-compress-router/1"
-
-
-class TileCNN(nn.Module):
-    """As ESPCN (arXiv 1609.05158), on top of bicubic and a little deeper: [B, 3, h, w] in [0, 1] -> [B, 3, 4h, 4w]."""
-
-    def __init__(self, width: int = 24, depth: int = 3):
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, width, 5, padding=2)
-        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
-        self.conv_out = nn.Conv2d(width, 3 * SCALE**2, 3, padding=1)
-        self.start()
-
-    @torch.no_grad()
-    def start(self) -> None:
-        """Let it be bicubic."""
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
-
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.conv_in(lr - 0.5))
-        for conv in self.convs:
-            x = F.relu(conv(x))
-        return upsample(lr) + F.pixel_shuffle(self.conv_out(x), SCALE)
-
-
-class GainRegressor(nn.Module):
-    """[B, 3, h, w] in [0, 1], any size from 16 -> [B, 2]: what CNN and diffusion add to the quality R of the path
-    before (-LPIPS, or PSNR / 10 dB). The gain is its tanh."""
-
-    def __init__(self, width: int = 8):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=1)
-        self.head = nn.Linear(4 * width, len(PATHS) - 1)
-
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.conv2(F.relu(self.conv1(lr - 0.5))))
-        return self.head(F.relu(self.conv3(x)).mean((2, 3)))
-
-
-def values(steps: torch.Tensor) -> torch.Tensor:
-    """R of every path over bicubic's, [N, 3], from the differences between neighbours, [N, 2]."""
-    return F.pad(steps.double().cumsum(1), (1, 0))
-
-
-def choose(quality: torch.Tensor, costs: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Index into PATHS for every tile, int64 [N]: the best of `quality` [N, 3] less `threshold` for the cost of one run
-    of the model. `costs` [3] are MACs; of equals the cheaper path is taken."""
-    return (quality - threshold * costs / costs[-1]).argmax(1)
-
-
-def thresholds(quality: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
-    """Every threshold of 0 or more at which `choose` changes, ascending, each a little above the change; 0 first."""
-    gains, prices = (
-        quality[:, :, None] - quality[:, None],
-        (costs[:, None] - costs[None]) / costs[-1],
-    )
-    dearer = prices > 0
-    points = gains[:, dearer] / prices[dearer]
-    return torch.cat([points.new_zeros(1), points[points >= 0].unique() * (1 + 1e-9) + 1e-12])
-
-
-def within_budget(quality: torch.Tensor, costs: torch.Tensor, budget: float) -> float:
-    """The lowest threshold at which all tiles together cost at most `budget` of running the model on each."""
-    points = thresholds(quality, costs)
-    fits = [
-        costs[choose(quality, costs, p.item())].sum() <= budget * len(quality) * costs[-1]
-        for p in points
-    ]
-    return points[fits.index(True)].item() if True in fits else points[-1].item()
+MAKE_ONE = "make one with python -m compress.route train"
 
 
 @dataclass
 class Routed:
-    """`image` [1, 3, 4h, 4w] in [0, 1]; the path of every tile, in rows of `columns`; paper MACs, those of the
-    regressor included, and of the model on every tile."""
+    """An upscaled image and how its tiles went.
+
+    Attributes:
+        image: [1, 3, 4h, 4w] in [0, 1].
+        paths: The path of every tile, row by row.
+        columns: Tiles in a row.
+        macs: Paper MACs of all, those of the regressor included.
+        macs_diffusion: Paper MACs of the model on every tile.
+    """
 
     image: torch.Tensor
     paths: list[str]
@@ -135,56 +73,81 @@ class Sizes(TypedDict):
 
 
 class Router(nn.Module):
-    """CNN and regressor, for tiles of `tile` pixels that share `overlap` with their neighbours. `threshold` is the
-    quality that one run of the model on a tile must bring, in the unit of R, where no other is asked for."""
+    """CNN and regressor for tiles of one size.
+
+    Attributes:
+        tile: Side of a tile in LR pixels.
+        overlap: What it shares with its neighbours, in LR pixels.
+        threshold: The quality that one run of the model on a tile must bring, in the unit of R,
+            where no other is asked for.
+        notes: What it was trained on, as its file keeps it.
+    """
 
     def __init__(self, tile: int = 128, overlap: int = 32, threshold: float = 0.0):
         super().__init__()
-        self.cnn, self.regressor = TileCNN(), GainRegressor()
-        self.tile, self.overlap, self.threshold = tile, overlap, threshold
-        self.notes: dict[str, str] = {}  # what it was trained on and how well it predicts
+        self.cnn = TileCNN()
+        self.regressor = GainRegressor()
+        self.tile = tile
+        self.overlap = overlap
+        self.threshold = threshold
+        self.notes: dict[str, str] = {}
         self._costs: dict[tuple, torch.Tensor] = {}
 
-    def costs(self, model: "SRModel", size: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        """Paper MACs of each path on one tile, float64 [3], and of the regressor. Resampling is not counted."""
-        from compress.cost.count import measure, measure_module
+    def costs(self, model: SRModel, size: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        """Paper MACs of each path on one tile, float64 [3], and of the regressor.
 
+        Resampling is not counted.
+
+        Args:
+            model: What the path "diffusion" runs.
+            size: Height and width of the tile in LR pixels.
+        """
         key = (id(model), size)
         if key not in self._costs:
             tile = torch.empty(1, 3, *size, device="meta")
-            own = [
-                measure_module(m, tile, name="router").macs_paper
-                for m in (self.cnn, self.regressor)
-            ]
-            self._costs[key] = torch.tensor(
-                [0, own[0], measure(model, size).macs_paper, own[1]]
-            ).double()
-        found = self._costs[key]
-        return found[:3], int(found[3])
+            cnn = measure_module(self.cnn, tile, name="router").macs_paper
+            regressor = measure_module(self.regressor, tile, name="router").macs_paper
+            diffusion = measure(model, size).macs_paper
+            self._costs[key] = torch.tensor([0, cnn, diffusion, regressor]).double()
+        costs = self._costs[key]
+        return costs[:3], int(costs[3])
 
     def pieces(self, padded: torch.Tensor, align: int) -> tuple[list[torch.Tensor], int]:
-        """The tiles in the order in which `tiled` meets them, and how many make a row."""
+        """The tiles in the order in which `tiled` meets them, and how many make a row.
+
+        Args:
+            padded: The image [1, 3, h, w], without margins.
+            align: What positions of tiles are multiples of.
+        """
         height, width = padded.shape[-2:]
         if height <= self.tile and width <= self.tile:
             return [padded], 1
-        rows, columns = (
-            [s // align * align for s in tile_starts(n, self.tile, self.overlap)]
-            for n in (height, width)
-        )
-        return [
-            padded[..., top : top + min(self.tile, height), left : left + min(self.tile, width)]
-            for top in rows
-            for left in columns
-        ], len(columns)
+        tops = self._starts(height, align)
+        lefts = self._starts(width, align)
+        tall = min(self.tile, height)
+        wide = min(self.tile, width)
+        pieces = []
+        for top in tops:
+            for left in lefts:
+                pieces.append(padded[..., top : top + tall, left : left + wide])
+        return pieces, len(lefts)
 
-    def run(self, model: "SRModel", path: str, tile: torch.Tensor) -> torch.Tensor:
+    def _starts(self, length: int, align: int) -> list[int]:
+        starts = tile_starts(length, self.tile, self.overlap)
+        return [start // align * align for start in starts]
+
+    def run(self, model: SRModel, path: str, tile: torch.Tensor) -> torch.Tensor:
         """[1, 3, h, w] -> [1, 3, 4h, 4w] by one path."""
-        return {"bicubic": upsample, "cnn": self.cnn, "diffusion": model.network}[path](tile)
+        if path == "bicubic":
+            return upsample(tile)
+        if path == "cnn":
+            return self.cnn(tile)
+        return model.network(tile)
 
     @torch.no_grad()
     def upscale(
         self,
-        model: "SRModel",
+        model: SRModel,
         lr: torch.Tensor,
         *,
         threshold: float | None = None,
@@ -194,80 +157,109 @@ class Router(nn.Module):
     ) -> Routed:
         """Super-resolve [1, 3, h, w] in [0, 1] of any size from 16.
 
-        `threshold` overrides the router's own; `budget`, a share of the MACs of the model on every tile, chooses it for
-        this image; `path` sends every tile one way. `kept` holds tiles by (number, path) between calls on one image.
-        Raises UserError for a tile that the model does not take.
+        Args:
+            model: What the path "diffusion" runs.
+            lr: The low-resolution image.
+            threshold: In place of the router's own.
+            budget: A share of the MACs of the model on every tile; it chooses the threshold for
+                this image.
+            path: One of PATHS, for every tile.
+            kept: Results by (number of the tile, path), read and filled, for several calls on one
+                image.
+
+        Raises:
+            UserError: An image or a tile that the model does not take.
         """
-        height, width = check_image_tensor(lr).shape[-2:]
-        if len(lr) != 1 or min(height, width) < MIN_SIDE:
-            raise UserError(
-                f"an input of shape {tuple(lr.shape)} cannot be routed; give one image of {MIN_SIDE} "
-                "pixels a side or more"
-            )
         align = model.multiple
-        if self.tile % align or self.overlap < align:  # places are rounded to multiples of it
-            raise UserError(
-                f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not fit this "
-                f"model, which needs a multiple of {align} and at least {align} in common; train one for it"
-            )
+        self._check(lr, align)
+        height, width = lr.shape[-2:]
         margin = -(-model.tiling.margin // align) * align
         surrounded = surround(lr, margin, align)
-        padded = surrounded[
-            ..., margin : surrounded.shape[-2] - margin, margin : surrounded.shape[-1] - margin
-        ]
-        pieces, columns = self.pieces(padded, align)
-        costs, overhead = self.costs(model, tuple(pieces[0].shape[-2:]))
+        bottom = surrounded.shape[-2] - margin
+        right = surrounded.shape[-1] - margin
+        pieces, columns = self.pieces(surrounded[..., margin:bottom, margin:right], align)
+        tall, wide = pieces[0].shape[-2:]
+        costs, overhead = self.costs(model, (tall, wide))
         if path is None:
-            quality = values(torch.cat([self.regressor(piece) for piece in pieces])).cpu()
-            if budget is not None:
-                threshold = within_budget(quality, costs, budget - overhead / costs[-1].item())
-            chosen = choose(quality, costs, self.threshold if threshold is None else threshold)
+            share = None if budget is None else budget - overhead / costs[-1].item()
+            chosen = self._choose(pieces, costs, threshold, share)
         else:
-            chosen, overhead = torch.full((len(pieces),), PATHS.index(path)), 0
-        kept, queue = {} if kept is None else kept, iter(enumerate(chosen.tolist()))
+            chosen = torch.full((len(pieces),), PATHS.index(path))
+            overhead = 0
+        paths = [PATHS[index] for index in chosen.tolist()]
+        results = {} if kept is None else kept
+        queue = iter(enumerate(paths))
 
-        def piece(tile: torch.Tensor) -> torch.Tensor:
-            number, index = next(queue)
-            key = (number, PATHS[index])
-            if key not in kept:
-                kept[key] = self.run(model, PATHS[index], tile)
-            return kept[key]
+        def run_next(tile: torch.Tensor) -> torch.Tensor:
+            key = next(queue)
+            if key not in results:
+                results[key] = self.run(model, key[1], tile)
+            return results[key]
 
-        image = tiled(piece, surrounded, self.tile, self.overlap, SCALE, align, margin)
+        image = tiled(run_next, surrounded, self.tile, self.overlap, SCALE, align, margin)
         top = margin * SCALE
         image = image[..., top : top + height * SCALE, top : top + width * SCALE]
         return Routed(
             model.fix(tiles=len(pieces) > 1)(image, lr).clamp(0, 1),
-            [PATHS[i] for i in chosen],
+            paths,
             columns,
             int(costs[chosen].sum()) + overhead * len(pieces),
             int(costs[-1]) * len(pieces),
         )
 
+    def _check(self, lr: torch.Tensor, align: int) -> None:
+        """Refuse an image that cannot be routed, and tiles that do not fit the model."""
+        height, width = check_image_tensor(lr).shape[-2:]
+        if len(lr) != 1 or min(height, width) < MIN_SIDE:
+            raise UserError(
+                f"an input of shape {tuple(lr.shape)} cannot be routed; give one image of "
+                f"{MIN_SIDE} pixels a side or more"
+            )
+        if self.tile % align or self.overlap < align:  # places are rounded to multiples of it
+            raise UserError(
+                f"the router's tiles of {self.tile} pixels with {self.overlap} in common do not "
+                f"fit this model, which needs a multiple of {align} and at least {align} in "
+                "common; train one for it"
+            )
+
+    def _choose(
+        self,
+        pieces: list[torch.Tensor],
+        costs: torch.Tensor,
+        threshold: float | None,
+        budget: float | None,
+    ) -> torch.Tensor:
+        """Index into PATHS for every piece, as the regressor predicts what they gain."""
+        quality = values(torch.cat([self.regressor(piece) for piece in pieces])).cpu()
+        if budget is not None:
+            threshold = within_budget(quality, costs, budget)
+        elif threshold is None:
+            threshold = self.threshold
+        return choose(quality, costs, threshold)
+
     def save(self, path: Path) -> None:
-        header = {
-            "format": FORMAT,
-            "router": json.dumps(
-                {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold}
-            ),
-            **self.notes,
-        }
+        """Write the router with its sizes and notes as one safetensors file."""
+        sizes = {"tile": self.tile, "overlap": self.overlap, "threshold": self.threshold}
+        header = {"format": FORMAT, "router": json.dumps(sizes), **self.notes}
         write_tensors(path, self.state_dict(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "Router":
-        """Read what `save` wrote. Raises UserError for any other file."""
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no router here; make one with python -m compress.route train")
-        header = read_metadata(Path(path))
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: It is any other file, or none.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"{path}: no router here; {MAKE_ONE}")
+        header = read_metadata(file)
         if header.pop("format", None) != FORMAT or "router" not in header:
-            raise UserError(
-                f"{path}: is not a router; make one with python -m compress.route train"
-            )
+            raise UserError(f"{path}: is not a router; {MAKE_ONE}")
         remedy = "the router is damaged: make it again with python -m compress.route train"
         sizes = parse_json(header.pop("router"), str(path), remedy)
         check_shape(sizes, Sizes, str(path), remedy)
-        router = cls(**{name: sizes[name] for name in Sizes.__annotations__})
+        router = cls(sizes["tile"], sizes["overlap"], sizes["threshold"])
         router.notes = header
-        read_tensors(router, Path(path))
+        read_tensors(router, file)
         return router.eval().requires_grad_(False)

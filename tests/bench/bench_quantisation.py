@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from compress.core.errors import UserError, command, nearest
+from compress.core.files import write_text
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
@@ -31,7 +32,6 @@ from compress.process.colour import FIXES
 from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
-from compress.run import write_text
 from eval.data.dataset import Pair, open_data
 from eval.metric.metrics import Metrics
 from export.baselines import COMPONENTS, METHODS, check, make, parse_bits
@@ -193,7 +193,7 @@ def table(rows: list[dict]) -> str:
 
 
 def float_model(path: str, overrides: list[str], cache: Path) -> SRModel:
-    from compress.recipe.cache import default_root
+    from compress.core.identity import default_root
     from compress.sensitivity import open_subject
 
     return open_subject(path, overrides, default_root(), cache).model

@@ -15,7 +15,7 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 from compress.networks.dape import Tagger
 from compress.process.one_step import OneStep
-from compress.recipe.plan import as_json, as_text
+from compress.recipe.plan_text import as_json, as_text
 from compress.recipe.recipe import load_recipe
 
 # Counter test vectors at 128 -> 512, 77 tokens: params, conv, linear, attention.

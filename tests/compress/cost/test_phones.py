@@ -11,7 +11,8 @@ from compress.cost.count import Cost, Layer, measure, measure_module
 from compress.families.osediff import OSEDiffSource
 from compress.passes import PASSES
 from compress.recipe.checkpoint import convert_all
-from compress.recipe.plan import as_json, as_text, plan, published_accounting
+from compress.recipe.plan import plan, published_accounting
+from compress.recipe.plan_text import as_json, as_text
 from compress.recipe.recipe import load_recipe
 
 

@@ -7,9 +7,9 @@ import torch
 
 import compress
 from compress.families import FAMILIES
+from compress.pipeline.routed import describe
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
-from compress.route import describe
 from compress.routing.router import Router
 from eval.data.embedded import high, low
 

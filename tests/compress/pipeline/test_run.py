@@ -13,6 +13,7 @@ from skimage import data
 from compress import run, upscale
 from compress.core import folders, marks, weight_file
 from compress.core.locks import locked
+from compress.pipeline import runner
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model, parse_pass, parse_source
 from compress.recipe.recipe import load_recipe
@@ -100,18 +101,17 @@ def test_second_run_answers_from_the_cache(finished, capsys):
 def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, monkeypatch, capsys):
     out, cache = finished
     killed = out.with_name("killed")
-    import compress.pipeline.outputs as outputs
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "write_reports", stop)
+        patch.setattr(runner, "write_reports", stop)
         assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
     assert not killed.exists() and killed.with_name(".killed.partial").is_dir()
     # What was finished is not done again.
     with monkeypatch.context() as patch:
-        patch.setattr(run, "compress", stop)
+        patch.setattr(runner, "compress", stop)
         assert call(run.main, *QUICK, "--out", killed, "--cache", cache, "--resume") == 0
     assert (killed / "report.html").is_file()
 
@@ -137,7 +137,7 @@ def test_a_users_file_in_a_run_stays(finished, capsys):
 def test_resuming_what_is_complete_or_of_another_recipe(finished, monkeypatch, capsys):
     out, cache = finished
     with monkeypatch.context() as patch:
-        patch.setattr(run, "compress", None)
+        patch.setattr(runner, "compress", None)
         assert call(run.main, *QUICK, "--out", out, "--cache", cache, "--resume") == 0
     assert "is complete already" in capsys.readouterr().out
     unfinished = folders.begin(out.with_name("other"), marks.RUN)
@@ -183,7 +183,7 @@ def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
     def no_space(*_, **__):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr(run, "save_model", no_space)
+    monkeypatch.setattr(runner, "save_model", no_space)
     assert call(run.main, *QUICK, "--out", full, "--cache", cache) == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error and "Traceback" not in error
@@ -201,7 +201,7 @@ def test_cache_key_depends_on_what_matters(tmp_path):
     }
     assert len(keys) == 4
     assert PassCache(tmp_path, source, 0).key([one]) == PassCache(tmp_path, source, 0).key([one])
-    assert PassCache(tmp_path, source, 0).longest([one]) == (0, None, [])
+    assert PassCache(tmp_path, source, 0).read([one]) is None
 
 
 def test_full_size_without_weights_says_what_is_needed(capsys, tmp_path):

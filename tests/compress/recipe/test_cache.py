@@ -18,16 +18,8 @@ from compress.core.errors import UserError
 from compress.core.weight_file import write_tensors
 from compress.recipe import cache, cache_entry
 from compress.recipe.cache import PassCache
-from compress.recipe.cache_entry import (
-    LEDGER,
-    MODEL,
-    RECORD,
-    building,
-    entries,
-    problem,
-    seal,
-    sweep,
-)
+from compress.recipe.cache_entry import LEDGER, MODEL, RECORD, entries, problem, seal
+from compress.recipe.cache_folders import building, sweep
 from compress.recipe.checkpoint import parse_pass, parse_source
 
 KEY = "ab" * 16
@@ -94,19 +86,27 @@ def small(tmp_path, spare=None):
 
 def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, capsys):
     stored, model, steps = small(tmp_path)
-    assert stored.longest(steps) == (0, None, [])
+    nothing = stored.resume(steps)
+    assert nothing.done == 0
+    assert nothing.entries == []
+    assert nothing.model.state_dict().keys() == stored.source.build().state_dict().keys()
+    assert not any(tensor.is_meta for tensor in nothing.model.state_dict().values())
     assert stored.store(model, steps, [{"pass": {"pass": "strip"}}])
-    count, again, ledger = stored.longest(steps)
-    assert count == 1 and ledger == [{"pass": {"pass": "strip"}}]
+    again, ledger, count = stored.resume(steps)
+    assert count == 1
+    assert ledger == [{"pass": {"pass": "strip"}, "cached": True}]
+    assert "1 of 1 passes from the cache" in capsys.readouterr().out
     assert all(
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
     zero_a_part(tmp_path / "cache" / stored.key(steps))
-    assert stored.longest(steps)[0] == 0 and stored.read(steps) is None
+    assert stored.resume(steps).done == 0
+    assert stored.read(steps) is None
     told = capsys.readouterr().out
     assert told.count("is damaged") == 1 and "is run again" in told
-    assert stored.store(model, steps, []) and stored.longest(steps)[0] == 1
+    assert stored.store(model, steps, [])
+    assert stored.resume(steps).done == 1
 
 
 def test_a_cache_that_cannot_be_written_keeps_in_the_run_or_nothing(tmp_path, monkeypatch, capsys):
@@ -119,7 +119,8 @@ def test_a_cache_that_cannot_be_written_keeps_in_the_run_or_nothing(tmp_path, mo
         real(model, path, *rest)
 
     monkeypatch.setattr(cache, "save_model", full)
-    assert stored.store(model, steps, [{}]) and stored.longest(steps)[0] == 1
+    assert stored.store(model, steps, [{}])
+    assert stored.resume(steps).done == 1
     assert "No space left on device" in capsys.readouterr().out
     assert not list((tmp_path / "cache").iterdir())  # no half of an entry
     monkeypatch.setattr(
@@ -174,7 +175,8 @@ def test_unfinished_entries_of_the_dead_are_swept_and_nothing_else(tmp_path):
 def test_a_killed_writer_leaves_what_the_next_run_sweeps(tmp_path):
     code = (
         "import os, signal; from pathlib import Path\n"
-        "from compress.recipe.cache_entry import building, MODEL\n"
+        "from compress.recipe.cache_entry import MODEL\n"
+        "from compress.recipe.cache_folders import building\n"
         f"with building(Path({str(tmp_path / KEY)!r})) as partial:\n"
         "    (partial / MODEL).write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from compress import run
 from compress.core.errors import UserError
+from compress.pipeline import runner
 from compress.recipe.checkpoint import FAMILIES, dump, parse_source
 from compress.recipe.plan import plan
 from compress.recipe.recipe import load_recipe, parse_recipe, to_yaml
@@ -169,7 +170,7 @@ def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, mon
     def began(*_):
         raise AssertionError("a pass began")
 
-    monkeypatch.setattr(run, "compress", began)
+    monkeypatch.setattr(runner, "compress", began)
     with pytest.raises(SystemExit) as exit:
         run.main([MAIN, "export=[]", change, "--out", str(tmp_path / "run"), "--no-cache"])
     assert exit.value.code == 2

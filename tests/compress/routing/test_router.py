@@ -14,17 +14,11 @@ from compress.families.adcsr import ASSET
 from compress.model.sr_model import Tiling
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
-from compress.routing import training
-from compress.routing.router import (
-    PATHS,
-    GainRegressor,
-    Router,
-    TileCNN,
-    choose,
-    thresholds,
-    values,
-    within_budget,
-)
+from compress.routing import gains, judging, training
+from compress.routing.choice import choose, thresholds, values, within_budget
+from compress.routing.config import RouterConfig
+from compress.routing.networks import PATHS, GainRegressor, TileCNN
+from compress.routing.router import Router
 
 COSTS = torch.tensor([0.0, 10.0, 100.0], dtype=torch.float64)
 
@@ -174,13 +168,13 @@ def test_default_threshold_by_hand():
         [[0.0, 1.0, 1.1], [0.0, 0.1, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64
     )
     # With true gains: the cheapest way that loses at most 0.1 in the mean sends the first tile to the CNN (-0.1 / 3).
-    point = training.default_threshold(measured, measured, COSTS, 0.1)
+    point = judging.default_threshold(measured, measured, COSTS, 0.1)
     assert choose(measured, COSTS, point).tolist() == [1, 2, 0]
     assert choose(
-        measured, COSTS, training.default_threshold(measured, measured, COSTS, 9.0)
+        measured, COSTS, judging.default_threshold(measured, measured, COSTS, 9.0)
     ).tolist() == [0, 0, 0]
-    assert training.explained(measured, measured) == 1.0
-    assert training.explained(measured.mean() + 0 * measured, measured) == pytest.approx(0)
+    assert judging.explained(measured, measured) == 1.0
+    assert judging.explained(measured.mean() + 0 * measured, measured) == pytest.approx(0)
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +244,11 @@ def test_it_goes_on_where_it_was_killed(trained, model, tmp_path, monkeypatch):
     work.mkdir()
     rows = (trained / "router.work" / "gains.jsonl").read_text().splitlines()
     (work / "gains.jsonl").write_text("\n".join(rows[:15]) + "\n")
-    config = training.RouterConfig(
+    config = RouterConfig(
         ("embedded",), "psnr", tiles=20, crop=128, cnn_steps=20, steps=40, batch=4
     )
-    made, seen, real = Router(48, 16), [], training._tile
-    monkeypatch.setattr(training, "_tile", lambda c, crops, i: seen.append(i) or real(c, crops, i))
+    made, seen, real = Router(48, 16), [], gains.tile_pair
+    monkeypatch.setattr(gains, "tile_pair", lambda c, crops, i: seen.append(i) or real(c, crops, i))
     figures = training.train_router(config, model, made, work, torch.device("cpu"))
     assert seen[:5] == list(range(15, 20))
     saved = Router.load(trained / "router.safetensors")
@@ -263,7 +257,7 @@ def test_it_goes_on_where_it_was_killed(trained, model, tmp_path, monkeypatch):
     assert figures["threshold"] == pytest.approx(saved.threshold, rel=1e-3)
     with pytest.raises(UserError, match="unfinished router of other settings"):
         training.train_router(
-            training.RouterConfig(("embedded",), "psnr", tiles=30, crop=128),
+            RouterConfig(("embedded",), "psnr", tiles=30, crop=128),
             model,
             made,
             work,
@@ -347,7 +341,7 @@ def test_mistakes_in_the_command(arguments, said, tmp_path, capsys):
 def test_mistakes_in_training(model, tmp_path):
     def train(**options):
         training.train_router(
-            training.RouterConfig(("embedded",), **options),
+            RouterConfig(("embedded",), **options),
             model,
             Router(),
             tmp_path,

@@ -12,8 +12,9 @@ from support.tiny_model import tiny
 
 from compress.core.errors import UserError
 from compress.model.sr_model import MARGIN
-from compress.pipeline import backends
-from compress.pipeline.backends import choose_backend, why_not
+from compress.pipeline import backends, onnx_files
+from compress.pipeline.backends import choose_backend
+from compress.pipeline.onnx_files import why_not
 from export.parity.verify import failures, probes
 from export.targets import Options, export, finish
 
@@ -162,5 +163,5 @@ def test_anything_else_goes_to_torch_and_says_why(run, damage, words):
 def test_a_weight_file_and_a_missing_package(run, tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert "a weight file" in choose_backend(str(tmp_path / "model.safetensors")).sentence
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_files.importlib.util, "find_spec", lambda name: None)
     assert "pip install onnxruntime" in choose_backend(str(run)).sentence

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from compress.pipeline.outputs import pairs_of, summary
+from compress.pipeline.summary import pairs_of, summary
 from eval.curve import ours_are
 
 COST = {
