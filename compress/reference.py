@@ -176,11 +176,11 @@ def generated() -> dict[Path, str]:
     return files
 
 
-def differing(root: Path) -> list[Path]:
-    """The files below `root` that are missing or not as they would be written now."""
+def differing(root: Path, texts: dict[Path, str]) -> list[Path]:
+    """The files of `texts` that are missing below `root`, or say something else there."""
     return [
         path
-        for path, text in generated().items()
+        for path, text in texts.items()
         if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text
     ]
 
@@ -196,13 +196,13 @@ def main(argv: list[str]) -> int:
     root = Path(__file__).parents[1]
     if not (root / PAGES.parent).is_dir():
         raise UserError(f"{root} has no folder docs; run this in a clone of the repository")
-    changed = differing(root)
+    texts = generated()
+    changed = differing(root, texts)
     if options.check:
         if changed:
             names = ", ".join(str(path) for path in changed)
             raise UserError(f"{names}: not as the code says; run python -m compress.reference")
         return 0
-    texts = generated()
     for path in changed:
         (root / path).parent.mkdir(exist_ok=True)
         write_text(root / path, texts[path])
