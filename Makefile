@@ -33,7 +33,7 @@ types: .venv/installed
 # The reference from the configs, then the site in build/site. The builder has an environment of its own.
 docs: .venv/installed .venv-docs/installed
 	$(BIN)/python -m compress.reference
-	.venv-docs/bin/zensical build --strict
+	.venv-docs/bin/zensical build --clean --strict
 
 plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan

@@ -6,8 +6,9 @@ code does. A key without a `Field(description=...)` has an empty cell.
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -23,6 +24,7 @@ SCHEMAS = Path("recipes")
 HEAD = "<!-- Written by python -m compress.reference. Do not edit. -->\n\n"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
+SOURCES = cast("Mapping[str, type[BaseModel]]", FAMILIES)
 
 
 def config_schema(config: type[BaseModel], required: tuple[str, ...] = ()) -> Schema:
@@ -41,7 +43,7 @@ def recipe_schema() -> Schema:
     """The JSON schema of a recipe: one form for each family, and one for each pass."""
     schema = config_schema(Recipe)
     definitions = schema.setdefault("$defs", {})
-    schema["properties"]["source"] = _choice(FAMILIES, "family", definitions)
+    schema["properties"]["source"] = _choice(SOURCES, "family", definitions)
     schema["properties"]["passes"] = {
         "type": "array",
         "items": _choice(PASSES, "pass", definitions),
@@ -55,7 +57,7 @@ def training_schema() -> Schema:
 
     schema = config_schema(TrainRecipe)
     definitions = schema.setdefault("$defs", {})
-    schema["properties"]["source"] = _choice(FAMILIES, "family", definitions)
+    schema["properties"]["source"] = _choice(SOURCES, "family", definitions)
     return _tidy(schema, "Training recipe")
 
 
@@ -71,7 +73,7 @@ def _tidy(schema: Schema, title: str) -> Schema:
             del definitions[name]
 
 
-def _choice(configs: dict[str, type[BaseModel]], key: str, definitions: Schema) -> Schema:
+def _choice(configs: Mapping[str, type[BaseModel]], key: str, definitions: Schema) -> Schema:
     """One of several configs, told apart by the word under `key`; what they name goes to
     `definitions`.
     """
@@ -85,14 +87,24 @@ def _choice(configs: dict[str, type[BaseModel]], key: str, definitions: Schema) 
     return {"oneOf": forms}
 
 
-def config_section(title: str, config: type[BaseModel], required: tuple[str, ...] = ()) -> str:
-    """Heading, docstring and the table of keys of a config, with those of its nested configs."""
-    schema = config_schema(config, required)
-    parts = [f"## {title}", docstring(config), _keys(schema, schema)]
-    for name, nested in schema.get("$defs", {}).items():
-        if nested.get("properties"):
-            parts += [f"### {title}: {name}", _text(nested), _keys(nested, schema)]
-    return "\n\n".join(part for part in parts if part)
+def config_page(title: str, configs: Mapping[str, type[BaseModel]], key: str = "") -> str:
+    """A page with a section for each config, and for each config that stands within one.
+
+    Args:
+        title: The heading of the page.
+        configs: Heading -> config.
+        key: The key whose word chooses the config; empty where there is none.
+    """
+    parts = [f"# Reference: {title}"]
+    nested: Schema = {}
+    for heading, config in configs.items():
+        schema = config_schema(config, (key,) if key else ())
+        parts += [f"## {heading}", docstring(config), _keys(schema, schema)]
+        nested.update(schema.get("$defs", {}))
+    for name, schema in nested.items():
+        if schema.get("properties") and name.lower() not in configs:
+            parts += [f"## {name}", _text(schema), _keys(schema, {"$defs": nested})]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _text(schema: Schema) -> str:
@@ -109,33 +121,18 @@ def _keys(schema: Schema, whole: Schema) -> str:
     return table(["key", "type", "default", "description"], rows)
 
 
-def passes_page() -> str:
-    """Every pass under its name in a recipe."""
-    sections = [config_section(f"`{name}`", config, ("pass",)) for name, config in PASSES.items()]
-    return "\n\n".join(["# Reference: passes", *sections]) + "\n"
-
-
-def sources_page() -> str:
-    """Every family under its name in a recipe."""
-    sections = [
-        config_section(f"`{name}`", config, ("family",)) for name, config in FAMILIES.items()
-    ]
-    return "\n\n".join(["# Reference: sources", *sections]) + "\n"
-
-
 def recipe_page() -> str:
     """The sections of a recipe: its own keys, exports and evaluation."""
-    keys = config_section("Keys", Recipe)
-    keys = keys.replace("| BaseModel |", "| [one source](sources.md) |")
-    keys = keys.replace("| list of Pass |", "| list of [passes](passes.md) |")
-    return f"# Reference: recipe\n\n{keys}\n"
+    page = config_page("recipe", {"Recipe": Recipe})
+    page = page.replace("| [BaseModel](#basemodel) |", "| [one source](sources.md) |")
+    return page.replace("| list of [Pass](#pass) |", "| list of [passes](passes.md) |")
 
 
 def training_page() -> str:
     """The keys of a training recipe."""
     from compress.train import TrainRecipe
 
-    return f"# Reference: training recipe\n\n{config_section('Keys', TrainRecipe)}\n"
+    return config_page("training recipe", {"Training recipe": TrainRecipe})
 
 
 def targets_page() -> str:
@@ -163,8 +160,8 @@ def _said(flag: bool) -> str:
 def generated() -> dict[Path, str]:
     """Path below the repository's root -> the text that belongs there."""
     pages = {
-        "passes": passes_page(),
-        "sources": sources_page(),
+        "passes": config_page("passes", PASSES, "pass"),
+        "sources": config_page("sources", SOURCES, "family"),
         "recipe": recipe_page(),
         "training": training_page(),
         "targets": targets_page(),

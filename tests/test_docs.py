@@ -231,7 +231,7 @@ def test_recipes_fit_their_schema():
 def test_the_schema_refuses_a_wrong_key():
     jsonschema = pytest.importorskip("jsonschema")
     recipe = read_yaml(ROOT / "recipes" / "passionsr_w8a8.yaml")
-    recipe["passes"][1]["wights"] = 8
+    recipe["passes"][1]["no_such_key"] = 8
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(recipe, reference.recipe_schema())
 

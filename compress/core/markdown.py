@@ -14,8 +14,6 @@ BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
     "multipleOf": "a multiple of",
-    "minItems": "at least",
-    "maxItems": "at most",
 }
 WORDS = {"boolean": "true or false", "null": "null", "string": "text", "object": "mapping"}
 
@@ -48,7 +46,9 @@ def describe_type(form: Schema, definitions: Schema) -> str:
     if "$ref" in form:
         name = form["$ref"].rpartition("/")[2]
         target = definitions.get(name, {})
-        return describe_type(target, definitions) if "enum" in target else name
+        return (
+            describe_type(target, definitions) if "enum" in target else f"[{name}](#{name.lower()})"
+        )
     for union in ("anyOf", "oneOf"):
         if union in form:
             words = [describe_type(option, definitions) for option in form[union]]
@@ -62,15 +62,24 @@ def describe_type(form: Schema, definitions: Schema) -> str:
         return _array(form, definitions)
     if kind == "object":
         return _mapping(form, definitions)
-    return WORDS.get(kind, kind or "anything") + _bounds(form)
+    word = "anything" if kind is None else WORDS.get(kind, str(kind))
+    return word + _bounds(form)
 
 
 def _array(form: Schema, definitions: Schema) -> str:
     if "prefixItems" in form:
         words = [describe_type(item, definitions) for item in form["prefixItems"]]
-        same = len(set(words)) == 1
-        return f"list of {len(words)} values, each {words[0]}" if same else f"[{', '.join(words)}]"
-    return f"list of {describe_type(form.get('items', {}), definitions)}{_bounds(form)}"
+        if len(words) > 1 and len(set(words)) == 1:
+            return f"list of {len(words)} values, each {words[0]}"
+        return f"[{', '.join(words)}]"
+    return f"list{_length(form)} of {describe_type(form.get('items', {}), definitions)}"
+
+
+def _length(form: Schema) -> str:
+    least, most = form.get("minItems", 0), form.get("maxItems")
+    if most is not None:
+        return f" ({least} to {most} long)"
+    return f" (at least {least} long)" if least else ""
 
 
 def _mapping(form: Schema, definitions: Schema) -> str:
