@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from compress import reference
+from compress.cli import SUBCOMMANDS
 from compress.core.config import override, read_yaml, validate
 from compress.core.image import read_image, write_image
 from compress.families import FAMILIES
@@ -29,7 +30,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXAMPLES = sorted((ROOT / "docs" / "extend").glob("*.md"))
 FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```", re.M | re.S)
-COMMAND = re.compile(r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)(.*)")
+MODULE = r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)"
+COMMAND = re.compile(rf"(?:{MODULE}|sr-compress ([a-z]+))(.*)")
 TOP = ("compress", "export", "eval", "recipes", "tests", "docs", "notebooks")
 PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(TOP)})/[\w./*-]*")
 
@@ -53,8 +55,15 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     for line in lines:
         match = COMMAND.match(line.strip())
         if match:
-            found.append((match[1], shlex.split(match[2], comments=True)))
+            arguments = shlex.split(match[3], comments=True)
+            found.append(called(match[2], arguments) if match[2] else (match[1], arguments))
     return found
+
+
+def called(subcommand: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """What `sr-compress SUBCOMMAND` calls; without arguments it is a mention."""
+    chosen = SUBCOMMANDS[subcommand]
+    return chosen.module, [*chosen.options, *arguments] if arguments else []
 
 
 class Parsed(BaseException):
