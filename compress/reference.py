@@ -135,8 +135,20 @@ def training_page() -> str:
     return config_page("training recipe", {"Training recipe": TrainRecipe})
 
 
+def options_table(parser: argparse.ArgumentParser) -> str:
+    """The options of a command and what its help says of them."""
+    rows = []
+    for action in parser._actions:
+        names = ", ".join(f"`{name}`" for name in action.option_strings)
+        text = (action.help or "") % {"default": action.default, "prog": parser.prog}
+        if "--help" not in action.option_strings:
+            rows.append([names or f"`{action.metavar or action.dest}`", " ".join(text.split())])
+    return table(["option", "description"], rows)
+
+
 def targets_page() -> str:
-    """Every export target: what it takes and the parity that it must reach."""
+    """Every export target, the parity that it must reach, and the options of the command."""
+    from export.run import parser
     from export.targets import TARGETS
 
     rows = []
@@ -149,7 +161,11 @@ def targets_page() -> str:
     heads += ["dynamic sizes", "checked where it is made", "install", "remark"]
     return (
         "# Reference: export targets\n\nParity is the PSNR between the runtime's picture and "
-        "torch's, end to end. An export below it fails.\n\n" + table(heads, rows) + "\n"
+        "torch's, end to end. An export below it fails.\n\n"
+        + table(heads, rows)
+        + "\n\n## Options of `python -m export.run`\n\n"
+        + options_table(parser())
+        + "\n"
     )
 
 
