@@ -1,12 +1,12 @@
 # Two commands set up everything on a machine with Python >= 3.11 and a network for pip:
 #   make run    own .venv, install, then the main job
 #   make test   own .venv, install, then the tests
-# For developers: make format, make lint, make types.
+# For developers: make format, make lint, make types, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_w8a8.yaml
 
-.PHONY: run test plan format lint types clean
+.PHONY: run test plan format lint types docs clean
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
@@ -30,6 +30,11 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/python -m mypy
 
+# The reference from the configs, then the site in build/site. The builder has an environment of its own.
+docs: .venv/installed .venv-docs/installed
+	$(BIN)/python -m compress.reference
+	.venv-docs/bin/zensical build --clean --strict
+
 plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan
 
@@ -41,5 +46,10 @@ plan: .venv/installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
 	touch $@
 
+.venv-docs/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet 'zensical>=0.0.73,<0.2'
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-docs runs build *.egg-info

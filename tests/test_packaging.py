@@ -59,6 +59,7 @@ def test_every_shipped_recipe_is_found_by_its_name(monkeypatch, tmp_path):
         assert shipped.find_recipe(name) == file
         assert shipped.find_recipe(f"recipes/{name}.yaml") == file
         assert shipped.headline(file)
+        assert "schema" not in shipped.headline(file)
 
 
 def test_file_of_the_user_wins_over_a_shipped_name(monkeypatch, tmp_path):

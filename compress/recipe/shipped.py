@@ -6,6 +6,7 @@ import compress
 from compress.core.errors import UserError, nearest
 
 SUFFIX = ".yaml"
+MODELINE = "# yaml-language-server:"  # names the schema for editors; says nothing of the recipe
 
 
 def shipped_folder() -> Path:
@@ -64,6 +65,8 @@ def headline(recipe: Path) -> str:
     """What a recipe is for: the first sentence of its first comment, without a full stop."""
     words: list[str] = []
     for line in recipe.read_text(encoding="utf-8").splitlines():
+        if line.startswith(MODELINE):
+            continue
         text = line.removeprefix("#")
         is_prose = line.startswith("#") and not text.startswith("   ")  # a command is indented
         if not is_prose:

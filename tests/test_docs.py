@@ -1,0 +1,296 @@
+"""README and docs say what is: commands parse, links lead somewhere, examples run."""
+
+import argparse
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import types
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress import reference
+from compress.cli import SUBCOMMANDS
+from compress.core.config import override, read_yaml, validate
+from compress.core.image import read_image, write_image
+from compress.families import FAMILIES
+from compress.passes import PASSES
+from compress.recipe.recipe import load_recipe
+from compress.train import TrainRecipe
+from eval.metric.metrics import METRICS, check_names
+from export import rewrite
+from export.targets import TARGETS, Options, check_options
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+EXAMPLES = sorted((ROOT / "docs" / "extend").glob("*.md"))
+FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```", re.M | re.S)
+MODULE = r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)"
+COMMAND = re.compile(rf"(?:{MODULE}|sr-compress ([a-z]+))(.*)")
+TOP = ("compress", "export", "eval", "recipes", "tests", "docs", "notebooks")
+PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(TOP)})/[\w./*-]*")
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def spans(page: Path) -> list[str]:
+    """The code between backticks outside of fences."""
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page)))
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """(module, arguments) of every command line of a page."""
+    lines = spans(page)
+    for _, _, body in FENCE.findall(text_of(page)):
+        lines += body.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        match = COMMAND.match(line.strip())
+        if match:
+            arguments = shlex.split(match[3], comments=True)
+            found.append(called(match[2], arguments) if match[2] else (match[1], arguments))
+    return found
+
+
+def called(subcommand: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """What `sr-compress SUBCOMMAND` calls; without arguments it is a mention."""
+    chosen = SUBCOMMANDS[subcommand]
+    return chosen.module, [*chosen.options, *arguments] if arguments else []
+
+
+class Parsed(BaseException):
+    """Ends a command after its parser, before its work; nothing catches it on the way."""
+
+    def __init__(self, options: argparse.Namespace):
+        super().__init__()
+        self.options = options
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """What the real parser of a command makes of arguments; the command does not run."""
+
+    def stopping(method):
+        def parse_then_stop(self, args=None, namespace=None):
+            raise Parsed(method(self, args, namespace))
+
+        return parse_then_stop
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        method = getattr(argparse.ArgumentParser, name)
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(method))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # for `--device cuda`
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    def parsed(module: str, arguments: list[str]) -> argparse.Namespace:
+        main = getattr(importlib.import_module(module), "main", None)
+        if main is None:  # a package, or a file that hands over to another
+            main = main_of(module)
+        with pytest.raises(Parsed) as end:
+            main(arguments)
+        return end.value.options
+
+    return parsed
+
+
+def main_of(module: str):
+    """`main` of what `python -m MODULE` runs where the module itself has none."""
+    if importlib.util.find_spec(f"{module}.__main__"):
+        return importlib.import_module(f"{module}.__main__").main
+    source = Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")
+    home = re.search(r"^    from (\S+) import main$", source, re.M)[1]
+    return importlib.import_module(home).main
+
+
+def check_values(module: str, options: argparse.Namespace) -> None:
+    """What a parser leaves to the command: recipes with their overrides, targets, metrics."""
+    recipe = str(getattr(options, "recipe", ""))
+    if recipe.startswith("recipes/") and module == "compress.train":
+        validate(TrainRecipe, override(read_yaml(ROOT / recipe), options.overrides), recipe)
+    elif recipe.startswith("recipes/"):
+        load_recipe(ROOT / recipe, getattr(options, "overrides", None))
+    elif module == "export.run" and options.target.islower() and options.target != "pt2":
+        dtype = options.dtype if (options.dtype or "").islower() else None
+        check_options(options.target, Options(dtype=dtype))
+        if options.rewrite:
+            rewrite.names_for(options.rewrite)
+    elif module == "eval.run":
+        check_names(name for name in options.metrics.split(",") if name != "mae")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_parse(page, parse):
+    for module, arguments in commands(page):
+        if not arguments:  # a mention
+            assert importlib.util.find_spec(module)
+            continue
+        check_values(module, parse(module, arguments))
+
+
+def test_a_wrong_command_does_not_parse(parse):
+    with pytest.raises(SystemExit):
+        parse("export.run", ["RUN", "--targett", "onnx"])
+
+
+def test_commands_are_found():
+    assert sum(len(commands(page)) for page in PAGES) > 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files(page):
+    prose = FENCE.sub("", text_of(page))
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    heads = re.findall(r"^#+ (.+)$", FENCE.sub("", text_of(page)), re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_paths_exist(page):
+    titles = [title for _, title, _ in FENCE.findall(text_of(page)) if title]
+    for span in [*spans(page), *(body for _, _, body in FENCE.findall(text_of(page)))]:
+        for path in PATH.findall(span):
+            path = path.rstrip(".")
+            assert path in titles or any(ROOT.glob(path.rstrip("/"))), path
+
+
+def test_everything_is_named():
+    everything = "".join(text_of(page) for page in PAGES if "reference" not in page.parts)
+    recipes = [str(path.relative_to(ROOT)) for path in ROOT.glob("recipes/**/*.yaml")]
+    for name in [*recipes, *PASSES, *FAMILIES, *TARGETS, *METRICS]:
+        assert f"`{name}`" in everything, name
+
+
+def test_errors_are_said_by_the_code():
+    files = [path for top in TOP[:3] for path in (ROOT / top).rglob("*.py")]
+    code = "".join(re.sub(r'"\s*\n\s*f?"', "", text_of(file)) for file in files)
+    page = text_of(ROOT / "docs" / "troubleshooting.md")
+    rows = re.findall(r"^\| (`[^|]*`) \|", page, re.M)
+    said = [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    assert len(said) > 15
+    for span in said:
+        for part in span.split("…"):
+            assert part.strip() in code or part.strip() in text_of(ROOT / "Makefile"), span
+
+
+def test_readme_is_short():
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 150
+
+
+def test_glossary_is_short():
+    page = text_of(ROOT / "docs" / "architecture.md")
+    glossary = page.partition("## Glossary")[2]
+    assert 5 < len(re.findall(r"^\| (?!word|---)", glossary, re.M)) <= 15
+
+
+def rows_by_recipe(page: Path) -> dict[str, str]:
+    """Name -> the first row of a table that begins with that recipe."""
+    found: dict[str, str] = {}
+    for match in re.finditer(r"^\| \[?`(\w+)`.*$", text_of(page), re.M):
+        found.setdefault(match[1], match[0])
+    return found
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    measured = rows_by_recipe(ROOT / "docs" / "results" / "quality.md")
+    rows = rows_by_recipe(ROOT / "README.md").items()
+    figures = [(name, x) for name, row in rows for x in re.findall(r"2\d\.\d{3}|0\.\d{4}", row)]
+    assert len(figures) >= 12
+    for name, figure in figures:
+        assert f"| {figure} |" in measured[name], (name, figure)
+
+
+@cache
+def generated() -> dict[Path, str]:
+    return reference.generated()
+
+
+def test_reference_is_what_the_code_says():
+    assert reference.differing(ROOT, generated()) == []
+
+
+def test_recipes_fit_their_schema():
+    jsonschema = pytest.importorskip("jsonschema")
+    files = generated()
+    for path in sorted(ROOT.glob("recipes/**/*.yaml")):
+        text = text_of(path)
+        named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)[1]
+        schema = (path.parent / named).resolve().relative_to(ROOT)
+        jsonschema.validate(read_yaml(path), json.loads(files[schema]))
+
+
+def test_the_schema_refuses_a_wrong_key():
+    jsonschema = pytest.importorskip("jsonschema")
+    recipe = read_yaml(ROOT / "recipes" / "passionsr_w8a8.yaml")
+    recipe["passes"][1]["no_such_key"] = 8
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, reference.recipe_schema())
+
+
+@pytest.fixture
+def tables():
+    """The tables that examples add to; afterwards they are as they were."""
+    all_tables = (PASSES, FAMILIES, TARGETS, METRICS, rewrite.REWRITES)
+    before = [dict(table) for table in all_tables]
+    yield
+    for table, entries in zip(all_tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+def python_blocks(page: Path) -> list[tuple[str, str]]:
+    """(title, text) of the Python of a page; the title is the file that it stands for, or empty."""
+    return [(title, body) for word, title, body in FENCE.findall(text_of(page)) if word == "python"]
+
+
+def execute(page: Path, monkeypatch) -> dict:
+    """Run the Python of a page; a block with a title becomes that module. Returns its names."""
+    names: dict = {"__name__": "example"}
+    for title, body in python_blocks(page):
+        code = compile(body, title or str(page), "exec")
+        if not title:
+            exec(code, names)
+            continue
+        module = types.ModuleType(title.removesuffix(".py").replace("/", "."))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(code, module.__dict__)
+    return names
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=[page.stem for page in EXAMPLES])
+def test_examples_are_short(page):
+    assert sum(len(body.splitlines()) for _, body in python_blocks(page)) <= 60
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=[page.stem for page in EXAMPLES])
+def test_examples_run(page, tables, monkeypatch, tmp_path):
+    (tmp_path / "compress").symlink_to(ROOT / "compress")
+    monkeypatch.chdir(tmp_path)
+    execute(page, monkeypatch)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "getting-started.md"])
+def test_python_of_a_newcomer_runs(page, monkeypatch, tmp_path):
+    (tmp_path / "compress").symlink_to(ROOT / "compress")
+    monkeypatch.chdir(tmp_path)
+    write_image(torch.full((1, 3, 20, 16), 0.5), "photo.png")
+    execute(page, monkeypatch)
+    assert read_image("photo_x4.png").shape == (1, 3, 80, 64)
