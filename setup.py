@@ -1,4 +1,4 @@
-"""Copies recipes/ into the package of a wheel, where `sr-compress run NAME` finds them. All else is in pyproject.toml."""
+"""Copies recipes/ into a wheel, where `sr-compress run NAME` finds them; see pyproject.toml."""
 
 import shutil
 from pathlib import Path

@@ -1,0 +1,188 @@
+"""The toolkit from Python: five functions that take paths or objects and return objects.
+
+    from compress.api import compress, export, load, upscale
+
+    done = compress("passionsr_w8a8")
+    pixels = upscale(done.model, "photo.jpg")
+    export(done.model, "phone", target="qnn", dtype="w8a8")
+
+Mistakes raise `compress.core.errors.UserError`, whose text is what the commands print.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compress.core.errors import UserError
+from compress.core.identity import default_root
+from compress.core.image import check_image_tensor, read_image
+from compress.model.sr_model import SRModel
+from compress.recipe.cache import PassCache
+from compress.recipe.checkpoint import load_model
+from compress.recipe.plan import plan
+from compress.recipe.recipe import Recipe, load_recipe
+from compress.recipe.run_files import read_ledger
+from compress.recipe.run_passes import Compressed
+from compress.recipe.run_passes import compress as run_passes
+
+__all__ = ["Compressed", "compress", "evaluate", "export", "load", "upscale"]
+
+Photograph = str | Path | Image.Image | np.ndarray | torch.Tensor
+
+
+def load(model: str | Path) -> SRModel:
+    """A saved model, on the CPU, in evaluation mode, without gradients.
+
+    Args:
+        model: A run directory, or a `model.safetensors` of this toolkit.
+
+    Raises:
+        UserError: Nothing is there, or the file is damaged or of another program.
+    """
+    return load_model(model)
+
+
+def compress(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+) -> Compressed:
+    """Compress a model by a recipe.
+
+    Args:
+        recipe: A YAML file, the name of a shipped recipe such as `passionsr_w8a8`, or a Recipe.
+        overrides: As on the command line, such as `["source.size=sd21", "passes.1.weights=6"]`.
+        out: A run directory to make, with exported files, evaluation and report, as `python -m
+            compress.run` does. An unfinished one is completed. None writes no directory.
+        device: Where passes learn, such as `cuda:0`.
+        cache: The folder of the pass cache; None for the user's own.
+
+    Returns:
+        The source, the compressed model, figures of every pass, and the costs.
+
+    Raises:
+        UserError: The recipe, its weights, its data or `out` cannot be used.
+    """
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise UserError("overrides are for a recipe file; change the Recipe itself")
+        parsed = recipe
+    else:
+        parsed = load_recipe(recipe, list(overrides))
+    root = default_root() if cache is None else Path(cache)
+    where = torch.device(device)
+    torch.manual_seed(parsed.seed)
+    if out is None:
+        passes = PassCache(root, parsed.source, parsed.seed)
+        return run_passes(parsed, passes, where, root / "unfinished")
+
+    from compress.pipeline.runner import Runner
+
+    folder = Path(out)
+    Runner(parsed, folder, cache=root, device=where, resume=True, overwrite=False)()
+    source = parsed.source.build()
+    parsed.source.load(source)
+    return Compressed(source, load(folder), read_ledger(folder)["passes"], plan(parsed))
+
+
+def upscale(model: SRModel | str | Path, photograph: Photograph) -> np.ndarray:
+    """A photograph four times as large.
+
+    Args:
+        model: From `load` or `compress`, or what `load` takes.
+        photograph: A file, an RGB image of Pillow, uint8 [h, w, 3], or float [1, 3, h, w] or
+            [3, h, w] in [0, 1]. Both sides at least 16 pixels.
+
+    Returns:
+        uint8 [4h, 4w, 3].
+
+    Raises:
+        UserError: The model or the photograph cannot be used.
+    """
+    network = model if isinstance(model, SRModel) else load(model)
+    device = next(network.parameters()).device
+    return network.upscale_bytes(_as_tensor(photograph).to(device))
+
+
+def _as_tensor(photograph: Photograph) -> torch.Tensor:
+    """float [1, 3, h, w] in [0, 1] of what `upscale` takes."""
+    if isinstance(photograph, str | Path):
+        return read_image(photograph)
+    if isinstance(photograph, Image.Image):
+        photograph = np.asarray(photograph.convert("RGB"))
+    if isinstance(photograph, np.ndarray):
+        if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
+            raise UserError(
+                f"the photograph is an array {photograph.dtype} {list(photograph.shape)}; "
+                "give uint8 [height, width, 3], or a float tensor"
+            )
+        pixels = torch.from_numpy(photograph.astype(np.float32) / 255)
+        photograph = pixels.permute(2, 0, 1)
+    if photograph.ndim == 3:
+        photograph = photograph.unsqueeze(0)
+    return check_image_tensor(photograph, "the photograph")
+
+
+def export(
+    model: SRModel | str | Path, out: str | Path, target: str = "onnx", **options: Any
+) -> Path:
+    """Write a model for a runtime, with a manifest and a program that runs it, and verify it.
+
+    Args:
+        model: From `load` or `compress`, or what `load` takes.
+        out: The folder to write. A finished export of ours there is replaced.
+        target: onnx, qnn, tensorrt, openvino, executorch, litert, coreml or ncnn.
+        **options: Fields of the export options, such as `dtype="w8a8"` or `lr_size=(128, 128)`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The target or an option cannot be used, or the files differ from torch by more
+            than the target's threshold. The files are then in `OUT.failed`.
+    """
+    from export import targets
+    from export.parity import verify
+
+    network = model if isinstance(model, SRModel) else load(model)
+    folder = Path(out)
+    with targets.claimed(folder, "out"):
+        made = targets.export(network, target, folder, targets.Options(**options))
+        problem = verify.failures(made.rows)
+        final = targets.finish(folder, problem)
+    if problem:
+        raise UserError(f"{problem}; the files are in {final}")
+    return final
+
+
+def evaluate(
+    model: SRModel | str | Path,
+    data: str | Path = "embedded",
+    metrics: Iterable[str] = ("psnr", "ssim"),
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure a model on a data set.
+
+    Args:
+        model: From `load` or `compress`, a run directory or model file, or a folder of pictures
+            that were restored before.
+        data: `embedded`, a folder with LR/ and HR/, or a published set as NAME=DIR.
+        metrics: Names that `python -m eval.run --help` lists.
+        **options: Of `eval.score.benchmark.evaluate`, such as `limit=10` or `iqa_weights=DIR`.
+
+    Returns:
+        The mean of each metric, or None with the reason under "blank"; "images", "problems".
+
+    Raises:
+        UserError: The data, a metric or its weights cannot be used.
+    """
+    from eval.score.benchmark import evaluate as measure
+
+    return measure(model, data, tuple(metrics), progress=False, **options)
