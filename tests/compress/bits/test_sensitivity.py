@@ -1,4 +1,7 @@
-"""One layer at a time, and bits per layer: against the quantize pass itself, brute force, and the counted cost."""
+"""One layer at a time, and bits per layer.
+
+Against the quantize pass itself, brute force, and the counted cost.
+"""
 
 import copy
 import itertools
@@ -126,10 +129,8 @@ def test_rows_of_another_key_are_dropped(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"key": "old"}\n{"layer": "x"}\n')
     assert Progress(file, "new").read() == []
-    assert (
-        json.loads(file.read_text()) == {"key": "new"}
-        and "measuring anew" in capsys.readouterr().out
-    )
+    assert json.loads(file.read_text()) == {"key": "new"}
+    assert "measuring anew" in capsys.readouterr().out
 
 
 def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
@@ -141,7 +142,8 @@ def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
     )
     progress = Progress(tmp_path / "r.jsonl", "k")
     found = measure_layers(coarse, images, WIDTHS[1:], progress, others="recipe")
-    assert len(found) == 3 and all(row["psnr"] < 50 for row in found)
+    assert len(found) == 3
+    assert all(row["psnr"] < 50 for row in found)
 
 
 def test_the_program_finds_what_brute_force_finds():
@@ -151,21 +153,18 @@ def test_the_program_finds_what_brute_force_finds():
     limit = costs.min(1).sum() + 0.4 * (costs.max(1).sum() - costs.min(1).sum())
     index = np.arange(5)
     best = min(
-        (
-            errors[index, pick].sum()
-            for pick in map(list, itertools.product(range(3), repeat=5))
-            if costs[index, pick].sum() <= limit
-        )
+        errors[index, pick].sum()
+        for pick in map(list, itertools.product(range(3), repeat=5))
+        if costs[index, pick].sum() <= limit
     )
     found = choose(errors, costs, limit)
-    assert costs[index, found].sum() <= limit and errors[index, found].sum() == pytest.approx(
-        best, rel=1e-4
-    )
+    assert costs[index, found].sum() <= limit
+    assert errors[index, found].sum() == pytest.approx(best, rel=1e-4)
 
 
 def test_a_budget_below_the_least_is_refused():
     with pytest.raises(
-        UserError, match="below what the cheapest widths need, by a factor of 1.500"
+        UserError, match=r"below what the cheapest widths need, by a factor of 1.500"
     ):
         choose(np.zeros((3, 2)), np.array([[1.0, 2.0]] * 3), 2.0)
 
@@ -204,12 +203,14 @@ def test_a_recipe_and_a_picture_come_of_it(subject, images, rows, tmp_path):
     limit = (table.min(1).sum() + table.max(1).sum()) / 2 + rest
     goal = Goal(Budget(limit / 1e6, "MB"), "", "psnr")
     choice = allocate(whole, rows, widths, goal, images, None)
-    assert choice.amount <= limit and set(choice.widths.values()) == set(widths)
+    assert choice.amount <= limit
+    assert set(choice.widths.values()) == set(widths)
     write_recipe(whole, choice, tmp_path / "mixed.yaml", ["how"])
     assert (tmp_path / "mixed.yaml").read_text().splitlines()[1] == "# how"
     written = load_recipe(tmp_path / "mixed.yaml").passes[1]
     narrow = {name for name, width in choice.widths.items() if width.weights == 4}
-    assert written.pins == dict.fromkeys(narrow, 4) and written.weights == 8
+    assert written.pins == dict.fromkeys(narrow, 4)
+    assert written.weights == 8
     found = {
         "rows": rows,
         "choice": {"pins": {n: w.model_dump() for n, w in choice.widths.items()}},
@@ -226,13 +227,14 @@ def test_widths_that_are_none(text):
 def test_widths_and_budgets():
     assert parse_width("6") == Width(weights=6, activations=6)
     assert parse_width("w4A16") == Width(weights=4, activations=16)
-    assert parse_budget("850KB").limit == 850e3 and parse_budget("2.5MB").limit == 2.5e6
+    assert parse_budget("850KB").limit == 850e3
+    assert parse_budget("2.5MB").limit == 2.5e6
     with pytest.raises(UserError, match="--budget '3GB' is none"):
         parse_budget("3GB")
 
 
 @pytest.mark.parametrize(
-    "given, words",
+    ("given", "words"),
     [
         ({"budget": "2MB", "bits": ["8"]}, "nothing to choose from"),
         ({"recipe": "x.yaml"}, "give a --budget"),
