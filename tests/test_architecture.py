@@ -59,7 +59,7 @@ STILL_THERE: dict[str, set[str]] = {
     "eval.reporting.card": {"eval.report"},
     "eval.reporting.compare": {"eval.curve", "eval.report"},
     "eval.reporting.points": {"eval.named_sets"},
-    "export.baselines.__main__": {"compress.sensitivity", "export.run"},
+    "export.baselines.__main__": {"export.run"},
     "export.linting.picture": {"export.lint"},
     "export.run": {"export.rewrite"},
     "export.targets": {"export.parity.verify"},

@@ -39,7 +39,9 @@ def refused(capsys, main, *arguments):
     with pytest.raises(SystemExit) as end:
         main([str(a) for a in arguments])
     said = capsys.readouterr().err
-    assert end.value.code == 2 and said.startswith("error: ") and len(said.splitlines()) == 1, said
+    assert end.value.code == 2, said
+    assert said.startswith("error: "), said
+    assert len(said.splitlines()) == 1, said
     return said
 
 
@@ -73,7 +75,8 @@ def test_a_run_does_not_replace_what_it_reads(here, capsys):
         capsys, run.main, RECIPE, f"source.weights={weights}", "--out", "mine", "--overwrite"
     )
     assert "reads" in refused(capsys, run.main, recipe, "--out", "mine", "--overwrite")
-    assert weights.exists() and recipe.exists()
+    assert weights.exists()
+    assert recipe.exists()
 
 
 def test_paths_of_a_recipe(here):
@@ -115,7 +118,7 @@ def test_an_export_refuses_a_place(here, capsys, place):
 
 
 @pytest.mark.parametrize(
-    "main, arguments",
+    ("main", "arguments"),
     [
         (run.main, [RECIPE]),
         (upscale.main, [NANO, "photos/a.png"]),
@@ -224,7 +227,8 @@ def test_records_beside_weights_are_not_overwritten(here, capsys, option):
         assert "ends in .safetensors" in refused(
             capsys, route.main, "train", NANO, "--data", "embedded", option, "new.json"
         )
-    assert (here / "diary.json").read_text() == "mine" and not (here / "new.json").exists()
+    assert (here / "diary.json").read_text() == "mine"
+    assert not (here / "new.json").exists()
 
 
 LIGHT = """
@@ -257,7 +261,8 @@ def call(body, *, pipe="", **environment):
 def test_a_reader_that_has_gone_ends_it_quietly(count):
     body = f"@command\ndef main(argv):\n    for i in range({count}): print('line', i)\nmain([])"
     done = call(body, pipe="| (read line; exec <&-; sleep 0.2)")
-    assert done.stderr == "" and done.stdout.strip() in ("codes 141 0", "codes 0 0")
+    assert done.stderr == ""
+    assert done.stdout.strip() in ("codes 141 0", "codes 0 0")
     if count > 10:
         assert done.stdout.strip() == "codes 141 0"
 
@@ -278,14 +283,17 @@ def test_a_terminal_that_is_not_utf_8(encoding):
         f"    raise UserError('{word}')\nmain([])"
     )
     done = call(body, PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
-    assert word in done.stdout and f"error: {word}" in done.stderr
-    assert "Traceback" not in done.stderr and "codes 2" in done.stdout
+    assert word in done.stdout
+    assert f"error: {word}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "codes 2" in done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_under_the_output_itself():
     done = call("@command\ndef main(argv):\n    print('x')\nmain([])", pipe="> /dev/full")
-    assert done.stderr.startswith("error: cannot write") and "codes 2" in done.stdout
+    assert done.stderr.startswith("error: cannot write")
+    assert "codes 2" in done.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
@@ -311,11 +319,9 @@ def test_an_interrupt_while_importing(tmp_path):
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert (
-        process.returncode == 130
-        and said.startswith("interrupted: ")
-        and len(said.splitlines()) == 1
-    )
+    assert process.returncode == 130
+    assert said.startswith("interrupted: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_a_program_of_somebody_else_keeps_its_own_interrupt():

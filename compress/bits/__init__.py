@@ -1,0 +1,1 @@
+"""Bits per layer: what each layer's quantisation costs, and widths for all layers in a budget."""

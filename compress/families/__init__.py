@@ -1,7 +1,7 @@
-"""Source models: each family builds an SRModel from a small config and reads published checkpoints into it.
+"""Source models: each family builds an SRModel from a small config and reads published weights.
 
-A source config is a frozen pydantic model with `family`, `build()` (structure only, on the meta device)
-and `load(model)` (values). `FAMILIES` is the one list of them.
+A family stands above the passes, because a published compressed model may be made of them.
+`FAMILIES` is the one list of families.
 """
 
 from compress.families.adcsr import AdcSRSource

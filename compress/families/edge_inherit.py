@@ -1,141 +1,185 @@
-"""The small UNet of Edge-SD-SR from that of Stable Diffusion 1.5 or 2.1: levels and blocks mapped, channels sliced.
+"""The small UNet of Edge-SD-SR from that of Stable Diffusion 1.5 or 2.1.
 
-[KNOWN] from abstract and survey: the base is SD 1.5, its UNet cut from 860M to 158M. [REC], every detail ours:
+Levels and blocks are mapped, channels are sliced.
 
-| part       | from                                                                                             |
-|------------|--------------------------------------------------------------------------------------------------|
-| level i    | level i: both have their maps at 64, 32, 16 and 8                                                |
-| its blocks | the first ones; on the way up the last one as well, which reads what the level above sent across |
-| attention  | the base's at that place; cross-attention goes, with its norm; where the base has none, random   |
-|            | behind a zero                                                                                    |
-| channels   | of every tensor those that the largest weights read and write; of attentions whole heads first   |
-| shortcut   | the identity where only the small UNet has one, because two levels of the base are equally wide  |
-| conv_in    | the base's for z_t, 0 for mu_L                                                                   |
-| timestep   | the base's at t = 999, in biases; the new embedding is random behind zeros                       |
+[KNOWN] from abstract and survey: the base is SD 1.5, its UNet cut from 860M to 158M. [REC], every
+detail ours:
+
+| part       | from                                                                                |
+|------------|-------------------------------------------------------------------------------------|
+| level i    | level i: both have their maps at 64, 32, 16 and 8                                   |
+| its blocks | the first ones; on the way up the last one as well, which reads what the level      |
+|            | above sent across                                                                   |
+| attention  | the base's at that place; cross-attention goes, with its norm; where the base has   |
+|            | none, random behind a zero                                                          |
+| channels   | of every tensor those that the largest weights read and write; of attentions whole  |
+|            | heads first                                                                         |
+| shortcut   | the identity where only the small UNet has one, because two levels of the base are  |
+|            | equally wide                                                                        |
+| conv_in    | the base's for z_t, 0 for mu_L                                                      |
+| timestep   | the base's at t = 999, in biases; the new embedding is random behind zeros          |
 """
 
-import pickle
+from typing import NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from safetensors import SafetensorError
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.core.tensors import few
-from compress.core.weight_file import is_finite
-from compress.model.sr_model import SRModel
-from compress.networks.variants import variant_of
+from compress.families.edge_base import EITHER, read_unet, trim
+from compress.passes.strip import fold_timestep, remove_context
 from compress.pruning.choose import best, choose
 from compress.pruning.cut import keep_temperature
-from compress.pruning.graph import Axis, ChannelGraph, Space, unet_graph
+from compress.pruning.graph import Axes, Axis, ChannelGraph, Space, unet_graph
 from compress.pruning.score import l1_scores
 
 TIMESTEP = 999  # where OSEDiff's UNet restores
 
-
-def random_values(model: SRModel, seed: int = 0) -> None:
-    """Random values for a meta model, each module's own, whatever the random state."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.to_empty(device="cpu")
-        for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+# Of a space of the small UNet, which of the base's channels it keeps, ascending.
+Index = dict[Space, torch.Tensor]
 
 
-def read_unet(base: str) -> UNet2DConditionModel:
-    """The UNet under `base`, a folder in diffusers' layout or a hub id, in float32."""
-    try:
-        variant = variant_of(base, "unet")
-        unet, report = UNet2DConditionModel.from_pretrained(
-            base,
-            subfolder="unet",
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            variant=variant,
-        )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"source.base '{base}': cannot read unet/ ({reason}); give a folder of Stable Diffusion 1.5 or "
-            "2.1 in diffusers' layout, or the id of a hub repository that can be reached"
-        ) from None
-    if absent := report["missing_keys"]:
-        raise UserError(
-            f"source.base '{base}': unet/ lacks {len(absent)} weights ({few(absent)}); fetch it again"
-        )
-    for name, tensor in unet.state_dict().items():
-        if not is_finite(tensor):
-            raise UserError(
-                f"source.base '{base}': unet/, {name} holds NaN or infinity; fetch it again"
-            )
-    return unet
+@torch.no_grad()
+def inherit(small: nn.Module, base: str) -> None:
+    """Fill the UNet `small` from a published one.
+
+    Args:
+        small: A UNet of diffusers without cross-attention.
+        base: A folder in diffusers' layout, or a hub id.
+
+    Raises:
+        UserError: The base cannot be read, or the two do not fit.
+    """
+    where = f"source.base '{base}'"
+    source = read_unet(base)
+    trim(source, small, where)
+    remove_context(source)
+    fold_timestep(source, TIMESTEP)
+    pair = _Pair(
+        unet_graph(small),
+        unet_graph(source),
+        {module: name for name, module in small.named_modules()},
+        dict(source.named_modules()),
+    )
+    origins = matching(pair, where)
+    index = kept(pair.graph, origins, l1_scores(pair.base), where)
+    for layer in pair.graph.layers:
+        _fill(layer, pair, small, index)
+    for attention in pair.graph.attentions:
+        twin = pair.twins.get(pair.names[attention])
+        if isinstance(twin, Attention):
+            keep_temperature(attention, twin.inner_dim // twin.heads)
 
 
-def trim(unet: UNet2DConditionModel, small: UNet2DConditionModel, where: str) -> None:
-    """Leave of `unet`'s blocks those that `small` has, in place."""
-    pairs = [(unet.down_blocks, small.down_blocks, False), (unet.up_blocks, small.up_blocks, True)]
-    for blocks, likes, up in pairs:
-        if len(blocks) != len(likes):
-            raise UserError(
-                f"{where}: its UNet has {len(blocks)} levels instead of {len(likes)}; give Stable "
-                "Diffusion 1.5 or 2.1"
-            )
-        for block, like in zip(blocks, likes, strict=True):
-            count, found = len(like.resnets), len(block.resnets)
-            if found < count:
-                raise UserError(
-                    f"{where}: a level of its UNet has {found} residual blocks of the {count} that are "
-                    "needed; give Stable Diffusion 1.5 or 2.1"
-                )
-            rows = [*range(count - 1), found - 1] if up else range(count)
-            block.resnets = nn.ModuleList(block.resnets[row] for row in rows)
-            if getattr(block, "attentions", None) is not None:
-                keep = getattr(like, "attentions", None) is not None
-                block.attentions = (
-                    nn.ModuleList(block.attentions[row] for row in rows) if keep else None
-                )
+class _Pair(NamedTuple):
+    """The small UNet and the base.
+
+    Attributes:
+        graph: Channels of the small UNet.
+        base: Channels of the base.
+        names: Names of the small UNet's modules.
+        twins: The base's modules by the same names.
+    """
+
+    graph: ChannelGraph
+    base: ChannelGraph
+    names: dict[nn.Module, str]
+    twins: dict[str, nn.Module]
 
 
-def places(index: dict[Space, torch.Tensor], axis: Axis, origin: Axis) -> torch.Tensor:
-    """Where the channels of the small UNet's `axis` lie along the base's, `origin`."""
-    parts, offset = [], 0
-    for space, source in zip(axis, origin, strict=True):
-        parts.append(index[space] + offset)
-        offset += source.size
-    return torch.cat(parts)
+def matching(pair: _Pair, where: str) -> dict[Space, Space]:
+    """Which space of the base each space of the small UNet is a part of.
 
-
-def matching(
-    graph: ChannelGraph,
-    names: dict[nn.Module, str],
-    base: ChannelGraph,
-    twins: dict[str, nn.Module],
-    where: str,
-) -> dict[Space, Space]:
-    """Which space of the base each space of the small UNet is a part of."""
-    found: dict[Space, Space] = {}
-    for layer, axes in graph.layers.items():
-        twin = base.layers.get(twins.get(names[layer]))
-        for axis, origin in (
-            () if twin is None else ((axes.inputs, twin.inputs), (axes.outputs, twin.outputs))
+    Raises:
+        UserError: The base changes its width where the small UNet does not.
+    """
+    origins: dict[Space, Space] = {}
+    for layer, axes in pair.graph.layers.items():
+        twin_axes = _twin_axes(layer, pair)
+        if twin_axes is None:
+            continue
+        for axis, twin_axis in (
+            (axes.inputs, twin_axes.inputs),
+            (axes.outputs, twin_axes.outputs),
         ):
-            for space, source in zip(axis or (), origin or (), strict=True):
-                if found.setdefault(space, source) is not source:
+            for space, origin in zip(axis or (), twin_axis or (), strict=True):
+                if origins.setdefault(space, origin) is not origin:
                     raise UserError(
-                        f"{where}: its UNet changes its width at {names[layer]}, where the small one does "
-                        "not; give Stable Diffusion 1.5 or 2.1"
+                        f"{where}: its UNet changes its width at {pair.names[layer]}, where the "
+                        f"small one does not; {EITHER}"
                     )
-    return found
+    return origins
+
+
+def _twin_axes(layer: nn.Module, pair: _Pair) -> Axes | None:
+    """The axes of the base's layer of the same name; None where it has none."""
+    twin = pair.twins.get(pair.names[layer])
+    return None if twin is None else pair.base.layers.get(twin)
+
+
+def kept(
+    graph: ChannelGraph, origins: dict[Space, Space], scores: dict[Space, torch.Tensor], where: str
+) -> Index:
+    """For each space of the small UNet the base's channels that it keeps, ascending.
+
+    Args:
+        graph: Of the small UNet.
+        origins: From `matching`.
+        scores: How large the weights are that read and write each channel of the base.
+        where: What begins the sentence of an error.
+
+    Raises:
+        UserError: The small UNet is wider than the base.
+    """
+    index: Index = {}
+    for attention in graph.attentions:
+        queries = _outputs(graph.layers[attention.to_q])[0]
+        values = _outputs(graph.layers[attention.to_v])[0]
+        if queries not in origins:
+            continue
+        of_queries, of_values = origins[queries], origins[values]
+        _check_heads(queries, of_queries, where)
+        shares = _head_shares(of_queries, scores) + _head_shares(of_values, scores)
+        heads = best(shares, queries.heads)
+        index[queries] = heads_kept(queries, of_queries, heads, scores[of_queries])
+        index[values] = heads_kept(values, of_values, heads, scores[of_values])
+    for space, source in origins.items():
+        if space not in index:
+            index[space] = _channels_kept(space, source, scores.get(source), where)
+    return index
+
+
+def _outputs(axes: Axes) -> Axis:
+    """The spaces of a layer's outputs. Raises ValueError for a layer without any."""
+    if axes.outputs is None:
+        raise ValueError("the layer has no axis of outputs")
+    return axes.outputs
+
+
+def _inputs(axes: Axes) -> Axis:
+    """The spaces of a layer's inputs. Raises ValueError for a layer without any."""
+    if axes.inputs is None:
+        raise ValueError("the layer has no axis of inputs")
+    return axes.inputs
+
+
+def _check_heads(space: Space, source: Space, where: str) -> None:
+    """Refuse heads that are more or wider than the base's."""
+    size = space.size // space.heads
+    source_size = source.size // source.heads
+    if space.heads > source.heads or size > source_size:
+        raise UserError(
+            f"{where}: {space.heads} heads of {size} channels cannot be cut from {source.heads} of "
+            f"{source_size}; set source.heads to sd15 for Stable Diffusion 1.5 and to sd21 for 2.1"
+        )
+
+
+def _head_shares(source: Space, scores: dict[Space, torch.Tensor]) -> torch.Tensor:
+    """Each head's share of the scores of its space."""
+    own = scores[source]
+    return own.view(source.heads, -1).sum(1) / own.sum()
 
 
 def heads_kept(
@@ -144,98 +188,75 @@ def heads_kept(
     """Indices of the best channels in each of the base's `heads`."""
     size = source.size // source.heads
     rows = scores.view(source.heads, size)
-    return torch.cat([best(rows[head], space.size // space.heads) + head * size for head in heads])
+    count = space.size // space.heads
+    return torch.cat([best(rows[head], count) + head * size for head in heads])
 
 
-def kept(
-    graph: ChannelGraph, found: dict[Space, Space], scores: dict[Space, torch.Tensor], where: str
-) -> dict[Space, torch.Tensor]:
-    """For each space of the small UNet the base's channels that it keeps, ascending."""
-    index: dict[Space, torch.Tensor] = {}
-    for attention in graph.attentions:
-        queries, values = (
-            graph.layers[layer].outputs[0] for layer in (attention.to_q, attention.to_v)
+def _channels_kept(
+    space: Space, source: Space, scores: torch.Tensor | None, where: str
+) -> torch.Tensor:
+    """Indices of the best channels of a space that is in no attention."""
+    if space.fixed:
+        return torch.arange(min(space.size, source.size))
+    if space.size > source.size:
+        raise UserError(
+            f"{where}: {space.size} channels cannot be cut from {source.size}; {EITHER}"
         )
-        if queries not in found:
-            continue
-        sources = found[queries], found[values]
-        if (
-            queries.heads > sources[0].heads
-            or queries.size // queries.heads > sources[0].size // sources[0].heads
-        ):
-            raise UserError(
-                f"{where}: {queries.heads} heads of {queries.size // queries.heads} channels cannot be cut "
-                f"from {sources[0].heads} of {sources[0].size // sources[0].heads}; set source.heads to "
-                "sd15 for Stable Diffusion 1.5 and to sd21 for 2.1"
-            )
-        both = sum(scores[s].view(s.heads, -1).sum(1) / scores[s].sum() for s in sources)
-        heads = best(both, queries.heads)
-        for space, source in zip((queries, values), sources, strict=True):
-            index[space] = heads_kept(space, source, heads, scores[source])
-    for space, source in found.items():
-        if space in index:
-            continue
-        if space.fixed:
-            index[space] = torch.arange(min(space.size, source.size))
-        elif space.size > source.size:
-            raise UserError(
-                f"{where}: {space.size} channels cannot be cut from {source.size}; give Stable Diffusion "
-                "1.5 or 2.1"
-            )
-        else:
-            index[space] = choose(source, (space.size + 0.5) / source.size, scores.get(source))
-    return index
+    # `choose` rounds the number of channels down, so half a channel more gives just this many.
+    return choose(source, (space.size + 0.5) / source.size, scores)
 
 
-@torch.no_grad()
-def inherit(small: UNet2DConditionModel, base: str) -> None:
-    """Fill `small` from `base`, a folder in diffusers' layout or a hub id. Raises UserError where they do not fit."""
-    from compress.passes.strip import (
-        fold_timestep,
-        remove_context,
-    )  # the passes import compress.families
-
-    where, source = f"source.base '{base}'", read_unet(base)
-    trim(source, small, where)
-    remove_context(source)
-    fold_timestep(source, TIMESTEP)
-    graph, origin, twins = unet_graph(small), unet_graph(source), dict(source.named_modules())
-    names = {module: name for name, module in small.named_modules()}
-    found = matching(graph, names, origin, twins, where)
-    index = kept(graph, found, l1_scores(origin), where)
-    for layer, axes in graph.layers.items():
-        name, twin = names[layer], twins.get(names[layer])
-        if twin in origin.layers:
-            _copy(layer, axes, twin, origin.layers[twin], index)
-        elif name.endswith("time_emb_proj"):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        elif name.endswith("conv_shortcut"):
-            rows, columns = (index[axis[0]] for axis in (axes.outputs, axes.inputs))
-            layer.weight.copy_((rows[:, None] == columns)[..., None, None])
-            layer.bias.zero_()
-        elif isinstance(parent := small.get_submodule(name.rpartition(".")[0]), Transformer2DModel):
-            nn.init.zeros_(parent.proj_out.weight)
-            nn.init.zeros_(parent.proj_out.bias)
-    for attention in graph.attentions:
-        if twin := twins.get(names[attention]):
-            keep_temperature(attention, twin.inner_dim // twin.heads)
+def places(index: Index, axis: Axis, origin: Axis) -> torch.Tensor:
+    """Where the channels of the small UNet's `axis` lie along the base's, `origin`."""
+    parts = []
+    offset = 0
+    for space, source in zip(axis, origin, strict=True):
+        parts.append(index[space] + offset)
+        offset += source.size
+    return torch.cat(parts)
 
 
-def _copy(
-    layer: nn.Module, axes, twin: nn.Module, twin_axes, index: dict[Space, torch.Tensor]
-) -> None:
-    """`layer` from `twin`; a 1x1 convolution of SD 1.5 fills a linear layer. Inputs that the base lacks get 0."""
-    out = places(index, axes.outputs, twin_axes.outputs)
-    weight = twin.weight[out]
-    if axes.inputs is not None:
-        columns = places(index, axes.inputs, twin_axes.inputs)
-        weight = weight[:, columns]
-        layer.weight.zero_()
-        layer.weight[:, : len(columns)] = weight.view(
-            len(out), len(columns), *layer.weight.shape[2:]
-        )
+def _fill(layer: nn.Module, pair: _Pair, small: nn.Module, index: Index) -> None:
+    """The values of one layer, from its twin, or so that it changes nothing at first."""
+    name = pair.names[layer]
+    axes = pair.graph.layers[layer]
+    twin_axes = _twin_axes(layer, pair)
+    if twin_axes is not None:
+        _copy(layer, axes, pair.twins[name], twin_axes, index)
+    elif name.endswith("time_emb_proj"):
+        _zero(layer)
+    elif name.endswith("conv_shortcut"):
+        rows = index[_outputs(axes)[0]]
+        columns = index[_inputs(axes)[0]]
+        identity = rows[:, None] == columns
+        layer.get_parameter("weight").copy_(identity[..., None, None])
+        layer.get_parameter("bias").zero_()
     else:
-        layer.weight.copy_(weight)
-    if layer.bias is not None:
-        layer.bias.copy_(twin.bias[out])
+        parent = small.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, Transformer2DModel):
+            _zero(parent.proj_out)
+
+
+def _zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.get_parameter("weight"))
+    nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def _copy(layer: nn.Module, axes: Axes, twin: nn.Module, twin_axes: Axes, index: Index) -> None:
+    """`layer` from `twin`; a 1x1 convolution of SD 1.5 fills a linear layer.
+
+    Inputs that the base lacks get 0.
+    """
+    weight = layer.get_parameter("weight")
+    rows = places(index, _outputs(axes), _outputs(twin_axes))
+    values = twin.get_parameter("weight")[rows]
+    if axes.inputs is None:
+        weight.copy_(values)
+    else:
+        columns = places(index, axes.inputs, _inputs(twin_axes))
+        values = values[:, columns]
+        weight.zero_()
+        shape = (len(rows), len(columns), *weight.shape[2:])
+        weight[:, : len(columns)] = values.view(shape)
+    if getattr(layer, "bias", None) is not None:
+        layer.get_parameter("bias").copy_(twin.get_parameter("bias")[rows])

@@ -4,12 +4,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from compress.bits.subject import open_subject
 from compress.core import folders, marks
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
 from compress.data.calibration import calibration_images
-from compress.sensitivity import open_subject
 from export.baselines import METHODS, check, make, parse_bits
 from export.run import parse_size
 

@@ -193,8 +193,8 @@ def table(rows: list[dict]) -> str:
 
 
 def float_model(path: str, overrides: list[str], cache: Path) -> SRModel:
+    from compress.bits.subject import open_subject
     from compress.core.identity import default_root
-    from compress.sensitivity import open_subject
 
     return open_subject(path, overrides, default_root(), cache).model
 

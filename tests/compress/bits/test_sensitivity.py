@@ -1,4 +1,7 @@
-"""One layer at a time, and bits per layer: against the quantize pass itself, brute force, and the counted cost."""
+"""One layer at a time, and bits per layer.
+
+Against the quantize pass itself, brute force, and the counted cost.
+"""
 
 import copy
 import itertools
@@ -10,9 +13,14 @@ import pytest
 import torch
 
 from compress import sensitivity
-from compress.bits import allocate as bit_widths
-from compress.bits.allocate import amounts, choose, everywhere, parse_budget, parse_width, pinned
+from compress.bits.allocate import Goal, allocate, amounts, choose, predicted_ms
+from compress.bits.measure import measure_layers
 from compress.bits.picture import draw
+from compress.bits.probing import Stages, probed_layers
+from compress.bits.progress import Progress
+from compress.bits.subject import Subject, open_subject
+from compress.bits.widths import Budget, everywhere, parse_budget, parse_width, pinned
+from compress.bits.write import write_recipe
 from compress.core.errors import UserError
 from compress.cost.count import measure
 from compress.cost.phones import rates
@@ -23,14 +31,6 @@ from compress.passes.quantize import Quantize, Width
 from compress.passes.strip import Strip
 from compress.recipe.checkpoint import convert_all
 from compress.recipe.recipe import load_recipe
-from compress.sensitivity import (
-    Stages,
-    Subject,
-    allocate,
-    measure_layers,
-    probed_layers,
-    write_recipe,
-)
 
 # All but three convolutions, one of each component, so that a test takes a second.
 KEPT = ("encoder.encoder.conv_out", "denoiser.unet.conv_in", "decoder.decoder.conv_in")
@@ -63,7 +63,7 @@ def images():
 @pytest.fixture(scope="module")
 def rows(subject, images, tmp_path_factory):
     file = tmp_path_factory.mktemp("sensitivity") / "rows.jsonl"
-    return measure_layers(subject, images, WIDTHS, file, "k")
+    return measure_layers(subject, images, WIDTHS, Progress(file, "k"))
 
 
 def test_all_layers_are_probed_in_the_order_of_the_components(subject):
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on(subject, images, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Stages, "restore", lambda self, part: seen.append(part) or restore(self, part)
     )
-    again = measure_layers(subject, images, WIDTHS, file, "k")
+    again = measure_layers(subject, images, WIDTHS, Progress(file, "k"))
     assert len(seen) == 2
     assert [(r["layer"], r["width"]) for r in again] == [(r["layer"], r["width"]) for r in rows]
     assert [r["mse"] for r in again] == pytest.approx([r["mse"] for r in rows], rel=1e-4)
@@ -128,11 +128,9 @@ def test_a_killed_run_goes_on(subject, images, rows, tmp_path, monkeypatch):
 def test_rows_of_another_key_are_dropped(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"key": "old"}\n{"layer": "x"}\n')
-    assert sensitivity.read_progress(file, "new") == []
-    assert (
-        json.loads(file.read_text()) == {"key": "new"}
-        and "measuring anew" in capsys.readouterr().out
-    )
+    assert Progress(file, "new").read() == []
+    assert json.loads(file.read_text()) == {"key": "new"}
+    assert "measuring anew" in capsys.readouterr().out
 
 
 def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
@@ -142,8 +140,10 @@ def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
         subject.step.model_copy(update={"pins": {"*": 4}}),
         subject.model,
     )
-    found = measure_layers(coarse, images, WIDTHS[1:], tmp_path / "r.jsonl", "k", others="recipe")
-    assert len(found) == 3 and all(row["psnr"] < 50 for row in found)
+    progress = Progress(tmp_path / "r.jsonl", "k")
+    found = measure_layers(coarse, images, WIDTHS[1:], progress, others="recipe")
+    assert len(found) == 3
+    assert all(row["psnr"] < 50 for row in found)
 
 
 def test_the_program_finds_what_brute_force_finds():
@@ -153,30 +153,25 @@ def test_the_program_finds_what_brute_force_finds():
     limit = costs.min(1).sum() + 0.4 * (costs.max(1).sum() - costs.min(1).sum())
     index = np.arange(5)
     best = min(
-        (
-            errors[index, pick].sum()
-            for pick in map(list, itertools.product(range(3), repeat=5))
-            if costs[index, pick].sum() <= limit
-        )
+        errors[index, pick].sum()
+        for pick in map(list, itertools.product(range(3), repeat=5))
+        if costs[index, pick].sum() <= limit
     )
     found = choose(errors, costs, limit)
-    assert costs[index, found].sum() <= limit and errors[index, found].sum() == pytest.approx(
-        best, rel=1e-4
-    )
+    assert costs[index, found].sum() <= limit
+    assert errors[index, found].sum() == pytest.approx(best, rel=1e-4)
 
 
 def test_a_budget_below_the_least_is_refused():
     with pytest.raises(
-        UserError, match="below what the cheapest widths need, by a factor of 1.500"
+        UserError, match=r"below what the cheapest widths need, by a factor of 1.500"
     ):
         choose(np.zeros((3, 2)), np.array([[1.0, 2.0]] * 3), 2.0)
 
 
 def test_bytes_of_the_choice_are_the_counted_bytes(subject):
     widths = [Width(weights=w, activations=8) for w in (4, 6, 8)]
-    table, rest = amounts(
-        subject.source, subject.before, subject.step, list(KEPT), widths, parse_budget("2MB"), ""
-    )
+    table, rest = amounts(subject, list(KEPT), widths, Goal(parse_budget("2MB"), "", "psnr"))
     step = pinned(subject.step, dict(zip(KEPT, widths, strict=True)))
     cost = measure(convert_all(subject.source, [*subject.before, step]))
     assert table[0, 0] + table[1, 1] + table[2, 2] + rest == cost.bytes
@@ -189,20 +184,12 @@ def test_bytes_of_the_choice_are_the_counted_bytes(subject):
 def test_predicted_ms_of_the_choice_add_up(subject):
     widths = [Width(weights=8, activations=8), Width(weights=8, activations=16)]
     device = next(iter(rates()))
-    table, rest = amounts(
-        subject.source,
-        subject.before,
-        subject.step,
-        list(KEPT),
-        widths,
-        parse_budget("9ms"),
-        device,
-    )
+    goal = Goal(parse_budget("9ms"), device, "psnr")
+    table, rest = amounts(subject, list(KEPT), widths, goal)
     step = pinned(subject.step, dict(zip(KEPT, (widths[0], widths[1], widths[0]), strict=True)))
     cost = measure(convert_all(subject.source, [*subject.before, step]))
-    assert table[0, 0] + table[1, 1] + table[2, 0] + rest == pytest.approx(
-        bit_widths.predicted_ms(cost, device)
-    )
+    total = table[0, 0] + table[1, 1] + table[2, 0] + rest
+    assert total == pytest.approx(predicted_ms(cost, device))
     assert (table[:, 1] > table[:, 0]).all()
 
 
@@ -211,19 +198,19 @@ def test_a_recipe_and_a_picture_come_of_it(subject, images, rows, tmp_path):
     step = subject.step
     whole = Subject(subject.source, subject.before, step, subject.model, recipe, 1)
     widths = WIDTHS
-    table, rest = amounts(
-        subject.source, subject.before, step, list(KEPT), widths, parse_budget("1MB"), ""
-    )
+    goal = Goal(parse_budget("1MB"), "", "psnr")
+    table, rest = amounts(subject, list(KEPT), widths, goal)
     limit = (table.min(1).sum() + table.max(1).sum()) / 2 + rest
-    choice = allocate(
-        whole, rows, widths, bit_widths.Budget(limit / 1e6, "MB"), "", "psnr", images, None
-    )
-    assert choice.amount <= limit and set(choice.widths.values()) == set(widths)
+    goal = Goal(Budget(limit / 1e6, "MB"), "", "psnr")
+    choice = allocate(whole, rows, widths, goal, images, None)
+    assert choice.amount <= limit
+    assert set(choice.widths.values()) == set(widths)
     write_recipe(whole, choice, tmp_path / "mixed.yaml", ["how"])
     assert (tmp_path / "mixed.yaml").read_text().splitlines()[1] == "# how"
     written = load_recipe(tmp_path / "mixed.yaml").passes[1]
     narrow = {name for name, width in choice.widths.items() if width.weights == 4}
-    assert written.pins == dict.fromkeys(narrow, 4) and written.weights == 8
+    assert written.pins == dict.fromkeys(narrow, 4)
+    assert written.weights == 8
     found = {
         "rows": rows,
         "choice": {"pins": {n: w.model_dump() for n, w in choice.widths.items()}},
@@ -240,13 +227,14 @@ def test_widths_that_are_none(text):
 def test_widths_and_budgets():
     assert parse_width("6") == Width(weights=6, activations=6)
     assert parse_width("w4A16") == Width(weights=4, activations=16)
-    assert parse_budget("850KB").limit == 850e3 and parse_budget("2.5MB").limit == 2.5e6
+    assert parse_budget("850KB").limit == 850e3
+    assert parse_budget("2.5MB").limit == 2.5e6
     with pytest.raises(UserError, match="--budget '3GB' is none"):
         parse_budget("3GB")
 
 
 @pytest.mark.parametrize(
-    "given, words",
+    ("given", "words"),
     [
         ({"budget": "2MB", "bits": ["8"]}, "nothing to choose from"),
         ({"recipe": "x.yaml"}, "give a --budget"),
@@ -271,7 +259,7 @@ def test_options_that_do_not_go_together(given, words):
 
 def test_a_recipe_without_a_quantize_pass(tmp_path):
     with pytest.raises(UserError, match="has no pass 'quantize'"):
-        sensitivity.open_subject(
+        open_subject(
             "recipes/passionsr_w8a8.yaml",
             ["passes=[{pass: strip, text: constant}]"],
             tmp_path,

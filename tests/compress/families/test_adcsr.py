@@ -1,4 +1,4 @@
-"""AdcSR's passes: parity with the authors' network, the published counts, the full-size structure."""
+"""AdcSR's passes: the authors' network, the published counts, the full-size structure."""
 
 import json
 
@@ -148,7 +148,7 @@ def test_published_counts(channels):
 
 
 @pytest.mark.parametrize(
-    "side, paper, full",
+    ("side", "paper", "full"),
     [
         (192, 1_113_687_392_256, 1_389_722_370_048),
         (256, 1_979_888_697_344, 2_852_295_540_736),
@@ -189,7 +189,8 @@ def test_each_pass_alone_and_all_run_save_and_load(random_nano, tmp_path, names)
     with torch.no_grad():
         image = random_nano(lr)
         torch.testing.assert_close(loaded(lr), image, rtol=1e-4, atol=1e-5)
-    assert image.shape == (1, 3, 160, 96) and torch.isfinite(image).all()
+    assert image.shape == (1, 3, 160, 96)
+    assert torch.isfinite(image).all()
     assert (
         measure(loaded).totals()
         == measure(random_nano).totals()
@@ -211,11 +212,9 @@ def test_swapped_encoder_is_the_image_rearranged(random_nano):
     ):
         assert torch.equal(latent[0, channel], piece * 2 - 1)
     widened = random_nano.denoiser.unet.conv_in
-    assert (
-        widened.in_channels == 12
-        and torch.equal(widened.weight[:, 4:8], weight)
-        and torch.equal(widened.weight[:, 8:], weight)
-    )
+    assert widened.in_channels == 12
+    assert torch.equal(widened.weight[:, 4:8], weight)
+    assert torch.equal(widened.weight[:, 8:], weight)
 
 
 def test_joined_model_exports_whole_and_in_parts(random_nano, tmp_path):
@@ -223,4 +222,5 @@ def test_joined_model_exports_whole_and_in_parts(random_nano, tmp_path):
     files = export_onnx(random_nano, tmp_path, lr_size=(32, 48))
     assert {file.stem for file in files} == {"model", "encoder", "denoiser", "decoder"}
     rows = verify(random_nano, tmp_path)
-    assert not failures(rows) and len(rows) == 16
+    assert not failures(rows)
+    assert len(rows) == 16

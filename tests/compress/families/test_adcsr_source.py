@@ -1,4 +1,7 @@
-"""AdcSR's published files: every tensor finds its place, both spellings agree, a file that does not fit is named."""
+"""AdcSR's published files.
+
+Every tensor finds its place, both spellings agree, a file that does not fit is named.
+"""
 
 import json
 
@@ -49,7 +52,10 @@ def nano() -> SRModel:
 
 
 def net_file(model: SRModel) -> State:
-    """What AdcSR's training saves of `model`: every tensor of the UNet but conv_in's under two names."""
+    """What AdcSR's training saves of `model`.
+
+    Every tensor of the UNet but conv_in's has two names.
+    """
     unet = model.denoiser.unet.state_dict()
     numbers = {part: i for i, part in enumerate(execution_order(model.denoiser.unet))}
     state = {f"module.body.1.{name}": tensor for name, tensor in unet.items()}
@@ -64,7 +70,10 @@ def net_file(model: SRModel) -> State:
 
 
 def decoder_file(model: SRModel) -> State:
-    """A half decoder with the tail of `model`, another middle block and conv_in, beside an encoder's and a loss's."""
+    """A half decoder with the tail of `model`, beside tensors of an encoder and a loss.
+
+    Its middle block and conv_in are others.
+    """
     state = {
         f"decoder.{name}": tensor + ("mid_block" in name)
         for name, tensor in model.decoder.decoder.state_dict().items()
@@ -117,7 +126,8 @@ def test_published_files_fill_the_whole_structure(published, sd21):
     net, decoder = published
     assert (len(net), len(decoder)) == (1076, 138)
     network = network_tensors(sd21, net)
-    assert len(network) == 552 and sum(t.numel() for t in network.values()) == 446_321_744
+    assert len(network) == 552
+    assert sum(t.numel() for t in network.values()) == 446_321_744
     tail = decoder_tensors(sd21, decoder)
     assert {n: t.shape for n, t in (network | tail).items()} == {
         n: t.shape for n, t in sd21.state_dict().items()
@@ -154,7 +164,8 @@ def test_nano_has_the_structure_that_the_recipe_trains():
             }
             for model in (trained, own)
         )
-        assert found and found == expected
+        assert found
+        assert found == expected
 
 
 @pytest.mark.parametrize("spelling", ["both", "first", "second", "no prefix"])
@@ -180,7 +191,8 @@ def test_round_trip(nano, tmp_path, spelling):
 def test_ldm_names_equal_diffusers_names(nano):
     state = decoder_file(nano)
     ldm = in_ldm_names(state)
-    assert "decoder.up.3.block.0.norm1.weight" in ldm and "decoder.mid.attn_1.proj_out.bias" in ldm
+    assert "decoder.up.3.block.0.norm1.weight" in ldm
+    assert "decoder.mid.attn_1.proj_out.bias" in ldm
     assert not [name for name in ldm if "blocks" in name or "mid_block" in name]
     found, expected = half_decoder(ldm, 4), half_decoder(state, 4)
     assert (
@@ -239,7 +251,7 @@ def test_aliases_that_differ_are_named(nano):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         (lambda s: s.pop("module.body.1.conv_in.bias"), r"1 missing: body.1.conv_in.bias\)"),
         (
@@ -290,21 +302,23 @@ def test_files_that_do_not_fit(nano, tmp_path):
         decoder=wider,
     )
     (tmp_path / "text").write_text("no pickle")
-    with pytest.raises(UserError, match="net: .*text cannot be read"):
+    with pytest.raises(UserError, match=r"net: .*text cannot be read"):
         load_adcsr(nano, str(tmp_path / "text"), str(tmp_path / "decoder"))
 
 
 def test_source_configs(nano, tmp_path, monkeypatch):
     monkeypatch.setattr("compress.families.adcsr.ASSET", tmp_path / "adcsr_nano.safetensors")
-    with pytest.raises(UserError, match="source.weights: .*adcsr_nano.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"source.weights: .*adcsr_nano.safetensors does not exist"):
         AdcSRSource().load(nano)
-    with pytest.raises(UserError, match="source.net: size 'sd21' needs AdcSR's net_params_200.pkl"):
+    with pytest.raises(
+        UserError, match=r"source.net: size 'sd21' needs AdcSR's net_params_200.pkl"
+    ):
         AdcSRSource(size="sd21").load(nano)
-    with pytest.raises(UserError, match="source.decoder: .*halfDecoder.ckpt"):
+    with pytest.raises(UserError, match=r"source.decoder: .*halfDecoder.ckpt"):
         AdcSRSource(size="sd21", net="x").load(nano)
     with pytest.raises(UserError, match="net: x is no file"):
         AdcSRSource(size="sd21", net="x", decoder="y").load(nano)
-    with pytest.raises(UserError, match="colour_fix: .*'adain', 'wavelet', 'mean_std' or 'none'"):
+    with pytest.raises(UserError, match=r"colour_fix: .*'adain', 'wavelet', 'mean_std' or 'none'"):
         parse_source({"family": "adcsr", "colour_fix": "x"})
 
 
@@ -314,13 +328,13 @@ def test_a_nano_file_of_its_own_is_read_and_compressed_further(nano, tmp_path):
     model = source.build()
     source.load(model)
     assert_same(model, nano)
-    assert (
-        model.colour_fix == "mean_std" and json.loads(source.data_key())[0][0] == "nano.safetensors"
-    )
+    assert model.colour_fix == "mean_std"
+    assert json.loads(source.data_key())[0][0] == "nano.safetensors"
     lr = torch.rand(1, 3, 40, 24)
     with torch.no_grad():
         image = model(lr)
-        assert image.shape == (1, 3, 160, 96) and image.isfinite().all()
+        assert image.shape == (1, 3, 160, 96)
+        assert image.isfinite().all()
         assert torch.equal(load_model(tmp_path / "nano.safetensors")(lr), image)
     quantised = convert_all(source, [PASSES["quantize"](method="minmax")])
     assert measure(quantised).bytes < measure(model).bytes / 3

@@ -1,4 +1,7 @@
-"""Bidirectional conditioning: the identities of the forward process by hand, its switches, noise, tiles, schedule."""
+"""Bidirectional conditioning.
+
+The identities of the forward process by hand, its switches, noise, tiles, schedule.
+"""
 
 import math
 
@@ -52,14 +55,15 @@ def test_last_step_is_the_terminal_state_and_knows_no_hr():
 def test_schedule():
     signal, rest = process().rates(torch.arange(STEPS))
     assert signal.shape == rest.shape == (STEPS, 1, 1, 1)
-    assert (
-        (signal.diff(dim=0) < 0).all() and signal[-1] == 0 and rest[-1] == 1 and signal[0] > 0.99999
-    )
+    assert (signal.diff(dim=0) < 0).all()
+    assert signal[-1] == 0
+    assert rest[-1] == 1
+    assert signal[0] > 0.99999
     torch.testing.assert_close(signal**2 + rest**2, torch.ones_like(signal))
 
 
 @pytest.mark.parametrize(
-    "mean, variance, expected",
+    ("mean", "variance", "expected"),
     [
         (True, True, 0.5 + 0.2 * 3),
         (True, False, 0.5 + 3),
@@ -73,10 +77,11 @@ def test_each_part_can_be_switched_off(mean, variance, expected):
     torch.testing.assert_close(found.terminal(latent, noise), torch.full((1, 4, 2, 2), expected))
     # The reverse direction sees mu_L whatever the forward one does.
     pair = found.pair(noise, latent)
-    assert pair.shape == (1, 8, 2, 2) and torch.equal(pair[:, 4:], latent[:, :4])
+    assert pair.shape == (1, 8, 2, 2)
+    assert torch.equal(pair[:, 4:], latent[:, :4])
 
 
-@pytest.mark.parametrize("sigma, clamped", [(1e-6, 0.1), (0.1, 0.1), (0.5, 0.5), (7.0, 1.0)])
+@pytest.mark.parametrize(("sigma", "clamped"), [(1e-6, 0.1), (0.1, 0.1), (0.5, 0.5), (7.0, 1.0)])
 def test_sigma_is_clamped(sigma, clamped):
     _, found = process(sigma_min=0.1).moments(encoded(0.0, sigma))
     torch.testing.assert_close(found, torch.full((1, 4, 2, 2), clamped))
@@ -84,7 +89,7 @@ def test_sigma_is_clamped(sigma, clamped):
 
 @pytest.mark.parametrize("sigma_min", [0, -0.1, 1.5])
 def test_sigma_min_out_of_range(sigma_min):
-    with pytest.raises(UserError, match="sigma_min .* is out of range; choose"):
+    with pytest.raises(UserError, match=r"sigma_min .* is out of range; choose"):
         Bidirectional(sigma_min=sigma_min)
 
 
@@ -98,17 +103,17 @@ def test_restore_calls_the_network_once_on_the_terminal_pair():
     result = found.restore(latent, predict)
     assert len(seen) == found.steps == 1
     state = found.terminal(latent, found.draw(latent))
-    assert torch.equal(seen[0], torch.cat([state, latent[:, :4]], dim=1)) and torch.equal(
-        result, state * 2
-    )
+    assert torch.equal(seen[0], torch.cat([state, latent[:, :4]], dim=1))
+    assert torch.equal(result, state * 2)
 
 
 def test_noise_is_fixed_and_agrees_between_tiles():
     found = process()
     noise = found.draw(torch.empty(1, 8, 64, 112))
-    assert noise.shape == (1, 4, 64, 112) and torch.equal(
-        noise, process().draw(torch.empty(1, 8, 64, 112))
-    )
+    assert noise.shape == (1, 4, 64, 112)
+    assert torch.equal(noise, process().draw(torch.empty(1, 8, 64, 112)))
     # Tiles of 128 px at a stride of 96, each a run of its own: 48 latent pixels apart.
-    assert 48 % PERIOD == 0 and torch.equal(noise[..., 48:], found.draw(torch.empty(1, 8, 64, 64)))
-    assert noise.std().item() == pytest.approx(1, abs=0.05) and abs(noise.mean().item()) < 0.05
+    assert 48 % PERIOD == 0
+    assert torch.equal(noise[..., 48:], found.draw(torch.empty(1, 8, 64, 64)))
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+    assert abs(noise.mean().item()) < 0.05

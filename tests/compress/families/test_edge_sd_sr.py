@@ -1,4 +1,4 @@
-"""Edge-SD-SR: the counts of the facts, the parts, save and load, folding, tiles, export, and what SD's UNet leaves."""
+"""Edge-SD-SR: counts, parts, save and load, folding, tiles, export, and what SD's UNet leaves."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def nano(seed: int = 0, **config) -> SRModel:
 
 
 @pytest.mark.parametrize(
-    "size, total, parts",
+    ("size", "total", "parts"),
     [
         (
             "default",
@@ -67,7 +67,8 @@ def test_folded_default_and_nano():
     Strip().convert(default)
     assert round(measure(default).component("denoiser").params / 1e6, 1) == 152.6
     cost = measure(EdgeSDSRSource().build())
-    assert cost.params <= 4e6 and 6e9 <= cost.macs_paper <= 9e9
+    assert cost.params <= 4e6
+    assert 6e9 <= cost.macs_paper <= 9e9
     assert cost.component("decoder").macs_full > cost.macs_full / 2
     # In fp16 with the noise of the process.
     assert sum(t.numel() for t in EdgeSDSRSource().build().state_dict().values()) * 2 <= 10e6
@@ -78,11 +79,9 @@ def test_decoder_splits_into_features_and_tail():
         decoder = LightDecoder(widths, (1,) * len(widths), shuffle=shuffle).eval()
         latent = torch.randn(1, 4, 6, 10)
         image, features = decoder(latent), decoder.features(latent)
-        assert (
-            decoder.scale == 8
-            and image.shape == (1, 3, 48, 80)
-            and features.shape == (1, 16, 6, 10)
-        )
+        assert decoder.scale == 8
+        assert image.shape == (1, 3, 48, 80)
+        assert features.shape == (1, 16, 6, 10)
         assert torch.equal(decoder.tail(features), image)
     with pytest.raises(UserError, match=r"widths \(16, 8\) and blocks \(1,\)"):
         LightDecoder((16, 8), (1,))
@@ -112,7 +111,8 @@ def test_round_trip_sizes_and_batches(tmp_path):
     model, source = nano(), EdgeSDSRSource()
     lr = torch.rand(2, 3, 41, 24)  # padded to 48 x 24
     image = model(lr)
-    assert image.shape == (2, 3, 164, 96) and image.isfinite().all()
+    assert image.shape == (2, 3, 164, 96)
+    assert image.isfinite().all()
     torch.testing.assert_close(model(lr[1:]), image[1:], rtol=1e-4, atol=1e-5)
     Strip().convert(model)
     save_model(model, tmp_path / "m.safetensors", source, [Strip()])
@@ -121,7 +121,8 @@ def test_round_trip_sizes_and_batches(tmp_path):
     save_model(nano(), tmp_path / "whole.safetensors", source, [])
     loaded = weights.build()
     weights.load(loaded)
-    assert torch.equal(loaded(lr), image) and "whole.safetensors" in weights.data_key()
+    assert torch.equal(loaded(lr), image)
+    assert "whole.safetensors" in weights.data_key()
 
 
 def test_timestep_folds_exactly():
@@ -139,7 +140,8 @@ def test_timestep_folds_exactly():
 def test_switches_reach_the_process(switch):
     model, lr = nano(), torch.rand(1, 3, 32, 32)
     off = nano(**{switch: False})
-    assert getattr(off.process, switch) is False and not torch.equal(off(lr), model(lr))
+    assert getattr(off.process, switch) is False
+    assert not torch.equal(off(lr), model(lr))
     assert measure(off).totals() == measure(model).totals()
 
 
@@ -150,13 +152,12 @@ def test_512_pixels_are_25_evaluations():
     model.denoiser.forward = lambda x, *_: seen.append(tuple(x.shape)) or x[:, 4:]
     model.decoder.forward = lambda x: torch.zeros(1, 3, *(8 * s for s in x.shape[-2:]))
     assert model(torch.rand(1, 3, 512, 512)).shape == (1, 3, 2048, 2048)
-    assert len(seen) == 25 and seen[6] == (1, 8, 64, 64)
+    assert len(seen) == 25
+    assert seen[6] == (1, 8, 64, 64)
     # Those at the image's borders have 8 latent pixels of reflection besides.
-    assert (
-        seen[0] == seen[24] == (1, 8, 72, 72)
-        and seen[1] == (1, 8, 72, 64)
-        and seen[5] == (1, 8, 64, 72)
-    )
+    assert seen[0] == seen[24] == (1, 8, 72, 72)
+    assert seen[1] == (1, 8, 72, 64)
+    assert seen[5] == (1, 8, 64, 72)
     model.tiling, seen[:] = replace(model.tiling, margin=0), []
     model(torch.rand(1, 3, 512, 512))
     assert seen == [(1, 8, 64, 64)] * 25
@@ -216,18 +217,18 @@ def test_what_it_refuses(tmp_path, monkeypatch):
 
 
 # A base of SD's shape, small: two levels equally wide at the bottom, attention in all but the last.
-BASE = dict(
-    sample_size=16,
-    in_channels=4,
-    out_channels=4,
-    layers_per_block=2,
-    block_out_channels=(32, 64, 96, 96),
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    attention_head_dim=8,
-    cross_attention_dim=24,
-    norm_num_groups=8,
-)
+BASE = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": (32, 64, 96, 96),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 24,
+    "norm_num_groups": 8,
+}
 SMALL = Shape(
     unet=(16, 32, 40, 64),
     unet_blocks=2,
@@ -262,7 +263,8 @@ def test_unet_inherits(tmp_path, linear):
         for row in unet.conv_in.weight[:, :4].flatten(1)
     ]
     chosen = torch.tensor(rows).float().argmax(1)
-    assert torch.tensor(rows).any(1).all() and (unet.conv_in.weight[:, 4:] == 0).all()
+    assert torch.tensor(rows).any(1).all()
+    assert (unet.conv_in.weight[:, 4:] == 0).all()
     assert torch.equal(unet.conv_out.bias, base.conv_out.bias)
     # The same channels stay wherever the sum of the first level is read.
     norm, origin = (net.down_blocks[0].resnets[1].conv1.weight for net in (unet, base))
@@ -270,16 +272,17 @@ def test_unet_inherits(tmp_path, linear):
     assert sorted(set(middle)) == middle
     # A shortcut that the base does without is the identity on what both levels keep.
     shortcut = unet.down_blocks[3].resnets[0].conv_shortcut.weight[..., 0, 0]
-    assert (
-        shortcut.shape == (64, 40)
-        and (shortcut.sum(0) == 1).all()
-        and shortcut.count_nonzero() == 40
-    )
+    assert shortcut.shape == (64, 40)
+    assert (shortcut.sum(0) == 1).all()
+    assert shortcut.count_nonzero() == 40
     assert unet(torch.randn(1, 8, 16, 16), 999, None).sample.isfinite().all()
 
 
 def test_inherits_all_of_a_base_of_its_own_size(tmp_path):
-    """Nothing is cut and nothing lacks: the small UNet computes what the base does, without text, at t = 999."""
+    """Nothing is cut and nothing lacks: the small UNet computes what the base does.
+
+    That is without text, at t = 999.
+    """
     shape = Shape(
         unet=(32, 64, 96, 96),
         unet_blocks=2,
@@ -326,40 +329,36 @@ def test_blocks_and_attentions_that_the_base_lacks(tmp_path):
 
 def test_source_inherits_and_is_deterministic(tmp_path, monkeypatch):
     base_unet(tmp_path)
-    monkeypatch.setitem(
-        SHAPES,
-        "default",
-        SMALL_SHAPE := Shape(
-            **{**SMALL.__dict__, "decoder": (8, 8, 8, 8), "decoder_blocks": (1, 1, 1, 1)}
-        ),
-    )
+    shape = Shape(**{**SMALL.__dict__, "decoder": (8, 8, 8, 8), "decoder_blocks": (1, 1, 1, 1)})
+    monkeypatch.setitem(SHAPES, "default", shape)
     source = EdgeSDSRSource(size="default", base=str(tmp_path))
     models = [source.build(), source.build()]
     for i, model in enumerate(models):
         torch.manual_seed(i)
         source.load(model)
     lr = torch.rand(1, 3, 64, 64)
-    assert SMALL_SHAPE.unet == (16, 32, 40, 64) and torch.equal(*(model(lr) for model in models))
+    assert shape.unet == (16, 32, 40, 64)
+    assert torch.equal(*(model(lr) for model in models))
     latent = models[0].encoder(lr)
     assert torch.equal(models[0].clean_latent(latent), latent[:, :4])
     assert json.loads(source.data_key())
 
 
 @pytest.mark.parametrize(
-    "config, words",
+    ("config", "words"),
     [
         (
-            dict(
-                block_out_channels=(32, 64, 96),
-                down_block_types=("CrossAttnDownBlock2D",) * 3,
-                up_block_types=("CrossAttnUpBlock2D",) * 3,
-            ),
+            {
+                "block_out_channels": (32, 64, 96),
+                "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+                "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+            },
             "3 levels instead of 4",
         ),
-        (dict(layers_per_block=1), "2 residual blocks of the 3|1 residual blocks of the 2"),
-        (dict(block_out_channels=(8, 64, 96, 96)), "16 channels cannot be cut from 8"),
+        ({"layers_per_block": 1}, "2 residual blocks of the 3|1 residual blocks of the 2"),
+        ({"block_out_channels": (8, 64, 96, 96)}, "16 channels cannot be cut from 8"),
         (
-            dict(attention_head_dim=4),
+            {"attention_head_dim": 4},
             "8 heads of 4 channels cannot be cut from 4 of 16; set source.heads",
         ),
     ],

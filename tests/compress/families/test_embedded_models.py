@@ -1,4 +1,7 @@
-"""The models inside the package: each loads without an argument, and makes a sharper picture of the same thing."""
+"""The models inside the package.
+
+Each loads without an argument, and makes a sharper picture of the same thing.
+"""
 
 from pathlib import Path
 
@@ -45,6 +48,7 @@ def test_embedded_router(name):
     assert router.notes["model"] == describe(str(assets / f"{name}.safetensors"))
     lr, hr = low("coffee")[..., :64, :64], high("coffee")[..., :256, :256]
     routed = router.upscale(model, lr, budget=0.1)
-    assert routed.macs <= 0.1 * routed.macs_diffusion and routed.shares()["diffusion"] == 0
+    assert routed.macs <= 0.1 * routed.macs_diffusion
+    assert routed.shares()["diffusion"] == 0
     cnn, bicubic = (router.upscale(model, lr, path=path).image for path in ("cnn", "bicubic"))
     assert sharpness(bicubic) < sharpness(cnn) < 1.5 * sharpness(hr)

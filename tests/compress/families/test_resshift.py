@@ -1,4 +1,7 @@
-"""ResShift and SinSR as source models: goldens through the parts, counts, released files, tiles, folding, export."""
+"""ResShift and SinSR as source models.
+
+Goldens through the parts, counts, released files, tiles, folding, export.
+"""
 
 import copy
 import json
@@ -82,7 +85,7 @@ def test_sinsr_through_the_parts(shared, networks, case):
 
 
 @pytest.mark.parametrize(
-    "side, one, fifteen",
+    ("side", "one", "fifteen"),
     [(64, 558_671_630_336, 1_267_934_736_384), (128, 2_646_969_282_560, 5_483_544_317_952)],
 )
 def test_counts_at_full_size(side, one, fifteen):
@@ -99,7 +102,8 @@ def test_counts_at_full_size(side, one, fifteen):
 def test_nano_is_small():
     model = ResShiftSource().build()
     cost = measure(model)
-    assert cost.params <= 4e6 and 15e9 <= cost.macs_full <= 25e9
+    assert cost.params <= 4e6
+    assert 15e9 <= cost.macs_full <= 25e9
     assert cost.component("denoiser").macs_full < cost.macs_full / 2
     # In fp16 with all buffers: masks, indices, noise.
     assert (
@@ -128,17 +132,18 @@ def test_released_files_load(tmp_path, monkeypatch, wrap):
     model = source.build()
     source.load(model)
     lr = torch.rand(1, 3, 32, 32)
-    assert model.colour_fix == "none" and model.tiling.margin == 0  # as released; the nano has both
+    assert model.colour_fix == "none"
+    assert model.tiling.margin == 0  # as released; the nano has both
     donor.colour_fix, donor.tiling = "none", model.tiling
     assert torch.equal(model(lr), donor(lr))
     assert "unet.pth" in source.data_key()
     swapped = source.model_copy(update={"unet": source.vq})
     with pytest.raises(
-        UserError, match="source.unet: .*another architecture than SinSR_v1.pth .*missing"
+        UserError, match=r"source.unet: .*another architecture than SinSR_v1.pth .*missing"
     ):
         swapped.load(source.build())
     torch.save([1, 2], tmp_path / "unet.pth")
-    with pytest.raises(UserError, match="source.unet: .* holds a list"):
+    with pytest.raises(UserError, match=r"source.unet: .* holds a list"):
         source.load(source.build())
 
 
@@ -151,7 +156,7 @@ def test_what_it_refuses(tmp_path):
         source = ResShiftSource(**config)
         with pytest.raises(UserError, match=words):
             source.load(source.build())
-    with pytest.raises(UserError, match="model.*'sinsr' or 'resshift'"):
+    with pytest.raises(UserError, match=r"model.*'sinsr' or 'resshift'"):
         parse_source({"family": "resshift", "model": "sinrs"})
     with pytest.raises(UserError, match="one_step, deterministic, stochastic"):
         ResidualSampler(ResidualShift.v3(), "ancestral")
@@ -165,17 +170,15 @@ def test_round_trip_and_structure_on_meta(tmp_path):
     assert torch.equal(load_model(tmp_path / "m.safetensors")(lr), model(lr))
 
 
-@pytest.mark.parametrize("sampler, steps", [("deterministic", 15), ("stochastic", 4)])
+@pytest.mark.parametrize(("sampler", "steps"), [("deterministic", 15), ("stochastic", 4)])
 def test_many_steps(sampler, steps):
     model = nano(model="resshift", sampler=sampler, steps=steps)
     lr, seen = torch.rand(1, 3, 32, 32), []
     model.denoiser.unet.register_forward_pre_hook(lambda m, args: seen.append(args[1].item()))
     image = model(lr)
-    assert (
-        seen == list(range(steps))[::-1]
-        and image.shape == (1, 3, 128, 128)
-        and torch.equal(image, model(lr))
-    )
+    assert seen == list(range(steps))[::-1]
+    assert image.shape == (1, 3, 128, 128)
+    assert torch.equal(image, model(lr))
     latent, schedule = model.encoder(lr), model.process.schedule
     assert len(model.predictions(latent)) == steps
     y, small = latent.chunk(2, dim=1)
@@ -195,7 +198,8 @@ def test_noise_belongs_to_the_image():
     process = ResidualSampler(ResidualShift.v1(), "stochastic")
     process.reset_parameters()
     draws = list(process.draws(torch.empty(2, 3, 96, 160)))
-    assert len(draws) == 15 and draws[0].shape == (1, 3, 96, 160)
+    assert len(draws) == 15
+    assert draws[0].shape == (1, 3, 96, 160)
     assert torch.equal(draws[0][..., :64, :64], process.noise)
     assert torch.equal(draws[0][..., 64:128], draws[0][..., :64])
     rows, columns = (torch.arange(96) + 27 * 14) % 64, (torch.arange(160) + 37 * 14) % 64
@@ -215,17 +219,20 @@ def test_large_images_run_in_tiles(model):
     sizes = set()
     tiled.denoiser.register_forward_pre_hook(lambda m, args: sizes.add(tuple(args[0].shape[-2:])))
     image = tiled(torch.rand(1, 3, 70, 130))
-    assert image.shape == (1, 3, 280, 520) and image.isfinite().all() and sizes == {(64, 64)}
+    assert image.shape == (1, 3, 280, 520)
+    assert image.isfinite().all()
+    assert sizes == {(64, 64)}
     for tile in (32, 72):
         with pytest.raises(UserError, match="multiple of 32 of at least 64"):
             tiling(tile, tiled)
 
 
-@pytest.mark.parametrize("height, width", [(16, 16), (17, 40)])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 40)])
 def test_small_images_are_padded_again_and_again(height, width):
     x = torch.rand(1, 3, height, width)
     padded = pad(x, -width % 64, -height % 64)
-    assert padded.shape[-2:] == (64, 64) and torch.equal(padded[..., :height, :width], x)
+    assert padded.shape[-2:] == (64, 64)
+    assert torch.equal(padded[..., :height, :width], x)
     for axis, side in ((2, height), (3, width)):
         period = 2 * (side - 1)  # a reflection of a reflection
         index = torch.arange(64) % period
@@ -246,7 +253,8 @@ def test_timestep_folds_exactly(film):
         film=film,
     )
     torch.manual_seed(0)
-    # In float32 the difference is rounding, 1.9e-6 of the output or a little more, which says nothing of exactness.
+    # In float32 the difference is rounding, 1.9e-6 of the output or a little more. That says
+    # nothing of exactness.
     unet = SwinUNet(config).eval().requires_grad_(False).double()
     for parameter in unet.parameters():
         parameter += 0.05 * torch.randn_like(parameter)
@@ -263,7 +271,7 @@ def test_timestep_folds_exactly(film):
     fold_film(folded, 14)
     assert all(torch.equal(tensor, once[name]) for name, tensor in folded.state_dict().items())
     unet.input_blocks[1][0].emb_layers[1] = torch.nn.Identity()
-    with pytest.raises(UserError, match="emb_layers.1 is a Identity.*list strip before"):
+    with pytest.raises(UserError, match=r"emb_layers.1 is a Identity.*list strip before"):
         fold_film(unet, 14)
 
 

@@ -1,4 +1,4 @@
-"""What upscales a photograph: a run's verified ONNX files, or torch, and the sentence that says which."""
+"""What upscales a photograph: a run's verified ONNX files, or torch; and the sentence on it."""
 
 import hashlib
 import json
@@ -58,14 +58,13 @@ def test_a_verified_export_is_taken(run):
     """Whatever the image's size, and it computes what torch does, but for where tiles lie."""
     assert why_not(run) is None
     backend = choose_backend(str(run))
-    assert (
-        backend.name == "onnxruntime"
-        and "verified: " in backend.sentence
-        and "32x32" in backend.sentence
-    )
+    assert backend.name == "onnxruntime"
+    assert "verified: " in backend.sentence
+    assert "32x32" in backend.sentence
     lr = probes((40, 56))["textured"].numpy()
     pixels = backend.upscale(lr)
-    assert pixels.dtype == np.uint8 and pixels.shape == (160, 224, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (160, 224, 3)
     with pytest.raises(UserError, match="not finite"):
         backend.upscale(lr * np.float32(np.nan))
 
@@ -73,7 +72,8 @@ def test_a_verified_export_is_taken(run):
 def test_torch_on_request_and_without_a_frame(run):
     seen = []
     backend = choose_backend(str(run), "torch", prepare=seen.append)
-    assert backend.name == "torch" and "as --backend asks" in backend.sentence
+    assert backend.name == "torch"
+    assert "as --backend asks" in backend.sentence
     assert seen[0].tiling.margin == MARGIN
     lr = probes((24, 32))["textured"]
     with torch.no_grad():
@@ -83,7 +83,8 @@ def test_torch_on_request_and_without_a_frame(run):
 
 def test_options_that_only_torch_has(run):
     backend = choose_backend(str(run), needs_torch="--tile is")
-    assert backend.name == "torch" and "--tile is for torch only" in backend.sentence
+    assert backend.name == "torch"
+    assert "--tile is for torch only" in backend.sentence
     with pytest.raises(UserError, match="--backend onnxruntime: --tile is for torch only"):
         choose_backend(str(run), "onnxruntime", needs_torch="--tile is")
     with pytest.raises(
@@ -110,7 +111,7 @@ def changed(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage, words",
+    ("damage", "words"),
     [
         (lambda run: shutil.rmtree(run / "onnx"), "holds no exported onnx/"),
         (failed, "failed their comparison"),
@@ -154,7 +155,8 @@ def changed(run: Path) -> None:
 def test_anything_else_goes_to_torch_and_says_why(run, damage, words):
     damage(run)
     backend = choose_backend(str(run))
-    assert backend.name == "torch" and words in backend.sentence
+    assert backend.name == "torch"
+    assert words in backend.sentence
     with pytest.raises(UserError) as refused:
         choose_backend(str(run), "onnxruntime")
     assert words in str(refused.value)

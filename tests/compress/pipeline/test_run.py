@@ -1,4 +1,4 @@
-"""The main job on small settings: run directory, cache, resume, errors; and upscaling with its result."""
+"""The main job on small settings: run directory, cache, resume, errors; and upscaling."""
 
 import json
 import os
@@ -35,7 +35,10 @@ def call(function, *arguments):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run and the cache it filled: a copy of what the first worker that needs it makes, for all of them."""
+    """A finished run and the cache it filled.
+
+    The first worker that needs it makes it; each has a copy.
+    """
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     with FileLock(f"{made}.lock"):
@@ -75,7 +78,8 @@ def test_run_directory_is_complete(finished):
     averages = json.loads((out / "eval" / "embedded" / "averages.json").read_text())
     assert 15 < averages["psnr"] < 40
     report = (out / "report.html").read_text()
-    assert "passionsr_w8a8" in report and "data:image/png;base64," in report
+    assert "passionsr_w8a8" in report
+    assert "data:image/png;base64," in report
     figures = json.loads((out / "onnx" / "figures.json").read_text())
     assert (
         figures["latency"][1]["size_ratio"] < 0.4
@@ -108,7 +112,8 @@ def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, mo
     with monkeypatch.context() as patch:
         patch.setattr(runner, "write_reports", stop)
         assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
-    assert not killed.exists() and killed.with_name(".killed.partial").is_dir()
+    assert not killed.exists()
+    assert killed.with_name(".killed.partial").is_dir()
     # What was finished is not done again.
     with monkeypatch.context() as patch:
         patch.setattr(runner, "compress", stop)
@@ -129,7 +134,8 @@ def test_a_users_file_in_a_run_stays(finished, capsys):
         for more in ([], ["--overwrite"]):
             assert call(run.main, *QUICK, "--out", out, "--cache", cache, *more) == 2
             assert "holds notes.txt" in capsys.readouterr().err
-        assert (out / "notes.txt").read_text() == "mine" and (out / "report.html").is_file()
+        assert (out / "notes.txt").read_text() == "mine"
+        assert (out / "report.html").is_file()
     finally:
         (out / "notes.txt").unlink()
 
@@ -168,12 +174,11 @@ def test_full_disk_while_weights_are_saved(finished, monkeypatch, capsys):
     )  # asked of every tensor before it is written
     assert call(run.main, *QUICK, "--out", out.with_name("full2"), "--cache", cache) == 2
     error = capsys.readouterr().err
-    assert (
-        error.splitlines()[-1].startswith("error: cannot write")
-        and "No space left on device" in error
-    )
+    assert error.splitlines()[-1].startswith("error: cannot write")
+    assert "No space left on device" in error
     left = marks.files_in(out.with_name(".full2.partial"))
-    assert left == [marks.MARK_FILE, "recipe.yaml"] and not out.with_name("full2").exists()
+    assert left == [marks.MARK_FILE, "recipe.yaml"]
+    assert not out.with_name("full2").exists()
 
 
 def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
@@ -186,7 +191,8 @@ def test_full_disk_is_a_sentence(finished, monkeypatch, capsys):
     monkeypatch.setattr(runner, "save_model", no_space)
     assert call(run.main, *QUICK, "--out", full, "--cache", cache) == 2
     error = capsys.readouterr().err
-    assert "No space left on device" in error and "Traceback" not in error
+    assert "No space left on device" in error
+    assert "Traceback" not in error
     assert not full.exists()
 
 
@@ -253,7 +259,8 @@ def test_upscale_refuses_with_a_sentence(finished, tmp_path, capsys):
     ):
         assert call(upscale.main, *arguments) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and (said is None or said in error)
+        assert error.startswith("error: ")
+        assert said is None or said in error
 
 
 def test_checkpoint_of_another_architecture(finished, tmp_path):
@@ -270,7 +277,7 @@ def test_checkpoint_of_another_architecture(finished, tmp_path):
     source = parse_source({"family": "osediff", "weights": str(tmp_path / "other.safetensors")})
     with pytest.raises(
         UserError,
-        match="1 missing: encoder.quant_conv.bias; 1 unexpected: extra; 1 of another shape",
+        match=r"1 missing: encoder.quant_conv.bias; 1 unexpected: extra; 1 of another shape",
     ):
         source.load(source.build())
 

@@ -39,7 +39,8 @@ def test_packed_weights_are_told_from_the_file():
         "16.00 MB -> 2.00 MB (0.125), packed at their own width; model.safetensors has 8.10 MB"
         in text
     )
-    assert "LR 64x96" in text and "no speed" in text
+    assert "LR 64x96" in text
+    assert "no speed" in text
 
 
 def test_every_target_is_measured_against_its_own_source():
@@ -49,7 +50,8 @@ def test_every_target_is_measured_against_its_own_source():
         ("source fp32", 1.25),
     ]
     text = lines(rows)
-    assert text.count("x the speed of source fp32") == 2 and "1.00 x the speed" not in text
+    assert text.count("x the speed of source fp32") == 2
+    assert "1.00 x the speed" not in text
 
 
 def test_one_thread_is_not_threads():
@@ -63,7 +65,8 @@ def test_no_image_in_common_is_said():
     text = lines(
         results={"photos": {"source": averages, "compressed": averages, "fidelity_db": None}}
     )
-    assert "photos: no image was restored by both models" in text and "nan" not in text
+    assert "photos: no image was restored by both models" in text
+    assert "nan" not in text
 
 
 def test_the_legend_calls_a_prediction_one():

@@ -1,4 +1,7 @@
-"""Many photographs by one command: names, what exists, bad ones among good ones; by the toolkit and by run.py's code."""
+"""Many photographs by one command: names, what exists, bad ones among good ones.
+
+By the toolkit and by the code of run.py.
+"""
 
 import argparse
 import os
@@ -30,7 +33,10 @@ class Loaded:
         return self.enlarge
 
     def enlarge(self, lr: np.ndarray) -> np.ndarray:
-        assert lr.dtype == np.float32 and lr.ndim == 4 and 0 <= lr.min() and lr.max() <= 1
+        assert lr.dtype == np.float32
+        assert lr.ndim == 4
+        assert lr.min() >= 0
+        assert lr.max() <= 1
         self.calls += 1
         return lr.repeat(4, 2).repeat(4, 3)
 
@@ -77,7 +83,8 @@ def test_results_lie_beside_each_other(tmp_path, model, capsys):
         np.asarray(Image.open(tmp_path / "deep/out/a.b_x4.png")),
     )
     np.testing.assert_array_equal(large, small.repeat(4, 0).repeat(4, 1))
-    assert (model.loads, model.calls) == (1, 5) and len(capsys.readouterr().out.splitlines()) == 5
+    assert (model.loads, model.calls) == (1, 5)
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.parametrize(
@@ -138,10 +145,10 @@ def test_what_exists_is_refused_or_skipped(tmp_path, model, capsys):
         "b_x4.png exists and is not overwritten.*--existing skip",
     )
     assert batch.run(sources, options(tmp_path / "o", "--existing", "skip"), model.prepare) == 0
-    assert (tmp_path / "o" / "b_x4.png").read_bytes() == b"mine" and (
-        tmp_path / "o" / "a_x4.png"
-    ).is_file()
-    assert model.calls == 1 and "b_x4.png exists and is left" in capsys.readouterr().out
+    assert (tmp_path / "o" / "b_x4.png").read_bytes() == b"mine"
+    assert (tmp_path / "o" / "a_x4.png").is_file()
+    assert model.calls == 1
+    assert "b_x4.png exists and is left" in capsys.readouterr().out
     model.loads = 0
     (tmp_path / "d_x4.png").symlink_to(tmp_path / "nowhere")  # a link to nothing is something too
     refused(
@@ -158,11 +165,11 @@ def test_a_result_that_appears_meanwhile_is_left(tmp_path, model, capsys):
         return model.enlarge
 
     assert batch.run(sources, options(tmp_path / "o"), prepare) == 2
-    assert (tmp_path / "o" / "a_x4.png").read_bytes() == b"mine" and os.listdir(tmp_path / "o") == [
-        "a_x4.png"
-    ]
+    assert (tmp_path / "o" / "a_x4.png").read_bytes() == b"mine"
+    assert os.listdir(tmp_path / "o") == ["a_x4.png"]
     said = capsys.readouterr().err
-    assert "File exists" in said and "not done for that reason" in said
+    assert "File exists" in said
+    assert "not done for that reason" in said
 
 
 def test_bad_ones_are_told_at_the_end(tmp_path, model, capsys):
@@ -180,7 +187,8 @@ def test_bad_ones_are_told_at_the_end(tmp_path, model, capsys):
     assert batch.run(sources, options(tmp_path / "o"), model.prepare) == 2
     assert sorted(os.listdir(tmp_path / "o")) == ["a_x4.png", "b_x4.png"]
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4 and all(line.startswith("error: ") for line in said)
+    assert len(said) == 4
+    assert all(line.startswith("error: ") for line in said)
     assert [
         any(word in line for line in said)
         for word in (
@@ -194,7 +202,8 @@ def test_bad_ones_are_told_at_the_end(tmp_path, model, capsys):
 
 def test_a_model_is_not_loaded_for_nothing(tmp_path, model):
     assert batch.run([tmp_path / "none.png"], options(tmp_path / "o"), model.prepare) == 2
-    assert model.loads == 0 and not (tmp_path / "o").exists()
+    assert model.loads == 0
+    assert not (tmp_path / "o").exists()
 
 
 def test_values_that_are_not_finite_fail_one_photograph(tmp_path, model, capsys):
@@ -204,14 +213,12 @@ def test_values_that_are_not_finite_fail_one_photograph(tmp_path, model, capsys)
 
     sources = [photograph(tmp_path / "a.png"), photograph(tmp_path / "b.png")]
     assert batch.run(sources, options(tmp_path / "o"), lambda: enlarge) == 2
-    assert (
-        os.listdir(tmp_path / "o") == ["b_x4.png"]
-        and "a.png: the model gave values" in capsys.readouterr().err
-    )
+    assert os.listdir(tmp_path / "o") == ["b_x4.png"]
+    assert "a.png: the model gave values" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    ("flags", "words"),
     [
         (["--quality", "90"], "png loses nothing"),
         (["--format", "jpeg", "--quality", "0"], "from 1 to 100"),
@@ -244,7 +251,8 @@ def test_format_and_quality(tmp_path, model):
             model.prepare,
         )
     low, high = ((tmp_path / q / "a_x4.jpg") for q in ("30", "95"))
-    assert Image.open(low).format == "JPEG" and low.stat().st_size < high.stat().st_size
+    assert Image.open(low).format == "JPEG"
+    assert low.stat().st_size < high.stat().st_size
     tall = tmp_path / "tall.png"
     Image.new("RGB", (16, 4200)).save(tall)
     assert batch.run([tall], options(tmp_path / "w", "--format", "webp"), model.prepare) == 2
@@ -265,7 +273,8 @@ def test_a_name_that_begins_with_a_dash(tmp_path, monkeypatch):
     parser.add_argument("images", nargs="+", type=Path)
     batch.add_arguments(parser, False)
     found = parser.parse_args(batch.arguments(parser, ["-dash.png", "-o", "out"]))
-    assert found.images == [Path("-dash.png")] and found.out == "out"
+    assert found.images == [Path("-dash.png")]
+    assert found.out == "out"
 
 
 def test_convert_by_default_or_not(tmp_path, model, capsys):
@@ -287,7 +296,10 @@ def test_convert_by_default_or_not(tmp_path, model, capsys):
 
 
 def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
-    """Grey, a profile's absence and two names through `python -m compress.upscale`; a refusal is one sentence."""
+    """Grey, a profile's absence and two names through `python -m compress.upscale`.
+
+    A refusal is one sentence.
+    """
     monkeypatch.setattr(backends, "load_model", lambda path: Repeats())
     Image.new("L", (20, 24), 90).save(tmp_path / "grey.png")
     call = [
@@ -303,9 +315,12 @@ def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
             upscale.main([*call, *flags])
         assert ended.value.code == code
     result = Image.open(tmp_path / "o" / "grey_x4.png")
-    assert result.mode == "L" and result.size == (80, 96)
+    assert result.mode == "L"
+    assert result.size == (80, 96)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "--convert" in said[0] and "not overwritten" in said[1]
+    assert len(said) == 2
+    assert "--convert" in said[0]
+    assert "not overwritten" in said[1]
 
 
 class Repeats(torch.nn.Module):
@@ -327,5 +342,6 @@ def test_a_users_mistake_in_the_model_fails_one_photograph(tmp_path, monkeypatch
         upscale.main(
             ["model.safetensors", *map(str, sources), "-o", str(tmp_path / "o"), "--device", "cpu"]
         )
-    assert ended.value.code == 2 and os.listdir(tmp_path / "o") == ["a_x4.png"]
+    assert ended.value.code == 2
+    assert os.listdir(tmp_path / "o") == ["a_x4.png"]
     assert capsys.readouterr().err == f"error: {sources[0]}: too wide\n"

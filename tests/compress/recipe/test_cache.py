@@ -71,7 +71,8 @@ def test_a_damaged_entry_is_seen_and_replaced(tmp_path, damage):
     DAMAGES[damage](folder)
     assert problem(folder)
     write(folder)
-    assert problem(folder) is None and [p.name for p in tmp_path.iterdir() if p.is_dir()] == [KEY]
+    assert problem(folder) is None
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [KEY]
 
 
 def small(tmp_path, spare=None):
@@ -104,7 +105,8 @@ def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, capsys)
     assert stored.resume(steps).done == 0
     assert stored.read(steps) is None
     told = capsys.readouterr().out
-    assert told.count("is damaged") == 1 and "is run again" in told
+    assert told.count("is damaged") == 1
+    assert "is run again" in told
     assert stored.store(model, steps, [])
     assert stored.resume(steps).done == 1
 
@@ -165,11 +167,9 @@ def test_unfinished_entries_of_the_dead_are_swept_and_nothing_else(tmp_path):
         (partial / MODEL).write_bytes(b"")
         (partial / LEDGER).write_text("[]")
         seal(partial, "")
-    assert (
-        not dead.exists()
-        and (foreign / "photo.png").is_file()
-        and (tmp_path / "notes.partial").is_dir()
-    )
+    assert not dead.exists()
+    assert (foreign / "photo.png").is_file()
+    assert (tmp_path / "notes.partial").is_dir()
 
 
 def test_a_killed_writer_leaves_what_the_next_run_sweeps(tmp_path):
@@ -183,7 +183,8 @@ def test_a_killed_writer_leaves_what_the_next_run_sweeps(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert len(list(tmp_path.glob("*.partial"))) == 1
-    assert sweep(tmp_path) == 1 and not list(tmp_path.glob("*.partial"))
+    assert sweep(tmp_path) == 1
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def _store_often(folder):
@@ -199,9 +200,8 @@ def test_many_writers_of_one_entry(tmp_path):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
-    assert problem(tmp_path / KEY) is None and [
-        p.name for p in tmp_path.iterdir() if p.is_dir()
-    ] == [KEY]
+    assert problem(tmp_path / KEY) is None
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [KEY]
 
 
 def call(*arguments):
@@ -227,17 +227,18 @@ def test_prune_takes_the_least_recently_used_and_only_entries(tmp_path, capsys):
     (root / ("6" * 32)).symlink_to(elsewhere)
     assert call("list", "--check", "--cache", root) == 0
     told = capsys.readouterr().out
-    assert "3 entries" in told and told.count("[sound]") == 3
+    assert "3 entries" in told
+    assert told.count("[sound]") == 3
     assert told.index("label 2") < told.index("label 3") < told.index("label 1")
     assert call("prune", "--max-size", "15kB", "--cache", root) == 0
     assert [folder.is_dir() for folder in folders] == [False, True, False]
-    assert (
-        (mine / "photo.png").is_file()
-        and (mixed / MODEL).is_file()
-        and (root / "notes.txt").is_file()
-    )
+    assert (mine / "photo.png").is_file()
+    assert (mixed / MODEL).is_file()
+    assert (root / "notes.txt").is_file()
     assert call("prune", "--max-size", "0", "--cache", root) == 0
-    assert not folders[1].exists() and (elsewhere / MODEL).is_file() and entries(root) == []
+    assert not folders[1].exists()
+    assert (elsewhere / MODEL).is_file()
+    assert entries(root) == []
 
 
 @pytest.mark.parametrize("size", ["", "-1", "ten", "10 parsecs", "1e9", "nan", "9" * 40])
@@ -260,7 +261,8 @@ import torch
 from pathlib import Path
 from compress.core.weight_file import write_tensors
 torch.manual_seed(0)
-tensors = {f"t{i}": torch.randn(3, i).to(d) for i, d in enumerate([torch.float32, torch.float16, torch.uint8] * 4)}
+types = [torch.float32, torch.float16, torch.uint8] * 4
+tensors = {f"t{i}": torch.randn(3, i).to(d) for i, d in enumerate(types)}
 tensors["scalar"], tensors["empty"] = torch.ones(()), torch.empty(0, 4)
 write_tensors(Path(OUT), tensors, {f"key{i}": "x" * i for i in range(20)})
 """
@@ -286,7 +288,8 @@ def test_equal_models_are_equal_byte_for_byte(tmp_path):
         assert all(
             torch.equal(reader.get_tensor(f"t{i}"), tensor) for i, tensor in enumerate(expected)
         )
-        assert reader.get_tensor("scalar").shape == () and reader.get_tensor("empty").shape == (
+        assert reader.get_tensor("scalar").shape == ()
+        assert reader.get_tensor("empty").shape == (
             0,
             4,
         )

@@ -1,4 +1,7 @@
-"""Recipes and overrides that nobody thought of: one sentence or a recipe, soon, and nothing touched elsewhere."""
+"""Recipes and overrides that nobody thought of.
+
+One sentence or a recipe comes of them, soon, and nothing is touched elsewhere.
+"""
 
 import os
 import sys
@@ -103,7 +106,10 @@ NESTED = st.recursive(
 
 
 class Watch:
-    """What this process opens for writing, removes, renames or starts outside of one folder while it is on."""
+    """What this process changes outside of one folder while it is on.
+
+    That is what it opens for writing, removes, renames or starts.
+    """
 
     def __init__(self):
         self.folder, self.seen, self.on = "", [], False
@@ -135,13 +141,17 @@ WATCH = Watch()
 
 
 def attempt(function, folder):
-    """The result of `function`, or None for a UserError with one readable sentence. All else fails the test."""
+    """The result of `function`, or None for a UserError with one readable sentence.
+
+    All else fails the test.
+    """
     WATCH.folder, WATCH.seen, WATCH.on = str(folder), [], True
     try:
         return function()
     except UserError as error:
         sentence = str(error)
-        assert sentence.isprintable() and 10 < len(sentence) < 2500, sentence[:300]
+        assert sentence.isprintable(), sentence[:300]
+        assert 10 < len(sentence) < 2500, sentence[:300]
         return None
     finally:
         WATCH.on = False
@@ -160,7 +170,10 @@ def check_recipe(text, folder):
 
 @st.composite
 def mutated(draw):
-    """A shipped recipe with up to four spans cut, doubled or replaced, and values replaced by HOSTILE ones."""
+    """A shipped recipe with up to four spans cut, doubled or replaced.
+
+    Values are replaced by HOSTILE ones.
+    """
     text = SHIPPED[draw(st.sampled_from(sorted(SHIPPED)))]
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(text)))
@@ -187,7 +200,7 @@ def test_mutated_recipes(tmp_path, text):
     values=st.lists(NESTED, min_size=6, max_size=6),
 )
 def test_random_values(tmp_path, data, keys, values):
-    mapping = dict(zip(keys, values)) | (data if isinstance(data, dict) else {})
+    mapping = dict(zip(keys, values, strict=False)) | (data if isinstance(data, dict) else {})
     check_recipe(yaml.safe_dump(mapping, allow_unicode=True), tmp_path)
 
 

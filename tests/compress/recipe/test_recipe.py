@@ -68,7 +68,7 @@ def test_every_recipe_is_named_in_the_pages_about_recipes():
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         (
             "source.sise=nano",
@@ -98,7 +98,7 @@ def test_mistakes_get_a_sentence(change, said):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("export=[{target: onnx, lr_size: [7, 7]}]", "export.0: lr size 7x7 .* multiples of"),
         (
@@ -129,11 +129,12 @@ def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
         run.main([MAIN, change, "--plan"])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert re.search(said, error) and error.count("\n") == 1
+    assert re.search(said, error)
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("eval.iqa_weights=NONE", "eval.iqa_weights '.*NONE': no such folder"),
         ("eval.data=[NONE]", "eval.data.0: --data .*NONE: no such folder"),
@@ -148,11 +149,13 @@ def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
         ("passes.1.calibration.size=900", "passes.1: no embedded photograph holds a crop of 3600"),
         ("passes.1.calibration.images=0", "passes.1: calibration.images is 0"),
         (
-            "passes.1={pass: distill, stage: decoder, losses: {lpips: 1}, steps: 1, lpips_weights: NONE}",
+            "passes.1={pass: distill, stage: decoder, losses: {lpips: 1}, steps: 1, "
+            "lpips_weights: NONE}",
             "passes.1: lpips_weights '.*NONE' is no file",
         ),
         (
-            "passes.1={pass: distill, stage: decoder, losses: {l1: 1}, steps: 1, data: {folders: [NONE]}}",
+            "passes.1={pass: distill, stage: decoder, losses: {l1: 1}, steps: 1, "
+            "data: {folders: [NONE]}}",
             "passes.1: data folder .*NONE does not exist",
         ),
     ],
@@ -175,12 +178,13 @@ def test_what_is_missing_shows_before_the_first_pass(change, said, tmp_path, mon
         run.main([MAIN, "export=[]", change, "--out", str(tmp_path / "run"), "--no-cache"])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert re.search(said, error) and error.count("\n") == 1
+    assert re.search(said, error)
+    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("name=../x", "name: .*'../x'"),
         ("name=", "valid string"),
@@ -200,7 +204,7 @@ def test_mistakes_in_values(change, said):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("name=12", "put it in quotes"),
         ("seed=-1", "greater than or equal"),
@@ -218,7 +222,9 @@ def test_training_recipes_are_read_the_same_way(change, said, capsys):
     with pytest.raises(SystemExit) as exit:
         train.main(["recipes/train/osediff_nano.yaml", change])
     error = capsys.readouterr().err
-    assert exit.value.code == 2 and re.search(said, error) and error.count("\n") == 1
+    assert exit.value.code == 2
+    assert re.search(said, error)
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("section", ["name", "source", "passes", "export", "eval"])
@@ -271,4 +277,6 @@ def test_user_error_ends_with_code_2_and_no_traceback(capsys):
         run.main([MAIN, "passes.1.weights=5", "--plan"])
     assert exit.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "Traceback" not in error and error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert error.count("\n") == 1

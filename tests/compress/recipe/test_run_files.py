@@ -65,18 +65,13 @@ READERS = {
 
 def test_good_files_are_read(tmp_path):
     good(tmp_path)
-    assert (
-        READERS["ledger.json"](tmp_path) == LEDGER
-        and READERS["averages.json"](tmp_path) == AVERAGES
-    )
-    assert (
-        READERS["figures.json"](tmp_path) == FIGURES
-        and READERS["manifest.json"](tmp_path) == MANIFEST
-    )
+    assert READERS["ledger.json"](tmp_path) == LEDGER
+    assert READERS["averages.json"](tmp_path) == AVERAGES
+    assert READERS["figures.json"](tmp_path) == FIGURES
+    assert READERS["manifest.json"](tmp_path) == MANIFEST
     assert READERS["metrics.csv"](tmp_path) == {"a": {"psnr": 30.5, "musiq": None}}
-    assert READERS["recipe.yaml"](tmp_path)[0]["name"] == "n" and READERS["fidelity.json"](
-        tmp_path
-    ) == {"a": 40.0}
+    assert READERS["recipe.yaml"](tmp_path)[0]["name"] == "n"
+    assert READERS["fidelity.json"](tmp_path) == {"a": 40.0}
     assert run_files.read_cost(tmp_path)["param_equivalents"] == 2.5
 
 
@@ -98,19 +93,19 @@ DAMAGE = {
 def test_a_damaged_file_is_a_sentence(tmp_path, name, damage):
     good(tmp_path)
     (tmp_path / name).write_bytes(DAMAGE[damage])
-    if (name, damage) == ("metrics.csv", "empty"):
+    if name == "metrics.csv" and damage != "bytes":  # a heading without a row
         assert READERS[name](tmp_path) == {}
         return
-    try:
+    with pytest.raises(UserError) as refusal:
         READERS[name](tmp_path)
-    except UserError as error:
-        assert name in str(error) and "\n" not in str(error) and len(str(error)) < 700
-    else:
-        assert name == "metrics.csv" and b"\n" not in DAMAGE[damage]  # a heading without a row
+    sentence = str(refusal.value)
+    assert name in sentence
+    assert "\n" not in sentence
+    assert len(sentence) < 700
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ({"passes": 3}, "passes"),
         ({"passes": [{"pass": "x"}]}, "passes.0"),
@@ -127,7 +122,7 @@ def test_a_ledger_of_wrong_types_names_the_key(tmp_path, change, said):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ({"psnr": "30"}, "psnr"),
         ({"blank": []}, "blank"),
@@ -146,7 +141,7 @@ def test_averages_of_wrong_types_name_the_key(tmp_path, change, said):
 )
 def test_scores_of_wrong_rows_are_a_sentence(tmp_path, text):
     (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(UserError, match="metrics.csv: cannot be read as scores by image"):
+    with pytest.raises(UserError, match=r"metrics.csv: cannot be read as scores by image"):
         run_files.read_scores(tmp_path / "metrics.csv")
 
 
@@ -172,7 +167,11 @@ JSON = st.recursive(
 def test_any_value_in_a_ledger_is_read_or_refused(tmp_path_factory, key, value):
     folder = tmp_path_factory.mktemp("run")
     (folder / "ledger.json").write_text(json.dumps(LEDGER | {key: value}))
+    sentence = None
     try:
         run_files.read_ledger(folder)
     except UserError as error:
-        assert "ledger.json" in str(error) and "\n" not in str(error)
+        sentence = str(error)
+    if sentence is not None:
+        assert "ledger.json" in sentence
+        assert "\n" not in sentence

@@ -1,4 +1,4 @@
-"""Routed tiles: 25 of them for 512 -> 2048, no seams, the choice by hand, and a router trained from nothing."""
+"""Routed tiles: 25 for 512 -> 2048, no seams, the choice by hand, and a router trained."""
 
 import json
 
@@ -29,7 +29,10 @@ def model():
 
 
 class FixedGain(torch.nn.Module):
-    """Predicts that a tile gains by how bright it is: dark to bicubic, grey to the CNN, bright to the model."""
+    """Predicts that a tile gains by how bright it is.
+
+    Dark goes to bicubic, grey to the CNN, bright to the model.
+    """
 
     def forward(self, lr):
         level = lr.mean((1, 2, 3))
@@ -46,7 +49,9 @@ def router():
 
 def test_512_takes_25_tiles_of_128():
     pieces, columns = Router().pieces(torch.rand(1, 3, 512, 512), 16)
-    assert len(pieces) == 25 and columns == 5 and all(p.shape == (1, 3, 128, 128) for p in pieces)
+    assert len(pieces) == 25
+    assert columns == 5
+    assert all(p.shape == (1, 3, 128, 128) for p in pieces)
 
 
 def test_sizes_of_the_networks():
@@ -57,7 +62,8 @@ def test_sizes_of_the_networks():
     )
     assert sum(p.numel() for p in regressor.parameters()) < 7000
     lr = torch.rand(2, 3, 20, 28)
-    assert torch.equal(cnn(lr), upsample(lr)) and regressor(lr).shape == (2, 2)
+    assert torch.equal(cnn(lr), upsample(lr))
+    assert regressor(lr).shape == (2, 2)
 
 
 def test_choice_by_hand():
@@ -69,8 +75,10 @@ def test_choice_by_hand():
     assert choose(quality, COSTS, 0.6).tolist() == [1, 1, 0, 0]  # 0.5 < 0.6 * 90 / 100
     assert choose(quality, COSTS, 9.0).tolist() == [0, 0, 0, 0]
     points = thresholds(quality, COSTS)
-    assert points[0] == 0 and points.tolist() == sorted(points.tolist())
-    # 120 of 400 at threshold 0; above 0.2 the fourth tile's 10 go, above 0.5 / 0.9 the first tile's 90.
+    assert points[0] == 0
+    assert points.tolist() == sorted(points.tolist())
+    # 120 of 400 at threshold 0. Above 0.2 the fourth tile's 10 go, above 0.5 / 0.9 the first
+    # tile's 90.
     assert within_budget(quality, COSTS, 0.30) == 0.0
     assert within_budget(quality, COSTS, 0.29) == pytest.approx(0.2)
     assert within_budget(quality, COSTS, 0.05) == pytest.approx(0.5 / 0.9)
@@ -86,7 +94,8 @@ def test_tiles_go_where_they_should_and_cost_what_they_should(model, router):
         dim=1,
     )
     found = router.upscale(model, lr)
-    assert found.columns == 3 and found.paths == ["bicubic", "cnn", "diffusion"]
+    assert found.columns == 3
+    assert found.paths == ["bicubic", "cnn", "diffusion"]
     cnn = 32 * 32 * (75 * 24 + 3 * 9 * 24**2 + 9 * 24 * 48)
     assert found.macs_diffusion == 3 * measure(model, (32, 32)).macs_paper
     assert found.macs == cnn + measure(model, (32, 32)).macs_paper  # FixedGain multiplies nothing
@@ -100,7 +109,8 @@ def test_tiles_go_where_they_should_and_cost_what_they_should(model, router):
 def test_small_images_and_uneven_sides(model, router):
     lr = torch.rand(1, 3, 21, 30)
     whole = router.upscale(model, lr, path="diffusion")
-    assert whole.paths == ["diffusion"] and whole.image.shape == (1, 3, 84, 120)
+    assert whole.paths == ["diffusion"]
+    assert whole.image.shape == (1, 3, 84, 120)
     torch.testing.assert_close(
         whole.image, model(lr), rtol=0, atol=1e-4
     )  # one tile: the model itself
@@ -144,12 +154,14 @@ def test_no_seams_on_a_sky(model, router, mixed, monkeypatch):
         )
         router.regressor.forward = lambda piece: torch.tensor([next(ways)])
     found = router.upscale(model, lr, path=None if mixed else "diffusion")
-    assert len(found.paths) == 6 and len(set(found.paths)) == (3 if mixed else 1)
+    assert len(found.paths) == 6
+    assert len(set(found.paths)) == (3 if mixed else 1)
     columns, rows = [4 * x for x in (32, 64, 96)], [4 * y for y in (32, 64)]
     across = largest_step(found.image, columns) - largest_step(reference, columns)
     flipped, whole = (x.transpose(-1, -2) for x in (found.image, reference))
     down = largest_step(flipped, rows) - largest_step(whole, rows)
-    assert across < 0.5 and down < 0.5
+    assert across < 0.5
+    assert down < 0.5
 
 
 def test_the_choice_of_kept_tiles_runs_none_twice(model, router, monkeypatch):
@@ -160,14 +172,16 @@ def test_the_choice_of_kept_tiles_runs_none_twice(model, router, monkeypatch):
     kept, lr = {}, torch.rand(1, 3, 32, 48)
     router.upscale(model, lr, path="cnn", kept=kept)
     router.upscale(model, lr, path="cnn", kept=kept)
-    assert calls == ["cnn", "cnn"] and set(kept) == {(0, "cnn"), (1, "cnn")}
+    assert calls == ["cnn", "cnn"]
+    assert set(kept) == {(0, "cnn"), (1, "cnn")}
 
 
 def test_default_threshold_by_hand():
     measured = torch.tensor(
         [[0.0, 1.0, 1.1], [0.0, 0.1, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64
     )
-    # With true gains: the cheapest way that loses at most 0.1 in the mean sends the first tile to the CNN (-0.1 / 3).
+    # With true gains: the cheapest way that loses at most 0.1 in the mean sends the first tile to
+    # the CNN (-0.1 / 3).
     point = judging.default_threshold(measured, measured, COSTS, 0.1)
     assert choose(measured, COSTS, point).tolist() == [1, 2, 0]
     assert choose(
@@ -216,22 +230,19 @@ def test_a_trained_router_is_small_and_says_what_it_is(trained, model):
     file = trained / "router.safetensors"
     figures = json.loads((trained / "router.json").read_text())
     router = Router.load(file)
-    assert (
-        file.stat().st_size < 150_000
-        and router.tile == 48
-        and router.threshold == figures["threshold"]
-    )
+    assert file.stat().st_size < 150_000
+    assert router.tile == 48
+    assert router.threshold == figures["threshold"]
     assert router.notes == {"model": "adcsr nano", "metric": "psnr"}
-    assert (
-        figures["held_out"] == 4
-        and sum(figures["shares"].values()) == 4
-        and figures["loss"] <= 0.005
-    )
+    assert figures["held_out"] == 4
+    assert sum(figures["shares"].values()) == 4
+    assert figures["loss"] <= 0.005
     rows = [
         json.loads(line)
         for line in (trained / "router.work" / "gains.jsonl").read_text().splitlines()
     ]
-    assert len(rows) == 20 and all(len(row) == 3 for row in rows)
+    assert len(rows) == 20
+    assert all(len(row) == 3 for row in rows)
     smooth = F.interpolate(
         torch.rand(1, 3, 8, 8, generator=torch.manual_seed(0)), size=32, mode="bicubic"
     ).clamp(0, 1)
@@ -288,9 +299,9 @@ def test_from_the_command_line(trained, model, tmp_path, capsys):
             ]
         )
     printed = capsys.readouterr().out
-    assert (
-        ended.value.code == 0 and "2 tiles: " in printed and "of the model on every tile" in printed
-    )
+    assert ended.value.code == 0
+    assert "2 tiles: " in printed
+    assert "of the model on every tile" in printed
     assert read_image(tmp_path / "out" / "a_x4.png").shape == (1, 3, 192, 256)
     with pytest.raises(SystemExit) as ended:
         route.main(
@@ -307,21 +318,17 @@ def test_from_the_command_line(trained, model, tmp_path, capsys):
             ]
         )
     printed, figures = capsys.readouterr().out, json.loads((tmp_path / "figures.json").read_text())
-    assert (
-        ended.value.code == 0
-        and "x fewer MACs" in printed
-        and set(figures) == {"made_by", *PATHS, "routed"}
-    )
-    assert (
-        figures["diffusion"]["macs"] == 1
-        and figures["bicubic"]["macs"] == 0
-        and figures["routed"]["tiles"] == 2
-    )
-    assert 0 < figures["routed"]["macs"]
+    assert ended.value.code == 0
+    assert "x fewer MACs" in printed
+    assert set(figures) == {"made_by", *PATHS, "routed"}
+    assert figures["diffusion"]["macs"] == 1
+    assert figures["bicubic"]["macs"] == 0
+    assert figures["routed"]["tiles"] == 2
+    assert figures["routed"]["macs"] > 0
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "said"),
     [
         (["--budget", "0.5"], "add --route"),
         (["--route", "R", "--budget", "1", "--threshold", "1"], "exclude each other"),
@@ -335,7 +342,9 @@ def test_mistakes_in_the_command(arguments, said, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         upscale.main([str(ASSET), str(tmp_path / "a.png"), *arguments])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and said in error and error.count("\n") == 1
+    assert ended.value.code == 2
+    assert said in error
+    assert error.count("\n") == 1
 
 
 def test_mistakes_in_training(model, tmp_path):

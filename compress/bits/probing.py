@@ -1,0 +1,131 @@
+"""A model with quantised layers to probe, and its run, stage by stage."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from compress.model.sr_model import SRModel
+from compress.passes.quantize import Quantize
+from compress.quant.distributed import observe, set_mode, start
+from compress.quant.layers import QuantLayer, SplitConv2d
+
+ORDER = ("encoder", "denoiser", "decoder")
+
+
+class Stages:
+    """What the model makes of the images, stage by stage.
+
+    So only what follows a change runs again.
+
+    Attributes:
+        model: What is run.
+        inputs: The inputs of each component by its name, one for each image.
+        restored: The images [1, 3, 4h, 4w] in [0, 1] with the model as it was at first.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: SRModel, images: list[torch.Tensor]):
+        """Run `model` on low-resolution `images` [1, 3, h, w] in [0, 1]."""
+        self.model = model
+        self.context = model.context()
+        latents = [model.encoder(image) for image in images]
+        clean = [model.clean_latent(latent, self.context) for latent in latents]
+        self.inputs = {"encoder": images, "denoiser": latents, "decoder": clean}
+        self.restored = [model.decoder(latent).clamp(0, 1) for latent in clean]
+
+    @torch.no_grad()
+    def restore(self, part: str) -> list[torch.Tensor]:
+        """The images [1, 3, 4h, 4w] in [0, 1] with the model as it is now.
+
+        Args:
+            part: The component from which on it runs again.
+        """
+        images = []
+        for x in self.inputs[part]:
+            if part == "encoder":
+                x = self.model.encoder(x)
+            if part != "decoder":
+                x = self.model.clean_latent(x, self.context)
+            images.append(self.model.decoder(x).clamp(0, 1))
+        return images
+
+
+def probing(step: Quantize) -> Quantize:
+    """The pass as it is probed: layers' own quantisers alone."""
+    return step.model_copy(
+        update={
+            "placement": "compat",
+            "attention": False,
+            "outputs": (),
+            "norm_stride": 1,
+            "transforms": False,
+            "explicit": False,
+            "equalise": False,
+        }
+    )
+
+
+def probed_layers(step: Quantize, model: SRModel) -> list[str]:
+    """Full names of the layers that `step` quantises, in the order of the components.
+
+    A layer that was split in halves counts as one.
+    """
+    twin = copy.deepcopy(model)
+    step.convert(twin)
+    names: list[str] = []
+    for part in ORDER:
+        if part in step.components:
+            names += [f"{part}.{name}" for name in _layers_in(twin.get_submodule(part))]
+    return names
+
+
+def _layers_in(component: nn.Module) -> list[str]:
+    names = []
+    inside: tuple[str, ...] = ()  # how names of parts of split layers begin
+    for name, module in component.named_modules():
+        if name.startswith(inside):
+            continue
+        if isinstance(module, SplitConv2d):
+            inside = (*inside, f"{name}.")
+            names.append(name)
+        elif isinstance(module, QuantLayer):
+            names.append(name)
+    return names
+
+
+def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
+    """A copy of `model` converted by `step`, with all its layers quantised.
+
+    Args:
+        step: As `probing` gives it.
+        model: The float model.
+        stages: Of the float model. Ranges begin with what its components put out.
+    """
+    twin = copy.deepcopy(model)
+    step.convert(twin)
+    search = step.method == "passionsr" and "lbq" not in step.ablate
+    runs: dict[str, Callable[[torch.Tensor], torch.Tensor]]
+    runs = {"encoder": twin.encoder, "decoder": twin.decoder, "denoiser": twin.clean_latent}
+    for part in step.components:
+        component = twin.get_submodule(part)
+        with torch.no_grad():
+            observe(component, runs[part], stages.inputs[part])
+            start(component, search, search)
+        set_mode(component, "quantise")
+    return twin
+
+
+@contextmanager
+def swapped(model: SRModel, layer: str, other: nn.Module) -> Iterator[None]:
+    """`model` with the module of that name replaced inside."""
+    parent, _, attribute = layer.rpartition(".")
+    owner = model.get_submodule(parent)
+    before = model.get_submodule(layer)
+    owner.register_module(attribute, other)
+    try:
+        yield
+    finally:
+        owner.register_module(attribute, before)
