@@ -8,7 +8,8 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from pkgutil import resolve_name
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,7 +25,10 @@ SCHEMAS = Path("recipes")
 HEAD = "<!-- Written by python -m compress.reference. Do not edit. -->\n\n"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
-SOURCES = cast("Mapping[str, type[BaseModel]]", FAMILIES)
+PAGES_OF_THEIR_OWN = ("Source", "Pass")
+# Asked for by name, because these modules are commands as this one is.
+TRAINING_RECIPE = "compress.train:TrainRecipe"
+EXPORT_PARSER = "export.run:parser"
 
 
 def config_schema(config: type[BaseModel], required: tuple[str, ...] = ()) -> Schema:
@@ -43,7 +47,7 @@ def recipe_schema() -> Schema:
     """The JSON schema of a recipe: one form for each family, and one for each pass."""
     schema = config_schema(Recipe)
     definitions = schema.setdefault("$defs", {})
-    schema["properties"]["source"] = _choice(SOURCES, "family", definitions)
+    schema["properties"]["source"] = _choice(FAMILIES, "family", definitions)
     schema["properties"]["passes"] = {
         "type": "array",
         "items": _choice(PASSES, "pass", definitions),
@@ -53,11 +57,9 @@ def recipe_schema() -> Schema:
 
 def training_schema() -> Schema:
     """The JSON schema of a training recipe, which `python -m compress.train` reads."""
-    from compress.train import TrainRecipe
-
-    schema = config_schema(TrainRecipe)
+    schema = config_schema(resolve_name(TRAINING_RECIPE))
     definitions = schema.setdefault("$defs", {})
-    schema["properties"]["source"] = _choice(SOURCES, "family", definitions)
+    schema["properties"]["source"] = _choice(FAMILIES, "family", definitions)
     return _tidy(schema, "Training recipe")
 
 
@@ -102,7 +104,7 @@ def config_page(title: str, configs: Mapping[str, type[BaseModel]], key: str = "
         parts += [f"## {heading}", docstring(config), _keys(schema, schema)]
         nested.update(schema.get("$defs", {}))
     for name, schema in nested.items():
-        if schema.get("properties") and name.lower() not in configs:
+        if name not in PAGES_OF_THEIR_OWN and name.lower() not in configs:
             parts += [f"## {name}", _text(schema), _keys(schema, {"$defs": nested})]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -124,15 +126,13 @@ def _keys(schema: Schema, whole: Schema) -> str:
 def recipe_page() -> str:
     """The sections of a recipe: its own keys, exports and evaluation."""
     page = config_page("recipe", {"Recipe": Recipe})
-    page = page.replace("| [BaseModel](#basemodel) |", "| [one source](sources.md) |")
-    return page.replace("| list of [Pass](#pass) |", "| list of [passes](passes.md) |")
+    page = page.replace("[Source](#source)", "one of the [sources](sources.md)")
+    return page.replace("[Pass](#pass)", "[passes](passes.md)")
 
 
 def training_page() -> str:
     """The keys of a training recipe."""
-    from compress.train import TrainRecipe
-
-    return config_page("training recipe", {"Training recipe": TrainRecipe})
+    return config_page("training recipe", {"Training recipe": resolve_name(TRAINING_RECIPE)})
 
 
 def options_table(parser: argparse.ArgumentParser) -> str:
@@ -148,7 +148,6 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 def targets_page() -> str:
     """Every export target, the parity that it must reach, and the options of the command."""
-    from export.run import parser
     from export.targets import TARGETS
 
     rows = []
@@ -164,7 +163,7 @@ def targets_page() -> str:
         "torch's, end to end. An export below it fails.\n\n"
         + table(heads, rows)
         + "\n\n## Options of `python -m export.run`\n\n"
-        + options_table(parser())
+        + options_table(resolve_name(EXPORT_PARSER)())
         + "\n"
     )
 
@@ -177,7 +176,7 @@ def generated() -> dict[Path, str]:
     """Path below the repository's root -> the text that belongs there."""
     pages = {
         "passes": config_page("passes", PASSES, "pass"),
-        "sources": config_page("sources", SOURCES, "family"),
+        "sources": config_page("sources", FAMILIES, "family"),
         "recipe": recipe_page(),
         "training": training_page(),
         "targets": targets_page(),
