@@ -100,6 +100,6 @@ def _trim_level(block: nn.Module, like: nn.Module, up: bool, where: str) -> None
     if attentions is None:
         return
     if getattr(like, "attentions", None) is None:
-        block.attentions = None
+        block.register_module("attentions", None)
     else:
         block.attentions = nn.ModuleList(attentions[row] for row in rows)
