@@ -9,8 +9,8 @@ from torch import nn
 
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
-from compress.quant.ranges import observe, set_mode, start_ranges
 from compress.quant.layers import QuantLayer, SplitConv2d
+from compress.quant.ranges import observe, set_mode, start_ranges
 
 ORDER = ("encoder", "denoiser", "decoder")
 

@@ -118,9 +118,7 @@ def test_compat_attention_is_passionsrs(tiny):
 
 
 def test_skip_and_pins_reach_tensors(tiny):
-    model, _ = quantised(
-        tiny(), placement="full", skip=["*.gate", "*.scores"], pins={"*.add": 16}
-    )
+    model, _ = quantised(tiny(), placement="full", skip=["*.gate", "*.scores"], pins={"*.add": 16})
     names = {
         part: getattr(model, part).points.names() for part in ("encoder", "denoiser", "decoder")
     }
