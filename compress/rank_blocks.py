@@ -17,7 +17,7 @@ from compress.core.errors import UserError, command
 from compress.cost.count import Cost, measure
 from compress.data.calibration import calibration_images
 from compress.model.sr_model import SRModel
-from compress.pruning.depth import importances
+from compress.pruning.importance import importances
 from compress.recipe.checkpoint import load_model
 
 DESCRIPTION = (

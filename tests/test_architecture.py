@@ -52,7 +52,6 @@ STILL_THERE: dict[str, set[str]] = {
     "compress.core.errors": {"compress.core.files"},
     "compress.pipeline.exports": {"export.latency", "export.rewrite"},
     "compress.pipeline.reports": {"eval.curve", "eval.report"},
-    "compress.pruning.graph": {"compress.pruning.depth"},
     "compress.training.distillation": {"compress.families.osediff"},
     "eval.data.dataset": {"eval.named_sets"},
     "eval.report": {"eval.curve"},

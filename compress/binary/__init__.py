@@ -1,0 +1,1 @@
+"""Layers with weights of one or two bits."""

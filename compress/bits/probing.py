@@ -9,8 +9,8 @@ from torch import nn
 
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
-from compress.quant.distributed import observe, set_mode, start
 from compress.quant.layers import QuantLayer, SplitConv2d
+from compress.quant.ranges import observe, set_mode, start_ranges
 
 ORDER = ("encoder", "denoiser", "decoder")
 
@@ -113,7 +113,7 @@ def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
         component = twin.get_submodule(part)
         with torch.no_grad():
             observe(component, runs[part], stages.inputs[part])
-            start(component, search, search)
+            start_ranges(component, search, search)
         set_mode(component, "quantise")
     return twin
 

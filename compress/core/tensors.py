@@ -200,6 +200,24 @@ def check_values(model: nn.Module, where: str) -> None:
             )
 
 
+def svd_factors(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the best approximation of a matrix by a product of two narrow ones.
+
+    Singular values are split evenly between the factors.
+
+    Args:
+        matrix: [rows, columns], floating point.
+        rank: Of the product. Fewer where the matrix has fewer singular values.
+
+    Returns:
+        `up` [rows, rank] and `down` [rank, columns], whose product is near `matrix`.
+    """
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    root = s[:rank].sqrt()
+    count = len(root)
+    return u[:, :count] * root, root[:, None] * v[:count]
+
+
 def read_tensors(model: nn.Module, file: Path) -> None:
     """Assign the tensors of the safetensors `file` to `model`. Raises UserError saying what does not fit."""
     state, remedy = {}, "fetch or write the file again"

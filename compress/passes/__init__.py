@@ -1,4 +1,7 @@
-"""The compression techniques. `PASSES` is the one list of them: name in a recipe -> config class."""
+"""The compression techniques.
+
+`PASSES` is the one list of them: name in a recipe -> config class.
+"""
 
 from compress.model.passes import Pass
 from compress.passes.bidirectional import BidirectionalConditioning

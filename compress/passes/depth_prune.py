@@ -1,17 +1,18 @@
-"""Fewer blocks: drop residual blocks, attentions or whole levels of the UNet, and fade them out while training goes on.
+"""Fewer blocks: drop residual blocks, attentions or whole levels of the UNet.
 
-Annealed replacement is PocketSR's: y = s M(x) + (1 - s) M_P(x), s falling from 1 to 0. There over 8,000 steps and by
-lighter blocks; here M_P is the identity, or a 1x1 convolution where channels differ.
+They fade out while training goes on. Annealed replacement is PocketSR's: y = s M(x) + (1 - s)
+M_P(x), with s falling from 1 to 0, there over 8,000 steps and by lighter blocks. Here the stand-in
+M_P is the identity, or a 1x1 convolution where channels differ (compress/pruning/depth.py).
 """
 
 import fnmatch
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 from tqdm import tqdm
@@ -25,112 +26,157 @@ from compress.passes.distill import Distill
 from compress.pruning.depth import (
     MIDDLE,
     candidates,
-    fit_shortcut,
     fold_levels,
-    observing,
     plain,
     shortcut,
-    tensor,
+    tensor_of,
 )
+from compress.pruning.shortcut_fit import fit_shortcut, observing
 
 
 class Annealed:
-    """Hooks that mix M into stand-ins: y = s M(x) + (1 - s) M_P(x). M learns nothing; gradients pass through it."""
+    """Hooks that mix blocks into their stand-ins: y = s M(x) + (1 - s) M_P(x).
+
+    M learns nothing; gradients pass through it.
+
+    Args:
+        pairs: (M_P in the model, M with its values).
+
+    Attributes:
+        share: s, in [0, 1].
+    """
 
     def __init__(self, pairs: list[tuple[nn.Module, nn.Module]]):
-        """`pairs` are (M_P in the model, M with its values)."""
-        self.pairs, self.share = pairs, 1.0
+        self.pairs = pairs
+        self.share = 1.0
 
     def at(self, step: int, anneal: int) -> None:
-        """s of optimiser step `step`: 1 at the first, 0 from `anneal` on."""
+        """Set s for optimiser step `step`: 1 at the first, 0 from `anneal` on."""
         self.share = max(0.0, 1 - step / anneal) if anneal else 0.0
 
     @contextmanager
     def mixing(self) -> Iterator[None]:
-        handles = [
-            light.register_forward_hook(self._mix(heavy), with_kwargs=True)
-            for light, heavy in self.pairs
-        ]
+        """Mix inside."""
+        handles = []
+        for light, heavy in self.pairs:
+            handles.append(light.register_forward_hook(self._mix(heavy), with_kwargs=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _mix(self, heavy: nn.Module):
-        def hook(_light: nn.Module, args: tuple, kwargs: dict, out):
+    def _mix(self, heavy: nn.Module) -> Callable:
+        def hook(_light: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
             if not self.share:
                 return out
-            mixed = self.share * tensor(heavy(*args, **kwargs)) + (1 - self.share) * tensor(out)
+            whole = tensor_of(heavy(*args, **kwargs))
+            mixed = self.share * whole + (1 - self.share) * tensor_of(out)
             return (mixed,) if isinstance(out, tuple) else mixed
 
         return hook
 
 
 class DepthPrune(Pass):
-    """Drop `levels`, how many of the UNet's deepest resolutions, and `blocks` of what is left (there `up_blocks.0` is
-    the first that stays), patterns of names such as `up_blocks.2.attentions.*` or `mid_block`. With `drop: N` only the
-    first N of `blocks` go, which should then stand in the order of importance: `python -m compress.rank_blocks`
-    measures it (the change of a model's output on calibration images when a block is skipped) and prints the list. A
-    plan has no weights to measure, so it must be told.
+    """Drop levels and blocks of the UNet.
 
-    A dropped block becomes the identity, or a 1x1 convolution where channels differ, fitted by least squares on
-    calibration images. With `training`, a `distill` inside this pass, the dropped blocks fade out over its first
+    A dropped block becomes the identity, or a 1x1 convolution where channels differ, fitted by
+    least squares on calibration images. With `training`, the dropped blocks fade out over its first
     `anneal` steps. Without it the model jumps, and should be distilled next.
+
+    `python -m compress.rank_blocks` measures the importance of blocks: the change of a model's
+    output on calibration images when a block is skipped. A plan has no weights to measure, so it
+    must be told.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
-    pass_: Literal["depth_prune"] = Field(default="depth_prune", alias="pass")
-    blocks: tuple[str, ...] = ()
-    levels: int = Field(0, ge=0)
-    drop: int | None = Field(None, ge=1)
-    anneal: int = Field(0, ge=0)
-    training: Distill | None = None
-    calibration: Calibration = Calibration()
+    pass_: Literal["depth_prune"] = Field(
+        default="depth_prune", alias="pass", description="Names the pass."
+    )
+    blocks: tuple[str, ...] = Field(
+        (),
+        description=(
+            "Patterns of blocks to drop of what `levels` leaves, such as "
+            "`up_blocks.2.attentions.*` or `mid_block`; `up_blocks.0` is the first level that "
+            "stays."
+        ),
+    )
+    levels: int = Field(0, ge=0, description="How many of the UNet's deepest resolutions to drop.")
+    drop: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Drop only the first so many of `blocks`, which then stand in the order of importance, "
+            "the least first."
+        ),
+    )
+    anneal: int = Field(
+        0, ge=0, description="Steps of `training` over which the dropped blocks fade out."
+    )
+    training: Distill | None = Field(None, description="A `distill` inside this pass.")
+    calibration: Calibration = Field(
+        Calibration(), description="The images on which 1x1 convolutions are fitted."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "DepthPrune":
         if self.drop and not self.blocks:
             raise ValueError(
-                "drop needs blocks, in the order of importance, because a plan has no weights to measure "
-                "it; run python -m compress.rank_blocks on the model and copy the list that it prints"
+                "drop needs blocks, in the order of importance, because a plan has no weights to "
+                "measure it; run python -m compress.rank_blocks on the model and copy the list "
+                "that it prints"
             )
         if not self.blocks and not self.levels:
             raise ValueError("nothing to drop; set blocks, or levels above 0")
-        if self.anneal and (self.training is None or self.anneal >= self.training.steps):
-            steps = self.training.steps if self.training else 0
+        steps = self.training.steps if self.training else 0
+        if self.anneal and self.anneal >= steps:
             raise ValueError(
-                f"anneal {self.anneal} must be below training.steps ({steps}), so that the result is "
-                "trained without the blocks; lower it, or train longer"
+                f"anneal {self.anneal} must be below training.steps ({steps}), so that the result "
+                "is trained without the blocks; lower it, or train longer"
             )
         return self
 
     def chosen(self, unet: UNet2DConditionModel) -> list[str]:
-        """Names of the blocks that go, those of `levels` (as the middle block) first. `unet` has its levels folded.
+        """Names of the blocks that go, those of `levels` (as the middle block) first.
 
-        Raises UserError for a pattern that matches no block, or a `drop` larger than the list.
+        Args:
+            unet: Has its levels folded.
+
+        Raises:
+            UserError: A pattern matches no block, or `drop` is larger than the list.
         """
-        found = {}
-        names = [name for name in candidates(unet) if not (self.levels and name.startswith(MIDDLE))]
-        for pattern in self.blocks:
-            matched = fnmatch.filter(names, pattern)
-            if not matched:
-                kept = " that levels leaves" if self.levels else ""
-                raise UserError(
-                    f"pass 'depth_prune': blocks pattern '{pattern[:100]}' matches no block{kept}"
-                    f"{nearest(pattern, names)}; they are {', '.join(names)}; * stands for any part"
-                )
-            found |= dict.fromkeys(matched)
-        listed = list(found)
+        listed = self._listed(unet)
         if self.drop and self.drop > len(listed):
             raise UserError(
-                f"pass 'depth_prune': drop {self.drop} of the {len(listed)} blocks that are listed; lower "
-                "drop, or list more"
+                f"pass 'depth_prune': drop {self.drop} of the {len(listed)} blocks that are "
+                "listed; lower drop, or list more"
             )
-        listed = listed[: self.drop] if self.drop else listed
-        listed = [MIDDLE] * bool(self.levels) + listed
-        return [name for name in listed if not (MIDDLE in listed and name.startswith(f"{MIDDLE}."))]
+        if self.drop:
+            listed = listed[: self.drop]
+        if self.levels:
+            listed = [MIDDLE, *listed]
+        if MIDDLE not in listed:
+            return listed
+        return [name for name in listed if not name.startswith(f"{MIDDLE}.")]
+
+    def _listed(self, unet: UNet2DConditionModel) -> list[str]:
+        """Names of the blocks that `blocks` means, in its order."""
+        names = list(candidates(unet))
+        if self.levels:
+            names = [name for name in names if not name.startswith(MIDDLE)]
+        listed: dict[str, None] = {}
+        for pattern in self.blocks:
+            matching = fnmatch.filter(names, pattern)
+            if not matching:
+                of_those = " that levels leaves" if self.levels else ""
+                raise UserError(
+                    f"pass 'depth_prune': blocks pattern '{pattern[:100]}' matches no "
+                    f"block{of_those}{nearest(pattern, names)}; they are {', '.join(names)}; * "
+                    "stands for any part"
+                )
+            listed |= dict.fromkeys(matching)
+        return list(listed)
 
     def _unet(self, model: SRModel) -> UNet2DConditionModel:
         unet = getattr(model.denoiser, "unet", None)
@@ -142,6 +188,11 @@ class DepthPrune(Pass):
         return unet
 
     def convert(self, model: SRModel) -> None:
+        """Replace the blocks by their stand-ins.
+
+        Raises:
+            UserError: The denoiser has no UNet of diffusers, or the lists do not fit it.
+        """
         unet = self._unet(model)
         fold_levels(unet, self.levels)
         for name in self.chosen(unet):
@@ -149,49 +200,56 @@ class DepthPrune(Pass):
         if self.training:
             self.training.convert(model)
 
-    def fit(self, model: SRModel, context: FitContext) -> dict:
+    def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
+        """Fit the 1x1 convolutions, and train if the recipe says so.
+
+        Returns:
+            The dropped blocks, the error of every stand-in, and figures of the training.
+
+        Raises:
+            UserError: The crops do not suit the model, or images are missing.
+        """
+        if self.calibration.size % model.multiple:
+            raise UserError(
+                f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, "
+                "which this model needs; round it"
+            )
         before = context.before(self.pass_).to(context.device).requires_grad_(False)
         whole = self._unet(before)
         fold_levels(whole, self.levels)
         heavy = {name: whole.get_submodule(name) for name in self.chosen(whole)}
-        if self.calibration.size % model.multiple:
-            raise UserError(
-                f"calibration.size {self.calibration.size} is not a multiple of {model.multiple}, which "
-                "this model needs; round it"
-            )
-        images = calibration_images(
-            self.calibration.data, self.calibration.images, self.calibration.size, context.seed
-        )
+        light = {name: self._unet(model).get_submodule(name) for name in heavy}
+        config = self.calibration
+        images = calibration_images(config.data, config.images, config.size, context.seed)
         with torch.no_grad(), observing(heavy) as moments:
             for image in tqdm(images, desc="depth_prune: observing", leave=False):
                 before.network(image.to(context.device))
-        light = {name: self._unet(model).get_submodule(name) for name in heavy}
-        errors = {name: round(fit_shortcut(plain(light[name]), moments[name]), 6) for name in heavy}
+        errors = {}
+        for name in heavy:
+            errors[name] = round(fit_shortcut(plain(light[name]), moments[name]), 6)
         figures = {"images": len(images), "dropped": list(heavy), "shortcut_error": errors}
         if self.training is None:
             return figures
+        pairs = [(light[name], heavy[name]) for name in heavy]
+        trained = self._train(self.training, Annealed(pairs), model, context)
+        figures["anneal"] = self.anneal
+        training_images = trained.pop("images")
+        return figures | trained | {"training_images": training_images}
+
+    def _train(
+        self, training: Distill, annealed: Annealed, model: SRModel, context: FitContext
+    ) -> dict[str, Any]:
+        """Train while the dropped blocks fade out; returns figures of the losses."""
+        # Here: it needs what only the extra `training` installs.
         from compress.training.distillation import distill
 
-        annealed = Annealed([(light[name], heavy[name]) for name in heavy])
+        def before_batch(index: int) -> None:
+            annealed.at(index // training.accumulate, self.anneal)
+
         with annealed.mixing():
-            trained = distill(
-                self.training,
-                model,
-                context,
-                before_batch=lambda index: annealed.at(
-                    index // self.training.accumulate, self.anneal
-                ),
-            )
-        return figures | {
-            "anneal": self.anneal,
-            **{k: v for k, v in trained.items() if k != "images"},
-            "training_images": trained["images"],
-        }
+            return distill(training, model, context, before_batch=before_batch)
 
     def data_key(self) -> str:
-        return json.dumps(
-            [
-                calibration_hash(self.calibration.data),
-                self.training.data_key() if self.training else "",
-            ]
-        )
+        """Identity of the calibration images and of what the training reads."""
+        of_training = self.training.data_key() if self.training else ""
+        return json.dumps([calibration_hash(self.calibration.data), of_training])

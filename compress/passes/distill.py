@@ -1,7 +1,11 @@
-"""Distillation: train a compressed model after its teacher, the source (AdcSR, arXiv 2411.13383, and others)."""
+"""Distillation: train a compressed model after its teacher (AdcSR, arXiv 2411.13383, and others).
+
+The teacher is the source, the model before all passes.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
@@ -14,43 +18,68 @@ from compress.training.student import ON_LATENTS
 
 
 class Distill(DistillConfig):
-    """`stage: decoder` trains the decoder on latents of the teacher, `stage: student` what runs from the LR image on.
+    """Train the model, or a part of it, after its teacher.
 
-    `losses` weighs, on features: feature (L1 to the teacher's), gan; on latents: latent (L1), vsd, tsm; on images:
-    l1, mse, lpips, ea_dists against `target`, the teacher's image or the HR photograph. `gan` uses `discriminator`,
-    `vsd` and `tsm` a `prior`. `train` are patterns of parameter names, by default those that AdcSR trains. `steps`
-    counts optimiser steps, each of `accumulate` batches. A killed run resumes from its last checkpoint.
+    `stage: decoder` trains the decoder on latents of the teacher, `stage: student` what runs from
+    the low-resolution image on. `losses` weighs what is compared:
+
+    | on       | losses                                                              |
+    |----------|---------------------------------------------------------------------|
+    | features | feature (L1 to the teacher's), gan                                  |
+    | latents  | latent (L1 to the teacher's), vsd, tsm                              |
+    | images   | l1, mse, lpips, ea_dists against `target`, the teacher's image or   |
+    |          | the photograph                                                      |
+
+    `gan` uses `discriminator`, `vsd` and `tsm` a `prior`. `train` are patterns of parameter names,
+    by default those that AdcSR trains. `steps` counts optimiser steps, each of `accumulate`
+    batches. A killed run resumes from its last checkpoint.
     """
 
     def convert(self, model: SRModel) -> None:
-        """The structure stays; what does not fit it shows here, before any weight is read."""
+        """Leave the structure; what does not fit it shows here, before any weight is read.
+
+        Raises:
+            UserError: A pattern of `train` matches nothing, or the decoder does not suit a loss.
+        """
         self.trained_names(model)
         if not hasattr(model.decoder, "features"):
             raise UserError(
-                f"pass 'distill': needs an autoencoder's decoder, not a {type(model.decoder).__name__}"
+                "pass 'distill': needs an autoencoder's decoder, not a "
+                f"{type(model.decoder).__name__}"
             )
         # A light decoder is one network, an autoencoder's lies inside its component.
-        joined = not hasattr(getattr(model.decoder, "decoder", model.decoder).conv_in, "weight")
-        if joined and self.stage == "decoder":
+        network = getattr(model.decoder, "decoder", model.decoder)
+        is_joined = not hasattr(network.conv_in, "weight")
+        if is_joined and self.stage == "decoder":
             raise UserError(
-                "pass 'distill': the decoder takes no latents after decoder_join; list stage decoder "
-                "before it"
+                "pass 'distill': the decoder takes no latents after decoder_join; list stage "
+                "decoder before it"
             )
-        on_latents = sorted({x for x in ON_LATENTS if self.losses.get(x)}) + ["gan"] * (
-            self.judged == "latent"
-        )
-        if joined and on_latents:
+        on_latents = self._losses_on_latents()
+        if is_joined and on_latents:
             raise UserError(
-                f"pass 'distill': {', '.join(on_latents)} compare latents, which a joined decoder does not "
-                "have; leave them out, or distil before decoder_join"
+                f"pass 'distill': {', '.join(on_latents)} compare latents, which a joined decoder "
+                "does not have; leave them out, or distil before decoder_join"
             )
 
-    def fit(self, model: SRModel, context: FitContext) -> dict:
+    def _losses_on_latents(self) -> list[str]:
+        weights: dict[str, float] = {str(loss): weight for loss, weight in self.losses.items()}
+        names = sorted(loss for loss in set(ON_LATENTS) if weights.get(loss))
+        return [*names, "gan"] if self.judged == "latent" else names
+
+    def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
+        """Train; returns figures of the losses."""
+        # Here: it needs what only the extra `training` installs.
         from compress.training.distillation import distill
 
         return distill(self, model, context)
 
     def data_key(self) -> str:
-        base = [Path(self.prior.base) / part for part in PARTS] if self.prior else []
-        files = [*base, *(f for f in (self.lpips_weights, self.dists_weights) if f)]
+        """Identity of the photographs and of the weights that losses read."""
+        files: list[str | Path] = []
+        if self.prior is not None:
+            files += [Path(self.prior.base) / part for part in PARTS]
+        for weights in (self.lpips_weights, self.dists_weights):
+            if weights:
+                files.append(weights)
         return json.dumps([data_hash(find_images(self.data.folders)), files_key(files)])

@@ -1,4 +1,7 @@
-"""AdcSR's encoder swap (arXiv 2411.13383): the LR image itself, rearranged, in place of bicubic upsampling and VAE."""
+"""AdcSR's encoder swap (arXiv 2411.13383).
+
+The low-resolution image itself, rearranged, takes the place of bicubic upsampling and the VAE.
+"""
 
 from typing import Literal
 
@@ -14,58 +17,77 @@ from compress.networks.latent_diffusion import UNetDenoiser
 from compress.process.bidirectional import Bidirectional
 from compress.process.direct import Direct
 
+CHANNELS = 3  # of an image
+
 
 class PixelUnshuffleEncoder(nn.Module):
-    """[B, 3, h, w] in [0, 1] -> [B, 3 * factor^2, h / factor, w / factor] in [-1, 1]. No parameters."""
+    """An encoder without parameters.
+
+    [B, 3, h, w] in [0, 1] -> [B, 3 * factor^2, h / factor, w / factor] in [-1, 1].
+    """
 
     def __init__(self, factor: int):
         super().__init__()
         self.factor = factor
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """Rearrange blocks of factor x factor pixels into channels."""
         return F.pixel_unshuffle(lr * 2 - 1, self.factor)
 
 
 def repeat_inputs(conv: nn.Conv2d, count: int) -> None:
-    """Widen or narrow a convolution to `count` inputs: input i takes the weights of input i mod (inputs before)."""
+    """Widen or narrow a convolution to `count` inputs, in place.
+
+    Input i takes the weights of input i mod (inputs before).
+    """
     index = torch.arange(count, device=conv.weight.device) % conv.in_channels
-    conv.weight = nn.Parameter(
-        conv.weight.detach()[:, index].contiguous(), requires_grad=conv.weight.requires_grad
-    )
+    values = conv.weight.detach()[:, index].contiguous()
+    conv.weight = nn.Parameter(values, requires_grad=conv.weight.requires_grad)
     conv.in_channels = count
 
 
 class EncoderSwap(Pass):
-    """Replace the encoder by PixelUnshuffle and widen the UNet's first convolution by repeating its weights, undivided
-    as in AdcSR. The UNet then predicts the clean latent itself, because there is no noisy latent to subtract from.
+    """Replace the encoder by PixelUnshuffle, and widen the UNet's first convolution.
 
-    The result must be trained: the UNet has never seen pixels.
+    Its weights are repeated, undivided as in AdcSR. The UNet then predicts the clean latent itself,
+    because there is no noisy latent to subtract from. The result must be trained: the UNet has
+    never seen pixels.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
-    pass_: Literal["encoder_swap"] = Field(default="encoder_swap", alias="pass")
+    pass_: Literal["encoder_swap"] = Field(
+        default="encoder_swap", alias="pass", description="Names the pass."
+    )
 
     @torch.no_grad()
     def convert(self, model: SRModel) -> None:
-        factor = round(1 / model.latent_ratio)
+        """Swap the encoder.
+
+        Raises:
+            UserError: The denoiser is no UNet with a plain first convolution, it starts from the
+                encoder's moments, or the latent is no whole number of times smaller than the image.
+        """
+        smaller = 1 / model.latent_ratio
+        factor = round(smaller)
         if isinstance(model.process, Bidirectional):
             raise UserError(
-                "pass 'encoder_swap': the model's denoiser starts from the mean and variance of its encoder, "
-                "which PixelUnshuffle does not give; leave the pass out for Edge-SD-SR and bidirectional"
+                "pass 'encoder_swap': the model's denoiser starts from the mean and variance of "
+                "its encoder, which PixelUnshuffle does not give; leave the pass out for "
+                "Edge-SD-SR and bidirectional"
             )
-        if not isinstance(model.denoiser, UNetDenoiser) or factor != 1 / model.latent_ratio:
+        if not isinstance(model.denoiser, UNetDenoiser) or factor != smaller:
             raise UserError(
-                "pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of times "
-                f"smaller than the LR image; here it is {1 / model.latent_ratio} times, and the denoiser a "
-                f"{type(model.denoiser).__name__}"
+                "pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of "
+                f"times smaller than the LR image; here it is {smaller} times, and the "
+                f"denoiser a {type(model.denoiser).__name__}"
             )
         conv = model.denoiser.unet.conv_in
         if type(conv) is not nn.Conv2d:
             raise UserError(
-                f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list encoder_swap "
-                "before the passes that replace layers"
+                f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list "
+                "encoder_swap before the passes that replace layers"
             )
         model.encoder = PixelUnshuffleEncoder(factor)
-        repeat_inputs(conv, 3 * factor**2)
+        repeat_inputs(conv, CHANNELS * factor**2)
         model.process = Direct()

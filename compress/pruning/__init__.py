@@ -1,1 +1,1 @@
-"""Removing channels: which axes of which layers belong together, which channels stay, and the cut itself."""
+"""Removing channels and blocks: what belongs together, what stays, and the cut itself."""

@@ -13,25 +13,33 @@ Score = Callable[[Space], torch.Tensor | None]
 
 
 def best(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the `count` highest, ascending; of equals the first."""
+    """Indices of the `count` highest of `scores` [n], ascending; of equals the first."""
     return scores.sort(descending=True, stable=True).indices[:count].sort().values
 
 
 def choose(space: Space, ratio: float, scores: torch.Tensor | None) -> torch.Tensor:
-    """Indices [kept] of the channels that stay, ascending; the best by `scores` [size], or the first where None.
+    """Choose the channels that stay.
 
-    Every head keeps equally many. A space under a GroupNorm keeps whole groups if that comes out even, so that those
-    that stay are normalised as before; fewer channels in every group would be nearer to an instance norm, which
-    forgets how bright a map is. Where it does not, every group keeps equally many if that does.
+    Every head keeps equally many. A space under a GroupNorm keeps whole groups if that comes out
+    even, so that those that stay are normalised as before. Fewer channels in every group would be
+    nearer to an instance norm, which forgets how bright a map is. Where it does not come out even,
+    every group keeps equally many if that does.
+
+    Args:
+        space: Of channels.
+        ratio: How much stays, in (0, 1].
+        scores: [size], the higher the better. None keeps the first channels.
+
+    Returns:
+        Indices [kept], ascending.
     """
     kept = space.kept(ratio)
     if kept == space.size:
         return torch.arange(space.size)
-    scores = (
-        -torch.arange(space.size, dtype=torch.float64)
-        if scores is None
-        else scores.detach().double().cpu()
-    )
+    if scores is None:
+        scores = -torch.arange(space.size, dtype=torch.float64)
+    else:
+        scores = scores.detach().double().cpu()
     each, groups = _blocks(space)
     if groups > 1 and kept % each == 0 and space.heads == 1:
         whole = best(scores.view(groups, each).sum(1), kept // each)
@@ -49,19 +57,29 @@ def _blocks(space: Space) -> tuple[int, int]:
 
 
 def adcsr_groups(channels: int) -> int:
+    """The groups that AdcSR gives a GroupNorm of so many channels."""
     return next(groups for groups in GROUPS if channels % groups == 0)
 
 
 def _pairs(counts: torch.Tensor) -> float:
+    """How many pairs lie in the same of groups with `counts` members."""
     return (counts.double() * (counts.double() - 1)).sum().item() / 2
 
 
 def aligned_groups(axis: Axis, kept: dict[Space, torch.Tensor], groups: int) -> int:
-    """The number of equal groups over the kept channels whose partition is nearest to the original's.
+    """The number of equal groups whose partition of the kept channels is nearest to the original's.
 
-    Nearest by the Rand index: the share of channel pairs that both partitions put together, or both apart.
+    Nearest by the Rand index: the share of channel pairs that both partitions put together, or both
+    apart.
+
+    Args:
+        axis: Of the GroupNorm, before the cut.
+        kept: Space -> indices of the channels that stay.
+        groups: Before the cut.
     """
-    each, offset, parts = width(axis) // groups, 0, []
+    each = width(axis) // groups
+    offset = 0
+    parts = []
     for space in axis:
         parts.append((kept[space] + offset) // each)
         offset += space.size

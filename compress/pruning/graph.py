@@ -1,30 +1,43 @@
 """Which channel axes belong together in diffusers' UNets and autoencoders.
 
-A `Space` is one set of channels that several layers share: the outputs of all layers that are added up, the inputs of
-all that read the sum. A concatenated tensor is a list of spaces, so each half keeps its own channels. Torch-Pruning
-(1.6) finds such groups by tracing, but ties q and k to v (attention counts as element-wise), does not know heads, and
-needs values for an autograd pass, where planning has none. The blocks here are few and known.
+A *space* is one set of channels that several layers share: the outputs of all layers that are added
+up, the inputs of all that read the sum. An *axis* is a list of spaces, so that each half of a
+concatenated tensor keeps its own channels.
+
+Torch-Pruning (1.6) finds such groups by tracing. It ties q and k to v, because attention counts as
+element-wise there, it does not know heads, and it needs values for an autograd pass, where planning
+has none. The blocks here are few and known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.vae import Decoder, Encoder
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.folding.phases import PhaseUpsample
+from compress.pruning.depth import MiddleShortcut, Shortcut
+
+# A block of diffusers. Its attributes are read by their names; torch declares each of them as
+# "tensor or module".
+Block = Any
 
 
 @dataclass(eq=False)
 class Space:
-    """`size` channels. Each of `heads` equal blocks keeps as many as the others; a `fixed` space keeps all.
+    """One set of channels.
 
-    `groups` is the number of groups of a GroupNorm that normalises just this space, 0 without one. `matched` marks
-    dimensions that exist only in a product of queries and keys.
+    Attributes:
+        size: How many channels.
+        heads: Each of so many equal blocks keeps as many channels as the others.
+        fixed: Whether all channels stay.
+        groups: The groups of a GroupNorm that normalises just this space, 0 without one.
+        matched: Whether these are dimensions that exist only in a product of queries and keys.
     """
 
     size: int
@@ -35,28 +48,38 @@ class Space:
 
     def kept(self, ratio: float) -> int:
         """How many channels stay: int(ratio * size) for one head, as AdcSR counts."""
-        return (
-            self.size if self.fixed else max(1, int(ratio * (self.size // self.heads))) * self.heads
-        )
+        if self.fixed:
+            return self.size
+        return max(1, int(ratio * (self.size // self.heads))) * self.heads
 
 
 Axis = list[Space]
 
 
 def width(axis: Axis) -> int:
+    """Channels of all spaces of an axis."""
     return sum(space.size for space in axis)
 
 
 @dataclass
 class Axes:
-    """The spaces along a layer's inputs and outputs; None where the layer has no such axis (a norm has no inputs)."""
+    """The spaces along a layer's inputs and outputs.
+
+    A norm has no inputs, for it changes no channels; its own are its outputs.
+    """
 
     inputs: Axis | None
-    outputs: Axis | None
+    outputs: Axis
 
 
 @dataclass
 class ChannelGraph:
+    """The axes of every layer of a component.
+
+    The methods go through a component in the order of its run. Each takes the axis of the tensor
+    that comes and returns that of the tensor that leaves.
+    """
+
     layers: dict[nn.Module, Axes] = field(default_factory=dict)
     attentions: list[Attention] = field(default_factory=list)
 
@@ -64,58 +87,61 @@ class ChannelGraph:
         """Every space once, in the order in which a run meets it."""
         seen = set()
         for axes in self.layers.values():
-            for space in (axes.inputs or []) + (axes.outputs or []):
+            for space in (axes.inputs or []) + axes.outputs:
                 if space not in seen:
                     seen.add(space)
                     yield space
 
-    def layer(
-        self, module: nn.Module | None, inputs: Axis | None, outputs: Axis | None
-    ) -> Axis | None:
+    def layer(self, module: nn.Module | None, inputs: Axis | None, outputs: Axis) -> Axis:
+        """Note a layer's axes; None stands for a layer that is not there."""
         if module is not None:
             self.layers[module] = Axes(inputs, outputs)
         return outputs
 
     def new(self, size: int, **options) -> Axis:
+        """An axis of one new space; the options are those of `Space`."""
         return [Space(size, **options)]
 
     def norm(self, module: nn.Module | None, axis: Axis) -> None:
+        """Note a norm over `axis`."""
         if module is None:
             return
         self.layer(module, None, axis)
         if isinstance(module, nn.GroupNorm) and len(axis) == 1 and not axis[0].groups:
             axis[0].groups = module.num_groups
 
-    def resnet(self, block: ResnetBlock2D, h: Axis) -> Axis:
+    def resnet(self, block: Block, h: Axis) -> Axis:
+        """Go through a residual block."""
         middle = self.new(block.conv1.out_channels)
         self.norm(block.norm1, h)
         self.layer(block.conv1, h, middle)
         if block.time_emb_proj is not None:
-            self.layer(
-                block.time_emb_proj, self.new(block.time_emb_proj.in_features, fixed=True), middle
-            )
+            embedding = self.new(block.time_emb_proj.in_features, fixed=True)
+            self.layer(block.time_emb_proj, embedding, middle)
         self.norm(block.norm2, middle)
         out = h if block.conv_shortcut is None else self.new(block.conv2.out_channels)
         self.layer(block.conv_shortcut, h, out)
         return self.layer(block.conv2, middle, out)
 
     def attention(self, module: Attention, h: Axis) -> None:
-        """Adds to `h`. Keys and values of another tensor (a text) keep that tensor's channels."""
+        """Go through an attention that adds to `h`.
+
+        Keys and values of another tensor (a text) keep that tensor's channels.
+        """
         self.attentions.append(module)
-        size, heads = module.inner_dim, module.heads
-        queries = self.new(size, heads=heads, matched=True)
-        values = self.new(size, heads=heads)
-        source = (
-            self.new(module.cross_attention_dim, fixed=True) if module.is_cross_attention else h
-        )
+        queries = self.new(module.inner_dim, heads=module.heads, matched=True)
+        values = self.new(module.inner_dim, heads=module.heads)
+        source = h
+        if module.is_cross_attention:
+            source = self.new(module.cross_attention_dim, fixed=True)
         self.norm(module.group_norm, h)
         self.layer(module.to_q, h, queries)
         self.layer(module.to_k, source, queries)
         self.layer(module.to_v, source, values)
         self.layer(module.to_out[0], values, h)
 
-    def transformer(self, module: Transformer2DModel, h: Axis) -> None:
-        """Adds to `h`, through a residual stream of its own."""
+    def transformer(self, module: Block, h: Axis) -> None:
+        """Go through a transformer that adds to `h`, by a residual stream of its own."""
         self.norm(module.norm, h)
         inner = self.layer(module.proj_in, h, self.new(module.inner_dim))
         for block in module.transformer_blocks:
@@ -130,12 +156,14 @@ class ChannelGraph:
             self.layer(block.ff.net[2], [hidden], inner)
         self.layer(module.proj_out, inner, h)
 
-    def resample(self, modules: nn.ModuleList | None, h: Axis) -> Axis:
+    def resample(self, modules: Iterable[Block] | None, h: Axis) -> Axis:
+        """Go through the convolutions of down- or upsamplers."""
         for module in modules or ():
             h = self.layer(module.conv, h, self.new(module.conv.out_channels))
         return h
 
-    def middle(self, block: nn.Module, h: Axis) -> Axis:
+    def middle(self, block: Block, h: Axis) -> Axis:
+        """Go through the middle block of a UNet or of an autoencoder's half."""
         h = self.resnet(block.resnets[0], h)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
             if isinstance(attention, Transformer2DModel):
@@ -145,24 +173,33 @@ class ChannelGraph:
             h = self.resnet(resnet, h)
         return h
 
-    def tail(self, network: nn.Module, h: Axis) -> None:
+    def level(self, block: Block, h: Axis, skips: list[Axis]) -> Axis:
+        """Go through a level on a UNet's way up, which takes the last `skips`."""
+        for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
+            h = self.resnet(resnet, h + skips.pop())
+            if attention is not None:
+                self.transformer(attention, h)
+        return self.resample(block.upsamplers, h)
+
+    def tail(self, network: Block, h: Axis) -> None:
+        """Go through the last norm and convolution, whose outputs are fixed."""
         self.norm(network.conv_norm_out, h)
         self.layer(network.conv_out, h, self.new(network.conv_out.out_channels, fixed=True))
 
 
-def _attentions(block: nn.Module) -> list[Transformer2DModel | None]:
+def _attentions(block: Block) -> list[Block | None]:
+    """The attention after each residual block of a level, None where there is none."""
     return list(getattr(block, "attentions", None) or [None] * len(block.resnets))
 
 
 def unet_graph(unet: UNet2DConditionModel) -> ChannelGraph:
+    """The graph of a UNet of diffusers."""
     graph = ChannelGraph()
-    h = graph.layer(
-        unet.conv_in,
-        graph.new(unet.conv_in.in_channels, fixed=True),
-        graph.new(unet.conv_in.out_channels),
-    )
+    image = graph.new(unet.conv_in.in_channels, fixed=True)
+    h = graph.layer(unet.conv_in, image, graph.new(unet.conv_in.out_channels))
     skips = [h]
-    for block in unet.down_blocks:
+    down: Iterable[Block] = unet.down_blocks
+    for block in down:
         for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
             h = graph.resnet(resnet, h)
             if attention is not None:
@@ -172,63 +209,82 @@ def unet_graph(unet: UNet2DConditionModel) -> ChannelGraph:
             h = graph.resample(block.downsamplers, h)
             skips.append(h)
     h = graph.middle(unet.mid_block, h)
-    for block in unet.up_blocks:
-        for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
-            h = graph.resnet(resnet, h + skips.pop())
-            if attention is not None:
-                graph.transformer(attention, h)
-        h = graph.resample(block.upsamplers, h)
+    up: Iterable[Block] = unet.up_blocks
+    for block in up:
+        h = graph.level(block, h, skips)
     graph.tail(unet, h)
     return graph
 
 
-def autoencoder_graph(half: Encoder | Decoder) -> ChannelGraph:
-    """An autoencoder's encoder or decoder. A joined decoder has no `conv_in`: its inputs are fixed then."""
+def encoder_graph(half: Encoder) -> ChannelGraph:
+    """The graph of an autoencoder's encoder."""
     graph = ChannelGraph()
-    if isinstance(half.conv_in, nn.Conv2d):
-        h = graph.layer(
-            half.conv_in,
-            graph.new(half.conv_in.in_channels, fixed=True),
-            graph.new(half.conv_in.out_channels),
-        )
-    else:
-        h = graph.new(half.mid_block.resnets[0].norm1.num_channels, fixed=True)
-    if isinstance(half, Decoder):
-        h = graph.middle(half.mid_block, h)
-    for block in half.up_blocks if isinstance(half, Decoder) else half.down_blocks:
+    h = _first_convolution(graph, half.conv_in)
+    blocks: Iterable[Block] = half.down_blocks
+    for block in blocks:
         for resnet in block.resnets:
             h = graph.resnet(resnet, h)
-        h = graph.resample(block.upsamplers if isinstance(half, Decoder) else block.downsamplers, h)
-    if isinstance(half, Encoder):
-        h = graph.middle(half.mid_block, h)
+        h = graph.resample(block.downsamplers, h)
+    graph.tail(half, graph.middle(half.mid_block, h))
+    return graph
+
+
+def decoder_graph(half: Decoder) -> ChannelGraph:
+    """The graph of an autoencoder's decoder.
+
+    One that `decoder_join` has joined to the UNet has no first convolution. Its inputs are fixed
+    then.
+    """
+    graph = ChannelGraph()
+    middle: Block = half.mid_block
+    if isinstance(half.conv_in, nn.Conv2d):
+        h = _first_convolution(graph, half.conv_in)
+    else:
+        h = graph.new(middle.resnets[0].norm1.num_channels, fixed=True)
+    h = graph.middle(middle, h)
+    blocks: Iterable[Block] = half.up_blocks
+    for block in blocks:
+        for resnet in block.resnets:
+            h = graph.resnet(resnet, h)
+        h = graph.resample(block.upsamplers, h)
     graph.tail(half, h)
     return graph
 
 
-def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
-    """The graph of an SRModel's component. Raises UserError for one whose blocks are not known here."""
-    from compress.folding.phases import PhaseUpsample
-    from compress.pruning.depth import MiddleShortcut, Shortcut
+def _first_convolution(graph: ChannelGraph, conv: nn.Conv2d) -> Axis:
+    return graph.layer(conv, graph.new(conv.in_channels, fixed=True), graph.new(conv.out_channels))
 
+
+def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
+    """The graph of an SRModel's component.
+
+    Args:
+        component: Has a UNet or an autoencoder's half.
+        name: Of the component, for messages.
+
+    Raises:
+        UserError: The component's blocks are not known here, or passes have changed them.
+    """
     if any(isinstance(module, (Shortcut, MiddleShortcut)) for module in component.modules()):
         raise UserError(
-            f"component '{name}' has lost blocks to depth_prune, and with them what binds its channels "
-            "together; list prune before depth_prune"
+            f"component '{name}' has lost blocks to depth_prune, and with them what binds its "
+            "channels together; list prune before depth_prune"
         )
     if any(isinstance(module, PhaseUpsample) for module in component.modules()):
         raise UserError(
-            f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be cut; list "
-            "prune before that strip"
+            f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be "
+            "cut; list prune before that strip"
         )
-    for attribute, kind, build in (
-        ("unet", UNet2DConditionModel, unet_graph),
-        ("encoder", Encoder, autoencoder_graph),
-        ("decoder", Decoder, autoencoder_graph),
-    ):
-        network = getattr(component, attribute, None)
-        if isinstance(network, kind):
-            return build(network)
+    unet = getattr(component, "unet", None)
+    encoder = getattr(component, "encoder", None)
+    decoder = getattr(component, "decoder", None)
+    if isinstance(unet, UNet2DConditionModel):
+        return unet_graph(unet)
+    if isinstance(encoder, Encoder):
+        return encoder_graph(encoder)
+    if isinstance(decoder, Decoder):
+        return decoder_graph(decoder)
     raise UserError(
-        f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; choose a "
-        "component with a UNet or an autoencoder's half"
+        f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; "
+        "choose a component with a UNet or an autoencoder's half"
     )

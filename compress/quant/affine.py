@@ -1,7 +1,10 @@
 """Uniform affine quantisation as pure functions.
 
-Codes follow the convention of ONNX and torchao: q = clamp(round(x / scale) + zero_point, qmin, qmax),
-x ~ (q - zero_point) * scale, ties to even. (PassionSR's code *adds* a zero point of the opposite sign.)
+Codes follow the convention of ONNX and torchao: q = clamp(round(x / scale) + zero_point, qmin,
+qmax) and x ~ (q - zero_point) * scale. Ties are rounded to even. PassionSR's code *adds* a zero
+point of the opposite sign.
+
+A *grid* is the set of integer codes that a quantiser may use.
 """
 
 from dataclasses import dataclass
@@ -12,13 +15,24 @@ from compress.core.errors import UserError
 
 BITS = (4, 6, 8, 16)
 REDUCED = 64  # 2 * 255 * 64 = 32,640: two products of a byte with such a weight still fit 16 bits
+# The least scale is this many times the least normal number of the type, so that its inverse
+# is finite.
+SCALE_ABOVE_TINY = 2.0**24
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers of a quantiser: unsigned for activations; symmetric around 0, or signed, for weights.
+    """The integer codes of a quantiser: unsigned for activations, signed for weights.
 
-    `reduced` leaves a signed grid of 8 bits the codes from -64 to 64, onnxruntime's reduced range.
+    Attributes:
+        bits: One of `BITS`.
+        symmetric: Whether the codes lie symmetrically around 0.
+        signed: Whether there are negative codes.
+        reduced: Whether a signed grid of 8 bits has the codes from -64 to 64 only, which is
+            onnxruntime's reduced range.
+
+    Raises:
+        UserError: `bits` is none of `BITS`, or `reduced` is set for another than signed 8 bits.
     """
 
     bits: int
@@ -26,25 +40,30 @@ class Grid:
     signed: bool = False
     reduced: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise UserError(
                 f"{self.bits} bits are not supported; choose one of {', '.join(map(str, BITS))}"
             )
         if self.reduced and not (self.signed and self.bits == 8):
             raise UserError(
-                "a reduced range is one of signed 8-bit codes; narrower codes fit into it, wider ones do not"
+                "a reduced range is one of signed 8-bit codes; narrower codes fit into it, "
+                "wider ones do not"
             )
 
     @property
     def qmin(self) -> int:
+        """The lowest code."""
         if self.reduced:
             return -REDUCED
+        if not self.signed:
+            return 0
         # A symmetric grid leaves out its lowest code, so that -x has a code whenever x has.
-        return -(2 ** (self.bits - 1)) + int(self.symmetric) if self.signed else 0
+        return -(2 ** (self.bits - 1)) + int(self.symmetric)
 
     @property
     def qmax(self) -> int:
+        """The highest code."""
         if self.reduced:
             return REDUCED
         return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
@@ -69,40 +88,62 @@ class _Round(torch.autograd.Function):
         return gradient
 
 
-round_ste = _Round.apply
+def round_ste(x: torch.Tensor) -> torch.Tensor:
+    """Round to nearest, ties to even. The gradient is that of the identity."""
+    return _Round.apply(x)
 
 
 def qparams(
     low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and (float, integral) zero point of the range [low, high], with gradients to both ends.
+    """Compute scale and zero point of the range [low, high], with gradients to both ends.
 
-    A range is widened to contain 0, which zero padding and ReLU-like zeros need to be exact; PassionSR's is not
-    (`zero_in_range=False`). A symmetric grid uses max(-low, high).
+    Args:
+        low: Lower ends, any shape.
+        high: Upper ends, the same shape. A symmetric grid uses max(-low, high).
+        grid: The codes.
+        zero_in_range: Whether to widen a range until it contains 0. Zero padding and the zeros of a
+            ReLU need that to be exact. PassionSR's range is not widened.
+
+    Returns:
+        Scale, above 0, and zero point, an integer stored as float, both in the shape of `low`.
     """
-    tiny = torch.finfo(low.dtype).tiny * 2.0**24
+    least_scale = torch.finfo(low.dtype).tiny * SCALE_ABOVE_TINY
     if grid.symmetric:
         scale = torch.maximum(-low, high) / grid.qmax
-        return scale.clamp(min=tiny), torch.zeros_like(scale)
+        return scale.clamp(min=least_scale), torch.zeros_like(scale)
     if zero_in_range:
-        low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / (grid.qmax - grid.qmin)).clamp(min=tiny)
+        low = low.clamp(max=0)
+        high = high.clamp(min=0)
+    scale = ((high - low) / (grid.qmax - grid.qmin)).clamp(min=least_scale)
     return scale, grid.qmin - round_ste(low / scale)
 
 
 def codes(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, grid: Grid
 ) -> torch.Tensor:
-    """Integer codes as floats, differentiable: rounding passes the gradient, the clamp blocks it."""
+    """Integer codes as floats. Rounding passes the gradient, the clamp blocks it.
+
+    `scale` and `zero_point` broadcast against `x`.
+    """
     return torch.clamp(round_ste(x / scale) + zero_point, grid.qmin, grid.qmax)
 
 
 def fake_quantize(
     x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid, zero_in_range: bool = True
 ) -> torch.Tensor:
-    """Quantise and dequantise `x` with the learnable boundaries `low`, `high` (PassionSR's LBQ, section 3.2).
+    """Quantise and dequantise `x` with learnable boundaries (PassionSR's LBQ, section 3.2).
 
-    Boundaries broadcast against `x`: scalars for a tensor, [out, 1, ...] for weights per output channel.
+    Args:
+        x: Any shape.
+        low: Lower boundaries that broadcast against `x`: a scalar for a tensor, [out, 1, ...] for
+            weights per output channel.
+        high: Upper boundaries, as `low`.
+        grid: The codes.
+        zero_in_range: As in `qparams`.
+
+    Returns:
+        `x` rounded to the grid, in the shape of `x`.
     """
     scale, zero_point = qparams(low, high, grid, zero_in_range)
     return (codes(x, scale, zero_point, grid) - zero_point) * scale
@@ -116,14 +157,31 @@ def per_channel(values: torch.Tensor, ndim: int) -> torch.Tensor:
 def quantize_weight(
     weight: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes in the grid's container, scale [out] and int64 zero point [out] of a weight [out, ...].
+    """Quantise a weight per output channel.
 
-    By the same division as `fake_quantize`: a reciprocal, as torchao's primitive has it, rounds ties the other way, and
-    weights that were trained in bfloat16 have many.
+    The division is that of `fake_quantize`. A product with the reciprocal, as torchao's primitive
+    has it, rounds ties the other way, and weights that were trained in bfloat16 have many.
+
+    Args:
+        weight: [out, ...].
+        low: Lower boundaries, [out].
+        high: Upper boundaries, [out].
+        grid: The codes.
+
+    Returns:
+        Codes in the grid's container [out, ...], scale [out] and int64 zero point [out].
     """
     scale, zero_point = qparams(low, high, grid)
-    stored = codes(weight, *(per_channel(v, weight.ndim) for v in (scale, zero_point)), grid)
+    scale_rows = per_channel(scale, weight.ndim)
+    zero_rows = per_channel(zero_point, weight.ndim)
+    stored = codes(weight, scale_rows, zero_rows, grid)
     return stored.to(grid.dtype), scale, zero_point.to(torch.int64)
+
+
+def _row_errors(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Mean square error of every row of `x` [rows, samples] on the grid of [low, high], [rows]."""
+    rounded = fake_quantize(x, low[:, None], high[:, None], grid)
+    return (rounded - x).square().mean(1)
 
 
 def best_shrink(
@@ -134,27 +192,34 @@ def best_shrink(
     steps: int = 20,
     floor: float = 0.2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors in [floor, 1] for `low` and `high` [rows] that give `x` [rows, samples] the least square error.
+    """Search the factors for `low` and `high` that give `x` the least square error.
 
-    The start from which learning of boundaries goes on: at the published learning rate it supplies most of the
-    gain. The ends are searched in turn, because an activation's long tail lies on one side; a symmetric grid has
-    one factor.
+    Learning of boundaries goes on from there. At the published learning rate this start supplies
+    most of the gain. The ends are searched in turn, because an activation's long tail lies on one
+    side. A symmetric grid has one factor.
+
+    Args:
+        x: Samples, [rows, samples].
+        low: Lower ends, [rows].
+        high: Upper ends, [rows].
+        grid: The codes.
+        steps: How many factors are tried at each end.
+        floor: The least factor that is tried, in (0, 1].
+
+    Returns:
+        Factors in [floor, 1] for `low` and for `high`, each [rows].
     """
-    factors = [torch.ones_like(low), torch.ones_like(high)]
-    least = (fake_quantize(x, low[:, None], high[:, None], grid) - x).square().mean(1)
-    for ends in [(0, 1)] if grid.symmetric else [(1,), (0,), (1,)]:
+    low_factor = torch.ones_like(low)
+    high_factor = torch.ones_like(high)
+    least = _row_errors(x, low, high, grid)
+    rounds = [("low", "high")] if grid.symmetric else [("high",), ("low",), ("high",)]
+    for ends in rounds:
         for factor in torch.linspace(1.0, floor, steps).tolist():
-            tried = [
-                torch.full_like(f, factor) if end in ends else f for end, f in enumerate(factors)
-            ]
-            error = (
-                (fake_quantize(x, (low * tried[0])[:, None], (high * tried[1])[:, None], grid) - x)
-                .square()
-                .mean(1)
-            )
-            better = error < least
-            least = torch.where(better, error, least)
-            factors = [
-                torch.where(better, new, old) for new, old in zip(tried, factors, strict=True)
-            ]
-    return factors[0], factors[1]
+            tried_low = torch.full_like(low_factor, factor) if "low" in ends else low_factor
+            tried_high = torch.full_like(high_factor, factor) if "high" in ends else high_factor
+            error = _row_errors(x, low * tried_low, high * tried_high, grid)
+            is_better = error < least
+            least = torch.where(is_better, error, least)
+            low_factor = torch.where(is_better, tried_low, low_factor)
+            high_factor = torch.where(is_better, tried_high, high_factor)
+    return low_factor, high_factor

@@ -1,9 +1,11 @@
-"""Learnable equivalent transformation (PassionSR's LET, section 3.3): move range from activations to weights.
+"""Learnable equivalent transformation (PassionSR's LET, section 3.3).
+
+It moves range from activations to weights:
 
     f(x; W, b) = f((x - o) / s; W * s, b + f(o; W, 0))
 
-with a scale s and an offset o per input channel. Where the layer's input comes from a norm or another linear
-map, s and o fold into that one and cost nothing.
+with a scale s and an offset o per input channel. Where the layer's input comes from a norm or
+another linear map, s and o fold into that one and cost nothing.
 """
 
 import torch
@@ -15,7 +17,16 @@ FLOOR = 1e-5
 def initial_scale(
     act_max: torch.Tensor, weight_max: torch.Tensor, alpha: float = 0.3
 ) -> torch.Tensor:
-    """s = (max|x_c| / max|W_c|)^alpha, both [C] and bounded from below by 1e-5."""
+    """Compute s = (max|x_c| / max|W_c|)^alpha, both [C] and bounded from below by 1e-5.
+
+    Args:
+        act_max: Greatest magnitude of every input channel, [C].
+        weight_max: Greatest magnitude of the weights that read it, [C].
+        alpha: How much of the range moves, in [0, 1].
+
+    Returns:
+        The scale s, [C].
+    """
     return act_max.clamp(min=FLOOR) ** alpha / weight_max.clamp(min=FLOOR) ** alpha
 
 
@@ -25,7 +36,7 @@ def input_channel_max(weight: torch.Tensor) -> torch.Tensor:
 
 
 def on_channels(values: torch.Tensor, x: torch.Tensor, conv: bool) -> torch.Tensor:
-    """[C] -> broadcastable against activations: axis 1 for maps, the last for tokens."""
+    """[C] -> broadcastable against `x`: axis 1 for maps (`conv`), the last for tokens."""
     return values.view(1, -1, *[1] * (x.ndim - 2)) if conv else values
 
 
@@ -37,9 +48,20 @@ def conv2d(
     offset: torch.Tensor | None = None,
     **options,
 ) -> torch.Tensor:
-    """A convolution of the transformed input; the same function as without `scale` [in] and `offset` [in].
+    """Convolve the transformed input: the same function as without `scale` and `offset`.
 
     The response to the offset is a map, not a vector, because zero padding sees no offset.
+
+    Args:
+        x: [B, in, h, w].
+        weight: [out, in, kh, kw].
+        bias: [out] or None.
+        scale: s, [in].
+        offset: o, [in], or None.
+        **options: Of `F.conv2d`: stride, padding, dilation, groups.
+
+    Returns:
+        [B, out, h', w'].
     """
     shifted = x if offset is None else x - on_channels(offset, x, True)
     y = F.conv2d(
@@ -61,7 +83,7 @@ def linear(
     scale: torch.Tensor,
     offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `conv2d` for [..., in]. (The released code has the offset's sign wrong: off by 2 W o.)"""
+    """As `conv2d` for [..., in]. The released code has the offset's sign wrong: off by 2 W o."""
     shifted = x if offset is None else x - offset
     y = F.linear(shifted / scale, weight * scale, bias)
     return y if offset is None else y + F.linear(offset, weight)

@@ -1,4 +1,13 @@
-"""The learning state of quantisers and quantised layers: observed ranges, boundaries, float weight, transform."""
+"""The learning state of quantisers and quantised layers.
+
+While a pass fits a model, a `RangeFit` stands in for every quantiser and a `LayerFit` for every
+quantised layer. They hold observed ranges, learned boundaries, the float weight and an equivalent
+transform. `freeze` writes the result into the layer and leaves the state.
+
+A *boundary* is one end of a quantiser's range.
+"""
+
+from typing import Literal
 
 import torch
 from torch import nn
@@ -8,137 +17,205 @@ from compress.quant.equivalent import on_channels
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
 
 SAMPLES = 1 << 16  # of an activation, kept for the choice of its first boundaries
+IMAGES = 8  # over which the samples are spread
+# `observe` watches and computes in float, `float` only computes, `quantise` is differentiable.
+Mode = Literal["observe", "float", "quantise"]
 
 
 class Transform(nn.Module):
-    """Scale and offset per input channel of a LET, shared by all layers that read one tensor."""
+    """An equivalent transform (equivalent.py), shared by all layers that read one tensor.
+
+    Args:
+        scale: s of every input channel, [in], above 0. Its logarithm is learned.
+        offset: o of every input channel, [in], or None.
+    """
 
     def __init__(self, scale: torch.Tensor, offset: torch.Tensor | None):
         super().__init__()
         self.log_scale = nn.Parameter(scale.log())
-        self.offset = None if offset is None else nn.Parameter(offset.clone())
+        self.offset: nn.Parameter | None = None
+        if offset is not None:
+            self.offset = nn.Parameter(offset.clone())
 
     @property
     def scale(self) -> torch.Tensor:
+        """s, [in]."""
         return self.log_scale.exp()
 
     def apply_to(self, x: torch.Tensor, conv: bool = False) -> torch.Tensor:
-        """(x - o) / s over the channels of a map (`conv`) or of tokens."""
+        """Compute (x - o) / s over the channels of a map (`conv`) or of tokens."""
         shifted = x if self.offset is None else x - on_channels(self.offset, x, conv)
         return shifted / on_channels(self.scale, x, conv)
 
 
 class RangeFit(nn.Module):
-    """The range of one tensor. `mode` is `observe` (float, watching), `float`, or `quantise` (differentiable).
+    """The range of one tensor, while it is observed and learned.
 
-    Boundaries are initial values times the exponential of a parameter: steps are relative, and no boundary can
-    change its sign or cross zero.
+    Boundaries are initial values times the exponential of a parameter. So steps are relative, and
+    no boundary can change its sign or cross zero.
+
+    Args:
+        device: Of the parameter.
+
+    Attributes:
+        low: Least value, or the lower boundary's initial value.
+        high: Greatest value, or the upper boundary's initial value.
+        is_observed: Whether the tensor was computed at all.
+        samples: Some of the values, one entry a call.
+        log: Logarithms of the factors of both boundaries, learned.
     """
 
     def __init__(self, device: torch.device):
         super().__init__()
-        self.mode = "observe"
-        self.low = self.high = None
+        self.mode: Mode = "observe"
+        self.low = torch.zeros((), device=device)
+        self.high = torch.zeros((), device=device)
+        self.is_observed = False
         self.samples: list[torch.Tensor] = []
         self.log = nn.Parameter(torch.zeros(2, device=device))
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
-        low, high = x.amin(), x.amax()
-        first = self.low is None
-        self.low = low if first else torch.minimum(self.low, low)
-        self.high = high if first else torch.maximum(self.high, high)
+        """Widen the range to the values of `x`, of any shape, and keep some of them."""
+        low = x.amin()
+        high = x.amax()
+        self.low = torch.minimum(self.low, low) if self.is_observed else low
+        self.high = torch.maximum(self.high, high) if self.is_observed else high
+        self.is_observed = True
         # A fixed stride rather than a random choice: the same samples on every run.
-        self.samples.append(x.flatten()[:: max(1, x.numel() // (SAMPLES // 8))].clone())
+        stride = max(1, x.numel() // (SAMPLES // IMAGES))
+        self.samples.append(x.flatten()[::stride].clone())
 
     @torch.no_grad()
     def start(
         self, quantiser: TensorQuantiser, search: bool, samples: torch.Tensor | None = None
     ) -> None:
-        """Initial boundaries: the extremes of `samples` (None: of what was observed), or shrunk for least square error."""
+        """Set the initial boundaries.
+
+        Args:
+            quantiser: Whose range this is.
+            search: Whether to shrink them for the least square error; they are the extremes
+                otherwise.
+            samples: Of which values, [n]; None for those that were observed.
+        """
         if samples is None:
             # With the extremes among the samples, a rare outlier cannot be clipped for free.
             samples = torch.cat([*self.samples, self.low[None], self.high[None]])
-        self.low, self.high = samples.amin().clamp(max=0), samples.amax().clamp(min=0)
+        self.low = samples.amin().clamp(max=0)
+        self.high = samples.amax().clamp(min=0)
         self.log.zero_()
         if search and not quantiser.pinned:
-            self.log += torch.cat(
-                best_shrink(samples.reshape(1, -1), self.low[None], self.high[None], quantiser.grid)
-            ).log()
+            row = samples.reshape(1, -1)
+            factors = best_shrink(row, self.low[None], self.high[None], quantiser.grid)
+            self.log.add_(torch.cat(factors).log())
 
     def range(self, quantiser: TensorQuantiser) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both boundaries, scalars."""
         if quantiser.pinned:
             top = quantiser.grid.qmax
             return torch.zeros_like(self.low), torch.full_like(self.low, top / (top + 1))
         return self.low * self.log[0].exp(), self.high * self.log[1].exp()
 
     def forward(self, x: torch.Tensor, quantiser: TensorQuantiser) -> torch.Tensor:
+        """Compute what the quantiser does in the present mode."""
         if self.mode == "observe":
             self.observe(x.detach())
-        return (
-            fake_quantize(x, *self.range(quantiser), quantiser.grid)
-            if self.mode == "quantise"
-            else x
-        )
+        if self.mode != "quantise":
+            return x
+        return fake_quantize(x, *self.range(quantiser), quantiser.grid)
 
 
 class LayerFit(nn.Module):
-    """A layer's float weight and what is learned about it; the ranges of its tensors are in their quantisers' `fit`.
+    """A layer's float weight and what is learned about it.
 
-    Weights have one symmetric boundary per output channel, or two. `rounded` is a weight whose rounding was chosen (see
-    quant/rounding.py), `shift` [out] what bias correction adds (quant/correction.py).
+    The ranges of its input and output are in their quantisers' `fit`. Weights have one symmetric
+    boundary per output channel, or two.
+
+    Args:
+        weight: The float weight, [out, in, ...].
+        conv: Whether the layer reads a map, and not tokens.
+
+    Attributes:
+        transform: The equivalent transform of the input, or None.
+        channel_low: Least value of every input channel, [in].
+        channel_high: Greatest value of every input channel, [in].
+        is_observed: Whether the input was computed at all.
+        samples: Some of the input's values, [in, n], one entry a call.
+        weight_low: Lower boundary's initial value, [out].
+        weight_high: Upper boundary's initial value, [out].
+        weight_log: Logarithms of the factors of both, [2, out], learned.
+        rounded: A weight whose rounding was chosen (rounding.py), or None.
+        shift: What bias correction adds, [out] (correction.py), or None.
     """
 
     def __init__(self, weight: torch.Tensor, conv: bool):
         super().__init__()
-        self.weight, self.conv, self.mode = weight.detach().float(), conv, "observe"
+        self.weight = weight.detach().float()
+        self.conv = conv
+        self.mode: Mode = "observe"
         self.transform: Transform | None = None
-        self.channel_low = self.channel_high = None  # of the input, [in]
+        self.channel_low = torch.zeros(weight.shape[1], device=weight.device)
+        self.channel_high = torch.zeros(weight.shape[1], device=weight.device)
+        self.is_observed = False
         self.samples: list[torch.Tensor] = []
+        self.weight_low = torch.zeros(weight.shape[0], device=weight.device)
+        self.weight_high = torch.zeros(weight.shape[0], device=weight.device)
         self.weight_log = nn.Parameter(torch.zeros(2, weight.shape[0], device=weight.device))
         self.rounded: torch.Tensor | None = None
         self.shift: torch.Tensor | None = None
 
     def observe(self, x: torch.Tensor) -> None:
+        """Widen the ranges of the input's channels to `x`, and keep some of its values."""
         x = x.detach()
-        channels = (
-            x.transpose(0, 1).flatten(1) if self.conv else x.flatten(0, -2).T
-        )  # [in, positions]
-        low, high = channels.amin(1), channels.amax(1)
-        first = self.channel_low is None
-        self.channel_low = low if first else torch.minimum(self.channel_low, low)
-        self.channel_high = high if first else torch.maximum(self.channel_high, high)
+        # [in, positions]
+        channels = x.transpose(0, 1).flatten(1) if self.conv else x.flatten(0, -2).T
+        low = channels.amin(1)
+        high = channels.amax(1)
+        self.channel_low = torch.minimum(self.channel_low, low) if self.is_observed else low
+        self.channel_high = torch.maximum(self.channel_high, high) if self.is_observed else high
+        self.is_observed = True
         # A fixed stride rather than a random choice: the same samples on every run.
-        stride = max(1, channels.shape[1] // max(1, SAMPLES // channels.shape[0] // 8))
+        per_channel_samples = max(1, SAMPLES // channels.shape[0] // IMAGES)
+        stride = max(1, channels.shape[1] // per_channel_samples)
         self.samples.append(channels[:, ::stride].clone())
 
     def input_samples(self) -> torch.Tensor:
-        """[n, in]: samples of the transformed input, its extremes among them."""
+        """Samples of the transformed input, its extremes among them, [n, in]."""
         # With the extremes among the samples, a rare outlier cannot be clipped for free.
-        samples = torch.cat(
-            [*self.samples, self.channel_low[:, None], self.channel_high[:, None]], dim=1
-        ).T
+        extremes = [self.channel_low[:, None], self.channel_high[:, None]]
+        samples = torch.cat([*self.samples, *extremes], dim=1).T
         return samples if self.transform is None else self.transform.apply_to(samples)
 
     @torch.no_grad()
     def start(self, layer: QuantLayer, search_input: bool, search_weight: bool) -> None:
-        """Initial boundaries from what was observed: min and max, or (search) shrunk for the least square error."""
+        """Set the initial boundaries, and the low-rank branch, from what was observed.
+
+        Args:
+            layer: Whose state this is.
+            search_input: Whether the input's boundaries are shrunk for the least square error; they
+                are the extremes otherwise.
+            search_weight: The same for the weight's.
+        """
         if layer.input is not None:
-            layer.input.fit.start(layer.input, search_input, self.input_samples().flatten())
+            samples = self.input_samples().flatten()
+            range_fit(layer.input).start(layer.input, search_input, samples)
         if layer.branch is not None:
             layer.branch.set(self.transformed_weight())
         weight = self.residual(layer).flatten(1)
-        self.weight_low, self.weight_high = weight.amin(1).clamp(max=0), weight.amax(1).clamp(min=0)
+        self.weight_low = weight.amin(1).clamp(max=0)
+        self.weight_high = weight.amax(1).clamp(min=0)
         if layer.weight_grid.symmetric:
             self.weight_high = torch.maximum(-self.weight_low, self.weight_high)
             self.weight_low = -self.weight_high
         self.weight_log.zero_()
-        self.rounded = self.shift = None
+        self.rounded = None
+        self.shift = None
         if search_weight:
-            weights = best_shrink(weight, self.weight_low, self.weight_high, layer.weight_grid)
-            self.weight_log += torch.stack(weights).log()
+            factors = best_shrink(weight, self.weight_low, self.weight_high, layer.weight_grid)
+            self.weight_log.add_(torch.stack(factors).log())
 
     def transformed_weight(self) -> torch.Tensor:
+        """The float weight times the transform's scale, [out, in, ...]."""
         if self.transform is None:
             return self.weight
         return self.weight * on_channels(self.transform.scale, self.weight, self.conv)
@@ -149,24 +226,31 @@ class LayerFit(nn.Module):
         return weight if layer.branch is None else weight - layer.branch.weight()
 
     def weight_range(self, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both boundaries of the weight's rows, [out] each."""
         factor = self.weight_log.exp()
-        if symmetric:
-            return self.weight_low * factor[1], self.weight_high * factor[1]
-        return self.weight_low * factor[0], self.weight_high * factor[1]
+        low_factor = factor[1] if symmetric else factor[0]
+        return self.weight_low * low_factor, self.weight_high * factor[1]
 
     def on_grid(self, layer: QuantLayer) -> torch.Tensor:
-        """The weight that rounding to nearest puts on the grid: as it is, or as error feedback has rounded it."""
+        """The weight that rounding to nearest puts on the grid.
+
+        It is the residual as it is, or as error feedback has rounded it.
+        """
         return self.residual(layer) if self.rounded is None else self.rounded
 
     def quantised_weight(self, layer: QuantLayer) -> torch.Tensor:
+        """The weight on its grid, [out, in, ...], differentiable in the boundaries."""
         weight = self.on_grid(layer)
-        low, high = (
-            per_channel(b, weight.ndim) for b in self.weight_range(layer.weight_grid.symmetric)
-        )
-        return fake_quantize(weight, low, high, layer.weight_grid)
+        low, high = self.weight_range(layer.weight_grid.symmetric)
+        low_rows = per_channel(low, weight.ndim)
+        high_rows = per_channel(high, weight.ndim)
+        return fake_quantize(weight, low_rows, high_rows, layer.weight_grid)
 
     def transformed_bias(self, bias: torch.Tensor | None) -> torch.Tensor | None:
-        """The bias with the response to the offset; only layers without zero padding have an offset."""
+        """The bias [out] with the response to the offset and with the shift.
+
+        Only layers without zero padding have an offset.
+        """
         if self.transform is not None and self.transform.offset is not None:
             response = self.weight.flatten(1) @ self.transform.offset
             bias = response if bias is None else bias + response
@@ -175,6 +259,7 @@ class LayerFit(nn.Module):
         return bias
 
     def forward(self, x: torch.Tensor, layer: QuantLayer) -> torch.Tensor:
+        """Compute what the layer does in the present mode."""
         if self.mode == "observe":
             self.observe(x)
         if self.mode != "quantise":
@@ -183,12 +268,25 @@ class LayerFit(nn.Module):
         if self.transform is not None:
             x = self.transform.apply_to(x, self.conv)
         quantised = x if layer.input is None else layer.input(x)
-        y = layer.apply_weight(
-            quantised, self.quantised_weight(layer), self.transformed_bias(layer.bias)
-        )
+        weight = self.quantised_weight(layer)
+        y = layer.apply_weight(quantised, weight, self.transformed_bias(layer.bias))
         if layer.branch is not None:
-            y = y + layer.branch(x, layer)
+            y = y + layer.branch(x, layer.apply_weight)
         return y if layer.output is None else layer.output(y)
+
+
+def layer_fit(layer: QuantLayer) -> LayerFit:
+    """The learning state of a layer. Raises RuntimeError for one that is finished."""
+    if not isinstance(layer.fit, LayerFit):
+        raise RuntimeError("the quantised layer is finished, it has no learning state any more")
+    return layer.fit
+
+
+def range_fit(quantiser: TensorQuantiser) -> RangeFit:
+    """The learning state of a quantiser. Raises RuntimeError for one that is finished."""
+    if not isinstance(quantiser.fit, RangeFit):
+        raise RuntimeError("the quantiser is finished, it has no learning state any more")
+    return quantiser.fit
 
 
 def begin(layer: QuantLayer, weight: torch.Tensor) -> None:
@@ -207,7 +305,8 @@ def begin_ranges(module: nn.Module) -> None:
 @torch.no_grad()
 def freeze_range(quantiser: TensorQuantiser) -> None:
     """Write scale and zero point into the quantiser's buffers and leave the learning state."""
-    scale, zero_point = qparams(*quantiser.fit.range(quantiser), quantiser.grid)
+    low, high = range_fit(quantiser).range(quantiser)
+    scale, zero_point = qparams(low, high, quantiser.grid)
     quantiser.set(scale, zero_point.to(torch.int64))
     quantiser.fit = None
 
@@ -216,14 +315,20 @@ def freeze_range(quantiser: TensorQuantiser) -> None:
 def freeze(layer: QuantLayer, folded: bool = False) -> None:
     """Write codes, scales and zero points into the layer's buffers and leave the learning state.
 
-    A transform goes into weight and bias here, and into `premultiply` unless the caller has `folded` it into what makes
-    the input.
+    A transform goes into weight and bias here.
+
+    Args:
+        layer: In its learning state.
+        folded: Whether the caller has folded the transform into what makes the input. It goes into
+            `premultiply` otherwise.
     """
-    fit = layer.fit
+    fit = layer_fit(layer)
     for quantiser in (layer.input, layer.output):
         if quantiser is not None:
             freeze_range(quantiser)
     if fit.transform is not None and not folded:
+        if layer.premultiply is None:
+            raise RuntimeError("a transform that nothing absorbs needs a buffer for its factors")
         layer.premultiply.copy_(1 / fit.transform.scale)
     low, high = fit.weight_range(layer.weight_grid.symmetric)
     stored, scale, zero_point = quantize_weight(fit.on_grid(layer), low, high, layer.weight_grid)

@@ -1,9 +1,12 @@
-"""Convolution and linear layers with quantised weights and input: what a compressed model holds and exports.
+"""Convolution and linear layers with quantised weights and input.
 
-The forward is written in the operators of operators.py, so that the simulation in torch and the Q/DQ pairs of
-the ONNX file are one piece of code. The arithmetic between them is floating point: in torch this is a
-*simulation* of integer kernels; a runtime that fuses the pairs computes with integers.
+They are what a compressed model holds and what is exported. The forward is written in the operators
+of operators.py, so that the simulation in torch and the Q/DQ pairs of the ONNX file are one piece
+of code. The arithmetic between them is floating point: in torch this is a *simulation* of integer
+kernels. A runtime that fuses the pairs computes with integers.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,145 +14,163 @@ from torch import nn
 
 from compress.quant import operators as ops
 from compress.quant.affine import Grid
-from compress.quant.flow import paused
+from compress.quant.calls import paused
+from compress.quant.low_rank import LowRank
+
+CONTAINER_BITS = (8, 16)  # widths whose codes fill their container
 
 
 def grid_problem(
-    grid: Grid, scale: torch.Tensor, zero_point: torch.Tensor, *names: str
+    grid: Grid, scale: torch.Tensor, zero_point: torch.Tensor, scale_name: str, zero_name: str
 ) -> tuple[str, str] | None:
-    """Which of a scale and zero point cannot be one on `grid`, and why; `names` are those of the two tensors."""
+    """Say which of a scale and a zero point cannot be one on `grid`, and why.
+
+    Args:
+        grid: The codes.
+        scale: Any shape.
+        zero_point: Any shape.
+        scale_name: The tensor's name, for the answer.
+        zero_name: The tensor's name, for the answer.
+
+    Returns:
+        (a tensor's name, what is wrong with it), or None where both are possible.
+    """
     if not (scale > 0).all():
-        return names[0], f"holds {scale.min().item():g}, and a scale is above 0"
+        return scale_name, f"holds {scale.min().item():g}, and a scale is above 0"
     if (zero_point < grid.qmin).any() or (zero_point > grid.qmax).any():
-        return names[
-            1
-        ], f"is out of range; zero points of this layer lie in {grid.qmin} to {grid.qmax}"
+        reason = f"is out of range; zero points of this layer lie in {grid.qmin} to {grid.qmax}"
+        return zero_name, reason
     return None
 
 
 class TensorQuantiser(nn.Module):
-    """Static, per-tensor, asymmetric: [..., any shape] float -> the same, on the grid; `signed` codes or unsigned.
+    """A static, per-tensor, asymmetric quantiser: float of any shape -> the same, on the grid.
 
-    Codes of 6 and 4 bits live in a uint8 container. The value is clamped to the grid first, because the exported
-    QuantizeLinear saturates at the container's limits and knows no narrower ones. `pinned` is for what lies in
-    [0, 1] by its formula (softmax, sigmoid): the range is 0 to 1 - 2^-bits and nobody's to learn. `fit`, while a pass
-    learns the range, takes over the forward (see quant/fit.py).
+    Codes of 6 and 4 bits live in a container of 8 bits. The value is clamped to the grid first,
+    because the exported QuantizeLinear saturates at the container's limits and knows no narrower
+    ones.
+
+    Args:
+        bits: Of the codes.
+        pinned: For what lies in [0, 1] by its formula (softmax, sigmoid). The range is then 0 to
+            1 - 2^-bits and is not learned.
+        signed: Whether codes are signed.
+
+    Attributes:
+        fit: While a pass learns the range, a module that takes over the forward (quant/fit.py).
     """
+
+    scale: torch.Tensor
+    zero_point: torch.Tensor
 
     def __init__(self, bits: int, pinned: bool = False, signed: bool = False):
         super().__init__()
-        self.grid, self.pinned = Grid(bits, signed=signed), pinned
+        self.grid = Grid(bits, signed=signed)
+        self.pinned = pinned
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int64))
         self.fit: nn.Module | None = None
 
     def value_problem(self) -> tuple[str, str] | None:
-        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        """A tensor's name and what is wrong with its value, of a model read from a file."""
         return grid_problem(self.grid, self.scale, self.zero_point, "scale", "zero_point")
 
     def set(self, scale: torch.Tensor, zero_point: torch.Tensor) -> None:
+        """Write the range: scalars, a float scale above 0 and an integer zero point."""
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
-        """`x` on the grid, times `gain`, which goes into the scale that codes are read with and costs nothing."""
+        """Round `x` to the grid and multiply by `gain`.
+
+        The gain goes into the scale that codes are read with and costs nothing.
+        """
         if self.fit is not None:
             return self.fit(x, self) * gain
         grid = self.grid
-        if grid.bits not in (8, 16):
-            # min and max with tensors: clamp with Python numbers would need the values at export time.
+        if grid.bits not in CONTAINER_BITS:
+            # min and max with tensors: clamp with numbers would need the values at export time.
             x = torch.maximum(x, (grid.qmin - self.zero_point) * self.scale)
             x = torch.minimum(x, (grid.qmax - self.zero_point) * self.scale)
         container = Grid(8 if grid.bits <= 8 else 16, signed=grid.signed)
         limits = (self.zero_point, container.qmin, container.qmax, container.dtype)
         codes = ops.quantize_per_tensor(x, self.scale, *limits)
-        return ops.dequantize_per_tensor(
-            codes, self.scale if gain == 1.0 else self.scale * gain, *limits
-        )
+        read_scale = self.scale if gain == 1.0 else self.scale * gain
+        return ops.dequantize_per_tensor(codes, read_scale, *limits)
 
 
-class LowRank(nn.Module):
-    """A branch of rank `rank` beside a quantised layer, stored in 16 bits (SVDQuant, arXiv 2411.05007, eq. 5).
+@dataclass(frozen=True)
+class LayerOptions:
+    """How one layer is quantised.
 
-    `down` is [rank, in, ...] in the shape of the layer's weight, `up` [out, rank].
+    Attributes:
+        weight_bits: Bits of the weight's codes.
+        act_bits: Bits of the input's codes, and of the output's.
+        symmetric: Whether the weight's zero points are 0.
+        quantise_output: Whether the result is quantised too. It costs accuracy. It is what lets a
+            runtime use an integer convolution, which puts out integers.
+        low_rank: Rank of a 16-bit branch beside the layer; 0 for none.
+        reduce_range: Whether weights of 8 bits have the codes from -64 to 64 only.
     """
 
-    def __init__(self, shape: torch.Size, rank: int):
-        super().__init__()
-        self.down = nn.Parameter(
-            torch.zeros(rank, *shape[1:], dtype=torch.float16), requires_grad=False
-        )
-        self.up = nn.Parameter(
-            torch.zeros(shape[0], rank, dtype=torch.float16), requires_grad=False
-        )
-
-    @torch.no_grad()
-    def set(self, weight: torch.Tensor) -> None:
-        """The best approximation of `weight` [out, in, ...], rounded to what is stored."""
-        u, s, v = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-        root = s[: self.up.shape[1]].sqrt()
-        self.up.copy_(u[:, : len(root)] * root)
-        self.down.copy_((root[:, None] * v[: len(root)]).view(self.down.shape))
-
-    def weight(self) -> torch.Tensor:
-        """up @ down in float32, in the shape of the layer's weight."""
-        return (self.up.float() @ self.down.float().flatten(1)).view(
-            self.up.shape[0], *self.down.shape[1:]
-        )
-
-    def forward(self, x: torch.Tensor, layer: "QuantLayer") -> torch.Tensor:
-        hidden = layer.apply_weight(x, self.down.float(), None)
-        up = self.up.float()
-        return (
-            F.conv2d(hidden, up[:, :, None, None]) if self.down.ndim == 4 else F.linear(hidden, up)
-        )
+    weight_bits: int
+    act_bits: int
+    symmetric: bool = True
+    quantise_output: bool = False
+    low_rank: int = 0
+    reduce_range: bool = False
 
 
 class QuantLayer(nn.Module):
-    """Base of the two layers. `fit`, while a pass learns the ranges, takes over the forward (see quant/fit.py).
+    """Base of the two layers: the structure of `layer`'s replacement, without its values.
 
-    With `quantise_output` the result is quantised too. It costs accuracy, and it is what lets a runtime use an
-    integer convolution: those put out integers. `input` is None where the tensor that comes is on a grid already.
-    `low_rank` adds a branch of that rank; `premultiply` a factor per input channel that nothing else could absorb;
-    `reduce_range` leaves weights of 8 bits the codes from -64 to 64.
+    Args:
+        layer: What is replaced. Shape, bias and device are taken from it.
+        options: How it is quantised.
+
+    Attributes:
+        input: The quantiser of the input, None where the tensor that comes is on a grid already.
+        output: The quantiser of the result, or None.
+        branch: The low-rank branch, or None.
+        premultiply: Factors [in] of an equivalent transform that nothing could absorb, or None.
+        fit: While a pass learns the ranges, a module that takes over the forward (quant/fit.py).
     """
 
-    def __init__(
-        self,
-        layer: nn.Conv2d | nn.Linear,
-        weight_bits: int,
-        act_bits: int,
-        symmetric: bool = True,
-        quantise_output: bool = False,
-        low_rank: int = 0,
-        premultiply: bool = False,
-        reduce_range: bool = False,
-    ):
+    weight_q: torch.Tensor
+    weight_scale: torch.Tensor
+    weight_zero_point: torch.Tensor
+    premultiply: torch.Tensor | None
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, options: LayerOptions):
         super().__init__()
-        self.weight_bits, self.act_bits = weight_bits, act_bits
+        self.weight_bits = options.weight_bits
+        self.act_bits = options.act_bits
         self.weight_grid = Grid(
-            weight_bits, symmetric, signed=True, reduced=reduce_range and weight_bits == 8
+            options.weight_bits,
+            options.symmetric,
+            signed=True,
+            reduced=options.reduce_range and options.weight_bits == 8,
         )
-        device, shape = layer.weight.device, layer.weight.shape
-        with torch.device(device):
-            self.input: TensorQuantiser | None = TensorQuantiser(act_bits)
-            self.output = TensorQuantiser(act_bits) if quantise_output else None
+        shape = layer.weight.shape
+        # A rank that is no saving in the products of this layer is none.
+        rank = min(options.low_rank, min(shape[0], shape[1:].numel()) // 2)
+        with torch.device(layer.weight.device):
+            self.input: TensorQuantiser | None = TensorQuantiser(options.act_bits)
+            self.output: TensorQuantiser | None = None
+            if options.quantise_output:
+                self.output = TensorQuantiser(options.act_bits)
             self.register_buffer("weight_q", torch.zeros(shape, dtype=self.weight_grid.dtype))
             self.register_buffer("weight_scale", torch.ones(shape[0]))
             self.register_buffer("weight_zero_point", torch.zeros(shape[0], dtype=torch.int64))
-            # A rank that is no saving in the products of this layer is none.
-            rank = min(low_rank, min(shape[0], shape[1:].numel()) // 2)
             self.branch = LowRank(shape, rank) if rank else None
-            self.register_buffer("premultiply", torch.ones(shape[1]) if premultiply else None)
-        self.bias = (
-            None
-            if layer.bias is None
-            else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        )
+            self.register_buffer("premultiply", None)
+        self.bias: nn.Parameter | None = None
+        if layer.bias is not None:
+            self.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self.fit: nn.Module | None = None
 
     def weight(self) -> torch.Tensor:
-        """The dequantised weight, in the shape of the layer that was replaced (without the branch's share)."""
+        """Dequantise the weight, [out, in, ...], without the low-rank branch's share."""
         limits = torch.iinfo(self.weight_grid.dtype)
         return ops.dequantize_per_channel(
             self.weight_q,
@@ -162,16 +183,16 @@ class QuantLayer(nn.Module):
         )
 
     def value_problem(self) -> tuple[str, str] | None:
-        """A tensor's name and what is wrong with its value, of a model that was read from a file."""
+        """A tensor's name and what is wrong with its value, of a model read from a file."""
         grid = self.weight_grid
-        if (
-            grid.bits not in (8, 16) or grid.symmetric
-        ):  # elsewhere every code of the container is one of the grid's
+        # Elsewhere every code of the container is one of the grid's.
+        if grid.bits not in CONTAINER_BITS or grid.symmetric:
             low, high = self.weight_q.to(torch.int32).aminmax()
             if low < grid.qmin or high > grid.qmax:
                 return (
                     "weight_q",
-                    f"holds codes from {low} to {high}; {grid.bits} bits have {grid.qmin} to {grid.qmax}",
+                    f"holds codes from {low} to {high}; "
+                    f"{grid.bits} bits have {grid.qmin} to {grid.qmax}",
                 )
         return grid_problem(
             grid, self.weight_scale, self.weight_zero_point, "weight_scale", "weight_zero_point"
@@ -180,6 +201,7 @@ class QuantLayer(nn.Module):
     def apply_weight(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
+        """Compute the layer's linear map with the given weight [out, in, ...] and bias [out]."""
         raise NotImplementedError(f"{type(self).__name__} must say how its weight acts")
 
     def on_channels(self, values: torch.Tensor) -> torch.Tensor:
@@ -187,93 +209,115 @@ class QuantLayer(nn.Module):
         return values
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        # diffusers hands some layers a scale that has had no effect since LoRA left the layers.
+        """Compute the layer's result.
+
+        The further arguments are ignored. diffusers hands some layers a scale that has had no
+        effect since LoRA left the layers.
+        """
         with paused():
             if self.fit is not None:
                 return self.fit(x, self)
             if self.premultiply is not None:
                 x = x * self.on_channels(self.premultiply)
-            y = self.apply_weight(
-                x if self.input is None else self.input(x), self.weight(), self.bias
-            )
+            quantised = x if self.input is None else self.input(x)
+            y = self.apply_weight(quantised, self.weight(), self.bias)
             if self.branch is not None:
-                y = y + self.branch(x, self)
+                y = y + self.branch(x, self.apply_weight)
             return y if self.output is None else self.output(y)
 
 
 class QuantConv2d(QuantLayer):
-    def __init__(self, layer: nn.Conv2d, *options, **more):
-        super().__init__(layer, *options, **more)
-        self.in_channels, self.out_channels, self.kernel_size = (
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-        )
-        self.stride, self.padding = layer.stride, layer.padding
-        self.dilation, self.groups = layer.dilation, layer.groups
+    """A quantised convolution: [B, in, h, w] -> [B, out, h', w']."""
+
+    def __init__(self, layer: nn.Conv2d, options: LayerOptions):
+        super().__init__(layer, options)
+        self.in_channels = layer.in_channels
+        self.out_channels = layer.out_channels
+        self.kernel_size = layer.kernel_size
+        self.stride = layer.stride
+        self.padding = layer.padding
+        self.dilation = layer.dilation
+        self.groups = layer.groups
 
     def apply_weight(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
+        """Convolve with the given weight."""
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def on_channels(self, values: torch.Tensor) -> torch.Tensor:
+        """[in] -> [1, in, 1, 1]."""
         return values.view(1, -1, 1, 1)
 
 
 class QuantLinear(QuantLayer):
-    def __init__(self, layer: nn.Linear, *options, **more):
-        super().__init__(layer, *options, **more)
-        self.in_features, self.out_features = layer.in_features, layer.out_features
+    """A quantised linear layer: [..., in] -> [..., out]."""
+
+    def __init__(self, layer: nn.Linear, options: LayerOptions):
+        super().__init__(layer, options)
+        self.in_features = layer.in_features
+        self.out_features = layer.out_features
 
     def apply_weight(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        # A bias of the result's rank: fused as a vector, onnxruntime would turn the product back into a float Gemm.
+        """Multiply with the given weight.
+
+        The bias has the result's rank. With a vector, onnxruntime would fuse it and turn the
+        product back into a float Gemm.
+        """
         y = F.linear(x, weight)
         return y if bias is None else y + bias.view(*[1] * (x.ndim - 1), -1)
 
 
 def slice_input(layer: nn.Conv2d, start: int, stop: int, bias: bool) -> nn.Conv2d:
-    """The convolution that sees input channels start..stop only, on the layer's device and with its values."""
+    """Build the convolution that sees the input channels from `start` to before `stop` only.
+
+    It has the layer's values, on its device, and its bias where `bias` is set.
+    """
     part = nn.Conv2d(
         stop - start,
         layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
+        layer.kernel_size,  # type: ignore[arg-type]  # torch declares pairs as tuple[int, ...]
+        layer.stride,  # type: ignore[arg-type]  # as above
+        layer.padding,  # type: ignore[arg-type]  # as above
+        layer.dilation,  # type: ignore[arg-type]  # as above
         bias=bias,
         device=layer.weight.device,
     )
     part.weight = nn.Parameter(layer.weight.detach()[:, start:stop].clone(), requires_grad=False)
-    if bias:
+    if bias and layer.bias is not None:
         part.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
     return part
 
 
 class SplitConv2d(nn.Module):
-    """A convolution on a skip-concatenation, as the sum of two with a quantiser each (Q-Diffusion, section 3.3).
+    """A convolution on a skip-concatenation, as the sum of two (Q-Diffusion, section 3.3).
 
-    The halves have ranges of their own; one quantiser for both would waste the grid on the wider.
+    Each half has a quantiser with a range of its own. One quantiser for both would waste the grid
+    on the wider.
+
+    Args:
+        layer: What is replaced.
+        hidden: How many input channels the first half has.
+        options: As of `QuantConv2d`, for both halves.
     """
 
-    def __init__(self, layer: nn.Conv2d, hidden: int, *options, **more):
+    def __init__(self, layer: nn.Conv2d, hidden: int, options: LayerOptions):
         super().__init__()
         self.hidden = hidden
-        self.in_channels, self.out_channels, self.kernel_size = (
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-        )
-        self.parts = nn.ModuleList(
-            [
-                QuantConv2d(
-                    slice_input(layer, 0, hidden, layer.bias is not None), *options, **more
-                ),
-                QuantConv2d(slice_input(layer, hidden, layer.in_channels, False), *options, **more),
-            ]
-        )
+        self.in_channels = layer.in_channels
+        self.out_channels = layer.out_channels
+        self.kernel_size = layer.kernel_size
+        first = slice_input(layer, 0, hidden, layer.bias is not None)
+        second = slice_input(layer, hidden, layer.in_channels, False)
+        self.parts = nn.ModuleList([QuantConv2d(first, options), QuantConv2d(second, options)])
+
+    @property
+    def halves(self) -> list[QuantConv2d]:
+        """The layer of the first input channels, and that of the others."""
+        return [part for part in self.parts if isinstance(part, QuantConv2d)]
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """[B, in, h, w] -> [B, out, h', w']. The further arguments are ignored, as above."""
         return self.parts[0](x[:, : self.hidden]) + self.parts[1](x[:, self.hidden :])

@@ -1,4 +1,6 @@
-"""Where an equivalent transform folds away: the tensor's producer absorbs it, so that inference pays nothing.
+"""Where an equivalent transform folds away.
+
+A *site* is a tensor whose producer can absorb a transform of it, so that inference pays nothing.
 
 | consumers                 | producer                      | offset |
 |---------------------------|-------------------------------|--------|
@@ -10,10 +12,12 @@
 | feed-forward out          | value rows of the GEGLU       | no     |
 | attention out             | rows of to_v                  | no     |
 
-Nothing absorbs a transform across SiLU: the convolutions of residual blocks are not here (quant/explicit.py is theirs).
-Where the tensor between producer and consumers has a quantiser that other readers share, it stays as it is.
+Nothing absorbs a transform across SiLU: the convolutions of residual blocks are not here
+(explicit.py is theirs). Where the tensor between producer and consumers has a quantiser that other
+readers share, it stays as it is.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +26,22 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from compress.quant.fit import Transform
+from compress.networks.latent_diffusion import ConstantProjection
+from compress.quant.affine import per_channel
+from compress.quant.fit import Transform, layer_fit
 from compress.quant.layers import QuantLayer
+from compress.quant.points import points_of
 
 
 @dataclass
 class Site:
-    """`consumers` all read one tensor; `producer` makes it. `rows` counts the producer's rows that do, if not all."""
+    """A tensor that a transform may change for free.
+
+    Attributes:
+        producer: What makes the tensor.
+        consumers: The layers that read it, all of them quantised.
+        rows: How many of the producer's rows make it, if not all.
+    """
 
     producer: nn.Module
     consumers: list[QuantLayer]
@@ -36,71 +49,107 @@ class Site:
 
     @property
     def has_offset(self) -> bool:
+        """Whether the producer can absorb an offset besides a scale."""
         return isinstance(self.producer, (nn.LayerNorm, nn.GroupNorm))
 
     @torch.no_grad()
     def fold(self, transform: Transform) -> None:
         """Let the producer emit (x - o) / s."""
-        scale, producer = transform.scale, self.producer
-        if self.has_offset:
-            producer.weight /= scale
-            producer.bias.copy_((producer.bias - transform.offset) / scale)
+        producer = self.producer
+        scale = transform.scale
+        if isinstance(producer, (nn.LayerNorm, nn.GroupNorm)):
+            _fold_into_norm(producer, scale, transform.offset)
         elif isinstance(producer, QuantLayer):
-            fit = producer.fit
-            fit.weight[: self.rows] /= per_row(scale, fit.weight)
-            # A row's boundaries shrink with it, so its codes stay what they were.
-            fit.weight_low[: self.rows] /= scale
-            fit.weight_high[: self.rows] /= scale
-            if fit.rounded is not None:
-                fit.rounded[: self.rows] /= per_row(scale, fit.weight)
-            if fit.shift is not None:
-                fit.shift[: self.rows] /= scale
-            if producer.branch is not None:
-                producer.branch.up[: self.rows] /= per_row(scale, producer.branch.up)
-            if producer.bias is not None:
-                producer.bias[: self.rows] /= scale
+            _fold_into_quantised(producer, scale, self.rows)
         elif isinstance(producer, nn.Linear):
-            producer.weight[: self.rows] /= per_row(scale, producer.weight)
+            _divide_rows(producer.weight, scale, self.rows)
             if producer.bias is not None:
-                producer.bias[: self.rows] /= scale
-        else:  # keys and values of a constant text: [1, tokens, channels]
-            producer.value /= scale
+                _divide_rows(producer.bias, scale, self.rows)
+        elif isinstance(producer, ConstantProjection):
+            producer.value.div_(scale)  # keys and values of a constant text, [1, tokens, channels]
+        else:
+            raise TypeError(f"a {type(producer).__name__} cannot absorb a transform")
 
 
-def per_row(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return values.view(-1, *[1] * (weight.ndim - 1))
+def _divide_rows(values: torch.Tensor, scale: torch.Tensor, rows: int | None) -> None:
+    """Divide the first `rows` rows of `values` [out, ...] by `scale`; None: all rows."""
+    values[:rows] /= per_channel(scale, values.ndim)
+
+
+def _fold_into_norm(
+    norm: nn.LayerNorm | nn.GroupNorm, scale: torch.Tensor, offset: torch.Tensor | None
+) -> None:
+    norm.weight.div_(scale)
+    norm.bias.copy_((norm.bias - (0 if offset is None else offset)) / scale)
+
+
+def _fold_into_quantised(layer: QuantLayer, scale: torch.Tensor, rows: int | None) -> None:
+    fit = layer_fit(layer)
+    _divide_rows(fit.weight, scale, rows)
+    # A row's boundaries shrink with it, so its codes stay what they were.
+    _divide_rows(fit.weight_low, scale, rows)
+    _divide_rows(fit.weight_high, scale, rows)
+    if fit.rounded is not None:
+        _divide_rows(fit.rounded, scale, rows)
+    if fit.shift is not None:
+        _divide_rows(fit.shift, scale, rows)
+    if layer.branch is not None:
+        _divide_rows(layer.branch.up, scale, rows)
+    if layer.bias is not None:
+        _divide_rows(layer.bias, scale, rows)
+
+
+@dataclass
+class _Candidate:
+    """A producer and its readers, whatever they are.
+
+    `attention` names the attention between the two, whose V may have a quantiser of its own.
+    """
+
+    producer: nn.Module
+    readers: list[nn.Module]
+    rows: int | None = None
+    attention: str = ""
 
 
 def find_sites(component: nn.Module) -> list[Site]:
     """All sites of one component of a converted model whose consumers are all quantised."""
-    found: list[Site] = []
-    points = component.points.names() if hasattr(component, "points") else []
+    points = points_of(component)
+    point_names = [] if points is None else points.names()
+    found = []
+    for candidate in _candidates(component):
+        has_output_quantiser = getattr(candidate.producer, "output", None) is not None
+        if has_output_quantiser or f"{candidate.attention}.attention.v" in point_names:
+            continue
+        layers = [layer for layer in candidate.readers if isinstance(layer, QuantLayer)]
+        readable = [layer for layer in layers if layer.input is not None]
+        if len(readable) == len(candidate.readers):
+            found.append(Site(candidate.producer, readable, candidate.rows))
+    return found
 
-    def add(
-        producer: nn.Module, consumers: list[nn.Module], rows: int | None = None, values: str = ""
-    ) -> None:
-        """`values` names the attention between the two, whose V may have a quantiser of its own."""
-        open_between = (
-            getattr(producer, "output", None) is None and f"{values}.attention.v" not in points
-        )
-        if open_between and all(
-            isinstance(c, QuantLayer) and c.input is not None for c in consumers
-        ):
-            found.append(Site(producer, consumers, rows))
 
+def _candidates(component: nn.Module) -> Iterator[_Candidate]:
+    """What the table above names in a component, in the order of its modules."""
     for name, module in component.named_modules():
         if isinstance(module, BasicTransformerBlock):
-            add(module.norm1, [module.attn1.to_q, module.attn1.to_k, module.attn1.to_v])
-            add(module.attn1.to_v, [module.attn1.to_out[0]], values=f"{name}.attn1")
-            if module.attn2 is not None:
-                add(module.norm2, [module.attn2.to_q])
-                add(module.attn2.to_v, [module.attn2.to_out[0]], values=f"{name}.attn2")
-            add(module.norm3, [module.ff.net[0].proj])
-            out = module.ff.net[2]
-            add(module.ff.net[0].proj, [out], rows=getattr(out, "in_features", None))
+            yield from _in_transformer_block(name, module)
         elif isinstance(module, Transformer2DModel):
-            add(module.norm, [module.proj_in])
+            yield _Candidate(module.norm, [module.proj_in])
         elif isinstance(module, Attention) and module.group_norm is not None:
-            add(module.group_norm, [module.to_q, module.to_k, module.to_v])
-            add(module.to_v, [module.to_out[0]], values=name)
-    return found
+            yield _Candidate(module.group_norm, [module.to_q, module.to_k, module.to_v])
+            yield _Candidate(module.to_v, [module.to_out[0]], attention=name)
+
+
+def _in_transformer_block(name: str, block: BasicTransformerBlock) -> Iterator[_Candidate]:
+    attn1 = block.attn1
+    yield _Candidate(block.norm1, [attn1.to_q, attn1.to_k, attn1.to_v])
+    yield _Candidate(attn1.to_v, [attn1.to_out[0]], attention=f"{name}.attn1")
+    if block.attn2 is not None:
+        attn2 = block.get_submodule("attn2")
+        yield _Candidate(block.get_submodule("norm2"), [attn2.get_submodule("to_q")])
+        value, out = attn2.get_submodule("to_v"), attn2.get_submodule("to_out.0")
+        yield _Candidate(value, [out], attention=f"{name}.attn2")
+    gate_and_value = block.ff.net[0].proj
+    out = block.ff.net[2]
+    yield _Candidate(block.norm3, [gate_and_value])
+    yield _Candidate(gate_and_value, [out], rows=getattr(out, "in_features", None))

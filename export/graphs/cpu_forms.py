@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from compress.quant.points import rows_of_chunk
+from compress.quant.attention import rows_of_chunk
 
 PART = 2**22  # bytes of floats between codes and codes: what stays in a cache
 
@@ -315,7 +315,7 @@ def parts(model: ir.Model) -> int:
 def attention(model: ir.Model) -> int:
     """softmax(Q K) V in floating point, some queries at a time: the scores stay in a cache, and take less memory.
 
-    Quantised attention comes in such parts from torch (compress/quant/points.py).
+    Quantised attention comes in such parts from torch (compress/quant/attention.py).
     """
     count = 0
     for node in list(model.graph):

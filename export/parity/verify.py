@@ -25,7 +25,7 @@ from compress.core.errors import UserError, nearest
 from compress.core.files import write_text
 from compress.data.calibration import calibration_images
 from compress.model.sr_model import SCALE, SRModel
-from compress.quant.flow import paused
+from compress.quant.calls import paused
 from compress.quant.layers import TensorQuantiser
 from export.graphs.export_onnx import GRAPHS, check_size, low_bit_layers
 from export.targets.host.processor import session_entries

@@ -20,7 +20,7 @@ from pathlib import Path
 import onnxruntime as ort
 from torch import nn
 
-from compress.binary.layers import METHODS
+from compress.binary.config import METHODS
 from compress.core.errors import command
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from compress.binary.layers import METHODS
+from compress.binary.config import METHODS
 from compress.core.errors import command
 from compress.core.image import list_images, read_image
 from compress.cost.count import measure

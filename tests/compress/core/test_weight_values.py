@@ -23,7 +23,7 @@ from compress.core.tensors import (
 from compress.core.weight_file import write_tensors
 from compress.families.osediff import OSEDiffSource
 from compress.networks.variants import variant_of
-from compress.quant.layers import QuantConv2d, TensorQuantiser
+from compress.quant.layers import LayerOptions, QuantConv2d, TensorQuantiser
 from compress.recipe.checkpoint import load_model, parse_pass, save_model
 
 
@@ -32,7 +32,7 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = QuantConv2d(nn.Conv2d(3, 4, 1), 8, 8)
+        self.conv = QuantConv2d(nn.Conv2d(3, 4, 1), LayerOptions(8, 8))
         self.linear = nn.Linear(4, 2)
 
 
@@ -118,7 +118,7 @@ def test_scales_and_zero_points(tmp_path, name, value, said):
 
 
 def test_codes_wider_than_their_bits_are_refused():
-    layer = QuantConv2d(nn.Conv2d(3, 4, 1), 6, 6)
+    layer = QuantConv2d(nn.Conv2d(3, 4, 1), LayerOptions(6, 6))
     assert layer.value_problem() is None and TensorQuantiser(6).value_problem() is None
     layer.weight_q.fill_(60)
     assert layer.value_problem()[0] == "weight_q"

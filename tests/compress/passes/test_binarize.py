@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.binary.layers import METHODS, BinaryConfig, BinaryLayer, binarise
+from compress.binary.config import METHODS, BinaryConfig
+from compress.binary.layers import BinaryLayer, binarise
 from compress.binary.packed import pack, unpack
 from compress.core.errors import UserError
 from compress.cost.count import measure, measure_module
@@ -53,7 +54,8 @@ def test_same_structure_on_meta_and_real(method, tmp_path):
         }
         assert measure(meta, (32, 32)) == measure(model, (32, 32))
     layers = binary_layers(model.denoiser)
-    assert len(layers) == 144 and not FIRST_LAST & layers.keys()
+    assert len(layers) == 144
+    assert not FIRST_LAST & layers.keys()
     save_model(model, tmp_path / "model.safetensors", source, passes)
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
@@ -85,7 +87,8 @@ def test_keep_and_mistakes():
     Binarize(keep=("denoiser.unet.down_blocks.0.*", "denoiser.unet.conv_*")).convert(model)
     names = binary_layers(model.denoiser)
     kept = ("unet.down_blocks.0.", "unet.conv_in", "unet.conv_out")
-    assert names and not any(name.startswith(kept) for name in names)
+    assert names
+    assert not any(name.startswith(kept) for name in names)
     assert {"binarize", "pack"} <= PASSES.keys()
     for options, words in (
         ({"keep": ("denoiser.unet.convin",)}, "did you mean 'denoiser.unet.conv_in'"),
@@ -106,11 +109,9 @@ def test_branches_switch_off():
     model = OSEDiffSource().build()
     Binarize(sparse=False, rank=3).convert(model)
     layer = model.denoiser.unet.mid_block.resnets[0].conv1
-    assert (
-        layer.sparse is None
-        and layer.low_rank.down.out_channels == 3
-        and layer.weight_bits == layer.act_bits == 1
-    )
+    assert layer.sparse is None
+    assert layer.low_rank.down.out_channels == 3
+    assert layer.weight_bits == layer.act_bits == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -139,10 +140,8 @@ def test_packing_changes_nothing(method, kind):
     assert torch.equal(binary.binary_weight(), weight)
     torch.testing.assert_close(binary(x), before, rtol=1e-6, atol=1e-6)
     bits = 2 if method == "ternary" else 1
-    assert (
-        binary.weight_packed.numel() == -(-layer.weight.numel() * bits // 8)
-        and binary.weight is None
-    )
+    assert binary.weight_packed.numel() == -(-layer.weight.numel() * bits // 8)
+    assert binary.weight is None
     assert not {"weight"} & {name for name, _ in binary.named_parameters(recurse=False)}
 
 
@@ -193,7 +192,7 @@ def test_distillation_of_a_binary_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method, low_bits",
+    ("method", "low_bits"),
     [
         ("bimacosr", "packed"),
         ("ternary", "packed"),
@@ -259,9 +258,8 @@ def test_exported_weights_hold_bits(method, low_bits, tmp_path):
             for i in proto.graph.initializer
             if i.data_type == getattr(onnx.TensorProto, low_bits.upper())
         ]
-        assert len(codes) == 3 and all(
-            len(i.raw_data) * 8 <= int(low_bits[3]) * np.prod(i.dims) + 7 for i in codes
-        )
+        assert len(codes) == 3
+        assert all(len(i.raw_data) * 8 <= int(low_bits[3]) * np.prod(i.dims) + 7 for i in codes)
         assert sum(n.op_type == "DequantizeLinear" for n in proto.graph.node) == 3
     assert {f.name for f in proto.functions} == own
 
@@ -289,7 +287,8 @@ def test_two_accounts_at_full_size():
         118_513_539,
         50_148_814_592,
     )  # 118.51 M, 50.15 G
-    # The branches of the three stride-2 convolutions are in ours and not in the published 4.990 M and 1.837 G.
+    # The branches of the three stride-2 convolutions are in ours and not in the published 4.990 M
+    # and 1.837 G.
     assert (cost.paper_params, cost.paper_ops) == (5_002_499, 1_841_344_448)
     assert (cost.param_equivalents, cost.all_in_ops) == (
         5_458_031,
@@ -302,5 +301,6 @@ def test_two_accounts_at_full_size():
     packed = measure_module(model.denoiser, *inputs, name="denoiser")
     assert (packed.paper_ops, packed.paper_params) == (cost.paper_ops, cost.paper_params)
     assert packed.params == cost.params
-    assert packed.bytes < 0.05 * whole.bytes and packed.bytes == packed.container_bytes
+    assert packed.bytes < 0.05 * whole.bytes
+    assert packed.bytes == packed.container_bytes
     assert json.loads(json.dumps(packed.as_dict()))["paper_params"] == packed.paper_params

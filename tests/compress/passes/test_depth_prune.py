@@ -1,4 +1,4 @@
-"""Dropping blocks: skips stay consistent, plan and real structure agree, stand-ins are the best, blocks fade out."""
+"""Dropping blocks: skips stay consistent, stand-ins are the best, blocks fade out."""
 
 import copy
 
@@ -18,14 +18,14 @@ from compress.model.sr_model import SRModel
 from compress.passes import PASSES
 from compress.passes.depth_prune import Annealed
 from compress.pruning.depth import (
-    BlockMoments,
     DeepLevels,
     MiddleShortcut,
     Shortcut,
     candidates,
     fold_levels,
-    importances,
 )
+from compress.pruning.importance import importances
+from compress.pruning.shortcut_fit import BlockMoments
 from compress.recipe.checkpoint import parse_pass
 from compress.training import distillation as fit
 
@@ -59,7 +59,7 @@ def test_folding_levels_changes_nothing(random_nano, count):
 
 @torch.no_grad()
 def test_dropping_blocks_that_do_nothing_changes_nothing(random_nano):
-    """The last convolution of a residual block, or projection of an attention, is 0: what is left is the shortcut."""
+    """With its last convolution or projection 0, what is left of a block is the shortcut."""
     names = [
         "down_blocks.1.resnets.0",
         "down_blocks.1.attentions.0",
@@ -97,10 +97,12 @@ def test_one_structure_on_meta_and_real(source, options):
     step.convert(meta)
     step.convert(real)
     figures = step.fit(real, FitContext(source=before))
-    assert shapes(meta) == shapes(real) and all(p.is_meta for p in meta.parameters())
+    assert shapes(meta) == shapes(real)
+    assert all(p.is_meta for p in meta.parameters())
     assert measure(meta, (32, 32)).totals() == measure(real, (32, 32)).totals()
     assert sum(p.numel() for p in meta.parameters()) < sum(p.numel() for p in before.parameters())
-    assert set(figures["shortcut_error"]) == set(figures["dropped"]) and figures["images"] == 2
+    assert set(figures["shortcut_error"]) == set(figures["dropped"])
+    assert figures["images"] == 2
     with torch.no_grad():
         assert real(torch.rand(1, 3, 24, 40)).shape == (1, 3, 96, 160)
 
@@ -121,12 +123,11 @@ def test_a_level_of_the_full_size_goes_with_its_exact_parameters():
     assert (
         measure(model).component("denoiser").params == expected
     )  # 1280 channels on both sides: no convolution
-    assert (
-        isinstance(unet.mid_block, MiddleShortcut)
-        and unet.mid_block.resnets[0].conv_shortcut is None
-    )
+    assert isinstance(unet.mid_block, MiddleShortcut)
+    assert unet.mid_block.resnets[0].conv_shortcut is None
     depth_prune(levels=1).convert(model)  # the next level, as a second pass
-    assert len(unet.down_blocks) == 2 and unet.mid_block.resnets[0].conv_shortcut.weight.shape == (
+    assert len(unet.down_blocks) == 2
+    assert unet.mid_block.resnets[0].conv_shortcut.weight.shape == (
         1280,
         640,
         1,
@@ -210,18 +211,15 @@ def test_annealing_starts_from_the_whole_model_and_ends_without_the_blocks(tmp_p
         model,
         FitContext(source=teacher, before=lambda name: copy.deepcopy(before), workdir=tmp_path),
     )
-    assert (
-        len(seen) == 8 and seen[0] < 1e-5 and seen[1] < 1e-5
-    )  # s = 1 in both batches: the teacher itself
-    assert (
-        seen[2] > 1e-3
-        and figures["anneal"] == 2
-        and figures["steps"] == 4
-        and len(figures["dropped"]) == 3
-    )
-    assert shapes(model).keys() == model.state_dict().keys() and not any(
-        "heavy" in n for n in model.state_dict()
-    )
+    assert len(seen) == 8
+    assert seen[0] < 1e-5
+    assert seen[1] < 1e-5
+    assert seen[2] > 1e-3
+    assert figures["anneal"] == 2
+    assert figures["steps"] == 4
+    assert len(figures["dropped"]) == 3
+    assert shapes(model).keys() == model.state_dict().keys()
+    assert not any("heavy" in n for n in model.state_dict())
     assert not any(m._forward_hooks for m in model.modules())
 
 
@@ -233,7 +231,8 @@ def test_importance_ranks_a_dead_block_last(random_nano, capsys):
         unet.up_blocks[3].resnets[1].conv2.bias.zero_()
     image = calibration_images("embedded", 1, 32, 0)
     found = importances(unet, lambda: [model.network(x) for x in image])
-    assert found.keys() == candidates(unet).keys() and "mid_block" in found
+    assert found.keys() == candidates(unet).keys()
+    assert "mid_block" in found
     assert (
         found["up_blocks.3.resnets.1"]
         < 1e-9
@@ -243,7 +242,9 @@ def test_importance_ranks_a_dead_block_last(random_nano, capsys):
     with pytest.raises(SystemExit) as ended:
         rank_blocks.main([str(ASSET), "--images", "1", "--size", "32"])
     printed = capsys.readouterr().out
-    assert ended.value.code == 0 and "blocks: [" in printed and "up_blocks.3.resnets.1" in printed
+    assert ended.value.code == 0
+    assert "blocks: [" in printed
+    assert "up_blocks.3.resnets.1" in printed
 
 
 def test_drop_takes_the_first_of_the_list():
@@ -258,7 +259,7 @@ def test_drop_takes_the_first_of_the_list():
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         ({}, "nothing to drop"),
         ({"drop": 2}, "rank_blocks"),

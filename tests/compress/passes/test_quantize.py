@@ -1,4 +1,4 @@
-"""The quantize pass on the nano model: structure, exact transforms, and better figures from better methods."""
+"""The quantize pass on the nano: structure, exact transforms, methods that pay."""
 
 import copy
 
@@ -10,20 +10,14 @@ from compress.core.errors import UserError
 from compress.data.calibration import calibration_images
 from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
-from compress.passes.quantize import Quantize, skip_concatenations
+from compress.passes.quantize import Quantize
 from compress.passes.strip import Strip
 from compress.quant.correction import correct_biases
-from compress.quant.distributed import (
-    Options,
-    add_transforms,
-    fit_component,
-    mean_error,
-    observe,
-    quant_layers,
-    set_mode,
-    start,
-)
+from compress.quant.distributed import Options, add_transforms, fit_component
+from compress.quant.layer_plan import skip_concatenations
 from compress.quant.layers import QuantLayer, SplitConv2d
+from compress.quant.objective import Objective
+from compress.quant.ranges import observe, quant_layers, set_mode, start_ranges
 from compress.recipe.checkpoint import convert_all, load_model, save_model
 
 SMALL = {"images": 2, "size": 32}
@@ -84,7 +78,8 @@ def test_skip_concatenations_are_split_at_the_seam():
     seams = skip_concatenations(source.build())
     model = convert_all(source, [Quantize()])
     split = {n: m for n, m in model.named_modules() if isinstance(m, SplitConv2d)}
-    assert split.keys() == seams.keys() and len(split) == 16
+    assert split.keys() == seams.keys()
+    assert len(split) == 16
     # The first up block reads the middle block's 80 channels beside the last skip's 80.
     assert split["denoiser.unet.up_blocks.0.resnets.0.conv1"].hidden == 80
     assert not any(
@@ -137,7 +132,7 @@ def test_fold_is_exact(nano):
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.1
     observe(model.denoiser, model.denoiser, [z])
     sites = add_transforms(model.denoiser, 0.5)
-    start(model.denoiser, False, False)
+    start_ranges(model.denoiser, False, False)
     kinds = {type(s.producer).__name__ for s, _ in sites}
     assert {"LayerNorm", "GroupNorm", "ConstantProjection", "QuantLinear"} <= kinds
     with torch.no_grad():
@@ -160,18 +155,12 @@ def fit_encoder(nano, images, step, **options):
     step.convert(model)
     with torch.no_grad():
         targets = [source.encoder(x) for x in images]
-    fitted = fit_component(
-        "encoder",
-        model.encoder,
-        model.encoder,
-        images,
-        targets,
-        Options(**options),
-        getattr(model.encoder, "flow", None),
-    )
-    error = mean_error(model.encoder, images, targets)
+    objective = Objective(model.encoder, images, targets)
+    flow = getattr(model.encoder, "flow", None)
+    fitted = fit_component("encoder", model.encoder, objective, Options(**options), flow)
+    error = objective.mean_error()
     fitted.freeze()
-    frozen = mean_error(model.encoder, images, targets)
+    frozen = objective.mean_error()
     # What was learned is what is stored, up to codes of activations that a last bit flips.
     assert frozen == pytest.approx(error, rel=0.02 if step.activations == 16 else 0.1)
     return fitted.figures, frozen
@@ -189,13 +178,12 @@ def test_rounding_with_error_feedback_pays_at_4_bits(nano):
     images = calibration_images("embedded", 3, 32, seed=SEED)
     plain = fit_encoder(nano, images, step, epochs=0)[1]
     figures, rounded = fit_encoder(nano, images, step, epochs=0, feedback=True)
-    assert rounded < 0.7 * plain and figures["rounding_error"][1] == pytest.approx(
-        rounded, rel=0.02
-    )
+    assert rounded < 0.7 * plain
+    assert figures["rounding_error"][1] == pytest.approx(rounded, rel=0.02)
 
 
 def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
-    """Up to 16-bit inputs' rounding, for a 1x1 convolution: others have zero padding, which has another mean."""
+    """Up to 16-bit inputs' rounding, for a 1x1 convolution: zero padding has another mean."""
     model = copy.deepcopy(nano[1])
     Quantize(weights=4, activations=16, components=("encoder",)).convert(model)
     layer = torch.nn.Sequential(model.encoder.encoder.down_blocks[1].resnets[0].conv_shortcut)
@@ -203,7 +191,7 @@ def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
     with torch.no_grad():
         target = layer(x)
     observe(layer, layer, [x])
-    start(layer, False, False)
+    start_ranges(layer, False, False)
     set_mode(layer, "quantise")
 
     def mean_shift():
@@ -225,8 +213,11 @@ def test_bias_correction_is_kept_only_where_the_component_gains(nano):
 
 
 def test_low_rank_branch_pays_at_4_bits(nano, lr):
-    """A higher rank leaves less of the weights to round, and in the end of the result: with error feedback, since
-    rounded to nearest, this small encoder's error goes either way with the rank; and so it does at small ranks."""
+    """A higher rank leaves less of the weights to round, and less error of the result.
+
+    That is with error feedback. Rounded to nearest, this small encoder's error goes either way with
+    the rank, and so it does at small ranks.
+    """
     left, errors = [], []
     for rank in (0, 4, 16):
         step = Quantize(weights=4, activations=16, components=("encoder",), low_rank=rank)
@@ -234,7 +225,7 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
         step.convert(encoder)
         encoder = encoder.encoder
         observe(encoder, encoder, [lr])
-        start(encoder, False, True)
+        start_ranges(encoder, False, True)
         with torch.no_grad():
             left.append(
                 sum(
@@ -244,16 +235,17 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
                 )
             )
         errors.append(fit_encoder(nano, [lr], step, epochs=0, transforms=False, feedback=True)[1])
-    assert left == sorted(left, reverse=True) and left[2] < 0.8 * left[0]
+    assert left == sorted(left, reverse=True)
+    assert left[2] < 0.8 * left[0]
     assert errors[2] < 0.5 * errors[0], errors
 
 
 def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
-    """The layer answers as one with the codes' weight and the branch's would, on the input each of them sees."""
+    """Codes' weight and branch each see their own input, and the layer adds their results."""
     model = copy.deepcopy(nano[1])
     Quantize(weights=4, activations=8, components=("encoder",), low_rank=8).convert(model)
     observe(model.encoder, model.encoder, [lr])
-    start(model.encoder, False, True)
+    start_ranges(model.encoder, False, True)
     set_mode(model.encoder, "quantise")
     layer = model.encoder.encoder.down_blocks[1].resnets[0].conv1
     x = torch.randn(1, layer.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -267,7 +259,7 @@ def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
 
 
 def test_equalising_pays_where_channels_differ(nano, lr):
-    """encoder.conv_out and quant_conv have nothing between them; with uneven channels equalising finds them again."""
+    """encoder.conv_out and quant_conv have nothing between them; their channels are made uneven."""
     uneven = copy.deepcopy(nano[1])
     factors = torch.logspace(-2, 2, uneven.encoder.quant_conv.in_channels)
     last = uneven.encoder.encoder.conv_out
@@ -302,11 +294,12 @@ def test_explicit_transforms_are_taken_where_they_pay(nano, lr):
         for e in (False, True)
     ]
     assert "encoder.down_blocks.1.resnets.0.conv2" in found[1][0]["explicit_transforms"]
-    assert len(found[1][0]["explicit_transforms"]) < 20 and found[1][1] < found[0][1]
+    assert len(found[1][0]["explicit_transforms"]) < 20
+    assert found[1][1] < found[0][1]
 
 
 @pytest.mark.parametrize(
-    "part, gone", [("lbq", "boundary_error"), ("let", "transform_error"), ("dqc", None)]
+    ("part", "gone"), [("lbq", "boundary_error"), ("let", "transform_error"), ("dqc", None)]
 )
 def test_each_part_of_passionsr_can_be_taken_away(nano, part, gone):
     step = Quantize(
@@ -316,7 +309,8 @@ def test_each_part_of_passionsr_can_be_taken_away(nano, part, gone):
     without = step.model_copy(update={"ablate": (part,)})
     without.convert(model)
     figures = without.fit(model, FitContext(source=nano[1], seed=SEED))
-    assert gone not in figures["encoder"] and figures["encoder"]["transforms"] >= 0
+    assert gone not in figures["encoder"]
+    assert figures["encoder"]["transforms"] >= 0
     if part == "let":
         assert figures["encoder"]["transforms"] == 0
     assert not without.has_transforms if part == "let" else without.has_transforms
@@ -336,7 +330,8 @@ def test_backward_order_and_polish_lower_the_image_error(nano):
     step.convert(model)
     figures = step.fit(model, FitContext(source=nano[1], seed=SEED))
     before, after = figures["polish"]["error"]
-    assert after <= before and list(figures)[-1] == "polish"
+    assert after <= before
+    assert list(figures)[-1] == "polish"
 
 
 def pair_folders(tmp_path, lr_names, hr_names, scale=4):
@@ -363,7 +358,8 @@ def test_photographs_as_the_decoders_target(nano, tmp_path):
     (small, large), _ = calibration_pairs(
         *(calibration[k] for k in ("data", "hr", "images", "size")), 0
     )
-    assert small.shape == (1, 3, 32, 32) and large.shape == (1, 3, 128, 128)
+    assert small.shape == (1, 3, 32, 32)
+    assert large.shape == (1, 3, 128, 128)
     whole = read_image(tmp_path / "hr" / "a.png")
     assert any(
         torch.equal(large, whole[..., y : y + 128, x : x + 128])
@@ -381,7 +377,7 @@ def test_photographs_as_the_decoders_target(nano, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hr_names, scale, said",
+    ("hr_names", "scale", "said"),
     [
         (["a"], 4, "no photograph 'b' for b.png"),
         (["a", "b"], 3, "is not 4 times"),
@@ -402,7 +398,7 @@ def test_bad_pairs(nano, tmp_path, hr_names, scale, said):
 
 
 @pytest.mark.parametrize(
-    "data, said",
+    ("data", "said"),
     [
         ({"weights": 5}, "5 bits are not supported; choose one of 4, 6, 8, 16"),
         ({"pins": {"*": 7}}, "pin '\\*': 7 bits are not supported"),
@@ -428,7 +424,7 @@ def test_configs_that_cannot_be_meant(data, said):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         (
             {"skip": ["decoder.decoder.conv_ou"]},
@@ -472,7 +468,8 @@ def test_a_dead_channel_has_a_range(nano, lr):
     )
     scales = [m.scale for m in model.modules() if hasattr(m, "grid")]
     weights = [m.weight_scale for m in model.modules() if isinstance(m, QuantLayer)]
-    assert all((s > 0).all() for s in scales + weights) and len(scales) > 20
+    assert all((s > 0).all() for s in scales + weights)
+    assert len(scales) > 20
     with torch.no_grad():
         assert torch.isfinite(model.network(lr)).all()
 
@@ -485,12 +482,14 @@ def test_pins_give_weights_and_activations_their_own_bits():
         for n, m in model.named_modules()
         if isinstance(m, QuantLayer)
     }
-    assert bits["decoder.decoder.conv_in"] == (4, 4) and bits["decoder.decoder.conv_out"] == (4, 16)
-    assert bits["denoiser.unet.conv_out"] == (8, 8) and bits["denoiser.unet.conv_in"] == (4, 8)
+    assert bits["decoder.decoder.conv_in"] == (4, 4)
+    assert bits["decoder.decoder.conv_out"] == (4, 16)
+    assert bits["denoiser.unet.conv_out"] == (8, 8)
+    assert bits["denoiser.unet.conv_in"] == (4, 8)
 
 
 def test_passionsr_beats_minmax_at_6_bits(nano):
-    """On the images of the calibration; what it is worth on others takes the recipes' 16 larger ones to show."""
+    """On the calibration images; on others it takes the recipes' 16 larger ones to show."""
     images = calibration_images("embedded", 2, 32, seed=SEED)
     models = [
         compressed(
@@ -514,7 +513,8 @@ def test_more_bits_are_better(nano, lr):
         )
         for b in (4, 8, 16)
     ]
-    assert figures == sorted(figures) and figures[1] > 30
+    assert figures == sorted(figures)
+    assert figures[1] > 30
 
 
 def test_components_are_selectable(nano):
@@ -531,7 +531,7 @@ def test_components_are_selectable(nano):
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         ({"calibration": {"images": 0}}, "calibration.images is 0"),
         ({"calibration": {"size": 40}}, "not a multiple of 16"),

@@ -1,5 +1,7 @@
 """The recorded data flow, and the ends of components found in it."""
 
+from threading import Thread
+
 import pytest
 import torch
 from torch import nn
@@ -8,8 +10,9 @@ from compress.families.adcsr import AdcSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
 from compress.passes.strip import Strip
-from compress.quant.doors import doors
-from compress.quant.flow import operator_of, paused, record
+from compress.quant.boundary_layers import find_boundary_layers
+from compress.quant.calls import operator_of, paused
+from compress.quant.flow import record
 from compress.recipe.checkpoint import convert_all
 
 PASSIONSR = {
@@ -26,27 +29,25 @@ def test_pins_are_those_that_passionsr_names(size):
         convert_all(OSEDiffSource(size=size), [Strip(text="embedding", timestep="keep")])
     )
     for part, flow in flows.items():
-        pins, edges = doors(flow)
-        assert sorted(pins) == sorted(PASSIONSR[part])
-        assert sorted(edges) == sorted({*PASSIONSR[part], ENTRANCES[part]})
+        found = find_boundary_layers(flow)
+        assert sorted(found.sensitive) == sorted(PASSIONSR[part])
+        assert sorted(found.boundary) == sorted({*PASSIONSR[part], ENTRANCES[part]})
 
 
 def test_ends_of_another_family():
     flows = record(ResShiftSource().build())
-    found = {part: doors(flow) for part, flow in flows.items()}
-    assert found["decoder"][0] == ["post_quant_conv", "decoder.conv_out"]
-    assert "decoder.conv_in" in found["decoder"][1]
+    found = {part: find_boundary_layers(flow) for part, flow in flows.items()}
+    assert found["decoder"].sensitive == ["post_quant_conv", "decoder.conv_out"]
+    assert "decoder.conv_in" in found["decoder"].boundary
     # The encoder's result goes through a concatenation with the low-resolution image.
-    assert found["encoder"][0] == ["encoder.conv_out", "quant_conv"]
-    assert (
-        "unet.input_blocks.0.0" in found["denoiser"][1]
-        and "unet.time_embed.0" in found["denoiser"][0]
-    )
+    assert found["encoder"].sensitive == ["encoder.conv_out", "quant_conv"]
+    assert "unet.input_blocks.0.0" in found["denoiser"].boundary
+    assert "unet.time_embed.0" in found["denoiser"].sensitive
 
 
 def test_joined_components_have_no_ends_between_them():
     flows = record(AdcSRSource().build())
-    assert doors(flows["decoder"])[0] == ["decoder.conv_out"]
+    assert find_boundary_layers(flows["decoder"]).sensitive == ["decoder.conv_out"]
 
 
 class Toy(nn.Module):
@@ -83,21 +84,33 @@ def test_who_reads_whom():
         "second",
         "mul_2",
     ]
-    assert (
-        nodes["mul"].scalar
-        and nodes["sub"].inputs == [nodes["mul"]]
-        and nodes["mul"].inputs == [flow.source]
-    )
+    assert nodes["mul"].scalar
+    assert nodes["sub"].inputs == [nodes["mul"]]
+    assert nodes["mul"].inputs == [flow.source]
     assert {n.name for n in nodes["first"].consumers if not n.inside} == {
         "norm.group_norm",
         "add",
     }  # y / 1 is a move
-    assert nodes["mul_2"].is_output and not nodes["second"].is_output
+    assert nodes["mul_2"].is_output
+    assert not nodes["second"].is_output
 
 
 def test_paused_functions_are_no_operators():
     x = torch.zeros(2, 3)
     assert operator_of(torch.add, (x, x), {}) == "add"
     with paused():
+        with paused():
+            assert operator_of(torch.add, (x, x), {}) is None
         assert operator_of(torch.add, (x, x), {}) is None
+    assert operator_of(torch.add, (x, x), {}) == "add"
     assert operator_of(torch.add, (torch.zeros(3), 1.0), {}) is None  # a vector is no map
+
+
+def test_a_pause_is_not_seen_by_another_thread():
+    x = torch.zeros(2, 3)
+    seen = []
+    with paused():
+        thread = Thread(target=lambda: seen.append(operator_of(torch.add, (x, x), {})))
+        thread.start()
+        thread.join()
+    assert seen == ["add"]

@@ -1,4 +1,4 @@
-"""Parity with the authors' fake quantisers and equivalent transforms (shared/golden/passionsr_quant)."""
+"""Parity with the authors' fake quantisers and transforms (shared/golden/passionsr_quant)."""
 
 import pytest
 import torch
@@ -52,8 +52,9 @@ def test_gradients_of_learned_boundaries(golden, name, bits):
     x = golden[f"inputs.fakequant.{name}"].clone().requires_grad_()
     low = golden[after + "x_min"].clone().requires_grad_()
     high = golden[after + "x_max"].clone().requires_grad_()
-    # The golden was taken right after the range was changed; the released code then still divides by the scale
-    # from before to get its zero point. The pieces are the same, so put them together its way.
+    # The golden was taken right after the range was changed. The released code then still divides
+    # by the scale from before to get its zero point. The terms are the same, so put them together
+    # its way.
     scale, _ = qparams(low, high, grid, zero_in_range=False)
     zero_point = -round_ste(low / golden[before + "scale"])
     assert torch.equal(-zero_point, golden[after + "zero_point"])
@@ -92,7 +93,7 @@ def test_equivalent_transform_keeps_the_function(golden, kind):
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 @pytest.mark.parametrize("bits", [8, 6])
 def test_quantised_layer(golden, kind, bits):
-    """Transform, then activation, weight (on W * s) and bias quantiser, as in the released layers."""
+    """Transform, then quantisers of activation, weight (W * s) and bias, as released."""
     x, weight, bias, _ = layer_inputs(golden, kind, "x")
     out = f"outputs.let.{kind}.x.W{bits}A{bits}_let."
     grid, conv = Grid(bits), kind == "conv"

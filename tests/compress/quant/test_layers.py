@@ -12,9 +12,9 @@ from torchao.quantization.quant_primitives import (
 
 from compress.core.errors import UserError
 from compress.quant.affine import Grid, best_shrink, fake_quantize, qparams, quantize_weight
-from compress.quant.distributed import set_mode
 from compress.quant.fit import begin, freeze
-from compress.quant.layers import QuantConv2d, QuantLinear, SplitConv2d
+from compress.quant.layers import LayerOptions, QuantConv2d, QuantLinear, SplitConv2d
+from compress.quant.ranges import set_mode
 
 
 def test_by_hand():
@@ -32,7 +32,7 @@ def test_range_is_widened_to_contain_zero():
     for low, high in ((1.0, 3.0), (-3.0, -1.0)):
         low, high = torch.tensor(low), torch.tensor(high)
         assert fake_quantize(torch.zeros(1), low, high, Grid(8)).item() == 0
-        scale, zero_point = qparams(low, high, Grid(8))
+        _, zero_point = qparams(low, high, Grid(8))
         assert 0 <= zero_point <= 255
 
 
@@ -53,10 +53,12 @@ def test_weights_match_torchao(bits):
         eps=1e-12,
     )
     codes = quantize_affine(weight, block, theirs, zero, torch.int8, grid.qmin, grid.qmax)
-    assert not zero_point.any() and stored.dtype == torch.int8
+    assert not zero_point.any()
+    assert stored.dtype == torch.int8
     # torchao's scale spreads the negative side over one code more, where that is the longer side.
     same = (scale - theirs.flatten()).abs() < 1e-7
-    assert same.any() and torch.equal(stored[same], codes[same])
+    assert same.any()
+    assert torch.equal(stored[same], codes[same])
     back = dequantize_affine(stored, block, scale, zero_point, torch.int8, grid.qmin, grid.qmax)
     assert ((back - weight).abs().flatten(1).amax(1) <= scale / 2 + 1e-6).all()
 
@@ -71,7 +73,8 @@ def test_shrinking_pays_with_outliers():
     x[0, 0] = 40.0
     low, high = x.amin(1), x.amax(1)
     of_low, of_high = best_shrink(x[:, 1:], low, high, Grid(6))
-    assert of_high.item() < 0.3 and of_low.item() > 0.6  # the tail is on one side
+    assert of_high.item() < 0.3
+    assert of_low.item() > 0.6
     error = [
         (fake_quantize(x[:, 1:], low * a, high * b, Grid(6)) - x[:, 1:]).square().mean()
         for a, b in ((1.0, 1.0), (of_low, of_high))
@@ -97,18 +100,19 @@ def fitted(layer, quantised, x, search=False):
     return simulated, quantised(x)
 
 
-@pytest.mark.parametrize("bits, limit", [(16, 1e-7), (8, 2e-4), (6, 3e-3), (4, 6e-2)])
+@pytest.mark.parametrize(("bits", "limit"), [(16, 1e-7), (8, 2e-4), (6, 3e-3), (4, 6e-2)])
 @pytest.mark.parametrize("kind", ["conv", "split", "linear"])
 @torch.no_grad()
 def test_frozen_layer_is_what_was_learned(kind, bits, limit):
     torch.manual_seed(0)
     if kind == "linear":
         layer, x = nn.Linear(12, 20), torch.randn(2, 7, 12)
-        quantised = QuantLinear(layer, bits, bits)
+        quantised = QuantLinear(layer, LayerOptions(bits, bits))
     else:
         layer, x = nn.Conv2d(12, 20, 3, 1, 1), torch.randn(2, 12, 9, 8)
+        options = LayerOptions(bits, bits)
         quantised = (
-            QuantConv2d(layer, bits, bits) if kind == "conv" else SplitConv2d(layer, 5, bits, bits)
+            QuantConv2d(layer, options) if kind == "conv" else SplitConv2d(layer, 5, options)
         )
     simulated, frozen = fitted(layer, quantised, x)
     error = (frozen - layer(x)).square().mean() / layer(x).square().mean()
@@ -117,9 +121,8 @@ def test_frozen_layer_is_what_was_learned(kind, bits, limit):
         frozen, simulated, rtol=1e-3, atol=1e-3 * layer(x).abs().max().item()
     )
     names = set(dict(quantised.named_buffers()))
-    assert not any("fit" in n for n in quantised.state_dict()) and any(
-        "weight_q" in n for n in names
-    )
+    assert not any("fit" in n for n in quantised.state_dict())
+    assert any("weight_q" in n for n in names)
 
 
 @torch.no_grad()
@@ -128,8 +131,9 @@ def test_split_gives_each_half_its_own_range():
     layer, x = nn.Conv2d(8, 6, 1), torch.randn(1, 8, 16, 16)
     x[:, 4:] *= 50
     layer.weight[:, 4:] /= 50
+    options = LayerOptions(6, 6)
     error = [
         (fitted(layer, q, x)[1] - layer(x)).square().mean()
-        for q in (QuantConv2d(layer, 6, 6), SplitConv2d(layer, 4, 6, 6))
+        for q in (QuantConv2d(layer, options), SplitConv2d(layer, 4, options))
     ]
     assert error[1] < 0.1 * error[0]

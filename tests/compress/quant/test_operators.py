@@ -25,13 +25,15 @@ def theirs():
     return torch.ops.quantized_decomposed
 
 
-@pytest.mark.parametrize("dtype, low, high", TYPES)
+@pytest.mark.parametrize(("dtype", "low", "high"), TYPES)
 def test_per_tensor(dtype, low, high):
     x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)) * 4
     for scale, zero in ((0.037, 3), (1e-3, 0), (0.5, -2)):
         limits = (torch.tensor(scale), torch.tensor(zero), low, high, dtype)
         codes = ours.quantize_per_tensor(x, *limits)
-        assert codes.dtype == dtype and low <= int(codes.min()) and int(codes.max()) <= high
+        assert codes.dtype == dtype
+        assert low <= int(codes.min())
+        assert int(codes.max()) <= high
         assert torch.equal(codes, theirs().quantize_per_tensor.tensor(x, *limits))
         assert torch.equal(
             ours.dequantize_per_tensor(codes, *limits),
@@ -42,7 +44,7 @@ def test_per_tensor(dtype, low, high):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("dtype, low, high", TYPES)
+@pytest.mark.parametrize(("dtype", "low", "high"), TYPES)
 def test_per_channel(dtype, low, high, axis):
     random = torch.Generator().manual_seed(1)
     x = torch.randn(3, 5, 7, generator=random) * 4
@@ -58,9 +60,9 @@ def test_per_channel(dtype, low, high, axis):
 
 def test_codes_that_do_not_fit():
     x, one = torch.zeros(2), torch.tensor(1.0)
-    with pytest.raises(ValueError, match="do not fit into torch.uint8"):
+    with pytest.raises(ValueError, match=r"do not fit into torch\.uint8"):
         ours.quantize_per_tensor(x, one, torch.tensor(0), 0, 256, torch.uint8)
-    with pytest.raises(ValueError, match="codes are torch.float32, not torch.int8"):
+    with pytest.raises(ValueError, match=r"codes are torch\.float32, not torch\.int8"):
         ours.dequantize_per_tensor(x, one, torch.tensor(0), -128, 127, torch.int8)
 
 
@@ -86,7 +88,10 @@ assert one.tolist() == theirs(x, 0.5, 0, 0, 255, torch.uint8).tolist() == [2, 2]
 
 
 def test_this_project_does_not_load_torchs_private_module():
-    code = "import sys, compress.quant.layers; assert 'torch.ao.quantization.fx._decomposed' not in sys.modules"
+    code = """
+import sys, compress.quant.layers
+assert "torch.ao.quantization.fx._decomposed" not in sys.modules
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, errors="replace"
     )

@@ -10,7 +10,7 @@ from compress.quant.placement import Placement
 
 
 @pytest.mark.parametrize(
-    "config, placement",
+    ("config", "placement"),
     [
         ({}, Placement.COMPAT),
         ({"attention": True}, Placement.ATTENTION),
@@ -20,7 +20,8 @@ from compress.quant.placement import Placement
 )
 def test_of_a_pass(config, placement):
     step = Quantize(**config)
-    assert step.grids is placement and step.label() == placement
+    assert step.grids is placement
+    assert step.label() == placement
 
 
 def test_the_outputs_are_said():
@@ -51,7 +52,7 @@ def test_codes_of_a_reduced_range(symmetric):
     assert torch.equal(scale, qparams(low, high, grid)[0])
 
 
-@pytest.mark.parametrize("bits, signed", [(4, True), (16, True), (8, False)])
+@pytest.mark.parametrize(("bits", "signed"), [(4, True), (16, True), (8, False)])
 def test_other_grids_have_no_reduced_range(bits, signed):
     with pytest.raises(UserError, match="a reduced range is one of signed 8-bit codes"):
         Grid(bits, signed=signed, reduced=True)

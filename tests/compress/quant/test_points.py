@@ -1,4 +1,4 @@
-"""Quantisers between operators: where they stand, that they act, and that the file has them where the simulation does."""
+"""Quantisers between operators: where they stand, that they act, and where the file has them."""
 
 import copy
 
@@ -12,9 +12,10 @@ from compress.core.errors import UserError
 from compress.model.passes import FitContext
 from compress.passes.quantize import Quantize
 from compress.passes.strip import Strip
-from compress.quant import points
+from compress.quant import attention, points
+from compress.quant.attention import attend, attend_in_chunks
 from compress.quant.layers import QuantLayer, TensorQuantiser
-from compress.quant.points import attend, attend_in_chunks, group_norm
+from compress.quant.norm import group_norm
 from export.graphs.export_onnx import export_onnx
 from export.parity.verify import session, verify
 
@@ -37,9 +38,8 @@ def full(tiny):
 def test_every_tensor_between_operators_is_on_a_grid(full, monkeypatch):
     """While the model runs, what reaches a sum, norm or activation has at most 2^8 values."""
     model, figures = full
-    assert figures["placement"] == "full" and all(
-        not left for left in figures["float_operators"].values()
-    )
+    assert figures["placement"] == "full"
+    assert all(not left for left in figures["float_operators"].values())
     seen = []
     original = F.group_norm
 
@@ -52,17 +52,17 @@ def test_every_tensor_between_operators_is_on_a_grid(full, monkeypatch):
     )
     with torch.no_grad():
         model.network(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert len(seen) > 20 and max(seen) <= 256
+    assert len(seen) > 20
+    assert max(seen) <= 256
 
 
 def test_a_tensor_has_one_quantiser(full):
-    """A layer that reads what is on a grid already has none of its own; a copy of neighbours takes the tensor's."""
+    """What reads codes has no quantiser of its own; an enlarged copy has the tensor's."""
     model, _ = full
     first = model.decoder.decoder.mid_block.resnets[0]
     assert model.decoder.decoder.conv_in.output is not None  # a norm and a sum read it
-    assert (
-        first.conv2.input is not None and first.conv1.input is not None
-    )  # each alone reads what SiLU puts out
+    assert first.conv2.input is not None
+    assert first.conv1.input is not None
     steps = {step.name: step for step in model.decoder.points.steps}
     resize = next(step for name, step in steps.items() if name.endswith(".resize"))
     before = steps[resize.name.replace("upsamplers.0.resize", "resnets.1.add")]
@@ -77,7 +77,8 @@ def test_ends_of_components_stay_float(full):
         model.denoiser.unet.conv_out,
         model.encoder.quant_conv,
     ):
-        assert isinstance(last, QuantLayer) and last.output is None
+        assert isinstance(last, QuantLayer)
+        assert last.output is None
 
 
 def test_softmax_and_gates_are_pinned(full):
@@ -85,12 +86,12 @@ def test_softmax_and_gates_are_pinned(full):
     pinned = {
         name: m for name, m in model.named_modules() if isinstance(m, TensorQuantiser) and m.pinned
     }
-    assert any(name.endswith("probs") for name in pinned) and any(
-        name.endswith("gate") for name in pinned
-    )
+    assert any(name.endswith("probs") for name in pinned)
+    assert any(name.endswith("gate") for name in pinned)
     for name, quantiser in pinned.items():
         step = 2**-16 if name.endswith("probs") else 2**-8
-        assert quantiser.scale.item() == pytest.approx(step) and quantiser.zero_point.item() == 0
+        assert quantiser.scale.item() == pytest.approx(step)
+        assert quantiser.zero_point.item() == 0
 
 
 def test_a_pin_lowers_the_softmax_as_well(tiny):
@@ -112,21 +113,21 @@ def test_compat_attention_is_passionsrs(tiny):
     assert figures["placement"] == "compat with attention"
     roles = {name.rsplit(".", 1)[1] for name in model.denoiser.points.names()}
     assert roles == {"q", "k", "v", "probs"}
-    assert not hasattr(model.decoder, "points") and not hasattr(model.encoder, "points")
+    assert not hasattr(model.decoder, "points")
+    assert not hasattr(model.encoder, "points")
 
 
 def test_skip_and_pins_reach_tensors(tiny):
-    model, figures = quantised(
-        tiny(), placement="full", skip=["*.gate", "*.scores"], pins={"*.add": 16}
-    )
+    model, _ = quantised(tiny(), placement="full", skip=["*.gate", "*.scores"], pins={"*.add": 16})
     names = {
         part: getattr(model, part).points.names() for part in ("encoder", "denoiser", "decoder")
     }
     assert not any(name.endswith(("gate", "scores")) for part in names.values() for name in part)
     table = model.decoder.points.table
     sums = [q for name, q in table.items() if name.endswith("add")]
-    assert sums and all(q.grid.bits == 16 for q in sums)
-    with pytest.raises(UserError, match="skip pattern '\\*.gat' matches no layer"):
+    assert sums
+    assert all(q.grid.bits == 16 for q in sums)
+    with pytest.raises(UserError, match=r"skip pattern '\*\.gat' matches no layer"):
         quantised(tiny(), placement="full", skip=["*.gat"])
 
 
@@ -183,7 +184,8 @@ def test_cpu_quantises_what_convolutions_put_out_and_its_sums(cpu):
     assert figures["placement"] == "cpu with outputs"
     decoder = model.decoder.decoder
     block = decoder.mid_block.resnets[0]
-    assert block.conv1.output is not None and block.conv2.output is not None
+    assert block.conv1.output is not None
+    assert block.conv2.output is not None
     assert decoder.conv_out.output is not None  # named
     assert model.denoiser.unet.conv_out.output is None  # not named
     names = model.decoder.points.names()
@@ -223,14 +225,13 @@ def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, tmp_path):
         for m in model.decoder.modules()
         if isinstance(m, QuantLayer) and m.weight_q.ndim == 4 and m.output
     ]
-    # One more: between codes, onnxruntime itself rounds the weight of a convolution that was left in float.
+    # One more: between codes, onnxruntime itself rounds the weight of a convolution left in float.
     assert kinds.count("QLinearConv") == len(layers) + 1 > 20
-    assert kinds.count("QLinearAdd") >= 8 and kinds.count("BatchNormalization") >= 20
-    assert (
-        "Softmax" not in kinds
-        and "MatMul" not in kinds
-        and kinds.count("MatMulIntegerToFloat") >= 6
-    )
+    assert kinds.count("QLinearAdd") >= 8
+    assert kinds.count("BatchNormalization") >= 20
+    assert "Softmax" not in kinds
+    assert "MatMul" not in kinds
+    assert kinds.count("MatMulIntegerToFloat") >= 6
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         simulated = model.decoder(x)
@@ -249,7 +250,8 @@ def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "decoder.onnx")).graph
     types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
     moved = [n.op_type for n in graph.node if types.get(n.input[0]) == onnx.TensorProto.UINT8]
-    assert moved.count("Transpose") == 3 * 3 and moved.count("Slice") >= 3
+    assert moved.count("Transpose") == 3 * 3
+    assert moved.count("Slice") >= 3
     assert not {"DepthToSpace", "Resize"} & {n.op_type for n in graph.node}
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -259,8 +261,10 @@ def test_cpu_file_shuffles_and_crops_codes(tiny, tmp_path):
 
 
 def test_a_reduced_range_is_the_same_in_simulation_and_file(tiny, tmp_path):
-    """Codes within [-64, 64] in torch and in the file, as a header's config restores them; results agree, in the fast
-    kernels too, which overflow on x86 before VNNI for a wider code."""
+    """Codes lie within [-64, 64] in torch and in the file, as a header's config restores them.
+
+    Results agree in the fast kernels too, which overflow on x86 before VNNI for a wider code.
+    """
     model, figures = quantised(
         tiny(), placement="cpu", skip=["denoiser.*.attention.*"], reduce_range=True
     )
@@ -269,7 +273,8 @@ def test_a_reduced_range_is_the_same_in_simulation_and_file(tiny, tmp_path):
         [m.weight_q for m in one.decoder.modules() if isinstance(m, QuantLayer)]
         for one in (model, plain)
     )
-    assert max(c.abs().max() for c in codes) == 64 and max(c.abs().max() for c in wider) == 127
+    assert max(c.abs().max() for c in codes) == 64
+    assert max(c.abs().max() for c in wider) == 127
     assert figures["placement"] == "cpu"
     again = tiny()
     Quantize(
@@ -287,7 +292,8 @@ def test_a_reduced_range_is_the_same_in_simulation_and_file(tiny, tmp_path):
         for i in onnx.load(tmp_path / "decoder.onnx").graph.initializer
         if i.data_type == onnx.TensorProto.INT8 and len(i.dims) > 1
     ]
-    assert len(stored) == len(codes) and all(abs(w.astype(int)).max() <= 64 for w in stored)
+    assert len(stored) == len(codes)
+    assert all(abs(w.astype(int)).max() <= 64 for w in stored)
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         simulated = model.decoder(x)
@@ -304,17 +310,18 @@ def test_a_reduced_range_leaves_other_widths(tiny):
     model = tiny()
     step.convert(model)
     grids = {name: m.weight_grid for name, m in model.named_modules() if isinstance(m, QuantLayer)}
-    assert (
-        not grids["decoder.decoder.conv_out"].reduced
-        and grids["decoder.decoder.conv_out"].qmax == 7
-    )
+    assert not grids["decoder.decoder.conv_out"].reduced
+    assert grids["decoder.decoder.conv_out"].qmax == 7
     assert not grids["encoder.encoder.conv_in"].reduced
     assert grids["decoder.decoder.conv_in"].reduced
 
 
 def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
-    """onnxruntime adds a map's numbers one after the other; of two flat maps in a group the variance is a small
-    difference of large numbers, which a mean over both axes at once loses."""
+    """onnxruntime adds a map's numbers one after the other.
+
+    Of two flat maps in a group the variance is a small difference of large numbers, which a mean
+    over both axes at once loses.
+    """
 
     class Norm(torch.nn.Module):
         def forward(self, x):
@@ -339,7 +346,7 @@ def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
 
 
 def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
-    """GroupNorm's affine and SiLU a few channels at a time, and moments without a map of squares."""
+    """GroupNorm's affine and SiLU a few channels at a time; moments without a map of squares."""
     model, _ = cpu
     results, kinds = [], []
     for part in (2**22, 2**12):
@@ -362,7 +369,7 @@ def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk", [2**20, 2 * 5 * 7, 7])
 def test_attention_in_chunks_is_attention(monkeypatch, chunk):
     """With quantisers that do nothing, for chunks of all, some and one of the queries."""
-    monkeypatch.setattr(points, "CHUNK", chunk)
+    monkeypatch.setattr(attention, "CHUNK", chunk)
 
     class Same(torch.nn.Module):
         def forward(self, x, gain=1.0):
@@ -389,7 +396,7 @@ def test_attention_in_chunks_is_attention(monkeypatch, chunk):
 
 
 def test_eight_bits_hold_flat_rows_and_peaks():
-    """Among 1024 keys, half of the queries flat and half on one key: one grid for probabilities loses the flat ones."""
+    """Half of the queries flat over 1024 keys, half on one: a grid of probabilities loses some."""
     torch.manual_seed(0)
     weights = torch.cat([torch.randn(64, 1024) * 0.1, torch.eye(64, 1024) * 20])
     v = torch.randn(1024, 8)
@@ -406,8 +413,8 @@ def test_eight_bits_hold_flat_rows_and_peaks():
 
 
 def test_float_forms_change_no_value(tiny, tmp_path, monkeypatch):
-    """The forms of export/graphs/cpu_forms.py on a float model: fewer passes, attention in parts, the same picture."""
-    monkeypatch.setattr(points, "CHUNK", 64)
+    """export/graphs/cpu_forms.py on a float model: fewer passes, attention in parts, same image."""
+    monkeypatch.setattr(attention, "CHUNK", 64)
     model = tiny()
     for norm in (
         m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)
@@ -418,8 +425,10 @@ def test_float_forms_change_no_value(tiny, tmp_path, monkeypatch):
     for form, file in files.items():
         export_onnx(model, file.parent, lr_size=(32, 32), stems=("decoder",), for_cpu=form)
     kinds = {form: [n.op_type for n in onnx.load(file).graph.node] for form, file in files.items()}
-    assert "BatchNormalization" not in kinds[False] and kinds[False].count("Softmax") == 1
-    assert kinds[True].count("BatchNormalization") >= 20 and kinds[True].count("Softmax") > 1
+    assert "BatchNormalization" not in kinds[False]
+    assert kinds[False].count("Softmax") == 1
+    assert kinds[True].count("BatchNormalization") >= 20
+    assert kinds[True].count("Softmax") > 1
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
     before, after = (session(file, 1).run(None, {"clean_latent": x})[0] for file in files.values())
     assert abs(before - after).max() < 1e-4 * abs(before).max()
@@ -435,7 +444,8 @@ def test_file_has_what_the_simulation_has(full, tmp_path):
             sources = [made_by.get(name) for name in node.input]
             assert all(s is None or s.op_type == "DequantizeLinear" for s in sources), node.name
     assert sum(n.op_type == "Softmax" for n in file.graph.node) == 1
-    # A random network answers noise in the last bit with as much as a wrong code; rounding itself does more.
+    # A random network answers noise in the last bit with as much as a wrong code; rounding itself
+    # does more.
     rows = verify(model, tmp_path, threads=1)
     assert all(
         row["psnr_db"] >= min(40.0, row["self_db"] - 3, row["own_db"] - 3) for row in rows

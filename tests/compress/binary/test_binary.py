@@ -1,4 +1,4 @@
-"""Binary layers: parity with BiMaCoSR's, ours where we differ, the two other methods, and the published counts."""
+"""Binary layers: parity with BiMaCoSR's, where ours differ, other methods, published counts."""
 
 import json
 
@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compress.binary.branches import LowRank, Sparse
-from compress.binary.layers import BinaryConfig, BinaryLayer, binarise
+from compress.binary.config import BinaryConfig
+from compress.binary.layers import BinaryLayer, binarise
+from compress.binary.released import load_released
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
 from compress.networks.swin_unet import SwinUNet
@@ -44,7 +46,7 @@ def under(tensors, prefix):
 
 
 def released_layer(golden, name: str, state: str | None = None) -> BinaryLayer:
-    """The replacement of a layer, initialised by us or with the values of one of the golden's states."""
+    """A layer's replacement, initialised by us or with the values of one of the golden's states."""
     facts, tensors = golden
     shape = facts["config"]["layers"][name]
     if shape["type"] == "Linear":
@@ -57,7 +59,7 @@ def released_layer(golden, name: str, state: str | None = None) -> BinaryLayer:
     binary = binarise(layer, BinaryConfig(rank=facts["config"]["rank"], released=True))
     if state:
         prefix = f"outputs.{name}.init.state." if state == "init" else f"weights.{name}.{state}."
-        binary.load_released(under(tensors, prefix))
+        load_released(binary, under(tensors, prefix))
     return binary
 
 
@@ -145,7 +147,7 @@ def test_straight_through_gradients_are_the_authors(golden, name):
 
 
 def test_zero_is_positive_in_ours_and_nothing_in_theirs(golden):
-    facts, tensors = golden
+    _, tensors = golden
     theirs, x = (
         released_layer(golden, "conv3x3", "trained"),
         tensors["inputs.conv3x3.x_with_zeros_quirk"],
@@ -153,11 +155,9 @@ def test_zero_is_positive_in_ours_and_nothing_in_theirs(golden):
     ours = binarise(nn.Conv2d(24, 40, 3, padding=1))
     ours.load_state_dict(theirs.state_dict())
     zeros = (x == 0) & (x.abs().mean(1, keepdim=True) > 0)
-    assert (
-        zeros.any()
-        and (theirs.binary_input(x)[zeros] == 0).all()
-        and (ours.binary_input(x)[zeros] > 0).all()
-    )
+    assert zeros.any()
+    assert (theirs.binary_input(x)[zeros] == 0).all()
+    assert (ours.binary_input(x)[zeros] > 0).all()
     assert torch.equal(ours.binary_input(x)[~zeros], theirs.binary_input(x)[~zeros])
     assert not torch.equal(ours(x), theirs(x))
     with torch.no_grad():
@@ -175,12 +175,13 @@ LAYER_KINDS = {
 
 @pytest.mark.parametrize("kind", LAYER_KINDS)
 def test_nothing_is_lost_at_initialisation(kind):
-    """With the residual in full precision in the place of its signs, the layer is the one it replaces."""
+    """With the residual itself in the place of its signs, the layer is the one it replaces."""
     torch.manual_seed(0)
     build, shape = LAYER_KINDS[kind]
     layer, x = build(), torch.randn(shape)
     binary = binarise(layer, BinaryConfig(rank=3, nonzeros=1))
-    assert binary.sparse.entries.numel() == 20 and binary.low_rank.down.weight.shape[0] == 3
+    assert binary.sparse.entries.numel() == 20
+    assert binary.low_rank.down.weight.shape[0] == 3
     binary.binary_input, binary.binary_weight = lambda x: x, lambda: binary.weight
     with torch.no_grad():
         torch.testing.assert_close(binary(x), layer(x))
@@ -200,12 +201,13 @@ def test_branches_add_up_and_switch_off(kind):
             assert getattr(one, off) is None
             torch.testing.assert_close(one(x), one.binary_branch(x) + getattr(one, left)(x))
         alone = binarise(layer, BinaryConfig(low_rank=False, sparse=False))
-        assert torch.equal(alone.weight, layer.weight) and torch.equal(
-            alone(x), alone.binary_branch(x)
-        )
+        assert torch.equal(alone.weight, layer.weight)
+        assert torch.equal(alone(x), alone.binary_branch(x))
         # Without the binary branch a rank that is full leaves the 1x1 layer as it was.
         rest = binarise(layer, BinaryConfig(binary=False, rank=12))
-        assert rest.weight is None and rest.weight_bits is None and rest(x).shape == binary.shape
+        assert rest.weight is None
+        assert rest.weight_bits is None
+        assert rest(x).shape == binary.shape
         if kind in ("conv1x1", "linear"):
             torch.testing.assert_close(rest(x), layer(x))
     assert {name for name, _ in whole.named_parameters()} >= {
@@ -225,7 +227,9 @@ def test_sparse_keeps_the_largest_and_low_rank_the_best():
         sparse.fit(matrix)
         low_rank.fit(matrix)
     kept = sparse.dense() != 0
-    assert kept.sum() == 20 and sparse.index.dtype == torch.int32 and sparse.density == 20 / 60
+    assert kept.sum() == 20
+    assert sparse.index.dtype == torch.int32
+    assert sparse.density == 20 / 60
     assert torch.equal(sparse.dense()[kept], matrix[kept])
     assert matrix[kept].abs().min() >= matrix[~kept].abs().max()
     singular = torch.linalg.svdvals(
@@ -270,9 +274,8 @@ def test_react_moves_the_threshold(kind):
     build, shape = LAYER_KINDS[kind]
     layer, x = build(), torch.randn(shape)
     binary = binarise(layer, BinaryConfig(method="react"))
-    assert binary.sparse is binary.low_rank is None and (binary.rprelu is None) == (
-        kind == "linear"
-    )
+    assert binary.sparse is binary.low_rank is None
+    assert (binary.rprelu is None) == (kind == "linear")
     torch.nn.init.uniform_(binary.threshold, -0.5, 0.5)
     threshold = binary.threshold if kind == "linear" else binary.threshold[:, None, None]
     with torch.no_grad():
@@ -329,7 +332,8 @@ def test_full_size_counts_of_the_published_student(shared):
         if key.endswith(("move0.bias", "channel_threshold"))
     )
     parameters = sum(p.numel() for p in net.parameters())
-    assert unused == 76_320 and parameters + unused == manifest["parameters"] == 120_255_183
+    assert unused == 76_320
+    assert parameters + unused == manifest["parameters"] == 120_255_183
     for name, layer in replaced.items():
         expected = under(manifest["tensors"], f"{name}.")
         assert expected["weight"] == list(layer.weight.shape)
@@ -365,7 +369,8 @@ def test_full_size_counts_of_the_published_student(shared):
     sparse = [row for row in cost.layers if row.name in densities]
     entries = sum((row.macs_conv + row.macs_linear) * densities[row.name] for row in sparse)
     assert (sum(row.params for row in sparse), round(entries)) == (202_880, 160_398_080)
-    # All in: 5.53 M parameters (with the unused ones) and 2.47 G operations, 64 binary ones counting as one.
+    # All in: 5.53 M parameters (with the unused ones) and 2.47 G operations; 64 binary ones count
+    # as one.
     assert cost.param_equivalents + unused == 5_534_351
     attention = sum(row.macs_attention for row in cost.layers)
     assert (
