@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from compress.core.errors import UserError
-from export.targets.host.arithmetic import phases
+from compress.process.strips import phases
 from export.targets.hush import hushed
 from export.targets.parts import Exported, Options, Parts, example, float_model
 

@@ -1,1 +1,1 @@
-"""The program of an exported folder: it is copied beside run.py and stands alone, without the toolkit."""
+"""The program of an exported folder: copied beside run.py, it needs nothing of the toolkit."""

@@ -1,69 +1,31 @@
 """Upscale photographs with the model in this folder: python run.py IMAGE... [-o DIR]
 
-Needs the runtime that manifest.json names, numpy and Pillow; nothing of the toolkit that wrote the folder. It is also
-the reference for an application: padding, tiles, the arithmetic between the networks and the colour correction are
-in the modules of host/.
+Needs the runtime that manifest.json names, numpy and Pillow; nothing of the toolkit that wrote the
+folder. It is also the reference for an application: padding, tiles, the arithmetic between the
+networks and the colour correction are in the modules of host/.
 """
 
 import argparse
 import json
 import sys
-import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from .arithmetic import FIXES
 from .folder import FolderError, read, verify
-from .photographs import batch  # the toolkit's compress/photographs, copied by the export
-from .photographs.problem import PhotographError
+
+# The export copies the toolkit's compress/photographs here.
+from .photographs import batch  # type: ignore[import-not-found]
+from .photographs.problem import PhotographError  # type: ignore[import-not-found]
+from .profiling import profile
 from .runtimes import RUNTIMES, load
 from .strips import StripError
 from .tiles import chosen, upscale_bytes
 
 
-def profile(folder: Path, repeats: int, threads: int | None) -> dict:
-    """Of every graph: seconds to load, peak memory of this process in MiB before and after, ms of each run."""
-    try:
-        import resource
-    except ImportError:  # Windows: run.py itself works without
-        raise FolderError(
-            "--profile measures memory by a POSIX call, which this system lacks; run "
-            "it on Linux or macOS"
-        ) from None
-
-    manifest, found = read(folder), {}
-    random = np.random.default_rng(0)
-    for name, graph in manifest["graphs"].items():
-        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-        run = load(folder, [name], threads)[name]
-        loaded = time.perf_counter() - began
-        shape = [
-            d if isinstance(d, int) else s
-            for d, s in zip(
-                graph["inputs"][0]["shape"], graph["inputs"][0]["example_shape"], strict=True
-            )
-        ]
-        x, times = random.random(shape, dtype=np.float32), []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            run(x)
-            times.append((time.perf_counter() - began) * 1e3)
-        unit = 1024 if sys.platform != "darwin" else 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found[name] = {
-            "load_s": loaded,
-            "first_ms": times[0],
-            "ms": times[1:],
-            "peak_mib": peak / unit,
-            "more_mib": (peak - before) / unit,
-        }
-    return found
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="run.py", description=__doc__.split(":")[0])
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of run.py."""
+    parser = argparse.ArgumentParser(prog="run.py", description=(__doc__ or "").split(":")[0])
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs")
     batch.add_arguments(parser, convert=True)
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's)")
@@ -78,11 +40,17 @@ def main() -> int:
     parser.add_argument(
         "--profile", type=int, metavar="RUNS", help="print load time, memory and latency as JSON"
     )
+    return parser
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    parser = build_parser()
     arguments = parser.parse_args(batch.arguments(parser, sys.argv[1:]))
     if not arguments.images and not arguments.profile:
         parser.error("give one image or more")
     warnings.filterwarnings("ignore", module="PIL")  # what matters of it is told by a sentence
-    manifest = {}
+    manifest: dict = {}
     try:
         manifest = read(arguments.folder)
         verify(arguments.folder, manifest)

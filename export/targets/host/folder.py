@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 MANIFEST = "manifest.json"
 FORMAT = "diffusion-sr-compress/export/1"
 AGAIN = "copy the folder again, or export it again"
-BLOCK = 2**22
-# Key of the manifest: its type. What follows from these is read by tiles.py and runtimes.py.
+BLOCK = 2**22  # bytes that are read at a time
+# Key of the manifest: its type. tiles.py and runtimes.py rely on these.
 NEEDED = {
     "target": str,
     "components": list,
@@ -28,6 +29,7 @@ HOST_NEEDED = {
     "align": int,
     "smallest": int,
 }
+LEAST = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
 FACTORS = {"latent": float, "prediction": float}
 TENSOR = {"name": str, "shape": list, "example_shape": list}
 
@@ -43,6 +45,28 @@ def read(folder: Path) -> dict:
         FolderError: It is missing, not JSON, of another format, or lacks something.
     """
     path = folder / MANIFEST
+    data = _parse(path)
+    _check_types(path, "", data, NEEDED)
+    _check_host(path, data["host"])
+    if data["scale"] < 1:
+        raise _damaged(path, f"scale is {data['scale']}")
+    sides = data["lr_size"]
+    if len(sides) != 2 or not _are_sides(sides):
+        raise _damaged(path, f"lr_size is {sides!r}, not two sides in pixels")
+    for name, graph in data["graphs"].items():
+        if not _is_listed(graph, data["files"]):
+            raise _damaged(path, f"graph {name} names no file that 'files' lists")
+        _check_tensor(path, f"graphs.{name}.inputs", graph.get("inputs"))
+        _check_tensor(path, f"graphs.{name}.outputs", graph.get("outputs"))
+    return data
+
+
+def _damaged(path: Path, what: str) -> FolderError:
+    return FolderError(f"{path} is damaged: {what}; {AGAIN}")
+
+
+def _parse(path: Path) -> dict:
+    """The manifest's mapping, of this program's format."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -50,49 +74,42 @@ def read(folder: Path) -> dict:
     except OSError as error:
         raise FolderError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from None
     except (ValueError, RecursionError):
-        raise FolderError(f"{path} is damaged: it is not JSON; {AGAIN}") from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise FolderError(f"{path} is of format {found!r}, this program reads {FORMAT}; {AGAIN}")
-    _check_types(path, "", data, NEEDED)
-    _check_types(path, "host.", data["host"], HOST_NEEDED)
-    _check_types(path, "host.clean_latent.", data["host"]["clean_latent"], FACTORS)
-    if "margin" in data["host"]:  # folders of before there was one have none
-        _check_types(path, "host.", data["host"], {"margin": int})
-    least = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
-    for key, bound in least.items():
-        if data["host"].get(key, bound) < bound:
-            raise FolderError(f"{path} is damaged: host.{key} is {data['host'][key]}; {AGAIN}")
-    if data["scale"] < 1:
-        raise FolderError(f"{path} is damaged: scale is {data['scale']}; {AGAIN}")
-    sides = data["lr_size"]
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise _damaged(path, "it is not JSON") from None
+    its_format = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if not isinstance(data, dict) or its_format != FORMAT:
         raise FolderError(
-            f"{path} is damaged: lr_size is {sides!r}, not two sides in pixels; {AGAIN}"
+            f"{path} is of format {its_format!r}, this program reads {FORMAT}; {AGAIN}"
         )
-    for name, graph in data["graphs"].items():
-        if not _listed(graph, data["files"]):
-            raise FolderError(
-                f"{path} is damaged: graph {name} names no file that 'files' lists; {AGAIN}"
-            )
-        for side in ("inputs", "outputs"):
-            _check_tensor(path, f"graphs.{name}.{side}", graph.get(side))
     return data
+
+
+def _check_host(path: Path, host: dict) -> None:
+    """What tiles.py takes from the manifest."""
+    _check_types(path, "host.", host, HOST_NEEDED)
+    _check_types(path, "host.clean_latent.", host["clean_latent"], FACTORS)
+    if "margin" in host:  # folders of before there was one have none
+        _check_types(path, "host.", host, {"margin": int})
+    for key, least in LEAST.items():
+        if host.get(key, least) < least:
+            raise _damaged(path, f"host.{key} is {host[key]}")
+
+
+def _are_sides(sides: list) -> bool:
+    """Whether all are numbers of pixels."""
+    return all(type(side) is int and side > 0 for side in sides)
 
 
 def _check_tensor(path: Path, where: str, entries: object) -> None:
     """The one input or output of a graph: a name and two shapes of as many sides."""
     if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
-        raise FolderError(f"{path} is damaged: {where} is no list of one tensor; {AGAIN}")
+        raise _damaged(path, f"{where} is no list of one tensor")
     _check_types(path, f"{where}[0].", entries[0], TENSOR)
     shape, example = entries[0]["shape"], entries[0]["example_shape"]
-    if len(shape) != len(example) or not all(type(side) is int and side > 0 for side in example):
-        raise FolderError(
-            f"{path} is damaged: {where} has the shapes {shape} and {example}; {AGAIN}"
-        )
+    if len(shape) != len(example) or not _are_sides(example):
+        raise _damaged(path, f"{where} has the shapes {shape} and {example}")
 
 
-def _listed(graph: object, files: dict) -> bool:
+def _is_listed(graph: object, files: dict) -> bool:
     """Whether a graph's file, or the files of its folder (Core ML), have a checksum."""
     file = graph.get("file") if isinstance(graph, dict) else None
     if not isinstance(file, str) or not file:
@@ -100,12 +117,14 @@ def _listed(graph: object, files: dict) -> bool:
     return file in files or any(name.startswith(f"{file}/") for name in files)
 
 
-def _check_types(path: Path, prefix: str, data: dict, needed: dict[str, type]) -> None:
+def _check_types(path: Path, prefix: str, data: dict, needed: Mapping[str, type]) -> None:
+    """Every key of `needed` must be in `data`, of its type. An int passes for a float."""
     for key, kind in needed.items():
         kinds = (int, float) if kind is float else (kind,)
-        if key not in data or type(data[key]) not in kinds:
-            what = "is missing" if key not in data else f"is no {kind.__name__}"
-            raise FolderError(f"{path} is damaged: {prefix}{key} {what}; {AGAIN}")
+        if key not in data:
+            raise _damaged(path, f"{prefix}{key} is missing")
+        if type(data[key]) not in kinds:
+            raise _damaged(path, f"{prefix}{key} is no {kind.__name__}")
 
 
 def verify(folder: Path, manifest: dict) -> None:
@@ -117,27 +136,21 @@ def verify(folder: Path, manifest: dict) -> None:
     for name, entry in manifest["files"].items():
         path = folder / name
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise FolderError(
-                f"{folder / MANIFEST} is damaged: files.{name} has no sha256; {AGAIN}"
-            )
+            raise _damaged(folder / MANIFEST, f"files.{name} has no sha256")
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise FolderError(
-                f"{folder / MANIFEST} is damaged: it names {name}, outside the folder; {AGAIN}"
-            )
+            raise _damaged(folder / MANIFEST, f"it names {name}, outside the folder")
         if not path.is_file():
             raise FolderError(f"{path} is missing; {AGAIN}")
-        if path.stat().st_size != entry.get("bytes"):
-            raise FolderError(
-                f"{path} is damaged: it has {path.stat().st_size} bytes, the "
-                f"manifest says {entry.get('bytes')}; {AGAIN}"
-            )
+        size = path.stat().st_size
+        if size != entry.get("bytes"):
+            said = f"it has {size} bytes, the manifest says {entry.get('bytes')}"
+            raise _damaged(path, said)
         if sha256(path) != entry["sha256"]:
-            raise FolderError(
-                f"{path} is damaged: its sha256 is not the one in manifest.json; {AGAIN}"
-            )
+            raise _damaged(path, "its sha256 is not the one in manifest.json")
 
 
 def sha256(path: Path) -> str:
+    """The digest of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):

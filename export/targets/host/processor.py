@@ -18,6 +18,9 @@ CPUINFO = Path("/proc/cpuinfo")
 VNNI = ("avx512_vnni", "avx_vnni")
 REPORTED = ("avx2", "avx512f", *VNNI)
 MACHINES = ("x86_64", "amd64", "x86", "i386", "i486", "i586", "i686")
+MACOS_QUERY = ("sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features")
+MACOS_SPELLING = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
+MACOS_PATIENCE = 5  # seconds
 
 
 def is_x86() -> bool:
@@ -29,66 +32,75 @@ def is_x86() -> bool:
 def flags() -> frozenset[str] | None:
     """The features that all cores share, in Linux' spelling; None where the system names none."""
     if sys.platform == "linux":
-        return _of_linux()
-    return _of_macos() if sys.platform == "darwin" else None
+        return _flags_of_linux()
+    if sys.platform == "darwin":
+        return _flags_of_macos()
+    return None
 
 
-def _of_linux() -> frozenset[str] | None:
+def _flags_of_linux() -> frozenset[str] | None:
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    lines = [
-        line.partition(":")[2].split() for line in text.splitlines() if line.startswith("flags")
+    cores = [
+        frozenset(line.partition(":")[2].split())
+        for line in text.splitlines()
+        if line.startswith("flags")
     ]
-    return frozenset.intersection(*map(frozenset, lines)) if lines else None
+    if not cores:
+        return None
+    return frozenset.intersection(*cores)
 
 
-def _of_macos() -> frozenset[str] | None:
+def _flags_of_macos() -> frozenset[str] | None:
     """An Intel Mac's features. Rosetta has no such list, and no AVX-512."""
     try:
         done = subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
+            MACOS_QUERY, capture_output=True, text=True, timeout=MACOS_PATIENCE, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None
     names = done.stdout.lower().split()
-    spelled = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni"}
-    return frozenset(spelled.get(name, name) for name in names) or None
+    return frozenset(MACOS_SPELLING.get(name, name) for name in names) or None
 
 
 def needs_exact_kernels() -> bool:
     """Whether full 8-bit weights overflow in the fast kernels: x86 without VNNI, or not known.
 
-    ARM's products of bytes are added in 32 bits.
+    ARM adds products of bytes in 32 bits.
     """
     if not is_x86():
         return False
     known = flags()
-    return known is None or known.isdisjoint(VNNI)
+    if known is None:
+        return True
+    return known.isdisjoint(VNNI)
 
 
 def session_entries(exact: bool | None = None) -> dict[str, str]:
     """Entries of a session's config with which onnxruntime computes integers exactly here.
 
-    `exact` True or False asks for exact kernels, or for none, whatever the processor.
+    Args:
+        exact: True asks for exact kernels and False for the fast ones, whatever the processor.
+            None asks for exact ones where the processor needs them.
     """
-    return {EXACT: "1"} if (needs_exact_kernels() if exact is None else exact) else {}
+    if exact is None:
+        exact = needs_exact_kernels()
+    return {EXACT: "1"} if exact else {}
 
 
 def describe() -> str:
     """One line: the features found, and whether sessions ask for exact kernels."""
-    known = flags()
+    switch = "on" if needs_exact_kernels() else "off"
+    return f"processor features: {_described_features()}; {EXACT}: {switch}"
+
+
+def _described_features() -> str:
     if not is_x86():
-        found = f"{platform.machine()}, no x86"
-    elif known is None:
-        found = "x86, features not known"
-    else:
-        found = ", ".join(name for name in REPORTED if name in known) or "none of " + ", ".join(
-            REPORTED
-        )
-    return f"processor features: {found}; {EXACT}: {'on' if needs_exact_kernels() else 'off'}"
+        return f"{platform.machine()}, no x86"
+    known = flags()
+    if known is None:
+        return "x86, features not known"
+    there = [name for name in REPORTED if name in known]
+    return ", ".join(there) if there else f"none of {', '.join(REPORTED)}"

@@ -1,23 +1,32 @@
-"""The runtimes: (entry of a graph in the manifest, folder, threads) -> function of one float32 array."""
+"""The runtimes of exported graphs.
+
+Each takes a graph's entry in the manifest, the folder and a number of CPU threads (None: the
+runtime's choice), and returns a function of one float32 array.
+"""
 
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .processor import needs_exact_kernels, session_entries
 
 Graph = Callable[[np.ndarray], np.ndarray]
+ERRORS_ONLY = 3  # onnxruntime's log severity
+REDUCED = 64  # weight codes up to this cannot overflow in 16-bit sums of two products
+QNN_PROVIDER = "QNNExecutionProvider"
 
 
 def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """onnxruntime on the CPU, with integers that are exact on this processor."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = ERRORS_ONLY
     options.inter_op_num_threads = 1
     for key, value in session_entries().items():
         options.add_session_config_entry(key, value)
@@ -31,16 +40,18 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
 
 
 def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
-    """The HTP, or its simulator on Linux x86-64. A QDQ file that was not compiled yet is compiled while loading."""
+    """Qualcomm's HTP, or its simulator on Linux x86-64.
+
+    A Q/DQ file that was not compiled yet is compiled while loading.
+    """
     import onnxruntime as ort
     import onnxruntime_qnn
 
-    name = "QNNExecutionProvider"
-    if name not in {device.ep_name for device in ort.get_ep_devices()}:
-        ort.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
-    device = next(device for device in ort.get_ep_devices() if device.ep_name == name)
+    if QNN_PROVIDER not in {device.ep_name for device in ort.get_ep_devices()}:
+        ort.register_execution_provider_library(QNN_PROVIDER, onnxruntime_qnn.get_library_path())
+    device = next(device for device in ort.get_ep_devices() if device.ep_name == QNN_PROVIDER)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = ERRORS_ONLY
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_provider_for_devices(
         [device], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **graph["provider"]}
@@ -51,24 +62,27 @@ def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
 
 
 def openvino(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """OpenVINO on the CPU, in float32 where there are no codes."""
     import openvino as ov
 
-    if graph.get("largest_weight_code", 0) > 64 and needs_exact_kernels():
+    if graph.get("largest_weight_code", 0) > REDUCED and needs_exact_kernels():
         print(
             f"warning: {graph['file']}: OpenVINO's 8-bit products can overflow on this processor, "
-            "which has no VNNI (one model's results were 33 dB from exact ones); export target onnx, "
-            "or a model that was quantised with reduce_range",
+            "which has no VNNI (one model's results were 33 dB from exact ones); export target "
+            "onnx, or a model that was quantised with reduce_range",
             file=sys.stderr,
         )
-    # Some CPUs would take bfloat16 by themselves; an application that wants speed may leave this out.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"} | (
-        {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    )
+    # Some CPUs would take bfloat16 by themselves. An application that wants speed may leave this
+    # out.
+    settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
     loaded = ov.Core().compile_model(folder / graph["file"], "CPU", settings)
     return lambda x: loaded(x)[0]
 
 
 def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """ExecuTorch's runtime, with XNNPACK on the CPU."""
     import torch
     from executorch.runtime import Runtime
 
@@ -78,18 +92,25 @@ def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
         if hasattr(portable_lib, "_unsafe_reset_threadpool"):
             portable_lib._unsafe_reset_threadpool(threads)
     method = Runtime.get().load_program(folder / graph["file"]).load_method("forward")
-    # A method's outputs are its own memory, which the next call overwrites.
-    return lambda x: method.execute([torch.from_numpy(np.ascontiguousarray(x))])[0].numpy().copy()
+
+    def run(x: np.ndarray) -> np.ndarray:
+        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(x))])
+        # They are the method's own memory, which the next call overwrites.
+        return outputs[0].numpy().copy()
+
+    return run
 
 
 def litert(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """LiteRT's interpreter on the CPU."""
     from ai_edge_litert.interpreter import Interpreter
 
     loaded = Interpreter(
         model_path=str(folder / graph["file"]), num_threads=threads or os.cpu_count()
     )
     loaded.allocate_tensors()
-    source, result = loaded.get_input_details()[0], loaded.get_output_details()[0]
+    source = loaded.get_input_details()[0]
+    result = loaded.get_output_details()[0]
 
     def run(x: np.ndarray) -> np.ndarray:
         loaded.set_tensor(source["index"], x)
@@ -100,6 +121,7 @@ def litert(graph: dict, folder: Path, threads: int | None) -> Graph:
 
 
 def coreml(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """Core ML, on macOS."""
     import coremltools
 
     if sys.platform != "darwin":
@@ -107,80 +129,84 @@ def coreml(graph: dict, folder: Path, threads: int | None) -> Graph:
             "error: Core ML predicts on macOS only; copy this folder to a Mac and run it there"
         )
     loaded = coremltools.models.MLModel(str(folder / graph["file"]))
-    source, result = graph["inputs"][0]["name"], graph["outputs"][0]["name"]
+    source = graph["inputs"][0]["name"]
+    result = graph["outputs"][0]["name"]
     return lambda x: loaded.predict({source: x})[result]
 
 
 def ncnn(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """Run by ncnn on the CPU."""
     import ncnn as runtime
 
     net = runtime.Net()
     net.opt.num_threads = threads or os.cpu_count()
     if graph["precision"] == "fp32":
-        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        net.opt.use_fp16_packed = False
+        net.opt.use_fp16_storage = False
+        net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_storage = False
-    # They return 0, and the line about a missing file on stderr is all there is besides.
-    if net.load_param(str(folder / graph["file"])) or net.load_model(
-        str(folder / graph["weights"])
-    ):
+    # Both return 0; a line on stderr about a missing file is all that there is besides.
+    failed = net.load_param(str(folder / graph["file"]))
+    failed = failed or net.load_model(str(folder / graph["weights"]))
+    if failed:
         raise SystemExit(f"error: ncnn cannot load {folder / graph['file']}")
+    source = graph["inputs"][0]["name"]
+    result = graph["outputs"][0]["name"]
 
     def run(x: np.ndarray) -> np.ndarray:
         with net.create_extractor() as extractor:
             # A Mat on an array borrows its memory, and layers that work in place would write there.
-            extractor.input(
-                graph["inputs"][0]["name"], runtime.Mat(np.ascontiguousarray(x[0])).clone()
-            )
-            code, result = extractor.extract(graph["outputs"][0]["name"])
+            extractor.input(source, runtime.Mat(np.ascontiguousarray(x[0])).clone())
+            code, output = extractor.extract(result)
             if code:
                 raise SystemExit(f"error: ncnn ended with code {code} in {graph['file']}")
-            return np.array(result)[None]
+            return np.array(output)[None]
 
     return run
 
 
 def tensorrt(graph: dict, folder: Path, threads: int | None) -> Graph:
-    """An engine that build.py made on this machine: engines hold for one GPU and one TensorRT version."""
+    """Run an engine that build.py made on this machine.
+
+    An engine holds for one GPU and one version of TensorRT.
+    """
     import tensorrt as trt
     from cuda.bindings import runtime as cuda
 
-    def call(result: tuple) -> tuple:
-        if int(result[0]):
-            raise SystemExit(f"error: CUDA answered {result[0]}")
-        return result[1:]
-
-    engine = trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(
-        (folder / graph["engine"]).read_bytes()
-    )
-    context, (stream,) = engine.create_execution_context(), call(cuda.cudaStreamCreate())
-    arrays = [
-        np.empty(tuple(engine.get_tensor_shape(engine.get_tensor_name(i))), np.float32)
-        for i in range(2)
-    ]
-    pointers = [call(cuda.cudaMalloc(array.nbytes))[0] for array in arrays]
-    for i, pointer in enumerate(pointers):
-        context.set_tensor_address(engine.get_tensor_name(i), pointer)
+    logger = trt.Logger(trt.Logger.WARNING)
+    content = (folder / graph["engine"]).read_bytes()
+    engine = trt.Runtime(logger).deserialize_cuda_engine(content)
+    context = engine.create_execution_context()
+    (stream,) = _cuda(cuda.cudaStreamCreate())
+    names = [engine.get_tensor_name(i) for i in range(2)]  # the input and the output
+    arrays = [np.empty(tuple(engine.get_tensor_shape(name)), np.float32) for name in names]
+    pointers = [_cuda(cuda.cudaMalloc(array.nbytes))[0] for array in arrays]
+    for name, pointer in zip(names, pointers, strict=True):
+        context.set_tensor_address(name, pointer)
 
     def run(x: np.ndarray) -> np.ndarray:
-        x, y = np.ascontiguousarray(x, np.float32), np.empty_like(arrays[1])
-        call(
-            cuda.cudaMemcpy(
-                pointers[0], x.ctypes.data, x.nbytes, cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-            )
-        )
+        x = np.ascontiguousarray(x, np.float32)
+        y = np.empty_like(arrays[1])
+        to_device = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        to_host = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _cuda(cuda.cudaMemcpy(pointers[0], x.ctypes.data, x.nbytes, to_device))
         context.execute_async_v3(stream)
-        call(cuda.cudaStreamSynchronize(stream))
-        call(
-            cuda.cudaMemcpy(
-                y.ctypes.data, pointers[1], y.nbytes, cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-            )
-        )
+        _cuda(cuda.cudaStreamSynchronize(stream))
+        _cuda(cuda.cudaMemcpy(y.ctypes.data, pointers[1], y.nbytes, to_host))
         return y
 
     return run
 
 
-RUNTIMES = {
+def _cuda(result: tuple) -> tuple[Any, ...]:
+    """What a call of CUDA returned behind its code, which must be 0."""
+    if int(result[0]):
+        raise SystemExit(f"error: CUDA answered {result[0]}")
+    return result[1:]
+
+
+# Name of a target -> its runtime.
+RUNTIMES: dict[str, Callable[[dict, Path, int | None], Graph]] = {
     "onnx": onnx,
     "qnn": qnn,
     "openvino": openvino,
@@ -195,10 +221,17 @@ RUNTIMES = {
 def load(
     folder: Path, names: list[str] | None = None, threads: int | None = None
 ) -> dict[str, Graph]:
-    """The graphs of an exported folder (all, or `names`) as functions of float32 arrays in the manifest's shapes."""
+    """The graphs of an exported folder as functions of float32 arrays.
+
+    Args:
+        folder: The exported folder.
+        names: Of its graphs; None for all.
+        threads: CPU threads; None for the runtime's choice.
+
+    Returns:
+        Name of a graph -> its function; shapes are those in the manifest.
+    """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    start = RUNTIMES[manifest["target"]]
     graphs = manifest["graphs"]
-    return {
-        name: RUNTIMES[manifest["target"]](graphs[name], folder, threads)
-        for name in names or graphs
-    }
+    return {name: start(graphs[name], folder, threads) for name in names or graphs}

@@ -1,3 +1,3 @@
-"""compress/process/strips.py under the name that it has in an exported folder, where a copy takes this file's place."""
+"""Stands in for a copy of compress/process/strips.py, which an exported folder has in its place."""
 
-from compress.process.strips import *  # noqa: F403
+from compress.process.strips import *  # noqa: F403  every name of it, as the copy has

@@ -1,4 +1,8 @@
-"""A photograph of any size through the graphs: tiles, what happens between the networks, one colour correction."""
+"""A photograph of any size through the graphs.
+
+It is cut into tiles; the networks run on each, with some arithmetic between them; one colour
+correction is made over the whole.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,27 +13,56 @@ from . import strips
 from .arithmetic import reflect
 from .runtimes import Graph
 
+PARTS = ("encoder", "denoiser", "decoder")
+
 
 def clean_latent(factors: dict, latent: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """latent * a + prediction * b; where a is 0, the two may differ in their channels."""
+    """What the decoder reads: latent * a + prediction * b.
+
+    Args:
+        factors: a as `latent`, b as `prediction`.
+        latent: float32 [1, C, h, w], what the encoder gave.
+        prediction: float32 [1, C, h, w], what the denoiser gave. Where a is 0, the two may differ
+            in their channels.
+
+    Returns:
+        float32 of `prediction`'s shape.
+    """
     clean = factors["prediction"] * prediction
-    return (clean + factors["latent"] * latent if factors["latent"] else clean).astype(np.float32)
+    if factors["latent"]:
+        clean = clean + factors["latent"] * latent
+    return clean.astype(np.float32)
 
 
 def chain(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
-    """One tile [1, 3, h, w] in [0, 1] -> [1, 3, 4h, 4w]: all in one graph, or encoder, denoiser and decoder."""
+    """One tile through all in one graph, or through encoder, denoiser and decoder.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        graphs: `model`, or the three parts.
+        lr: float32 [1, 3, h, w] in [0, 1].
+
+    Returns:
+        float32 [1, 3, scale * h, scale * w].
+    """
     if "model" in graphs:
         return graphs["model"](lr)
     latent = graphs["encoder"](lr)
-    return graphs["decoder"](
-        clean_latent(manifest["host"]["clean_latent"], latent, graphs["denoiser"](latent))
-    )
+    prediction = graphs["denoiser"](latent)
+    return graphs["decoder"](clean_latent(manifest["host"]["clean_latent"], latent, prediction))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Tiles of `tile` pixels, `count` of them at a `step`, rows and columns; `margin` pixels of reflection lie above
-    and left of the image, as many or more below and right, so that the tiles are filled. `several` tiles or one."""
+    """Where tiles lie, in low-resolution pixels; every pair is rows, then columns.
+
+    Attributes:
+        tile: Height and width of a tile.
+        step: How far apart tiles begin.
+        count: How many tiles.
+        margin: Pixels of reflection above and left of the image. Below and right there are as
+            many, or more, so that the tiles are filled.
+    """
 
     tile: tuple[int, int]
     step: tuple[int, int]
@@ -38,68 +71,91 @@ class Grid:
 
     @property
     def several(self) -> bool:
+        """Whether there is more than one tile."""
         return self.count != (1, 1)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width with the reflection."""
-        return tuple(
-            t + (n - 1) * s for t, n, s in zip(self.tile, self.count, self.step, strict=True)
+        """Height and width of the image with its reflection."""
+        height, width = (
+            side + (number - 1) * apart
+            for side, number, apart in zip(self.tile, self.count, self.step, strict=True)
         )
+        return height, width
 
 
 def grid(manifest: dict, height: int, width: int) -> Grid:
     """Where the tiles of an image of height x width lie."""
+    rows = _along_axis(manifest, manifest["lr_size"][0], height)
+    columns = _along_axis(manifest, manifest["lr_size"][1], width)
+    tile, step, count = zip(rows, columns, strict=True)
+    return Grid(tile, step, count, manifest["host"].get("margin", 0))
+
+
+def _along_axis(manifest: dict, tile: int, side: int) -> tuple[int, int, int]:
+    """(side of a tile, step, count) along an axis of `side` pixels; `tile` is the graphs' side."""
     host = manifest["host"]
     align, margin = host["align"], host.get("margin", 0)
-    tile, step, count = [], [], []
-    for limit, side in zip(manifest["lr_size"], (height, width), strict=True):
-        side += 2 * margin
-        if manifest[
-            "dynamic"
-        ]:  # a small image need not fill a tile, and one that fits it has its margin besides
-            least = max(host["smallest"], -(-side // align) * align)
-            limit = least if least <= limit + 2 * -(-margin // align) * align else limit
-        apart = max(align, (limit - min(host["overlap"], limit // 2)) // align * align)
-        tile.append(limit)
-        step.append(apart)
-        count.append(max(0, -(-(side - limit) // apart)) + 1)
-    return Grid(tuple(tile), tuple(step), tuple(count), margin)
+    side += 2 * margin
+    if manifest["dynamic"]:
+        # A small image need not fill a tile, and one that fits it has its margin besides.
+        least = max(host["smallest"], _round_up(side, align))
+        if least <= tile + 2 * _round_up(margin, align):
+            tile = least
+    overlap = min(host["overlap"], tile // 2)
+    step = max(align, (tile - overlap) // align * align)
+    count = max(0, _divide_up(side - tile, step)) + 1
+    return tile, step, count
+
+
+def _divide_up(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def _round_up(number: int, unit: int) -> int:
+    return _divide_up(number, unit) * unit
 
 
 def tile_rows(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Iterator[np.ndarray]:
-    """The blended tiles of [1, 3, h, w] before any correction: strips [3, rows, 4w] from top to bottom, each valid
-    until the next is asked for."""
-    scale, (height, width) = manifest["scale"], lr.shape[2:]
+    """The blended tiles of an image before any correction, a strip of rows at a time.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        graphs: `model`, or the three parts.
+        lr: float32 [1, 3, h, w] in [0, 1].
+
+    Yields:
+        Strips float32 [3, rows, scale * w] from top to bottom, each valid until the next is asked
+        for. Their rows add up to scale * h.
+    """
+    scale = manifest["scale"]
+    height, width = lr.shape[2:]
     where = grid(manifest, height, width)
-    margin, tile, step = where.margin, where.tile, where.step
-    padded = reflect(
-        lr, where.size[0] - height - margin, where.size[1] - width - margin, margin, margin
-    )
-    tops, lefts = ([i * s for i in range(n)] for n, s in zip(where.count, step, strict=True))
-    along_y, along_x = (
-        strips.shares([scale * s for s in starts], scale * side, (scale * side - 1) / 2)
-        for starts, side in zip((tops, lefts), tile, strict=True)
-    )
-    first, last, skip, rows = (
-        margin * scale,
-        (margin + width) * scale,
-        margin * scale,
-        height * scale,
-    )
-    buffer = np.zeros((3, tile[0] * scale, where.size[1] * scale), np.float32)
-    for i, top in enumerate(tops):
-        for j, left in enumerate(lefts):
-            piece = chain(
-                manifest,
-                graphs,
-                np.ascontiguousarray(padded[:, :, top : top + tile[0], left : left + tile[1]]),
-            )
-            weight = np.outer(along_y[i], along_x[j]).astype(np.float32)
-            buffer[:, :, left * scale : (left + tile[1]) * scale] += piece[0] * weight
-        complete = scale * (tile[0] if i + 1 == len(tops) else step[0])
-        strip = buffer[:, :complete, first:last][:, skip : skip + rows]
-        skip, rows = max(0, skip - complete), rows - strip.shape[1]
+    margin = where.margin
+    below = where.size[0] - height - margin
+    behind = where.size[1] - width - margin
+    padded = reflect(lr, below, behind, margin, margin)
+    tops = [i * where.step[0] for i in range(where.count[0])]
+    lefts = [i * where.step[1] for i in range(where.count[1])]
+    shares_of_rows = _shares(tops, where.tile[0], scale)
+    shares_of_columns = _shares(lefts, where.tile[1], scale)
+    first = margin * scale  # column of the image in the buffer
+    last = (margin + width) * scale
+    rows_to_skip = margin * scale
+    rows_left = height * scale
+    buffer = np.zeros((3, where.tile[0] * scale, where.size[1] * scale), np.float32)
+    for top, vertical in zip(tops, shares_of_rows, strict=True):
+        for left, horizontal in zip(lefts, shares_of_columns, strict=True):
+            piece = padded[:, :, top : top + where.tile[0], left : left + where.tile[1]]
+            restored = chain(manifest, graphs, np.ascontiguousarray(piece))
+            weight = np.outer(vertical, horizontal).astype(np.float32)
+            right = (left + where.tile[1]) * scale
+            buffer[:, :, left * scale : right] += restored[0] * weight
+        is_last = top == tops[-1]
+        complete = scale * (where.tile[0] if is_last else where.step[0])
+        strip = buffer[:, :complete, first:last][:, rows_to_skip : rows_to_skip + rows_left]
+        rows_to_skip = max(0, rows_to_skip - complete)
+        rows_left -= strip.shape[1]
         if strip.shape[1]:
             yield strip
         rest = buffer.shape[1] - complete
@@ -107,9 +163,16 @@ def tile_rows(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Itera
         buffer[:, rest:] = 0
 
 
+def _shares(starts: list[int], side: int, scale: int) -> list[np.ndarray]:
+    """The share that each tile along an axis has in its pixels of the output."""
+    scaled = [scale * start for start in starts]
+    return strips.shares(scaled, scale * side, (scale * side - 1) / 2)
+
+
 def corrected(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Iterator[np.ndarray]:
     """As `tile_rows`, with one colour correction over the whole; values may leave [0, 1]."""
-    host, where = manifest["host"], grid(manifest, *lr.shape[2:])
+    host = manifest["host"]
+    where = grid(manifest, *lr.shape[2:])
     name = host["colour_fix_of_tiles"] if where.several else host["colour_fix"]
     if "model" in graphs and where.size == lr.shape[2:]:
         name = "none"  # model.* corrected its own tile already, which is the image
@@ -117,28 +180,47 @@ def corrected(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Itera
 
 
 def upscale(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
-    """float32 [1, 3, h, w] in [0, 1] of any size -> [1, 3, 4h, 4w]: Gaussian-weighted tiles, one colour correction.
+    """Upscale an image in tiles with Gaussian weights, and correct its colours once.
 
-    Raises StripError for values that are not finite, and where a temporary file does not find room.
+    Args:
+        manifest: As `folder.read` gives it.
+        graphs: `model`, or the three parts.
+        lr: float32 [1, 3, h, w] in [0, 1], of any size.
+
+    Returns:
+        float32 [1, 3, scale * h, scale * w] in [0, 1].
+
+    Raises:
+        StripError: Values are not finite, or a temporary file does not find room.
     """
     height, width = (side * manifest["scale"] for side in lr.shape[2:])
     return strips.to_floats(corrected(manifest, graphs, lr), height, width)
 
 
 def upscale_bytes(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
-    """As `upscale`, uint8 [4h, 4w, 3]; no float image is ever whole in memory."""
+    """As `upscale`, uint8 [scale * h, scale * w, 3]; no float image is ever whole in memory."""
     height, width = (side * manifest["scale"] for side in lr.shape[2:])
     return strips.to_bytes(corrected(manifest, graphs, lr), height, width)
 
 
 def chosen(manifest: dict, wanted: str | None) -> list[str]:
-    """The graphs to run: the parts where they are all there, because one colour correction then serves all tiles."""
-    parts = [name for name in ("encoder", "denoiser", "decoder") if name in manifest["graphs"]]
-    if wanted == "model" or (wanted is None and len(parts) < 3):
-        if "model" not in manifest["graphs"]:
-            raise SystemExit(
-                f"error: this folder holds {', '.join(manifest['graphs'])}, which is no whole model; export "
-                "it again without --component"
-            )
-        return ["model"]
-    return parts
+    """The graphs to run.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        wanted: `model` or `parts`. None takes the parts where they are all there, because one
+            colour correction then serves all tiles.
+
+    Raises:
+        SystemExit: The folder holds no whole model.
+    """
+    parts = [name for name in PARTS if name in manifest["graphs"]]
+    take_whole = wanted == "model" or (wanted is None and len(parts) < len(PARTS))
+    if not take_whole:
+        return parts
+    if "model" not in manifest["graphs"]:
+        raise SystemExit(
+            f"error: this folder holds {', '.join(manifest['graphs'])}, which is no whole model; "
+            "export it again without --component"
+        )
+    return ["model"]
