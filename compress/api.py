@@ -148,15 +148,18 @@ def export(
         UserError: The target or an option cannot be used, or the files differ from torch by more
             than the target's threshold. The files are then in `OUT.failed`.
     """
-    from export import targets
-    from export.parity import verify
+    from compress.core.config import validate
+    from compress.recipe.export_options import ExportOptions
+    from export.parity.rows import failures
+    from export.targets import export_folder
 
+    chosen = validate(ExportOptions, {"target": target, **options}, "export")
     network = model if isinstance(model, SRModel) else load(model)
     folder = Path(out)
-    with targets.claimed(folder, "out"):
-        made = targets.export(network, target, folder, targets.Options(**options))
-        problem = verify.failures(made.rows)
-        final = targets.finish(folder, problem)
+    with export_folder.claimed(folder, "out"):
+        made = export_folder.export(network, folder, chosen)
+        problem = failures(made.rows)
+        final = export_folder.finish(folder, problem)
     if problem:
         raise UserError(f"{problem}; the files are in {final}")
     return final

@@ -139,6 +139,8 @@ def options_table(parser: argparse.ArgumentParser) -> str:
     """The options of a command and what its help says of them."""
     rows = []
     for action in parser._actions:
+        if action.help == argparse.SUPPRESS:
+            continue
         names = ", ".join(f"`{name}`" for name in action.option_strings)
         text = (action.help or "") % {"default": action.default, "prog": parser.prog}
         if "--help" not in action.option_strings:
@@ -148,7 +150,7 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 def targets_page() -> str:
     """Every export target, the parity that it must reach, and the options of the command."""
-    from export.targets import TARGETS
+    from export.targets.table import TARGETS
 
     rows = []
     for name, target in TARGETS.items():

@@ -23,7 +23,7 @@ from compress.recipe.recipe import load_recipe
 from compress.train import TrainRecipe
 from eval.metric.metrics import METRICS, check_names
 from export import rewrite
-from export.targets import TARGETS, Options, check_options
+from export.targets.table import TARGETS, check_dtype
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -118,9 +118,9 @@ def check_values(module: str, options: argparse.Namespace) -> None:
     elif recipe.startswith("recipes/"):
         load_recipe(ROOT / recipe, getattr(options, "overrides", None))
     elif module == "export.run" and options.target.islower() and options.target != "pt2":
-        dtype = options.dtype if (options.dtype or "").islower() else None
-        check_options(options.target, Options(dtype=dtype))
-        if options.rewrite:
+        dtype = getattr(options, "dtype", "")
+        check_dtype(options.target, dtype if dtype.islower() else None)
+        if hasattr(options, "rewrite"):
             rewrite.names_for(options.rewrite)
     elif module == "eval.run":
         check_names(name for name in options.metrics.split(",") if name != "mae")

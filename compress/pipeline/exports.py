@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from compress.core.errors import UserError
@@ -11,31 +10,18 @@ from compress.core.identity import file_digest
 from compress.data.calibration import calibration_images
 from compress.model.sr_model import SRModel
 from compress.recipe.checkpoint import MODEL_FILE, convert_all
-from compress.recipe.recipe import Export, Recipe
+from compress.recipe.export_options import ExportOptions
+from compress.recipe.recipe import Recipe
 from compress.recipe.run_files import read_figures, read_manifest
-from export import latency, targets
 from export.graphs.export_onnx import check_low_bits, export_onnx
-from export.parity import verify
-from export.rewrite import names_for
-from export.targets.parts import choose_parts, float_model
-from export.targets.to_qnn import choose_chip
+from export.parity.rows import failures
+from export.targets.export_folder import export, finish
+from export.targets.parts import check_no_packed_weights, choose_parts
+from export.targets.table import check_options, check_packages, choose_target
+from export.timing.files import compare
+from export.timing.rows import Row
 
 SPEED_REPEATS = 10  # runs of each file, of which the median counts
-
-
-def export_options(spec: Export) -> targets.Options:
-    """An entry of a recipe's `export` as the options of python -m export.run."""
-    options = targets.Options(
-        lr_size=spec.lr_size,
-        components=spec.components,
-        dtype=spec.dtype,
-        dynamic=spec.dynamic,
-        low_bits=spec.low_bits,
-        rewrite=spec.rewrite,
-    )
-    if spec.chip:
-        options = replace(options, chip=spec.chip)
-    return options
 
 
 def check_exports(recipe: Recipe, packages: bool = True) -> None:
@@ -56,27 +42,20 @@ def check_exports(recipe: Recipe, packages: bool = True) -> None:
         try:
             _check_export(model, spec)
             if packages:
-                targets.check_packages(spec.target)
+                check_packages(spec.target)
         except UserError as error:
             raise UserError(f"export.{index}: {error}") from None
 
 
-def _check_export(model: SRModel, spec: Export) -> None:
-    options = export_options(spec)
-    targets.check_options(spec.target, options)
-    if spec.chip is not None:
-        if spec.target != "qnn":
-            raise UserError(f"chip is an option of target qnn; leave it out for {spec.target}")
-        choose_chip(spec.chip)
-    if spec.rewrite is not None:
-        names_for(spec.rewrite)
-    parts = choose_parts(model, spec.target, targets.choose_target(spec.target), options)
-    check_low_bits(model, spec.low_bits)
-    if spec.target != "onnx":
-        float_model(parts)
-    if spec.target != "onnx" or set(parts.stems) != {"model"}:
+def _check_export(model: SRModel, options: ExportOptions) -> None:
+    check_options(options)
+    parts = choose_parts(model, choose_target(options.target), options)
+    check_low_bits(model, options.low_bits)
+    if options.target != "onnx":
+        check_no_packed_weights(parts)
+    if options.target != "onnx" or set(parts.stems) != {"model"}:
         # The calibration photographs must be large enough.
-        calibration_images(options.calibration, 1, max(spec.lr_size), options.seed)
+        calibration_images(options.calibration, 1, max(options.lr_size), options.seed)
 
 
 def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict[str, list]:
@@ -108,16 +87,15 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
 
 
 def _export_one(
-    recipe: Recipe, spec: Export, source: SRModel, model: SRModel, run: Path
+    recipe: Recipe, spec: ExportOptions, source: SRModel, model: SRModel, run: Path
 ) -> dict[str, list]:
     """Export one target; returns its figures."""
     folder = run / spec.folder
-    options = replace(export_options(spec), model_sha256=file_digest(run / MODEL_FILE))
-    made = targets.export(model, spec.target, folder, options)
-    targets.finish(folder, verify.failures(made.rows), keep=True)
+    made = export(model, folder, spec, file_digest(run / MODEL_FILE))
+    finish(folder, failures(made.rows), keep=True)
     for note in made.notes:
         print(note)
-    speed: list[dict] = []
+    speed: list[Row] = []
     if spec.reference and spec.target == "onnx" and "model" in made.graphs:
         speed = _measure_speed(recipe.name, spec, source, folder)
     return {"parity": made.rows, "latency": speed, "files": _list_files(folder, run)}
@@ -132,12 +110,12 @@ def _list_files(folder: Path, run: Path) -> list[list]:
     return files
 
 
-def _measure_speed(name: str, spec: Export, source: SRModel, folder: Path) -> list[dict]:
+def _measure_speed(name: str, spec: ExportOptions, source: SRModel, folder: Path) -> list[Row]:
     """Rows of latency of the source in float32 and of the exported model called `name`."""
     reference = folder / "source_fp32"
     export_onnx(source, reference, lr_size=spec.lr_size, dynamic=spec.dynamic, per_component=False)
     files = {"source fp32": reference / "model.onnx", name: folder / "model.onnx"}
-    return latency.compare(
+    return compare(
         files,
         threads=os.cpu_count() or 1,
         repeats=SPEED_REPEATS,

@@ -3,7 +3,7 @@
 from compress.recipe.checkpoint import MODEL_FILE
 from compress.recipe.recipe import Recipe
 from eval.reporting.notes import plural
-from export.parity import verify
+from export.parity.rows import failures
 
 M, G = 1e6, 1e9
 # Rows of parity of the whole model, in one file or in three.
@@ -72,7 +72,7 @@ def _parity_lines(rows: list[dict]) -> list[str]:
     whole = [f"{row['probe']} {_decibels(row)}" for row in rows if row["file"] in WHOLE]
     if whole:
         lines.append(f"  parity   torch against the runtime, end to end, dB: {', '.join(whole)}")
-    problem = verify.failures(rows)
+    problem = failures(rows)
     if problem:
         lines.append(f"  parity   {problem}")
     return lines

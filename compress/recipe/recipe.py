@@ -1,7 +1,7 @@
 """What a recipe says: a source, an ordered list of passes, what to export and how to evaluate."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field, SerializeAsAny, field_validator
@@ -12,66 +12,11 @@ from compress.core.files import FileName
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.recipe.checkpoint import dump, parse_pass, parse_source
+from compress.recipe.export_options import ExportOptions
 from compress.recipe.shipped import find_recipe
 
 MOST_SEED = 2**31 - 1  # numpy takes 32 bits, and stages add to it
 LINE = 100  # characters of a line of a written recipe
-
-
-class Export(Strict):
-    """One exported form of the compressed model.
-
-    `dtype`, `components`, `chip` and `rewrite` are those of `python -m export.run`; what a target
-    cannot do is refused by it.
-    """
-
-    target: FileName = Field(
-        description="The format or runtime to export for; python -m export.run --help lists them."
-    )
-    dtype: FileName | None = Field(
-        None,
-        description="Types of weights and activations in the files, such as fp16 or w8a8; null: "
-        "those of a quantised model, else the target's default.",
-    )
-    components: tuple[str, ...] | None = Field(
-        None,
-        description="Which of encoder, denoiser and decoder to export; null: all of them, and for "
-        "ONNX the whole model too.",
-    )
-    chip: str | None = Field(
-        None, description="The chip that target qnn compiles for, by name, part or vNN."
-    )
-    rewrite: str | None = Field(
-        None,
-        description="Rewrites for an NPU: qnn, mediatek, coreml, litert, or their names; "
-        "null: none.",
-    )
-    lr_size: tuple[int, int] = Field(
-        (128, 128),
-        description="Fixed [height, width] of the low-resolution input in pixels.",
-    )
-    dynamic: bool = Field(
-        False, description="Leave height and width of the input open, where the target can."
-    )
-    reference: bool = Field(
-        True,
-        description="Also export the source in float32, to state size and speed as ratios.",
-    )
-    low_bits: Literal["packed", "int2", "int4"] = Field(
-        "packed",
-        description="How weights of one or two bits are written: as bytes that a function in the "
-        "file unpacks, or as integers of a newer opset.",
-    )
-
-    @property
-    def folder(self) -> str:
-        """Where in the run its files go."""
-        parts = [self.target]
-        if self.dtype is not None:
-            parts.append(self.dtype)
-        if self.low_bits != "packed":
-            parts.append(self.low_bits)
-        return "_".join(parts)
 
 
 class NamedData(Strict):
@@ -115,7 +60,7 @@ class Recipe(Strict):
     passes: list[SerializeAsAny[Pass]] = Field(
         description="What is done to it, in this order; `pass` chooses an entry's other keys."
     )
-    export: list[Export] = Field(description="The forms in which the result is exported.")
+    export: list[ExportOptions] = Field(description="The forms in which the result is exported.")
     eval: Eval = Field(description="How source and result are evaluated.")
     seed: int = Field(
         0, ge=0, le=MOST_SEED, description="Makes passes that draw random numbers repeatable."
@@ -123,7 +68,7 @@ class Recipe(Strict):
 
     @field_validator("export")
     @classmethod
-    def _one_folder_each(cls, specs: list[Export]) -> list[Export]:
+    def _one_folder_each(cls, specs: list[ExportOptions]) -> list[ExportOptions]:
         folders = [spec.folder for spec in specs]
         for folder in folders:
             if folders.count(folder) > 1:

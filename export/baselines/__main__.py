@@ -1,4 +1,4 @@
-"""Quantise by another library: python -m export.baselines RECIPE|MODEL --method nncf --bits w8a8 -o DIR"""
+"""Quantise by another library: python -m export.baselines MODEL --method nncf --bits w8a8 -o DIR"""
 
 import argparse
 import tempfile
@@ -10,17 +10,22 @@ from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
 from compress.data.calibration import calibration_images
-from export.baselines import METHODS, check, make, parse_bits
-from export.run import parse_size
+from compress.recipe.export_options import parse_size
+from export.baselines.make import make
+from export.baselines.methods import METHODS, check, parse_bits
+
+KIBIBYTE = 2**10
 
 
-@command
-def main(argv: list[str]) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    methods = [
+        f"{name}: {method.what} ({', '.join(method.widths)})" for name, method in METHODS.items()
+    ]
     p = argparse.ArgumentParser(
         prog="python -m export.baselines",
-        description=__doc__.split(":")[0],
-        epilog="methods: "
-        + "; ".join(f"{n}: {m.what} ({', '.join(m.widths)})" for n, m in METHODS.items()),
+        description="Quantise by another library",
+        epilog=f"methods: {'; '.join(methods)}",
     )
     p.add_argument(
         "subject",
@@ -47,14 +52,20 @@ def main(argv: list[str]) -> int:
     )
     p.add_argument("--seed", type=usable_seed, default=0)
     p.add_argument("-o", "--out", type=Path, required=True)
-    options = p.parse_intermixed_args(argv)
-    width, size = parse_bits(options.bits), parse_size(options.lr_size)
+    return p
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Write the files of one method; returns the exit code."""
+    options = parser().parse_intermixed_args(argv)
+    width = parse_bits(options.bits)
+    size = parse_size(options.lr_size)
     check(options.method, *width)
     if size[0] != size[1]:
         raise UserError(f"--lr-size {options.lr_size}: calibration crops are square; give one side")
-    with folders.gathering(
-        options.out, marks.BASELINES, "--out", [Path(options.subject), Path(options.data)]
-    ):
+    inputs = [Path(options.subject), Path(options.data)]
+    with folders.gathering(options.out, marks.BASELINES, "--out", inputs):
         return quantise(options, width, size)
 
 
@@ -65,8 +76,9 @@ def quantise(
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(options.subject, options.overrides, default_root(), Path(folder))
     images = calibration_images(options.data, options.images, size[0], options.seed)
-    for path in make(options.method, subject.model, width, images, options.out, size).values():
-        print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+    written = make(options.method, subject.model, width, images, options.out, size)
+    for path in written.values():
+        print(f"{path}: {path.stat().st_size / KIBIBYTE:.0f} KiB")
     return 0
 
 

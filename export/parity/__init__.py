@@ -1,0 +1,1 @@
+"""Whether what a runtime computes is what torch computes."""

@@ -4,7 +4,7 @@ from torch import nn
 
 from compress.quant.points import placements_in
 from export.graphs.export_onnx import low_bit_layers
-from export.targets.parts import PARTS, Parts
+from export.targets.contract import PARTS, Parts
 
 BINARISED = (
     "by the binarize pass: weights and inputs of one or two bits; a runtime unpacks them and "
@@ -21,27 +21,27 @@ def exported_modules(parts: Parts) -> nn.ModuleList:
 def learned(parts: Parts) -> str:
     """What the toolkit's own passes quantised in these graphs; `none` for floats."""
     modules = exported_modules(parts)
-    found = [
+    sentences = [
         f"by the quantize pass, placement {placement}: {placement.describe()}"
         for placement in placements_in(modules)
     ]
     if any(not hasattr(layer, "weight_q") for layer in low_bit_layers(modules)):
-        found.append(BINARISED)
-    return " ".join(found) or "none"
+        sentences.append(BINARISED)
+    return " ".join(sentences) or "none"
 
 
 def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
     """What the host program does around these graphs, in order.
 
     Args:
-        parts: the exported graphs.
-        single_fix: name of the colour correction of an image that fits one tile, or `none`.
-        tiles_fix: the same for an image of several tiles.
+        parts: The exported graphs.
+        single_fix: Name of the colour correction of an image that fits one tile, or `none`.
+        tiles_fix: The same for an image of several tiles.
     """
     chained = set(PARTS) <= set(parts.stems)
     if not chained and "model" not in parts.stems:
-        found = ", ".join(parts.stems)
-        return [f"nothing: {found} alone makes no image; that takes all three parts, or model"]
+        names = ", ".join(parts.stems)
+        return [f"nothing: {names} alone makes no image; that takes all three parts, or model"]
     steps = [
         "RGB to float32 in [0, 1], NCHW",
         "reflection by `margin` pixels beyond all edges, and at the lower and right edge on to "

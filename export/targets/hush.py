@@ -1,4 +1,7 @@
-"""Converters print a report of every pass, some from a process of their own: kept from the terminal, and at hand."""
+"""Converters print a report of every pass, some of them from a process of their own.
+
+It is kept from the terminal, and is at hand where it is needed.
+"""
 
 import os
 import sys
@@ -11,12 +14,16 @@ from typing import IO
 
 @contextmanager
 def hushed() -> Iterator[IO[bytes]]:
-    """Without what this process and those that it starts print; yields the file that has it. Exceptions pass."""
+    """Within, what this process and those that it starts print goes to a file. Exceptions pass.
+
+    Yields:
+        That file, open for reading.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as report, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        kept = [os.dup(1), os.dup(2)]
+        streams = [os.dup(1), os.dup(2)]
         try:
             os.dup2(report.fileno(), 1)  # of libraries and other processes
             os.dup2(report.fileno(), 2)
@@ -28,6 +35,6 @@ def hushed() -> Iterator[IO[bytes]]:
             ):
                 yield report
         finally:
-            for number, copy in enumerate(kept, start=1):
+            for number, copy in enumerate(streams, start=1):
                 os.dup2(copy, number)
                 os.close(copy)

@@ -1,11 +1,14 @@
-"""manifest.json of an exported folder: all that an application has to know, and run.py beside it that knows it."""
+"""manifest.json of an exported folder: all that an application has to know.
+
+run.py beside it is a program that knows it.
+"""
 
 import json
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -17,104 +20,132 @@ from compress.process import strips
 from compress.recipe.run_files import read_manifest
 from export.graphs.export_onnx import summary
 from export.targets import host
+from export.targets.contract import Exported, Parts
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host.folder import FORMAT, sha256
 from export.targets.needs import install, needs
-from export.targets.parts import Exported, Options, Parts
 
-if TYPE_CHECKING:
-    from export.targets import Target
-
-HOST_FILE, HOST_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
+PROGRAM_FILE, PROGRAM_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
+WRITTEN_LATER = (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
 OVERLAP = 32  # low-resolution pixels that tiles share
+OBSERVED_IMAGES = 4  # that give the ranges of outputs
+DIGITS = 6  # of observed ranges
+IMAGES = ("lr", "sr")  # names of tensors that are in [0, 1]
 
 
-def files(folder: Path) -> dict[str, dict]:
-    """Size and checksum of every file below `folder` but the manifest itself, what is measured later, and the mark
-    of a folder that is being written."""
-    found = {}
+def files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and checksum of every file below `folder`, by its relative path.
+
+    The manifest itself, what is measured later, and the mark of a folder that is being written are
+    left out.
+    """
+    listed = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        made_later = (
-            name in (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
-            or "__pycache__" in path.parts
-        )
-        if path.is_file() and not made_later:
-            found[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    return found
+        if not path.is_file() or name in WRITTEN_LATER or "__pycache__" in path.parts:
+            continue
+        listed[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    return listed
 
 
 def tools(names: tuple[str, ...]) -> dict[str, str]:
     """Versions of the packages that took part; one that is not installed here is left out."""
-    found = {"diffusion-sr-compress": __version__, "python": platform.python_version()}
+    versions = {"diffusion-sr-compress": __version__, "python": platform.python_version()}
     for name in ("torch", "numpy", *names):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @torch.no_grad()
-def interface(parts: Parts, stem: str, dtype: str = "float32") -> dict[str, list[dict]]:
-    """Inputs and outputs of a graph, with the ranges that calibration images gave."""
+def interface(parts: Parts, stem: str) -> dict[str, list[dict[str, Any]]]:
+    """The input and the output of a graph, with the ranges that calibration images gave."""
     source, result = parts.names(stem)
     inputs = parts.inputs(stem)
-    outputs = [parts.module(stem)(x) for x in inputs[:4]]
+    outputs = [parts.module(stem)(x) for x in inputs[:OBSERVED_IMAGES]]
+    dynamic = parts.options.dynamic
+    return {
+        "inputs": [_tensor_entry(source, inputs, dynamic)],
+        "outputs": [_tensor_entry(result, outputs, dynamic)],
+    }
 
-    def entry(name: str, tensors: list[torch.Tensor]) -> dict:
-        seen = [min(t.min().item() for t in tensors), max(t.max().item() for t in tensors)]
-        shape = list(tensors[0].shape)
-        free = shape[:2] + ["height", "width"] if parts.options.dynamic else shape
-        bounds = (
-            {"range": [0.0, 1.0]}
-            if name in ("lr", "sr")
-            else {"observed": [round(v, 6) for v in seen]}
-        )
-        return {
-            "name": name,
-            "shape": free,
-            "example_shape": shape,
-            "dtype": dtype,
-            "layout": "NCHW",
-            **bounds,
-        }
 
-    return {"inputs": [entry(source, inputs)], "outputs": [entry(result, outputs)]}
+def _tensor_entry(name: str, tensors: list[torch.Tensor], dynamic: bool) -> dict[str, Any]:
+    shape: list[Any] = list(tensors[0].shape)
+    least = min(tensor.min().item() for tensor in tensors)
+    most = max(tensor.max().item() for tensor in tensors)
+    entry = {
+        "name": name,
+        "shape": [*shape[:2], "height", "width"] if dynamic else shape,
+        "example_shape": shape,
+        "dtype": "float32",
+        "layout": "NCHW",
+    }
+    if name in IMAGES:
+        return {**entry, "range": [0.0, 1.0]}
+    return {**entry, "observed": [round(least, DIGITS), round(most, DIGITS)]}
 
 
 def tiles_fix(model: SRModel) -> str:
     """The name of the colour correction of an image that was made of several tiles."""
-    return (
-        model.colour_fix
-        if model.colour_fix == "none"
-        else model.tiling.colour_fix or model.colour_fix
-    )
+    if model.colour_fix == "none":
+        return model.colour_fix
+    return model.tiling.colour_fix or model.colour_fix
 
 
 def copy_host(folder: Path) -> None:
-    """Put the stand-alone program into `folder`: run.py, and host/ with what it shares of `compress`."""
-    target = folder / HOST_FOLDER
-    shared = target / Path(photographs.__file__).parent.name
+    """Put the stand-alone program into `folder`: run.py, and host/ with what it shares."""
+    target = folder / PROGRAM_FOLDER
+    photographs_folder = Path(str(photographs.__file__)).parent
+    shared = target / photographs_folder.name
     shared.mkdir(parents=True)
-    for path in sorted(Path(host.__file__).parent.glob("*.py")):
-        shutil.copyfile(path, (folder if path.name == HOST_FILE else target) / path.name)
-    for path in sorted(Path(photographs.__file__).parent.glob("*.py")):
+    for path in sorted(Path(str(host.__file__)).parent.glob("*.py")):
+        place = folder if path.name == PROGRAM_FILE else target
+        shutil.copyfile(path, place / path.name)
+    for path in sorted(photographs_folder.glob("*.py")):
         shutil.copyfile(path, shared / path.name)
     shutil.copyfile(strips.__file__, target / Path(strips.__file__).name)
 
 
-def write(parts: Parts, made: Exported, folder: Path, options: Options, target: "Target") -> Path:
-    """Write manifest.json, run.py and host/ into `folder`, whose other files are complete."""
+def _host_section(parts: Parts) -> dict[str, Any]:
+    """What a host program does around the graphs, with its numbers."""
+    model = parts.model
+    return {
+        "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
+        "clean_latent": parts.clean_latent,
+        "colour_fix": model.colour_fix,
+        "colour_fix_of_tiles": tiles_fix(model),
+        "overlap": OVERLAP,
+        "align": parts.align,
+        "margin": model.tiling.margin or MARGIN,
+        "smallest": 2 * model.multiple,
+    }
+
+
+def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) -> Path:
+    """Write manifest.json, run.py and host/ into `folder`, whose other files are complete.
+
+    Args:
+        parts: What was exported.
+        made: What the target made of it.
+        folder: Where it lies.
+        model_sha256: Of the file that the model was read from.
+
+    Returns:
+        The manifest's path.
+    """
     copy_host(folder)
-    model, versions = parts.model, needs(parts.target, made.graphs)
-    described = {
+    options = parts.options
+    versions = needs(parts.target, made.graphs)
+    graphs = {
         stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
         for stem, entry in made.graphs.items()
     }
     data = {
         "format": FORMAT,
-        "model_sha256": options.model_sha256,
+        "model_sha256": model_sha256,
         "target": parts.target,
         "dtype": parts.dtype,
         "components": list(parts.stems),
@@ -123,22 +154,13 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
         "dynamic": options.dynamic,
         "install": install(parts.target, versions),
         "needs": versions,
-        "graphs": described,
+        "graphs": graphs,
         "quantisation": {
             "layers": summary(exported_modules(parts)),
             "learned": learned(parts),
             **made.quantisation,
         },
-        "host": {
-            "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
-            "clean_latent": parts.clean_latent,
-            "colour_fix": model.colour_fix,
-            "colour_fix_of_tiles": tiles_fix(model),
-            "overlap": OVERLAP,
-            "align": parts.align,
-            "margin": model.tiling.margin or MARGIN,
-            "smallest": 2 * model.multiple,
-        },
+        "host": _host_section(parts),
         "calibration": {
             "data": options.calibration,
             "images": options.images,
@@ -148,15 +170,18 @@ def write(parts: Parts, made: Exported, folder: Path, options: Options, target: 
         "files": files(folder),
     }
     path = folder / MANIFEST_FILE
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    _write_json(path, data)
     return path
 
 
 def refresh(made: Exported, folder: Path) -> None:
-    """Bring the manifest up to what a runner added or changed: times, and graphs that it compiled anew."""
-    path = folder / MANIFEST_FILE
+    """Bring the manifest up to what a runner added or changed: times, and new graphs."""
     data = read_manifest(folder)
     for stem, entry in made.graphs.items():
         data["graphs"][stem] |= entry
     data["files"] = files(folder)
+    _write_json(folder / MANIFEST_FILE, data)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
     write_text(path, json.dumps(data, indent=1) + "\n")

@@ -1,5 +1,7 @@
 """Which runtime an exported folder needs: the least onnxruntime, and QAIRT's version for qnn."""
 
+from typing import Any
+
 from compress.core.errors import UserError
 
 # (onnxruntime, newest IR version, newest opset) of every release that took more than the one
@@ -31,7 +33,7 @@ def least_onnxruntime(ir_version: int, opset: int) -> str:
     """The oldest onnxruntime that loads a file of this IR version and opset.
 
     Raises:
-        UserError: no release that was tried loads it.
+        UserError: No release that was tried loads it.
     """
     for release, newest_ir, newest_opset in RELEASES:
         if ir_version <= newest_ir and opset <= newest_opset:
@@ -42,7 +44,7 @@ def least_onnxruntime(ir_version: int, opset: int) -> str:
     )
 
 
-def needs(target: str, graphs: dict[str, dict]) -> dict[str, str]:
+def needs(target: str, graphs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Package -> version of what runs these graphs, {} where no version is known to be too old.
 
     onnxruntime's is the least one. For qnn the others are those that compiled the graphs, or, of
@@ -50,16 +52,24 @@ def needs(target: str, graphs: dict[str, dict]) -> dict[str, str]:
     inside onnxruntime-qnn.
 
     Args:
-        target: a key of export.targets.TARGETS.
-        graphs: the graphs' entries in the manifest, by name.
+        target: A key of export.targets.table.TARGETS.
+        graphs: The graphs' entries in the manifest, by name.
     """
     if target == "qnn":
-        compilers = [graph["compiler"] for graph in graphs.values() if "compiler" in graph]
-        own = ("onnxruntime-qnn", "qairt")
-        return QNN | ({key: compilers[0][key] for key in own} if compilers else {})
+        return QNN | _compiler(graphs)
+    if target != "onnx":
+        return {}
     key = "least_onnxruntime"
-    least = [graph[key] for graph in graphs.values() if key in graph]
-    return {"onnxruntime": max(least, key=_number)} if target == "onnx" and least else {}
+    releases = [graph[key] for graph in graphs.values() if key in graph]
+    return {"onnxruntime": max(releases, key=_number)} if releases else {}
+
+
+def _compiler(graphs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The packages that compiled the graphs; {} where none is compiled yet."""
+    compilers = [graph["compiler"] for graph in graphs.values() if "compiler" in graph]
+    if not compilers:
+        return {}
+    return {key: compilers[0][key] for key in ("onnxruntime-qnn", "qairt")}
 
 
 def _number(release: str) -> tuple[int, ...]:

@@ -1,11 +1,15 @@
-"""Compile an ONNX file for Qualcomm's HTP, or run a compiled one; a process of its own, for the QNN libraries' sake.
+"""Compile an ONNX file for Qualcomm's HTP, or run a compiled one.
 
-    python qnn_worker.py '{"do": "compile", "model": "m.onnx", "context": "m_ctx.onnx", "arch": "75", "soc": "57"}'
-    python qnn_worker.py '{"do": "run", "model": "m_ctx.onnx", "inputs": "x.npz", "outputs": "y.npz", "arch": "75",
-    ...}'
+It is a process of its own, for the QNN libraries' sake. Its last line is one JSON object:
 
-Needs onnxruntime, onnxruntime-qnn and numpy, and nothing of this project, so that any Python that has them can run it.
-Prints one JSON object as its last line. On Linux x86-64 the compiler is the real one and the run is the HTP simulator.
+    python qnn_worker.py '{"do": "compile", "model": "m.onnx", "context": "m_ctx.onnx",
+        "arch": "75", "soc": "57"}'
+    python qnn_worker.py '{"do": "run", "model": "m_ctx.onnx", "inputs": "x.npz",
+        "outputs": "y.npz", "arch": "75", "soc": "57"}'
+
+It needs onnxruntime, onnxruntime-qnn and numpy, and nothing of this project, so that any Python
+that has them can run it. On Linux x86-64 the compiler is the real one and the run is the HTP
+simulator.
 """
 
 import json
@@ -13,12 +17,26 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 EP = "QNNExecutionProvider"
+HIGHEST_LEVEL = 3  # of the HTP's graph optimisation
+ERRORS_ONLY = 3  # onnxruntime's log severity
 
 
-def session(model: str, job: dict, entries: dict[str, str]):
-    """An onnxruntime session that has the HTP alone; a node that the HTP does not take is an error."""
+def session(model: str, job: dict[str, Any], entries: dict[str, str]) -> Any:
+    """An onnxruntime session that has the HTP alone.
+
+    Args:
+        model: The ONNX file.
+        job: `arch` and `soc` of the chip; `optimise`, `log` and `provider` where they are not the
+            usual ones.
+        entries: Of the session's config.
+
+    Raises:
+        RuntimeError: There is no device for the HTP.
+        Exception: onnxruntime's own, also for a node that the HTP does not take.
+    """
     import onnxruntime as ort
     import onnxruntime_qnn as qnn
 
@@ -27,7 +45,7 @@ def session(model: str, job: dict, entries: dict[str, str]):
     if not devices:
         raise RuntimeError("onnxruntime-qnn registered no device on this machine")
     options = ort.SessionOptions()
-    options.log_severity_level = job.get("log", 3)
+    options.log_severity_level = job.get("log", ERRORS_ONLY)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
@@ -35,7 +53,7 @@ def session(model: str, job: dict, entries: dict[str, str]):
         "backend_path": qnn.get_qnn_htp_path(),
         "htp_arch": job["arch"],
         "soc_model": job["soc"],
-        "htp_graph_finalization_optimization_mode": str(job.get("optimise", 3)),
+        "htp_graph_finalization_optimization_mode": str(job.get("optimise", HIGHEST_LEVEL)),
         **job.get("provider", {}),
     }
     options.add_provider_for_devices(devices[:1], provider)
@@ -43,69 +61,84 @@ def session(model: str, job: dict, entries: dict[str, str]):
     return ort.InferenceSession(model, options, disabled_optimizers=["WeightBiasQuantization"])
 
 
-def compile_context(job: dict) -> dict:
+def compile_context(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile `model` into a context binary beside `context`.
+
+    Returns:
+        `seconds`; `versions` of the packages; `nodes` of the context file by operator; names of the
+        `binaries` and their `bytes`.
+    """
     context = Path(job["context"])
     for leftover in context.parent.glob(f"{context.stem}*"):
         leftover.unlink()
+    entries = {
+        "ep.context_enable": "1",
+        "ep.context_file_path": str(context),
+        "ep.context_embed_mode": "0",
+    }
     began = time.perf_counter()
-    session(
-        job["model"],
-        job,
-        {
-            "ep.context_enable": "1",
-            "ep.context_file_path": str(context),
-            "ep.context_embed_mode": "0",
-        },
-    )
+    session(job["model"], job, entries)
     seconds = time.perf_counter() - began
     import onnx
-    import onnxruntime
-    import onnxruntime_qnn
 
-    about = getattr(onnxruntime_qnn, "build_and_package_info", None)
-    versions = {
-        "onnxruntime": onnxruntime.__version__,
-        "onnxruntime-qnn": onnxruntime_qnn.__version__,
-        "qairt": getattr(about, "qnn_version", "not said by this onnxruntime-qnn"),
-    }
-    nodes = Counter(
-        node.op_type for node in onnx.load(context, load_external_data=False).graph.node
-    )
+    nodes = onnx.load(context, load_external_data=False).graph.node
     binaries = sorted(context.parent.glob(f"{context.stem}*.bin"))
     return {
         "seconds": seconds,
-        "versions": versions,
-        "nodes": dict(nodes),
+        "versions": package_versions(),
+        "nodes": dict(Counter(node.op_type for node in nodes)),
         "binaries": [path.name for path in binaries],
         "bytes": sum(path.stat().st_size for path in binaries),
     }
 
 
-def run(job: dict) -> dict:
+def package_versions() -> dict[str, str]:
+    """Of onnxruntime, onnxruntime-qnn and the QAIRT inside it."""
+    import onnxruntime
+    import onnxruntime_qnn
+
+    about = getattr(onnxruntime_qnn, "build_and_package_info", None)
+    return {
+        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime-qnn": onnxruntime_qnn.__version__,
+        "qairt": getattr(about, "qnn_version", "not said by this onnxruntime-qnn"),
+    }
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run `model` on every array in `inputs`; `outputs` gets `label/name of an output` -> array.
+
+    Returns:
+        `load_seconds`, and `seconds` of each run.
+    """
     import numpy as np
 
     began = time.perf_counter()
     loaded = session(job["model"], job, {})
-    load = time.perf_counter() - began
-    names = [i.name for i in loaded.get_inputs()]
+    load_seconds = time.perf_counter() - began
+    source = loaded.get_inputs()[0].name
+    results: dict[str, Any] = {}
+    seconds = []
     with np.load(job["inputs"]) as stored:
-        batches = {key: stored[key] for key in stored.files}
-    results, seconds = {}, []
-    for key, value in batches.items():
+        batches = {label: stored[label] for label in stored.files}
+    for label, array in batches.items():
         began = time.perf_counter()
-        outputs = loaded.run(None, {names[0]: value})
+        outputs = loaded.run(None, {source: array})
         seconds.append(time.perf_counter() - began)
-        for info, array in zip(loaded.get_outputs(), outputs, strict=True):
-            results[f"{key}/{info.name}"] = array
+        for info, output in zip(loaded.get_outputs(), outputs, strict=True):
+            results[f"{label}/{info.name}"] = output
     np.savez(job["outputs"], **results)
-    return {"load_seconds": load, "seconds": seconds}
+    return {"load_seconds": load_seconds, "seconds": seconds}
 
 
 def main() -> int:
+    """Do the job of the command line; returns the exit code."""
     job = json.loads(sys.argv[1])
+    jobs = {"compile": compile_context, "run": run}
     try:
-        print(json.dumps({"compile": compile_context, "run": run}[job["do"]](job)))
-    except Exception as error:  # onnxruntime's exceptions share no base class; the caller turns this into a sentence
+        print(json.dumps(jobs[job["do"]](job)))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        # The caller turns this into a sentence.
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
         return 1
     return 0

@@ -1,6 +1,7 @@
-"""ExecuTorch programs for its XNNPACK backend (phone CPUs): float32, float16, or static int8 by its own quantiser.
+"""ExecuTorch programs for its XNNPACK backend, which phone CPUs run.
 
-In integers it computes convolutions and linear layers. The quantiser would take sums, products by element and joins as
+They are in float32, in float16, or in static int8 by its own quantiser. In integers it computes
+convolutions and linear layers. The quantiser would take sums, products by element and joins as
 well, at a loss.
 """
 
@@ -12,13 +13,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress.core.errors import UserError
+from export.targets.contract import Exported, Parts
 from export.targets.hush import hushed
-from export.targets.parts import Exported, Options, Parts, example, float_model
+from export.targets.parts import check_no_packed_weights, check_no_rewrite
 
 aten = torch.ops.aten
 PRODUCTS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
-INDICES = (aten.argmin.default, aten.argmax.default)
+CHOICES = (aten.argmin.default, aten.argmax.default)
+INT8 = {
+    "by": "XNNPACKQuantizer, min-max",
+    "weights": "int8, symmetric, per output channel",
+    "activations": "int8, per tensor",
+    "placement": "inputs, weights and results of convolutions and linear layers",
+}
 
 
 class Half(nn.Module):
@@ -29,20 +36,26 @@ class Half(nn.Module):
         self.module = copy.deepcopy(module).half()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 [1, C, h, w] -> float32."""
         return self.module(x.half()).float()
 
 
 def takes_codes(node: torch.fx.Node) -> bool:
-    """Whether a node is a product, and not one that only chooses an index (see export/targets/qdq.py), or something stored:
-    the quantiser asks for a product's weights as well."""
+    """Whether the quantiser may put a node on a grid.
+
+    It may where the node is a product that does not only choose an index
+    (`export.targets.searches`), or something stored: the quantiser asks for a product's weights as
+    well.
+    """
     if node.op == "get_attr":
         return True
     if node.target not in PRODUCTS:
         return False
-    waiting, seen = list(node.users), set()
+    waiting = list(node.users)
+    seen: set[torch.fx.Node] = set()
     while waiting:
         user = waiting.pop()
-        if user.target in INDICES:
+        if user.target in CHOICES:
             return False
         if user not in seen and user.target not in PRODUCTS:
             seen.add(user)
@@ -52,20 +65,30 @@ def takes_codes(node: torch.fx.Node) -> bool:
 
 @contextmanager
 def shared_history() -> Iterator[None]:
-    """Within, copies of a node's history share its entries, which nobody changes: torch copies all of it for every node in
-    every pass, and lowering an integer network has hundreds of them."""
+    """Within, copies of a node's history share its entries, which nobody changes.
+
+    torch copies all of it for every node in every pass, and lowering an integer network has
+    hundreds of them.
+    """
     from torch.fx.traceback import NodeSource
 
-    NodeSource.__deepcopy__ = lambda self, memo: self
+    def return_itself(entry: NodeSource, memo: dict) -> NodeSource:
+        return entry
+
+    # The class declares no such method, so that copy.deepcopy uses its own way.
+    setattr(NodeSource, "__deepcopy__", return_itself)  # noqa: B010  mypy refuses the assignment
     try:
         yield
     finally:
-        del NodeSource.__deepcopy__
+        delattr(NodeSource, "__deepcopy__")
 
 
 def separate(graph: torch.fx.Graph) -> None:
-    """A dequantisation of its own for every user. The partitioner takes one that a sum and a norm share into the sum's
-    partition, which then waits for its own result."""
+    """Give every user a dequantisation of its own, in place.
+
+    The partitioner takes one that a sum and a norm share into the sum's partition, which then waits
+    for its own result.
+    """
     for node in list(graph.nodes):
         if node.target is torch.ops.quantized_decomposed.dequantize_per_tensor.default:
             for user in list(node.users)[1:]:
@@ -73,22 +96,25 @@ def separate(graph: torch.fx.Graph) -> None:
                     user.replace_input_with(node, graph.node_copy(node))
 
 
-def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
-    """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 activations."""
+def quantise(module: nn.Module, inputs: list[torch.Tensor]) -> nn.Module:
+    """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 inputs.
+
+    Args:
+        module: In float.
+        inputs: To calibrate on, float32 [1, C, h, w]; the first is traced with.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    quantizer = XNNPACKQuantizer().set_global(
-        get_symmetric_quantization_config(is_per_channel=True)
-    )
+    settings = get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = XNNPACKQuantizer().set_global(settings)
     quantizer.set_filter_function(takes_codes)
-    prepared = prepare_pt2e(
-        torch.export.export(module, (example(parts, stem),)).module(), quantizer
-    )
-    for x in parts.inputs(stem):
+    program = torch.export.export(module, (inputs[0],)).module()
+    prepared = prepare_pt2e(program, quantizer)
+    for x in inputs:
         prepared(x)
     converted = convert_pt2e(prepared)
     separate(converted.graph)
@@ -96,49 +122,45 @@ def quantised(module: nn.Module, parts: Parts, stem: str) -> nn.Module:
     return converted
 
 
+def count_operators(graph: torch.fx.Graph) -> tuple[int, int]:
+    """How many partitions XNNPACK has, and how many operators are left to portable kernels."""
+    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    partitions = sum("executorch_call_delegate" in name for name in names)
+    portable = sum("delegate" not in name and "getitem" not in name for name in names)
+    return partitions, portable
+
+
 @torch.no_grad()
-def write(parts: Parts, folder: Path, options: Options) -> Exported:
+def write(parts: Parts, folder: Path) -> Exported:
+    """Lower every graph from torch."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    float_model(parts)
-    if options.rewrite:
-        raise UserError(
-            "rewrites work on ONNX graphs, and executorch is made from torch; leave out --rewrite"
-        )
-    graphs, notes = {}, []
+    check_no_packed_weights(parts)
+    check_no_rewrite(parts, "executorch")
+    graphs = {}
+    notes = []
     for stem in parts.stems:
         module = parts.module(stem)
         with hushed(), shared_history():
             if parts.dtype == "fp16":
                 module = Half(module)
             elif parts.dtype == "w8a8":
-                module = quantised(module, parts, stem)
+                module = quantise(module, parts.inputs(stem))
             program = to_edge_transform_and_lower(
-                torch.export.export(module, (example(parts, stem),)),
+                torch.export.export(module, (parts.example(stem),)),
                 partitioner=[XnnpackPartitioner()],
             )
-        nodes = [
-            str(n.target) for n in program.exported_program().graph.nodes if n.op == "call_function"
-        ]
-        delegates = sum("executorch_call_delegate" in n for n in nodes)
-        left = [n for n in nodes if "delegate" not in n and "getitem" not in n]
+        partitions, portable = count_operators(program.exported_program().graph)
         notes.append(
-            f"{stem}: {delegates} XNNPACK partitions, {len(left)} operators on portable kernels"
+            f"{stem}: {partitions} XNNPACK partitions, {portable} operators on portable kernels"
         )
         (folder / f"{stem}.pte").write_bytes(program.to_executorch().buffer)
         graphs[stem] = {
             "file": f"{stem}.pte",
             "format": "ExecuTorch program",
-            "partitions": delegates,
-            "portable": len(left),
+            "partitions": partitions,
+            "portable": portable,
         }
-    kind = {
-        "by": "XNNPACKQuantizer, min-max",
-        "weights": "int8, symmetric, per output channel",
-        "activations": "int8, per tensor",
-        "placement": "inputs, weights and results of convolutions and linear layers",
-    }
-    return Exported(
-        graphs, ("executorch", "torchao"), kind if parts.dtype == "w8a8" else {}, notes=notes
-    )
+    kind = INT8 if parts.dtype == "w8a8" else {}
+    return Exported(graphs, ("executorch", "torchao"), kind, notes=notes)

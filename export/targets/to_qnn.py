@@ -1,149 +1,59 @@
-"""Qualcomm's HTP (the NPU of Snapdragon phones) through onnxruntime's QNN execution provider.
+"""Qualcomm's HTP (the NPU of Snapdragon phones) by onnxruntime's QNN execution provider.
 
-Each part becomes a Q/DQ file, and, where onnxruntime-qnn is installed, a context binary for one chip with no node left
-to the CPU. That package has the compiler and the HTP simulator for Linux x86-64, so that parity is measured on the
-target.
+Each part becomes a Q/DQ file, and, where onnxruntime-qnn is installed, a context binary for one
+chip with no node left to the CPU. That package has the compiler and the HTP simulator for Linux
+x86-64, so that parity is measured on the target.
 """
 
-import csv
-import importlib.util
-import json
-import re
-import shlex
-import subprocess
-import sys
 import tempfile
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from compress.core.errors import UserError, nearest
-from export.targets.parts import Exported, Options, Parts, float_model
-from export.targets.to_onnx import entry, float_graphs, quantise_file
+from compress.core.errors import UserError
+from export.targets.chips import Chip, choose_chip
+from export.targets.contract import Arrays, Exported, Parts
+from export.targets.onnx_files import manifest_entry
+from export.targets.parts import check_no_packed_weights
+from export.targets.qdq import QNN, quantise_file
+from export.targets.qnn_process import SimulatorCrashError, command_line, find_python, work
+from export.targets.to_onnx import float_graphs
 
-WORKER = Path(__file__).with_name("qnn_worker.py")
-TIMEOUT = 3600  # seconds that one graph may take to compile
-LEVEL = 3  # of the HTP's graph optimisation, the highest
-
-
-class Crashed(UserError):
-    """A signal ended the QNN process."""
-
-
-@dataclass(frozen=True)
-class Chip:
-    name: str
-    part: str
-    htp_arch: str
-    soc_model: str
-    phones: str
+HIGHEST_LEVEL = 3  # of the HTP's graph optimisation
+LOWEST_LEVEL = 1
+KIBIBYTE = 2**10
+PACKAGES = ("onnx", "onnxruntime", "onnxruntime-qnn")
 
 
-def chips() -> dict[str, Chip]:
-    """By name, from htp_chips.csv."""
-    with (files("export") / "targets" / "htp_chips.csv").open(
-        encoding="utf-8", newline=""
-    ) as stream:
-        return {row["name"]: Chip(**row) for row in csv.DictReader(stream)}
+def compile_part(folder: Path, stem: str, graph: dict[str, Any], python: str, level: int) -> None:
+    """Compile <stem>.onnx into one context binary, and say so in its entry of the manifest.
 
+    Args:
+        folder: Holds the file; gets the binary.
+        stem: Name of the graph.
+        graph: Its entry, with the chip's numbers in `provider`. It is extended.
+        python: An interpreter that has onnxruntime-qnn.
+        level: Of optimisation, from 1 to 3.
 
-def choose_chip(name: str) -> Chip:
-    """A chip by its name, its part number or its HTP version: snapdragon-8-gen-3, SM8650, v75."""
-    table = chips()
-    for chip in table.values():
-        if name.lower() in (chip.name, chip.part.lower(), f"v{chip.htp_arch}"):
-            return chip
-    raise UserError(
-        f"chip '{name}' is unknown{nearest(name, table)}; choose one of "
-        f"{', '.join(f'{c.name} (v{c.htp_arch}: {c.phones})' for c in table.values())}"
+    Raises:
+        UserError: The HTP takes the graph in several pieces, or not at all.
+    """
+    done = work(
+        python,
+        {
+            "do": "compile",
+            "model": str(folder / f"{stem}.onnx"),
+            "context": str(folder / f"{stem}_ctx.onnx"),
+            "arch": graph["provider"]["htp_arch"],
+            "soc": graph["provider"]["soc_model"],
+            "optimise": level,
+        },
     )
-
-
-def find_python(python: str | None) -> str | None:
-    """The interpreter that has onnxruntime-qnn: the one given, or this one; None where neither has it."""
-    if python is not None:
-        probe = subprocess.run(
-            [python, "-c", "import onnxruntime_qnn, onnxruntime, onnx, numpy"],
-            capture_output=True,
-            text=True,
-        )
-        if probe.returncode:
-            raise UserError(
-                f"{python} has no onnxruntime-qnn ({probe.stderr.strip().splitlines()[-1]}); run: {python} -m "
-                "pip install onnxruntime-qnn==2.7.0 onnx"
-            )
-        return python
-    return sys.executable if importlib.util.find_spec("onnxruntime_qnn") else None
-
-
-def work(python: str, job: dict) -> dict:
-    """One job of qnn_worker.py in a process of its own. Raises UserError where it fails."""
-    # -P: the folder of the worker holds modules that are named after packages.
-    done = subprocess.run(
-        [python, "-P", str(WORKER), json.dumps(job)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    lines = done.stdout.strip().splitlines()
-    try:
-        result = json.loads(lines[-1])
-    except (IndexError, json.JSONDecodeError):
-        said = [
-            line for line in (*lines, *done.stderr.strip().splitlines()) if "LIBNATIVE" not in line
-        ]  # the libraries report their settings on every start
-        kind = Crashed if done.returncode < 0 else UserError  # by a signal, or by an exception
-        raise kind(
-            f"{job['model']}: the QNN process ended with code {done.returncode} and said: "
-            f"{said[-1] if said else 'nothing'}; run {command_line(python, job)} to see all of it"
-        ) from None
-    if "error" in result:
-        refused = ", ".join(refusals(python, job)) if "CPU EP" in result["error"] else ""
-        raise UserError(
-            f"{job['model']}: the HTP cannot {job['do']} it "
-            + (f"because of {refused}" if refused else f"({result['error']})")
-            + "; see python -m export.lint, or export another --dtype"
-        )
-    return result
-
-
-def refusals(python: str, job: dict) -> list[str]:
-    """The nodes that the HTP refused, out of the verbose log, as `LayerNormalization node_layer_norm`."""
-    done = subprocess.run(
-        [python, "-P", str(WORKER), json.dumps({**job, "log": 0})],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    text, found = done.stdout + done.stderr, []
-    for block in re.split(r"Validation FAILED", text)[1:]:
-        kind = re.search(r"OrtNodeUnit \((\w+)\)", block)
-        name = re.search(rf"Operator type: {kind[1]} Node name: (\S+)", block) if kind else None
-        found.append(f"{kind[1]} {name[1]}" if name else kind[1] if kind else "a node")
-    return list(dict.fromkeys(found))[:8]
-
-
-def command_line(python: str, job: dict) -> str:
-    return shlex.join([python, "-P", str(WORKER), json.dumps(job)])
-
-
-def compile_part(folder: Path, stem: str, graph: dict, python: str, level: int) -> None:
-    """Compile <stem>.onnx into one context binary, and say so in `graph`. Raises UserError where it takes several."""
-    job = {
-        "do": "compile",
-        "model": str(folder / f"{stem}.onnx"),
-        "context": str(folder / f"{stem}_ctx.onnx"),
-        "arch": graph["provider"]["htp_arch"],
-        "soc": graph["provider"]["soc_model"],
-        "optimise": level,
-    }
-    done = work(python, job)
     if done["nodes"] != {"EPContext": 1}:
         raise UserError(
-            f"{stem}: the HTP took the graph in pieces ({done['nodes']}) and not as one; see python -m "
-            "export.lint"
+            f"{stem}: the HTP took the graph in pieces ({done['nodes']}) and not as one; see "
+            "python -m export.lint"
         )
     graph |= {
         "qdq": f"{stem}.onnx",
@@ -159,101 +69,146 @@ def compile_part(folder: Path, stem: str, graph: dict, python: str, level: int) 
 class Simulator:
     """Runs the compiled graphs of an exported folder, each call in a process of its own.
 
-    On some graphs that were compiled at optimisation level 3 the simulator of onnxruntime-qnn 2.7.0 ends with a
-    segmentation fault, and at level 2 it does not: such a graph is compiled again, a level lower, and a note says so.
+    On some graphs that were compiled at optimisation level 3 the simulator of onnxruntime-qnn 2.7.0
+    ends with a segmentation fault, and at level 2 it does not. Such a graph is compiled again, a
+    level lower, and a note says so.
+
+    Attributes:
+        folder: Where the graphs lie.
+        graphs: Their entries in the manifest, which get what is measured.
+        python: An interpreter that has onnxruntime-qnn.
+        notes: Lines for the terminal.
     """
 
-    def __init__(self, folder: Path, graphs: dict[str, dict], python: str, notes: list[str]):
-        self.folder, self.graphs, self.python, self.notes = folder, graphs, python, notes
+    def __init__(
+        self, folder: Path, graphs: dict[str, dict[str, Any]], python: str, notes: list[str]
+    ):
+        self.folder = folder
+        self.graphs = graphs
+        self.python = python
+        self.notes = notes
 
-    def __call__(self, stem: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """{label: float32 input} -> {label: output}."""
+    def __call__(self, stem: str, arrays: Arrays) -> Arrays:
+        """Run a graph: label -> float32 input, to label -> output."""
         graph = self.graphs[stem]
         while True:
             try:
-                return self.run(graph, arrays)
-            except Crashed:
+                return self._run(graph, arrays)
+            except SimulatorCrashError:
                 level = graph["optimisation"]
-                if level == 1:
+                if level == LOWEST_LEVEL:
                     raise
                 compile_part(self.folder, stem, graph, self.python, level - 1)
                 self.notes.append(
                     f"{stem}: compiled again at optimisation level {level - 1} "
-                    f"({graph['context_bytes'] / 1024:.0f} KiB, {graph['compile_seconds']:.1f} s), because "
-                    f"the simulator crashed on level {level}"
+                    f"({graph['context_bytes'] / KIBIBYTE:.0f} KiB, "
+                    f"{graph['compile_seconds']:.1f} s), because the simulator crashed on level "
+                    f"{level}"
                 )
 
-    def run(self, graph: dict, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run_tapped(self, file: Path, entry: dict[str, Any], x: np.ndarray) -> Arrays:
+        """Compile an ONNX file as that of `entry` was, and run it: name of an output -> float32."""
+        outputs, _ = self._work(file, entry, {"x": x}, {"optimise": entry["optimisation"]})
+        return {key.partition("/")[2]: array for key, array in outputs.items()}
+
+    def _run(self, graph: dict[str, Any], arrays: Arrays) -> Arrays:
+        outputs, done = self._work(self.folder / graph["file"], graph, arrays, {})
+        graph["load_seconds"] = round(done["load_seconds"], 2)
+        graph["simulator_seconds"] = round(sum(done["seconds"]) / len(done["seconds"]), 2)
+        return {key.rpartition("/")[0]: array for key, array in outputs.items()}
+
+    def _work(
+        self, file: Path, graph: dict[str, Any], arrays: Arrays, more: dict[str, Any]
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """`label/name of an output` -> array, and what the process answered."""
         with tempfile.TemporaryDirectory() as folder:
-            inputs, outputs = Path(folder) / "x.npz", Path(folder) / "y.npz"
-            np.savez(inputs, **arrays)
+            inputs = Path(folder) / "x.npz"
+            outputs = Path(folder) / "y.npz"
+            np.savez(inputs, allow_pickle=True, **arrays)
             done = work(
                 self.python,
                 {
                     "do": "run",
-                    "model": str(self.folder / graph["file"]),
+                    "model": str(file),
                     "inputs": str(inputs),
                     "outputs": str(outputs),
                     "arch": graph["provider"]["htp_arch"],
                     "soc": graph["provider"]["soc_model"],
+                    **more,
                 },
             )
-            graph["load_seconds"] = round(done["load_seconds"], 2)
-            graph["simulator_seconds"] = round(sum(done["seconds"]) / len(done["seconds"]), 2)
             with np.load(outputs) as stored:
-                return {key.rpartition("/")[0]: stored[key] for key in stored.files}
+                return {key: stored[key] for key in stored.files}, done
 
 
-def write(parts: Parts, folder: Path, options: Options) -> Exported:
-    float_model(parts)
-    chip, python = choose_chip(options.chip), find_python(options.python)
-    paths = float_graphs(parts, folder, options, rewrites=options.rewrite or "qnn")
-    graphs, notes = {}, []
+def write(parts: Parts, folder: Path) -> Exported:
+    """Write the Q/DQ files, and compile them where that is possible."""
+    check_no_packed_weights(parts)
+    options = parts.options
+    chip = choose_chip(options.chip)
+    python = find_python(options.python)
+    paths = float_graphs(parts, folder, rewrites=options.rewrite or "qnn")
+    graphs: dict[str, dict[str, Any]] = {}
+    notes = []
     for stem, path in paths.items():
         if parts.dtype != "fp16":
-            quantise_file(path, "qnn", parts, doors=options.doors)
+            quantise_file(path, QNN, parts, wide_doors=not options.eight_bit_doors)
         graphs[stem] = {
-            **entry(path),
+            **manifest_entry(path),
             "provider": {"htp_arch": chip.htp_arch, "soc_model": chip.soc_model},
         }
         if python is None:
-            job = {
-                "do": "compile",
-                "model": path.name,
-                "context": f"{stem}_ctx.onnx",
-                "arch": chip.htp_arch,
-                "soc": chip.soc_model,
-            }
-            notes.append(
-                f"{stem}: not compiled, because onnxruntime-qnn is not installed. In the exported folder, with a "
-                f"Python that has it (pip install onnxruntime-qnn==2.7.0 onnx): {command_line('python', job)}"
-            )
+            notes.append(_how_to_compile(stem, path, chip))
             continue
-        compile_part(folder, stem, graphs[stem], python, LEVEL)
+        compile_part(folder, stem, graphs[stem], python, HIGHEST_LEVEL)
         notes.append(
             f"{stem}: one context binary for {chip.name} (v{chip.htp_arch}), "
-            f"{graphs[stem]['context_bytes'] / 1024:.0f} KiB, compiled in {graphs[stem]['compile_seconds']:.1f} s, "
-            "no node on the CPU"
+            f"{graphs[stem]['context_bytes'] / KIBIBYTE:.0f} KiB, compiled in "
+            f"{graphs[stem]['compile_seconds']:.1f} s, no node on the CPU"
         )
-    kind = {"chip": chip.name, "part": chip.part, "htp_arch": f"v{chip.htp_arch}"}
-    if parts.dtype != "fp16":
-        kind |= {
-            "scheme": "QuantizeLinear/DequantizeLinear pairs",
-            "placement": "whole graph",
-            "by": "onnxruntime get_qnn_qdq_config, min-max"
-            + ("; the quantize pass's ranges kept" if parts.quantised else ""),
-            "weights": "int8, symmetric, per output channel",
-            "activations": f"uint{parts.activation_bits}, per tensor",
-            "inputs and outputs": "uint16"
-            if parts.activation_bits == 16 or options.doors and not parts.quantised
-            else "uint8",
-            "pinned": "softmax and sigmoid at [0, 1 - 2^-bits]",
-        }
+    simulator = None if python is None else Simulator(folder, graphs, python, notes)
     return Exported(
         graphs,
-        ("onnx", "onnxruntime", "onnxruntime-qnn"),
-        kind,
-        runs=python is not None,
+        PACKAGES,
+        _describe_codes(parts, chip),
+        runs=simulator is not None,
         notes=notes,
-        runner=None if python is None else Simulator(folder, graphs, python, notes),
+        runner=simulator,
+        tap_runner=None if simulator is None else simulator.run_tapped,
     )
+
+
+def _how_to_compile(stem: str, path: Path, chip: Chip) -> str:
+    job = {
+        "do": "compile",
+        "model": path.name,
+        "context": f"{stem}_ctx.onnx",
+        "arch": chip.htp_arch,
+        "soc": chip.soc_model,
+    }
+    return (
+        f"{stem}: not compiled, because onnxruntime-qnn is not installed. In the exported folder, "
+        "with a Python that has it (pip install onnxruntime-qnn==2.7.0 onnx): "
+        f"{command_line('python', job)}"
+    )
+
+
+def _describe_codes(parts: Parts, chip: Chip) -> dict[str, Any]:
+    """What the manifest says of the chip and of the codes."""
+    kind = {"chip": chip.name, "part": chip.part, "htp_arch": f"v{chip.htp_arch}"}
+    if parts.dtype == "fp16":
+        return kind
+    by = "onnxruntime get_qnn_qdq_config, min-max"
+    if parts.quantised:
+        by += "; the quantize pass's ranges kept"
+    wide_doors = not parts.options.eight_bit_doors and not parts.quantised
+    return {
+        **kind,
+        "scheme": "QuantizeLinear/DequantizeLinear pairs",
+        "placement": "whole graph",
+        "by": by,
+        "weights": "int8, symmetric, per output channel",
+        "activations": f"uint{parts.activation_bits}, per tensor",
+        "inputs and outputs": "uint16" if parts.activation_bits == 16 or wide_doors else "uint8",
+        "pinned": "softmax and sigmoid at [0, 1 - 2^-bits]",
+    }

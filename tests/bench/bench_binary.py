@@ -28,7 +28,8 @@ from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize
 from compress.passes.pack import Pack
 from export.graphs.export_onnx import GRAPHS, export_onnx
-from export.latency import feed, interleaved
+from export.timing.files import feed
+from export.timing.turns import interleaved
 
 FOLDING = "ConstantFolding"
 SOURCES = {"osediff": OSEDiffSource, "resshift": ResShiftSource}

@@ -28,9 +28,12 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
 from compress.passes.quantize import Quantize
 from compress.recipe.checkpoint import load_model, save_model
+from compress.recipe.export_options import parse_size
 from export.graphs.export_onnx import export_onnx
-from export.parity.verify import failures, probes, session, table, verify
-from export.run import parse_size
+from export.graphs.probes import probes
+from export.parity.rows import failures, table
+from export.parity.session import session
+from export.parity.verify import verify
 
 LIMIT_GIB = 24.0
 Size = tuple[int, int]

@@ -35,12 +35,14 @@ from compress.data.calibration import calibration_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.strip import Strip
-from export.baselines import Job
+from compress.recipe.export_options import parse_size
+from export.baselines.methods import Job
 from export.graphs.export_onnx import GRAPHS, export_onnx
-from export.latency import compare, feed, interleaved, table
-from export.parity.verify import session, session_options
-from export.run import parse_size
+from export.parity.session import session, session_options
 from export.targets.host import processor
+from export.timing.files import compare, feed
+from export.timing.rows import table
+from export.timing.turns import interleaved
 
 CONVERSIONS = {
     "QuantizeLinear",

@@ -24,9 +24,9 @@ from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.recipe.checkpoint import convert_all, load_model, read_header
+from compress.recipe.export_options import parse_size
 from compress.recipe.recipe import load_recipe
-from export.latency import interleaved, machine
-from export.run import parse_size
+from export.timing.turns import interleaved, machine
 
 
 def structure(argument: str, overrides: list[str]) -> tuple[Source, list[Pass]]:

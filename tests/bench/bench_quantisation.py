@@ -34,10 +34,11 @@ from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
 from eval.data.dataset import Pair, open_data
 from eval.metric.metrics import Metrics
-from export.baselines import COMPONENTS, METHODS, check, make, parse_bits
+from export.baselines.make import COMPONENTS, make
+from export.baselines.methods import METHODS, check, parse_bits
 from export.graphs.export_onnx import export_onnx
-from export.latency import compare
-from export.parity.verify import session
+from export.parity.session import session
+from export.timing.files import compare
 
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")

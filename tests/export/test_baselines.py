@@ -9,12 +9,13 @@ from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
 
 from compress.core.errors import UserError
 from compress.model.sr_model import SRModel
-from compress.passes.quantize import Width
 from compress.process.direct import Direct
-from export import baselines
-from export.baselines import METHODS, Job, check, label, make, parse_bits
+from export.baselines import methods
+from export.baselines.make import make
+from export.baselines.methods import METHODS, Job, check, label, parse_bits
 from export.baselines.weight_only import converted
-from export.parity.verify import psnr, session
+from export.parity.measure import psnr
+from export.parity.session import session
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4}
 
@@ -152,7 +153,7 @@ def test_unknown_names_widths_and_packages(monkeypatch):
         check("nccf", 8, 8)
     with pytest.raises(UserError, match="ort-qnn has no W6A6; it has W8A8, W8A16, W4A8"):
         check("ort-qnn", 6, 6)
-    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(methods.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match="needs the package nncf, which is not .*; run: pip install 'nncf==3.4.0'"
     ):
@@ -189,7 +190,7 @@ def test_images_must_have_the_exported_size(tiny, tmp_path):
 def test_a_whole_model_gives_a_file_a_component(tiny, tmp_path):
     """What the components read is what the float ones before them put out; chained, the files restore the image."""
     images = [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
-    made = make("torchao-pt2e", tiny, Width(weights=8, activations=16), images, tmp_path, (16, 16))
+    made = make("torchao-pt2e", tiny, (8, 16), images, tmp_path, (16, 16))
     assert list(made) == ["encoder", "denoiser", "decoder"]
     x = images[0].numpy()
     for path in made.values():

@@ -13,7 +13,7 @@ from compress.quant.layers import TensorQuantiser
 from export.graphs.graph import spell_out, tidy, write
 from export.graphs.storage import open_session
 from export.graphs.translate import TABLE
-from export.parity.verify import session_options
+from export.parity.session import session_options
 
 
 class Readers(nn.Module):

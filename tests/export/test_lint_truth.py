@@ -15,7 +15,7 @@ from export.lint import lint, main
 from export.linting.facts import Graph, defaults, shown
 from export.linting.file import check, feeds_for
 from export.linting.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, forms, load
-from export.targets.to_qnn import find_python
+from export.targets.qnn_process import find_python
 
 FLOAT = TensorProto.FLOAT
 

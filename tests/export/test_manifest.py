@@ -23,21 +23,24 @@ from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
 from compress.quant.placement import Placement
+from compress.recipe.export_options import ExportOptions
 from export.graphs.export_onnx import GRAPHS, summary
-from export.parity.verify import failures, probes
-from export.targets import Options, check_options, export, finish
+from export.graphs.probes import probes
+from export.parity.rows import failures
 from export.targets.described import exported_modules, host_steps, learned
+from export.targets.export_folder import export, finish
 from export.targets.host import arithmetic, tiles
 from export.targets.host.folder import sha256
 from export.targets.manifest import tiles_fix
+from export.targets.table import check_options
 
-OPTIONS = Options(lr_size=(32, 32), images=2, threads=1)
+OPTIONS = ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
     model, out = tiny(), tmp_path_factory.mktemp("exported") / "onnx"
-    made = export(model, "onnx", out, OPTIONS)
+    made = export(model, out, OPTIONS)
     assert failures(made.rows) is None
     assert not out.exists(), "nothing may stand under the final name before it is checked"
     assert finish(out, None) == out
@@ -373,9 +376,9 @@ def test_image_arithmetic_is_torchs():
 def test_a_component_alone(tmp_path):
     made = export(
         tiny(),
-        "onnx",
         tmp_path / "o",
-        Options(
+        ExportOptions(
+            target="onnx",
             lr_size=(32, 32),
             images=2,
             components=("decoder",),
@@ -433,9 +436,9 @@ def test_failed_exports_are_marked(tmp_path):
 )
 def test_refusals(tmp_path, target, options, words):
     with pytest.raises(UserError) as refused:
-        options = Options(**{"lr_size": (32, 32), "images": 1, **options})
-        check_options(target, options)
-        export(tiny(), target, tmp_path / "o", options)
+        options = ExportOptions(**{"target": target, "lr_size": (32, 32), "images": 1, **options})
+        check_options(options)
+        export(tiny(), tmp_path / "o", options)
     assert words in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -443,7 +446,11 @@ def test_refusals(tmp_path, target, options, words):
 def test_a_quantised_model_keeps_its_dtype(tmp_path):
     model = quantised(tiny())
     with pytest.raises(UserError, match="is quantised .w8a8. and its ranges hold for that"):
-        export(model, "onnx", tmp_path / "o", Options(lr_size=(32, 32), images=1, dtype="fp16"))
+        export(
+            model,
+            tmp_path / "o",
+            ExportOptions(target="onnx", lr_size=(32, 32), images=1, dtype="fp16"),
+        )
 
 
 def test_what_runs_the_folder(folder):

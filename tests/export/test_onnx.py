@@ -19,8 +19,9 @@ from compress.process.direct import Direct
 from compress.quant.layers import QuantConv2d, QuantLayer
 from export.graphs import graph
 from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.probes import probes
 from export.graphs.translate import TABLE, bicubic_taps
-from export.parity.verify import probes, session
+from export.parity.session import session
 
 
 def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:

@@ -9,9 +9,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.parity.verify import session, session_options
+from export.parity.session import session, session_options
 from export.targets.host import processor, runtimes
-from export.targets.to_onnx import largest_code
+from export.targets.onnx_files import largest_code
 
 AVX2 = "flags\t\t: fpu sse2 avx avx2 fma\n"
 HAS_VNNI = "flags\t\t: fpu sse2 avx avx2 fma avx512f avx512_vnni\n"

@@ -15,12 +15,16 @@ from onnxruntime.quantization import QuantType
 from support.tiny_model import quantised, tiny
 
 from compress.core.errors import UserError
+from compress.recipe.export_options import ExportOptions
 from export.graphs.export_onnx import export_onnx
-from export.parity.verify import probes, psnr
-from export.targets import Options, export, finish
-from export.targets.qdq import Samples, prepare, qnn_overrides, quantise
+from export.graphs.probes import probes
+from export.parity.measure import psnr
+from export.targets.chips import chips, choose_chip
+from export.targets.export_folder import export, finish
+from export.targets.overrides import qnn_overrides
+from export.targets.qdq import Samples, prepare, quantise
+from export.targets.qnn_process import find_python, refusals
 from export.targets.ranges import lift
-from export.targets.to_qnn import chips, choose_chip, find_python, refusals
 from export.targets.to_tensorrt import as_fp8
 
 
@@ -80,7 +84,7 @@ def pair_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
 
 @pytest.mark.parametrize("bits, dtype", [(8, np.uint8), (16, np.uint16)])
 def test_whole_graph_form(bits, dtype):
-    model = quantise(small(), "qnn", inputs(), bits, doors=False)
+    model = quantise(small(), "qnn", inputs(), bits, wide_doors=False)
     onnx.checker.check_model(model, full_check=True)
     assert {o.version for o in model.opset_import if not o.domain} == {21}
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -139,7 +143,7 @@ def test_given_overrides_win():
             "zero_point": np.array(3, np.uint8),
         }
     ]
-    found = qnn_overrides(prepare(small()), {"s": grid}, QuantType.QUInt8, doors=True)
+    found = qnn_overrides(prepare(small()), {"s": grid}, QuantType.QUInt8, wide_doors=True)
     assert found["s"] is grid and float(found["val_41"][0]["scale"]) == 2.0**-8
     assert found["x"] == [{"quant_type": QuantType.QUInt16}]
 
@@ -150,7 +154,7 @@ def test_samples_end():
 
 
 def test_lift_takes_pairs_out_and_keeps_their_parameters():
-    pairs = quantise(small(), "qnn", inputs(), 8, doors=False)
+    pairs = quantise(small(), "qnn", inputs(), 8, wide_doors=False)
     grids = {
         n.input[0]: parameters(pairs, n) for n in pairs.graph.node if n.op_type == "QuantizeLinear"
     }
@@ -275,9 +279,10 @@ def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr("export.targets.to_qnn.find_python", lambda python: None)
     made = export(
         tiny(),
-        "qnn",
         tmp_path / "q",
-        Options(lr_size=(32, 32), images=2, dtype="w8a8", components=("decoder",)),
+        ExportOptions(
+            target="qnn", lr_size=(32, 32), images=2, dtype="w8a8", components=("decoder",)
+        ),
     )
     out = finish(tmp_path / "q", None)
     assert not made.runs and not made.rows and not (out / "parity.json").exists()
@@ -316,7 +321,7 @@ def test_refused_nodes_are_named(monkeypatch):
     class Done:
         stdout, stderr = "{}", log * 2
 
-    monkeypatch.setattr("export.targets.to_qnn.subprocess.run", lambda *a, **k: Done)
+    monkeypatch.setattr("export.targets.qnn_process.subprocess.run", lambda *a, **k: Done)
     assert refusals("python", {}) == ["LayerNormalization node_ln"]
 
 
@@ -355,10 +360,14 @@ def test_simulator(tmp_path):
         pytest.skip("onnxruntime-qnn is not installed")
     made = export(
         tiny(),
-        "qnn",
         tmp_path / "q",
-        Options(
-            lr_size=(32, 32), images=2, dtype="w8a16", components=("decoder",), probes=("photo 1",)
+        ExportOptions(
+            target="qnn",
+            lr_size=(32, 32),
+            images=2,
+            dtype="w8a16",
+            components=("decoder",),
+            probes=("photo 1",),
         ),
     )
     assert made.graphs["decoder"]["context_bytes"] > 0

@@ -18,9 +18,11 @@ from compress.model.sr_model import SRModel
 from export import rewrite as module
 from export.graphs.export_onnx import EndToEnd, export_onnx
 from export.graphs.graph import tidy
+from export.graphs.probes import probes
 from export.graphs.translate import TABLE
 from export.linting.facts import Graph
-from export.parity.verify import probes, psnr, session
+from export.parity.measure import psnr
+from export.parity.session import session
 from export.rewrite import FOR, REWRITES, names_for, rewrite, rewrite_file
 from export.rewrites.edit import Options
 from export.rewrites.fp16 import absolute_maxima

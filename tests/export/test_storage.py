@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import UserError
 from export.graphs.export_onnx import GRAPHS
+from export.graphs.probes import probes
 from export.graphs.storage import (
     SMALL,
     add_shapes,
@@ -27,17 +28,21 @@ from export.graphs.storage import (
     weight_bytes,
     with_outputs,
 )
-from export.latency import compare
 from export.lint import main as lint_main
 from export.linting.rules import targets
-from export.parity.verify import failures, probes, psnr, session, session_options, verify
+from export.parity.drift import simulate, write_tapped
+from export.parity.measure import psnr
+from export.parity.rows import failures
+from export.parity.session import session, session_options
+from export.parity.verify import verify
 from export.rewrite import FOR, REWRITES, rewrite_file
 from export.rewrites.edit import Options
 from export.rewrites.fp16 import absolute_maxima
-from export.targets.drift import simulate, tapped
+from export.targets.float16 import as_float16
+from export.targets.onnx_files import replace_file
 from export.targets.qdq import quantise
-from export.targets.to_onnx import as_float16, replace
 from export.targets.to_tensorrt import as_fp8
+from export.timing.files import compare
 
 STEMS = tuple(GRAPHS)
 
@@ -177,7 +182,7 @@ def test_ranges_and_drift(external, float_files, tmp_path):
         assert absolute_maxima(model, [feeds["decoder"]]) == wanted and len(wanted) > 20
     (x,) = feeds["decoder"].values()
     for out in (folder / ".decoder.taps.onnx", tmp_path / "taps.onnx"):
-        taps = tapped(path, out)
+        taps = write_tapped(path, out)
         values = simulate(out, x)
         assert set(taps) <= set(values) and len(taps) > 10
         out.unlink()
@@ -231,7 +236,7 @@ def test_half_precision_and_replacing(external, float_files, tmp_path):
         run(folder / "decoder.onnx", feeds["decoder"]),
     )
     assert 30 < psnr(found, wanted, float(np.abs(wanted).max())) < 120
-    replace(load_graph(folder / "decoder.onnx"), tmp_path / "decoder.onnx")
+    replace_file(load_graph(folder / "decoder.onnx"), tmp_path / "decoder.onnx")
     np.testing.assert_array_equal(run(tmp_path / "decoder.onnx", feeds["decoder"]), wanted)
 
 

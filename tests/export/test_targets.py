@@ -19,17 +19,22 @@ from torch.fx.traceback import NodeSource
 
 from compress.core.errors import UserError
 from compress.networks.vq_autoencoder import Codebook
-from export.parity.verify import failures, session
-from export.targets import TARGETS, Options, export, finish, manifest
+from compress.recipe.export_options import ExportOptions
+from export.parity.rows import failures
+from export.parity.session import session
+from export.targets import manifest
+from export.targets.contract import Exported
+from export.targets.export_folder import export, finish
+from export.targets.float16 import as_float16
 from export.targets.hush import hushed
-from export.targets.parts import Exported
 from export.targets.qdq import quantise
+from export.targets.qnn_process import SimulatorCrashError
+from export.targets.table import TARGETS
 from export.targets.to_coreml import bicubic_kernels, chooses
 from export.targets.to_executorch import separate, shared_history, takes_codes
 from export.targets.to_litert import observed, searches
 from export.targets.to_ncnn import searchable, unknown
-from export.targets.to_onnx import as_float16
-from export.targets.to_qnn import Crashed, Simulator
+from export.targets.to_qnn import Simulator
 
 
 def graph(
@@ -351,7 +356,7 @@ def crashing(levels: tuple[int, ...], done: list):
                 "versions": {"onnxruntime": "1.31.1"},
             }
         if work.level in levels:
-            raise Crashed("code -11")
+            raise SimulatorCrashError("code -11")
         with np.load(job["inputs"]) as stored:
             np.savez(job["outputs"], **{f"{key}/y": stored[key] * 2 for key in stored.files})
         return {"load_seconds": 0.5, "seconds": [0.25]}
@@ -420,9 +425,9 @@ def test_runtimes(tmp_path, target, dtype):
             pytest.skip(f"{package} is not installed")
     made = export(
         tiny(),
-        target,
         tmp_path / "o",
-        Options(
+        ExportOptions(
+            target=target,
             lr_size=(32, 32),
             images=2,
             dtype=dtype,
@@ -444,9 +449,10 @@ def test_coreml_converts(tmp_path, dtype):
         pytest.skip("coremltools is not installed")
     made = export(
         tiny(),
-        "coreml",
         tmp_path / "o",
-        Options(lr_size=(32, 32), images=1, dtype=dtype, components=("encoder",)),
+        ExportOptions(
+            target="coreml", lr_size=(32, 32), images=1, dtype=dtype, components=("encoder",)
+        ),
     )
     assert (finish(tmp_path / "o", None) / "encoder.mlpackage" / "Manifest.json").is_file()
     assert made.runs == (sys.platform == "darwin")

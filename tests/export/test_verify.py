@@ -11,8 +11,14 @@ from onnx import numpy_helper
 
 from compress.core.errors import UserError
 from compress.quant.layers import QuantConv2d
-from export import latency, run
-from export.parity.verify import failures, probes, psnr, session, table, unrounded, verify
+from export import run
+from export.graphs.probes import probes
+from export.parity.measure import psnr, unrounded
+from export.parity.rows import failures, table
+from export.parity.session import session
+from export.parity.verify import verify
+from export.timing.files import compare
+from export.timing.rows import table as timing_table
 
 
 def test_probes_are_deterministic_and_cover_the_range():
@@ -100,7 +106,7 @@ def test_missing_and_damaged_files(tmp_path, float_files):
 
 
 def test_latency_rows(float_files, int8_files):
-    rows = latency.compare(
+    rows = compare(
         {"fp32": float_files[1] / "model.onnx", "int8": int8_files[1] / "model.onnx"},
         threads=1,
         repeats=3,
@@ -108,15 +114,15 @@ def test_latency_rows(float_files, int8_files):
     assert [r["label"] for r in rows] == ["fp32", "int8"] and rows[0]["ratio"] == 1.0
     assert rows[1]["ratio"] == pytest.approx(rows[0]["median_ms"] / rows[1]["median_ms"])
     assert all(r["min_ms"] <= r["median_ms"] and r["threads"] == 1 and r["machine"] for r in rows)
-    assert "measured on" in latency.table(rows)
+    assert "measured on" in timing_table(rows)
 
 
 def test_latency_refusals(float_files):
     folder = float_files[1]
     with pytest.raises(UserError, match="different shapes"):
-        latency.compare({"a": folder / "encoder.onnx", "b": folder / "decoder.onnx"}, repeats=1)
+        compare({"a": folder / "encoder.onnx", "b": folder / "decoder.onnx"}, repeats=1)
     with pytest.raises(UserError, match="at least 1"):
-        latency.compare({"a": folder / "encoder.onnx"}, repeats=0)
+        compare({"a": folder / "encoder.onnx"}, repeats=0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from compress.passes import PASSES
 from compress.process.one_step import OneStep
 from compress.recipe.checkpoint import load_model, parse_pass, save_model
 from export.graphs.export_onnx import export_onnx
-from export.parity.verify import failures, verify
+from export.parity.rows import failures
+from export.parity.verify import verify
 
 ADCSR = [
     ("strip", {"text": "remove", "timestep": "remove"}),

@@ -15,8 +15,10 @@ from compress.model.sr_model import MARGIN
 from compress.pipeline import backends, onnx_files
 from compress.pipeline.backends import choose_backend
 from compress.pipeline.onnx_files import why_not
-from export.parity.verify import failures, probes
-from export.targets import Options, export, finish
+from compress.recipe.export_options import ExportOptions
+from export.graphs.probes import probes
+from export.parity.rows import failures
+from export.targets.export_folder import export, finish
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +28,9 @@ def exported(tmp_path_factory) -> Path:
     (run / "model.safetensors").write_bytes(b"the weights")
     made = export(
         tiny(),
-        "onnx",
         run / "onnx",
-        Options(
-            lr_size=(32, 32),
-            images=2,
-            threads=1,
-            model_sha256=hashlib.sha256(b"the weights").hexdigest(),
-        ),
+        ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1),
+        hashlib.sha256(b"the weights").hexdigest(),
     )
     assert failures(made.rows) is None
     finish(run / "onnx", None)

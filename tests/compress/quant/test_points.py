@@ -17,7 +17,8 @@ from compress.quant.attention import attend, attend_in_chunks
 from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant.norm import group_norm
 from export.graphs.export_onnx import export_onnx
-from export.parity.verify import session, verify
+from export.parity.session import session
+from export.parity.verify import verify
 
 SMALL = {"images": 2, "size": 32}
 

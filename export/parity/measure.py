@@ -1,0 +1,125 @@
+"""PSNR, and how far a quantised simulation is from itself when nothing but rounding changes.
+
+A quantised network is discontinuous: a difference in the last bit flips a code, and flips spread
+until they are noise of about the quantiser's own size. Two numbers measure that on torch alone.
+
+`self_db` is the simulation against itself with the output of every layer disturbed by 1e-6 of its
+value, which is about what another order of summation does.
+
+`own_db` is the simulation against itself with no activation rounded: the size of what all flips
+together can do. On an image of one colour whole maps hold one value. Where that value lies between
+two codes, a whole map flips or none of it, which a few draws of noise need not show.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress.quant.calls import paused
+from compress.quant.layers import TensorQuantiser
+
+JITTER = 1e-6  # of a value
+MOST_DB = 999.0  # stands for equality in JSON, which has no infinity
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far a quantised simulation is from itself, in dB; None where that is not finite."""
+
+    self_db: float | None
+    own_db: float | None
+
+
+def psnr(value: np.ndarray, reference: np.ndarray, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB.
+
+    Args:
+        value: What is measured.
+        reference: What it should be, of the same shape.
+        peak: The greatest magnitude that a signal has.
+
+    Returns:
+        Infinity for equal arrays, NaN where `value` is not finite.
+    """
+    error = float(np.mean((value.astype(np.float64) - reference) ** 2))
+    if error == 0:
+        return math.inf
+    if not math.isfinite(error):
+        return math.nan
+    return 10 * math.log10(peak**2 / error)
+
+
+def finite_db(db: float) -> float | None:
+    """`db` as JSON can hold it: MOST_DB for equality, None for an output that is not finite."""
+    if math.isnan(db):
+        return None
+    return round(min(db, MOST_DB), 2)
+
+
+@contextmanager
+def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
+    """Within, every layer of `module` that has weights answers with relative noise of JITTER."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def disturb(layer: nn.Module, inputs: tuple, y: torch.Tensor) -> torch.Tensor:
+        with paused():  # the noise is no operator of the network
+            return y * (1 + JITTER * torch.randn(y.shape, generator=generator))
+
+    handles = [
+        layer.register_forward_hook(disturb)
+        for layer in module.modules()
+        if hasattr(layer, "weight") or hasattr(layer, "weight_q")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def unrounded(module: nn.Module) -> Iterator[None]:
+    """Within, activations pass through `module` without being rounded or clipped.
+
+    Weights stay as they are.
+    """
+
+    def pass_through(
+        quantiser: TensorQuantiser, args: tuple, kwargs: dict, y: torch.Tensor
+    ) -> torch.Tensor:
+        return args[0] * kwargs.get("gain", 1.0)
+
+    handles = [
+        quantiser.register_forward_hook(pass_through, with_kwargs=True)
+        for quantiser in module.modules()
+        if isinstance(quantiser, TensorQuantiser)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure_noise(
+    module: nn.Module, x: torch.Tensor, reference: np.ndarray, peak: float, seed: int
+) -> Noise:
+    """How far a quantised simulation is from itself.
+
+    Args:
+        module: The simulation.
+        x: Its input.
+        reference: What it gives for `x`.
+        peak: For `psnr`.
+        seed: Of the disturbance.
+    """
+    with rounding_noise(module, seed):
+        self_db = finite_db(psnr(module(x).numpy(), reference, peak))
+    with unrounded(module):
+        own_db = finite_db(psnr(module(x).numpy(), reference, peak))
+    return Noise(self_db, own_db)

@@ -1,0 +1,151 @@
+"""All targets, and what is refused before a model is loaded."""
+
+import importlib
+import importlib.util
+
+from compress.core.errors import UserError, nearest
+from compress.recipe.export_options import ExportOptions
+from export.parity.probes import check_probes
+from export.rewrite import names_for
+from export.targets.chips import choose_chip
+from export.targets.contract import Target, Writer
+
+# Thresholds in dB, end to end: fp16 rounds at 2^-11; 30 and 45 are what 8 and 16 bits are expected
+# to reach.
+TARGETS: dict[str, Target] = {
+    "onnx": Target(
+        "onnx",
+        ("onnxscript",),
+        "pip install 'onnxscript>=0.7.2,<0.8'",
+        {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+        takes_quantised=True,
+        whole=True,
+        dynamic=True,
+    ),
+    "qnn": Target(
+        "qnn",
+        (),
+        "pip install onnxruntime-qnn==2.7.0",
+        {"fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "w8a16",
+        takes_quantised=True,
+        remark="compiled and simulated where onnxruntime-qnn is installed",
+    ),
+    "tensorrt": Target(
+        "tensorrt",
+        (),
+        "pip install tensorrt cuda-python",
+        {"fp32": 60.0, "fp16": 45.0, "fp8": 25.0, "w8a8": 30.0},
+        "fp16",
+        runs=False,
+        remark="written only: an engine is built on the machine with the GPU",
+    ),
+    "openvino": Target(
+        "openvino",
+        ("openvino",),
+        "pip install 'openvino>=2026.4,<2027'",
+        {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+        takes_quantised=True,
+    ),
+    "executorch": Target(
+        "executorch",
+        ("executorch",),
+        "pip install 'executorch>=1.5,<1.6'",
+        {"fp32": 60.0, "fp16": 40.0, "w8a8": 30.0},
+        "fp32",
+    ),
+    "litert": Target(
+        "litert",
+        ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+        "pip install litert-torch==0.10.0 ai-edge-litert==2.3.0 ai-edge-quantizer==0.10.0 (in an "
+        "environment of its own: it wants other versions of pydantic and typing-extensions)",
+        {"fp32": 60.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+    ),
+    "coreml": Target(
+        "coreml",
+        ("coremltools",),
+        "pip install 'coremltools>=9,<10'",
+        {"fp32": 60.0, "fp16": 45.0, "w8": 30.0},
+        "fp16",
+        runs=False,
+        remark="converted only: Core ML predicts on macOS",
+    ),
+    "ncnn": Target(
+        "ncnn",
+        ("ncnn", "pnnx"),
+        "pip install ncnn pnnx",
+        {"fp32": 60.0, "fp16": 40.0},
+        "fp32",
+    ),
+}
+# (target, dtype) -> why there is none.
+REASONS = {
+    ("executorch", "w8a16"): "XNNPACK has no kernels with 16-bit activations",
+    ("tensorrt", "w8a16"): "TensorRT has no 16-bit integers",
+    ("coreml", "w8a8"): "its activation ranges are calibrated on macOS only",
+    ("coreml", "w8a16"): "Core ML has no 16-bit activation codes",
+    ("ncnn", "w8a8"): "the ncnn package has no ncnn2table and ncnn2int8",
+    ("ncnn", "w8a16"): "ncnn has no 16-bit codes",
+    ("qnn", "fp32"): "the HTP computes in float16 or integers",
+}
+
+
+def choose_target(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in TARGETS:
+        raise UserError(
+            f"export target '{name}' is unknown{nearest(name, TARGETS)}; choose one of "
+            f"{', '.join(TARGETS)}"
+        )
+    return TARGETS[name]
+
+
+def find_writer(target: Target) -> Writer:
+    """The function that makes a target's files; its packages are imported where it needs them."""
+    return importlib.import_module(f"export.targets.to_{target.module}").write
+
+
+def check_dtype(name: str, dtype: str | None) -> None:
+    """Raise UserError for an unknown target, and for a dtype that it has not."""
+    target = choose_target(name)
+    if dtype is None or dtype in target.dtypes:
+        return
+    reason = REASONS.get((name, dtype))
+    told = f" ({reason})" if reason else ""
+    raise UserError(f"target {name} has no {dtype}{told}; choose one of {', '.join(target.dtypes)}")
+
+
+def check_options(options: ExportOptions) -> None:
+    """Raise UserError for what a target cannot do, before a model is loaded."""
+    name = options.target
+    check_dtype(name, options.dtype)
+    if options.dynamic and not choose_target(name).dynamic:
+        able = ", ".join(other for other, target in TARGETS.items() if target.dynamic)
+        raise UserError(
+            f"target {name} has static shapes only; leave out dynamic, or choose {able}"
+        )
+    if name != "onnx" and (options.opset is not None or options.low_bits != "packed"):
+        raise UserError(f"opset and low_bits are options of target onnx; leave them out for {name}")
+    if options.chip is not None:
+        if name != "qnn":
+            raise UserError(f"chip is an option of target qnn; leave it out for {name}")
+        choose_chip(options.chip)
+    if options.rewrite is not None:
+        names_for(options.rewrite)
+    if options.probes is not None:
+        check_probes(options.probes)
+
+
+def check_packages(name: str) -> None:
+    """Raise UserError, with the command to install it, for a package that a target lacks."""
+    target = choose_target(name)
+    for package in target.packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"target {name} needs the package {package}; run: {target.install}")
