@@ -38,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--shape", metavar="1x3xHxW", help="the same as a shape")
     add_arguments(p, ExportOptions, leave_out=("target", "lr_size", "reference"))
     p.add_argument(
+        "--eight-bit-doors",  # as it was called at first
+        dest="eight_bit_io",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+    p.add_argument(
         "--drift",
         action="store_true",
         help="also list where runtime and simulation part, layer by layer",

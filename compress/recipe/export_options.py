@@ -75,7 +75,7 @@ class ExportOptions(Strict):
     python: str | None = Field(
         None, description="qnn: an interpreter that has onnxruntime-qnn, if this one has not."
     )
-    eight_bit_doors: bool = Field(
+    eight_bit_io: bool = Field(
         False,
         description="qnn, w8a8: inputs and outputs in 8 bits as well. They are in 16 by default.",
     )

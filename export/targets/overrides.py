@@ -54,7 +54,7 @@ def add_product_weights(
 
 
 def qnn_overrides(
-    model: onnx.ModelProto, learned: Overrides, activations: QuantType, wide_doors: bool
+    model: onnx.ModelProto, learned: Overrides, activations: QuantType, wide_io: bool
 ) -> Overrides:
     """What the HTP wants, beside the ranges that a quantize pass learned.
 
@@ -65,7 +65,7 @@ def qnn_overrides(
         model: Typed, with its weights.
         learned: Kept as they are.
         activations: Type of the codes of activations.
-        wide_doors: Whether what goes in and comes out of the graph is in 16 bits.
+        wide_io: Whether what goes in and comes out of the graph is in 16 bits.
     """
     overrides = dict(learned)
     stored = dimensions_of_stored(model)
@@ -77,7 +77,7 @@ def qnn_overrides(
             # The HTP's LayerNorm takes unsigned codes only, one scale for all.
             unsigned = {"quant_type": QuantType.QUInt8, "symmetric": False}
             overrides.setdefault(node.input[1], [unsigned])
-    if wide_doors and activations == QuantType.QUInt8:
+    if wide_io and activations == QuantType.QUInt8:
         for value in (*model.graph.input, *model.graph.output):
             overrides.setdefault(value.name, [{"quant_type": QuantType.QUInt16}])
     return overrides

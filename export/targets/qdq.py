@@ -113,7 +113,7 @@ def qnn_config(
     samples: Samples,
     activations: int,
     learned: Overrides,
-    wide_doors: bool,
+    wide_io: bool,
 ) -> StaticQuantConfig:
     """The quantiser's settings for the HTP.
 
@@ -122,7 +122,7 @@ def qnn_config(
         samples: Give the ranges of the tensors that have none.
         activations: Bits, 8 or 16.
         learned: Ranges that stay.
-        wide_doors: Whether what goes in and comes out of the graph is in 16 bits.
+        wide_io: Whether what goes in and comes out of the graph is in 16 bits.
     """
     kind = ACTIVATIONS[activations]
     return get_qnn_qdq_config(
@@ -131,7 +131,7 @@ def qnn_config(
         activation_type=kind,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        init_overrides=qnn_overrides(model, learned, kind, wide_doors),
+        init_overrides=qnn_overrides(model, learned, kind, wide_io),
         nodes_to_exclude=searching_nodes(model),
     )
 
@@ -169,7 +169,7 @@ def quantise(
     form: str,
     arrays: list[np.ndarray],
     activations: int,
-    wide_doors: bool = True,
+    wide_io: bool = True,
 ) -> onnx.ModelProto:
     """A Q/DQ graph of `model`, whose own pairs, if it has any, keep their scales and zero points.
 
@@ -178,7 +178,7 @@ def quantise(
         form: `qnn`, `tensorrt` or `cpu`.
         arrays: Inputs of the graph, for the ranges of the other tensors.
         activations: Bits, 8 or 16.
-        wide_doors: For `qnn` with 8 bits, whether inputs and outputs are in 16.
+        wide_io: For `qnn` with 8 bits, whether inputs and outputs are in 16.
 
     Raises:
         UserError: The model's own pairs have mixed widths.
@@ -191,7 +191,7 @@ def quantise(
         if form == QNN:
             # onnxruntime cannot put a conversion on a tensor whose range is given, so learned
             # ranges go without wider doors.
-            settings = qnn_config(model, samples, activations, learned, wide_doors and not learned)
+            settings = qnn_config(model, samples, activations, learned, wide_io and not learned)
         else:
             settings = products_config(form, model, samples, activations, learned)
     except ValueError as error:
@@ -209,15 +209,15 @@ def quantise(
         return load_graph(result)
 
 
-def quantise_file(path: Path, form: str, parts: Parts, wide_doors: bool = True) -> None:
+def quantise_file(path: Path, form: str, parts: Parts, wide_io: bool = True) -> None:
     """Rewrite `<stem>.onnx` as a Q/DQ graph, calibrated on what reaches that part.
 
     Args:
         path: The file, which is named after its graph.
         form: `qnn`, `tensorrt` or `cpu`.
         parts: Give the inputs and the bits of activations.
-        wide_doors: For `qnn` with 8 bits, whether inputs and outputs are in 16.
+        wide_io: For `qnn` with 8 bits, whether inputs and outputs are in 16.
     """
     arrays = [x.numpy() for x in parts.inputs(path.stem)]
     activations = 16 if parts.activation_bits == 16 else 8
-    replace_file(quantise(load_graph(path), form, arrays, activations, wide_doors), path)
+    replace_file(quantise(load_graph(path), form, arrays, activations, wide_io), path)

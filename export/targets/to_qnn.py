@@ -152,7 +152,7 @@ def write(parts: Parts, folder: Path) -> Exported:
     notes = []
     for stem, path in paths.items():
         if parts.dtype != "fp16":
-            quantise_file(path, QNN, parts, wide_doors=not options.eight_bit_doors)
+            quantise_file(path, QNN, parts, wide_io=not options.eight_bit_io)
         graphs[stem] = {
             **manifest_entry(path),
             "provider": {"htp_arch": chip.htp_arch, "soc_model": chip.soc_model},
@@ -201,7 +201,7 @@ def _describe_codes(parts: Parts, chip: Chip) -> dict[str, Any]:
     by = "onnxruntime get_qnn_qdq_config, min-max"
     if parts.quantised:
         by += "; the quantize pass's ranges kept"
-    wide_doors = not parts.options.eight_bit_doors and not parts.quantised
+    wide_io = not parts.options.eight_bit_io and not parts.quantised
     return {
         **kind,
         "scheme": "QuantizeLinear/DequantizeLinear pairs",
@@ -209,6 +209,6 @@ def _describe_codes(parts: Parts, chip: Chip) -> dict[str, Any]:
         "by": by,
         "weights": "int8, symmetric, per output channel",
         "activations": f"uint{parts.activation_bits}, per tensor",
-        "inputs and outputs": "uint16" if parts.activation_bits == 16 or wide_doors else "uint8",
+        "inputs and outputs": "uint16" if parts.activation_bits == 16 or wide_io else "uint8",
         "pinned": "softmax and sigmoid at [0, 1 - 2^-bits]",
     }

@@ -84,7 +84,7 @@ def pair_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
 
 @pytest.mark.parametrize("bits, dtype", [(8, np.uint8), (16, np.uint16)])
 def test_whole_graph_form(bits, dtype):
-    model = quantise(small(), "qnn", inputs(), bits, wide_doors=False)
+    model = quantise(small(), "qnn", inputs(), bits, wide_io=False)
     onnx.checker.check_model(model, full_check=True)
     assert {o.version for o in model.opset_import if not o.domain} == {21}
     producers = {name: node for node in model.graph.node for name in node.output}
@@ -143,7 +143,7 @@ def test_given_overrides_win():
             "zero_point": np.array(3, np.uint8),
         }
     ]
-    found = qnn_overrides(prepare(small()), {"s": grid}, QuantType.QUInt8, wide_doors=True)
+    found = qnn_overrides(prepare(small()), {"s": grid}, QuantType.QUInt8, wide_io=True)
     assert found["s"] is grid and float(found["val_41"][0]["scale"]) == 2.0**-8
     assert found["x"] == [{"quant_type": QuantType.QUInt16}]
 
@@ -154,7 +154,7 @@ def test_samples_end():
 
 
 def test_lift_takes_pairs_out_and_keeps_their_parameters():
-    pairs = quantise(small(), "qnn", inputs(), 8, wide_doors=False)
+    pairs = quantise(small(), "qnn", inputs(), 8, wide_io=False)
     grids = {
         n.input[0]: parameters(pairs, n) for n in pairs.graph.node if n.op_type == "QuantizeLinear"
     }

@@ -33,7 +33,7 @@ def test_every_key_is_an_option():
 
 
 def test_a_recipe_and_the_command_line_say_the_same():
-    data = {"target": "qnn", "dtype": "w8a8", "images": 2, "eight_bit_doors": True}
+    data = {"target": "qnn", "dtype": "w8a8", "images": 2, "eight_bit_io": True}
     recipe = parse_recipe(
         {
             "name": "r",
@@ -44,7 +44,7 @@ def test_a_recipe_and_the_command_line_say_the_same():
         },
         "r.yaml",
     )
-    words = "RUN --target qnn --dtype w8a8 --images 2 --eight-bit-doors --lr-size 32x48"
+    words = "RUN --target qnn --dtype w8a8 --images 2 --eight-bit-io --lr-size 32x48"
     arguments = parser().parse_args([*words.split(), "--component", "decoder"])
     assert recipe.export == [options_of(arguments)]
 
@@ -64,6 +64,11 @@ def test_refusals(words, told):
     with pytest.raises(UserError) as refused:
         options_of(parser().parse_args(words.split()))
     assert told in str(refused.value)
+
+
+def test_the_first_name_of_an_option_still_works():
+    arguments = parser().parse_args("RUN --target qnn --eight-bit-doors".split())
+    assert options_of(arguments).eight_bit_io
 
 
 def test_sizes():
