@@ -1,4 +1,4 @@
-"""Other libraries' quantisers on small networks: integers in the file, figures near the float ones, clear errors."""
+"""Other libraries' quantisers on small networks: integers in the file, and clear errors."""
 
 import numpy as np
 import onnx
@@ -71,7 +71,8 @@ LEAST = {"W8A8": 30, "W8A16": 38, "W6A6": 20, "W4A8": 15, "W8": 38, "W4": 15}  #
 
 
 @pytest.mark.parametrize(
-    "name, width", [(name, width) for name, method in METHODS.items() for width in method.widths]
+    ("name", "width"),
+    [(name, width) for name, method in METHODS.items() for width in method.widths],
 )
 def test_every_method_at_every_width(job, tmp_path, name, width):
     """Weights are stored as integers, once each, and the result is as near as the width allows."""
@@ -87,7 +88,7 @@ def test_every_method_at_every_width(job, tmp_path, name, width):
 
 @pytest.mark.parametrize("name", ["ort-minmax", "ort-qnn", "nncf"])
 def test_constant_keys_of_several_heads_run(tmp_path, name):
-    """A matrix product with a constant of four dimensions, as attention to a constant text is after folding."""
+    """A product with a constant of four dimensions, as attention to a constant text is."""
     if METHODS[name].library == "nncf":
         pytest.importorskip("nncf")
 
@@ -125,11 +126,15 @@ def test_wider_is_nearer(job, tmp_path):
     for width in ("W4A8", "W6A6", "W8A8", "W8A16"):
         METHODS["torchao-pt2e"](at(job, width), tmp_path / f"{width}.onnx")
         found[width] = quality(job, tmp_path / f"{width}.onnx")
-    assert found["W4A8"] < found["W8A8"] < found["W8A16"] and found["W6A6"] < found["W8A8"]
+    assert found["W4A8"] < found["W8A8"] < found["W8A16"]
+    assert found["W6A6"] < found["W8A8"]
 
 
 def test_six_bit_codes_saturate_at_six_bits(job, tmp_path):
-    """An input beyond the calibrated range reads as its end: the exporter would drop the narrower limit."""
+    """An input beyond the calibrated range reads as its end.
+
+    The exporter would drop the narrower limit.
+    """
     METHODS["torchao-pt2e"](at(job, "W6A6"), tmp_path / "encoder.onnx")
     top = np.full((1, 3, 16, 16), max(x.max() for x in job.arrays), np.float32)
     assert np.array_equal(
@@ -145,7 +150,8 @@ def test_weight_only_carries_torchaos_own_codes(job):
         theirs[0].weight = nn.Parameter(weight.flatten(1))
         quantize_(theirs, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0)))
         assert torch.equal(ours[number].weight().flatten(1), theirs[0].weight.dequantize())
-    assert ours[0].weight_q.abs().max() <= 8 and type(job.module[0]) is nn.Conv2d
+    assert ours[0].weight_q.abs().max() <= 8
+    assert type(job.module[0]) is nn.Conv2d
 
 
 def test_unknown_names_widths_and_packages(monkeypatch):
@@ -155,14 +161,16 @@ def test_unknown_names_widths_and_packages(monkeypatch):
         check("ort-qnn", 6, 6)
     monkeypatch.setattr(methods.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match="needs the package nncf, which is not .*; run: pip install 'nncf==3.4.0'"
+        UserError, match=r"needs the package nncf, which is not .*; run: pip install 'nncf==3.4.0'"
     ):
         check("nncf", 8, 8)
 
 
 def test_widths_as_text():
-    assert parse_bits("w8a16") == (8, 16) and parse_bits("W4") == (4, None)
-    assert label(8, None) == "W8" and label(6, 6) == "W6A6"
+    assert parse_bits("w8a16") == (8, 16)
+    assert parse_bits("W4") == (4, None)
+    assert label(8, None) == "W8"
+    assert label(6, 6) == "W6A6"
     for text in ("w8a", "a8", "eight", "w8a8a8"):
         with pytest.raises(UserError, match="is no width"):
             parse_bits(text)
@@ -188,7 +196,10 @@ def test_images_must_have_the_exported_size(tiny, tmp_path):
 
 
 def test_a_whole_model_gives_a_file_a_component(tiny, tmp_path):
-    """What the components read is what the float ones before them put out; chained, the files restore the image."""
+    """What the components read is what the float ones before them give.
+
+    Chained, the files restore the image.
+    """
     images = [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))]
     made = make("torchao-pt2e", tiny, (8, 16), images, tmp_path, (16, 16))
     assert list(made) == ["encoder", "denoiser", "decoder"]
@@ -197,4 +208,5 @@ def test_a_whole_model_gives_a_file_a_component(tiny, tmp_path):
         loaded = session(path)
         x = loaded.run(None, {loaded.get_inputs()[0].name: x})[0]
     expected = tiny.network(images[0]).numpy()
-    assert x.shape == (1, 3, 64, 64) and psnr(x, expected, float(np.ptp(expected))) > 35
+    assert x.shape == (1, 3, 64, 64)
+    assert psnr(x, expected, float(np.ptp(expected))) > 35

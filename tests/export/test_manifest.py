@@ -1,4 +1,4 @@
-"""An exported folder by itself: what its manifest says, and that its host program needs nothing of the toolkit."""
+"""An exported folder by itself: its manifest, and a host program that needs no toolkit."""
 
 import hashlib
 import json
@@ -32,7 +32,6 @@ from export.targets.export_folder import export, finish
 from export.targets.host import arithmetic, tiles
 from export.targets.host.folder import sha256
 from export.targets.manifest import tiles_fix
-from export.targets.table import check_options
 
 OPTIONS = ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1)
 
@@ -67,10 +66,8 @@ def test_manifest(folder):
         "layout": "NCHW",
         "range": [0.0, 1.0],
     }
-    assert (
-        encoder["outputs"][0]["shape"] == [1, 4, 16, 16]
-        and len(encoder["outputs"][0]["observed"]) == 2
-    )
+    assert encoder["outputs"][0]["shape"] == [1, 4, 16, 16]
+    assert len(encoder["outputs"][0]["observed"]) == 2
     for name, entry in data["files"].items():
         content = (out / name).read_bytes()
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -92,16 +89,21 @@ def test_checksum(tmp_path):
 
 
 def test_host_program_by_itself(folder, tmp_path):
-    """In another process, from another folder: numpy, Pillow and onnxruntime only; and it does what torch does."""
+    """In another process, from another folder, it does what torch does.
+
+    It has numpy, Pillow and onnxruntime only.
+    """
     model, out = folder
     lr = np.uint8(probes((32, 32))["textured"][0].permute(1, 2, 0).numpy() * 255)
     Image.fromarray(lr).save(tmp_path / "small.png")
     watched = (
-        "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "import sys, runpy; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as e:\n assert not e.code, e.code\n"
         "bad = {'torch', 'compress', 'export', 'onnx'} & set(sys.modules)\nassert not bad, bad"
     )
-    # Without the margin, for which a graph of 32 pixels needs four tiles, there is one, as in the model.
+    # Without the margin, for which a graph of 32 pixels needs four tiles, there is one, as in the
+    # model.
     alone = shutil.copytree(out, tmp_path / "exported")
     manifest = json.loads((alone / "manifest.json").read_text())
     assert manifest["host"]["margin"] == MARGIN
@@ -128,7 +130,8 @@ def test_host_program_by_itself(folder, tmp_path):
     with torch.no_grad():
         wanted = model(torch.from_numpy(np.float32(lr) / 255).permute(2, 0, 1)[None])
     wanted = np.rint(wanted[0].permute(1, 2, 0).numpy() * 255).astype(np.int64)
-    assert sr.shape == (128, 128, 3) and np.abs(sr - wanted).max() <= 1
+    assert sr.shape == (128, 128, 3)
+    assert np.abs(sr - wanted).max() <= 1
 
 
 def test_host_program_refusals(folder, tmp_path):
@@ -136,11 +139,9 @@ def test_host_program_refusals(folder, tmp_path):
     done = subprocess.run(
         [*run, str(tmp_path / "none.png"), "-o", str(tmp_path)], capture_output=True, text=True
     )
-    assert (
-        done.returncode == 2
-        and "no such image file" in done.stderr
-        and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 2
+    assert "no such image file" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def program(out: Path, *words: str) -> subprocess.CompletedProcess:
@@ -162,9 +163,11 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
     sources = [tmp_path / name for name in ("rgba.png", "text.png", "dark.png")]
     before = {path: path.read_bytes() for path in sources}
     done = program(out, *sources, "-o", tmp_path, "--threads", "1")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
-        f"error: {tmp_path / 'text.png'}: not an image that can be read; give a .png, .jpg, .jpeg, .bmp, .webp, "
+        f"error: {tmp_path / 'text.png'}: not an image that can be read; give a "
+        ".png, .jpg, .jpeg, .bmp, .webp, "
         ".tif, .tiff file"
     ]
     assert {path: path.read_bytes() for path in sources} == before
@@ -179,13 +182,16 @@ def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):
             wanted = np.asarray(Image.fromarray(np.uint8(wanted)).convert("L"), dtype=float)
         assert np.abs(np.asarray(result, dtype=float) - wanted).max() <= 1
     again = program(out, tmp_path / "rgba.png", "-o", tmp_path)
-    assert again.returncode == 2 and "rgba_x4.png exists and is not overwritten" in again.stderr
+    assert again.returncode == 2
+    assert "rgba_x4.png exists and is not overwritten" in again.stderr
     strict = program(out, tmp_path / "rgba.png", "-o", tmp_path / "new", "--no-convert")
-    assert strict.returncode == 2 and "RGBA" in strict.stderr and not (tmp_path / "new").exists()
+    assert strict.returncode == 2
+    assert "RGBA" in strict.stderr
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
-    "harm, said",
+    ("harm", "said"),
     [
         (
             lambda out: (out / "decoder.onnx").write_bytes(
@@ -237,8 +243,10 @@ def test_a_damaged_folder_is_told_before_it_runs(folder, tmp_path, harm, said):
     harm(out)
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     done = program(out, tmp_path / "a.png", "-o", tmp_path / "sr")
-    assert done.returncode == 2 and said in done.stderr, done.stderr
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
     assert not (tmp_path / "sr").exists()
 
 
@@ -277,12 +285,11 @@ def test_host_program_without_the_module_resource(folder, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert (
-        without.returncode == 2
-        and "error: --profile measures memory by a POSIX call" in without.stderr
-    )
+    assert without.returncode == 2
+    assert "error: --profile measures memory by a POSIX call" in without.stderr
     profiled = program(folder[1], "--profile", "1", "--threads", "1")
-    assert profiled.returncode == 0 and set(json.loads(profiled.stdout)) == {
+    assert profiled.returncode == 0
+    assert set(json.loads(profiled.stdout)) == {
         "model",
         "encoder",
         "denoiser",
@@ -291,7 +298,10 @@ def test_host_program_without_the_module_resource(folder, tmp_path):
 
 
 def test_tiles_cover_any_size(folder):
-    """A model that enlarges by repetition: tiles, padding and blending must leave no trace, at any size."""
+    """Tiles, padding and blending leave no trace at any size.
+
+    The model enlarges by repetition.
+    """
     manifest = json.loads((folder[1] / "manifest.json").read_text())
     manifest["host"]["colour_fix"] = manifest["host"]["colour_fix_of_tiles"] = "none"
     seen = []
@@ -325,9 +335,8 @@ def test_reflection_surrounds_the_image(folder, dynamic, margin, size):
     where = tiles.grid(manifest, *size)
     sr = tiles.upscale(manifest, {"model": repeat}, lr)
     np.testing.assert_allclose(sr, lr.repeat(4, 2).repeat(4, 3), atol=1e-6)
-    assert len(seen) == where.count[0] * where.count[1] and (
-        not dynamic or where.count[1] == 1 or size[1] > 32
-    )
+    assert len(seen) == where.count[0] * where.count[1]
+    assert not dynamic or where.count[1] == 1 or size[1] > 32
     assert all(whole >= side + 2 * margin for whole, side in zip(where.size, size, strict=True))
     if margin < min(size):  # one reflection is enough
         around = np.pad(lr, ((0, 0), (0, 0), (margin, 0), (margin, 0)), mode="reflect")[
@@ -402,19 +411,21 @@ def test_a_component_alone(tmp_path):
     done = subprocess.run(
         [sys.executable, str(out / "run.py"), str(out / "x.png")], capture_output=True, text=True
     )
-    assert done.returncode and "no whole model" in done.stderr
+    assert done.returncode
+    assert "no whole model" in done.stderr
 
 
 def test_failed_exports_are_marked(tmp_path):
     for keep, name in ((False, "o.failed"), (True, "o")):
         (tmp_path / ".o.partial").mkdir()
         found = finish(tmp_path / "o", "too far from torch", keep=keep)
-        assert found.name == name and (found / "FAILED.txt").read_text() == "too far from torch\n"
+        assert found.name == name
+        assert (found / "FAILED.txt").read_text() == "too far from torch\n"
     assert not (tmp_path / "o.failed").exists()
 
 
 @pytest.mark.parametrize(
-    "target, options, words",
+    ("target", "options", "words"),
     [
         (
             "onnx",
@@ -435,17 +446,16 @@ def test_failed_exports_are_marked(tmp_path):
     ],
 )
 def test_refusals(tmp_path, target, options, words):
+    asked = ExportOptions(**{"target": target, "lr_size": (32, 32), "images": 1, **options})
     with pytest.raises(UserError) as refused:
-        options = ExportOptions(**{"target": target, "lr_size": (32, 32), "images": 1, **options})
-        check_options(options)
-        export(tiny(), tmp_path / "o", options)
+        export(tiny(), tmp_path / "o", asked)
     assert words in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_quantised_model_keeps_its_dtype(tmp_path):
     model = quantised(tiny())
-    with pytest.raises(UserError, match="is quantised .w8a8. and its ranges hold for that"):
+    with pytest.raises(UserError, match=r"is quantised .w8a8. and its ranges hold for that"):
         export(
             model,
             tmp_path / "o",
@@ -462,12 +472,12 @@ def test_what_runs_the_folder(folder):
 
 
 def parts_of(model, *stems: str) -> SimpleNamespace:
-    """What a description reads of Parts, which itself refuses a model whose ranges were not calibrated."""
+    """What a description reads of Parts, which refuses a model without ranges."""
     return SimpleNamespace(stems=stems, module=lambda stem: GRAPHS[stem][0](model).eval())
 
 
 @pytest.mark.parametrize(
-    "options, placement",
+    ("options", "placement"),
     [
         ({}, "compat"),
         ({"attention": True, "components": ["denoiser"]}, "compat with attention"),
@@ -506,14 +516,11 @@ def test_what_the_host_does_is_what_these_graphs_need(folder):
     parts = " ".join(
         host_steps(parts_of(model, "encoder", "denoiser", "decoder"), "adain", "wavelet")
     )
-    assert (
-        "clean_latent = latent * a" in parts and "adain for one tile, wavelet for several" in parts
-    )
+    assert "clean_latent = latent * a" in parts
+    assert "adain for one tile, wavelet for several" in parts
     whole = " ".join(host_steps(parts_of(model, "model"), "adain", "adain"))
-    assert (
-        "clean_latent" not in whole
-        and "model.onnx corrects an image of one tile by itself" in whole
-    )
+    assert "clean_latent" not in whole
+    assert "model.onnx corrects an image of one tile by itself" in whole
     assert "no colour correction" in " ".join(host_steps(parts_of(model, "model"), "none", "none"))
     (nothing,) = host_steps(parts_of(model, "decoder"), "adain", "adain")
     assert nothing.startswith("nothing: decoder alone makes no image")

@@ -7,7 +7,7 @@ from export.targets.needs import install, least_onnxruntime, needs
 
 
 @pytest.mark.parametrize(
-    "ir_version, opset, release",
+    ("ir_version", "opset", "release"),
     [
         (9, 20, "1.17"),
         (10, 20, "1.18"),

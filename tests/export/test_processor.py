@@ -36,7 +36,7 @@ def forget():
 
 
 @pytest.mark.parametrize(
-    "text, needed",
+    ("text", "needed"),
     [
         (AVX2, True),
         (HAS_VNNI, False),
@@ -55,7 +55,7 @@ def test_features_are_read_from_the_system(monkeypatch, tmp_path, text, needed):
 
 
 @pytest.mark.parametrize(
-    "machine, needed", [("aarch64", False), ("arm64", False), ("AMD64", True), ("i686", True)]
+    ("machine", "needed"), [("aarch64", False), ("arm64", False), ("AMD64", True), ("i686", True)]
 )
 def test_other_machines(monkeypatch, machine, needed):
     """ARM adds in 32 bits; an x86 that cannot be asked, as on Windows, is taken for the worst."""
@@ -66,7 +66,7 @@ def test_other_machines(monkeypatch, machine, needed):
 
 
 @pytest.mark.parametrize(
-    "said, needed",
+    ("said", "needed"),
     [
         ("FPU SSE4.2 AVX1.0\nAVX2 AVX512F AVX512VNNI\n", False),
         ("FPU SSE4.2 AVX1.0\nAVX2 BMI2\n", True),
@@ -169,7 +169,7 @@ def test_codes_of_a_reduced_range_are_exact_in_the_fast_kernels():
 
 
 @pytest.mark.parametrize(
-    "code, needed, warned",
+    ("code", "needed", "warned"),
     [(127, True, True), (127, False, False), (64, True, False), (0, True, False)],
 )
 def test_openvino_warns_where_it_overflows(monkeypatch, capsys, tmp_path, code, needed, warned):
@@ -190,7 +190,8 @@ def test_the_largest_code_of_a_file(tmp_path):
     weight[3, 5] = -128
     for name, values in (("signed", weight), ("small", np.ones((64, 16), np.int8))):
         (tmp_path / name).write_bytes(product(values))
-    assert largest_code(tmp_path / "signed") == 128 and largest_code(tmp_path / "small") == 1
+    assert largest_code(tmp_path / "signed") == 128
+    assert largest_code(tmp_path / "small") == 1
 
 
 def test_onnxruntime_keeps_codes_of_a_reduced_range_signed(tmp_path):

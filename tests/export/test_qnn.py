@@ -1,4 +1,4 @@
-"""Q/DQ graphs for NPUs: their form, that learned ranges reach them unchanged, and what happens without the package."""
+"""Q/DQ graphs for NPUs: their form, learned ranges in them, and no package to compile them."""
 
 import importlib.util
 import json
@@ -82,7 +82,7 @@ def pair_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
     )
 
 
-@pytest.mark.parametrize("bits, dtype", [(8, np.uint8), (16, np.uint16)])
+@pytest.mark.parametrize(("bits", "dtype"), [(8, np.uint8), (16, np.uint16)])
 def test_whole_graph_form(bits, dtype):
     model = quantise(small(), "qnn", inputs(), bits, wide_io=False)
     onnx.checker.check_model(model, full_check=True)
@@ -100,7 +100,9 @@ def test_whole_graph_form(bits, dtype):
         )
     for kind in ("Sigmoid", "Softmax"):
         scale, zero = parameters(model, pair_of(model, kind))
-        assert float(scale) == 2.0**-bits and zero.dtype == dtype and zero == 0
+        assert float(scale) == 2.0**-bits
+        assert zero.dtype == dtype
+        assert zero == 0
     stored = {i.name: i for i in model.graph.initializer}
     weights = {
         name: n
@@ -112,10 +114,13 @@ def test_whole_graph_form(bits, dtype):
     matrix = next(n for name, n in weights.items() if name.startswith("matrix"))
     for node, axis, channels in ((kernel, 0, 8), (matrix, 1, 5)):
         scale, zero = parameters(model, node)
-        assert scale.shape == (channels,) and zero.dtype == np.int8 and not zero.any()
+        assert scale.shape == (channels,)
+        assert zero.dtype == np.int8
+        assert not zero.any()
         assert {a.name: a.i for a in node.attribute}["axis"] == axis
     gamma = next(n for name, n in weights.items() if name.startswith("gamma"))
-    assert parameters(model, gamma)[0].shape == () and parameters(model, gamma)[1].dtype == np.uint8
+    assert parameters(model, gamma)[0].shape == ()
+    assert parameters(model, gamma)[1].dtype == np.uint8
     x = inputs(5)[-1]
     assert psnr(run(model, x), run(small(), x), 1.0) > (
         10 if bits == 8 else 20
@@ -132,7 +137,8 @@ def test_doors_are_wider():
 def test_names_do_not_collide():
     """onnxruntime copies a shared bias val_4 to val_41, which is another tensor here."""
     names = [i.name for i in prepare(small()).graph.initializer]
-    assert "val_4_w" in names and not any(name[-1].isdigit() for name in names)
+    assert "val_4_w" in names
+    assert not any(name[-1].isdigit() for name in names)
 
 
 def test_given_overrides_win():
@@ -144,7 +150,8 @@ def test_given_overrides_win():
         }
     ]
     found = qnn_overrides(prepare(small()), {"s": grid}, QuantType.QUInt8, wide_io=True)
-    assert found["s"] is grid and float(found["val_41"][0]["scale"]) == 2.0**-8
+    assert found["s"] is grid
+    assert float(found["val_41"][0]["scale"]) == 2.0**-8
     assert found["x"] == [{"quant_type": QuantType.QUInt16}]
 
 
@@ -166,15 +173,13 @@ def test_lift_takes_pairs_out_and_keeps_their_parameters():
     assert "QuantizeLinear" not in kinds
     for name, (scale, zero) in grids.items():
         (entry,) = overrides[name]
-        assert (
-            entry["scale"] == scale
-            and entry["zero_point"] == zero
-            and entry["zero_point"].dtype == zero.dtype
-        )
+        assert entry["scale"] == scale
+        assert entry["zero_point"] == zero
+        assert entry["zero_point"].dtype == zero.dtype
     kernel = next(value for name, value in overrides.items() if "kernel" in name)
-    assert (
-        len(kernel) == 8 and kernel[0]["axis"] == 0 and kernel[0]["quant_type"] == QuantType.QInt8
-    )
+    assert len(kernel) == 8
+    assert kernel[0]["axis"] == 0
+    assert kernel[0]["quant_type"] == QuantType.QInt8
     x = inputs(5)[-1]
     assert psnr(run(lifted, x), run(small(), x), 1.0) > psnr(run(pairs, x), run(small(), x), 1.0)
 
@@ -242,10 +247,11 @@ def grids(model: onnx.ModelProto) -> list[tuple[float, int]]:
 
 
 def test_learned_ranges_are_carried_unchanged(carried):
-    """Every scale and zero point that the quantize pass found stands in the whole-graph file, to the bit."""
+    """Scales and zero points of the quantize pass stand in the whole-graph file, to the bit."""
     exported, whole = carried
     learned, found = set(grids(exported)), set(grids(whole))
-    assert learned and learned <= found
+    assert learned
+    assert learned <= found
     assert len(found) > len(learned), "the tensors that had no range got one"
 
     def weights(model: onnx.ModelProto) -> dict[bytes, np.ndarray]:
@@ -260,7 +266,8 @@ def test_learned_ranges_are_carried_unchanged(carried):
         }
 
     before, after = weights(exported), weights(whole)
-    assert before and before.keys() <= after.keys()
+    assert before
+    assert before.keys() <= after.keys()
     for key, codes in before.items():
         np.testing.assert_array_equal(codes, after[key])
 
@@ -269,7 +276,7 @@ def test_chips():
     assert choose_chip("v75") == choose_chip("SM8650") == choose_chip("snapdragon-8-gen-3")
     assert [c.htp_arch for c in chips().values()] == ["73", "75", "79", "81"]
     with pytest.raises(
-        UserError, match="chip 'snapdragon-8-gen-33' is unknown .did you mean 'snapdragon-8-gen-3'"
+        UserError, match=r"chip 'snapdragon-8-gen-33' is unknown .did you mean 'snapdragon-8-gen-3'"
     ):
         choose_chip("snapdragon-8-gen-33")
 
@@ -285,7 +292,9 @@ def test_without_the_package(tmp_path, monkeypatch):
         ),
     )
     out = finish(tmp_path / "q", None)
-    assert not made.runs and not made.rows and not (out / "parity.json").exists()
+    assert not made.runs
+    assert not made.rows
+    assert not (out / "parity.json").exists()
     (note,) = made.notes
     job = json.loads(shlex.split(note[note.index("python -P") :])[-1])
     assert job == {
@@ -299,14 +308,15 @@ def test_without_the_package(tmp_path, monkeypatch):
     assert manifest["graphs"]["decoder"]["file"] == "decoder.onnx"
     assert manifest["quantisation"]["placement"] == "whole graph"
     kinds = {n.op_type for n in onnx.load(out / "decoder.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds and "GroupNormalization" not in kinds
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert "GroupNormalization" not in kinds
 
 
 def test_a_python_without_the_package_is_named():
     if importlib.util.find_spec("onnxruntime_qnn") is not None:
         pytest.skip("onnxruntime-qnn is installed here")
     with pytest.raises(
-        UserError, match="has no onnxruntime-qnn .*pip install onnxruntime-qnn==2.7.0"
+        UserError, match=r"has no onnxruntime-qnn .*pip install onnxruntime-qnn==2.7.0"
     ):
         find_python(sys.executable)
 
@@ -315,7 +325,8 @@ def test_refused_nodes_are_named(monkeypatch):
     log = (
         "x Validation FAILED for 5 nodes in OrtNodeUnit (LayerNormalization) :\n"
         "\tOperator type: DequantizeLinear Node name: a_DequantizeLinear Node index: 1\n"
-        "\tOperator type: LayerNormalization Node name: node_ln Node index: 2\nREASON : Failed to add node.\n"
+        "\tOperator type: LayerNormalization Node name: node_ln Node index: 2\n"
+        "REASON : Failed to add node.\n"
     )
 
     class Done:
@@ -332,8 +343,10 @@ def test_tensorrt_form_and_fp8():
     for node in products.values():
         for name in node.input[:2]:
             pair = producers[name]
-            scale, zero = parameters(model, pair)
-            assert pair.op_type == "DequantizeLinear" and zero.dtype == np.int8 and not zero.any()
+            _scale, zero = parameters(model, pair)
+            assert pair.op_type == "DequantizeLinear"
+            assert zero.dtype == np.int8
+            assert not zero.any()
     bias = next(n for n in products.values() if n.op_type == "Conv").input[2]
     assert bias in {i.name for i in model.graph.initializer if i.data_type == TensorProto.FLOAT}
     assert {n.op_type for n in model.graph.node} >= {"Sigmoid", "Softmax"}
@@ -355,7 +368,7 @@ def test_tensorrt_form_and_fp8():
 
 
 def test_simulator(tmp_path):
-    """Compiled into one EPContext node a part, run, and near torch: where onnxruntime-qnn is installed."""
+    """Compiled into one EPContext node a part, run, and near torch, where the package is."""
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         pytest.skip("onnxruntime-qnn is not installed")
     made = export(
