@@ -1,21 +1,6 @@
 """Post-training quantisation of encoder, denoiser and decoder.
 
 Ranges are min-max, or learned as PassionSR (arXiv 2411.17106) does.
-
-| placement           | quantised besides inputs and weights of layers                         |
-|---------------------|------------------------------------------------------------------------|
-| compat              | nothing, as in PassionSR's code                                        |
-| compat, `attention` | the denoiser's Q, K, V and softmax, as in the paper                    |
-| compat, `outputs`   | what convolutions put out, which integer kernels on a CPU need         |
-| cpu                 | what convolutions put out, sums and enlarged copies of it, attention's |
-|                     | operands; for onnxruntime on x86                                       |
-| full                | every tensor that one operator puts out and another reads; a softmax's |
-|                     | in 16 bits                                                             |
-
-In `compat`, norms, activation functions and residual sums stay in floating point, so a figure of it
-is not one of a whole-graph W8A8. In `cpu`, GroupNorm, SiLU and softmax are computed in floating
-point. What goes in and out of a component (pixels, latents, predictions) keeps its precision in all
-three.
 """
 
 import fnmatch
@@ -55,6 +40,21 @@ from compress.quant.sites import Site, find_sites
 
 class Quantize(QuantizeConfig):
     """Integer weights and activations, with ranges that are observed or learned.
+
+    | placement           | quantised besides inputs and weights of layers                     |
+    |---------------------|--------------------------------------------------------------------|
+    | compat              | nothing, as in PassionSR's code                                    |
+    | compat, `attention` | the denoiser's Q, K, V and softmax, as in the paper                |
+    | compat, `outputs`   | what convolutions put out, which integer kernels on a CPU need     |
+    | cpu                 | what convolutions put out, sums and enlarged copies of it, and     |
+    |                     | attention's operands; for onnxruntime on x86                       |
+    | full                | every tensor that one operator puts out and another reads; a       |
+    |                     | softmax's in 16 bits                                               |
+
+    In `compat`, norms, activation functions and residual sums stay in floating point, so a figure
+    of it is not one of a whole-graph W8A8. In `cpu`, GroupNorm, SiLU and softmax are computed in
+    floating point. What goes in and out of a component (pixels, latents, predictions) keeps its
+    precision in all three.
 
     A recipe may list the pass several times, once for each component.
     """

@@ -18,6 +18,9 @@ from compress.pruning.graph import Axis, ChannelGraph, Space
 from compress.pruning.observe import Moments
 
 PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ConstantProjection)
+# The attributes in which layers say their size.
+INPUTS = {nn.Conv2d: "in_channels", nn.Linear: "in_features"}
+OUTPUTS = {nn.Conv2d: "out_channels", nn.Linear: "out_features", nn.GroupNorm: "num_channels"}
 Kept = dict[Space, torch.Tensor]
 
 
@@ -46,24 +49,17 @@ def cut_outputs(layer: nn.Module, index: torch.Tensor) -> None:
     layer.weight = _narrow(layer.weight, 0, index)
     if isinstance(layer.bias, nn.Parameter):
         layer.bias = _narrow(layer.bias, 0, index)
-    if isinstance(layer, nn.Conv2d):
-        layer.out_channels = len(index)
-    elif isinstance(layer, nn.Linear):
-        layer.out_features = len(index)
-    elif isinstance(layer, nn.GroupNorm):
-        layer.num_channels = len(index)
-    else:
+    if isinstance(layer, nn.LayerNorm):
         layer.normalized_shape = (len(index),)
+    else:
+        setattr(layer, OUTPUTS[type(layer)], len(index))
 
 
 def cut_inputs(layer: nn.Module, index: torch.Tensor) -> None:
     """Keep the input channels `index` of a layer; a constant has none."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
         layer.weight = _narrow(layer.weight, 1, index)
-        layer.in_channels = len(index)
-    elif isinstance(layer, nn.Linear):
-        layer.weight = _narrow(layer.weight, 1, index)
-        layer.in_features = len(index)
+        setattr(layer, INPUTS[type(layer)], len(index))
     elif not isinstance(layer, ConstantProjection):
         raise TypeError(f"a {type(layer).__name__} has no inputs to cut")
 

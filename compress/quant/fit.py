@@ -7,6 +7,7 @@ transform. `freeze` writes the result into the layer and leaves the state.
 A *boundary* is one end of a quantiser's range.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -60,7 +61,6 @@ class RangeFit(nn.Module):
     Attributes:
         low: Least value, or the lower boundary's initial value.
         high: Greatest value, or the upper boundary's initial value.
-        is_observed: Whether the tensor was computed at all.
         samples: Some of the values, one entry a call.
         log: Logarithms of the factors of both boundaries, learned.
     """
@@ -68,20 +68,21 @@ class RangeFit(nn.Module):
     def __init__(self, device: torch.device):
         super().__init__()
         self.mode: Mode = "observe"
-        self.low = torch.zeros((), device=device)
-        self.high = torch.zeros((), device=device)
-        self.is_observed = False
+        self.low = torch.full((), math.inf, device=device)
+        self.high = torch.full((), -math.inf, device=device)
         self.samples: list[torch.Tensor] = []
         self.log = nn.Parameter(torch.zeros(2, device=device))
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether the tensor was computed at all."""
+        return bool(self.samples)
 
     @torch.no_grad()
     def observe(self, x: torch.Tensor) -> None:
         """Widen the range to the values of `x`, of any shape, and keep some of them."""
-        low = x.amin()
-        high = x.amax()
-        self.low = torch.minimum(self.low, low) if self.is_observed else low
-        self.high = torch.maximum(self.high, high) if self.is_observed else high
-        self.is_observed = True
+        self.low = torch.minimum(self.low, x.amin())
+        self.high = torch.maximum(self.high, x.amax())
         # A fixed stride rather than a random choice: the same samples on every run.
         stride = max(1, x.numel() // (SAMPLES // IMAGES))
         self.samples.append(x.flatten()[::stride].clone())
@@ -139,7 +140,6 @@ class LayerFit(nn.Module):
         transform: The equivalent transform of the input, or None.
         channel_low: Least value of every input channel, [in].
         channel_high: Greatest value of every input channel, [in].
-        is_observed: Whether the input was computed at all.
         samples: Some of the input's values, [in, n], one entry a call.
         weight_low: Lower boundary's initial value, [out].
         weight_high: Upper boundary's initial value, [out].
@@ -154,9 +154,9 @@ class LayerFit(nn.Module):
         self.conv = conv
         self.mode: Mode = "observe"
         self.transform: Transform | None = None
-        self.channel_low = torch.zeros(weight.shape[1], device=weight.device)
-        self.channel_high = torch.zeros(weight.shape[1], device=weight.device)
-        self.is_observed = False
+        # Scalars, until the first input says how many channels there are.
+        self.channel_low = torch.full((), math.inf, device=weight.device)
+        self.channel_high = torch.full((), -math.inf, device=weight.device)
         self.samples: list[torch.Tensor] = []
         self.weight_low = torch.zeros(weight.shape[0], device=weight.device)
         self.weight_high = torch.zeros(weight.shape[0], device=weight.device)
@@ -164,16 +164,18 @@ class LayerFit(nn.Module):
         self.rounded: torch.Tensor | None = None
         self.shift: torch.Tensor | None = None
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether the input was computed at all."""
+        return bool(self.samples)
+
     def observe(self, x: torch.Tensor) -> None:
         """Widen the ranges of the input's channels to `x`, and keep some of its values."""
         x = x.detach()
         # [in, positions]
         channels = x.transpose(0, 1).flatten(1) if self.conv else x.flatten(0, -2).T
-        low = channels.amin(1)
-        high = channels.amax(1)
-        self.channel_low = torch.minimum(self.channel_low, low) if self.is_observed else low
-        self.channel_high = torch.maximum(self.channel_high, high) if self.is_observed else high
-        self.is_observed = True
+        self.channel_low = torch.minimum(self.channel_low, channels.amin(1))
+        self.channel_high = torch.maximum(self.channel_high, channels.amax(1))
         # A fixed stride rather than a random choice: the same samples on every run.
         per_channel_samples = max(1, SAMPLES // channels.shape[0] // IMAGES)
         stride = max(1, channels.shape[1] // per_channel_samples)

@@ -127,7 +127,6 @@ def test_one_structure_on_meta_and_real(random_nano, channels):
         PASSES["prune"](**options),
         PASSES["prune"](**options, components=("encoder",), ratio=0.6),
     ]
-    copy.deepcopy(random_nano)
     meta = OSEDiffSource().build()
     for step in passes:
         step.convert(meta)
