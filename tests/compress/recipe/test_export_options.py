@@ -67,7 +67,7 @@ def test_refusals(words, told):
 
 
 def test_the_first_name_of_an_option_still_works():
-    arguments = parser().parse_args("RUN --target qnn --eight-bit-doors".split())
+    arguments = parser().parse_args(["RUN", "--target", "qnn", "--eight-bit-doors"])
     assert options_of(arguments).eight_bit_io
 
 
