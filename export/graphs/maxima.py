@@ -58,7 +58,7 @@ def _float_values(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
         if value.type.tensor_type.elem_type == kind
     }
     wanted -= {output.name for output in model.graph.output}
-    values = []
+    values: list[onnx.ValueInfoProto] = []
     for node in model.graph.node:
         names = [name for name in node.output if name in wanted]
         values += [onnx.helper.make_tensor_value_info(name, kind, None) for name in names]

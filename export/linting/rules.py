@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
 def _measured_rules(name: str, arch: str | None, table: Path | None) -> list[Rule]:
     """A rule for each operator form, with the figures of a chip."""
     data = targets()[name]
-    file = FOLDER / data["figures"].format(arch=arch or data["arch"])
+    file: Path | Traversable = FOLDER / data["figures"].format(arch=arch or data["arch"])
     if table:
         file = Path(table)
     if not file.is_file():

@@ -53,10 +53,11 @@ def widths_of(precision: str) -> Widths | None:
     if precision in FLOATS:
         return None
     match = QUANTISED.fullmatch(precision)
-    if match is None:
+    activations = int(match[1]) if match else 0
+    weights = int(match[2] or DEFAULT_BITS) if match else 0
+    if match is None or activations not in ACTIVATIONS or weights not in WEIGHTS:
         raise UserError(
             f"precision '{precision}' is unknown{nearest(precision, PRECISIONS)}; choose one of "
             f"{', '.join(PRECISIONS)}"
         )
-    weights = int(match[2] or DEFAULT_BITS)
-    return Widths(int(match[1]), weights, match[3] == "s", match[3] == "pc")
+    return Widths(activations, weights, match[3] == "s", match[3] == "pc")

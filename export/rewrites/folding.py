@@ -1,5 +1,7 @@
 """What depends on no input of the graph, computed."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from onnx import TypeProto, helper
@@ -101,5 +103,5 @@ def _evaluate(node: ir.Node, inputs: list[np.ndarray | None], opset: int) -> lis
         [helper.make_value_info(name, TypeProto()) for name in outputs],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    results = ReferenceEvaluator(model).run(None, feed)
+    results: Any = ReferenceEvaluator(model).run(None, feed)
     return list(results)

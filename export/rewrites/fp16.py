@@ -152,25 +152,23 @@ def _is_plain_conv(node: ir.Node) -> bool:
 def _shrink(graph: ir.Graph, stream: list[ir.Value], by: float) -> None:
     """Divide the values of a stream by a power of two."""
     inside = set(stream)
-    norms = set()
-    convs = set()
+    norms: set[ir.Node] = set()
+    convs: set[ir.Node] = set()
     for value in stream:
         if array(value) is not None:
             _shrink_constant(graph, value, inside, by)
             continue
         neighbours = [use.node for use in value.uses()]
+        made = value.producer()
+        if made is not None:
+            neighbours.append(made)
         norms.update(node for node in neighbours if node.op_type in NORMS)
-        convs.update(node for node in (*neighbours, value.producer()) if _is_conv(node))
+        convs.update(node for node in neighbours if node.op_type == "Conv")
     for node in norms:
         epsilon = attribute(node, "epsilon", EPSILON) / by**2
         node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
     for node in convs:
-        if node is not None:
-            _shrink_weights(graph, node, inside, by)
-
-
-def _is_conv(node: ir.Node | None) -> bool:
-    return node is not None and node.op_type == "Conv"
+        _shrink_weights(graph, node, inside, by)
 
 
 def _shrink_constant(graph: ir.Graph, value: ir.Value, inside: set[ir.Value], by: float) -> None:

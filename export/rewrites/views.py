@@ -128,7 +128,7 @@ def fresh(size: int) -> tuple[list[int], dict[int, int]]:
 
 def flatten(groups: Groups) -> list[int]:
     """The factors of all groups, one after the other."""
-    factors = []
+    factors: list[int] = []
     for group in groups:
         factors += group
     return factors

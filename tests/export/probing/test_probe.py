@@ -70,6 +70,7 @@ def test_forms_build_run_and_meet_their_own_rule(name):
         (["--arch", "v99"], "no chip of it is known here"),
         (["--arch", "v75", "--forms", "Konv*"], "--forms 'Konv*' matches no form"),
         (["--arch", "v75", "--precisions", "a7w7x"], "precision 'a7w7x' is unknown"),
+        (["--arch", "v75", "--precisions", "a8w7"], "precision 'a8w7' is unknown"),
         (
             ["--arch", "v75", "--forms", "Relu", "--python", "python3 -S"],
             "pip install onnxruntime-qnn",
