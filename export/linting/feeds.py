@@ -29,12 +29,10 @@ def feeds_for(model: onnx.ModelProto, run: Path | None, images: int = 2) -> Feed
     Raises:
         UserError: The run's model gives an input of another shape.
     """
-    stored = {tensor.name for tensor in model.graph.initializer}
-    given, *others = [value for value in model.graph.input if value.name not in stored]
-    kind = given.type.tensor_type
-    sides = [side.dim_value for side in kind.shape.dim]
-    if others or kind.elem_type != onnx.TensorProto.FLOAT or not sides or not all(sides):
+    given = _only_input(model)
+    if given is None:
         return []
+    sides = [side.dim_value for side in given.type.tensor_type.shape.dim]
     if given.name == "lr":
         if len(sides) != 4 or sides[:2] != [1, 3]:
             return []
@@ -50,6 +48,17 @@ def feeds_for(model: onnx.ModelProto, run: Path | None, images: int = 2) -> Feed
             f"{sides}; give the run that the file was exported from"
         )
     return [{given.name: latent.numpy()} for latent in latents]
+
+
+def _only_input(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
+    """The only input of a graph, where it is float32 with static sides."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    kind = inputs[0].type.tensor_type
+    sides = [side.dim_value for side in kind.shape.dim]
+    if len(inputs) > 1 or kind.elem_type != onnx.TensorProto.FLOAT or not sides or not all(sides):
+        return None
+    return inputs[0]
 
 
 def _pictures(height: int, width: int, count: int) -> "list[torch.Tensor]":
