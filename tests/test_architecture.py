@@ -59,9 +59,6 @@ STILL_THERE: dict[str, set[str]] = {
     "eval.reporting.card": {"eval.report"},
     "eval.reporting.compare": {"eval.curve", "eval.report"},
     "eval.reporting.points": {"eval.named_sets"},
-    "export.linting.picture": {"export.lint"},
-    "export.targets.table": {"export.rewrite"},
-    "export.targets.to_onnx": {"export.rewrite"},
 }
 
 

@@ -22,7 +22,7 @@ from compress.passes import PASSES
 from compress.recipe.recipe import load_recipe
 from compress.train import TrainRecipe
 from eval.metric.metrics import METRICS, check_names
-from export import rewrite
+from export.rewrites import apply
 from export.targets.table import TARGETS, check_dtype
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,7 @@ def check_values(module: str, options: argparse.Namespace) -> None:
         dtype = getattr(options, "dtype", "")
         check_dtype(options.target, dtype if dtype.islower() else None)
         if hasattr(options, "rewrite"):
-            rewrite.names_for(options.rewrite)
+            apply.names_for(options.rewrite)
     elif module == "eval.run":
         check_names(name for name in options.metrics.split(",") if name != "mae")
 
@@ -248,7 +248,7 @@ def test_the_schema_refuses_a_wrong_key():
 @pytest.fixture
 def tables():
     """The tables that examples add to; afterwards they are as they were."""
-    all_tables = (PASSES, FAMILIES, TARGETS, METRICS, rewrite.REWRITES)
+    all_tables = (PASSES, FAMILIES, TARGETS, METRICS, apply.REWRITES)
     before = [dict(table) for table in all_tables]
     yield
     for table, entries in zip(all_tables, before, strict=True):

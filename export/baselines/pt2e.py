@@ -15,7 +15,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from compress.quant.affine import Grid
 from export.baselines.methods import Job
 from export.baselines.torch_export import export_module
-from export.graphs.export_onnx import OPSET_16_BIT, _quiet
+from export.graphs.export_onnx import OPSET_16_BIT, quiet
 from export.graphs.graph import write
 
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
@@ -98,7 +98,7 @@ def clamp_narrow(model: GraphModule) -> int:
 def quantise(job: Job, target: Path) -> None:
     """Write `target` as torchao calibrates and converts the module."""
     inputs = [torch.from_numpy(array) for array in job.arrays]
-    with _quiet():
+    with quiet():
         program = torch.export.export(job.module, (inputs[0],)).module()
         prepared = prepare_pt2e(program, Everywhere(job.weights, job.activation_bits))
         for x in inputs:

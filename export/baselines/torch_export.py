@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from export.baselines.methods import Job
-from export.graphs.export_onnx import _quiet
+from export.graphs.export_onnx import quiet
 from export.graphs.graph import tidy
 from export.graphs.translate import TABLE
 
@@ -19,7 +19,7 @@ def export_module(module: nn.Module, job: Job, opset: int) -> ir.Model:
         opset: Of the graph.
     """
     source, result = job.names
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             (torch.from_numpy(job.arrays[0]),),

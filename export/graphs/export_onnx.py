@@ -3,121 +3,91 @@
 import importlib.util
 import logging
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from compress import __version__
 from compress.core.errors import UserError
-from compress.core.image import MIN_SIDE
-from compress.cost.count import meta_copy
 from compress.model.sr_model import SCALE, SRModel
-from compress.process.colour import FIXES
 from compress.quant.placement import Placement
 from compress.quant.points import placement_of, placements_in
-from export.graphs.graph import check_opset, check_packed, check_quantised, tidy, write
+from export.graphs.components import GRAPHS, GraphSpec, check_size, dynamic_axes, example
+from export.graphs.graph import (
+    OPSET_16_BIT,
+    check_opset,
+    check_packed,
+    check_quantised,
+    tidy,
+    write,
+)
+from export.graphs.layers import (
+    has_16_bits,
+    low_bit_layers,
+    packed_bytes,
+    quantised_layers,
+    summary,
+)
+
+__all__ = [
+    "GRAPHS",
+    "OPSET",
+    "OPSET_16_BIT",
+    "GraphSpec",
+    "OnnxOptions",
+    "check_low_bits",
+    "check_size",
+    "export_onnx",
+    "low_bit_layers",
+    "packed_bytes",
+    "quantised_layers",
+    "quiet",
+    "resolve_opset",
+    "summary",
+]
 
 PROJECT = "diffusion-sr-compress"
-# 18 to 20 keep GroupNorm as InstanceNormalization, which onnxruntime has a kernel for; from 21 on it inlines
-# GroupNormalization, and from 23 on SDPA becomes Attention, whose CPU kernel is slower than the plain products.
+# 18 to 20 keep GroupNorm as InstanceNormalization, which onnxruntime has a kernel for. From 21 on
+# it inlines GroupNormalization. From 23 on SDPA becomes Attention, whose CPU kernel is slower than
+# the plain products.
 OPSET = 20
-OPSET_16_BIT = 21
+PACKED = "packed"
 
 
-class EndToEnd(nn.Module):
-    """lr [1, 3, h, w] in [0, 1] -> sr [1, 3, 4h, 4w] in [0, 1]: network, colour fix and clamp, no tiles."""
+@dataclass(frozen=True)
+class OnnxOptions:
+    """How a model is exported to ONNX.
 
-    def __init__(self, model: SRModel):
-        super().__init__()
-        self.model = model
+    Attributes:
+        lr_size: Height and width of the low-resolution image.
+        dynamic: Shapes from twice `model.multiple` up in whole multiples, not static ones.
+        opset: None chooses: 20, or 21 for 16-bit activations and int4, 25 for int2.
+        low_bits: What weights of one or two bits become: `packed` bytes, or `int2`, `int4`.
+        per_component: Write a file per component.
+        end_to_end: Write a file of the whole model.
+        stems: The graphs of GRAPHS to write, in the place of the two above.
+        for_cpu: Have graphs in the forms of export/graphs/cpu_forms. None: those of a model that is
+            quantised for it (placement `cpu`).
+    """
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        return FIXES[self.model.colour_fix](self.model.network(lr), lr).clamp(0, 1)
-
-
-class Denoiser(nn.Module):
-    """latent -> prediction of a one-step model, with the context and the noise that belong to it, if any."""
-
-    def __init__(self, model: SRModel):
-        super().__init__()
-        # Without the other networks, so that only the denoiser's layers are counted.
-        self.part = SRModel(
-            nn.Identity(),
-            model.denoiser,
-            nn.Identity(),
-            model.process,
-            text_encoder=model.text_encoder,
-        )
-
-    def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        return self.part.predictions(latent)[0]
-
-
-# File stem -> (module, names of its input and output).
-GRAPHS: dict[str, tuple[Callable[[SRModel], nn.Module], str, str]] = {
-    "model": (EndToEnd, "lr", "sr"),
-    "encoder": (lambda model: model.encoder, "lr", "latent"),
-    "denoiser": (Denoiser, "latent", "prediction"),
-    "decoder": (lambda model: model.decoder, "clean_latent", "image"),
-}
-
-
-def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:
-    """Raise UserError unless `lr_size` (height, width) is one that the network takes without padding."""
-    if any(side < MIN_SIDE or side % model.multiple for side in lr_size):
-        raise UserError(
-            f"lr size {lr_size[0]}x{lr_size[1]} (height x width) cannot be exported; both sides must be "
-            f"multiples of {model.multiple} from {max(MIN_SIDE, model.multiple)} up"
-        )
-
-
-def quantised_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers of `module` that hold weight codes. Raises UserError where their ranges were never set."""
-    layers = [m for m in module.modules() if hasattr(m, "weight_q")]
-    if any(getattr(layer, "fit", None) is not None for layer in layers):
-        raise UserError(
-            "the model has quantised layers without ranges; run the quantize pass with its calibration "
-            "before exporting"
-        )
-    return layers
-
-
-def packed_bytes(module: nn.Module) -> int:
-    """Bytes of the weights that are stored as bits."""
-    return sum(
-        m.weight_packed.nbytes
-        for m in module.modules()
-        if getattr(m, "weight_packed", None) is not None
-    )
-
-
-def low_bit_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers whose inputs are rounded to few bits: where a last-bit difference can flip a code."""
-    return [m for m in module.modules() if getattr(m, "act_bits", None) is not None]
-
-
-def summary(module: nn.Module) -> dict[str, int]:
-    """How many layers have which widths, e.g. {'W8A8': 41, 'W6A6': 80}; empty for a float model."""
-    return dict(
-        Counter(f"W{layer.weight_bits}A{layer.act_bits}" for layer in low_bit_layers(module))
-    )
-
-
-def example(model: SRModel, stem: str, lr_size: tuple[int, int]) -> torch.Tensor:
-    """An input of graph `stem`: mid-grey, or zeros in the shape of what the parts before it give."""
-    if GRAPHS[stem][1] == "lr":
-        return torch.full((1, 3, *lr_size), 0.5)
-    twin = meta_copy(model)
-    latent = twin.encoder(torch.empty(1, 3, *lr_size, device="meta"))
-    return torch.zeros((latent if stem == "denoiser" else twin.clean_latent(latent)).shape)
+    lr_size: tuple[int, int] = (128, 128)
+    dynamic: bool = False
+    opset: int | None = None
+    low_bits: str = PACKED
+    per_component: bool = True
+    end_to_end: bool = True
+    stems: tuple[str, ...] | None = None
+    for_cpu: bool | None = None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the exporter's warnings, which say nothing to a user; its errors pass."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -129,138 +99,171 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _dynamic_axes(model: SRModel, stem: str) -> tuple[dict]:
-    """Height and width in whole multiples of what the network takes; the batch stays 1."""
-    step = model.multiple if GRAPHS[stem][1] == "lr" else int(model.multiple * model.latent_ratio)
-    return (
-        {
-            axis: step * torch.export.Dim(name, min=2, max=512)
-            for axis, name in ((2, "rows"), (3, "columns"))
-        },
-    )
-
-
 def check_low_bits(model: nn.Module, low_bits: str) -> None:
-    """Raise UserError for a form of packed weights that there is not, or that the model has nothing
-    for."""
+    """Refuse a form of packed weights that there is not, or that the model has nothing for.
+
+    Raises:
+        UserError: It is such a form.
+    """
     from export.graphs.packed import INTEGERS
 
-    if low_bits not in ("packed", *INTEGERS):
+    if low_bits not in (PACKED, *INTEGERS):
         raise UserError(f"low_bits '{low_bits}' is unknown; choose packed, {' or '.join(INTEGERS)}")
-    if low_bits != "packed" and not packed_bytes(model):
+    if low_bits != PACKED and not packed_bytes(model):
         raise UserError(
             f"low_bits '{low_bits}' is for packed weights and this model has none; "
-            "list the passes binarize "
-            "and pack, or leave low_bits out"
+            "list the passes binarize and pack, or leave low_bits out"
         )
 
 
-@torch.no_grad()
-def export_onnx(
-    model: SRModel,
-    out_dir: Path,
-    *,
-    lr_size: tuple[int, int] = (128, 128),
-    dynamic: bool = False,
-    opset: int | None = None,
-    low_bits: str = "packed",
-    per_component: bool = True,
-    end_to_end: bool = True,
-    stems: tuple[str, ...] | None = None,
-    for_cpu: bool | None = None,
-) -> list[Path]:
-    """Write `model.onnx` (lr -> sr) and encoder, denoiser, decoder .onnx into `out_dir`; returns their paths.
+def resolve_opset(opset: int | None, sixteen_bit: bool, low_bits: str) -> int:
+    """The opset of an export.
 
-    Shapes are static at `lr_size` (height, width), or with `dynamic` any from twice `model.multiple` up, in whole
-    multiples. Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights; weights of one or
-    two bits stay packed bytes, or become `low_bits` integers, `int2` or `int4`. Weights of more than 1 GiB go to a
-    `.data` file beside the graph. `opset` is chosen when None: 20, or 21 for 16-bit activations and int4, 25 for int2.
-    `stems` names the graphs of GRAPHS to write, in the place of `per_component` and `end_to_end`. `for_cpu` has the
-    graph in the forms of export/graphs/cpu_forms.py; when None, those of a model that is quantised for it (placement `cpu`).
-    Raises UserError for an illegal size or opset, a missing onnxscript, and layers without ranges.
+    Args:
+        opset: The one asked for, or None for the first that suffices.
+        sixteen_bit: Whether something is quantised to 16 bits.
+        low_bits: What packed weights become.
+
+    Raises:
+        UserError: The one asked for is out of bounds, or too old.
+    """
+    from export.graphs.packed import INTEGERS
+
+    needed = OPSET_16_BIT if sixteen_bit else OPSET
+    if low_bits in INTEGERS:
+        needed = max(needed, INTEGERS[low_bits][1])
+    chosen = needed if opset is None else opset
+    check_opset(chosen, sixteen_bit)
+    if low_bits in INTEGERS and chosen < needed:
+        raise UserError(
+            f"opset {chosen} has no {low_bits}; choose {needed} or later, or low_bits packed"
+        )
+    return chosen
+
+
+def graphs_to_write(model: SRModel, options: OnnxOptions) -> tuple[str, ...]:
+    """The graphs that an export writes, of GRAPHS.
+
+    Raises:
+        UserError: There are none, or a model of several steps has no file per component.
+    """
+    stems = options.stems
+    if stems is None:
+        components = tuple(stem for stem in GRAPHS if stem != "model")
+        whole = ("model",) if options.end_to_end else ()
+        stems = (*whole, *components) if options.per_component else whole
+    if not stems:
+        raise UserError("nothing to export: choose end_to_end, per_component or both")
+    if set(stems) - {"model"} and model.process.steps > 1:
+        raise UserError(
+            f"the denoiser runs {model.process.steps} times with host code between, which one file "
+            "a component cannot hold; export end to end only (per_component=False)"
+        )
+    return stems
+
+
+@torch.no_grad()
+def export_onnx(model: SRModel, out_dir: Path, **options: Any) -> list[Path]:
+    """Write `model.onnx` (lr -> sr) and encoder, denoiser and decoder .onnx.
+
+    Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights. Weights of
+    more than 1 GiB go to a `.data` file beside the graph.
+
+    Args:
+        model: The model; it is set to evaluation meanwhile.
+        out_dir: The folder; it is made.
+        **options: The fields of OnnxOptions.
+
+    Returns:
+        The ONNX files.
+
+    Raises:
+        UserError: A size or opset is illegal, onnxscript is missing, or layers have no ranges.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError(
             "ONNX export needs the package onnxscript; run: pip install 'onnxscript>=0.7.2,<0.8'"
         )
-    from export.graphs.cpu_forms import cpu_forms
-    from export.graphs.packed import INTEGERS, add_functions, as_integers
-    from export.graphs.translate import TABLE, drop_unit_factors
-
-    check_size(model, lr_size)
-    if dynamic and min(lr_size) < 2 * model.multiple:
-        raise UserError(
-            f"lr size {lr_size[0]}x{lr_size[1]} is too small to trace dynamic shapes; take at least "
-            f"{2 * model.multiple}x{2 * model.multiple}"
-        )
-    layers = quantised_layers(model)
-    widths = [
-        grid.bits for m in model.modules() if (grid := getattr(m, "grid", None)) is not None
-    ]  # of quantisers
-    sixteen_bit = any(layer.weight_bits > 8 for layer in layers) or any(bits > 8 for bits in widths)
-    check_low_bits(model, low_bits)
-    needed = max(
-        OPSET_16_BIT if sixteen_bit else OPSET,
-        INTEGERS[low_bits][1] if low_bits in INTEGERS else OPSET,
-    )
-    opset = needed if opset is None else opset
-    check_opset(opset, sixteen_bit)
-    if low_bits in INTEGERS and opset < needed:
-        raise UserError(
-            f"opset {opset} has no {low_bits}; choose {needed} or later, or low_bits packed"
-        )
-
-    if stems is None:
-        stems = tuple(s for s in GRAPHS if (end_to_end if s == "model" else per_component))
-    if not stems:
-        raise UserError("nothing to export: choose end_to_end, per_component or both")
-    if set(stems) - {"model"} and model.process.steps > 1:
-        raise UserError(
-            f"the denoiser runs {model.process.steps} times with host code between, which one file a "
-            "component cannot hold; export end to end only (per_component=False)"
-        )
+    chosen = OnnxOptions(**options)
+    _check_sizes(model, chosen)
+    quantised_layers(model)  # raises where ranges are missing
+    check_low_bits(model, chosen.low_bits)
+    opset = resolve_opset(chosen.opset, has_16_bits(model), chosen.low_bits)
+    stems = graphs_to_write(model, chosen)
     written = []
     was_training = model.training
     model.eval()
     for stem in stems:
-        build, source, result = GRAPHS[stem]
-        module = build(model).eval()
-        with _quiet():
-            program = torch.onnx.export(
-                module,
-                (example(model, stem, lr_size),),
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=[source],
-                output_names=[result],
-                custom_translation_table=TABLE,
-                dynamic_shapes=_dynamic_axes(model, stem) if dynamic else None,
-            )
-        graph = program.model
-        drop_unit_factors(graph)
-        if Placement.CPU in placements_in(module) if for_cpu is None else for_cpu:
-            cpu_forms(graph)
-        tidy(graph)
-        check_packed(graph, packed_bytes(module), stem)
-        if low_bits in INTEGERS:
-            as_integers(graph, low_bits)
-        add_functions(graph)
-        check_quantised(graph, len(quantised_layers(module)), stem)
-        written += write(
-            graph,
-            Path(out_dir) / f"{stem}.onnx",
-            {
-                "project": PROJECT,
-                "version": __version__,
-                "component": stem,
-                "scale": str(SCALE),
-                "lr_size": f"{lr_size[0]}x{lr_size[1]}",
-                "dynamic": str(dynamic).lower(),
-                "colour_fix": model.colour_fix if stem == "model" else "none",
-                "quantised_layers": summary(module),
-                "placement": placement_of(module),
-            },
-        )
+        module = GRAPHS[stem].build(model).eval()
+        graph = _to_ir(module, model, stem, opset, chosen)
+        path = Path(out_dir) / f"{stem}.onnx"
+        written += write(graph, path, _metadata(module, model, stem, chosen))
     model.train(was_training)
     return [path for path in written if path.suffix == ".onnx"]
+
+
+def _check_sizes(model: SRModel, options: OnnxOptions) -> None:
+    check_size(model, options.lr_size)
+    least = 2 * model.multiple
+    if options.dynamic and min(options.lr_size) < least:
+        height, width = options.lr_size
+        raise UserError(
+            f"lr size {height}x{width} is too small to trace dynamic shapes; take at least "
+            f"{least}x{least}"
+        )
+
+
+def _to_ir(
+    module: nn.Module, model: SRModel, stem: str, opset: int, options: OnnxOptions
+) -> ir.Model:
+    """The graph of a module, in its final form."""
+    from export.graphs.cpu_forms import cpu_forms
+    from export.graphs.packed import INTEGERS, add_functions, as_integers
+    from export.graphs.translate import TABLE, drop_unit_factors
+
+    with quiet():
+        program = torch.onnx.export(
+            module,
+            (example(model, stem, options.lr_size),),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=[GRAPHS[stem].input],
+            output_names=[GRAPHS[stem].output],
+            custom_translation_table=TABLE,
+            dynamic_shapes=dynamic_axes(model, stem) if options.dynamic else None,
+        )
+    if program is None:
+        raise RuntimeError(f"{stem}: torch.onnx.export gave no graph")
+    graph = program.model
+    drop_unit_factors(graph)
+    for_cpu = options.for_cpu
+    if for_cpu is None:
+        for_cpu = Placement.CPU in placements_in(module)
+    if for_cpu:
+        cpu_forms(graph)
+    tidy(graph)
+    check_packed(graph, packed_bytes(module), stem)
+    if options.low_bits in INTEGERS:
+        as_integers(graph, options.low_bits)
+    add_functions(graph)
+    check_quantised(graph, len(quantised_layers(module)), stem)
+    return graph
+
+
+def _metadata(
+    module: nn.Module, model: SRModel, stem: str, options: OnnxOptions
+) -> dict[str, str | dict]:
+    """What the file says of itself."""
+    height, width = options.lr_size
+    return {
+        "project": PROJECT,
+        "version": __version__,
+        "component": stem,
+        "scale": str(SCALE),
+        "lr_size": f"{height}x{width}",
+        "dynamic": str(options.dynamic).lower(),
+        "colour_fix": model.colour_fix if stem == "model" else "none",
+        "quantised_layers": summary(module),
+        "placement": placement_of(module),
+    }

@@ -1,7 +1,8 @@
-"""Weights of one or two bits and float16 numbers in an ONNX file: operators of our own, each a model-local function.
+"""Weights of one or two bits and float16 numbers in an ONNX file, by operators of our own.
 
-A function is opaque to the exporter's constant folding, which would write the float32 weight instead; a runtime inlines
-it when it loads the file. onnxruntime then folds it in memory unless a session disables its "ConstantFolding".
+Each is a model-local function. It is opaque to the exporter's constant folding, which would write
+the float32 weight instead. A runtime inlines it when it loads the file. onnxruntime then folds it
+in memory unless a session disables its "ConstantFolding".
 """
 
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.defs import OpSchema
-from onnx_ir.passes import common as passes
 from onnxscript import values
 
 import compress.binary.packed  # noqa: F401  importing this registers the operators
+from export.graphs.edit import clean, initializer, nodes_of, numbers
 
 DOMAIN = "compress"
 NARROW_LEAST = 256  # integers; for fewer a node more is not worth its bytes
@@ -33,8 +34,8 @@ DEFAULTS = {
     "reduction": "none",
 }
 BITS = {"UnpackBits": 1, "UnpackTrits": 2}
-# What a file may hold instead of bytes that a function unpacks: integers that DequantizeLinear takes by itself, with the
-# first opset that knows them. They are larger, and need no function.
+# What a file may hold instead of bytes that a function unpacks: integers that DequantizeLinear
+# takes by itself, with the first opset that knows them. They are larger, and need no function.
 INTEGERS = {"int2": (ir.DataType.INT2, 25), "int4": (ir.DataType.INT4, 21)}
 
 
@@ -100,7 +101,7 @@ FUNCTIONS = {"UnpackBits": _unpack, "UnpackTrits": _unpack, "Widen": _widen, "Ex
 
 
 def add_functions(model: ir.Model) -> None:
-    """Give `model` the functions that its graph calls, written in its own opset; nothing where it calls none."""
+    """Give a model the functions that its graph calls, written in its own opset."""
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
     for name in sorted(used):
         function = ir.serde.deserialize_function(
@@ -114,105 +115,118 @@ def add_functions(model: ir.Model) -> None:
 
 
 def narrow(graph: ir.Graph) -> None:
-    """Store whole numbers, such as positions, in as few bytes as they need; a Cast or a function widens them again."""
-    for value in list(graph.initializers.values()):
-        if (
-            value.dtype not in (ir.DataType.INT64, ir.DataType.INT32)
-            or value.const_value.size < NARROW_LEAST
-        ):
+    """Store whole numbers, such as positions, in as few bytes as they need.
+
+    A Cast or a function widens them again.
+    """
+    for name, value in list(graph.initializers.items()):
+        if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
             continue
-        numbers = value.const_value.numpy()
-        small = next(
-            t
-            for t in (ir.DataType.UINT8, ir.DataType.UINT16, value.dtype)
-            if np.array_equal(numbers.astype(t.numpy()), numbers)
-        )
-        if small == value.dtype:
-            continue
-        stored = ir.Value(
-            name=f"{value.name}_narrow",
-            shape=value.shape,
-            type=ir.TensorType(small),
-            const_value=ir.tensor(numbers.astype(small.numpy()), dtype=small),
-        )
-        graph.register_initializer(stored)
-        others = [
-            (node, place)
-            for node, place in value.uses()
-            if node.op_type != "Expand" or node.domain != DOMAIN
-        ]
-        for node, place in value.uses():
-            if (node, place) not in others:  # the function has a Cast of its own
-                node.replace_input_with(place, stored)
-        if others:
-            cast = ir.node("Cast", [stored], {"to": value.dtype})
-            graph.insert_before(graph[0], cast)
-            for node, place in others:
-                node.replace_input_with(place, cast.outputs[0])
-            cast.outputs[0].name = f"{value.name}_wide"
-        del graph.initializers[value.name]
+        integers = numbers(value)
+        small = _narrowest(integers)
+        if integers.size >= NARROW_LEAST and small is not None:
+            tensor = ir.tensor(integers.astype(small.numpy()), dtype=small)
+            _replace_by_narrow(graph, value, initializer(graph, f"{name}_narrow", tensor))
+            del graph.initializers[name]
+
+
+def _narrowest(integers: np.ndarray) -> ir.DataType | None:
+    """The smallest unsigned type of at most two bytes that holds these integers, or None."""
+    for kind in (ir.DataType.UINT8, ir.DataType.UINT16):
+        if np.array_equal(integers.astype(kind.numpy()), integers):
+            return kind
+    return None
+
+
+def _replace_by_narrow(graph: ir.Graph, value: ir.Value, stored: ir.Value) -> None:
+    """Let all that reads `value` read `stored`, through a Cast where it needs the wide type."""
+    others = []
+    for node, index in list(value.uses()):
+        if node.op_type == "Expand" and node.domain == DOMAIN:  # it has a Cast of its own
+            node.replace_input_with(index, stored)
+        else:
+            others.append((node, index))
+    if not others:
+        return
+    cast = ir.node("Cast", [stored], {"to": value.dtype})
+    graph.insert_before(graph[0], cast)
+    cast.outputs[0].name = f"{value.name}_wide"
+    for node, index in others:
+        node.replace_input_with(index, cast.outputs[0])
 
 
 def as_integers(model: ir.Model, low_bits: str) -> None:
-    """Turn every packed weight into `low_bits` of INTEGERS and a DequantizeLinear with a scale per output channel."""
+    """Turn every packed weight into integers and a DequantizeLinear with a scale per channel.
+
+    Args:
+        model: Changed in place.
+        low_bits: A key of INTEGERS.
+    """
     dtype, _ = INTEGERS[low_bits]
-
-    def stored(name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
-        value = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor
-        )
-        model.graph.register_initializer(value)
-        return value
-
-    for node in [n for n in model.graph if n.domain == DOMAIN and n.op_type in BITS]:
-        packed, scale, shape = (value.const_value.numpy() for value in node.inputs)
-        codes = lookup(BITS[node.op_type])[packed].reshape(-1)[: shape.prod()].reshape(shape)
-        name = node.outputs[0].name
-        weight = ir.node(
-            "DequantizeLinear",
-            [
-                stored(f"{name}_codes", codes, dtype),
-                stored(f"{name}_scale", scale.reshape(-1), ir.DataType.from_numpy(scale.dtype)),
-            ],
-            {"axis": 0},
-        )
-        nodes = (
-            [weight]
-            if scale.dtype == np.float32
-            else [weight, ir.node("Cast", weight.outputs, {"to": ir.DataType.FLOAT})]
-        )
+    for node in nodes_of(model.graph, *BITS):
+        if node.domain != DOMAIN:
+            continue
+        nodes = _dequantised(model.graph, node, dtype)
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], nodes, node.outputs, nodes[-1].outputs
         )
-    passes.RemoveUnusedNodesPass()(model)
+    clean(model)
+
+
+def _dequantised(graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> list[ir.Node]:
+    """The nodes that give what an unpacking function gives, from integers of `dtype`."""
+    packed, scale, shape = [numbers(value) for value in node.inputs]
+    codes = lookup(BITS[node.op_type])[packed].reshape(-1)[: shape.prod()].reshape(shape)
+    name = node.outputs[0].name
+    inputs = [
+        _stored(graph, f"{name}_codes", codes, dtype),
+        _stored(graph, f"{name}_scale", scale.reshape(-1), ir.DataType.from_numpy(scale.dtype)),
+    ]
+    weight = ir.node("DequantizeLinear", inputs, {"axis": 0})
+    if scale.dtype == np.float32:
+        return [weight]
+    return [weight, ir.node("Cast", weight.outputs, {"to": ir.DataType.FLOAT})]
+
+
+def _stored(graph: ir.Graph, name: str, values: np.ndarray, dtype: ir.DataType) -> ir.Value:
+    """A new initializer of a type, which may be one of less than a byte."""
+    tensor = ir.tensor(values.astype(dtype.numpy()), dtype=dtype, name=name)
+    return initializer(graph, name, tensor)
 
 
 def _names() -> Iterator[str]:
+    """Names of one letter, of two, and so on."""
     letters = ascii_letters + "_"
     for length in count(1):
         yield from map("".join, product(letters, repeat=length))
 
 
 def shorten(graph: ir.Graph) -> None:
-    """Give values short names and drop those of nodes: beside weights of one bit, names are a third of the file."""
+    """Give values short names and drop those of nodes.
+
+    Beside weights of one bit, names are a third of the file.
+    """
     taken = {value.name for value in (*graph.inputs, *graph.outputs)}
     names = (name for name in _names() if name not in taken)
     stored = list(graph.initializers.values())
     graph.initializers.clear()
-    for value in (*stored, *(value for node in graph for value in node.outputs)):
+    values = [*stored]
+    for node in graph:
+        values += node.outputs
+        node.name = ""
+        _drop_defaults(node)
+    for value in values:
         if value.name not in taken:
             value.name = next(names)
     for value in stored:
-        graph.initializers[value.name] = value
+        graph.register_initializer(value)
         value.shape = value.type = None  # the tensor says both
-    for node in graph:
-        node.name = ""
-        for name in [
-            key
-            for key, attribute in node.attributes.items()
-            if attribute.value == DEFAULTS.get(key)
-        ]:
+
+
+def _drop_defaults(node: ir.Node) -> None:
+    """Remove the attributes that have their default value."""
+    for name, attribute in list(node.attributes.items()):
+        if attribute.value == DEFAULTS.get(name):
             del node.attributes[name]
 
 

@@ -1,9 +1,9 @@
-"""ONNX files of any size, with weights inside or beside them: read, checked, typed, run and written
-here alone.
+"""ONNX files of any size, with weights inside or beside them: read, checked, typed, run, written.
 
 A protobuf message ends at 2 GiB, and short of that it is costly: 1.8 GB of weights took 3.4 GiB
-more memory to write and 1.4 GiB more to load inside the graph than beside it. What needs only
-the structure of a graph gets it without the weights; what runs it gets a file."""
+more memory to write and 1.4 GiB more to load inside the graph than beside it. What needs only the
+structure of a graph gets it without the weights; what runs it gets a file.
+"""
 
 import math
 from collections.abc import Iterator
@@ -38,8 +38,10 @@ def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProt
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in attribute.graphs:
                 yield from _tensors(inner)
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
 
 
 def tensor_bytes(tensor: TensorProto) -> int:
@@ -54,11 +56,8 @@ def tensor_bytes(tensor: TensorProto) -> int:
 def weight_bytes(model: onnx.ModelProto | ir.Model) -> int:
     """Bytes of all initializers."""
     if isinstance(model, ir.Model):
-        return sum(
-            v.const_value.nbytes
-            for v in model.graph.initializers.values()
-            if v.const_value is not None
-        )
+        tensors = [value.const_value for value in model.graph.initializers.values()]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
     return sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
 
 
@@ -69,44 +68,52 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
         UserError: It is not a regular file within the model's folder, or too short for the tensor.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, what = (
-        entries.get("location", ""),
-        f"{path}: the tensor {tensor.name or '(without a name)'}",
-    )
-    folder, file = path.resolve().parent, (path.parent / location).resolve()
-    if (
-        not location
-        or Path(location).is_absolute()
-        or "\\" in location
-        or not file.is_relative_to(folder)
-    ):
+    location = entries.get("location", "")
+    what = f"{path}: the tensor {tensor.name or '(without a name)'}"
+    if not _is_within(path, location):
         raise UserError(
             f"{what} says that its data is in '{location}'; data is read from the folder of the "
-            "model only: "
-            "save the model again with its weights beside it"
+            "model only: save the model again with its weights beside it"
         )
+    file = (path.parent / location).resolve()
     if not file.is_file():
         raise UserError(
             f"{what} has its data in {location}, which is not there; copy that file beside the "
             "model"
         )
-    offset, length = (
-        entries.get(key, default) for key, default in (("offset", "0"), ("length", None))
-    )
-    needed = tensor_bytes(tensor)
-    if not offset.isdecimal() or length is not None and not length.isdecimal():
+    offset = entries.get("offset", "0")
+    length = entries.get("length")
+    if not all(number.isdecimal() for number in (offset, length or "0")):
         raise UserError(
             f"{what} has an offset '{offset}' and a length '{length}' that are no numbers of "
-            "bytes; save the "
-            "model again"
+            "bytes; save the model again"
         )
-    given = file.stat().st_size - int(offset) if length is None else int(length)
-    if given < needed or int(offset) + given > file.stat().st_size:
+    needed = tensor_bytes(tensor)
+    size = file.stat().st_size
+    given = size - int(offset) if length is None else int(length)
+    if given < needed or int(offset) + given > size:
         raise UserError(
             f"{what} needs {needed} bytes of {location} from {offset} on and the file has "
-            f"{file.stat().st_size}; copy it again, or save the model again"
+            f"{size}; copy it again, or save the model again"
         )
     return file
+
+
+def _is_within(path: Path, location: str) -> bool:
+    """Whether a place named in a model is within the model's folder, on every system."""
+    if not location or Path(location).is_absolute() or "\\" in location:
+        return False
+    return (path.parent / location).resolve().is_relative_to(path.resolve().parent)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever a reader of ONNX raises into a UserError with its first line."""
+    try:
+        yield
+    except Exception as error:  # the errors of protobuf and onnx_ir share no base class
+        said = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a readable ONNX file ({said})") from error
 
 
 def read_structure(path: Path) -> onnx.ModelProto:
@@ -119,12 +126,8 @@ def read_structure(path: Path) -> onnx.ModelProto:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such ONNX file; export it first with python -m export.run")
-    try:
+    with _readable(path):
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors share no base class
-        raise UserError(
-            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})"
-        ) from error
     for tensor in tensors_of(model):
         if external_data_helper.uses_external_data(tensor):
             _external_file(tensor, path)
@@ -159,45 +162,49 @@ def load_ir(path: Path) -> ir.Model:
         UserError: As `read_structure`.
     """
     read_structure(path)
-    try:
-        return ir.load(path)
-    except Exception as error:  # onnx_ir's errors share no base class
-        raise UserError(
-            f"{path}: not a readable ONNX file ({str(error).splitlines()[0]})"
-        ) from error
+    with _readable(path):
+        model = ir.load(path)
+    return model
 
 
 def files_of(path: Path) -> list[Path]:
     """The ONNX file and the files that hold its weights."""
-    model, found = read_structure(path), [Path(path)]
-    for tensor in tensors_of(model):
-        if (
-            external_data_helper.uses_external_data(tensor)
-            and (file := _external_file(tensor, path)) not in found
-        ):
-            found.append(file)
-    return found
+    external = [
+        _external_file(tensor, path)
+        for tensor in tensors_of(read_structure(path))
+        if external_data_helper.uses_external_data(tensor)
+    ]
+    return list(dict.fromkeys([Path(path), *external]))
 
 
 def save_graph(
     model: onnx.ModelProto | ir.Model, path: Path, embed_limit: int = EMBED_LIMIT
 ) -> list[Path]:
-    """Write `model`, whose weights are in memory or of an `ir.Model`; more than `embed_limit` bytes
-    go to `path`.data.
+    """Write a graph.
 
-    Returns the files written. `model` keeps its weights.
+    Args:
+        model: A graph with its weights in memory, or an `ir.Model`; it keeps them.
+        path: The file.
+        embed_limit: Bytes of weights, beyond which they go to `path`.data.
+
+    Returns:
+        The files written.
     """
     graph = model if isinstance(model, ir.Model) else ir.from_proto(model)
-    data = f"{path.name}.data" if weight_bytes(graph) > embed_limit else None
-    if data is None:  # nothing may go on pointing at the file that the model came from
-        ir.external_data.load_to_model(graph)
-    ir.save(graph, path, external_data=data)
-    return [path] + ([path.with_name(data)] if data else [])
+    if weight_bytes(graph) > embed_limit:
+        data = path.with_name(f"{path.name}.data")
+        ir.save(graph, path, external_data=data.name)
+        return [path, data]
+    ir.external_data.load_to_model(graph)  # nothing may go on pointing at the model's old file
+    ir.save(graph, path)
+    return [path]
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` whose initializers of more than SMALL bytes have a shape and a type and
-    no values."""
+    """A copy of `model` whose initializers of more than SMALL bytes have no values.
+
+    They keep their shape and type.
+    """
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)
@@ -220,8 +227,9 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """The skeleton of `model` with the type and shape of every value.
 
-    ONNX infers nothing for GroupNormalization; InstanceNormalization, with as many inputs, lends
-    its name for it."""
+    ONNX infers nothing for GroupNormalization. InstanceNormalization, with as many inputs, lends
+    its name for it.
+    """
     light = skeleton(model)
     norms = [i for i, node in enumerate(light.graph.node) if node.op_type == GROUP_NORM]
     for i in norms:
@@ -244,7 +252,7 @@ def add_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 @contextmanager
 def on_disk(model: onnx.ModelProto | ir.Model | Path) -> Iterator[Path]:
     """A temporary file of `model`, or the file that it is; it is gone when the context ends."""
-    if isinstance(model, (str, Path)):
+    if isinstance(model, str | Path):
         yield Path(model)
         return
     with TemporaryDirectory() as folder:
@@ -254,8 +262,10 @@ def on_disk(model: onnx.ModelProto | ir.Model | Path) -> Iterator[Path]:
 
 
 def with_outputs(path: Path, outputs: list[onnx.ValueInfoProto], out: Path) -> None:
-    """Write the graph at `path` with further outputs; its external data stays where it is, or
-    goes along."""
+    """Write the graph at `path` with further outputs.
+
+    Its external data stays where it is, or goes along to another folder.
+    """
     if out.resolve().parent == path.resolve().parent:
         model = read_structure(path)
         model.graph.output.extend(outputs)

@@ -1,13 +1,12 @@
-"""An ONNX file for the lint: read, checked to be a graph that means something, and given inputs
-to run on."""
+"""An ONNX file for the lint: read, and checked to be a graph that means something."""
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from compress.core.errors import UserError
 from export.graphs.storage import SMALL, inferred, load_graph, tensor_bytes, tensors_of
+from export.linting.graph import opset_of, type_name
 
 IMAGE = "float32 [1, 3, height, width]"
 
@@ -30,9 +29,22 @@ def check(file: Path) -> onnx.ModelProto:
             f"{file}: the graph has no input, so that a device has nothing to compute; export the "
             "model again"
         )
-    opset = max(
-        (o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=None
-    )
+    _check_opset(file, model)
+    _check_order(file, graph, stored)
+    _check_sizes(file, model)
+    try:
+        onnx.checker.check_model(_without_weights(model), full_check=True)
+    except Exception as error:  # of the checker and of shape inference, which share no base class
+        lines = [*str(error).splitlines(), type(error).__name__]
+        said = next(line.strip() for line in lines if line.strip())
+        raise UserError(f"{file}: not a valid ONNX graph ({said}); export it again") from error
+    _check_image(file, graph)
+    return model
+
+
+def _check_opset(file: Path, model: onnx.ModelProto) -> None:
+    """Raise UserError for a version of the operators that is not said, or not known here."""
+    opset = opset_of(model)
     if opset is None:
         raise UserError(
             f"{file}: the file does not say which version of the ONNX operators it uses "
@@ -44,25 +56,17 @@ def check(file: Path) -> onnx.ModelProto:
             f"{file}: the file uses ONNX operators of version {opset}, and the onnx package here "
             f"knows 1 to {newest}; export it with a lower --opset, or install a newer onnx"
         )
-    _check_order(file, graph, stored)
-    _check_sizes(file, model)
-    try:
-        onnx.checker.check_model(_without_weights(model), full_check=True)
-    except Exception as error:  # of the checker and of shape inference, which share no base class
-        said = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        raise UserError(f"{file}: not a valid ONNX graph ({said}); export it again") from error
-    _check_image(file, graph)
-    return model
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """For the checker: large weights as inputs of their type, and outputs with the shapes that
-    follow, which the standard asks for and files of others leave out."""
+    """For the checker: large weights as inputs of their type, and outputs with their shapes.
+
+    The standard asks for these shapes, and files of others leave them out.
+    """
     light = inferred(model)
     graph = light.graph
-    large = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    external = onnx.TensorProto.EXTERNAL
+    large = [tensor for tensor in graph.initializer if tensor.data_location == external]
     known = {value.name for value in graph.input}
     for tensor in large:
         graph.initializer.remove(tensor)
@@ -90,21 +94,16 @@ def _check_sizes(file: Path, model: onnx.ModelProto) -> None:
 def _check_order(file: Path, graph: onnx.GraphProto, stored: set[str]) -> None:
     """Raise UserError for a value that nothing makes, or that is read before it is made."""
     stored = stored | {tensor.values.name for tensor in graph.sparse_initializer}
-    made = {name: node for node in graph.node for name in node.output if name}
+    made: set[str] = set()
+    for node in graph.node:
+        made.update(node.output)
     ready = stored | {value.name for value in graph.input}
     for node in graph.node:
-        label = node.name or next(iter(node.output), "")
-        what = f"{file}: the operator {node.op_type} {label}".rstrip()
-        for name in node.input:
-            if name and name not in made and name not in ready:
-                raise UserError(
-                    f"{what} reads {name}, which nothing in the graph makes; export it again"
-                )
-            if name and name not in ready:
-                raise UserError(
-                    f"{what} reads {name} before it is made: the graph has a cycle or is out of "
-                    "order; export it again"
-                )
+        early = next((name for name in node.input if name and name not in ready), None)
+        if early is not None:
+            label = node.name or next(iter(node.output), "")
+            what = f"{file}: the operator {node.op_type} {label}".rstrip()
+            raise UserError(f"{what} reads {early}{_unmade(early in made)}; export it again")
         ready.update(node.output)
     for value in graph.output:
         if value.name not in ready:
@@ -113,62 +112,20 @@ def _check_order(file: Path, graph: onnx.GraphProto, stored: set[str]) -> None:
             )
 
 
+def _unmade(later: bool) -> str:
+    """What is wrong with a value that a node reads too early."""
+    if later:
+        return " before it is made: the graph has a cycle or is out of order"
+    return ", which nothing in the graph makes"
+
+
 def _check_image(file: Path, graph: onnx.GraphProto) -> None:
     """Raise UserError where the input `lr`, by which this toolkit names an image, cannot be one."""
     for value in graph.input:
         kind = value.type.tensor_type
-        if value.name == "lr" and (
-            kind.elem_type == onnx.TensorProto.STRING or len(kind.shape.dim) != 4
-        ):
-            name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        axes = len(kind.shape.dim)
+        if value.name == "lr" and (kind.elem_type == onnx.TensorProto.STRING or axes != 4):
             raise UserError(
-                f"{file}: its input lr is {name} with {len(kind.shape.dim)} axes, and an image is "
-                f"{IMAGE}; "
-                "export it again, or give the input another name"
+                f"{file}: its input lr is {type_name(kind.elem_type)} with {axes} axes, and an "
+                f"image is {IMAGE}; export it again, or give the input another name"
             )
-
-
-def feeds_for(
-    model: onnx.ModelProto, run: Path | None, images: int = 2
-) -> list[dict[str, np.ndarray]]:
-    """Inputs of a graph made from embedded photographs: themselves for `lr`, otherwise with the
-    torch model of `run`.
-
-    Empty where neither can be had: without static sizes, with several inputs, or where `lr` is
-    no image of three channels in float32."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in stored]
-    given = inputs[0]
-    kind = given.type.tensor_type
-    sides = [d.dim_value for d in kind.shape.dim]
-    notes = {p.key: p.value for p in model.metadata_props}
-    image = given.name == "lr" and len(sides) == 4 and sides[:2] == [1, 3]
-    if len(inputs) > 1 or kind.elem_type != onnx.TensorProto.FLOAT or not sides or not all(sides):
-        return []
-    if not image and (given.name == "lr" or run is None or "lr_size" not in notes):
-        return []
-    from compress.data.calibration import calibration_images
-
-    height, width = sides[2:] if image else map(int, notes["lr_size"].split("x"))
-    pictures = [
-        x[..., :height, :width]
-        for x in calibration_images("embedded", images, max(height, width), 0)
-    ]
-    if image:
-        return [{"lr": x.numpy()} for x in pictures]
-    import torch
-
-    from compress.recipe.checkpoint import load_model
-
-    torch_model = load_model(run)
-    with torch.no_grad():
-        latents = [torch_model.encoder(x) for x in pictures]
-        if given.name == "clean_latent":
-            latents = [torch_model.clean_latent(x) for x in latents]
-    if list(latents[0].shape) != sides:
-        raise UserError(
-            f"--run {run}: its {given.name} has the shape {list(latents[0].shape)} and the file's "
-            f"{sides}; "
-            "give the run that the file was exported from"
-        )
-    return [{given.name: x.numpy()} for x in latents]

@@ -1,26 +1,30 @@
-"""A graph as a picture, coloured by the verdicts of export/lint.py."""
+"""A graph as a picture, coloured by the verdicts of a report."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import matplotlib
 import onnx
 
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, replacing
+from export.linting.report import Finding, Report
 from export.linting.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.collections import LineCollection  # noqa: E402
-from matplotlib.patches import Patch, Rectangle  # noqa: E402
-
-if TYPE_CHECKING:
-    from export.lint import Report
+from matplotlib import pyplot
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Patch, Rectangle
 
 COLOURS = {SUPPORTED: "#8fbf8f", POOR: "#e8c547", UNSUPPORTED: "#d1495b", UNKNOWN: "#8e7cc3"}
+LIGHT_TEXT = (UNSUPPORTED, UNKNOWN)  # verdicts whose colours are dark
+SUFFIXES = (".png", ".svg", ".pdf")
 COLUMNS = 38  # steps of depth in one band; the graph wraps like text
 LANES = 8  # nodes of one depth; more are stacked in the next columns
+NAME = 9  # characters of an operator's name
+BOX = (0.9, 0.7)  # width and height of a node, in columns and lanes
+INCHES = (22, 0.42)  # width of the picture, and height of a lane
 SHORT = {
     "InstanceNormalization": "InstNrm",
     "LayerNormalization": "LayNorm",
@@ -34,73 +38,134 @@ SHORT = {
     "ConvTranspose": "ConvT",
     "Unsqueeze": "Unsqz",
 }
+Places = dict[int, tuple[int, int]]
 
 
-def places(model: onnx.ModelProto, shown: set[int]) -> dict[int, tuple[int, int]]:
-    """Node -> (column, lane): columns by the longest path from the inputs, split where one holds more than LANES."""
+def places(model: onnx.ModelProto, shown: set[int]) -> Places:
+    """Where nodes stand: columns by the longest path from the inputs.
+
+    Args:
+        model: The graph.
+        shown: The nodes that are drawn, by their place in the graph.
+
+    Returns:
+        Node -> (column, lane). A depth with more than LANES nodes takes several columns.
+    """
     depth: dict[str, int] = {}
     rows: dict[int, list[int]] = {}
     for index, node in enumerate(model.graph.node):
         here = max((depth.get(name, 0) for name in node.input), default=0)
-        for out in node.output:
-            depth[out] = here + (index in shown)
+        after = here + 1 if index in shown else here
+        depth.update(dict.fromkeys(node.output, after))
         if index in shown:
             rows.setdefault(here, []).append(index)
-    found, column = {}, 0
+    found: Places = {}
+    column = 0
     for level in sorted(rows):
-        for i, index in enumerate(rows[level]):
-            found[index] = (column + i // LANES, i % LANES)
+        for place, index in enumerate(rows[level]):
+            found[index] = (column + place // LANES, place % LANES)
         column += (len(rows[level]) - 1) // LANES + 1
     return found
 
 
-def draw(model: onnx.ModelProto, report: "Report", path: Path) -> None:
-    """Write the picture. Raises UserError for a suffix that it cannot write."""
-    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+class Layout:
+    """Places in bands of COLUMNS, one below the other.
+
+    Attributes:
+        places: Node -> (column, lane).
+        height: Of all bands, in lanes.
+    """
+
+    def __init__(self, nodes: Places):
+        self.places = nodes
+        lanes: dict[int, int] = {0: 1}
+        for column, lane in nodes.values():
+            band = column // COLUMNS
+            lanes[band] = max(lanes.get(band, 1), lane + 1)
+        self.tops = []
+        self.height = 0.0
+        for band in range(max(lanes) + 1):
+            self.tops.append(self.height)
+            self.height += lanes.get(band, 1) + 1.0
+
+    def band(self, index: int) -> int:
+        """The band that a node stands in."""
+        return self.places[index][0] // COLUMNS
+
+    def corner(self, index: int) -> tuple[float, float]:
+        """The upper left corner of a node."""
+        column, lane = self.places[index]
+        return column % COLUMNS, self.tops[self.band(index)] + lane
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a kind of file that cannot be drawn.
+
+    Raises:
+        UserError: It is such a kind.
+    """
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"--picture {path}: cannot draw this kind of file; choose .png, .svg or .pdf"
         )
-    verdicts = {f.index: f for f in report.findings}
-    at = places(model, set(verdicts))
-    bands = max((column for column, _ in at.values()), default=0) // COLUMNS + 1
-    lanes = [
-        1 + max((lane for c, lane in at.values() if c // COLUMNS == band), default=0)
-        for band in range(bands)
-    ]
-    tops = [sum(n + 1.0 for n in lanes[:band]) for band in range(bands)]
 
-    def corner(index: int) -> tuple[float, float]:
-        column, lane = at[index]
-        return column % COLUMNS, tops[column // COLUMNS] + lane
 
-    height = max(3.0, 0.42 * (sum(lanes) + bands) + 1.2)
-    figure, axes = pyplot.subplots(figsize=(22, height), dpi=100)
-    axes.add_collection(
-        LineCollection(list(_edges(model, at, corner)), colors="#999999", linewidths=0.5, zorder=1)
+def draw(model: onnx.ModelProto, report: Report, path: Path) -> None:
+    """Write the picture.
+
+    Args:
+        model: The graph.
+        report: What the lint says of it.
+        path: A .png, .svg or .pdf file.
+
+    Raises:
+        UserError: It has another suffix.
+    """
+    path = Path(path)
+    check_suffix(path)
+    findings = {finding.index: finding for finding in report.findings}
+    layout = Layout(places(model, set(findings)))
+    width, lane = INCHES
+    height = max(3.0, lane * layout.height + 1.2)
+    figure, axes = pyplot.subplots(figsize=(width, height), dpi=100)
+    lines = list(_edges(model, layout))
+    axes.add_collection(LineCollection(lines, colors="#999999", linewidths=0.5, zorder=1))
+    for index, finding in findings.items():
+        _draw_node(axes, finding, *layout.corner(index))
+    _describe(axes, report)
+    axes.set_xlim(-0.5, COLUMNS + 0.5)
+    axes.set_ylim(layout.height, -0.5)
+    axes.axis("off")
+    key = "Software" if path.suffix.lower() == ".png" else "Creator"
+    with replacing(path) as partial:
+        figure.savefig(partial, bbox_inches="tight", metadata={key: MADE_BY})
+    pyplot.close(figure)
+
+
+def _draw_node(axes: Any, finding: Finding, x: float, y: float) -> None:
+    box = Rectangle(
+        (x, y),
+        *BOX,
+        facecolor=COLOURS[finding.verdict],
+        edgecolor="#444444",
+        linewidth=0.4,
+        zorder=2,
     )
-    for index, finding in verdicts.items():
-        x, y = corner(index)
-        axes.add_patch(
-            Rectangle(
-                (x, y),
-                0.9,
-                0.7,
-                facecolor=COLOURS[finding.verdict],
-                edgecolor="#444444",
-                linewidth=0.4,
-                zorder=2,
-            )
-        )
-        axes.text(
-            x + 0.45,
-            y + 0.36,
-            SHORT.get(finding.op, finding.op)[:9],
-            fontsize=6.2,
-            ha="center",
-            va="center",
-            zorder=3,
-            color="white" if finding.verdict in (UNSUPPORTED, UNKNOWN) else "#222222",
-        )
+    axes.add_patch(box)
+    axes.text(
+        x + 0.45,
+        y + 0.36,
+        SHORT.get(finding.op, finding.op)[:NAME],
+        fontsize=6.2,
+        ha="center",
+        va="center",
+        zorder=3,
+        color="white" if finding.verdict in LIGHT_TEXT else "#222222",
+    )
+
+
+def _describe(axes: Any, report: Report) -> None:
+    """Give the picture its legend and title."""
     counts = report.counts
     axes.legend(
         handles=[Patch(color=COLOURS[v], label=f"{v}: {counts[v]}") for v in COLOURS],
@@ -116,27 +181,20 @@ def draw(model: onnx.ModelProto, report: "Report", path: Path) -> None:
         fontsize=12,
         pad=28,
     )
-    axes.set_xlim(-0.5, COLUMNS + 0.5)
-    axes.set_ylim(sum(lanes) + bands, -0.5)
-    axes.axis("off")
-    key = {".png": "Software"}.get(Path(path).suffix.lower(), "Creator")
-    with replacing(Path(path)) as partial:
-        figure.savefig(partial, bbox_inches="tight", metadata={key: MADE_BY})
-    pyplot.close(figure)
 
 
-def _edges(model: onnx.ModelProto, at: dict[int, tuple[int, int]], corner):
-    """Lines within a band; what crosses into another is left out, as it would run over everything."""
-    made: dict[str, int] = {}
+def _edges(model: onnx.ModelProto, layout: Layout) -> Iterator[list[tuple[float, float]]]:
+    """Lines within a band; one that crosses into another would run over everything."""
+    width, height = BOX
+    maker: dict[str, int] = {}  # value -> the drawn node that it comes from
     for index, node in enumerate(model.graph.node):
-        source = next((made[n] for n in node.input if n in made), None)
-        for name in node.input:
-            if (
-                index in at
-                and name in made
-                and at[made[name]][0] // COLUMNS == at[index][0] // COLUMNS
-            ):
-                (x0, y0), (x1, y1) = corner(made[name]), corner(index)
-                yield [(x0 + 0.9, y0 + 0.35), (x1, y1 + 0.35)]
-        if index in at or source is not None:
-            made.update(dict.fromkeys(node.output, index if index in at else source))
+        sources = [maker[name] for name in node.input if name in maker]
+        if index in layout.places:
+            for source in sources:
+                if layout.band(source) == layout.band(index):
+                    x0, y0 = layout.corner(source)
+                    x1, y1 = layout.corner(index)
+                    yield [(x0 + width, y0 + height / 2), (x1, y1 + height / 2)]
+            sources = [index]
+        if sources:
+            maker.update(dict.fromkeys(node.output, sources[0]))

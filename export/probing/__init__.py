@@ -1,0 +1,1 @@
+"""Which operators a Hexagon takes, measured: one-operator graphs, compiled and run one by one."""

@@ -1,36 +1,55 @@
-"""Run small ONNX files on the HTP simulator and on the CPU: a process of its own, for the QNN libraries' sake.
+"""Run small ONNX files on the HTP simulator and on the CPU, in a process of its own.
 
-    python worker.py '{"arch": "75", "soc": "0", "models": {"a8w8": "a8w8.onnx"}, "inputs": "x.npz"}'
+    python worker.py JOB
 
-Needs onnxruntime, onnxruntime-qnn and numpy, and nothing of this project. Prints one JSON line per model: its key, and
-`db`, the signal-to-noise ratio of the simulator against the CPU on the same graph (140 at most), `error` where the
-compiler refuses it, or `skipped` where the CPU does.
+JOB is {"arch": "75", "soc": "0", "models": {"a8w8": "a8w8.onnx"}, "inputs": "x.npz"}.
+
+The process is for the QNN libraries' sake, which may kill it. It needs onnxruntime, onnxruntime-qnn
+and numpy, and nothing of this project. It prints one JSON line per model with its key, and one of
+
+* `db`: the signal-to-noise ratio of the simulator against the CPU on the same graph, 140 at most;
+* `error`: what the compiler says where it refuses the graph;
+* `skipped`: what onnxruntime says where its CPU has no kernel.
 """
 
 import json
 import sys
+from typing import Any
 
 EP = "QNNExecutionProvider"
+BEST_DB = 140.0
+FATAL = 4  # onnxruntime's level of logging
 
 
-class NoReference(Exception):
+class NoReference(Exception):  # noqa: N818  it is an answer, and not a mistake
     """onnxruntime's CPU has no kernel for the graph, so that nothing can be compared."""
 
 
-def sessions(model: str, job: dict):
+def quiet_options() -> Any:
+    """Options of an onnxruntime session that says nothing."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL
+    return options
+
+
+def sessions(model: str, job: dict[str, Any]) -> tuple[Any, Any]:
+    """The sessions of a file on the CPU and on the simulator.
+
+    Raises:
+        NoReference: The CPU has no kernel for it.
+        Exception: The compiler refuses it; onnxruntime's exceptions share no base class.
+    """
     import onnxruntime as ort
     import onnxruntime_qnn as qnn
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(
-        "session.x64quantprecision", "1"
-    )  # x86 before VNNI: kernels without overflow
-    exact = options
-    devices = [device for device in ort.get_ep_devices() if device.ep_name == EP]
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    exact = quiet_options()
+    # x86 before VNNI: kernels without overflow.
+    exact.add_session_config_entry("session.x64quantprecision", "1")
+    options = quiet_options()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == EP]
     options.add_provider_for_devices(
         devices[:1],
         {"backend_path": qnn.get_qnn_htp_path(), "htp_arch": job["arch"], "soc_model": job["soc"]},
@@ -43,23 +62,41 @@ def sessions(model: str, job: dict):
         raise NoReference(str(error).splitlines()[0]) from error
 
 
-def ratio(reference, found) -> float:
+def ratio(reference: Any, found: Any) -> float:
+    """Signal to noise in dB, 140 at most; NaN where `found` is not finite."""
     import numpy as np
 
-    reference, found = (np.asarray(x, dtype=np.float64) for x in (reference, found))
-    noise, signal = float(np.mean((found - reference) ** 2)), float(np.mean(reference**2))
+    exact = np.asarray(reference, dtype=np.float64)
+    noise = float(np.mean((np.asarray(found, dtype=np.float64) - exact) ** 2))
+    signal = float(np.mean(exact**2))
     if not np.isfinite(noise):
         return float("nan")
-    return (
-        min(140.0, 10 * np.log10(signal / noise))
-        if noise and signal
-        else 140.0
-        if not noise
-        else -140.0
-    )
+    if noise == 0:
+        return BEST_DB
+    if signal == 0:
+        return -BEST_DB
+    return min(BEST_DB, 10 * float(np.log10(signal / noise)))
+
+
+def answer(model: str, job: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What comes of one file: `db`, `error` or `skipped`."""
+    import numpy as np
+
+    try:
+        plain, htp = sessions(model, job)
+        feed = {}
+        for given in plain.get_inputs():
+            kind = np.float16 if "float16" in given.type else np.float32
+            feed[given.name] = values[given.name].astype(kind)
+        return {"db": round(ratio(plain.run(None, feed)[0], htp.run(None, feed)[0]), 1)}
+    except NoReference as error:
+        return {"skipped": str(error)}
+    except Exception as error:  # onnxruntime's exceptions share no base class; the caller reads it
+        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
 def main() -> int:
+    """Answer the job that the first argument is."""
     import numpy as np
     import onnxruntime as ort
     import onnxruntime_qnn as qnn
@@ -69,21 +106,7 @@ def main() -> int:
     with np.load(job["inputs"]) as stored:
         values = {name: stored[name] for name in stored.files}
     for key, model in job["models"].items():
-        try:
-            plain, htp = sessions(model, job)
-            types = {
-                i.name: np.float16 if "float16" in i.type else np.float32
-                for i in plain.get_inputs()
-            }
-            feed = {name: values[name].astype(kind) for name, kind in types.items()}
-            answer = {"db": round(ratio(plain.run(None, feed)[0], htp.run(None, feed)[0]), 1)}
-        except NoReference as error:
-            answer = {"skipped": str(error)}
-        except (
-            Exception
-        ) as error:  # onnxruntime's exceptions share no base class; the caller reads the sentence
-            answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-        print(json.dumps({"key": key} | answer), flush=True)
+        print(json.dumps({"key": key} | answer(model, job, values)), flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Attention per head and chunk of queries, as matrix products or as convolutions; GEGLU as two convolutions."""
+"""Attention by head and chunk of queries, as matrix products or as convolutions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,287 +6,268 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.rewrites.edit import (
+from export.graphs.edit import (
     Before,
-    Options,
     array,
     attribute,
+    attributes_of,
     clean,
     constant,
     infer,
-    scalar,
+    nodes_of,
+    operand,
     shape,
     sole_consumer,
+    static_shape,
 )
+from export.rewrites.options import DEFAULTS, Options
 
-BETWEEN = ("Mul", "Div", "Add", "Sub", "QuantizeLinear", "DequantizeLinear", "Softmax", "Clip")
+ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+BETWEEN = (*ARITHMETIC, "QuantizeLinear", "DequantizeLinear", "Softmax", "Clip")
 ALIGN = 16  # channels of a kernel that is computed, on MediaTek's MDLA
+RANK = 4  # [batch, heads, queries, keys]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Region:
-    """softmax(Q K) V: the first product, what stands between, the second product."""
+    """softmax(Q K) V on [heads, queries, ...] or [batch, heads, queries, ...].
+
+    Attributes:
+        first: The product of Q and K.
+        between: What stands between the products, in order; one of them is a Softmax over keys.
+        last: The product with V.
+        rank: The axes of Q, K and V: 3 or 4.
+    """
 
     first: ir.Node
     between: list[ir.Node]
     last: ir.Node
+    rank: int
+
+    @property
+    def inputs(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Q, K and V."""
+        return operand(self.first, 0), operand(self.first, 1), operand(self.last, 1)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a region is, and how many queries one product takes of it (`chunk`)."""
+
+    batch: int
+    heads: int
+    queries: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one product computes of a region: one head and some of its queries."""
+
+    region: Region
+    head: int
+    rows: slice
+
+
+# (place for nodes, share, its Q, K and V with four axes) -> what the second product gives.
+Form = Callable[[Before, Share, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
 def regions(graph: ir.Graph) -> list[Region]:
-    """Every product that runs through element-wise operators and one Softmax over keys into the next product."""
-    found = []
-    for first in graph:
-        if first.op_type != "MatMul" or len(shape(first.inputs[1])) < 3:  # a weight has two axes
-            continue
-        value, between = first.outputs[0], []
-        while (
-            (node := sole_consumer(value)) is not None
-            and node.op_type in BETWEEN
-            and node.inputs[0] is value
-        ):
-            between.append(node)
-            value = node.outputs[0]
-        softmax = [n for n in between if n.op_type == "Softmax"]
-        if (
-            node is not None
-            and node.op_type == "MatMul"
-            and node.inputs[0] is value
-            and len(softmax) == 1
-        ):
-            rank = len(shape(first.outputs[0]))
-            if rank in (3, 4) and attribute(softmax[0], "axis", -1) in (-1, rank - 1):
-                found.append(Region(first, between, node))
-    return found
+    """Every product that runs through element-wise operators and a Softmax into another one."""
+    candidates = [_region(first) for first in nodes_of(graph, "MatMul")]
+    return [region for region in candidates if region is not None]
 
 
-def attention_heads(model: ir.Model, options: Options = Options()) -> int:
-    """One product for each head and `options.chunk` queries: small score matrices, and none of several heads."""
-    return _replace(model, options, _as_products)
+def _region(first: ir.Node) -> Region | None:
+    """The region that begins with a product, or None."""
+    between: list[ir.Node] = []
+    value = first.outputs[0]
+    node = sole_consumer(value)
+    while node is not None and node.op_type in BETWEEN and node.inputs[0] is value:
+        between.append(node)
+        value = node.outputs[0]
+        node = sole_consumer(value)
+    if node is None or node.op_type != "MatMul" or node.inputs[0] is not value:
+        return None
+    region = Region(first, between, node, len(shape(first.outputs[0])))
+    return region if _is_attention(region) else None
 
 
-def attention_convolutions(model: ir.Model, options: Options = Options()) -> int:
-    """The same, each product a 1x1 convolution whose kernel is K or V, for runtimes without a batched product.
+def _is_attention(region: Region) -> bool:
+    """Whether no operand is a matrix or broadcast, and softmax goes over the keys."""
+    ranks = {len(shape(value)) for value in region.inputs}
+    softmaxes = [node for node in region.between if node.op_type == "Softmax"]
+    if region.rank not in (3, 4) or ranks != {region.rank} or len(softmaxes) != 1:
+        return False
+    return attribute(softmaxes[0], "axis", -1) in (-1, region.rank - 1)
 
-    Scores are [1, keys, 1, queries] and softmax runs over channels. MediaTek's accelerator takes a computed kernel
-    with channels in multiples of 16: heads are padded with zeros up to that.
+
+def _extent(region: Region, chunk: int | None) -> Extent:
+    *batch, heads, queries, _ = shape(region.inputs[0])
+    return Extent(batch[0] if batch else 1, heads, queries, min(chunk or queries, queries))
+
+
+def attention_heads(model: ir.Model, options: Options = DEFAULTS) -> int:
+    """One product for each head and chunk of queries: small score matrices of one head.
+
+    Args:
+        model: A graph of static shapes; it is changed in place.
+        options: `chunk` is the number of queries that one product sees at most.
+
+    Returns:
+        How many attentions were rewritten.
     """
-    return _replace(model, options, _as_convolutions)
+
+    def takes(extent: Extent) -> bool:
+        """Windows on the batch axis are taken all at once."""
+        return extent.heads > 1 or extent.chunk < extent.queries
+
+    return _replace(model, options, _as_products, takes)
 
 
-def _replace(model: ir.Model, options: Options, one_head: Callable) -> int:
+def attention_convolutions(model: ir.Model, options: Options = DEFAULTS) -> int:
+    """The same, each product a 1x1 convolution whose kernel is K or V.
+
+    This is for runtimes without a batched product. Scores are [1, keys, 1, queries], and softmax
+    runs over channels. MediaTek's accelerator takes a computed kernel with channels in multiples
+    of 16; heads are padded with zeros up to that.
+
+    Args:
+        model: A graph of static shapes; it is changed in place.
+        options: `chunk` is the number of queries that one convolution sees at most.
+
+    Returns:
+        How many attentions were rewritten.
+    """
+
+    def takes(extent: Extent) -> bool:
+        """A convolution has one kernel for all windows of the batch axis."""
+        return extent.batch == 1
+
+    return _replace(model, options, _as_convolutions, takes)
+
+
+def _replace(model: ir.Model, options: Options, form: Form, takes: Callable[[Extent], bool]) -> int:
     infer(model)
     count = 0
     for region in regions(model.graph):
-        q, k = region.first.inputs
-        sides = shape(q)
-        batch = 1 if len(sides) == 3 else sides[0]
-        heads, queries = sides[-3], sides[-2]
-        chunk = min(options.chunk or queries, queries)
-        convolutions = one_head is _as_convolutions
-        # Windows lie on the batch axis: products take them all at once, convolutions have one kernel for all.
-        if convolutions and batch > 1 or not convolutions and heads == 1 and chunk == queries:
-            continue
-        if shape(k)[-3] != heads or shape(region.last.inputs[1])[-3] != heads:
-            continue
-        _rewrite(model.graph, region, heads, queries, chunk, one_head)
-        count += 1
+        extent = _extent(region, options.chunk)
+        heads = {shape(value)[-3] for value in region.inputs}
+        if takes(extent) and heads == {extent.heads}:
+            _rewrite(model.graph, region, extent, form)
+            count += 1
     clean(model)
     return count
 
 
-def _rewrite(
-    graph: ir.Graph, region: Region, heads: int, queries: int, chunk: int, one_head: Callable
-) -> None:
+def _rewrite(graph: ir.Graph, region: Region, extent: Extent, form: Form) -> None:
     at = Before(graph, region.last)
-    q, k, v = *region.first.inputs, region.last.inputs[1]
-    axis = len(shape(q)) - 3
-    done = []
-    for head in range(heads):
-        mine = [_head(at, x, axis, head) if heads > 1 else x for x in (q, k, v)]
-        if axis == 0:  # three axes: [heads, queries, d]
-            mine = [at("Unsqueeze", x, np.array([0])) for x in mine]
-        rows = []
-        for start in range(0, queries, chunk):
-            stop = min(start + chunk, queries)
-            part = at.slice(mine[0], 2, start, stop) if chunk < queries else mine[0]
-            rows.append(one_head(at, region, part, mine[1], mine[2], head, slice(start, stop)))
-        done.append(at("Concat", *rows, axis=2) if len(rows) > 1 else rows[0])
-    y = at("Concat", *done, axis=1) if heads > 1 else done[0]
-    at.replace(region.last.outputs[0], at("Squeeze", y, np.array([0])) if axis == 0 else y)
+    heads = [_one_head(at, region, extent, head, form) for head in range(extent.heads)]
+    y = _concatenated(at, heads, 1)
+    if region.rank < RANK:
+        y = at("Squeeze", y, np.array([0]))
+    at.replace(region.last.outputs[0], y)
 
 
-def _head(at: Before, x: ir.Value, axis: int, head: int) -> ir.Value:
-    if array(x) is None:
-        return at.slice(x, axis, head, head + 1)
-    return constant(at.graph, array(x).take([head], axis), "head")
+def _one_head(at: Before, region: Region, extent: Extent, head: int, form: Form) -> ir.Value:
+    """What one head gives, [batch, 1, queries, d]."""
+    q, k, v = region.inputs
+    if extent.heads > 1:
+        q, k, v = [_slice_head(at, value, region.rank - 3, head) for value in (q, k, v)]
+    if region.rank < RANK:
+        q, k, v = [at("Unsqueeze", value, np.array([0])) for value in (q, k, v)]
+    outputs = []
+    for start in range(0, extent.queries, extent.chunk):
+        stop = min(start + extent.chunk, extent.queries)
+        part = q if extent.chunk == extent.queries else at.slice(q, 2, start, stop)
+        outputs.append(form(at, Share(region, head, slice(start, stop)), part, k, v))
+    return _concatenated(at, outputs, 2)
 
 
-def _part(at: Before, value: ir.Value, sides: tuple[int, ...], head: int, rows: slice) -> ir.Value:
-    """The share of one head and its queries of an operand that is added to the scores [B, heads, queries, keys]."""
-    have = (1,) * (4 - len(shape(value))) + shape(value)
-    if len(shape(value)) < 2 or have[1:3] == (1, 1):
+def _concatenated(at: Before, values: list[ir.Value], axis: int) -> ir.Value:
+    return values[0] if len(values) == 1 else at("Concat", *values, axis=axis)
+
+
+def _slice_head(at: Before, value: ir.Value, axis: int, head: int) -> ir.Value:
+    values = array(value)
+    if values is None:
+        return at.slice(value, axis, head, head + 1)
+    return constant(at.graph, values.take([head], axis), "head")
+
+
+def _operand_of(at: Before, value: ir.Value | None, share: Share) -> ir.Value | None:
+    """What a share takes of an operand that is added to the scores [B, heads, queries, keys]."""
+    if value is None:
+        return None
+    given = shape(value)
+    sides = (1,) * (RANK - len(given)) + given
+    if sides[1:3] == (1, 1):
         return value
     values = array(value)
     if values is not None:
-        values = values.reshape(have)
-        values = values[:, head : head + 1] if have[1] > 1 else values
-        return constant(at.graph, values[:, :, rows] if have[2] > 1 else values, "bias")
-    if len(shape(value)) < 4:
-        value = at.reshape(value, have)
-    value = at.slice(value, 1, head, head + 1) if have[1] > 1 else value
-    cut = have[2] > 1 and (rows.start, rows.stop) != (0, have[2])
-    return at.slice(value, 2, rows.start, rows.stop) if cut else value
+        heads = slice(share.head, share.head + 1) if sides[1] > 1 else slice(None)
+        rows = share.rows if sides[2] > 1 else slice(None)
+        return constant(at.graph, values.reshape(sides)[:, heads, rows], "bias")
+    if len(given) < RANK:
+        value = at.reshape(value, sides)
+    if sides[1] > 1:
+        value = at.slice(value, 1, share.head, share.head + 1)
+    if sides[2] > 1 and (share.rows.start, share.rows.stop) != (0, sides[2]):
+        value = at.slice(value, 2, share.rows.start, share.rows.stop)
+    return value
 
 
-def _middle(
-    at: Before, region: Region, scores: ir.Value, head: int, rows: slice, turned: bool
-) -> ir.Value:
+def _between(at: Before, share: Share, scores: ir.Value, turned: bool) -> ir.Value:
     """What stands between the products, on one head; `turned`: on [1, keys, 1, queries]."""
-    sides = shape(region.first.outputs[0])
-    for node in region.between:
-        extra = [None if v is None else _part(at, v, sides, head, rows) for v in node.inputs[1:]]
-        if turned and node.op_type not in ("Softmax", "QuantizeLinear", "DequantizeLinear", "Clip"):
-            extra = [
-                v
-                if v is None or v.shape is not None and len(v.shape) < 2
-                else at.transpose(v, [0, 3, 1, 2])
-                for v in extra
-            ]
-        attributes = {name: a.value for name, a in node.attributes.items()}
+    for node in share.region.between:
+        extra = [_operand_of(at, value, share) for value in node.inputs[1:]]
+        if turned and node.op_type in ARITHMETIC:
+            extra = [_turned(at, value) for value in extra]
+        attributes = attributes_of(node)
         if node.op_type == "Softmax":
             attributes["axis"] = 1 if turned else 3
         scores = at(node.op_type, scores, *extra, **attributes)
     return scores
 
 
-def _as_products(at: Before, region: Region, q, k, v, head: int, rows: slice) -> ir.Value:
-    return at("MatMul", _middle(at, region, at("MatMul", q, k), head, rows, False), v)
-
-
-def _as_convolutions(at: Before, region: Region, q, k, v, head: int, rows: slice) -> ir.Value:
-    """q [1, 1, queries, d], k [1, 1, d, keys], v [1, 1, keys, d'] -> [1, 1, queries, d']."""
-    inner, values = shape(region.first.inputs[0])[-1], shape(region.last.inputs[1])[-1]
-
-    def padded(x: ir.Value, axis: int, size: int) -> ir.Value:
-        ends = [0] * 8
-        ends[4 + axis] = -size % ALIGN
-        return at("Pad", x, np.array(ends, dtype=np.int64), np.float32(0)) if ends[4 + axis] else x
-
-    query = padded(at.transpose(q, [0, 3, 1, 2]), 1, inner)  # [1, d, 1, queries]
-    kernel = padded(at.transpose(k, [3, 2, 0, 1]), 1, inner)  # [keys, d, 1, 1]
-    scores = _middle(at, region, at("Conv", query, kernel, kernel_shape=[1, 1]), head, rows, True)
-    kernel = padded(at.transpose(v, [3, 2, 0, 1]), 0, values)  # [d', keys, 1, 1]
-    y = at("Conv", scores, kernel, kernel_shape=[1, 1])  # [1, d', 1, queries]
-    return at.transpose(at.slice(y, 1, 0, values) if values % ALIGN else y, [0, 2, 3, 1])
-
-
-def geglu(model: ir.Model, options: Options = Options()) -> int:
-    """A convolution that is split along its channels -> one convolution for each part, after `four_d`."""
-    infer(model)
-    count = 0
-    for node in [n for n in model.graph if n.op_type == "Split" and attribute(n, "axis", 0) == 1]:
-        chain, value = [], node.inputs[0]
-        while (made := value.producer()) is not None and sole_consumer(value) is not None:
-            chain.append(made)
-            if made.op_type == "Conv" or not _per_channel(made):
-                break
-            value = made.inputs[0]
-        if not chain or chain[-1].op_type != "Conv" or attribute(chain[-1], "group", 1) != 1:
-            continue
-        conv = chain[-1]
-        at = Before(model.graph, node)
-        start = 0
-        parts = [_weight_part(at, conv.inputs[1], 0, shape(node.outputs[0])[1])]
-        if parts[0] is None:
-            continue
-        for out in node.outputs:
-            stop = start + shape(out)[1]
-            weight = _weight_part(at, conv.inputs[1], start, stop)
-            bias = [_slice0(at, v, start, stop) for v in conv.inputs[2:] if v is not None]
-            y = at(
-                "Conv",
-                conv.inputs[0],
-                weight,
-                *bias,
-                **{k: a.value for k, a in conv.attributes.items()},
-            )
-            for step in reversed(chain[:-1]):
-                extra = [_channels(at, v, start, stop) for v in step.inputs[1:]]
-                y = at(step.op_type, y, *extra, **{k: a.value for k, a in step.attributes.items()})
-            at.replace(out, y)
-            start = stop
-        count += 1
-    clean(model)
-    return count
-
-
-def _per_channel(node: ir.Node) -> bool:
-    """An operator that treats channels alike or by a constant of their own."""
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return scalar(node.inputs[1]) is not None
-    return node.op_type in ("Add", "Mul") and array(node.inputs[1]) is not None
-
-
-def _channels(at: Before, value: ir.Value | None, start: int, stop: int) -> ir.Value | None:
-    values = array(value)
-    if values is None or values.ndim < 3 or values.shape[-3] == 1:
-        return value
-    return constant(at.graph, values[..., start:stop, :, :], "part")
-
-
-def _slice0(at: Before, value: ir.Value, start: int, stop: int) -> ir.Value:
-    made = value.producer()
-    if array(value) is None and made is not None and made.op_type == "DequantizeLinear":
-        return _weight_part(at, value, start, stop)
-    return constant(at.graph, array(value)[start:stop], "part")
-
-
-def _weight_part(at: Before, value: ir.Value, start: int, stop: int) -> ir.Value | None:
-    """Rows start..stop of a constant, or of one that is stored as integers with a scale a tensor or a row."""
-    if array(value) is not None:
-        return constant(at.graph, array(value)[start:stop], "part")
-    made = value.producer()
-    if (
-        made is None
-        or made.op_type != "DequantizeLinear"
-        or any(array(v) is None for v in made.inputs)
-    ):
+def _turned(at: Before, value: ir.Value | None) -> ir.Value | None:
+    """An operand of scores [1, 1, queries, keys] for scores [1, keys, 1, queries]."""
+    if value is None:
         return None
-    inputs = []
-    for i, stored in enumerate(made.inputs):
-        values = array(stored)
-        values = values[start:stop] if i == 0 or values.size > 1 else values
-        tensor = ir.tensor(np.ascontiguousarray(values), dtype=stored.dtype)
-        inputs.append(constant(at.graph, tensor, "part"))
-    return at("DequantizeLinear", *inputs, **{k: a.value for k, a in made.attributes.items()})
+    sides = static_shape(value)  # None for what was just sliced, which has four axes
+    if sides is not None and np.prod(sides) == 1 and len(sides) < 2:
+        return value
+    if sides is not None and len(sides) < RANK:
+        value = at.reshape(value, (1,) * (RANK - len(sides)) + sides)
+    return at.transpose(value, [0, 3, 1, 2])
 
 
-def conv_bias(model: ir.Model, options: Options = Options()) -> int:
-    """Conv, then a sum with one constant a channel -> the convolution's own bias."""
-    infer(model)
-    count = 0
-    for node in [n for n in model.graph if n.op_type == "Add"]:
-        conv, values = node.inputs[0].producer(), array(node.inputs[1])
-        if conv is None or conv.op_type != "Conv" or values is None:
-            continue
-        if len(conv.inputs) > 2 and conv.inputs[2] is not None:
-            continue
-        channels = shape(node.outputs[0])[1]
-        if (
-            sole_consumer(node.inputs[0]) is None
-            or values.size != channels
-            or values.ndim < 3
-            or (values.shape[-3] != channels)
-        ):
-            continue
-        at = Before(model.graph, node)
-        new = at(
-            "Conv",
-            *conv.inputs[:2],
-            values.reshape(-1).astype(np.float32),
-            **{k: a.value for k, a in conv.attributes.items()},
-        )
-        at.replace(node.outputs[0], new)
-        count += 1
-    clean(model)
-    return count
+def _as_products(at: Before, share: Share, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    scores = _between(at, share, at("MatMul", q, k), turned=False)
+    return at("MatMul", scores, v)
+
+
+def _as_convolutions(at: Before, share: Share, q: ir.Value, k: ir.Value, v: ir.Value) -> ir.Value:
+    """q [1, 1, queries, d], k [1, 1, d, keys], v [1, 1, keys, d'] -> [1, 1, queries, d']."""
+    inner = shape(share.region.inputs[0])[-1]
+    values = shape(share.region.inputs[2])[-1]
+    query = _padded(at, at.transpose(q, [0, 3, 1, 2]), 1, inner)  # [1, d, 1, queries]
+    kernel = _padded(at, at.transpose(k, [3, 2, 0, 1]), 1, inner)  # [keys, d, 1, 1]
+    scores = at("Conv", query, kernel, kernel_shape=[1, 1])  # [1, keys, 1, queries]
+    scores = _between(at, share, scores, turned=True)
+    kernel = _padded(at, at.transpose(v, [3, 2, 0, 1]), 0, values)  # [d', keys, 1, 1]
+    y = at("Conv", scores, kernel, kernel_shape=[1, 1])  # [1, d', 1, queries]
+    if values % ALIGN:
+        y = at.slice(y, 1, 0, values)
+    return at.transpose(y, [0, 2, 3, 1])
+
+
+def _padded(at: Before, x: ir.Value, axis: int, size: int) -> ir.Value:
+    """`x` [., ., ., .] with zeros behind the `size` elements of an axis, up to a multiple of 16."""
+    missing = -size % ALIGN
+    if missing == 0:
+        return x
+    ends = np.zeros(2 * RANK, dtype=np.int64)
+    ends[RANK + axis] = missing
+    return at("Pad", x, ends, np.float32(0))

@@ -1,243 +1,198 @@
-"""A tensor as the graph has it and as it lies in memory: reshapes and transposes that need not happen.
+"""A tensor as the graph has it and as it lies in memory: reshapes and transposes that need not be.
 
-A `View` splits every axis into factors ("atoms"). `order` says which atoms make up the axes of the tensor that was
-computed, `dims` which make up the axes that the original graph believes in. A Reshape or Transpose changes `dims`
-alone. When an operator needs a certain order, `arrange` emits it, as transposes of at most four axes: any permutation
-is a row of swaps of adjacent blocks, and [before, a, b, after] has four.
+A `View` splits every axis into factors. `order` says which factors make up the axes of the tensor
+that was computed; `dims` which make up the axes that the original graph believes in. A Reshape or a
+Transpose changes `dims` alone. Where an operator needs a certain order, `arrange` (arrange.py)
+emits it.
+
+A factor is named by a number. `Groups` are lists of factors, one list for each axis.
 """
 
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
-
-from export.rewrites.edit import Before, array, constant
 
 _ids = count()
 Groups = list[list[int]]
 
 
+class NotExpressible(Exception):  # noqa: N818  it is an answer of a rewrite, and not a mistake
+    """A rewrite cannot say what a node does without reshapes; the text says why."""
+
+
 @dataclass(frozen=True)
 class View:
-    """`base` has one axis for each list of `order`; axes of one element have an empty list."""
+    """A tensor of the new graph that stands for one of the old.
+
+    Attributes:
+        base: The tensor. It has one axis for each list of `order`.
+        order: The factors of the axes of `base`; an axis of one element has an empty list.
+        dims: The factors of the axes that the original graph believes in.
+        sizes: Factor -> how many elements it counts.
+    """
 
     base: ir.Value
     order: Groups
     dims: Groups
     sizes: dict[int, int]
 
-    def of(self, atoms: list[int]) -> int:
-        return prod(self.sizes[a] for a in atoms)
+    def size_of(self, factors: list[int]) -> int:
+        """The elements that these factors count together."""
+        return prod(self.sizes[factor] for factor in factors)
 
     @property
     def sides(self) -> tuple[int, ...]:
         """The shape that the original graph believes in."""
-        return tuple(self.of(atoms) for atoms in self.dims)
+        return tuple(self.size_of(factors) for factors in self.dims)
 
     @property
     def base_sides(self) -> tuple[int, ...]:
-        return tuple(self.of(atoms) for atoms in self.order)
+        """The shape of `base`."""
+        return tuple(self.size_of(factors) for factors in self.order)
 
     def axis(self, index: int) -> int:
+        """An axis of `dims`, counted from the front; `index` may be negative."""
         return index % len(self.dims)
 
-    def split(self, atom: int, first: int) -> "View":
-        """`atom` as two factors, the outer of size `first`."""
-        outer, inner = next(_ids), next(_ids)
+    def split(self, factor: int, first: int) -> "View":
+        """`factor` as two, the outer of size `first`; itself where it has that size."""
+        size = self.sizes[factor]
+        if size == first:
+            return self
+        outer = next(_ids)
+        inner = next(_ids)
+        sizes = {other: n for other, n in self.sizes.items() if other != factor}
+        sizes |= {outer: first, inner: size // first}
+        order = substitute(self.order, [factor], [outer, inner])
+        dims = substitute(self.dims, [factor], [outer, inner])
+        return View(self.base, order, dims, sizes)
 
-        def swap(groups: Groups) -> Groups:
-            return [
-                [b for a in group for b in ((outer, inner) if a == atom else (a,))]
-                for group in groups
-            ]
+    def reshaped(self, sides: tuple[int, ...]) -> "View":
+        """With dims of other sides, of the same elements.
 
-        sizes = {a: s for a, s in self.sizes.items() if a != atom}
-        return View(
-            self.base,
-            swap(self.order),
-            swap(self.dims),
-            sizes | {outer: first, inner: self.sizes[atom] // first},
-        )
-
-    def reshaped(self, sides: tuple[int, ...]) -> "View | None":
-        """With other dims of the same elements, or None where a factor would be cut unevenly."""
-        view, at, dims = self, 0, []
+        Raises:
+            NotExpressible: A factor would be cut unevenly.
+        """
+        view = self
+        ends = [0]
         for side in sides:
-            taken, have = [], 1
+            place = ends[-1]
+            have = 1
             while have < side:
-                flat = [a for group in view.dims for a in group]
-                atom = flat[at]
-                size, wanted = view.sizes[atom], side // have
-                if (
-                    side % have
-                    or (size > wanted and size % wanted)
-                    or (size < wanted and wanted % size)
-                ):
-                    return None
-                if size > wanted:
-                    view = view.split(atom, wanted)
-                    flat = [a for group in view.dims for a in group]
-                taken.append(flat[at])
-                have, at = have * view.sizes[flat[at]], at + 1
-            dims.append(len(taken))
-        flat = iter([a for group in view.dims for a in group])
-        return replace(view, dims=[[next(flat) for _ in range(length)] for length in dims])
+                view = view._fitted(place, have, side)
+                have *= view.sizes[flatten(view.dims)[place]]
+                place += 1
+            ends.append(place)
+        factors = flatten(view.dims)
+        dims = [factors[first:last] for first, last in pairwise(ends)]
+        return replace(view, dims=dims)
+
+    def _fitted(self, place: int, have: int, side: int) -> "View":
+        """The factor at `place` cut so that it completes `have` elements to at most `side`."""
+        factor = flatten(self.dims)[place]
+        size = self.sizes[factor]
+        wanted, rest = divmod(side, have)
+        if rest or max(size, wanted) % min(size, wanted):
+            raise NotExpressible(f"{size} elements cannot be cut into rows of {wanted}")
+        return self.split(factor, min(size, wanted))
 
     def permuted(self, perm: list[int]) -> "View":
-        return replace(self, dims=[self.dims[i] for i in perm])
+        """With the dims in the order `perm`."""
+        return replace(self, dims=[self.dims[index] for index in perm])
+
+    def with_dim(self, axis: int, factors: list[int]) -> "View":
+        """With `factors` as one of the dims."""
+        return replace(self, dims=[*self.dims[:axis], factors, *self.dims[axis + 1 :]])
 
 
 def plain(base: ir.Value, sides: tuple[int, ...]) -> View:
-    """A tensor that lies as the graph believes."""
-    dims = [[next(_ids)] if side > 1 else [] for side in sides]
-    return View(
-        base, dims, dims, {atoms[0]: side for atoms, side in zip(dims, sides, strict=True) if atoms}
-    )
+    """A tensor of shape `sides` that lies as the graph believes."""
+    dims = []
+    sizes: dict[int, int] = {}
+    for side in sides:
+        factors, new = fresh(side)
+        dims.append(factors)
+        sizes |= new
+    return View(base, dims, dims, sizes)
 
 
 def fresh(size: int) -> tuple[list[int], dict[int, int]]:
-    """The atoms of a new axis."""
+    """The factors of a new axis of `size` elements, and their sizes."""
     if size == 1:
         return [], {}
-    atom = next(_ids)
-    return [atom], {atom: size}
+    factor = next(_ids)
+    return [factor], {factor: size}
 
 
 def flatten(groups: Groups) -> list[int]:
-    return [a for group in groups for a in group]
+    """The factors of all groups, one after the other."""
+    factors: list[int] = []
+    for group in groups:
+        factors += group
+    return factors
 
 
-def align(a: View, b: View) -> tuple[View, View] | None:
-    """Both with the same factors in every dim that neither broadcasts; ranks must agree. None where they clash."""
-    for axis in range(len(a.dims)):
-        if not a.dims[axis] or not b.dims[axis]:
-            continue
-        at = 0
-        while at < len(a.dims[axis]) or at < len(b.dims[axis]):
-            if at >= len(a.dims[axis]) or at >= len(b.dims[axis]):
-                return None
-            x, y = a.dims[axis][at], b.dims[axis][at]
-            small = min(a.sizes[x], b.sizes[y])
-            if a.sizes[x] % small or b.sizes[y] % small:
-                return None
-            a = a.split(x, small) if a.sizes[x] > small else a
-            b = b.split(y, small) if b.sizes[y] > small else b
-            at += 1
-    return a, b
+def substitute(groups: Groups, old: list[int], new: list[int]) -> Groups:
+    """The groups with `new` where the factors `old` stand, one after the other, in one group."""
+    substituted = []
+    for group in groups:
+        place = group.index(old[0]) if old[0] in group else len(group)
+        end = place + len(old)
+        if group[place:end] == old:
+            group = [*group[:place], *new, *group[end:]]
+        substituted.append(group)
+    return substituted
+
+
+def renaming(source: Groups, target: Groups) -> dict[int, int]:
+    """Factor of `source` -> factor of `target`, for groups that agree; empty groups are skipped."""
+    mapped: dict[int, int] = {}
+    for mine, theirs in zip(source, target, strict=True):
+        if mine:
+            mapped.update(zip(mine, theirs, strict=True))
+    return mapped
+
+
+def rename(groups: Groups, mapped: dict[int, int]) -> Groups:
+    """The groups with every factor under its new name."""
+    renamed_groups = []
+    for group in groups:
+        renamed_groups.append([mapped[factor] for factor in group])
+    return renamed_groups
 
 
 def renamed(view: View, like: View) -> View:
-    """`view`, aligned with `like`, under the atoms of `like`; dims of one element stay empty."""
-    names = {
-        x: y
-        for mine, theirs in zip(view.dims, like.dims, strict=True)
-        if mine
-        for x, y in zip(mine, theirs, strict=True)
-    }
-    swap = lambda groups: [[names[a] for a in group] for group in groups]  # noqa: E731
-    return View(
-        view.base,
-        swap(view.order),
-        swap(view.dims),
-        {names[a]: size for a, size in view.sizes.items()},
-    )
+    """`view`, aligned with `like`, under the factors of `like`; dims of one element stay empty."""
+    mapped = renaming(view.dims, like.dims)
+    sizes = {mapped[factor]: size for factor, size in view.sizes.items()}
+    return View(view.base, rename(view.order, mapped), rename(view.dims, mapped), sizes)
 
 
-def arrange(view: View, groups: Groups, at: Before) -> View:
-    """The same tensor with `groups` as the axes of its base; constants are rearranged here and now."""
-    if view.order == groups:
-        return view
-    sides = [view.of(group) for group in groups]
-    values = array(view.base)
-    source, target = flatten(view.order), flatten(groups)
-    if values is not None:
-        moved = values.reshape([view.sizes[a] for a in source]).transpose(
-            [source.index(a) for a in target]
-        )
-        return replace(
-            view, base=constant(at.graph, moved.reshape(sides), "arranged"), order=groups
-        )
-    codes = _arrange_codes(view, groups, sides, at)
-    if codes is not None:
-        return replace(view, base=codes, order=groups)
-    if len(groups) == len(view.order) and sorted(filter(None, groups)) == sorted(
-        filter(None, view.order)
-    ):
-        return replace(view, base=at.transpose(view.base, _axes(view.order, groups)), order=groups)
-    base, have = view.base, list(view.base_sides)
-    while source != target:
-        blocks = _blocks(source, target)
-        if len(blocks) <= 4:
-            wanted = sorted(range(len(blocks)), key=lambda i: target.index(blocks[i][0]))
-        else:
-            blocks, wanted = _swap(blocks, target)
-        pad = 4 - len(blocks)  # never fewer than four axes
-        blocks, wanted = [[]] * pad + blocks, [*range(pad), *(i + pad for i in wanted)]
-        sizes = [view.of(block) for block in blocks]
-        base = base if have == sizes else at.reshape(base, sizes)
-        base = at.transpose(base, wanted)
-        source = flatten([blocks[i] for i in wanted])
-        have = [sizes[i] for i in wanted]
-    return replace(view, base=base if have == sides else at.reshape(base, sides), order=groups)
+def align(a: View, b: View) -> tuple[View, View]:
+    """Both with the same factors in every dim that neither broadcasts; their ranks must agree.
+
+    Raises:
+        NotExpressible: A dim has factors that do not divide each other.
+    """
+    for axis in range(len(a.dims)):
+        if a.dims[axis] and b.dims[axis]:
+            a, b = _align_dim(a, b, axis)
+    return a, b
 
 
-def _arrange_codes(view: View, groups: Groups, sides: list[int], at: Before) -> ir.Value | None:
-    """A weight that is stored as integers keeps them: its codes are rearranged, not what they stand for."""
-    node = view.base.producer()
-    if node is None or node.op_type != "DequantizeLinear" or array(node.inputs[0]) is None:
-        return None
-    codes, scale = array(node.inputs[0]), array(node.inputs[1])
-    attributes = {}
-    if scale is None or "block_size" in node.attributes and node.attributes["block_size"].value:
-        return None
-    if scale.size > 1:
-        axis = node.attributes["axis"].value if "axis" in node.attributes else 1
-        channel = view.order[axis % len(view.order)]
-        if channel not in groups:
-            return None
-        attributes["axis"] = groups.index(channel)
-    source, target = flatten(view.order), flatten(groups)
-    moved = codes.reshape([view.sizes[a] for a in source]).transpose(
-        [source.index(a) for a in target]
-    )
-    tensor = ir.tensor(np.ascontiguousarray(moved.reshape(sides)), dtype=node.inputs[0].dtype)
-    return at(
-        "DequantizeLinear", constant(at.graph, tensor, "codes"), *node.inputs[1:], **attributes
-    )
-
-
-def _axes(source: Groups, target: Groups) -> list[int]:
-    """The permutation that turns one list of groups into another of the same, empty ones in their order."""
-    left = list(range(len(source)))
-    perm = []
-    for group in target:
-        index = next(i for i in left if source[i] == group)
-        left.remove(index)
-        perm.append(index)
-    return perm
-
-
-def _blocks(source: list[int], target: list[int]) -> Groups:
-    """Runs of atoms that stay together."""
-    place = {a: i for i, a in enumerate(target)}
-    blocks: Groups = []
-    for a in source:
-        if blocks and place[a] == place[blocks[-1][-1]] + 1:
-            blocks[-1].append(a)
-        else:
-            blocks.append([a])
-    return blocks
-
-
-def _swap(blocks: Groups, target: list[int]) -> tuple[Groups, list[int]]:
-    """Four axes, two of them swapped, after which one more block stands where it belongs."""
-    ordered = sorted(blocks, key=lambda block: target.index(block[0]))
-    first = next(i for i, block in enumerate(blocks) if block != ordered[i])
-    wanted = ordered[first]
-    j = blocks.index(wanted)
-    parts = [flatten(blocks[:first]), flatten(blocks[first:j]), wanted, flatten(blocks[j + 1 :])]
-    kept = [i for i, part in enumerate(parts) if part]
-    merged = [parts[i] for i in kept]
-    return merged, [kept.index(i) for i in (0, 2, 1, 3) if i in kept]
+def _align_dim(a: View, b: View, axis: int) -> tuple[View, View]:
+    place = 0
+    while place < max(len(a.dims[axis]), len(b.dims[axis])):
+        if place >= min(len(a.dims[axis]), len(b.dims[axis])):
+            raise NotExpressible(f"the sides of axis {axis} differ")
+        x = a.dims[axis][place]
+        y = b.dims[axis][place]
+        small = min(a.sizes[x], b.sizes[y])
+        if a.sizes[x] % small or b.sizes[y] % small:
+            raise NotExpressible(f"the factors {a.sizes[x]} and {b.sizes[y]} have no common cut")
+        a = a.split(x, small)
+        b = b.split(y, small)
+        place += 1
+    return a, b

@@ -34,7 +34,7 @@ from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from compress.core.errors import UserError
 from export.graphs.storage import add_shapes, load_graph, save_graph, skeleton
-from export.rewrites.operators import fold_constants
+from export.rewrites.folding import fold_constants
 from export.targets.contract import Parts
 from export.targets.onnx_files import STANDARD_DOMAINS, replace_file
 from export.targets.overrides import add_product_weights, qnn_overrides

@@ -6,7 +6,7 @@ import importlib.util
 from compress.core.errors import UserError, nearest
 from compress.recipe.export_options import ExportOptions
 from export.parity.probes import check_probes
-from export.rewrite import names_for
+from export.rewrites.apply import names_for
 from export.targets.chips import choose_chip
 from export.targets.contract import Target, Writer
 

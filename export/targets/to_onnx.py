@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from export.graphs.export_onnx import OPSET_16_BIT, export_onnx
-from export.rewrite import rewrite_exported
+from export.rewrites.apply import rewrite_exported
 from export.targets.contract import Exported, Parts
 from export.targets.float16 import as_float16
 from export.targets.onnx_files import manifest_entry

@@ -4,7 +4,7 @@
         [--components decoder,model]
 
 `fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of
-export/graphs/cpu_forms.py that the compressed file has, so that what quantisation gives can be told from what they give.
+export/graphs/cpu_forms that the compressed file has, so that what quantisation gives can be told from what they give.
 `--beside` adds the file of another run, such as one with `reduce_range`. The first line says which features the
 processor has and whether sessions ask for onnxruntime's exact kernels; below each table stands what each compressed
 file takes with exact and with fast kernels, and how far their results are apart: 0 on a processor with VNNI, and of a

@@ -28,7 +28,9 @@ class Readers(nn.Module):
 
     def forward(self, x):
         x = x.transpose(1, 2)
-        return torch.cat([layer(grid(x)) for grid, layer in zip(self.grids, self.layers)], dim=-1)
+        return torch.cat(
+            [layer(grid(x)) for grid, layer in zip(self.grids, self.layers, strict=True)], dim=-1
+        )
 
 
 def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
@@ -65,7 +67,7 @@ def written(path) -> list[set[str]]:
 
 
 @pytest.mark.parametrize(
-    "op, kernel, coded, given",
+    ("op", "kernel", "coded", "given"),
     [
         ("Conv", (4, 3, 3, 3), False, {}),
         ("Conv", (4, 3, 3), False, {"strides": [2]}),
@@ -114,7 +116,8 @@ def test_convolutions_spell_out_their_attributes(tmp_path, op, kernel, coded, gi
 def test_every_convolution_of_an_exported_model_has_them(float_files, int8_files):
     for _, folder in (float_files, int8_files):
         found = written(folder / "model.onnx")
-        assert len(found) > 10 and all(names >= WANTED for names in found)
+        assert len(found) > 10
+        assert all(names >= WANTED for names in found)
 
 
 def test_a_convolution_by_a_computed_kernel_has_them():
@@ -132,7 +135,8 @@ def test_a_convolution_by_a_computed_kernel_has_them():
     )
     spell_out(graph.graph)
     (node,) = [node for node in graph.graph if node.op_type == "Conv"]
-    assert WANTED <= set(node.attributes) and list(node.attributes["pads"].value) == [0] * 4
+    assert set(node.attributes) >= WANTED
+    assert list(node.attributes["pads"].value) == [0] * 4
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -154,4 +158,5 @@ def test_the_bicubic_convolution_has_them(tmp_path, scale):
         custom_translation_table=TABLE,
     )
     (node,) = [node for node in program.model.graph if node.op_type == "Conv"]
-    assert WANTED <= set(node.attributes) and list(node.attributes["kernel_shape"].value) == [5, 5]
+    assert set(node.attributes) >= WANTED
+    assert list(node.attributes["kernel_shape"].value) == [5, 5]

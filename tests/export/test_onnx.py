@@ -18,7 +18,7 @@ from compress.process.colour import FIXES, adain
 from compress.process.direct import Direct
 from compress.quant.layers import QuantConv2d, QuantLayer
 from export.graphs import graph
-from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.export_onnx import GRAPHS, export_onnx, resolve_opset
 from export.graphs.probes import probes
 from export.graphs.translate import TABLE, bicubic_taps
 from export.parity.session import session
@@ -32,15 +32,15 @@ def test_versions_metadata_and_bytes(float_files):
     model, folder = float_files
     for stem, (_, source, result) in GRAPHS.items():
         file = onnx.load(folder / f"{stem}.onnx")
-        assert file.ir_version <= 13 and [o.version for o in file.opset_import if not o.domain] == [
-            20
-        ]
-        assert [i.name for i in file.graph.input] == [source] and [
-            o.name for o in file.graph.output
-        ] == [result]
+        assert file.ir_version <= 13
+        assert [o.version for o in file.opset_import if not o.domain] == [20]
+        assert [i.name for i in file.graph.input] == [source]
+        assert [o.name for o in file.graph.output] == [result]
         notes = {p.key: p.value for p in file.metadata_props}
-        assert notes["project"] == "diffusion-sr-compress" and notes["scale"] == "4"
-        assert notes["lr_size"] == "32x32" and json.loads(notes["quantised_layers"]) == {}
+        assert notes["project"] == "diffusion-sr-compress"
+        assert notes["scale"] == "4"
+        assert notes["lr_size"] == "32x32"
+        assert json.loads(notes["quantised_layers"]) == {}
         assert not any(node.metadata_props or node.doc_string for node in file.graph.node)
     parameters = sum(p.numel() for p in model.decoder.parameters())
     # A graph of this size costs about 100 bytes a node beside its weights.
@@ -56,7 +56,7 @@ class Same(nn.Module):
 
 
 class Enlarge(nn.Module):
-    """In place of a decoder: the pixels of a PixelUnshuffleEncoder, four times as large and leaving [0, 1]."""
+    """In place of a decoder: the pixels of a PixelUnshuffleEncoder, four times as large."""
 
     def forward(self, latent):
         return F.interpolate(F.pixel_shuffle(latent, 2), scale_factor=4) * 0.7 + 0.4
@@ -70,7 +70,8 @@ def test_every_colour_fix(tmp_path, name):
     for lr in probes((32, 48)).values():
         sr = loaded.run(None, {"lr": lr.numpy()})[0]
         np.testing.assert_allclose(sr, model(lr).numpy(), atol=1e-4)
-        assert 0 <= sr.min() and sr.max() <= 1
+        assert sr.min() >= 0
+        assert sr.max() <= 1
 
 
 def test_output_is_network_clamp_and_colour_fix(float_files):
@@ -81,7 +82,9 @@ def test_output_is_network_clamp_and_colour_fix(float_files):
         image = adain(
             model.network(lr).clamp(0, 1), F.interpolate(lr, scale_factor=4, mode="bicubic")
         )
-    assert sr.shape == (1, 3, 128, 128) and sr.min() >= 0 and sr.max() <= 1
+    assert sr.shape == (1, 3, 128, 128)
+    assert sr.min() >= 0
+    assert sr.max() <= 1
     np.testing.assert_allclose(sr, image.clamp(0, 1).numpy(), atol=1e-4)
     with torch.no_grad():  # and that is what the model itself answers for an image of one tile
         np.testing.assert_allclose(sr, model(lr).numpy(), atol=1e-4)
@@ -128,7 +131,7 @@ def test_int8_file_is_smaller(int8_files, float_files):
     (model, folder), reference = int8_files, float_files[1]
     layers = [m for m in model.modules() if isinstance(m, QuantLayer)]
     sizes = [(f / "model.onnx").stat().st_size for f in (reference, folder)]
-    # Three bytes a weight are saved; Q/DQ nodes, scales and their names cost about 1100 bytes a layer.
+    # Three bytes a weight are saved; Q/DQ nodes, scales and names cost about 1100 bytes a layer.
     assert sizes[1] < sizes[0] - sum(3 * m.weight_q.numel() for m in layers) + 1500 * len(layers)
 
 
@@ -159,7 +162,9 @@ def test_six_bits_stay_on_their_grid(tmp_path):
     file.graph.output.append(onnx.helper.make_tensor_value_info(codes, TensorProto.UINT8, None))
     onnx.save(file, tmp_path / "codes.onnx")
     y, seen = session(tmp_path / "codes.onnx", 1).run(None, {"x": x.numpy()})
-    assert seen.dtype == np.uint8 and seen.min() == 0 and seen.max() == 63
+    assert seen.dtype == np.uint8
+    assert seen.min() == 0
+    assert seen.max() == 63
     with torch.no_grad():
         np.testing.assert_allclose(y, layer(x).numpy(), rtol=1e-4, atol=1e-4)
 
@@ -245,7 +250,7 @@ def test_large_weights_go_beside_the_graph(float_files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         ({"lr_size": (32, 40)}, "multiples of 16"),
         ({"lr_size": (0, 32)}, "multiples of 16"),
@@ -278,3 +283,31 @@ def test_a_folded_weight_is_noticed(float_files):
 
     with pytest.raises(RuntimeError, match="3 layers are quantised but 0 weights"):
         graph.check_quantised(ir.load(float_files[1] / "encoder.onnx"), 3, "encoder")
+
+
+@pytest.mark.parametrize(
+    ("opset", "sixteen_bit", "low_bits", "chosen"),
+    [
+        (None, False, "packed", 20),
+        (None, True, "packed", 21),
+        (None, False, "int4", 21),
+        (None, False, "int2", 25),
+        (18, False, "packed", 18),
+        (26, True, "int2", 26),
+    ],
+)
+def test_the_opset_of_an_export(opset, sixteen_bit, low_bits, chosen):
+    assert resolve_opset(opset, sixteen_bit, low_bits) == chosen
+
+
+@pytest.mark.parametrize(
+    ("opset", "sixteen_bit", "low_bits", "words"),
+    [
+        (17, False, "packed", "opset 17 is not supported"),
+        (20, True, "packed", "opset 20 cannot quantise to 16 bits"),
+        (24, False, "int2", "opset 24 has no int2; choose 25 or later"),
+    ],
+)
+def test_opsets_that_do_not_suffice(opset, sixteen_bit, low_bits, words):
+    with pytest.raises(UserError, match=words):
+        resolve_opset(opset, sixteen_bit, low_bits)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import UserError
 from export.graphs.export_onnx import GRAPHS
+from export.graphs.maxima import absolute_maxima
 from export.graphs.probes import probes
 from export.graphs.storage import (
     SMALL,
@@ -35,9 +36,8 @@ from export.parity.measure import psnr
 from export.parity.rows import failures
 from export.parity.session import session, session_options
 from export.parity.verify import verify
-from export.rewrite import FOR, REWRITES, rewrite_file
-from export.rewrites.edit import Options
-from export.rewrites.fp16 import absolute_maxima
+from export.rewrites.apply import FOR, REWRITES, rewrite_file
+from export.rewrites.options import Options
 from export.targets.float16 import as_float16
 from export.targets.onnx_files import replace_file
 from export.targets.qdq import quantise
@@ -86,7 +86,8 @@ def test_what_is_read(external, float_files):
     assert [f.name for f in files_of(path)] == ["decoder.onnx", "decoder.weights"]
     stored = read_structure(path).graph.initializer
     beside = [t for t in stored if t.data_location == TensorProto.EXTERNAL]
-    assert len(beside) > 10 and all(tensor_bytes(t) > 200 for t in beside)
+    assert len(beside) > 10
+    assert all(tensor_bytes(t) > 200 for t in beside)
     assert all(t.data_location == TensorProto.DEFAULT for t in whole.graph.initializer)
     large = [t for t in light.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert all(tensor_bytes(t) > SMALL for t in large)
@@ -120,7 +121,8 @@ def test_shapes_need_no_weights():
     assert len(skeleton(model).SerializeToString()) < 500 < len(model.SerializeToString())
     (found,) = [v for v in inferred(model).graph.value_info if v.name == "a"]
     assert [d.dim_value for d in found.type.tensor_type.shape.dim] == [1, 32, 8, 8]
-    assert add_shapes(model).graph.initializer[0].raw_data and model.graph.value_info[0].name == "a"
+    assert add_shapes(model).graph.initializer[0].raw_data
+    assert model.graph.value_info[0].name == "a"
 
 
 @pytest.mark.parametrize("form", ["proto", "ir", "path"])
@@ -179,12 +181,14 @@ def test_ranges_and_drift(external, float_files, tmp_path):
     path, plain = folder / "decoder.onnx", float_files[1] / "decoder.onnx"
     wanted = absolute_maxima(onnx.load(plain), [feeds["decoder"]])
     for model in (path, load_graph(path), load_ir(path)):
-        assert absolute_maxima(model, [feeds["decoder"]]) == wanted and len(wanted) > 20
+        assert absolute_maxima(model, [feeds["decoder"]]) == wanted
+        assert len(wanted) > 20
     (x,) = feeds["decoder"].values()
     for out in (folder / ".decoder.taps.onnx", tmp_path / "taps.onnx"):
         taps = write_tapped(path, out)
         values = simulate(out, x)
-        assert set(taps) <= set(values) and len(taps) > 10
+        assert set(taps) <= set(values)
+        assert len(taps) > 10
         out.unlink()
 
 
@@ -215,7 +219,7 @@ def test_every_quantiser(external, float_files, form):
 
 def test_quantised_files_that_are_quantised_again(int8_files, tmp_path):
     """Learned ranges are lifted out of a file with external codes."""
-    model, folder = int8_files
+    _model, folder = int8_files
     outside(onnx.load(folder / "model.onnx"), tmp_path / "model.onnx")
     lr = probes((32, 32))["textured"].numpy()
     found, wanted = (
@@ -243,9 +247,8 @@ def test_half_precision_and_replacing(external, float_files, tmp_path):
 def test_parity_and_latency(external, float_files):
     folder, _ = external
     rows = verify(float_files[0], folder, lr_size=(32, 32))
-    assert failures(rows) is None and {row["file"] for row in rows} == {
-        f"{stem}.onnx" for stem in STEMS
-    }
+    assert failures(rows) is None
+    assert {row["file"] for row in rows} == {f"{stem}.onnx" for stem in STEMS}
     (first, second) = compare(
         {"beside": folder / "decoder.onnx", "inside": float_files[1] / "decoder.onnx"}, repeats=1
     )
@@ -269,11 +272,9 @@ def test_lint_and_picture(external, float_files, target, tmp_path, capsys):
                 ]
             )
         said.append(capsys.readouterr().out.replace(str(folder), "DIR"))
-    assert (
-        said[0] == said[1]
-        and "every tensor stays below" in said[0]
-        and (tmp_path / "g.png").stat().st_size > 1000
-    )
+    assert said[0] == said[1]
+    assert "every tensor stays below" in said[0]
+    assert (tmp_path / "g.png").stat().st_size > 1000
 
 
 def damaged(path, **entries: str) -> None:
@@ -297,7 +298,7 @@ def damaged(path, **entries: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entries, words",
+    ("entries", "words"),
     [
         ({"location": "/etc/passwd", "length": "16"}, "from the folder of the model only"),
         ({"location": "../secret.bin", "length": "16"}, "from the folder of the model only"),
@@ -330,7 +331,9 @@ def test_data_that_is_refused(tmp_path, entries, words, capsys):
     with pytest.raises(SystemExit) as ended:
         lint_main([str(folder / "m.onnx"), "--target", "qnn"])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and words in error and len(error.splitlines()) == 1
+    assert ended.value.code == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
 
 
 def test_data_that_is_taken(tmp_path):

@@ -15,7 +15,7 @@ from compress.process.one_step import OneStep
 
 
 def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
-    """Random weights; the process runs at t = 500, where an error in the prediction is not magnified 15 times."""
+    """Random weights, at t = 500, where an error of the prediction is not magnified 15 times."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=16,

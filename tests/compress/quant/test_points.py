@@ -351,7 +351,7 @@ def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
     model, _ = cpu
     results, kinds = [], []
     for part in (2**22, 2**12):
-        monkeypatch.setattr("export.graphs.cpu_forms.PART", part)
+        monkeypatch.setattr("export.graphs.cpu_forms.norms.PART", part)
         export_onnx(model, tmp_path / str(part), lr_size=(32, 32), stems=("decoder",))
         file = tmp_path / str(part) / "decoder.onnx"
         graph = onnx.load(file).graph
@@ -414,7 +414,7 @@ def test_eight_bits_hold_flat_rows_and_peaks():
 
 
 def test_float_forms_change_no_value(tiny, tmp_path, monkeypatch):
-    """export/graphs/cpu_forms.py on a float model: fewer passes, attention in parts, same image."""
+    """export/graphs/cpu_forms on a float model: fewer passes, attention in parts, same image."""
     monkeypatch.setattr(attention, "CHUNK", 64)
     model = tiny()
     for norm in (

@@ -2,7 +2,6 @@
 nothing are refused.
 """
 
-import json
 import os
 
 import numpy as np
@@ -10,11 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export import probe
-from export.lint import lint, main
-from export.linting.facts import Graph, defaults, shown
-from export.linting.file import check, feeds_for
+from export.lint import main
+from export.linting.check import lint
+from export.linting.facts import facts_of
+from export.linting.graph import Graph
+from export.linting.operators import defaults, shown
 from export.linting.rules import POOR, SUPPORTED, UNKNOWN, UNSUPPORTED, forms, load
+from export.probing.builder import build
+from export.probing.measure import SOCS, Simulator, measure
 from export.targets.qnn_process import find_python
 
 FLOAT = TensorProto.FLOAT
@@ -167,7 +169,7 @@ def test_forms(name):
         assert verdict == wanted, (target, found)
 
 
-@pytest.mark.parametrize("mode, qnn", [("linear", S), ("nearest", S), ("cubic", U)])
+@pytest.mark.parametrize(("mode", "qnn"), [("linear", S), ("nearest", S), ("cubic", U)])
 def test_grid_sample(mode, qnn):
     node = helper.make_node("GridSample", ["x", "g"], ["y"], mode=mode)
     (found,) = lint(graph_of([node], more={"g": [1, 4, 4, 2]}), load("qnn")).findings
@@ -183,7 +185,7 @@ def test_grid_sample(mode, qnn):
 
 
 @pytest.mark.parametrize(
-    "target, verdict", [("qnn", U), ("mediatek", U), ("gpu", U), ("coreml", U), ("tensorrt", S)]
+    ("target", "verdict"), [("qnn", U), ("mediatek", U), ("gpu", U), ("coreml", U), ("tensorrt", S)]
 )
 def test_an_open_side(target, verdict, tmp_path, capsys):
     node, constants = conv(kernel=(16, 16, 1, 1))
@@ -197,10 +199,8 @@ def test_an_open_side(target, verdict, tmp_path, capsys):
     (found,) = lint(model, load(target)).findings
     assert found.verdict == verdict
     if target == "qnn":
-        assert (
-            "a side of x is open (n x 16 x h x w)" in found.reason
-            and "without --dynamic" in found.reason
-        )
+        assert "a side of x is open (n x 16 x h x w)" in found.reason
+        assert "without --dynamic" in found.reason
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "m.onnx"), "--target", target])
@@ -208,7 +208,10 @@ def test_an_open_side(target, verdict, tmp_path, capsys):
     assert ended.value.code == (0 if verdict == S else 1)
 
 
-def pair(zero: np.ndarray, scale=np.float32(0.02)) -> onnx.ModelProto:
+SCALE = np.float32(0.02)
+
+
+def pair(zero: np.ndarray, scale: np.ndarray | np.float32 = SCALE) -> onnx.ModelProto:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
@@ -217,7 +220,7 @@ def pair(zero: np.ndarray, scale=np.float32(0.02)) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    "zero, verdict, words",
+    ("zero", "verdict", "words"),
     [
         (np.uint8(128), U, "codes are int8"),
         (np.uint8(0), U, "codes are int8"),
@@ -252,18 +255,19 @@ def test_stored_codes_are_judged_on_tensorrt():
 
 
 @pytest.mark.parametrize(
-    "activation, wanted", [(np.int8(0), "int8 activations"), (np.uint8(0), "a8w8")]
+    ("activation", "wanted"), [(np.int8(0), "int8 activations"), (np.uint8(0), "a8w8")]
 )
 def test_signed_activations_are_no_column_of_the_probe(activation, wanted):
     model = pair(activation)
     model.graph.node[1].output[0] = "d"
     model.graph.node.append(helper.make_node("Relu", ["d"], ["y"]))
     (found,) = lint(model, load("qnn")).findings
-    assert found.precision == wanted and (found.verdict == UNKNOWN) == (wanted != "a8w8")
+    assert found.precision == wanted
+    assert (found.verdict == UNKNOWN) == (wanted != "a8w8")
 
 
 @pytest.mark.parametrize(
-    "kind, qnn, tensorrt",
+    ("kind", "qnn", "tensorrt"),
     [(TensorProto.INT64, Q, S), (TensorProto.DOUBLE, Q, Q), (TensorProto.STRING, U, U)],
 )
 def test_types(kind, qnn, tensorrt):
@@ -279,154 +283,31 @@ def test_noise_is_no_constant():
         helper.make_node("Add", ["x", "r"], ["y"]),
     ]
     found = {f.op: f for f in lint(graph_of(nodes), load("qnn")).findings}
-    assert found["RandomNormal"].verdict == UNKNOWN and found["Add"].form == "Add_aa"
+    assert found["RandomNormal"].verdict == UNKNOWN
+    assert found["Add"].form == "Add_aa"
 
 
 def test_opsets_that_a_target_knows():
     model = graph_of([helper.make_node("Relu", ["x"], ["y"])], opset=26)
     (found,) = lint(model, load("tensorrt")).findings
-    assert (
-        found.verdict == UNKNOWN and "opset 26; the target's rules are for 9 to 25" in found.reason
-    )
+    assert found.verdict == UNKNOWN
+    assert "opset 26; the target's rules are for 9 to 25" in found.reason
 
 
 def test_facts():
-    assert (
-        shown([2, 2]) == "2x2"
-        and shown(b"half") == "half"
-        and shown(np.float32(-0.75).item()) == -0.75
-    )
-    assert (
-        defaults("Resize", 20)["nearest_mode"] == "round_prefer_floor"
-        and defaults("NoSuch", 20) == {}
-    )
+    assert shown([2, 2]) == "2x2"
+    assert shown(b"half") == "half"
+    assert shown(np.float32(-0.75).item()) == -0.75
+    assert defaults("Resize", 20)["nearest_mode"] == "round_prefer_floor"
+    assert defaults("NoSuch", 20) == {}
     node, constants = resize((1, 1, 1.5, 1.5), mode="linear")
-    facts = Graph(graph_of([node], constants=constants)).facts(node)
-    assert (
-        facts["scale"] == "fraction"
-        and facts["resized"] == "sides"
-        and "nearest_mode" not in facts["marks"]
-    )
+    facts = facts_of(Graph(graph_of([node], constants=constants)), node)
+    assert facts["scale"] == "fraction"
+    assert facts["resized"] == "sides"
+    assert "nearest_mode" not in facts["marks"]
     node, constants = plain("AveragePool", kernel_shape=[3, 3], pads=[1] * 4)
-    facts = Graph(graph_of([node])).facts(node)
+    facts = facts_of(Graph(graph_of([node])), node)
     assert (facts["padded"], facts["strided"], facts["spatial"]) == ("yes", "no", 2)
-
-
-def write(folder, model: onnx.ModelProto) -> str:
-    path = folder / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    return str(path)
-
-
-def relu(**change) -> onnx.ModelProto:
-    return graph_of([helper.make_node("Relu", [change.pop("reads", "x")], ["y"])], **change)
-
-
-def without_opset() -> onnx.ModelProto:
-    model = relu()
-    del model.opset_import[:]
-    return model
-
-
-def cycle() -> onnx.ModelProto:
-    return graph_of(
-        [helper.make_node("Add", ["x", "y"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
-    )
-
-
-def lying() -> onnx.ModelProto:
-    model = graph_of(
-        [helper.make_node("Add", ["x", "w"], ["y"])],
-        x=(4,),
-        constants={"w": np.ones(4, np.float32)},
-    )
-    model.graph.initializer[0].dims[0] = 2**40
-    return model
-
-
-def no_input() -> onnx.ModelProto:
-    node = helper.make_node("Constant", [], ["y"], value_float=1.0)
-    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", FLOAT, [])])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-
-
-def no_nodes() -> onnx.ModelProto:
-    value = helper.make_tensor_value_info("x", FLOAT, [1])
-    return helper.make_model(
-        helper.make_graph([], "g", [value], [value]), opset_imports=[helper.make_opsetid("", 20)]
-    )
-
-
-def image(sides: list, kind: int = FLOAT) -> onnx.ModelProto:
-    model = graph_of([helper.make_node("Identity", ["lr"], ["y"])])
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("lr", kind, sides))
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", kind, sides))
-    return model
-
-
-def clashing() -> onnx.ModelProto:
-    model = graph_of(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        x=(2, 3),
-        constants={"w": np.ones((4, 5), np.float32)},
-    )
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [2, 5]))
-    return model
-
-
-@pytest.mark.parametrize(
-    "model, words",
-    [
-        (without_opset(), "which version of the ONNX operators"),
-        (relu(opset=999), "knows 1 to"),
-        (relu(reads="nope"), "reads nope, which nothing in the graph makes"),
-        (cycle(), "the graph has a cycle"),
-        (lying(), "has 16 bytes, and its shape"),
-        (no_input(), "the graph has no input"),
-        (no_nodes(), "the graph has no operators"),
-        (onnx.ModelProto(), "the graph has no operators"),
-        (image([1]), "float with 1 axes"),
-        (image([1, 3, 8, 8], TensorProto.STRING), "is string with 4 axes"),
-        (clashing(), "not a valid ONNX graph"),
-        (graph_of([helper.make_node("NoSuch", ["x"], ["y"])]), "not a valid ONNX graph"),
-    ],
-)
-def test_files_that_mean_nothing(tmp_path, capsys, model, words):
-    with pytest.raises(SystemExit) as ended:
-        main([write(tmp_path, model), "--target", "qnn"])
-    error = capsys.readouterr().err
-    assert (
-        ended.value.code == 2
-        and words in error
-        and len(error.splitlines()) == 1
-        and "m.onnx" in error
-    )
-
-
-@pytest.mark.parametrize("sides", [[1, 5, 32, 32], [1, 3, "h", "w"], [2, 3, 32, 32]])
-def test_an_input_that_is_no_photograph_has_no_ranges(tmp_path, capsys, sides):
-    model = image(sides)
-    path = write(tmp_path, model)
-    assert feeds_for(check(path), None) == []
-    with pytest.raises(SystemExit) as ended:
-        main([path, "--target", "qnn", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["fp16_overflow"] is None and ended.value.code == (1 if "h" in sides else 0)
-
-
-def test_operators_of_other_domains_are_unknown(tmp_path, capsys):
-    model = graph_of(
-        [
-            helper.make_node("Odd", ["x"], ["a"], domain="com.example"),
-            helper.make_node("Relu", ["a"], ["y"]),
-        ]
-    )
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [1, 16, 8, 8]))
-    with pytest.raises(SystemExit) as ended:
-        main([write(tmp_path, model), "--target", "qnn", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert ended.value.code == 1 and [n["op"] for n in found["nodes"]] == ["Odd"]
 
 
 PYTHON = os.environ.get("QNN_PYTHON")
@@ -440,14 +321,11 @@ def test_rules_say_what_the_compiler_says(name):
     python = find_python(PYTHON)
     if python is None:
         pytest.skip("onnxruntime-qnn is not installed")
-    cells = probe.measure(forms()[name], ("fp16", "a8w8"), python, "75", probe.SOCS["v75"], 60.0)
+    cells = measure(forms()[name], ("fp16", "a8w8"), Simulator(python, "75", SOCS["v75"], 60.0))
     target = load("qnn")
     for precision, cell in cells.items():
-        model, _ = probe.build(forms()[name], precision)
+        model, _ = build(forms()[name], precision)
         (found,) = [f for f in lint(model, target).findings if f.op == forms()[name]["op"]]
         refused = cell == "unsupported" or not float(cell) >= target.wrong_below
-        assert (found.verdict == UNSUPPORTED) == refused and found.verdict != UNKNOWN, (
-            precision,
-            cell,
-            found,
-        )
+        assert (found.verdict == UNSUPPORTED) == refused, (precision, cell, found)
+        assert found.verdict != UNKNOWN, (precision, cell, found)

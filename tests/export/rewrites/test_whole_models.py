@@ -1,0 +1,161 @@
+"""Rewrites of whole models, floats and integers, and the command."""
+
+from collections import Counter
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from support.onnx_graphs import PICTURE, changed, exported, make, ranks, run
+from support.tiny_model import quantised, tiny
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.families.adcsr import AdcSRSource
+from compress.families.osediff import OSEDiffSource
+from compress.model.sr_model import SRModel
+from export import rewrite as module
+from export.graphs.export_onnx import EndToEnd, export_onnx
+from export.graphs.maxima import absolute_maxima
+from export.graphs.probes import probes
+from export.linting.graph import Graph
+from export.parity.measure import psnr
+from export.parity.session import session
+from export.rewrites.apply import FOR, REWRITES, names_for, rewrite, rewrite_file
+from export.rewrites.options import Options
+
+
+def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
+    torch.manual_seed(0)
+    layer = nn.Sequential(
+        nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 3, 1)
+    )
+    layer[0].weight.data *= 1e5
+    model = exported(layer.requires_grad_(False), torch.from_numpy(PICTURE))
+    feeds = [{"x": PICTURE}]
+    assert max(absolute_maxima(model, feeds).values()) > 65504
+    after, done = changed(
+        model, "four_d,rescale", PICTURE, Options(feeds=feeds, limit=64.0), db=110
+    )
+    assert done["rescale"] >= 2
+    assert max(absolute_maxima(after, feeds).values()) <= 64
+    assert changed(model, "rescale", PICTURE)[1] == {"rescale": 0}, (
+        "nothing is known without values"
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory):
+    model, folder = tiny(), tmp_path_factory.mktemp("plain")
+    export_onnx(model, folder, lr_size=(32, 32), per_component=False)
+    return model, folder / "model.onnx"
+
+
+@pytest.mark.parametrize("name", [*REWRITES, *FOR])
+def test_each_on_a_whole_model(tiny_file, tmp_path, name):
+    model, file = tiny_file
+    lr = probes((32, 32))["textured"]
+    rewrite_file(
+        file,
+        tmp_path / "model.onnx",
+        name,
+        Options(chunk=100, feeds=[{"lr": lr.numpy()}], limit=16.0),
+    )
+    with torch.no_grad():
+        expected = model(lr).numpy()
+    assert (
+        psnr(session(tmp_path / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0], expected, 1.0)
+        >= 80
+    )
+
+
+@pytest.mark.parametrize(("weights", "acts"), [(8, 8), (8, 16)])
+def test_integer_weights_keep_their_codes(tmp_path, weights, acts):
+    model = quantised(tiny(), weights, acts)
+    export_onnx(model, tmp_path, lr_size=(32, 32), per_component=False)
+    lr = probes((32, 32))["textured"]
+    before = session(tmp_path / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0]
+
+    def codes(file: onnx.ModelProto) -> Counter:
+        stored = {i.name: i for i in file.graph.initializer}
+        return Counter(
+            c
+            for n in file.graph.node
+            if n.op_type == "DequantizeLinear" and n.input[0] in stored
+            for c in numpy_helper.to_array(stored[n.input[0]]).reshape(-1).tolist()
+        )
+
+    first = codes(onnx.load(tmp_path / "model.onnx"))
+    rewrite_file(tmp_path / "model.onnx", tmp_path / "qnn.onnx", "qnn")
+    file = onnx.load(tmp_path / "qnn.onnx")
+    # Layers of the time embedding and of the constant prompt fold away; nothing else may change.
+    assert not codes(file) - first
+    assert codes(file).total() > 0.6 * first.total()
+    graph = Graph(file)
+    layers = [n for n in file.graph.node if n.op_type == "Conv" and n.input[1] in graph.fixed]
+    assert all(
+        graph.producer[n.input[1]].op_type == "DequantizeLinear"
+        for n in layers
+        if n.input[1] in graph.producer
+    )
+    assert ranks(file) == {4}
+    assert not [n for n in file.graph.node if n.op_type == "Gemm"]
+    after = session(tmp_path / "qnn.onnx", 1).run(None, {"lr": lr.numpy()})[0]
+    assert psnr(after, before, 1.0) >= 40
+
+
+@pytest.fixture(scope="module", params=[OSEDiffSource, AdcSRSource])
+def nano_file(request, tmp_path_factory) -> tuple[SRModel, onnx.ModelProto]:
+    source = request.param()
+    model = source.build()
+    source.load(model)
+    folder = tmp_path_factory.mktemp("nano")
+    export_onnx(model, folder, lr_size=(32, 32), per_component=False)
+    return model, onnx.load(folder / "model.onnx")
+
+
+def test_the_whole_nano(nano_file):
+    model, file = nano_file
+    lr = probes((32, 32))["textured"]
+    with torch.no_grad():
+        expected = EndToEnd(model)(lr).numpy()
+    for name in [*REWRITES, "qnn", "mediatek"]:
+        copy = ir.from_proto(file)
+        rewrite(copy, name, Options(feeds=[{"lr": lr.numpy()}], limit=16.0))
+        found = run(ir.to_proto(copy), {"lr": lr.numpy()})
+        assert psnr(found, expected, 1.0) >= 80, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["m.onnx", "--for", "qnm", "-o", "o.onnx"],
+            "rewrite 'qnm' is unknown (did you mean 'qnn'?); choose a target (qnn",
+        ),
+        (["/nowhere.onnx", "--for", "qnn", "-o", "o.onnx"], "/nowhere.onnx: no such ONNX file"),
+        (["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"], "--chunk 0 is too small"),
+    ],
+)
+def test_refusals(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(make([helper.make_node("Relu", ["x"], ["y"])], [1, 8, 6, 4]), "m.onnx")
+    with pytest.raises(SystemExit) as ended:
+        module.main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_dynamic_shapes_are_refused():
+    model = make(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Relu", ["r"], ["y"])],
+        [1, 8, 6, 4],
+    )
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "rows"
+    with pytest.raises(UserError, match="export without --dynamic"):
+        rewrite(ir.from_proto(model), "four_d")
+    assert names_for("qnn") == FOR["qnn"]
+    assert names_for("silu,gelu") == ("silu", "gelu")
