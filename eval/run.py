@@ -8,7 +8,9 @@ from compress.core import folders, marks
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
-from eval.data.dataset import PROTOCOLS, DataSet, open_data
+from eval.data.dataset import DataSet, open_data
+from eval.data.folders import DataSpec
+from eval.data.protocols import PROTOCOLS
 from eval.metric.metrics import BENCHMARK, METRICS, check_names
 from eval.score.benchmark import evaluate
 from eval.score.cache import default_file
@@ -27,15 +29,8 @@ def main(argv: list[str]) -> int:
             f"{args.source}: no such run directory, model file or folder of restored images"
         )
     metrics = check_names(args.metrics.split(","))
-    data = open_data(
-        args.data,
-        args.lr,
-        args.hr,
-        protocol=args.protocol,
-        name=args.name,
-        limit=args.limit,
-        convert=args.convert,
-    )
+    spec = DataSpec(args.data, args.lr, args.hr, args.protocol, args.name)
+    data = open_data(spec, limit=args.limit, convert=args.convert)
     out = Path(args.out) if args.out is not None else default_out(args.source, data.name)
     check_results(out)
     keep_freed_memory()

@@ -12,6 +12,7 @@ from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8
 from compress.process.resample import upsample
 from eval.data.dataset import DataSet, Pair, open_data
+from eval.data.folders import DataSpec
 from eval.metric.metrics import METRICS
 from eval.reporting.rundir import Scores
 
@@ -111,9 +112,8 @@ def open_entry(entry: str | dict[str, Any], limit: int | None = None) -> DataSet
     """An entry of a recipe's `eval.data`: `embedded`, a folder, or {name, path, protocol} of a published data set."""
     if isinstance(entry, str):
         return open_data(entry, limit=limit)
-    return open_data(
-        f"{entry['name']}={entry['path']}", protocol=entry.get("protocol"), limit=limit
-    )
+    spec = DataSpec(f"{entry['name']}={entry['path']}", protocol=entry.get("protocol"))
+    return open_data(spec, limit=limit)
 
 
 def _around(pair: Pair | None, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

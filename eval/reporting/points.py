@@ -7,8 +7,8 @@ from pathlib import Path
 from compress.core.errors import UserError, nearest
 from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost
 from eval import published
+from eval.data.named_sets import full_count
 from eval.metric.metrics import METRICS
-from eval.named_sets import full_count
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from compress.core.image import SUFFIXES
 from compress.model.sr_model import SRModel
 from compress.recipe.cache import code_version
 from eval.data.dataset import DataSet, Pair, open_data
+from eval.data.folders import DataSpec
 from eval.data.pairing import restored_images
 from eval.metric import ntire
 from eval.metric.fid import frechet
@@ -72,7 +73,10 @@ def evaluate(
             f"speedup {speedup}: must be above 0; it is OSEDiff's time over the model's at 128 -> 512"
         )
     located = locate(metrics, iqa_weights)  # first: a misspelt metric shows before any work
-    pairs = data if isinstance(data, DataSet) else open_data(data, convert=convert, **selection)
+    limit = selection.pop("limit", None)
+    if not isinstance(data, DataSet):
+        data = open_data(DataSpec(data, **selection), limit=limit, convert=convert)
+    pairs = data
     where, restore, extra = _source(model_or_dir, pairs, device, processes)
     job = Job(
         located,

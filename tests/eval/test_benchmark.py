@@ -15,6 +15,7 @@ from compress.core.errors import UserError
 from compress.model.sr_model import SRModel
 from compress.process.resample import upsample
 from eval.data.dataset import open_data
+from eval.data.folders import DataSpec
 from eval.metric.metrics import locate
 from eval.run import main, table
 from eval.score.benchmark import evaluate
@@ -93,7 +94,7 @@ def test_layouts(realsr_like, small, large):
         128,
     )
     assert (data.name, data.protocol) == ("photos", "full")
-    same = open_data(lr=realsr_like / small, hr=realsr_like / large)
+    same = open_data(DataSpec(lr=realsr_like / small, hr=realsr_like / large))
     assert same.name == "photos" and torch.equal(same.pairs[1].hr(), data.pairs[1].hr())
 
 
@@ -104,9 +105,9 @@ def test_protocol_follows_from_the_sizes(tmp_path, photo):
             (root / folder).mkdir(parents=True)
             photo(side * scale, side * scale).save(root / folder / "a.png")
         assert (open_data(root).name, open_data(root).protocol) == ("DRealSR", protocol)
-        assert open_data(root, protocol="full").protocol == "full"
+        assert open_data(DataSpec(root, protocol="full")).protocol == "full"
     with pytest.raises(UserError, match="protocol 'crop' is 128x128 to 512x512"):
-        open_data(root, protocol="crop")
+        open_data(DataSpec(root, protocol="crop"))
 
 
 class Bicubic(SRModel):
@@ -258,14 +259,18 @@ def test_nothing_left_is_an_error(realsr_like):
         ({"data": "embedded", "protocol": "crop"}, "brings its own images"),
         ({"data": "x", "lr": "y"}, "data set 'x' is unknown"),
         ({"data": "embedded", "protocol": "corp"}, "did you mean 'crop'"),
-        ({"data": "embedded", "limit": 0}, "at least 1"),
         ({"data": "embeded"}, "did you mean 'embedded'"),
         ({"lr": "x", "protocol": "embedded"}, "belongs to --data embedded"),
     ],
 )
 def test_contradicting_options(options, says):
     with pytest.raises(UserError, match=says):
-        open_data(**options)
+        open_data(DataSpec(**options))
+
+
+def test_a_limit_of_no_image_is_refused():
+    with pytest.raises(UserError, match="at least 1"):
+        open_data("embedded", limit=0)
 
 
 def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):

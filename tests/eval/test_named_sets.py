@@ -4,9 +4,11 @@ import pytest
 
 from compress.core.errors import UserError
 from compress.recipe.recipe import parse_recipe
-from eval import named_sets
-from eval.data.dataset import PROTOCOLS, open_data
-from eval.named_sets import full_count, known, main
+from eval.data.dataset import open_data
+from eval.data.folders import DataSpec
+from eval.data.named_sets import full_count, known, listing
+from eval.data.protocols import PROTOCOLS
+from eval.named_sets import main
 
 
 def fill(folder, names, size, photo):
@@ -105,7 +107,7 @@ def test_mistakes(tmp_path, photo, capsys):
         ),
     ):
         with pytest.raises(UserError, match=says):
-            open_data(folder, protocol=protocol)
+            open_data(DataSpec(folder, protocol=protocol))
     with pytest.raises(SystemExit) as end:
         main([f"realsr={tmp_path / 'p'}"])
     assert end.value.code == 2 and "averages are not over the benchmark" in capsys.readouterr().out
@@ -115,7 +117,7 @@ def test_mistakes(tmp_path, photo, capsys):
 
 
 def test_listing_names_counts_and_layouts():
-    text = named_sets.listing()
+    text = listing()
     assert (
         "crop    93 images, 128 -> 512" in text
         and "Canon/Test/4/*_LR4.png and Canon/Test/4/*_HR.png" in text
@@ -161,7 +163,7 @@ def test_a_named_set_in_folders_of_other_names(tmp_path, photo):
         (f"realsr={root}", "small", "large"),
         (f"realsr={root}", root / "small", root / "large"),
     ):
-        found = open_data(data, lr, hr)
+        found = open_data(DataSpec(data, lr, hr))
         assert (found.name, found.protocol, [p.name for p in found.pairs]) == (
             "RealSR",
             "crop",
@@ -175,9 +177,9 @@ def test_a_named_set_in_folders_of_other_names(tmp_path, photo):
         )
     fill(root / "ends", ["a_LR4.png"], (40, 32), photo)
     fill(root / "starts", ["a_HR.png"], (160, 128), photo)
-    assert [p.name for p in open_data(f"realsr={root}", "ends", "starts").pairs] == ["a"]
+    assert [p.name for p in open_data(DataSpec(f"realsr={root}", "ends", "starts")).pairs] == ["a"]
     fill(root / "photos", ["a.png"], (40, 32), photo)
-    assert open_data("realset65", root / "photos").name == "RealSet65"
+    assert open_data(DataSpec("realset65", root / "photos")).name == "RealSet65"
 
 
 def test_mistakes_with_two_folders(tmp_path, photo, monkeypatch):
@@ -193,7 +195,7 @@ def test_mistakes_with_two_folders(tmp_path, photo, monkeypatch):
         ("realsr=r", "r/small", "large", "is not x4 of"),
     ):
         with pytest.raises(UserError, match=says):
-            open_data(data, lr, hr)
+            open_data(DataSpec(data, lr, hr))
 
 
 def test_only_results_of_our_own_are_replaced(tmp_path):
