@@ -19,7 +19,9 @@ from compress.recipe.run_files import read_averages
 from eval.data.dataset import DataSet
 from eval.metric.metrics import check_names
 from eval.reporting.pictures import open_entry
-from eval.score.benchmark import evaluate, key_of_file
+from eval.score.benchmark import evaluate
+from eval.score.options import EvaluateOptions
+from eval.score.sources import key_of_file
 
 LEAST_ERROR = 1e-10  # mean square error below which images count as equal: 100 dB
 
@@ -107,9 +109,7 @@ def _evaluate(
     """Averages of one model on one data set, measured unless they are in `folder`."""
     if not (folder / "averages.json").is_file():
         print(f"evaluate: {candidate.name} on {data.name}")
-        evaluate(
-            candidate.model,
-            data,
+        options = EvaluateOptions(
             recipe.eval.metrics,
             recipe.eval.iqa_weights,
             folder,
@@ -117,6 +117,7 @@ def _evaluate(
             cache=run / "passes" / "scores.sqlite",
             model_key=candidate.key,
         )
+        evaluate(candidate.model, data, options)
     return read_averages(folder)
 
 

@@ -8,10 +8,9 @@ from compress.cost.count import measure
 from compress.pipeline.summary import summary
 from compress.recipe.checkpoint import convert_all
 from compress.recipe.recipe import Recipe
-from eval import curve
-from eval.report import collect, write_report
-from eval.reporting import points, rundir
+from eval.reporting import curve, points, rundir
 from eval.reporting.card import write_card
+from eval.reporting.report import collect, write_report
 
 # The curve is drawn of the first that has a value for all models of a run.
 CURVE_METRICS = ("musiq", "lpips", "ssim", "psnr")

@@ -1,0 +1,1 @@
+"""Image quality metrics: which there are, where their weights come from, how they are computed."""

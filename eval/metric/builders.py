@@ -1,4 +1,4 @@
-"""How each metric's network is made from its weight files, without pyiqa downloading anything by itself."""
+"""How each metric's network is made from its weight files; pyiqa downloads nothing by itself."""
 
 import contextlib
 import importlib.util
@@ -19,7 +19,12 @@ Build = Callable[..., nn.Module]
 
 
 def pyiqa_metric(name: str, **options) -> Build:
-    """A metric without weight files."""
+    """A metric without weight files.
+
+    Args:
+        name: As pyiqa calls it.
+        options: What else `pyiqa.create_metric` takes.
+    """
 
     def build() -> nn.Module:
         import pyiqa
@@ -61,9 +66,8 @@ def lpips_squeeze_parts(backbone: Path, heads: Path) -> nn.Module:
     trunk = torch.load(sound(backbone), map_location="cpu", weights_only=True)
     values = torch.load(sound(heads), map_location="cpu", weights_only=True)
     net = _squeeze()
-    for (
-        name
-    ) in net.state_dict():  # net.slice2.3.squeeze.weight is torchvision's features.3.squeeze.weight
+    for name in net.state_dict():
+        # net.slice2.3.squeeze.weight is torchvision's features.3.squeeze.weight.
         if name.startswith("net.slice"):
             values[name] = trunk["features." + name.split(".", 2)[2]]
     return _squeeze_filled(values, heads)
@@ -97,38 +101,52 @@ class _InDouble(TorchFunctionMode):
 
 
 class Vif(nn.Module):
-    """pyiqa's VIF in float64: in float32 its differences of squares vary by 4e-4 between CPUs (measured)."""
+    """pyiqa's VIF in float64.
+
+    In float32 its differences of squares vary by 4e-4 between processors (measured).
+    """
 
     def __init__(self):
         super().__init__()
         self.net = pyiqa_metric("vif")()
 
     def forward(self, restored: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        """Scores [B] of images and their originals, both float [B, 3, H, W] in [0, 1]."""
         with _InDouble():
             return self.net(restored.double(), reference.double())
 
 
 def clipiqa(path: Path) -> nn.Module:
-    """CLIP-IQA on OpenAI's CLIP, which is a TorchScript archive: only the one published file is loaded."""
+    """CLIP-IQA on OpenAI's CLIP.
+
+    CLIP's file is a TorchScript archive, which runs code: only the published one is loaded.
+
+    Raises:
+        UserError: The file is another one.
+    """
     weight = known()["clip_rn50"]
-    if digest(path) != weight.sha256:
+    published = weight.sha256 or ""
+    if digest(path) != published:
         raise UserError(
-            f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {weight.sha256[:12]}…); "
+            f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {published[:12]}…); "
             f"fetch it again from {weight.url}"
         )
     if importlib.util.find_spec("pkg_resources") is None:
-        # openai-clip asks setuptools' pkg_resources for `packaging`; setuptools >= 82 no longer has the module
+        # openai-clip asks setuptools' pkg_resources for `packaging`; setuptools >= 82 has none.
         import packaging.version
 
         shim = types.ModuleType("pkg_resources")
-        shim.packaging = packaging
+        vars(shim)["packaging"] = packaging
         sys.modules["pkg_resources"] = shim
     with as_hub({f"clip/{path.name}": path}):
         return pyiqa_metric("clipiqa")()
 
 
 def maniqa(path: Path) -> nn.Module:
-    """pyiqa has timm download ImageNet weights that the checkpoint then overwrites (strict): leave that out."""
+    """MANIQA from one file.
+
+    pyiqa has timm download ImageNet weights that the checkpoint then overwrites: that is left out.
+    """
     import timm
 
     create = timm.create_model
@@ -139,9 +157,8 @@ def maniqa(path: Path) -> nn.Module:
         metric = pyiqa_metric("maniqa-pipal", pretrained=False)()
     finally:
         timm.create_model = create
-    metric.net.load_state_dict(
-        torch.load(sound(path), map_location="cpu", weights_only=True), strict=True
-    )
+    values = torch.load(sound(path), map_location="cpu", weights_only=True)
+    metric.get_submodule("net").load_state_dict(values, strict=True)
     return metric
 
 
@@ -149,10 +166,8 @@ def inception(path: Path) -> nn.Module:
     """The network whose features FID compares."""
     from eval.metric.fid import Inception
 
-    with (
-        contextlib.redirect_stdout(sys.stderr),
-        warnings.catch_warnings(action="ignore"),
-    ):  # as for LPIPS
+    # pyiqa calls torchvision in a deprecated way.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(action="ignore"):
         return Inception(sound(path))
 
 

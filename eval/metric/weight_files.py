@@ -25,16 +25,22 @@ from compress.core.identity import file_digest
 TIMEOUT = 10.0  # seconds without an answer before a host counts as out of reach
 
 
-class WeightsMissing(Exception):
+class WeightsMissingError(Exception):
     """A metric's weights are neither at hand nor to be had; the message says why."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight file by its published name; `cache` is its folder under torch.hub.get_dir().
+    """One weight file.
 
-    `url` is None for files that only a user's own folder can supply, "pyiqa" for pyiqa's repository. `sha256` may be
-    the first digits only, and is None where no digest is known.
+    Attributes:
+        file: Its published name.
+        what: What it holds.
+        url: Where it is published; "pyiqa" for pyiqa's repository, None for a file that only a
+            user's own folder can supply.
+        cache: Its folder under torch.hub.get_dir().
+        sha256: Its digest, or the first digits; None where none is known.
+        licence: Its terms; None where they are not stated.
     """
 
     file: str
@@ -47,8 +53,9 @@ class Weight:
 
 @cache
 def known() -> dict[str, Weight]:
-    """The entries of weights.yaml."""
-    table = yaml.safe_load(Path(__file__).with_name("weights.yaml").read_text(encoding="utf-8"))
+    """The entries of weights.yaml by key."""
+    file = Path(__file__).with_name("weights.yaml")
+    table = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {key: Weight(**entry) for key, entry in table.items()}
 
 
@@ -57,30 +64,39 @@ _unreachable: set[str] = set()  # hosts that failed in this process: asked once,
 
 def at_hand(weight: Weight, folder: Path | None) -> Path | None:
     """The file in `folder`, else in the cache, else None. Nothing is downloaded."""
-    cached = Path(torch.hub.get_dir()) / weight.cache / weight.file
-    places = ([folder / weight.file] if folder is not None else []) + [cached]
-    return next((path for path in places if path.is_file()), None)
+    if folder is not None and (folder / weight.file).is_file():
+        return folder / weight.file
+    cached = _cached(weight)
+    return cached if cached.is_file() else None
+
+
+def _cached(weight: Weight) -> Path:
+    """Where a download of the file lies."""
+    return Path(torch.hub.get_dir()) / weight.cache / weight.file
 
 
 def find(weight: Weight, folder: Path | None) -> Path:
     """The file of `weight` in `folder`, else in the cache, else downloaded into the cache.
 
-    Raises WeightsMissing when it cannot be had; an error of any other kind is not a missing file and passes on.
+    An error of any other kind than the network's is not a missing file and passes on.
+
+    Raises:
+        WeightsMissingError: The file cannot be had.
     """
     here = at_hand(weight, folder)
     if here is not None:
         return here
-    if weight.url is None:
-        raise WeightsMissing(f"{weight.file} was not found")
-    cached = Path(torch.hub.get_dir()) / weight.cache / weight.file
     url = address(weight)
-    host = urlparse(url).hostname
+    if url is None:
+        raise WeightsMissingError(f"{weight.file} was not found")
+    cached = _cached(weight)
+    host = urlparse(url).hostname or url
     if host in _unreachable:
-        raise WeightsMissing(f"{weight.file} is not at hand and {host} cannot be reached")
+        raise WeightsMissingError(f"{weight.file} is not at hand and {host} cannot be reached")
     try:
         _download(url, cached)
     except urllib.error.HTTPError as error:
-        raise WeightsMissing(f"{url} answered {error.code} {error.reason}") from None
+        raise WeightsMissingError(f"{url} answered {error.code} {error.reason}") from None
     except (
         urllib.error.URLError,
         TimeoutError,
@@ -88,7 +104,7 @@ def find(weight: Weight, folder: Path | None) -> Path:
         http.client.HTTPException,
     ) as error:
         _unreachable.add(host)
-        raise WeightsMissing(
+        raise WeightsMissingError(
             f"{weight.file} is not at hand and {host} cannot be reached "
             f"({getattr(error, 'reason', error)})"
         ) from None
@@ -118,7 +134,11 @@ def _download(url: str, target: Path) -> None:
 
 
 def sound(path: Path) -> Path:
-    """`path`, after reading it once: whole, and a .pth holding tensors only, nothing that runs when unpickled."""
+    """`path`, after reading it once.
+
+    Raises:
+        UserError: It is cut off, or holds something that runs when it is unpickled.
+    """
     try:
         if path.suffix == ".mat":
             scipy.io.loadmat(path)
@@ -142,7 +162,11 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def as_hub(files: dict[str, Path]) -> Iterator[None]:
-    """For a while let torch.hub find `files` (name under the hub folder -> file), so that nothing is downloaded."""
+    """Let torch.hub find files for a while, so that it downloads nothing.
+
+    Args:
+        files: Name under the hub's folder -> file.
+    """
     before = torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as hub:
         for name, path in files.items():

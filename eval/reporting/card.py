@@ -1,4 +1,4 @@
-"""A run's model card: what it is, what it costs, how good it is, from what data and weights, and how to load it."""
+"""A run's model card: what it is, costs and can do, where it comes from, and how to load it."""
 
 from functools import cache
 from pathlib import Path
@@ -7,76 +7,80 @@ from typing import Any
 import yaml
 
 from eval.metric.metrics import METRICS
-from eval.report import cell, heading
 from eval.reporting import pages
+from eval.reporting.cells import cell, heading
 from eval.reporting.notes import notes, plural
 from eval.reporting.rundir import Evaluation, Run
 
 COSTS = ("params", "param_equivalents", "bytes", "macs_paper", "macs_equivalent")
+MISSING = "–"
+UNRECORDED = "- Licence: not recorded by this project; ask whoever gave you the weights."
 
 
 @cache
 def _licences() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("licences.yaml").read_text(encoding="utf-8"))
+    file = Path(__file__).with_name("licences.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def licence(source: dict[str, Any]) -> list[str]:
-    """Lines about the weights that a source config names, and their terms."""
-    known = _licences().get(source.get("family"), {}).get(source.get("size"))
+    """Lines about the weights that a recipe's source names, and their terms."""
+    family, size = source.get("family"), source.get("size")
+    known = _licences().get(str(family), {}).get(size)
+    if known:
+        lines = [f"- Weights: {known['weights']}.", f"- Licence: {known['licence']}."]
+    else:
+        lines = [f"- Weights: of the source `{family}`, size `{size}`.", UNRECORDED]
     brought = [
         f"`{key}`: {Path(str(source[key])).name}" for key in _licences()["files"] if source.get(key)
     ]
-    lines = (
-        [f"- Weights: {known['weights']}.", f"- Licence: {known['licence']}."]
-        if known
-        else [
-            f"- Weights: of the source `{source.get('family')}`, size `{source.get('size')}`.",
-            "- Licence: not recorded by this project; ask whoever gave you the weights.",
-        ]
-    )
     if brought:
         lines.append(
-            f"- Files named in the recipe: {', '.join(brought)}. Their terms are those under which you got "
-            f"them."
+            f"- Files named in the recipe: {', '.join(brought)}. "
+            "Their terms are those under which you got them."
         )
     return lines
 
 
 def write_card(run: Run, folder: Path, summary: list[str] | None = None) -> Path:
-    """Write `folder`/card.md, whole or not at all. `summary` are lines of the run's terminal summary."""
+    """Write card.md, whole or not at all.
+
+    Args:
+        run: The run.
+        folder: Where to write it.
+        summary: Lines of the run's terminal summary.
+
+    Returns:
+        The file's path.
+    """
     source = run.recipe["source"]
+    passes = ", ".join(entry["pass"]["pass"] for entry in run.ledger["passes"]) or "no pass"
     lines = [
         f"# {run.name}",
         "",
-        f"×4 super-resolution, compressed from `{source.get('family')}` (size `{source.get('size')}`) by "
-        f"{', '.join(entry['pass']['pass'] for entry in run.ledger['passes']) or 'no pass'}.",
+        f"×4 super-resolution, compressed from `{source.get('family')}` "
+        f"(size `{source.get('size')}`) by {passes}.",
     ]
-    lines += ["", *_block(summary)] if summary else []
+    if summary:
+        lines += ["", "```", *summary, "```"]
     lines += [f"\n{note}" for note in notes(run.recipe)]
     lines += ["", "## Load", "", *_how_to_load(run)]
     lines += ["", "## Cost", "", *_costs(run)]
     for one in run.evaluations:
         count = one.averages["compressed"]["images"]
-        lines += [
-            "",
-            f"## Quality: {one.data}, protocol {one.protocol}, {count} {plural(count, 'image')}",
-            "",
-            *_quality(one),
-        ]
+        images = f"{count} {plural(count, 'image')}"
+        lines += ["", f"## Quality: {one.data}, protocol {one.protocol}, {images}", ""]
+        lines += _quality(one)
     lines += ["", "## Weights and licence", "", *licence(source)]
     lines += ["", "## Ledger", "", *_ledger(run)]
     lines += ["", "## Recipe", "", "```yaml", run.recipe_yaml.rstrip(), "```", ""]
     return pages.write("\n".join(lines), folder / "card.md")
 
 
-def _block(lines: list[str]) -> list[str]:
-    return ["```", *lines, "```"]
-
-
 def _how_to_load(run: Run) -> list[str]:
     lines = [
-        "`model.safetensors` holds source and passes in its header and loads alone. Input and output are RGB in "
-        "[0, 1].",
+        "`model.safetensors` holds source and passes in its header and loads alone. "
+        "Input and output are RGB in [0, 1].",
         "",
         "```python",
         "from compress.recipe.checkpoint import load_model",
@@ -95,73 +99,66 @@ def _how_to_load(run: Run) -> list[str]:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return lines
 
 
 def _costs(run: Run) -> list[str]:
-    before, after = run.ledger["cost"]["before"], run.ledger["cost"]["after"]
-    size = " × ".join(map(str, before["lr_size"])) if "lr_size" in before else "128 × 128"
-    rows = [
-        [heading(k), cell(before[k], k), cell(after[k], k)]
-        for k in COSTS
-        if before.get(k) and after.get(k)
-    ]
+    before = run.ledger["cost"]["before"]
+    after = run.ledger["cost"]["after"]
+    size = " × ".join(str(side) for side in before.get("lr_size", (128, 128)))
+    rows = []
+    for key in COSTS:
+        if before.get(key) and after.get(key):
+            rows.append([heading(key), cell(before[key], key), cell(after[key], key)])
     if after.get("file_bytes"):
         rows.append(["`model.safetensors`", "", cell(after["file_bytes"], "bytes")])
-    return [
-        f"At a low-resolution input of {size}.",
-        "",
-        *_table(["", "source", "compressed"], rows),
-    ]
+    table = _table(["", "source", "compressed"], rows)
+    return [f"At a low-resolution input of {size}.", "", *table]
 
 
 def _quality(one: Evaluation) -> list[str]:
-    names = [m for m in METRICS if m in one.averages["compressed"]]
-    values = {
-        m: [f"{a[m]:.4f}" if a.get(m) is not None else "–" for a in one.averages.values()]
-        for m in names
-    }
-    rows = [
-        [f"{m} {'↑' if METRICS[m].higher else '↓'}", *values[m]]
-        for m in names
-        if set(values[m]) != {"–"}
-    ]
+    """The table of means, then what was not measured, then what was left out."""
+    compressed = one.averages["compressed"]
+    rows = []
+    missing = []
+    for name in METRICS:
+        if name not in compressed:
+            continue
+        values = [_value(averages.get(name)) for averages in one.averages.values()]
+        if set(values) == {MISSING}:
+            missing.append(name)
+        else:
+            rows.append([f"{name} {METRICS[name].arrow}", *values])
     lines = _table(["", *one.averages], rows) if rows else []
-    missing = [m for m in names if set(values[m]) == {"–"}]
     if missing:
-        why = one.averages["compressed"].get("blank", {})
-        lines += [
-            "",
-            "Not measured:",
-            "",
-            *(f"- {m}: {why.get(m, 'no image has a value')}" for m in missing),
-        ]
-    left_out = one.averages["compressed"].get("problems", {})
-    return lines + [f"\nLeft out: {why}" for why in left_out.values()]
+        why = compressed.get("blank", {})
+        lines += ["", "Not measured:", ""]
+        lines += [f"- {name}: {why.get(name, 'no image has a value')}" for name in missing]
+    return lines + [f"\nLeft out: {why}" for why in compressed.get("problems", {}).values()]
+
+
+def _value(mean: float | None) -> str:
+    return MISSING if mean is None else f"{mean:.4f}"
 
 
 def _ledger(run: Run) -> list[str]:
-    rows = [
-        [
-            str(i),
-            f"`{entry['pass']['pass']}`",
-            f"{entry['seconds']:.1f}",
-            f"`{entry['data'] or '–'}`",
-            cell(entry["after"]["bytes"], "bytes"),
-            cell(entry["after"]["macs_equivalent"], "macs"),
-        ]
-        for i, entry in enumerate(run.ledger["passes"], 1)
-    ]
-    versions = ", ".join(f"{k} {v}" for k, v in run.ledger.get("versions", {}).items())
-    return [
-        *_table(
-            ["", "pass", "seconds", "data hash", "weights after", "fp32-equivalent MACs after"],
-            rows,
-        ),
-        "",
-        f"Seed {run.recipe.get('seed', 0)}. Versions: {versions}.",
-    ]
+    head = ["", "pass", "seconds", "data hash", "weights after", "fp32-equivalent MACs after"]
+    rows = []
+    for number, entry in enumerate(run.ledger["passes"], 1):
+        rows.append(
+            [
+                str(number),
+                f"`{entry['pass']['pass']}`",
+                f"{entry['seconds']:.1f}",
+                f"`{entry['data'] or MISSING}`",
+                cell(entry["after"]["bytes"], "bytes"),
+                cell(entry["after"]["macs_equivalent"], "macs"),
+            ]
+        )
+    versions = ", ".join(
+        f"{package} {version}" for package, version in run.ledger.get("versions", {}).items()
+    )
+    seed = run.recipe.get("seed", 0)
+    return [*_table(head, rows), "", f"Seed {seed}. Versions: {versions}."]

@@ -1,39 +1,45 @@
-"""One page that puts several runs side by side: the chart, quality, cost, the same crops of all of them, parity."""
+"""One page that puts runs side by side: chart, quality, cost, the same crops of all, parity."""
 
 from pathlib import Path
+from typing import Any
 
 from compress.core.errors import UserError
-from eval.curve import chart_data
 from eval.metric.metrics import METRICS
-from eval.report import COSTS, environment, spread
-from eval.reporting import pages, pictures, points
+from eval.reporting import pages, pictures
+from eval.reporting.blocks import environment
+from eval.reporting.board import Board, gather
+from eval.reporting.cells import COSTS, Row, chosen
+from eval.reporting.chart import chart_data
 from eval.reporting.notes import notes
 from eval.reporting.pictures import Crop
 from eval.reporting.rundir import Evaluation, Run, Scores
+from eval.reporting.spread import spread
+
+Labelled = dict[str, tuple[Run, Evaluation]]  # label -> the run, and its evaluation that counts
+Averages = dict[str, dict[str, Any]]  # label -> what averages.json holds
 
 
 def write_comparison(runs: list[Run], path: Path, dataset: str | None = None) -> Path:
-    """Write the comparison of `runs` on one data set under `path`.
+    """Write the comparison of `runs` on one data set.
 
-    Raises UserError where they share no data set or were evaluated under different protocols.
+    Args:
+        runs: The runs.
+        path: The file.
+        dataset: May be left out where the runs have exactly one in common.
+
+    Raises:
+        UserError: They share no data set, were evaluated under different protocols, or have one
+            name.
     """
     labels = _labels(runs)
-    board = points.gather([run.path for run in runs], dataset)
-    chosen = {
-        label: next(e for e in run.evaluations if e.data.lower() == board.dataset.lower())
+    board = gather([run.path for run in runs], dataset)
+    chosen_runs = {
+        label: (run, _evaluation(run, board.dataset))
         for label, run in zip(labels, runs, strict=True)
     }
-    first = next(iter(chosen.values()))
-    scores: dict[str, Scores] = (
-        {"source": first.scores["source"]} if _one_source(runs, chosen) else {}
-    )
-    scores |= {label: e.scores["compressed"] for label, e in chosen.items()}
-    averages = {"source": first.averages["source"]} if "source" in scores else {}
-    averages |= {label: e.averages["compressed"] for label, e in chosen.items()}
-    names = [m for m in METRICS if any(m in a for a in averages.values())]
-    crops = _crops(runs, chosen, scores, board.dataset)
-    metric = pictures.sorting_metric(next(iter(reversed(scores.values()))))
-    second = list(scores)[-1]
+    scores, averages = _measured(chosen_runs)
+    metric = pictures.sorting_metric(scores[labels[-1]])
+    has_source = "source" in scores
     page = (
         environment()
         .get_template("compare.html.j2")
@@ -42,45 +48,18 @@ def write_comparison(runs: list[Run], path: Path, dataset: str | None = None) ->
             runs=runs,
             dataset=board.dataset,
             protocol=board.protocol,
-            chart_data=chart_data(board, metric, "size")
-            if metric and all("size" in s.x for s in board.systems if s.ours)
-            else None,
-            metrics={label: {m: a.get(m) for m in names} for label, a in averages.items()},
+            chart_data=_chart(board, metric),
+            metrics=_metrics(averages),
             blanks=_blanks(averages),
-            notes=_notes(runs, labels),
-            costs=[
-                {
-                    "run": "source" if "source" in scores else f"source of {labels[0]}",
-                    **{k: runs[0].ledger["cost"]["before"].get(k) for k in COSTS},
-                }
-            ]
-            + [
-                {
-                    "run": label,
-                    **{k: run.ledger["cost"]["after"].get(k) for k in (*COSTS, "file_bytes")},
-                }
-                for label, run in zip(labels, runs, strict=True)
-            ],
-            crops=crops,
-            first="source" if "source" in scores else labels[0],
-            second=second,
+            notes=_notes(chosen_runs),
+            costs=_cost_rows(chosen_runs, has_source),
+            crops=_crops(chosen_runs, scores, board.dataset),
+            first="source" if has_source else labels[0],
+            second=labels[-1],
             metric=metric,
             spread=spread(scores),
-            exported=[
-                {"run": label, **row}
-                for label, run in zip(labels, runs, strict=True)
-                for row in run.exported["latency"]
-            ],
-            passes=[
-                {
-                    "run": label,
-                    "pass": entry["pass"]["pass"],
-                    "config": {k: v for k, v in entry["pass"].items() if k != "pass"},
-                    "seconds": entry["seconds"],
-                }
-                for label, run in zip(labels, runs, strict=True)
-                for entry in run.ledger["passes"]
-            ],
+            exported=_latency_rows(chosen_runs),
+            passes=_pass_rows(chosen_runs),
         )
     )
     return pages.write(page, path)
@@ -96,52 +75,113 @@ def _labels(runs: list[Run]) -> list[str]:
     return labels
 
 
-def _blanks(averages: dict[str, dict]) -> dict[str, str]:
-    """Metric -> why it has no value; with the models' names where others have one, or another reason."""
-    found = {}
-    for metric in dict.fromkeys(m for a in averages.values() for m in a["blank"]):
-        reasons = {
-            label: a["blank"][metric] for label, a in averages.items() if metric in a["blank"]
-        }
-        alike = len(reasons) == len(averages) and len(set(reasons.values())) == 1
-        found[metric] = (
-            next(iter(reasons.values()))
-            if alike
-            else "; ".join(f"{label}: {why}" for label, why in reasons.items())
-        )
-    return found
+def _evaluation(run: Run, dataset: str) -> Evaluation:
+    return next(one for one in run.evaluations if one.data.lower() == dataset.lower())
 
 
-def _notes(runs: list[Run], labels: list[str]) -> list[str]:
-    """What a reader must know of each run's figures, with the names of the runs that it holds for."""
+def _measured(runs: Labelled) -> tuple[dict[str, Scores], Averages]:
+    """Scores and averages by label, of the source first where all runs have the same."""
+    scores: dict[str, Scores] = {}
+    averages: Averages = {}
+    if _have_one_source(runs):
+        first = next(iter(runs.values()))[1]
+        scores["source"] = first.scores["source"]
+        averages["source"] = first.averages["source"]
+    for label, (_, one) in runs.items():
+        scores[label] = one.scores["compressed"]
+        averages[label] = one.averages["compressed"]
+    return scores, averages
+
+
+def _have_one_source(runs: Labelled) -> bool:
+    """Whether all runs began from the same source, so that its figures stand once for all."""
+    sources = {repr(run.recipe["source"]) for run, _ in runs.values()}
+    return len(sources) == 1 and all("source" in one.scores for _, one in runs.values())
+
+
+def _chart(board: Board, metric: str | None) -> dict[str, Any] | None:
+    """The interactive curve; None where a run has no size or no metric is shared."""
+    ours = [system for system in board.systems if system.ours]
+    if metric is None or not all("size" in system.x for system in ours):
+        return None
+    return chart_data(board, metric, "size")
+
+
+def _metrics(averages: Averages) -> dict[str, dict[str, float | None]]:
+    """Label -> metric -> mean, of every metric that anyone has."""
+    names = [name for name in METRICS if any(name in means for means in averages.values())]
+    return {label: {name: means.get(name) for name in names} for label, means in averages.items()}
+
+
+def _blanks(averages: Averages) -> dict[str, str]:
+    """Metric -> why it has no value; with labels where others have one, or another reason."""
+    found: dict[str, dict[str, str]] = {}
+    for label, means in averages.items():
+        for metric, why in means["blank"].items():
+            found.setdefault(metric, {})[label] = why
+    return {metric: _reason(reasons, len(averages)) for metric, reasons in found.items()}
+
+
+def _reason(reasons: dict[str, str], models: int) -> str:
+    different = set(reasons.values())
+    if len(reasons) == models and len(different) == 1:
+        return different.pop()
+    return "; ".join(f"{label}: {why}" for label, why in reasons.items())
+
+
+def _notes(runs: Labelled) -> list[str]:
+    """What a reader must know of the figures, with the runs that each sentence holds for."""
     found: dict[str, list[str]] = {}
-    for label, run in zip(labels, runs, strict=True):
+    for label, (run, _) in runs.items():
         for note in notes(run.recipe):
             found.setdefault(note, []).append(label)
-    return [f"{', '.join(named)}: {note}" for note, named in found.items()]
+    return [f"{', '.join(labels)}: {note}" for note, labels in found.items()]
 
 
-def _one_source(runs: list[Run], chosen: dict[str, Evaluation]) -> bool:
-    """Whether all runs began from the same source, so that its figures stand once for all."""
-    sources = {repr(run.recipe["source"]) for run in runs}
-    return len(sources) == 1 and all("source" in e.scores for e in chosen.values())
+def _cost_rows(runs: Labelled, has_source: bool) -> list[Row]:
+    label, (first, _) = next(iter(runs.items()))
+    source = "source" if has_source else f"source of {label}"
+    rows = [{"run": source, **chosen(first.ledger["cost"]["before"], COSTS)}]
+    for label, (run, _) in runs.items():
+        rows.append({"run": label, **chosen(run.ledger["cost"]["after"], (*COSTS, "file_bytes"))})
+    return rows
 
 
-def _crops(
-    runs: list[Run], chosen: dict[str, Evaluation], scores: dict[str, Scores], dataset: str
-) -> list[Crop]:
+def _latency_rows(runs: Labelled) -> list[Row]:
+    rows = []
+    for label, (run, _) in runs.items():
+        rows += [{"run": label, **row} for row in run.exported["latency"]]
+    return rows
+
+
+def _pass_rows(runs: Labelled) -> list[Row]:
+    rows = []
+    for label, (run, _) in runs.items():
+        for entry in run.ledger["passes"]:
+            config = {key: value for key, value in entry["pass"].items() if key != "pass"}
+            rows.append(
+                {
+                    "run": label,
+                    "pass": entry["pass"]["pass"],
+                    "config": config,
+                    "seconds": entry["seconds"],
+                }
+            )
+    return rows
+
+
+def _crops(runs: Labelled, scores: dict[str, Scores], dataset: str) -> list[Crop]:
     """The same place of every run's image, for images that all runs have."""
-    restored = {label: e.restored("compressed") for label, e in chosen.items()}
+    restored = {}
     if "source" in scores:
-        restored = {"source": next(iter(chosen.values())).restored("source"), **restored}
+        restored["source"] = next(iter(runs.values()))[1].restored("source")
+    for label, (_, one) in runs.items():
+        restored[label] = one.restored("compressed")
     shared = set.intersection(*(set(rows) for rows in scores.values()))
-    order = [
-        name
-        for name in pictures.worst_first(next(iter(reversed(scores.values()))))
-        if name in shared
-    ]
-    data = next(
-        (found for run in runs if (found := pictures.data_of(run.recipe, dataset)) is not None),
-        None,
-    )
-    return pictures.crops(order, restored, scores, data)
+    last = next(iter(reversed(scores.values())))
+    order = [name for name in pictures.worst_first(last) if name in shared]
+    for run, _ in runs.values():
+        data = pictures.data_of(run.recipe, dataset)
+        if data is not None:
+            return pictures.crops(order, restored, scores, data)
+    return pictures.crops(order, restored, scores, None)

@@ -8,6 +8,7 @@ from compress.core.files import write_text
 
 
 def environment() -> Environment:
+    """The templates; a name that they use and nobody gave is an error."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -1,55 +1,26 @@
-"""What stands on a pair of axes or in a table: our runs, and the published systems of the same data set and
-protocol."""
+"""What stands on a pair of axes: points of systems, chosen from a board."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.core.errors import UserError, nearest
-from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost
-from eval import published
-from eval.data.named_sets import full_count
+from compress.cost.phones import rates
 from eval.metric.metrics import METRICS
-
-
-@dataclass(frozen=True)
-class Axis:
-    """`key`, `divisor`: of the ledger's cost. `column`: of cost.csv, with `counts` where scaled figures do not
-    belong."""
-
-    label: str
-    key: str | None = None
-    divisor: float = 1.0
-    column: str | None = None
-    counts: bool = False
-
-
-AXES = {
-    "size": Axis(
-        "million fp32-equivalent parameters (parameters × bits / 32)",
-        "param_equivalents",
-        1e6,
-        "params_m",
-    ),
-    "params": Axis("million parameters", "params", 1e6, "params_m", counts=True),
-    "macs": Axis(
-        "GMACs at 128 → 512 (conv + linear, as the papers count)",
-        "macs_paper",
-        1e9,
-        "macs_g",
-        counts=True,
-    ),
-    "ops": Axis(
-        "fp32-equivalent GMACs at 128 → 512 (MACs × bits / 32)", "macs_equivalent", 1e9, "macs_g"
-    ),
-    "bytes": Axis("MB of weights", "bytes", 1e6),
-    "latency": Axis("ms at 128 → 512"),
-}
-DEVICE = "Galaxy S24"  # of the latency axis, unless another is asked for
+from eval.reporting.axes import AXES, DEVICE
+from eval.reporting.board import Board, System, averages_of, gather, of_data
 
 
 @dataclass(frozen=True)
 class Point:
-    """One system: `x` in the axis' unit, `y` the metric's mean. `word` says how x came about."""
+    """One system on a pair of axes.
+
+    Attributes:
+        label: Its name.
+        x: Its place in the axis' unit.
+        y: The metric's mean.
+        ours: Whether it was measured here.
+        word: How x came about: counted, predicted or published.
+    """
 
     label: str
     x: float
@@ -59,32 +30,19 @@ class Point:
 
 
 @dataclass(frozen=True)
-class System:
-    """One system with all that is known of it: `x` by axis, `y` by metric."""
-
-    label: str
-    ours: bool
-    x: dict[str, float]
-    y: dict[str, float]
-    note: str = ""
-    run: Path | None = None
-
-
-@dataclass(frozen=True)
-class Board:
-    """Systems that may stand side by side. `device` is the one of their latency, None where latency was not looked
-    up."""
-
-    dataset: str
-    protocol: str
-    systems: list[System] = field(default_factory=list)
-    device: str | None = None
-
-
-@dataclass(frozen=True)
 class Selection:
-    """Everything on one pair of axes; `left_out` names published systems whose place on the x axis nobody printed,
-    `beyond` are those that are too large for it."""
+    """Everything on one pair of axes.
+
+    Attributes:
+        dataset: The data set.
+        protocol: The protocol.
+        metric: The metric of the y axis.
+        axis: A key of AXES.
+        points: The systems that have both.
+        left_out: Published systems whose place on the x axis nobody printed.
+        device: The one of a latency axis.
+        beyond: Published systems that are too large for the x axis.
+    """
 
     dataset: str
     protocol: str
@@ -97,86 +55,60 @@ class Selection:
 
     @property
     def x_label(self) -> str:
+        """What the x axis says."""
+        label = AXES[self.axis].label
         if self.axis != "latency":
-            return AXES[self.axis].label
-        return f"{AXES['latency'].label} on {self.device}: ours predicted from published rates, others as published"
-
-
-def gather(
-    runs: list[Path], dataset: str | None = None, device: str | None = None, beside: bool = True
-) -> Board:
-    """The runs and, with `beside`, every published system of their data set and protocol.
-
-    `dataset` may be left out where the runs have exactly one in common. With `device`, latency too. Raises UserError
-    for a run without evaluations or without the data set, and for runs under different protocols.
-    """
-    if not runs:
-        raise UserError("no run was named; give one or more run directories")
-    if device is not None and device not in _devices():
-        raise UserError(
-            f"device '{device}' is unknown{nearest(device, _devices())}; choose from "
-            f"{', '.join(_devices())}"
-        )
-    found = {run: averages_of(run) for run in runs}
-    dataset = dataset or _common(found)
-    systems, protocols = [], {}
-    for run, by_data in found.items():
-        averages = _of_data(run, by_data, dataset)
-        protocols[averages["protocol"]] = run
-        y = {k: v for k, v in averages.items() if k not in NOT_METRICS and v is not None}
-        systems.append(
-            System(
-                _label(run, averages),
-                True,
-                _costs(run) | _predicted(run, device),
-                y,
-                f"{averages['images']} images, {averages['data']}",
-                run,
-            )
-        )
-    if len(protocols) > 1:
-        each = ", ".join(f"{run.name}: {protocol}" for protocol, run in protocols.items())
-        raise UserError(
-            f"the runs were evaluated on {dataset} under different protocols ({each}), which share no "
-            "axis; evaluate them alike with eval.run --protocol"
-        )
-    protocol = next(iter(protocols))
-    return Board(
-        dataset,
-        protocol,
-        systems + (_published(dataset, protocol, device) if beside else []),
-        device,
-    )
+            return label
+        return f"{label} on {self.device}: ours predicted from published rates, others as published"
 
 
 def choose(board: Board, metric: str, axis: str) -> Selection:
-    """One metric against one axis. Raises UserError for a run that lacks either."""
-    points, left_out = [], []
+    """One metric against one axis.
+
+    Args:
+        board: The systems.
+        metric: A key of METRICS.
+        axis: A key of AXES.
+
+    Raises:
+        UserError: One of our runs lacks the metric or its place on the axis.
+    """
+    points: list[Point] = []
+    left_out: list[str] = []
     for system in board.systems:
-        if metric not in system.y:
-            if system.ours:
-                raise UserError(_lacks(system, metric, board.dataset))
+        if system.ours:
+            _check_has_both(system, board, metric, axis)
+        elif metric not in system.y:
+            continue
         elif axis not in system.x:
-            if system.ours:
-                raise UserError(_unplaced(system, axis, board.device))
             left_out.append(system.label)
-        else:
-            word = (
-                "published" if not system.ours else "predicted" if axis == "latency" else "counted"
-            )
-            points.append(Point(system.label, system.x[axis], system.y[metric], system.ours, word))
+            continue
+        word = _word(system, axis)
+        points.append(Point(system.label, system.x[axis], system.y[metric], system.ours, word))
     return Selection(board.dataset, board.protocol, metric, axis, points, left_out, board.device)
 
 
+def _word(system: System, axis: str) -> str:
+    if not system.ours:
+        return "published"
+    return "predicted" if axis == "latency" else "counted"
+
+
 def until(selection: Selection, x_max: float) -> Selection:
-    """Without the published systems beyond `x_max`, so that ours are not crowded. Raises UserError for one of ours."""
-    beyond = [p for p in selection.points if p.x > x_max]
-    if ours := [p for p in beyond if p.ours]:
-        raise UserError(
-            f"--x-max {x_max:g} leaves out '{ours[0].label}', which stands at {ours[0].x:g}; "
-            "choose a larger one"
-        )
-    return replace(selection, points=[p for p in selection.points if p.x <= x_max], beyond=beyond)
+    """Without the published systems beyond `x_max`, so that ours are not crowded.
+
+    Raises:
+        UserError: One of ours is beyond it.
+    """
+    beyond = [point for point in selection.points if point.x > x_max]
+    for point in beyond:
+        if point.ours:
+            raise UserError(
+                f"--x-max {x_max:g} leaves out '{point.label}', which stands at {point.x:g}; "
+                "choose a larger one"
+            )
+    near = [point for point in selection.points if point.x <= x_max]
+    return replace(selection, points=near, beyond=beyond)
 
 
 def select(
@@ -186,11 +118,24 @@ def select(
     axis: str = "size",
     device: str | None = None,
 ) -> Selection:
-    """`choose` from what `gather` finds."""
+    """`choose` from what `gather` finds.
+
+    Args:
+        runs: Run directories that were evaluated.
+        metric: A key of METRICS.
+        dataset: May be left out where the runs have exactly one in common.
+        axis: A key of AXES.
+        device: Whose latency; by default DEVICE where the axis is latency.
+    """
     check(metric, axis)
-    return choose(
-        gather(runs, dataset, device or (DEVICE if axis == "latency" else None)), metric, axis
-    )
+    return choose(gather(runs, dataset, device_of(axis, device)), metric, axis)
+
+
+def device_of(axis: str, device: str | None) -> str | None:
+    """The device that was asked for, by default DEVICE where the axis is latency."""
+    if device:
+        return device
+    return DEVICE if axis == "latency" else None
 
 
 def check(metric: str, axis: str) -> None:
@@ -201,134 +146,59 @@ def check(metric: str, axis: str) -> None:
         )
     if metric not in METRICS:
         raise UserError(
-            f"metric '{metric}' is unknown{nearest(metric, METRICS)}; choose from {', '.join(METRICS)}"
+            f"metric '{metric}' is unknown{nearest(metric, METRICS)}; "
+            f"choose from {', '.join(METRICS)}"
         )
 
 
 def front(points: list[Point], higher: bool) -> list[Point]:
-    """The points that no other beats in both: none is smaller or equal in x and better or equal in y. By growing x."""
-    best, kept = None, []
-    for point in sorted(points, key=lambda p: (p.x, -p.y if higher else p.y)):
-        if best is None or (point.y > best if higher else point.y < best):
+    """The points that no other beats in both, by growing x.
+
+    None is smaller or equal in x and better or equal in y.
+
+    Args:
+        points: Any points.
+        higher: Whether a higher y is better.
+    """
+    sign = 1 if higher else -1
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -sign * point.y)):
+        if not kept or sign * point.y > sign * kept[-1].y:
             kept.append(point)
-            best = point.y
     return kept
 
 
-def averages_of(run: Path) -> dict[str, dict]:
-    """{data set: averages.json} of a run directory."""
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run directory")
-    found = [read_averages(path.parent) for path in sorted(run.glob("eval/*/averages.json"))]
-    if not found:
-        raise UserError(
-            f"{run}: has no eval/*/averages.json; evaluate it first: python -m eval.run {run} --data …"
-        )
-    return {averages["data"]: averages for averages in found}
+def _check_has_both(system: System, board: Board, metric: str, axis: str) -> None:
+    """Raise UserError where one of our runs has no place on the axes, with what it has."""
+    if metric in system.y and axis in system.x:
+        return
+    if system.run is None:
+        raise ValueError(f"{system.label}: has no run directory to say why {metric} is missing")
+    if metric not in system.y:
+        raise UserError(_without_metric(system, system.run, metric, board.dataset))
+    raise UserError(_without_place(system, system.run, axis, board.device))
 
 
-def _published(dataset: str, protocol: str, device: str | None) -> list[System]:
-    systems = []
-    for model, y in published.systems(dataset, protocol).items():
-        x = {
-            name: published.cost(model, axis.column)
-            for name, axis in AXES.items()
-            if axis.column and not (axis.counts and published.scaled(model))
-        }
-        x["latency"] = published.latency(model, device) if device else None
-        systems.append(
-            System(
-                model,
-                False,
-                {k: v for k, v in x.items() if v is not None},
-                y,
-                "source " + ", ".join(published.sources(model, dataset, protocol) or ["C"]),
-            )
-        )
-    return systems
-
-
-def _devices() -> list[str]:
-    from compress.cost.phones import rates
-
-    return list(dict.fromkeys([*rates(), *published.devices()]))
-
-
-def _costs(run: Path) -> dict[str, float]:
-    return costs(read_cost(run)) if (run / "ledger.json").is_file() else {}
-
-
-def costs(cost: dict) -> dict[str, float]:
-    """A ledger's cost, by axis and in its unit."""
-    return {
-        name: cost[axis.key] / axis.divisor
-        for name, axis in AXES.items()
-        if axis.key and cost.get(axis.key)
-    }
-
-
-def _predicted(run: Path, device: str | None) -> dict[str, float]:
-    """{"latency": ms} by the device's published rates, of the run's structure on the meta device."""
-    from compress.cost.phones import rates
-
-    if device not in rates() or not (run / "model.safetensors").is_file():
-        return {}
-    from compress.cost.count import measure
-    from compress.cost.phones import predict
-    from compress.recipe.checkpoint import read_structure
-
-    model = read_structure(run)[2]
-    return {"latency": next(p.ms for p in predict(measure(model)) if p.device == device)}
-
-
-def _common(found: dict[Path, dict[str, dict]]) -> str:
-    shared = set.intersection(*(set(by_data) for by_data in found.values()))
-    if len(shared) != 1:
-        each = "; ".join(f"{run.name}: {', '.join(by_data)}" for run, by_data in found.items())
-        raise UserError(
-            f"the runs have {len(shared)} data sets in common ({each}); choose one with --dataset"
-        )
-    return shared.pop()
-
-
-def _of_data(run: Path, by_data: dict[str, dict], dataset: str) -> dict:
-    for name, averages in by_data.items():
-        if name.lower() == dataset.lower():
-            return averages
-    raise UserError(
-        f"{run}: was not evaluated on '{dataset}'{nearest(dataset, by_data)}; it has {', '.join(by_data)}"
-    )
-
-
-def _lacks(system: System, metric: str, dataset: str) -> str:
-    averages = _of_data(system.run, averages_of(system.run), dataset)
+def _without_metric(system: System, run: Path, metric: str, dataset: str) -> str:
+    averages = of_data(run, averages_of(run), dataset)
     why = f" ({averages['blank'][metric]})" if metric in averages["blank"] else ""
     return (
-        f"{system.run}: has no {metric} on {averages['data']}{why}; it has {', '.join(system.y) or 'none'}: "
+        f"{run}: has no {metric} on {averages['data']}{why}; "
+        f"it has {', '.join(system.y) or 'none'}: "
         "choose one of these with --metric, or evaluate again"
     )
 
 
-def _unplaced(system: System, axis: str, device: str | None) -> str:
+def _without_place(system: System, run: Path, axis: str, device: str | None) -> str:
     if axis == "latency":
-        from compress.cost.phones import rates
-
         return (
-            f"{system.run}: its latency on {device} is not known; it can be predicted for {', '.join(rates())}: "
-            "--device"
+            f"{run}: its latency on {device} is not known; "
+            f"it can be predicted for {', '.join(rates())}: --device"
         )
-    path = system.run / "ledger.json"
-    if not path.is_file():
-        return f"{system.run}: has no ledger.json, so its size is unknown; give a finished run directory"
-    return f"{path}: has no cost.after.{AXES[axis].key}, which --x {axis} draws; it has {', '.join(system.x) or 'none'}"
-
-
-def _label(run: Path, averages: dict) -> str:
-    """The run's name, with the number of images where a part of a known benchmark was taken."""
-    full = full_count(averages["data"], averages["protocol"])
-    name = run.resolve().name
+    file = run / "ledger.json"
+    if not file.is_file():
+        return f"{run}: has no ledger.json, so its size is unknown; give a finished run directory"
     return (
-        name
-        if full in (None, averages["images"])
-        else f"{name} ({averages['images']} of {full} images)"
+        f"{file}: has no cost.after.{AXES[axis].key}, which --x {axis} draws; "
+        f"it has {', '.join(system.x) or 'none'}"
     )

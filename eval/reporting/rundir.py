@@ -1,10 +1,12 @@
-"""Reading a run directory: recipe, ledger, evaluations per image, exported files. Nothing is computed here."""
+"""Reading a run directory: recipe, ledger, evaluations per image, exported files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
+from compress.cost import phones
+from compress.cost.count import measure
 from compress.recipe.run_files import (
     Scores,
     read_averages,
@@ -15,12 +17,20 @@ from compress.recipe.run_files import (
     read_scores,
 )
 
+Row = dict[str, Any]  # column -> value
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One data set: averages.json and scores of `compressed` and, where it was measured, of `source`.
+    """What was measured on one data set.
 
-    `fidelity`: PSNR in dB between both models' 8-bit images, by image. `folder` holds restored/ and source/restored/.
+    Attributes:
+        data: The data set.
+        protocol: Its protocol.
+        folder: Holds restored/ and source/restored/.
+        averages: averages.json of `compressed` and, where it was measured, of `source`.
+        scores: Model -> image -> metric -> value.
+        fidelity: PSNR in dB between both models' 8-bit images, by image.
     """
 
     data: str
@@ -31,12 +41,23 @@ class Evaluation:
     fidelity: dict[str, float] = field(default_factory=dict)
 
     def restored(self, model: str) -> Path:
+        """The folder of what `source` or `compressed` restored."""
         return (self.folder if model == "compressed" else self.folder / model) / "restored"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. `exported`: the rows of parity and latency and the files of all targets."""
+    """A run directory.
+
+    Attributes:
+        path: Where it is.
+        name: The recipe's name.
+        recipe: The recipe.
+        recipe_yaml: The same, as text.
+        ledger: What the passes did and cost.
+        evaluations: A data set each.
+        exported: Rows of parity and latency, and the files of all targets.
+    """
 
     path: Path
     name: str
@@ -46,23 +67,28 @@ class Run:
     evaluations: list[Evaluation]
     exported: dict[str, list]
 
-    def costs(self) -> list[dict]:
+    def costs(self) -> list[Row]:
         """The source's totals, then those after every pass."""
-        rows = [{"after": "source", **_without_parts(self.ledger["cost"]["before"])}]
-        return rows + [
-            {"after": entry["pass"]["pass"], **entry["after"]} for entry in self.ledger["passes"]
-        ]
+        rows = [{"after": "source", **_totals(self.ledger["cost"]["before"])}]
+        for entry in self.ledger["passes"]:
+            rows.append({"after": entry["pass"]["pass"], **entry["after"]})
+        return rows
 
-    def components(self) -> list[dict]:
-        return [
-            {"model": model, **row}
-            for model, key in (("source", "before"), ("compressed", "after"))
-            for row in self.ledger["cost"][key].get("components", [])
-        ]
+    def components(self) -> list[Row]:
+        """The cost of each component, of the source first."""
+        rows = []
+        for model, key in (("source", "before"), ("compressed", "after")):
+            for row in self.ledger["cost"][key].get("components", []):
+                rows.append({"model": model, **row})
+        return rows
 
 
 def read(path: str | Path) -> Run:
-    """The run in `path`. Raises UserError where there is none or a file of it is damaged."""
+    """The run in a directory.
+
+    Raises:
+        UserError: There is none, or a file of it is damaged.
+    """
     path = Path(path)
     if not (path / "ledger.json").is_file() or not (path / "recipe.yaml").is_file():
         raise UserError(
@@ -92,14 +118,12 @@ def _evaluation(folder: Path) -> Evaluation:
     )
 
 
-def _without_parts(cost: dict) -> dict:
-    return {k: v for k, v in cost.items() if k not in ("components", "lr_size")}
+def _totals(cost: Row) -> Row:
+    return {key: value for key, value in cost.items() if key not in ("components", "lr_size")}
 
 
 def predicted(run: Run) -> list[str]:
-    """Latency on phones by published rates, as text, of the run's structure; empty where its model file is missing."""
-    from compress.cost import phones
-    from compress.cost.count import measure
+    """Latency on phones by published rates, as text; empty where the model file is missing."""
     from compress.recipe.checkpoint import read_structure
 
     if not (run.path / "model.safetensors").is_file():

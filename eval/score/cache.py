@@ -1,11 +1,11 @@
-"""What was measured once: scores by the content of the images, the metric and its weights. One SQLite file.
+"""What was measured once, in one SQLite file: scores by image content, metric and weights.
 
 Entries are written as soon as they are known, so that a killed evaluation goes on where it stopped.
 """
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +14,26 @@ from compress.core.errors import UserError
 from compress.core.identity import default_root
 
 Value = float | bytes | str
-VERSION = "1"  # part of every key: raise it when a score's meaning changes without its name or pyiqa's version
+# Part of every key: raise it when a score's meaning changes without its name or pyiqa's version.
+VERSION = "1"
+TIMEOUT = 60.0  # seconds to wait for another process that writes
 
 
 def default_file() -> Path:
+    """The cache that all evaluations share unless another is named."""
     return default_root() / "metrics.sqlite"
 
 
 def image_hash(image: np.ndarray) -> str:
     """Identity of a uint8 [H, W, 3] image."""
-    return hashlib.sha256(
-        str(image.shape).encode() + np.ascontiguousarray(image).tobytes()
-    ).hexdigest()[:32]
+    content = str(image.shape).encode() + np.ascontiguousarray(image).tobytes()
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def key(*parts: str | None) -> str:
     """A key of everything that a value depends on."""
-    return hashlib.sha256(
-        "|".join([VERSION, *(part or "-" for part in parts)]).encode()
-    ).hexdigest()[:40]
+    text = "|".join([VERSION, *(part or "-" for part in parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def seal(key: str, value: Value) -> str:
@@ -47,55 +48,65 @@ def seal(key: str, value: Value) -> str:
 
 
 class ScoreCache:
-    """`path` None keeps nothing. Several processes may read one file; only one writes.
+    """Entries of one file; several processes may read it, only one writes.
 
-    An entry that is not what was written is not there. A cache that cannot be written is told once, and no longer asked.
+    An entry that is not what was written counts as missing. A cache that cannot be written is told
+    once, and not asked again.
+
+    Args:
+        path: The SQLite file, made where it is missing; None keeps nothing.
+
+    Raises:
+        UserError: The file is something else.
     """
 
     def __init__(self, path: str | Path | None):
+        self._path = path
+        self._damaged = 0  # entries found so far
         self._base: sqlite3.Connection | None = None
-        self._path, self._damaged = path, 0
-        if path is None:
-            return
+        if path is not None:
+            self._open(Path(path))
+
+    def _open(self, path: Path) -> None:
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(path, timeout=60)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(path, timeout=TIMEOUT)
             self._base.execute(
                 "CREATE TABLE IF NOT EXISTS sealed (key TEXT PRIMARY KEY, value, digest TEXT) "
                 "WITHOUT ROWID"
             )
-        except (
-            sqlite3.OperationalError,
-            OSError,
-        ) as error:  # a disk that is full, or not ours to write
+        except (sqlite3.OperationalError, OSError) as error:
+            # A disk that is full, or not ours to write.
             self._give_up(error)
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"{path}: cannot be used as the cache of scores ({error}); remove it, choose another "
-                "--cache, or give --no-cache"
+                f"{self._path}: cannot be used as the cache of scores ({error}); remove it, "
+                "choose another --cache, or give --no-cache"
             ) from None
 
     def _give_up(self, error: Exception) -> None:
         """Say that nothing is kept from here on, and keep nothing."""
         self._base = None
         print(
-            f"cache of scores {self._path}: cannot be used ({error}); the evaluation goes on and keeps nothing there"
+            f"cache of scores {self._path}: cannot be used ({error}); "
+            "the evaluation goes on and keeps nothing there"
         )
 
-    def _entry(self, key: str) -> Value | None:
-        row = self._base.execute(
-            "SELECT value, digest FROM sealed WHERE key = ?", (key,)
-        ).fetchone()
-        if (
-            row is None or row[0] is None
-        ):  # None is how SQLite keeps a NaN, which nothing is to be answered with
+    def _entry(self, base: sqlite3.Connection, key: str) -> Value | None:
+        query = "SELECT value, digest FROM sealed WHERE key = ?"
+        row = base.execute(query, (key,)).fetchone()
+        if row is None:
             return None
-        if row[1] == seal(key, row[0]):
-            return row[0]
+        value, digest = row
+        if value is None:  # how SQLite keeps a NaN, which nothing is to be answered with
+            return None
+        if digest == seal(key, value):
+            return value
         self._damaged += 1
         if self._damaged == 1:
             print(
-                f"cache of scores {self._path}: holds damaged entries; their images are measured again"
+                f"cache of scores {self._path}: holds damaged entries; "
+                "their images are measured again"
             )
         return None
 
@@ -106,7 +117,7 @@ class ScoreCache:
             if self._base is None:
                 break
             try:
-                value = self._entry(key)
+                value = self._entry(self._base, key)
             except sqlite3.Error as error:
                 self._give_up(error)
                 break
@@ -114,8 +125,13 @@ class ScoreCache:
                 found[key] = value
         return found
 
-    def put(self, entries: dict[str, Value]) -> None:
-        """Keep `entries`; what cannot be written is not lost for it, only measured again another time."""
+    def numbers(self, keys: Iterable[str]) -> dict[str, float]:
+        """The entries of `get` that are scores."""
+        found = self.get(keys)
+        return {key: value for key, value in found.items() if isinstance(value, int | float)}
+
+    def put(self, entries: Mapping[str, Value]) -> None:
+        """Keep `entries`; one that cannot be written is measured again another time."""
         if self._base is None or not entries:
             return
         try:

@@ -26,8 +26,11 @@ from pyiqa.utils.img_util import imread2tensor
 from compress.core.errors import UserError, command
 from compress.core.machine import processor
 from eval.data.dataset import open_data
-from eval.metric.metrics import METRICS, Metrics, check_names, locate
-from eval.score.scoring import Job, Worker, keep_freed_memory, score
+from eval.metric.locating import locate
+from eval.metric.metrics import METRICS, check_names
+from eval.metric.scorer import Metrics
+from eval.score.scoring import keep_freed_memory, score
+from eval.score.worker import Job, Worker
 
 
 def _from_file(net: torch.nn.Module, file: str) -> torch.Tensor:

@@ -33,7 +33,7 @@ from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
 from eval.data.dataset import Pair, open_data
-from eval.metric.metrics import Metrics
+from eval.metric.scorer import Metrics
 from export.baselines.make import COMPONENTS, make
 from export.baselines.methods import METHODS, check, parse_bits
 from export.graphs.export_onnx import export_onnx

@@ -16,10 +16,12 @@ from compress.model.sr_model import SRModel
 from compress.process.resample import upsample
 from eval.data.dataset import open_data
 from eval.data.folders import DataSpec
-from eval.metric.metrics import locate
+from eval.metric.locating import locate
 from eval.run import main, table
 from eval.score.benchmark import evaluate
-from eval.score.scoring import Job, score
+from eval.score.options import EvaluateOptions
+from eval.score.scoring import score
+from eval.score.worker import Job
 
 
 def run_score(data, restore, metrics, weights=None, **options):
@@ -35,7 +37,9 @@ def run_score(data, restore, metrics, weights=None, **options):
 def test_osediff_on_realsr_reproduces_its_log(shared, tmp_path):
     """All 100 published pairs: PSNR-Y and SSIM-Y within 1e-4 each; NIQE to the last digit on twelve."""
     root = shared / "data" / "realsr"
-    result = evaluate(root / "osediff", root, ["psnr", "ssim"], out_dir=tmp_path, progress=False)
+    result = evaluate(
+        root / "osediff", root, EvaluateOptions(["psnr", "ssim"], out=tmp_path, progress=False)
+    )
     assert (result["data"], result["protocol"], result["images"], result["blank"]) == (
         "RealSR",
         "crop",
@@ -55,11 +59,13 @@ def test_osediff_on_realsr_reproduces_its_log(shared, tmp_path):
     evaluate(
         root / "osediff",
         root,
-        ["niqe"],
-        shared / "iqa",
-        tmp_path / "niqe",
-        limit=12,
-        progress=False,
+        EvaluateOptions(
+            ["niqe"],
+            shared / "iqa",
+            tmp_path / "niqe",
+            limit=12,
+            progress=False,
+        ),
     )
     with (tmp_path / "niqe" / "metrics.csv").open() as stream:
         for row in csv.DictReader(stream):
@@ -75,7 +81,7 @@ def test_restored_images_are_scored_as_8_bit_and_saved(realsr_like, tmp_path):
         pytest.approx(80, abs=1e-3)
     ] * 2  # less than half a level vanishes
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
-    assert evaluate(tmp_path / "out", realsr_like, ["psnr"], progress=False)[
+    assert evaluate(tmp_path / "out", realsr_like, EvaluateOptions(["psnr"], progress=False))[
         "psnr"
     ] == pytest.approx(80, abs=1e-3)
 
@@ -124,10 +130,12 @@ def test_small_images_only_leave_full_reference_metrics_blank(realsr_like, share
     result = evaluate(
         Bicubic(),
         realsr_like / "LR",
-        ["psnr", "niqe"],
-        shared / "iqa",
-        tmp_path / "out",
-        progress=False,
+        EvaluateOptions(
+            ["psnr", "niqe"],
+            shared / "iqa",
+            tmp_path / "out",
+            progress=False,
+        ),
     )
     assert result["psnr"] is None and "original image" in result["blank"]["psnr"]
     assert result["niqe"] > 0 and "niqe" not in result["blank"]
@@ -146,7 +154,9 @@ def test_mean_over_a_part_says_so(tmp_path, photo, shared):
         Image.new("RGB", (32 * scale, 32 * scale), (90, 90, 90)).save(
             tmp_path / "d" / folder / "b.png"
         )
-    result = evaluate(Bicubic(), tmp_path / "d", ["niqe"], shared / "iqa", progress=False)
+    result = evaluate(
+        Bicubic(), tmp_path / "d", EvaluateOptions(["niqe"], shared / "iqa", progress=False)
+    )
     assert result["niqe"] > 0
     assert (
         "1 of 2 images have no value, the mean is over the others: it is undefined"
@@ -155,10 +165,15 @@ def test_mean_over_a_part_says_so(tmp_path, photo, shared):
 
 
 def test_model_on_embedded_data():
-    result = evaluate(Bicubic(), "embedded", ["psnr", "ssim"], limit=2, progress=False)
+    result = evaluate(
+        Bicubic(), "embedded", EvaluateOptions(["psnr", "ssim"], limit=2, progress=False)
+    )
     assert (result["data"], result["protocol"], result["images"]) == ("embedded", "embedded", 2)
     assert 20 < result["psnr"] < 35 and 0.4 < result["ssim"] < 0.95
-    assert evaluate(Bicubic(), "embedded", ["psnr", "ssim"], limit=2, progress=False) == result
+    assert (
+        evaluate(Bicubic(), "embedded", EvaluateOptions(["psnr", "ssim"], limit=2, progress=False))
+        == result
+    )
 
 
 def _remove(root, photo):
@@ -196,7 +211,9 @@ def test_one_wrong_image_does_not_cost_the_others(realsr_like, photo, tmp_path, 
     data = open_data(realsr_like)
     assert [p.name for p in data.pairs] == ["b" if name == "a" else "a"] and data.total == 2
     assert re.search(says, data.problems[name])
-    result = evaluate(Bicubic(), realsr_like, ["psnr"], out_dir=tmp_path / "out", progress=False)
+    result = evaluate(
+        Bicubic(), realsr_like, EvaluateOptions(["psnr"], out=tmp_path / "out", progress=False)
+    )
     assert (
         result["images"] == 1 and result["psnr"] > 5 and re.search(says, result["problems"][name])
     )
@@ -209,7 +226,7 @@ def test_an_image_cut_off_in_the_middle_is_found_while_reading(realsr_like):
     file = realsr_like / "HR" / "b.png"
     file.write_bytes(file.read_bytes()[:2000])
     assert len(open_data(realsr_like).pairs) == 2
-    result = evaluate(Bicubic(), realsr_like, ["psnr"], progress=False)
+    result = evaluate(Bicubic(), realsr_like, EvaluateOptions(["psnr"], progress=False))
     assert (
         result["images"] == 1
         and "b.png: the image is damaged or truncated" in result["problems"]["b"]
@@ -277,14 +294,19 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
     restored = tmp_path / "restored"
     shutil.copytree(realsr_like / "HR", restored)
     (restored / "b.png").unlink()
-    result = evaluate(restored, realsr_like, ["psnr"], progress=False)
+    result = evaluate(restored, realsr_like, EvaluateOptions(["psnr"], progress=False))
     assert (
         result["images"] == 1 and "holds no restored image of this name" in result["problems"]["b"]
     )
-    assert evaluate(restored, realsr_like, ["psnr"], limit=1, progress=False)["problems"] == {}
+    assert (
+        evaluate(restored, realsr_like, EvaluateOptions(["psnr"], limit=1, progress=False))[
+            "problems"
+        ]
+        == {}
+    )
     photo(64, 64).save(restored / "b.png")
     photo(64, 64).save(restored / "c.png")
-    result = evaluate(restored, realsr_like, ["psnr"], progress=False)
+    result = evaluate(restored, realsr_like, EvaluateOptions(["psnr"], progress=False))
     assert result["problems"]["b"].startswith("b: the restored image is 64x64, expected 128x96")
     assert "data 'photos' has no image of this name" in result["problems"]["c"]
     with pytest.raises(SystemExit) as end:
@@ -307,11 +329,11 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
         and "80.0000" in said.out
     )
     with pytest.raises(UserError, match="is an image"):
-        evaluate(restored / "b.png", realsr_like, ["psnr"], progress=False)
+        evaluate(restored / "b.png", realsr_like, EvaluateOptions(["psnr"], progress=False))
     (restored / "a.png").unlink()
     (restored / "b.png").unlink()
     with pytest.raises(UserError, match="holds no image of data 'photos'"):
-        evaluate(restored, realsr_like, ["psnr"], progress=False)
+        evaluate(restored, realsr_like, EvaluateOptions(["psnr"], progress=False))
 
 
 def test_command_line(realsr_like, tmp_path, capsys):

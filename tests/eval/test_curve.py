@@ -9,9 +9,12 @@ from PIL import Image
 
 from compress.core.errors import UserError
 from eval import published
-from eval.curve import draw, main
+from eval.curve import main
 from eval.metric.metrics import METRICS
-from eval.reporting.points import Point, front, gather, select, until
+from eval.reporting.board import gather
+from eval.reporting.curve import draw, dress
+from eval.reporting.labels import label_points
+from eval.reporting.points import Point, front, select, until
 
 
 def test_only_the_same_protocol_and_data_set(run):
@@ -102,19 +105,17 @@ def test_no_name_covers_a_point_or_another_name(run):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from eval import curve
-
     selection = select(
         [run("nano_w8a8", musiq=61.0), run("nano_w4", musiq=60.9), run("nano_w6", musiq=55.0)]
     )
     assert len(selection.points) > 15
     figure = Figure(figsize=(8.4, 5.2), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.scatter([p.x for p in selection.points], [p.y for p in selection.points])
-    curve._dress(axes, selection)
+    dress(axes, selection)
     figure.draw_without_rendering()
-    curve._label(figure, axes, selection.points, front(selection.points, True))
+    label_points(canvas, axes, selection.points, front(selection.points, True))
     texts = [t for t in axes.texts if t.get_text() in {p.label for p in selection.points}]
     assert len(texts) == len(selection.points)
     boxes = [t.get_window_extent(figure.canvas.get_renderer()) for t in texts]

@@ -51,8 +51,9 @@ def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
     """Inception's real structure with random weights, read from a folder: pyiqa's own features, and a distance."""
     from pyiqa.archs import fid_arch, inception
 
-    from eval.metric.metrics import Metrics
+    from eval.metric.scorer import Metrics
     from eval.score.benchmark import evaluate
+    from eval.score.options import EvaluateOptions
 
     torch.manual_seed(0)
     with monkeypatch.context() as patch:
@@ -82,17 +83,19 @@ def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
     result = evaluate(
         folders[1],
         realsr_like,
-        ["fid", "psnr"],
-        tmp_path,
-        tmp_path / "out",
-        progress=False,
-        cache=tmp_path / "c.sqlite",
+        EvaluateOptions(
+            ["fid", "psnr"],
+            tmp_path,
+            tmp_path / "out",
+            progress=False,
+            cache=tmp_path / "c.sqlite",
+        ),
     )
     assert (
         result["fid"] == pytest.approx(fid.frechet(theirs[1], theirs[0]), rel=1e-3)
         and result["fid"] > 0
     )
     assert (tmp_path / "out" / "metrics.csv").read_text().startswith("image,data,protocol,psnr\n")
-    assert evaluate(folders[1], realsr_like, ["fid"], tmp_path, progress=False, limit=1)["blank"][
-        "fid"
-    ].startswith("it is a distance of two sets")
+    assert evaluate(
+        folders[1], realsr_like, EvaluateOptions(["fid"], tmp_path, progress=False, limit=1)
+    )["blank"]["fid"].startswith("it is a distance of two sets")

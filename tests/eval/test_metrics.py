@@ -8,7 +8,8 @@ import torch
 from compress.core.errors import UserError
 from compress.core.image import read_image
 from eval.metric import ntire, weight_files
-from eval.metric.metrics import METRICS, Metrics
+from eval.metric.metrics import METRICS
+from eval.metric.scorer import Metrics
 
 GOLDEN = {
     "psnr": "psnr_y",

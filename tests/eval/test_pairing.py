@@ -6,6 +6,7 @@ from compress.core.errors import UserError
 from eval.data.dataset import open_data
 from eval.data.pairing import restored_images
 from eval.score.benchmark import evaluate
+from eval.score.options import EvaluateOptions
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def restored(tmp_path, photo):
 
 def test_names_as_upscale_writes_them(restored, realsr_like):
     folder = restored("a_x4.png", "b_x4.png")
-    result = evaluate(folder, open_data(realsr_like), ["psnr-rgb"], progress=False)
+    result = evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))
     assert result["images"] == 2 and not result["problems"] and result["psnr-rgb"] > 40
 
 
@@ -45,7 +46,7 @@ def test_an_image_of_its_own_that_ends_so_is_nobody_elses(restored):
 
 def test_two_candidates_are_a_sentence(restored, realsr_like):
     folder = restored("a.png", "a_x4.png", "b.png")
-    result = evaluate(folder, open_data(realsr_like), ["psnr-rgb"], progress=False)
+    result = evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))
     assert (
         result["images"] == 1
         and "a.png and a_x4.png may both be the restored image of 'a'" in result["problems"]["a"]
@@ -57,4 +58,4 @@ def test_all_ambiguous(restored, realsr_like):
     with pytest.raises(
         UserError, match="none of 2 images could be measured; the first, a: .*may both be"
     ):
-        evaluate(folder, open_data(realsr_like), ["psnr-rgb"], progress=False)
+        evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))

@@ -13,9 +13,12 @@ import yaml
 from PIL import Image
 
 from compress.core.errors import UserError
-from eval.report import ReportData, cell, collect, main, spread, tiles, write_report
+from eval.report import main
 from eval.reporting import pictures, rundir
+from eval.reporting.cells import cell
 from eval.reporting.pictures import Crop
+from eval.reporting.report import ReportData, collect, tiles, write_report
+from eval.reporting.spread import spread
 
 
 @pytest.fixture

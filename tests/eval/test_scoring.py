@@ -9,11 +9,13 @@ import torch
 from compress.core.errors import UserError
 from compress.process.resample import upsample
 from eval.data.dataset import open_data
-from eval.metric import metrics as metrics_module
-from eval.metric.metrics import Metrics, locate
+from eval.metric import scorer
+from eval.metric.locating import locate
+from eval.metric.scorer import Metrics
 from eval.score.benchmark import evaluate
 from eval.score.cache import ScoreCache, image_hash, key
-from eval.score.scoring import Job, Worker
+from eval.score.options import EvaluateOptions
+from eval.score.worker import Job, Worker
 
 
 @pytest.fixture
@@ -32,13 +34,16 @@ def counted(monkeypatch):
 
 def test_nothing_is_measured_twice(realsr_like, tmp_path, counted, photo):
     options = {"cache": tmp_path / "c.sqlite", "progress": False}
-    first = evaluate(realsr_like / "HR", realsr_like, ["psnr", "gmsd"], **options)
+    first = evaluate(realsr_like / "HR", realsr_like, EvaluateOptions(["psnr", "gmsd"], **options))
     assert sorted(counted) == ["gmsd", "gmsd", "psnr", "psnr"]
     counted.clear()
-    assert evaluate(realsr_like / "HR", realsr_like, ["psnr", "gmsd"], **options) == first
+    assert (
+        evaluate(realsr_like / "HR", realsr_like, EvaluateOptions(["psnr", "gmsd"], **options))
+        == first
+    )
     assert counted == []
     photo(128, 96, seed=9).save(realsr_like / "HR" / "b.png")  # its content counts, not its name
-    evaluate(realsr_like / "HR", realsr_like, ["psnr", "ssim"], **options)
+    evaluate(realsr_like / "HR", realsr_like, EvaluateOptions(["psnr", "ssim"], **options))
     assert sorted(counted) == ["psnr", "ssim", "ssim"]
 
 
@@ -55,9 +60,9 @@ def test_a_killed_evaluation_goes_on(realsr_like, tmp_path, counted, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
-            evaluate(realsr_like / "HR", realsr_like, ["psnr"], **options)
+            evaluate(realsr_like / "HR", realsr_like, EvaluateOptions(["psnr"], **options))
     assert counted == ["psnr"]
-    evaluate(realsr_like / "HR", realsr_like, ["psnr"], **options)
+    evaluate(realsr_like / "HR", realsr_like, EvaluateOptions(["psnr"], **options))
     assert counted == ["psnr", "psnr"]
 
 
@@ -92,7 +97,7 @@ def test_keys_depend_on_image_metric_and_weights(shared, tmp_path, monkeypatch):
     one = Metrics(["niqe", "psnr"], shared / "iqa")
     assert one.identity("niqe") != one.identity("psnr")
     before = one.identity("niqe")
-    monkeypatch.setattr(metrics_module, "digest", lambda path: "another file")
+    monkeypatch.setattr(scorer, "digest", lambda path: "another file")
     assert one.identity("niqe") != before
 
 
@@ -105,11 +110,13 @@ def test_processes_give_the_same_rows(realsr_like, tmp_path, photo):
         evaluate(
             realsr_like / "HR",
             realsr_like,
-            ["psnr-rgb", "gmsd"],
-            out_dir=tmp_path / str(n),
-            batch=2,
-            processes=n,
-            progress=False,
+            EvaluateOptions(
+                ["psnr-rgb", "gmsd"],
+                out=tmp_path / str(n),
+                batch=2,
+                processes=n,
+                progress=False,
+            ),
         )
         for n in (1, 2)
     ]
@@ -134,7 +141,11 @@ def test_mistakes(realsr_like, tmp_path):
         ({"cache": tmp_path / "c.sqlite"}, "cannot be used as the cache of scores"),
     ):
         with pytest.raises(UserError, match=says):
-            evaluate(realsr_like / "HR", realsr_like, ["psnr"], progress=False, **options)
+            evaluate(
+                realsr_like / "HR",
+                realsr_like,
+                EvaluateOptions(["psnr"], progress=False, **options),
+            )
 
 
 def test_cache_reads_what_it_wrote(tmp_path):
@@ -154,7 +165,7 @@ def test_cache_reads_what_it_wrote(tmp_path):
 def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
     """With the six metrics' means given, the two composed figures and the reason for a missing one."""
     from eval.metric import ntire
-    from eval.score import benchmark
+    from eval.score.averages import composed
 
     values = {
         "lpips": 0.3524,
@@ -164,14 +175,14 @@ def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
         "musiq": 74.68,
         "clipiqa": 0.8805,
     }
-    assert benchmark._composed("ntire-score", values, None) == (
+    assert composed("ntire-score", values, None) == (
         pytest.approx(4.2392, abs=1e-3),
         None,
     )
-    value, why = benchmark._composed("ntire-final", values, None)
+    value, why = composed("ntire-final", values, None)
     assert value is None and "--speedup" in why
-    assert benchmark._composed("ntire-final", values, 11.67)[0] == pytest.approx(30.8701, rel=1e-3)
-    value, why = benchmark._composed("ntire-score", {**values, "niqe": None}, None)
+    assert composed("ntire-final", values, 11.67)[0] == pytest.approx(30.8701, rel=1e-3)
+    value, why = composed("ntire-score", {**values, "niqe": None}, None)
     assert value is None and "niqe has no value" in why
     assert set(values) == set(ntire.INGREDIENTS)
     assert json.dumps(values)

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from eval.metric.metrics import METRICS
+from eval.metric.survey import ready, survey
 from eval.metric.weight_files import known
-from eval.weights import main, ready, survey
+from eval.weights import main
 
 
 def call(*arguments):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from compress.pipeline.summary import pairs_of, summary
-from eval.curve import ours_are
+from eval.reporting.curve import ours_are
 
 COST = {
     "lr_size": [96, 64],

@@ -1,0 +1,62 @@
+"""The templates of reports with what they call: cells, headings, arrows and pictures."""
+
+import base64
+import io
+
+import numpy as np
+from jinja2 import Environment
+from markupsafe import Markup
+from PIL import Image
+
+from eval.metric.metrics import METRICS
+from eval.reporting import pages
+from eval.reporting.cells import cell, columns, heading
+from eval.reporting.notes import plural
+from eval.reporting.pictures import Crop
+
+
+def environment() -> Environment:
+    """The templates of report.html and compare.html."""
+    found = pages.environment()
+    found.filters |= {"cell": cell, "heading": heading, "picture": picture}
+    found.globals |= {
+        "columns": columns,
+        "arrow": _arrow,
+        "higher": _is_higher_better,
+        "directions": _directions,
+        "shape": _shape,
+        "plural": plural,
+    }
+    return found
+
+
+def picture(image: np.ndarray) -> Markup:
+    """An image as the data URI of a PNG.
+
+    Args:
+        image: [H, W, 3], uint8 or float in [0, 1].
+    """
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return Markup("data:image/png;base64," + base64.b64encode(stream.getvalue()).decode())
+
+
+def _shape(crop: Crop) -> str:
+    """Width over height, as a style sheet's aspect-ratio."""
+    height, width = next(iter(crop.versions.values())).shape[:2]
+    return f"{width}/{height}"
+
+
+def _arrow(metric: str) -> str:
+    return METRICS[metric].arrow if metric in METRICS else ""
+
+
+def _is_higher_better(metric: str) -> bool:
+    return METRICS[metric].higher if metric in METRICS else True
+
+
+def _directions() -> dict[str, bool]:
+    return {name: metric.higher for name, metric in METRICS.items()}

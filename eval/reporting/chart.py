@@ -1,0 +1,53 @@
+"""The interactive curve: choose both axes, hover for figures; one page with everything inside."""
+
+from pathlib import Path
+from typing import Any
+
+from eval.metric.metrics import METRICS
+from eval.reporting import pages
+from eval.reporting.axes import AXES
+from eval.reporting.board import Board
+
+
+def chart_data(board: Board, metric: str, axis: str) -> dict[str, Any]:
+    """What the page's script draws.
+
+    Args:
+        board: The systems, with all of their axes and metrics.
+        metric: The metric that is shown first.
+        axis: The axis that is shown first.
+    """
+    labels = {name: entry.label for name, entry in AXES.items()}
+    if board.device:
+        labels["latency"] = f"ms at 128 → 512 on {board.device} (ours predicted, others published)"
+    return {
+        "axis": axis,
+        "metric": metric,
+        "axes": labels,
+        "metrics": {name: entry.higher for name, entry in METRICS.items()},
+        "systems": [
+            {
+                "label": system.label,
+                "ours": system.ours,
+                "x": system.x,
+                "y": system.y,
+                "note": system.note,
+            }
+            for system in board.systems
+        ],
+    }
+
+
+def write_chart(board: Board, metric: str, axis: str, path: Path) -> Path:
+    """Write the page; nothing in it is loaded from elsewhere.
+
+    Args:
+        board: The systems.
+        metric: The metric that is shown first.
+        axis: The axis that is shown first.
+        path: The file.
+    """
+    template = pages.environment().get_template("curve.html.j2")
+    title = f"{board.dataset}, protocol “{board.protocol}”"
+    page = template.render(title=title, data=chart_data(board, metric, axis))
+    return pages.write(page, path)

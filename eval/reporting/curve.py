@@ -1,0 +1,167 @@
+"""The curve of quality against cost as PNG and SVG: our runs, published systems, the front."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from compress.core.errors import UserError
+from compress.core.files import MADE_BY, replacing
+from eval.metric.metrics import METRICS
+from eval.reporting.colours import GRID, INK, OURS, SPINES, THEIRS
+from eval.reporting.labels import label_points
+from eval.reporting.points import Point, Selection, front
+
+SUFFIXES = (".png", ".svg")
+WIDE = 200  # largest over smallest x from which only powers of ten have ticks
+LONG = 1e4  # from this x on, ticks have no decimals
+NOTE_WIDTH = 150  # characters of a line of the note below
+
+
+def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
+    """Write `selection` as PNG and SVG.
+
+    Args:
+        selection: What to draw.
+        path: Its stem names both files.
+
+    Returns:
+        The paths of the PNG and the SVG.
+
+    Raises:
+        UserError: The name ends in neither suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"-o {path}: give a name that ends in .png or .svg; both are written")
+    figure = _figure(selection)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
+    with replacing(png) as partial:
+        figure.savefig(partial, metadata={"Software": MADE_BY})
+    with replacing(svg) as partial:
+        figure.savefig(partial, metadata={"Creator": MADE_BY})
+    return png, svg
+
+
+def ours_are(axis: str) -> str:
+    """What the legend calls our runs.
+
+    Their latency on a phone is predicted; all else was measured or counted.
+    """
+    return "ours (quality measured, latency predicted)" if axis == "latency" else "measured here"
+
+
+def _figure(selection: Selection) -> Figure:
+    figure = Figure(figsize=(8.4, 5.2), dpi=160, facecolor="white", layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw_theirs(axes, [point for point in selection.points if not point.ours])
+    _draw_ours(axes, [point for point in selection.points if point.ours], selection.axis)
+    best = front(selection.points, METRICS[selection.metric].higher)
+    dress(axes, selection)
+    _draw_front(axes, best)
+    axes.legend(
+        frameon=False,
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.12),
+        ncols=3,
+        labelcolor=INK,
+    )
+    figure.draw_without_rendering()  # fixes the layout, without which no label knows its pixels
+    label_points(canvas, axes, selection.points, best)
+    return figure
+
+
+def _draw_theirs(axes: Axes, points: list[Point]) -> None:
+    if points:
+        _scatter(axes, points, s=34, c=THEIRS, marker="o", label="published")
+
+
+def _draw_ours(axes: Axes, points: list[Point], axis: str) -> None:
+    if points:
+        _scatter(axes, points, s=52, c=OURS, marker="D", label=ours_are(axis))
+
+
+def _scatter(axes: Axes, points: list[Point], **look: Any) -> None:
+    axes.scatter(
+        [point.x for point in points],
+        [point.y for point in points],
+        edgecolors="white",
+        linewidths=0.8,
+        zorder=3,
+        **look,
+    )
+
+
+def _draw_front(axes: Axes, best: list[Point]) -> None:
+    axes.step(
+        [point.x for point in best] + [axes.get_xlim()[1]],
+        [point.y for point in best] + [best[-1].y],
+        where="post",
+        color=OURS,
+        linewidth=1.1,
+        linestyle=(0, (5, 4)),
+        alpha=0.7,
+        zorder=1,
+        label="Pareto front",
+    )
+
+
+def dress(axes: Axes, selection: Selection) -> None:
+    """Give the axes of `selection` their scales, names, grid and the note below."""
+    arrow = "higher is better" if METRICS[selection.metric].higher else "lower is better"
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.12)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < WIDE else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(axes.get_xlim())  # the front goes to the border without moving it
+    axes.set_xlabel(selection.x_label, color=INK)
+    axes.set_ylabel(f"{selection.metric.upper()}  ({arrow})", color=INK)
+    axes.set_title(
+        f"{selection.dataset}, protocol “{selection.protocol}”",
+        loc="left",
+        color=INK,
+        fontsize=12,
+        fontweight="bold",
+    )
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SPINES)
+    axes.tick_params(colors=INK, which="both", labelsize=9)
+    axes.annotate(
+        _note(selection),
+        (0, -0.2),
+        xycoords="axes fraction",
+        ha="left",
+        va="top",
+        fontsize=7.5,
+        color=THEIRS,
+    )
+
+
+def _tick(x: float, _: int | None) -> str:
+    return f"{x:,g}" if x < LONG else f"{x:,.0f}"
+
+
+def _note(selection: Selection) -> str:
+    """Which published systems are not drawn, and why."""
+    if all(point.ours for point in [*selection.points, *selection.beyond]):
+        return (
+            "no published system has this metric on this data set and protocol, placed on this axis"
+        )
+    notes = []
+    if selection.beyond:
+        beyond = [f"{point.label} ({point.x:,.4g}; {point.y:.4g})" for point in selection.beyond]
+        notes.append(f"beyond this axis: {', '.join(beyond)}")
+    if selection.left_out:
+        left_out = ", ".join(selection.left_out)
+        notes.append(f"not on this axis (not printed, or counted otherwise): {left_out}")
+    return "\n".join(textwrap.fill(note, NOTE_WIDTH) for note in notes)
