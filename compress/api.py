@@ -11,7 +11,7 @@ Mistakes raise `compress.core.errors.UserError`, whose text is what the commands
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from compress.recipe.recipe import Recipe, load_recipe
 from compress.recipe.run_files import read_ledger
 from compress.recipe.run_passes import Compressed
 from compress.recipe.run_passes import compress as run_passes
+
+if TYPE_CHECKING:
+    from eval.data.folders import DataSpec
 
 __all__ = ["Compressed", "compress", "evaluate", "export", "load", "upscale"]
 
@@ -167,7 +170,7 @@ def export(
 
 def evaluate(
     model: SRModel | str | Path,
-    data: str | Path = "embedded",
+    data: "DataSpec | str | Path" = "embedded",
     metrics: Iterable[str] = ("psnr", "ssim"),
     **options: Any,
 ) -> dict[str, Any]:
@@ -176,9 +179,10 @@ def evaluate(
     Args:
         model: From `load` or `compress`, a run directory or model file, or a folder of pictures
             that were restored before.
-        data: `embedded`, a folder with LR/ and HR/, or a published set as NAME=DIR.
+        data: `embedded`, a folder with LR/ and HR/, or a published set as NAME=DIR; a DataSpec of
+            eval.data.folders for two folders, a protocol or a name.
         metrics: Names that `python -m eval.run --help` lists.
-        **options: Of `eval.score.benchmark.evaluate`, such as `limit=10` or `iqa_weights=DIR`.
+        **options: Of `eval.score.options.EvaluateOptions`, such as `limit=10` or `iqa_weights=DIR`.
 
     Returns:
         The mean of each metric, or None with the reason under "blank"; "images", "problems".
@@ -187,5 +191,7 @@ def evaluate(
         UserError: The data, a metric or its weights cannot be used.
     """
     from eval.score.benchmark import evaluate as measure
+    from eval.score.options import EvaluateOptions
 
-    return measure(model, data, tuple(metrics), progress=False, **options)
+    chosen = EvaluateOptions(tuple(metrics), progress=False, **options)
+    return measure(model, data, chosen)
