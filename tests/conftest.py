@@ -13,7 +13,10 @@ from compress.model.sr_model import SRModel
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden vectors beside the repository; tests that need it are skipped where it is absent."""
+    """The folder of golden vectors beside the repository.
+
+    Tests that need it are skipped where it is absent.
+    """
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"no golden vectors at {folder}")

@@ -27,4 +27,5 @@ def test_notebook_runs(path, monkeypatch):
         resources={"metadata": {"path": path.parents[1]}},
     ).execute()
     outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert outputs and not [o for o in outputs if o.output_type == "error"]
+    assert outputs
+    assert not [o for o in outputs if o.output_type == "error"]

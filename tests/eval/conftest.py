@@ -50,7 +50,10 @@ def realsr_like(tmp_path) -> Path:
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No weights in the cache, and every download fails as it does without a network; yields the addresses asked."""
+    """No weights in the cache, and every download fails as it does without a network.
+
+    Yields the addresses asked.
+    """
     asked = []
 
     def refuse(url, target):

@@ -1,4 +1,7 @@
-"""Evaluation: OSEDiff's published figures, the layouts, what is written, and every mistake a user can make."""
+"""Evaluation.
+
+OSEDiff's published figures, the layouts, what is written, and every mistake a user can make.
+"""
 
 import csv
 import json
@@ -35,7 +38,10 @@ def run_score(data, restore, metrics, weights=None, **options):
 
 
 def test_osediff_on_realsr_reproduces_its_log(shared, tmp_path):
-    """All 100 published pairs: PSNR-Y and SSIM-Y within 1e-4 each; NIQE to the last digit on twelve."""
+    """All 100 published pairs: PSNR-Y and SSIM-Y within 1e-4 each.
+
+    NIQE to the last digit on twelve.
+    """
     root = shared / "data" / "realsr"
     result = evaluate(
         root / "osediff", root, EvaluateOptions(["psnr", "ssim"], out=tmp_path, progress=False)
@@ -86,14 +92,15 @@ def test_restored_images_are_scored_as_8_bit_and_saved(realsr_like, tmp_path):
     ] == pytest.approx(80, abs=1e-3)
 
 
-@pytest.mark.parametrize("small, large", [("LR", "HR"), ("lq", "gt"), ("test_LR", "test_HR")])
+@pytest.mark.parametrize(("small", "large"), [("LR", "HR"), ("lq", "gt"), ("test_LR", "test_HR")])
 def test_layouts(realsr_like, small, large):
     (realsr_like / "LR").rename(realsr_like / "x")
     (realsr_like / "x").rename(realsr_like / small)
     (realsr_like / "HR").rename(realsr_like / large)
     data = open_data(realsr_like)
     assert [pair.name for pair in data.pairs] == ["a", "b"]
-    assert data.pairs[0].lr().shape == (1, 3, 24, 32) and data.pairs[0].hr().shape == (
+    assert data.pairs[0].lr().shape == (1, 3, 24, 32)
+    assert data.pairs[0].hr().shape == (
         1,
         3,
         96,
@@ -101,7 +108,8 @@ def test_layouts(realsr_like, small, large):
     )
     assert (data.name, data.protocol) == ("photos", "full")
     same = open_data(DataSpec(lr=realsr_like / small, hr=realsr_like / large))
-    assert same.name == "photos" and torch.equal(same.pairs[1].hr(), data.pairs[1].hr())
+    assert same.name == "photos"
+    assert torch.equal(same.pairs[1].hr(), data.pairs[1].hr())
 
 
 def test_protocol_follows_from_the_sizes(tmp_path, photo):
@@ -137,10 +145,13 @@ def test_small_images_only_leave_full_reference_metrics_blank(realsr_like, share
             progress=False,
         ),
     )
-    assert result["psnr"] is None and "original image" in result["blank"]["psnr"]
-    assert result["niqe"] > 0 and "niqe" not in result["blank"]
+    assert result["psnr"] is None
+    assert "original image" in result["blank"]["psnr"]
+    assert result["niqe"] > 0
+    assert "niqe" not in result["blank"]
     lines = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "image,data,protocol,psnr,niqe" and lines[1].startswith("a,photos,full,,")
+    assert lines[0] == "image,data,protocol,psnr,niqe"
+    assert lines[1].startswith("a,photos,full,,")
     saved = json.loads((tmp_path / "out" / "averages.json").read_text())
     assert saved == result
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["averages.json", "metrics.csv"]
@@ -169,7 +180,8 @@ def test_model_on_embedded_data():
         Bicubic(), "embedded", EvaluateOptions(["psnr", "ssim"], limit=2, progress=False)
     )
     assert (result["data"], result["protocol"], result["images"]) == ("embedded", "embedded", 2)
-    assert 20 < result["psnr"] < 35 and 0.4 < result["ssim"] < 0.95
+    assert 20 < result["psnr"] < 35
+    assert 0.4 < result["ssim"] < 0.95
     assert (
         evaluate(Bicubic(), "embedded", EvaluateOptions(["psnr", "ssim"], limit=2, progress=False))
         == result
@@ -198,7 +210,7 @@ def _text(root, photo):
 
 
 @pytest.mark.parametrize(
-    "damage, name, says",
+    ("damage", "name", "says"),
     [
         (_remove, "b", r"LR/b\.png: no image of this name in .*HR; rename or remove it"),
         (_resize, "b", r"b\.png: 120x96 is not x4 of .*b\.png \(32x24\); expected 128x96"),
@@ -209,14 +221,15 @@ def _text(root, photo):
 def test_one_wrong_image_does_not_cost_the_others(realsr_like, photo, tmp_path, damage, name, says):
     damage(realsr_like, photo)
     data = open_data(realsr_like)
-    assert [p.name for p in data.pairs] == ["b" if name == "a" else "a"] and data.total == 2
+    assert [p.name for p in data.pairs] == ["b" if name == "a" else "a"]
+    assert data.total == 2
     assert re.search(says, data.problems[name])
     result = evaluate(
         Bicubic(), realsr_like, EvaluateOptions(["psnr"], out=tmp_path / "out", progress=False)
     )
-    assert (
-        result["images"] == 1 and result["psnr"] > 5 and re.search(says, result["problems"][name])
-    )
+    assert result["images"] == 1
+    assert result["psnr"] > 5
+    assert re.search(says, result["problems"][name])
     assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 2
     assert "1 images were left out" in table(result)
 
@@ -227,10 +240,8 @@ def test_an_image_cut_off_in_the_middle_is_found_while_reading(realsr_like):
     file.write_bytes(file.read_bytes()[:2000])
     assert len(open_data(realsr_like).pairs) == 2
     result = evaluate(Bicubic(), realsr_like, EvaluateOptions(["psnr"], progress=False))
-    assert (
-        result["images"] == 1
-        and "b.png: the image is damaged or truncated" in result["problems"]["b"]
-    )
+    assert result["images"] == 1
+    assert "b.png: the image is damaged or truncated" in result["problems"]["b"]
 
 
 def test_a_model_that_puts_out_nan(realsr_like):
@@ -238,11 +249,12 @@ def test_a_model_that_puts_out_nan(realsr_like):
         return upsample(pair.lr()) * (float("nan") if pair.name == "a" else 1)
 
     found = run_score(open_data(realsr_like), broken, ["psnr"])
-    assert "NaN or infinite" in found["a"].problem and found["b"].scores["psnr"] > 5
+    assert "NaN or infinite" in found["a"].problem
+    assert found["b"].scores["psnr"] > 5
 
 
 @pytest.mark.parametrize(
-    "damage, says",
+    ("damage", "says"),
     [
         (_empty, "holds no image"),
         (lambda root, photo: shutil.rmtree(root), "no such folder"),
@@ -264,12 +276,12 @@ def test_nothing_left_is_an_error(realsr_like):
     for folder in ("LR", "HR"):
         for path in (realsr_like / folder).iterdir():
             path.write_bytes(b"")
-    with pytest.raises(UserError, match="none of 2 images can be used; the first: .*0 bytes"):
+    with pytest.raises(UserError, match=r"none of 2 images can be used; the first: .*0 bytes"):
         open_data(realsr_like)
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    ("options", "says"),
     [
         ({}, "no data was named"),
         ({"data": "embedded", "lr": "x"}, "brings its own images"),
@@ -295,9 +307,8 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
     shutil.copytree(realsr_like / "HR", restored)
     (restored / "b.png").unlink()
     result = evaluate(restored, realsr_like, EvaluateOptions(["psnr"], progress=False))
-    assert (
-        result["images"] == 1 and "holds no restored image of this name" in result["problems"]["b"]
-    )
+    assert result["images"] == 1
+    assert "holds no restored image of this name" in result["problems"]["b"]
     assert (
         evaluate(restored, realsr_like, EvaluateOptions(["psnr"], limit=1, progress=False))[
             "problems"
@@ -323,11 +334,9 @@ def test_restored_folder_must_match(realsr_like, tmp_path, photo, capsys):
             ]
         )
     said = capsys.readouterr()
-    assert (
-        end.value.code == 2
-        and "left out: b: b: the restored image is 64x64" in said.err
-        and "80.0000" in said.out
-    )
+    assert end.value.code == 2
+    assert "left out: b: b: the restored image is 64x64" in said.err
+    assert "80.0000" in said.out
     with pytest.raises(UserError, match="is an image"):
         evaluate(restored / "b.png", realsr_like, EvaluateOptions(["psnr"], progress=False))
     (restored / "a.png").unlink()
@@ -353,7 +362,8 @@ def test_command_line(realsr_like, tmp_path, capsys):
         )
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert "photos, protocol full, 2 images" in shown and "80.0000" in shown
+    assert "photos, protocol full, 2 images" in shown
+    assert "80.0000" in shown
     assert json.loads((tmp_path / "out" / "averages.json").read_text())["ssim"] == pytest.approx(1)
 
 
@@ -392,4 +402,5 @@ def test_table_names_every_blank():
             "blank": {"lpips": "no weights; put x into a folder"},
         }
     )
-    assert "25.1511" in text and "lpips: blank, no weights; put x into a folder" in text
+    assert "25.1511" in text
+    assert "lpips: blank, no weights; put x into a folder" in text

@@ -1,4 +1,7 @@
-"""The curve: one protocol and data set on its axes, two files, and errors that name what there is."""
+"""The curve.
+
+One protocol and data set on its axes, two files, and errors that name what there is.
+"""
 
 import json
 import re
@@ -21,7 +24,9 @@ def test_only_the_same_protocol_and_data_set(run):
     crop = select([run("a", musiq=60.0)], "musiq", "RealSR")
     full = select([run("b", musiq=60.0, protocol="full")], "musiq", "realsr")
     names = {p.label: p.y for p in crop.points}
-    assert names["OSEDiff"] == 69.09 and "PassionSR-W8A8" not in names and "BiMaCoSR" not in names
+    assert names["OSEDiff"] == 69.09
+    assert "PassionSR-W8A8" not in names
+    assert "BiMaCoSR" not in names
     assert {p.label: (p.x, p.y) for p in full.points} == {
         "b": (0.325, 60.0),
         "PassionSR-FP": (949.56, 67.05),
@@ -76,15 +81,14 @@ def test_systems_beyond_the_axis_are_named_not_drawn(run, tmp_path, capsys):
         == [p.label for p in select([folder]).points if p.x > 500]
         != []
     )
-    assert all(p.x <= 500 for p in near.points) and near.points[0].label == "small"
+    assert all(p.x <= 500 for p in near.points)
+    assert near.points[0].label == "small"
     _, svg = draw(near, tmp_path / "near.png")
     assert "beyond this axis" in svg.read_text()
     with pytest.raises(SystemExit) as stopped:
         main([str(folder), "-o", str(tmp_path / "c.png"), "--x-max", "0.1"])
-    assert (
-        stopped.value.code == 2
-        and "--x-max 0.1 leaves out 'small', which stands at 0.325" in capsys.readouterr().err
-    )
+    assert stopped.value.code == 2
+    assert "--x-max 0.1 leaves out 'small', which stands at 0.325" in capsys.readouterr().err
 
 
 def test_files_are_drawn(run, tmp_path):
@@ -151,16 +155,14 @@ def test_latency_is_predicted_for_ours_and_published_for_others(run, random_nano
         "nano": (expected["Galaxy S24"], "predicted"),
         "Edge-SD-SR": (38.0, "published"),
     }
-    assert (
-        "OSEDiff" in selection.left_out
-        and "predicted" in selection.x_label
-        and "Galaxy S24" in selection.x_label
-    )
+    assert "OSEDiff" in selection.left_out
+    assert "predicted" in selection.x_label
+    assert "Galaxy S24" in selection.x_label
     with pytest.raises(
         UserError, match="its latency on A100 is not known; it can be predicted for Galaxy S24"
     ):
         select([folder], axis="latency", device="A100")
-    with pytest.raises(UserError, match="did you mean 'Galaxy S2.'"):
+    with pytest.raises(UserError, match=r"did you mean 'Galaxy S2.'"):
         select([folder], axis="latency", device="Galaxy S42")
 
 
@@ -175,10 +177,13 @@ def test_page_has_all_systems_and_nothing_from_elsewhere(run, tmp_path):
     }  # a namespace, never fetched
     data = json.loads(re.search(r"const D = (.*);\n", page).group(1))
     systems = {s["label"]: s for s in data["systems"]}
-    assert systems["nano"]["ours"] and systems["nano"]["x"]["size"] == 0.325
+    assert systems["nano"]["ours"]
+    assert systems["nano"]["x"]["size"] == 0.325
     assert systems["nano"]["y"] == {"musiq": 60.0, "ssim": 0.7}
-    assert systems["OSEDiff"]["y"]["musiq"] == 69.09 and systems["OSEDiff"]["x"]["macs"] == 2265
-    assert data["metrics"]["musiq"] is True and data["metrics"]["lpips"] is METRICS["lpips"].higher
+    assert systems["OSEDiff"]["y"]["musiq"] == 69.09
+    assert systems["OSEDiff"]["x"]["macs"] == 2265
+    assert data["metrics"]["musiq"] is True
+    assert data["metrics"]["lpips"] is METRICS["lpips"].higher
     assert len(systems) == len(gather([tmp_path / "nano"]).systems)
 
 
@@ -191,7 +196,8 @@ def test_command_line(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main([str(folder), "-o", str(tmp_path / "c.svg"), "--metric", "psnr"])
     assert end.value.code == 0
-    assert (tmp_path / "c.png").is_file() and (tmp_path / "c.svg").is_file()
+    assert (tmp_path / "c.png").is_file()
+    assert (tmp_path / "c.svg").is_file()
 
 
 def test_mistakes(run, tmp_path):
@@ -211,13 +217,13 @@ def test_mistakes(run, tmp_path):
     (a / "eval" / "DIV2K" / "averages.json").write_text(
         json.dumps({"musiq": 1.0, "images": 1, "data": "DIV2K", "protocol": "full", "blank": {}})
     )
-    with pytest.raises(UserError, match="2 data sets in common.*choose one with --dataset"):
+    with pytest.raises(UserError, match=r"2 data sets in common.*choose one with --dataset"):
         select([a])
     (b / "ledger.json").write_text("{}")
-    with pytest.raises(UserError, match="has no cost.after.param_equivalents"):
+    with pytest.raises(UserError, match=r"has no cost\.after\.param_equivalents"):
         select([b])
     (b / "ledger.json").unlink()
-    with pytest.raises(UserError, match="has no ledger.json"):
+    with pytest.raises(UserError, match=r"has no ledger\.json"):
         select([b])
     with pytest.raises(UserError, match=r"ends in \.png or \.svg"):
         draw(select([a], dataset="RealSR"), tmp_path / "c.pdf")

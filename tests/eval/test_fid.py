@@ -1,4 +1,7 @@
-"""FID: the same resizing and distance as pyiqa's clean-fid, and features that are taken once an image."""
+"""FID.
+
+The same resizing and distance as pyiqa's clean-fid, and features that are taken once an image.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +51,10 @@ def test_resized_as_clean_fid_does(tmp_path, photo):
 
 
 def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
-    """Inception's real structure with random weights, read from a folder: pyiqa's own features, and a distance."""
+    """Inception's real structure with random weights, read from a folder.
+
+    Pyiqa's own features, and a distance.
+    """
     from pyiqa.archs import fid_arch, inception
 
     from eval.metric.scorer import Metrics
@@ -63,7 +69,9 @@ def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
             tmp_path / "pt_inception-2015-12-05-6726825d.pth",
         )
     judges = Metrics(["fid"], tmp_path)
-    assert judges.blank == {} and judges.of_sets == ["fid"] and judges.per_image == []
+    assert judges.blank == {}
+    assert judges.of_sets == ["fid"]
+    assert judges.per_image == []
     folders = [realsr_like / "HR", tmp_path / "blurred"]
     folders[1].mkdir()
     for path in folders[0].iterdir():
@@ -91,10 +99,8 @@ def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
             cache=tmp_path / "c.sqlite",
         ),
     )
-    assert (
-        result["fid"] == pytest.approx(fid.frechet(theirs[1], theirs[0]), rel=1e-3)
-        and result["fid"] > 0
-    )
+    assert result["fid"] == pytest.approx(fid.frechet(theirs[1], theirs[0]), rel=1e-3)
+    assert result["fid"] > 0
     assert (tmp_path / "out" / "metrics.csv").read_text().startswith("image,data,protocol,psnr\n")
     assert evaluate(
         folders[1], realsr_like, EvaluateOptions(["fid"], tmp_path, progress=False, limit=1)

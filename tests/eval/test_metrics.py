@@ -1,4 +1,7 @@
-"""Metrics: parity with pyiqa's golden values and OSEDiff's log; blanks and errors that explain themselves."""
+"""Metrics: parity with pyiqa's golden values and OSEDiff's log.
+
+Blanks and errors that explain themselves.
+"""
 
 import json
 
@@ -127,14 +130,16 @@ def test_reasons_for_single_values(shared):
     assert scores == {"psnr": None, "ms_ssim": None, "niqe": None, "brisque": None}
     assert "original image" in reasons["psnr"]
     assert "original image" in reasons["ms_ssim"]
-    assert "undefined" in reasons["niqe"] and "undefined" in reasons["brisque"]
+    assert "undefined" in reasons["niqe"]
+    assert "undefined" in reasons["brisque"]
     scores, reasons = judges.score(torch.rand(1, 3, 80, 80), torch.rand(1, 3, 80, 80))
-    assert "164 pixels" in reasons["ms_ssim"] and "96 pixels" in reasons["niqe"]
+    assert "164 pixels" in reasons["ms_ssim"]
+    assert "96 pixels" in reasons["niqe"]
     assert scores["psnr"] is not None
 
 
 @pytest.mark.parametrize(
-    "names, says",
+    ("names", "says"),
     [
         (["psnrr"], "did you mean 'psnr'"),
         (["maniqa"], "did you mean 'maniqa-pipal'"),
@@ -187,8 +192,10 @@ def test_one_undefined_image_spoils_no_batch(shared):
     images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     images[0] = 0.5
     values, reasons = Metrics(["niqe"], shared / "iqa").score_batch("niqe", images, None)
-    assert values[0] is None and "texture" in reasons[0]
-    assert values[1] > 0 and reasons[1] is None
+    assert values[0] is None
+    assert "texture" in reasons[0]
+    assert values[1] > 0
+    assert reasons[1] is None
 
 
 def test_lpips_squeeze_from_backbone_and_heads(shared, tmp_path, offline):
@@ -209,7 +216,8 @@ def test_lpips_squeeze_from_backbone_and_heads(shared, tmp_path, offline):
         Metrics(["lpips-squeeze"], folder).score(image, other)[0]
         for folder in (shared / "iqa", tmp_path)
     )
-    assert one == two and one["lpips-squeeze"] > 0.05
+    assert one == two
+    assert one["lpips-squeeze"] > 0.05
 
 
 def test_a_composed_score_brings_its_parts(offline):

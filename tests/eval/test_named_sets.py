@@ -1,4 +1,7 @@
-"""The field's data sets by name: layouts, counts, protocols, and what is said of a folder that is something else."""
+"""The field's data sets by name.
+
+Layouts, counts, protocols, and what is said of a folder that is something else.
+"""
 
 import pytest
 
@@ -31,11 +34,13 @@ def test_the_table_agrees_with_the_protocols():
         3000,
         None,
     ]
-    assert full_count("RealSet65", "full") == 65 and full_count("RealLR200", "full") == 200
+    assert full_count("RealSet65", "full") == 65
+    assert full_count("RealLR200", "full") == 200
 
 
 def test_realsr_as_its_authors_lay_it_out(tmp_path, photo):
-    """Small and large images of two cameras, side by side in one folder, told apart by the ends of their names."""
+    """Small and large images of two cameras, side by side in one folder, told apart by the ends of
+    their names."""
     for camera in ("Canon", "Nikon"):
         folder = tmp_path / "r" / camera / "Test" / "4"
         fill(folder, [f"{camera}_001_LR4.png", f"{camera}_002_LR4.png"], (40, 32), photo)
@@ -43,7 +48,8 @@ def test_realsr_as_its_authors_lay_it_out(tmp_path, photo):
     data = open_data(f"realsr={tmp_path / 'r'}")
     assert (data.name, data.protocol, data.total) == ("RealSR", "full", 4)
     assert [p.name for p in data.pairs] == ["Canon_001", "Canon_002", "Nikon_001", "Nikon_002"]
-    assert data.pairs[2].lr().shape == (1, 3, 32, 40) and data.pairs[2].hr().shape == (
+    assert data.pairs[2].lr().shape == (1, 3, 32, 40)
+    assert data.pairs[2].hr().shape == (
         1,
         3,
         128,
@@ -84,10 +90,8 @@ def test_shared_sets_are_whole(shared, capsys):
         main([f"realsr={data / 'realsr'}", f"realset65={data / 'realset65'}"])
     assert end.value.code == 0
     said = capsys.readouterr().out
-    assert (
-        "RealSR, protocol crop, 100 of 100 images" in said
-        and "RealSet65, protocol full, 65 of 65 images" in said
-    )
+    assert "RealSR, protocol crop, 100 of 100 images" in said
+    assert "RealSet65, protocol full, 65 of 65 images" in said
 
 
 def test_mistakes(tmp_path, photo, capsys):
@@ -110,18 +114,18 @@ def test_mistakes(tmp_path, photo, capsys):
             open_data(DataSpec(folder, protocol=protocol))
     with pytest.raises(SystemExit) as end:
         main([f"realsr={tmp_path / 'p'}"])
-    assert end.value.code == 2 and "averages are not over the benchmark" in capsys.readouterr().out
+    assert end.value.code == 2
+    assert "averages are not over the benchmark" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path / "p")])
-    assert end.value.code == 2 and "give NAME=DIR, such as realsr=" in capsys.readouterr().err
+    assert end.value.code == 2
+    assert "give NAME=DIR, such as realsr=" in capsys.readouterr().err
 
 
 def test_listing_names_counts_and_layouts():
     text = listing()
-    assert (
-        "crop    93 images, 128 -> 512" in text
-        and "Canon/Test/4/*_LR4.png and Canon/Test/4/*_HR.png" in text
-    )
+    assert "crop    93 images, 128 -> 512" in text
+    assert "Canon/Test/4/*_LR4.png and Canon/Test/4/*_HR.png" in text
     assert "unstated number of images" in text  # what no source states is not invented
 
 
@@ -169,7 +173,8 @@ def test_a_named_set_in_folders_of_other_names(tmp_path, photo):
             "crop",
             ["a", "b"],
         )
-        assert "holds 2 images, RealSR has 100" in found.notes[0] and found.pairs[0].hr().shape == (
+        assert "holds 2 images, RealSR has 100" in found.notes[0]
+        assert found.pairs[0].hr().shape == (
             1,
             3,
             512,
@@ -208,5 +213,5 @@ def test_only_results_of_our_own_are_replaced(tmp_path):
     )
     check_results(tmp_path)
     (tmp_path / "averages.json").write_text('{"protocol": "https", "images": 3}')
-    with pytest.raises(UserError, match="averages.json: exists and was not written by eval.run"):
+    with pytest.raises(UserError, match=r"averages\.json: exists and was not written by eval\.run"):
         check_results(tmp_path)

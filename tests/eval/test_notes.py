@@ -25,7 +25,7 @@ def quantize(**options) -> dict:
 
 
 @pytest.mark.parametrize(
-    "options, placement",
+    ("options", "placement"),
     [
         ({}, Placement.COMPAT),
         ({"attention": True}, Placement.ATTENTION),
@@ -40,7 +40,7 @@ def test_the_placement_is_the_recipe_s(options, placement):
 
 
 @pytest.mark.parametrize(
-    "name, whole",
+    ("name", "whole"),
     [
         ("passionsr_w8a8", False),
         ("passionsr_fast_w8a8", False),
@@ -51,7 +51,8 @@ def test_the_placement_is_the_recipe_s(options, placement):
 )
 def test_shipped_recipes(name, whole):
     text = of(name)
-    assert text.startswith("Placement ") and (NOT_WHOLE in text) != whole
+    assert text.startswith("Placement ")
+    assert (NOT_WHOLE in text) != whole
 
 
 def test_models_in_floating_point_have_nothing_to_say():
@@ -70,7 +71,7 @@ def test_what_the_recipe_adds_is_said():
 
 
 @pytest.mark.parametrize(
-    "options, narrow",
+    ("options", "narrow"),
     [
         ({}, False),
         ({"weights": 4}, True),
@@ -96,24 +97,28 @@ def test_narrow_recipes():
 
 def test_one_bit_is_simulated():
     text = of("bimacosr")
-    assert "weights of one bit and inputs of one bit" in text and "simulated" in text
-    assert "stored packed" in text and "Placement" not in text
+    assert "weights of one bit and inputs of one bit" in text
+    assert "simulated" in text
+    assert "stored packed" in text
+    assert "Placement" not in text
     unpacked = said(
         {"pass": "binarize", "method": "ternary", "components": ["denoiser", "decoder"]}
     )
-    assert "weights ternary and inputs of 8 bits" in unpacked and "no pass “pack”" in unpacked
+    assert "weights ternary and inputs of 8 bits" in unpacked
+    assert "no pass “pack”" in unpacked
     assert "Layers of the denoiser and the decoder" in unpacked
 
 
 def test_two_kinds_of_passes_are_both_said():
     text = of("bimacosr_full")
-    assert "Placement compat in the encoder and the decoder alone" in text and "one bit" in text
+    assert "Placement compat in the encoder and the decoder alone" in text
+    assert "one bit" in text
 
 
 def test_the_same_sentence_stands_once():
     assert said(quantize(), quantize()) == said(quantize())
 
 
-@pytest.mark.parametrize("count, word", [(0, "images"), (1, "image"), (2, "images")])
+@pytest.mark.parametrize(("count", "word"), [(0, "images"), (1, "image"), (2, "images")])
 def test_plural(count, word):
     assert plural(count, "image") == word

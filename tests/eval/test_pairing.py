@@ -24,7 +24,9 @@ def restored(tmp_path, photo):
 def test_names_as_upscale_writes_them(restored, realsr_like):
     folder = restored("a_x4.png", "b_x4.png")
     result = evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))
-    assert result["images"] == 2 and not result["problems"] and result["psnr-rgb"] > 40
+    assert result["images"] == 2
+    assert not result["problems"]
+    assert result["psnr-rgb"] > 40
 
 
 def test_exact_names_and_upscaled_ones_together(restored):
@@ -41,21 +43,20 @@ def test_exact_names_and_upscaled_ones_together(restored):
 
 def test_an_image_of_its_own_that_ends_so_is_nobody_elses(restored):
     found, problems = restored_images(restored("a_x4.png"), {"a", "a_x4"})
-    assert found.keys() == {"a_x4"} and not problems
+    assert found.keys() == {"a_x4"}
+    assert not problems
 
 
 def test_two_candidates_are_a_sentence(restored, realsr_like):
     folder = restored("a.png", "a_x4.png", "b.png")
     result = evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))
-    assert (
-        result["images"] == 1
-        and "a.png and a_x4.png may both be the restored image of 'a'" in result["problems"]["a"]
-    )
+    assert result["images"] == 1
+    assert "a.png and a_x4.png may both be the restored image of 'a'" in result["problems"]["a"]
 
 
 def test_all_ambiguous(restored, realsr_like):
     folder = restored("a.png", "a_x4.png", "b_x4.png", "b_x4.jpg")
     with pytest.raises(
-        UserError, match="none of 2 images could be measured; the first, a: .*may both be"
+        UserError, match=r"none of 2 images could be measured; the first, a: .*may both be"
     ):
         evaluate(folder, open_data(realsr_like), EvaluateOptions(["psnr-rgb"], progress=False))

@@ -1,4 +1,7 @@
-"""The papers' figures: every one that the reference tables have, agreement between sources, and the NTIRE formula."""
+"""The papers' figures.
+
+Every one that the reference tables have, agreement between sources, and the NTIRE formula.
+"""
 
 import csv
 from collections import defaultdict
@@ -116,7 +119,8 @@ def test_ntire_formula_reproduces_scores_and_ranks(shared):
             *(value[k] for k in ("lpips", "dists", "clipiqa", "maniqa", "musiq", "niqe"))
         )
         assert score == pytest.approx(value["perceptual_score"], abs=1e-3), row["team"]
-        # the printed ingredients are rounded, and 2^score turns 1e-4 of the score into 7e-5 of the final one
+        # the printed ingredients are rounded, and 2^score turns 1e-4 of the score into 7e-5 of the
+        # final one
         assert ntire.final(value["perceptual_score"], value["speedup"]) == pytest.approx(
             value["final_score"], rel=1e-4
         )
@@ -135,8 +139,6 @@ def test_metric_names_are_ours():
 
 
 def test_macs_of_another_input_size_stand_on_no_axis():
-    assert (
-        published.cost("BiMaCoSR", "macs_g") is None
-        and published.cost("BiMaCoSR", "params_m") == 4.98
-    )
+    assert published.cost("BiMaCoSR", "macs_g") is None
+    assert published.cost("BiMaCoSR", "params_m") == 4.98
     assert published.cost("nothing", "macs_g") is None

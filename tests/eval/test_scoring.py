@@ -81,19 +81,22 @@ def test_restored_images_are_known_by_model_and_small_image(realsr_like, tmp_pat
 
     first = run("one")
     assert calls == ["a", "b"]
-    assert run("one") == first and calls == ["a", "b"]
+    assert run("one") == first
+    assert calls == ["a", "b"]
     run("two")
     assert calls == ["a", "b"] * 2
     run("one", tmp_path / "kept")  # the pictures themselves are wanted: they have to be made
     assert calls == ["a", "b"] * 3
     (tmp_path / "kept" / "a.png").unlink()
-    assert run("one", tmp_path / "kept") == first and calls[6:] == ["a"]
+    assert run("one", tmp_path / "kept") == first
+    assert calls[6:] == ["a"]
 
 
 def test_keys_depend_on_image_metric_and_weights(shared, tmp_path, monkeypatch):
     image = torch.arange(48, dtype=torch.uint8).view(4, 4, 3).numpy()
     assert image_hash(image) != image_hash(image.reshape(2, 8, 3))
-    assert key("a", None) != key("a", "b") and key("ab", "c") != key("a", "bc")
+    assert key("a", None) != key("a", "b")
+    assert key("ab", "c") != key("a", "bc")
     one = Metrics(["niqe", "psnr"], shared / "iqa")
     assert one.identity("niqe") != one.identity("psnr")
     before = one.identity("niqe")
@@ -120,11 +123,9 @@ def test_processes_give_the_same_rows(realsr_like, tmp_path, photo):
         )
         for n in (1, 2)
     ]
-    assert (
-        results[0] == results[1]
-        and results[0]["images"] == 5
-        and list(results[0]["problems"]) == ["c3"]
-    )
+    assert results[0] == results[1]
+    assert results[0]["images"] == 5
+    assert list(results[0]["problems"]) == ["c3"]
     assert (tmp_path / "1" / "metrics.csv").read_text() == (
         tmp_path / "2" / "metrics.csv"
     ).read_text()
@@ -163,7 +164,8 @@ def test_cache_reads_what_it_wrote(tmp_path):
 
 
 def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
-    """With the six metrics' means given, the two composed figures and the reason for a missing one."""
+    """With the six metrics' means given, the two composed figures and the reason for a missing
+    one."""
     from eval.metric import ntire
     from eval.score.averages import composed
 
@@ -180,9 +182,11 @@ def test_ntire_scores_come_from_the_averages(monkeypatch, realsr_like):
         None,
     )
     value, why = composed("ntire-final", values, None)
-    assert value is None and "--speedup" in why
+    assert value is None
+    assert "--speedup" in why
     assert composed("ntire-final", values, 11.67)[0] == pytest.approx(30.8701, rel=1e-3)
     value, why = composed("ntire-score", {**values, "niqe": None}, None)
-    assert value is None and "niqe has no value" in why
+    assert value is None
+    assert "niqe has no value" in why
     assert set(values) == set(ntire.INGREDIENTS)
     assert json.dumps(values)

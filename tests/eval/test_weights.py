@@ -1,4 +1,7 @@
-"""What python -m eval.weights says: present, missing, spoilt; where from; and what can be computed with it."""
+"""What python -m eval.weights says: present, missing, spoilt.
+
+Where from; and what can be computed with it.
+"""
 
 import json
 import shutil
@@ -52,7 +55,8 @@ def test_every_weight_has_a_use_and_every_metric_its_weights(offline):
     assert all(row["metrics"] for row in files.values())
     assert set(ready(files)) == set(METRICS)
     lacks = ready(files)
-    assert lacks["psnr"] == [] and lacks["lpips-squeeze"] == ["lpips_squeeze_v0.1.safetensors"]
+    assert lacks["psnr"] == []
+    assert lacks["lpips-squeeze"] == ["lpips_squeeze_v0.1.safetensors"]
     assert lacks["ntire-final"] == [
         "alexnet-owt-7be5be79.pth",
         "LPIPS_v0.1_alex-df73285e.pth",

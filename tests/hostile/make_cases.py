@@ -286,7 +286,8 @@ def pickles() -> dict[str, bytes]:
     }
 
 
-# What must come of a case; of every other one a sentence. "converted": a result with --convert alone.
+# What must come of a case; of every other one a sentence. "converted": a result with --convert
+# alone.
 RESULTS = {
     "recipes": {"good.yaml", "bom.yaml"},
     "onnx": {"good.onnx"},

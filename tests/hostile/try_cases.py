@@ -1,11 +1,12 @@
 """Try a folder of hostile and ordinary inputs and print what came of each kind.
 
-    python tests/hostile/try_cases.py CASES [--kinds recipes img ...] [--verbose] [-o TABLE.md]
+python tests/hostile/try_cases.py CASES [--kinds recipes img ...] [--verbose] [-o TABLE.md]
 
-CASES holds one folder a kind: recipes, ckpt, img, onnx, lint, pickles; those that are there are tried. A case ends well in one of two ways: the command
-does its work and exits 0, or it says one sentence and exits 2. All else is a fault: a traceback, another exit code, more
-time or memory than the bounds, a case that was changed. Where CASES holds expected.json, as
-`make_cases.py` writes it, a result in the place of a sentence is a fault as well, and the other way round.
+CASES holds one folder a kind: recipes, ckpt, img, onnx, lint, pickles; those that are there are
+tried. A case ends well in one of two ways: the command does its work and exits 0, or it says one
+sentence and exits 2. All else is a fault: a traceback, another exit code, more time or memory than
+the bounds, a case that was changed. Where CASES holds expected.json, as `make_cases.py` writes it,
+a result in the place of a sentence is a fault as well, and the other way round.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""What a user types and writes: YAML in a recipe, overrides, and the sentence that each mistake gets."""
+"""What a user types and writes.
+
+YAML in a recipe, overrides, and the sentence that each mistake gets.
+"""
 
 import os
 import re
@@ -18,7 +21,8 @@ def said(text):
     with pytest.raises(UserError) as error:
         yaml_text.parse(text, "recipe r.yaml")
     sentence = str(error.value)
-    assert "\n" not in sentence and len(sentence) < 500
+    assert "\n" not in sentence
+    assert len(sentence) < 500
     return sentence
 
 
@@ -31,7 +35,7 @@ def bomb(levels, width, merge=False):
 
 
 @pytest.mark.parametrize(
-    "text, value",
+    ("text", "value"),
     [
         ("a: 1", {"a": 1}),
         ("a: 0x1F", {"a": 31}),
@@ -66,7 +70,7 @@ def test_values(text, value):
 
 
 @pytest.mark.parametrize(
-    "text, sentence",
+    ("text", "sentence"),
     [
         (bomb(11, 10), "holds more than 20,000 keys and values"),
         (bomb(9, 12, merge=True), "holds more than 20,000 keys and values"),
@@ -128,7 +132,7 @@ def test_an_alias_is_a_copy():
 
 
 @pytest.mark.parametrize(
-    "content, sentence",
+    ("content", "sentence"),
     [
         ("ä: 1".encode("latin-1"), r"no UTF-8 text \(byte 0xe4 in line 1\); save it as UTF-8"),
         (b"\n\nname: \xff", "byte 0xff in line 3"),
@@ -149,13 +153,14 @@ def test_files_that_are_no_recipe(tmp_path, content, sentence):
 
 @pytest.mark.parametrize("name", ["x\0y", "x" * 5000, ".", "none.yaml"])
 def test_names_that_no_file_has(name):
-    with pytest.raises(UserError, match="recipe .*(does not exist|is a folder)"):
+    with pytest.raises(UserError, match=r"recipe .*(does not exist|is a folder)"):
         read_yaml(name)
 
 
 def test_byte_order_mark_in_any_locale(tmp_path):
     (tmp_path / "r.yaml").write_bytes("\ufeffnäme: größe".encode())
-    code = f"from compress.core.config import read_yaml; print(ascii(read_yaml({str(tmp_path / 'r.yaml')!r})))"
+    file = str(tmp_path / "r.yaml")
+    code = f"from compress.core.config import read_yaml; print(ascii(read_yaml({file!r})))"
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain)
     assert done.stdout.strip() == r"{'n\xe4me': 'gr\xf6\xdfe'}", done.stderr
@@ -169,7 +174,7 @@ def test_a_bomb_takes_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "assignment, data",
+    ("assignment", "data"),
     [
         ("a.b=2", {"a": {"b": 2}, "l": [1, {"c": 3}]}),
         ("l.0=x", {"a": {"b": 1}, "l": ["x", {"c": 3}]}),
@@ -186,7 +191,7 @@ def test_overrides(assignment, data):
 
 
 @pytest.mark.parametrize(
-    "assignment, sentence",
+    ("assignment", "sentence"),
     [
         ("oops", "not of the form key=value"),
         ("=1", "not of the form"),
@@ -218,11 +223,9 @@ def test_overrides(assignment, data):
 def test_mistakes_in_overrides(assignment, sentence):
     with pytest.raises(UserError) as error:
         override({"a": {"b": 1}, "l": [1, {"c": 3}], "e": [], "s": 5}, [assignment])
-    assert (
-        re.search(sentence, str(error.value))
-        and len(str(error.value)) < 500
-        and str(error.value).isprintable()
-    )
+    assert re.search(sentence, str(error.value))
+    assert len(str(error.value)) < 500
+    assert str(error.value).isprintable()
 
 
 class Numbers(BaseModel):
@@ -234,7 +237,7 @@ class Numbers(BaseModel):
 
 
 @pytest.mark.parametrize(
-    "data, sentence",
+    ("data", "sentence"),
     [
         ({"count": True}, "count: takes a number, got true"),
         ({"rate": False}, "rate: takes a number, got false"),
@@ -252,11 +255,9 @@ class Numbers(BaseModel):
 def test_what_pydantic_lets_pass(data, sentence):
     with pytest.raises(UserError) as error:
         validate(Numbers, data, "r.yaml")
-    assert (
-        re.search(sentence, str(error.value))
-        and len(str(error.value)) < 400
-        and str(error.value).isprintable()
-    )
+    assert re.search(sentence, str(error.value))
+    assert len(str(error.value)) < 400
+    assert str(error.value).isprintable()
 
 
 def test_numbers_as_text_are_numbers():
@@ -265,15 +266,15 @@ def test_numbers_as_text_are_numbers():
 
 @pytest.mark.parametrize("name", [{}, [], {"a": 1}, 3, True])
 def test_a_name_is_a_word(name):
-    with pytest.raises(UserError, match="kind must be a word, got .*; choose one of one, two"):
+    with pytest.raises(UserError, match=r"kind must be a word, got .*; choose one of one, two"):
         choose({"one": 1, "two": 2}, "kind", {"kind": name}, "r.yaml")
 
 
 def test_sentences_are_short_and_printable():
     sentence = str(UserError(f"{'/very' * 1000}: line\nbreak, \x1b[31m, \u202e"))
-    assert sentence.isprintable() and len(sentence) < 300 and "(5,001 characters)" in sentence
-    assert (
-        shown(10**5000) == "a number of 16,610 bits"
-        and shown([1] * 9) == "a list of 9"
-        and shown("a\tb") == "'a b'"
-    )
+    assert sentence.isprintable()
+    assert len(sentence) < 300
+    assert "(5,001 characters)" in sentence
+    assert shown(10**5000) == "a number of 16,610 bits"
+    assert shown([1] * 9) == "a list of 9"
+    assert shown("a\tb") == "'a b'"

@@ -107,9 +107,12 @@ def test_links_and_files_are_never_replaced(here):
     (here / "link").symlink_to("run")
     (here / "dangling").symlink_to("nowhere")
     (here / "file").write_text("mine")
-    assert "is a link" in refusal(claim, "link") and "is a link" in refusal(claim, "dangling")
-    assert "is a file" in refusal(claim, "file") and "is a file" in refusal(claim, "file/below")
-    assert (here / "file").read_text() == "mine" and (here / "link").is_symlink()
+    assert "is a link" in refusal(claim, "link")
+    assert "is a link" in refusal(claim, "dangling")
+    assert "is a file" in refusal(claim, "file")
+    assert "is a file" in refusal(claim, "file/below")
+    assert (here / "file").read_text() == "mine"
+    assert (here / "link").is_symlink()
 
 
 def test_a_folder_of_somebody_else_stays(here):
@@ -117,7 +120,8 @@ def test_a_folder_of_somebody_else_stays(here):
         assert "nothing that" in refusal(claim, "photos", kind, overwrite=True)
     assert everything(here / "photos") == {here / "photos" / "a.jpg": "a photograph"}
     (here / "empty").mkdir()
-    assert claim("empty") and claim("empty", EXPORT)
+    assert claim("empty")
+    assert claim("empty", EXPORT)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +138,8 @@ def test_a_mark_that_is_none(here, content):
 def test_one_kind_does_not_replace_another(here):
     finish_run(here / "run")
     export_folder(here / "onnx")
-    assert "export.run" in refusal(claim, "run", EXPORT) and "compress.run" in refusal(
-        claim, "onnx", RUN
-    )
+    assert "export.run" in refusal(claim, "run", EXPORT)
+    assert "compress.run" in refusal(claim, "onnx", RUN)
 
 
 def test_what_a_user_put_into_a_run_stays(here):
@@ -154,7 +157,9 @@ def test_what_a_user_put_into_a_run_stays(here):
     (run / "eval" / "realsr").mkdir(parents=True)
     (run / "eval" / "realsr" / "metrics.csv").write_text("x")
     said = refusal(claim, "run")
-    assert "eval/realsr/metrics.csv" in said and "more" in said and "--overwrite" in said
+    assert "eval/realsr/metrics.csv" in said
+    assert "more" in said
+    assert "--overwrite" in said
     assert claim("run", overwrite=True)
     (run / "qnn" / "mine.txt").write_text("x")
     assert "qnn/mine.txt" in refusal(claim, "run", overwrite=True)
@@ -169,7 +174,8 @@ def test_a_run_of_an_older_version_has_no_mark(here):
     for name in ("recipe.yaml", "model.safetensors", "report.html", "card.md"):
         (run / name).write_text("x")
     export_folder(run / "openvino")
-    assert kind_of(run) == RUN and claim("old")
+    assert kind_of(run) == RUN
+    assert claim("old")
     (run / "photo.jpg").write_text("x")
     assert "photo.jpg" in refusal(claim, "old", overwrite=True)
 
@@ -203,7 +209,7 @@ def test_a_partial_of_a_user_stays_and_ours_is_begun_anew(here):
     partial.mkdir()
     (partial / "mine.txt").write_text("mine")
     assert ".run.partial" in refusal(claim, "run")
-    assert "mine" == (partial / "mine.txt").read_text()
+    assert (partial / "mine.txt").read_text() == "mine"
     (partial / "mine.txt").unlink()
     assert begin(here / "run", RUN) == partial
     (partial / "half").write_text("x")
@@ -236,9 +242,11 @@ def test_a_swap_that_fails_puts_the_old_one_back(here, monkeypatch):
         patch.setattr(Path, "rename", fails)
         with pytest.raises(OSError, match="No space"):
             swap_in(partial, out, RUN)
-    assert (out / "first").exists() and (partial / "second").exists()
+    assert (out / "first").exists()
+    assert (partial / "second").exists()
     swap_in(partial, out, RUN)
-    assert (out / "second").exists() and not (out / "first").exists()
+    assert (out / "second").exists()
+    assert not (out / "first").exists()
     assert sorted(p.name for p in here.iterdir()) == ["photos", "run"]
 
 
@@ -250,7 +258,8 @@ def test_a_process_killed_within_a_swap_loses_nothing(here):
     mark(aside, SCRATCH)
     out.rename(aside / "run")
     recover(out)
-    assert (out / "first").exists() and not aside.exists()
+    assert (out / "first").exists()
+    assert not aside.exists()
     (here / ".run.mine.old").mkdir()  # a user's, of a similar name
     (here / ".run.mine.old" / "x").write_text("mine")
     recover(out)
@@ -268,16 +277,26 @@ def test_what_was_moved_aside_for_another_name_stays(here, other):
         recover(here / name)
     assert (aside / other / "first").exists()
     recover(out)
-    assert (out / "first").exists() and not aside.exists()
+    assert (out / "first").exists()
+    assert not aside.exists()
 
 
 def test_a_scratch_folder_is_new_and_goes(here):
     (here / ".a.onnx.partial").mkdir()
     (here / ".a.onnx.partial" / "mine").write_text("mine")
-    with pytest.raises(ZeroDivisionError), folders.scratch(here / "a.onnx") as made:
-        assert made.is_dir() and kind_of(made) == SCRATCH
-        raise ZeroDivisionError
-    assert not made.exists() and (here / ".a.onnx.partial" / "mine").exists()
+    made = []
+
+    def breaks():
+        with folders.scratch(here / "a.onnx") as folder:
+            made.append(folder)
+            assert folder.is_dir()
+            assert kind_of(folder) == SCRATCH
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        breaks()
+    assert not made[0].exists()
+    assert (here / ".a.onnx.partial" / "mine").exists()
 
 
 HOLD = """
@@ -301,7 +320,8 @@ def test_the_second_process_gets_a_sentence_and_a_killed_one_gives_way(here):
     try:
         assert holder.stdout.readline() == "held\n"
         said = refusal(claim, "run")
-        assert f"process {holder.pid} on " in said and "is writing it" in said
+        assert f"process {holder.pid} on " in said
+        assert "is writing it" in said
         assert (here / ".run.partial" / "half").exists(), "the first is not disturbed"
     finally:
         holder.kill()

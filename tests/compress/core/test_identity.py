@@ -53,10 +53,12 @@ def test_a_settled_file_is_read_once_and_the_next_process_knows_it(tmp_path, mon
     first = DigestIndex(tmp_path / "index.sqlite").digest(file)
     read = []
     monkeypatch.setattr(identity, "content_digest", lambda path: read.append(path) or "0" * 64)
-    assert DigestIndex(tmp_path / "index.sqlite").digest(file) == first and read == []
+    assert DigestIndex(tmp_path / "index.sqlite").digest(file) == first
+    assert read == []
     time.sleep(0.02)
     file.write_bytes(b"c" * 64)
-    assert DigestIndex(tmp_path / "index.sqlite").digest(file) == "0" * 64 and len(read) == 1
+    assert DigestIndex(tmp_path / "index.sqlite").digest(file) == "0" * 64
+    assert len(read) == 1
 
 
 def test_an_index_that_is_damaged_or_cannot_be_written_costs_only_time(tmp_path):

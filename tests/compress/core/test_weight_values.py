@@ -54,7 +54,8 @@ def write_file(path, state):
 def refused(path):
     with pytest.raises(UserError) as told:
         read_tensors(Small(), path)
-    assert str(told.value).startswith(str(path)) and "\n" not in str(told.value)
+    assert str(told.value).startswith(str(path))
+    assert "\n" not in str(told.value)
     return str(told.value)
 
 
@@ -63,9 +64,8 @@ def test_what_is_narrower_is_read(tmp_path):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         model = Small()
         read_tensors(model, saved(tmp_path, linear__weight=weight.to(dtype)))
-        assert model.linear.weight.dtype == torch.float32 and torch.equal(
-            model.linear.weight.detach(), weight
-        )
+        assert model.linear.weight.dtype == torch.float32
+        assert torch.equal(model.linear.weight.detach(), weight)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -89,11 +89,12 @@ def test_a_float_of_another_type_is_refused(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int32, torch.int16])
 def test_codes_of_another_type_are_refused(tmp_path, dtype):
     said = refused(saved(tmp_path, conv__weight_q=torch.ones(4, 3, 1, 1).to(dtype)))
-    assert "conv.weight_q is stored as" in said and "where int8 belongs" in said
+    assert "conv.weight_q is stored as" in said
+    assert "where int8 belongs" in said
 
 
 @pytest.mark.parametrize(
-    "name, value, said",
+    ("name", "value", "said"),
     [
         ("conv__weight_scale", torch.tensor([1.0, 0.0, 1.0, 1.0]), "conv.weight_scale holds 0"),
         ("conv__weight_scale", torch.tensor([1.0, 1.0, -2.0, 1.0]), "conv.weight_scale holds -2"),
@@ -119,7 +120,8 @@ def test_scales_and_zero_points(tmp_path, name, value, said):
 
 def test_codes_wider_than_their_bits_are_refused():
     layer = QuantConv2d(nn.Conv2d(3, 4, 1), LayerOptions(6, 6))
-    assert layer.value_problem() is None and TensorQuantiser(6).value_problem() is None
+    assert layer.value_problem() is None
+    assert TensorQuantiser(6).value_problem() is None
     layer.weight_q.fill_(60)
     assert layer.value_problem()[0] == "weight_q"
 
@@ -188,7 +190,8 @@ WRONG = {
 def test_what_is_no_named_tensors_is_a_sentence(kind):
     with pytest.raises(UserError, match=kind) as told:
         named_tensors(WRONG[kind], "lora: file", "osediff.pkl")
-    assert "Inert" not in str(told.value) and "secret" not in str(told.value)
+    assert "Inert" not in str(told.value)
+    assert "secret" not in str(told.value)
 
 
 def test_float_tensors_are_floating_point_and_finite():

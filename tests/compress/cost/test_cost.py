@@ -1,4 +1,7 @@
-"""Counting: exact integers of the published structures, thop, quantised layers, and no trace left on the model."""
+"""Counting.
+
+Exact integers of the published structures, thop, quantised layers, and no trace left on the model.
+"""
 
 import json
 from dataclasses import replace
@@ -50,7 +53,8 @@ def test_tagger_and_the_published_system_have_the_exact_counts_of_the_original()
     assert [
         totals[key] for key in ("params", "macs_conv", "macs_linear", "macs_attention", "macs_full")
     ] == [212_117_045, 84_934_656, 156_118_530_816, 5_991_803_904, 162_195_269_376]
-    assert part.cost.lr_size == (384, 384) and list(part.cost.components()) == ["tagger"]
+    assert part.cost.lr_size == (384, 384)
+    assert list(part.cost.components()) == ["tagger"]
     cost = measure(source.build())
     assert cost.macs_paper + part.cost.macs_paper == 2_298_819_361_536
     assert cost.macs_full + part.cost.macs_full == 2_402_476_318_464
@@ -65,17 +69,22 @@ def test_tagger_gives_a_logit_per_tag():
 def test_any_module_is_measured_like_a_component():
     layer = nn.Conv2d(3, 5, 3, padding=1)
     cost = measure_module(layer, torch.rand(1, 3, 8, 16), name="part")
-    assert cost.lr_size == (8, 16) and [row.name for row in cost.layers] == ["part"]
-    assert cost.macs_paper == cost.macs_full == 8 * 16 * 5 * 27 and cost.params == 5 * 27 + 5
-    assert not layer._forward_hooks and layer.weight.device.type == "cpu"
+    assert cost.lr_size == (8, 16)
+    assert [row.name for row in cost.layers] == ["part"]
+    assert cost.macs_paper == cost.macs_full == 8 * 16 * 5 * 27
+    assert cost.params == 5 * 27 + 5
+    assert not layer._forward_hooks
+    assert layer.weight.device.type == "cpu"
 
 
 def test_plan_states_what_the_source_replaces():
     recipe = load_recipe("recipes/passionsr_w8a8.yaml", ["source.size=sd21"])
     cost = measure(recipe.source.build())
     assert as_text(recipe, [("source", cost)], cost).splitlines()[-2:] == [
-        "source tagger (DAPE), replaced by one constant prompt: 212,117,045 parameters, 162,195,269,376 full MACs",
-        "OSEDiff as published (with DAPE): 2,298,819,361,536 paper MACs / 2,402,476,318,464 full MACs",
+        "source tagger (DAPE), replaced by one constant prompt: "
+        "212,117,045 parameters, 162,195,269,376 full MACs",
+        "OSEDiff as published (with DAPE): "
+        "2,298,819,361,536 paper MACs / 2,402,476,318,464 full MACs",
     ]
     assert (
         json.loads(as_json(recipe, [("source", cost)], cost))["tagger"]["macs_full"]
@@ -86,17 +95,19 @@ def test_plan_states_what_the_source_replaces():
 def test_plan_of_a_source_that_replaces_nothing(random_nano):
     recipe, cost = load_recipe("recipes/passionsr_w8a8.yaml"), measure(random_nano)
     text = as_text(recipe, [("source", cost)], cost)
-    assert (
-        "source decoder:" in text and "replaced by" not in text and "as published (with" not in text
-    )
+    assert "source decoder:" in text
+    assert "replaced by" not in text
+    assert "as published (with" not in text
     assert "tagger" not in json.loads(as_json(recipe, [("source", cost)], cost))
 
 
 def test_nano_equals_thop(random_nano, monkeypatch):
-    # thop charges normalisation, which is no MAC of a convolution or linear layer, and ignores the parameters of a
-    # module type without a rule; a rule of zero operations puts both right. It sees no parameter outside a leaf
-    # module, hence the text context is added.
-    free = lambda module, inputs, output: None
+    # thop charges normalisation, which is no MAC of a convolution or linear layer, and ignores the
+    # parameters of a module type without a rule; a rule of zero operations puts both right. It sees
+    # no parameter outside a leaf module, hence the text context is added.
+    def free(module, inputs, output):
+        """No operation."""
+
     # What is counted is the network on its input alone.
     monkeypatch.setattr(random_nano, "tiling", replace(random_nano.tiling, margin=0))
     macs, params = thop.profile(
@@ -115,9 +126,8 @@ def test_counting_leaves_the_model_alone_and_needs_no_values(random_nano):
     before = {k: v.clone() for k, v in random_nano.state_dict().items()}
     random_nano.train()
     real = measure(random_nano)
-    assert random_nano.training and all(
-        torch.equal(v, before[k]) for k, v in random_nano.state_dict().items()
-    )
+    assert random_nano.training
+    assert all(torch.equal(v, before[k]) for k, v in random_nano.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in random_nano.modules())
     assert real == measure(OSEDiffSource().build())
 
@@ -132,7 +142,8 @@ def test_layers_components_and_dict_agree(random_nano):
         part["peak_activation_bytes"] for part in data["components"]
     )
     layer = next(row for row in data["layers"] if row["name"] == "denoiser.unet.conv_in")
-    assert layer["macs_conv"] == 16 * 24 * 48 * 4 * 9 and layer["params"] == 48 * 4 * 9 + 48
+    assert layer["macs_conv"] == 16 * 24 * 48 * 4 * 9
+    assert layer["params"] == 48 * 4 * 9 + 48
     assert layer["activation_bytes"] == 4 * 16 * 24 * (4 + 48)
 
 
@@ -168,30 +179,35 @@ def model_of(*layers: nn.Module) -> SRModel:
 
 
 @pytest.mark.parametrize(
-    "weights, activations, ratio", [(8, 8, 8 / 32), (6, 6, 6 / 32), (4, 8, 8 / 32), (8, None, 1)]
+    ("weights", "activations", "ratio"),
+    [(8, 8, 8 / 32), (6, 6, 6 / 32), (4, 8, 8 / 32), (8, None, 1)],
 )
 def test_bits_of_quantised_layers(weights, activations, ratio):
     cost = measure(
         model_of(Quantised(3, weights, activations), nn.Identity(), nn.Identity()), (8, 8)
     )
-    assert cost.macs_paper == 8 * 8 * 3 * 3 and cost.macs_equivalent == cost.macs_paper * ratio
+    assert cost.macs_paper == 8 * 8 * 3 * 3
+    assert cost.macs_equivalent == cost.macs_paper * ratio
     assert [row.activation_bytes for row in cost.layers if row.component == "encoder"] == [
         4 * 2 * 3 * 64
     ]
-    assert cost.params == 9 + 3 and cost.param_equivalents == 9 * weights / 32 + 3
-    assert (
-        cost.bytes == -(-9 * weights // 8) + 3 * 4 + 3 * 4
-        and cost.container_bytes == 9 + 3 * 4 + 3 * 4
-    )
+    assert cost.params == 9 + 3
+    assert cost.param_equivalents == 9 * weights / 32 + 3
+    assert cost.bytes == -(-9 * weights // 8) + 3 * 4 + 3 * 4
+    assert cost.container_bytes == 9 + 3 * 4 + 3 * 4
 
 
 def test_shared_tensors_count_once_and_half_precision_counts_half():
     shared = nn.Conv2d(3, 3, 1)
     cost = measure(model_of(shared, nn.Conv2d(3, 3, 1).half(), shared), (8, 8))
-    assert cost.params == 24 and cost.bytes == 12 * 4 + 12 * 2 and cost.macs_paper == 3 * 8 * 8 * 9
-    assert cost.param_equivalents == 12 + 6 and cost.macs_equivalent == 2.5 * 8 * 8 * 9
+    assert cost.params == 24
+    assert cost.bytes == 12 * 4 + 12 * 2
+    assert cost.macs_paper == 3 * 8 * 8 * 9
+    assert cost.param_equivalents == 12 + 6
+    assert cost.macs_equivalent == 2.5 * 8 * 8 * 9
     twin = meta_copy(model_of(shared, nn.Identity(), shared))
-    assert twin.encoder.layer is twin.decoder.layer and twin.encoder.layer.weight.is_meta
+    assert twin.encoder.layer is twin.decoder.layer
+    assert twin.encoder.layer.weight.is_meta
 
 
 def test_attention_modules_and_memory_layout():
@@ -213,7 +229,8 @@ def test_attention_modules_and_memory_layout():
             return self.linear(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)
 
     cost = measure(model_of(Attend(), Swapped(), nn.ConvTranspose2d(3, 3, 1)), (4, 4))
-    # Only the sum: inside nn.MultiheadAttention linear layers cannot be told from attention on every input.
+    # Only the sum: inside nn.MultiheadAttention linear layers cannot be told from attention on
+    # every input.
     assert cost.component("encoder").macs_full == 4 * 16 * 3 * 3 + 2 * 16 * 16 * 3
     assert cost.component("denoiser").macs_paper == cost.component("denoiser").macs_full == 16 * 9
     assert cost.component("decoder").totals()["macs_conv"] == 16 * 9
@@ -222,12 +239,11 @@ def test_attention_modules_and_memory_layout():
 def test_tables(random_nano):
     cost = measure(random_nano)
     lines = table([("source", cost), ("w8a8", cost)]).splitlines()
-    assert (
-        lines[0].startswith("after")
-        and lines[2].startswith("source")
-        and lines[3].startswith("w8a8")
-    )
-    assert f"{cost.macs_paper / 1e9:,.3f}" in lines[2] and len(set(map(len, lines))) == 1
+    assert lines[0].startswith("after")
+    assert lines[2].startswith("source")
+    assert lines[3].startswith("w8a8")
+    assert f"{cost.macs_paper / 1e9:,.3f}" in lines[2]
+    assert len(set(map(len, lines))) == 1
     assert [line.split()[0] for line in component_table(cost).splitlines()[2:]] == [
         "encoder",
         "denoiser",

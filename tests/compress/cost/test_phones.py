@@ -1,4 +1,7 @@
-"""Predicted latency: rates against the figures that they come from, sums by precision, and the word "predicted"."""
+"""Predicted latency.
+
+Rates against the figures that they come from, sums by precision, and the word "predicted".
+"""
 
 import json
 
@@ -30,7 +33,10 @@ def layer(
 
 
 def test_rates_follow_from_the_published_latencies():
-    """Real-ESRGAN x4plus by hand: 23 RRDBs of 3 dense blocks on 128x128, two doublings, two convolutions at 512x512."""
+    """Real-ESRGAN x4plus by hand.
+
+    23 RRDBs of 3 dense blocks on 128x128, two doublings, two convolutions at 512x512.
+    """
     dense = 9 * 32 * (64 + 96 + 128 + 160) + 9 * 64 * 192
     trunk = 128**2 * (23 * 3 * dense + 9 * 64 * 64 + 9 * 3 * 64)
     gmacs = (trunk + 256**2 * 9 * 64 * 64 + 512**2 * 9 * (2 * 64 * 64 + 64 * 3)) / 1e9
@@ -46,7 +52,8 @@ def test_rates_follow_from_the_published_latencies():
             rate = phones.rates()[device][precision]
             assert rate.gmacs_per_ms == pytest.approx(gmacs / ms, rel=0.05)
             assert f"{ms:g} ms" in rate.source
-    # Full MACs of the UNet and decoder of SD 2.1, exact in tests/compress/cost/test_cost.py: attention counts.
+    # Full MACs of the UNet and decoder of SD 2.1, exact in tests/compress/cost/test_cost.py:
+    # attention counts.
     for device, unet_ms, decoder_ms in (("Galaxy S24", 69, 201), ("Galaxy S25", 54, 176)):
         mean = (402.1 / unet_ms + 1257.3 / decoder_ms) / 2
         assert phones.rates()[device]["W8A16"].gmacs_per_ms == pytest.approx(mean, rel=0.02)
@@ -67,7 +74,8 @@ def test_precision_of_a_layer():
         OSEDiffSource(), [PASSES["quantize"](weights=8, activations=16, components=("decoder",))]
     )
     found = phones.gmacs_by_precision(measure(model, (64, 64)))
-    assert list(found) == ["fp16", "W8A16"] and min(found.values()) > 0
+    assert list(found) == ["fp16", "W8A16"]
+    assert min(found.values()) > 0
 
 
 def test_a_mixed_model_sums_its_parts():
@@ -80,7 +88,8 @@ def test_a_mixed_model_sums_its_parts():
         ),
     )
     first = phones.predict(cost)[0]
-    assert first.device == "Galaxy S24" and first.ms == pytest.approx(18 / 6 + 42 / 21)
+    assert first.device == "Galaxy S24"
+    assert first.ms == pytest.approx(18 / 6 + 42 / 21)
     assert first.terms() == "18.0 GMACs fp16 / 6 + 42.0 GMACs W8A8 / 21"
 
 
@@ -94,7 +103,8 @@ def test_the_published_latency_stands_beside_the_predicted_one():
         for line in lines
         if line.startswith("  Edge-SD-SR on Galaxy S24: published 38 ms, predicted 23.4 ms")
     ]
-    assert len(said) == 1 and "(0.62 of it)" in said[0]
+    assert len(said) == 1
+    assert "(0.62 of it)" in said[0]
     # Elsewhere, and at another size than the published one, there is nothing to stand beside.
     assert not any(
         "published 38" in line for line in phones.as_lines(Cost((128, 128), (layer(10**9),)), None)
@@ -110,7 +120,8 @@ def test_the_plan_prints_predictions_of_the_result():
     rows = plan(recipe)
     text = as_text(recipe, rows, published_accounting(recipe))
     predicted = [line for line in text.splitlines() if " predicted " in line and " ms = " in line]
-    assert len(predicted) == 3 and all("fp16" in line and "W8A8" in line for line in predicted)
+    assert len(predicted) == 3
+    assert all("fp16" in line and "W8A8" in line for line in predicted)
     assert "nothing was run on a phone" in text
     printed = json.loads(as_json(recipe, rows, published_accounting(recipe)))["predicted_ms"]
     assert printed == {p.device: round(p.ms, 2) for p in phones.predict(rows[-1][1])}

@@ -1,4 +1,7 @@
-"""Reading SD 2.1-base and both kinds of osediff.pkl: end to end on a tiny model, names and shapes on the real one."""
+"""Reading SD 2.1-base and both kinds of osediff.pkl.
+
+End to end on a tiny model, names and shapes on the real one.
+"""
 
 import copy
 import json
@@ -22,36 +25,36 @@ from compress.networks.sd21_checkpoint import load_sd21, lora_modules, merge_lor
 from compress.process.one_step import OneStep
 
 TOKENS = 12
-UNET = dict(
-    sample_size=8,
-    block_out_channels=(8, 16),
-    layers_per_block=1,
-    norm_num_groups=4,
-    cross_attention_dim=16,
-    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-    attention_head_dim=(2, 2),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    use_linear_projection=True,
-)
-VAE = dict(
-    block_out_channels=(8, 16),
-    layers_per_block=1,
-    norm_num_groups=4,
-    latent_channels=4,
-    scaling_factor=0.18215,
-    down_block_types=("DownEncoderBlock2D",) * 2,
-    up_block_types=("UpDecoderBlock2D",) * 2,
-)
-TEXT = dict(
-    vocab_size=300,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    max_position_embeddings=TOKENS,
-    bos_token_id=256,
-    eos_token_id=257,
-)
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 16,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "attention_head_dim": (2, 2),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "use_linear_projection": True,
+}
+VAE = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+TEXT = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": TOKENS,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
 # The layers with LoRA, as OSEDiff's initialize_unet and initialize_vae choose them.
 UNET_LAYERS = (
     "to_k",
@@ -134,7 +137,10 @@ def copied(base, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def adapted(base) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """UNet and autoencoder with peft's LoRA as OSEDiff applies it: rank 4, three adapters, random B, new conv_in."""
+    """UNet and autoencoder with peft's LoRA as OSEDiff applies it.
+
+    Rank 4, three adapters, random B, new conv_in.
+    """
     torch.manual_seed(1)
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
     vae = AutoencoderKL.from_pretrained(base, subfolder="vae")
@@ -158,12 +164,12 @@ def adapted(base) -> tuple[UNet2DConditionModel, AutoencoderKL]:
             LoraConfig(r=4, target_modules=layers(unet, UNET_LAYERS, keep)), adapter_name=adapter
         )
     unet.set_adapter(list(parts))
-    targets = layers(vae, VAE_LAYERS, lambda n: n.startswith("encoder.")) + ["quant_conv"]
+    targets = [*layers(vae, VAE_LAYERS, lambda n: n.startswith("encoder.")), "quant_conv"]
     vae.add_adapter(LoraConfig(r=4, target_modules=targets), adapter_name="default_encoder")
     with torch.no_grad():
         for network in (unet, vae):
             for name, parameter in network.named_parameters():
-                if "lora_B" in name or "conv_in.base_layer" in name and network is unet:
+                if "lora_B" in name or ("conv_in.base_layer" in name and network is unet):
                     parameter.copy_(torch.randn_like(parameter) * 0.1)
     return unet.eval(), vae.eval()
 
@@ -215,7 +221,7 @@ def expected(
 def assert_equal_outputs(model: SRModel, reference: tuple, lr: torch.Tensor) -> None:
     latent = model.encoder(lr)
     found = latent, model.denoiser(latent, model.context()), model.decoder(latent)
-    for name, a, b in zip(("latent", "prediction", "image"), found, reference):
+    for name, a, b in zip(("latent", "prediction", "image"), found, reference, strict=True):
         assert (a - b).abs().max() <= 1e-5, name
 
 
@@ -230,7 +236,8 @@ def test_base_alone(base):
     model = tiny()
     load_sd21(model, str(base), None, "a photo")
     assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])
-    assert model.text_encoder.token_ids[0, 0] == 256 and 257 in model.text_encoder.token_ids
+    assert model.text_encoder.token_ids[0, 0] == 256
+    assert 257 in model.text_encoder.token_ids
     assert_equal_outputs(model, expected(unet.eval(), vae.eval(), base, "a photo", LR), LR)
 
 
@@ -263,7 +270,8 @@ def test_adcsr_file_with_old_and_new_names(base, adapted, entries, tmp_path):
                 name = name.replace(f".{now}.", f".{before}.")
                 tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
         old[name] = tensor
-    assert old.keys() != vae.keys() and modern_names(old).keys() == vae.keys()
+    assert old.keys() != vae.keys()
+    assert modern_names(old).keys() == vae.keys()
     for state in (vae, old):
         model = tiny()
         load_sd21(
@@ -273,7 +281,7 @@ def test_adcsr_file_with_old_and_new_names(base, adapted, entries, tmp_path):
         )
         assert all(
             torch.equal(a, b)
-            for a, b in zip(model.state_dict().values(), merged.state_dict().values())
+            for a, b in zip(model.state_dict().values(), merged.state_dict().values(), strict=True)
         )
 
 
@@ -295,7 +303,8 @@ def test_bin_weights_and_old_text_names(copied):
     shutil.rmtree(copied / "scheduler")
     load_sd21(again, str(copied), None)
     assert all(
-        torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values())
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
     )
     assert not any(t.is_meta for t in [*model.parameters(), *model.buffers()])
 
@@ -406,15 +415,18 @@ def test_merge_by_hand():
         "conv.base_layer.bias": torch.zeros(2),
     }
     merged = merge_lora(state, lora, 2.0)
-    assert merged["conv.weight"].flatten(1).tolist() == [[6, 12], [8, 16]] and merged[
-        "conv.bias"
-    ].tolist() == [0, 0]
+    assert merged["conv.weight"].flatten(1).tolist() == [[6, 12], [8, 16]]
+    assert merged["conv.bias"].tolist() == [0, 0]
     assert merged["fc.weight"].tolist() == [[3, 2], [2, 3]]  # two adapters on one layer add up
-    assert state["fc.weight"].equal(torch.eye(2)) and not state["conv.weight"].any()
+    assert state["fc.weight"].equal(torch.eye(2))
+    assert not state["conv.weight"].any()
 
 
 def test_published_file_fits_the_real_structure(shared):
-    """Every tensor of osediff.pkl finds its place in SD 2.1; on meta tensors, so no weights are needed."""
+    """Every tensor of osediff.pkl finds its place in SD 2.1.
+
+    On meta tensors, so no weights are needed.
+    """
     manifest = json.loads((shared / "golden/manifests/osediff_pkl.json").read_text())
     entries = manifest["entries"]
     loras: dict[str, dict] = {"unet": {}, "vae": {}}
@@ -439,10 +451,8 @@ def test_published_file_fits_the_real_structure(shared):
     assert [
         len(entries[f"unet_lora_{part}_modules"]) for part in ("encoder", "decoder", "others")
     ] == [94, 148, 16]
-    assert (
-        len(entries["vae_lora_encoder_modules"]) == 65
-        and len(set(entries["vae_lora_encoder_modules"])) == 32
-    )
+    assert len(entries["vae_lora_encoder_modules"]) == 65
+    assert len(set(entries["vae_lora_encoder_modules"])) == 32
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
@@ -506,7 +516,7 @@ def test_a_base_that_is_not_finite_is_named(copied):
 
 
 @pytest.mark.parametrize(
-    "entry, value, said",
+    ("entry", "value", "said"),
     [
         ("rank_unet", 0, "rank_unet is 0 instead of a rank"),
         ("rank_unet", True, "is a truth value"),

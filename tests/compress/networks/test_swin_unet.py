@@ -1,4 +1,7 @@
-"""The Swin UNet: parity with the authors' network, the published names, shapes and counts, masks, and ONNX."""
+"""The Swin UNet.
+
+Parity with the authors' network, the published names, shapes and counts, masks, and ONNX.
+"""
 
 import json
 
@@ -54,20 +57,21 @@ def network(golden) -> SwinUNet:
     }
     missing, unexpected = net.load_state_dict(weights, strict=False)
     # The golden leaves out what follows from shapes; ours must have just that beside the weights.
-    assert unexpected == [] and set(missing) == set(facts["omitted_buffers"]["shapes"])
+    assert unexpected == []
+    assert set(missing) == set(facts["omitted_buffers"]["shapes"])
     return net
 
 
 def tiny(**options) -> SwinUNet:
-    config = dict(
-        channels=32,
-        multipliers=(1, 2),
-        blocks=1,
-        size=16,
-        attention=(16,),
-        embed=32,
-        head_channels=16,
-    )
+    config = {
+        "channels": 32,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "size": 16,
+        "attention": (16,),
+        "embed": 32,
+        "head_channels": 16,
+    }
     torch.manual_seed(0)
     net = SwinUNet(SwinUNetConfig(**config | options)).eval()
     for parameter in net.parameters():
@@ -140,9 +144,10 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(shared, name):
     assert sum(p.numel() for p in net.parameters()) == manifest["parameters"] == 118_593_583
 
 
-# Published: 50.66 and 202.61 G with attention; the convolutions and linear layers alone are 50.12 and 200.46.
+# Published: 50.66 and 202.61 G with attention; the convolutions and linear layers alone are 50.12
+# and 200.46.
 @pytest.mark.parametrize(
-    "side, conv, linear, attention",
+    ("side", "conv", "linear", "attention"),
     [
         (64, 46_884_847_616, 3_238_883_328, 537_919_488),
         (128, 187_539_390_464, 12_921_434_112, 2_151_677_952),
@@ -173,12 +178,13 @@ def test_counts_at_full_size(side, conv, linear, attention):
     )
 
 
-@pytest.mark.parametrize("rows, columns", [(2, 2), (3, 2), (1, 4)])
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 2), (1, 4)])
 def test_swin_mask_parts_what_was_not_adjacent(rows, columns):
     block = tiny(mask="swin").input_blocks[1][1].blocks[1]
     found = block.mask(rows, columns)
-    # Where a position of the shifted map comes from. The first half window comes from the opposite edge: in the last
-    # window of a side it meets the others, which lie a window and more away, or, in a map of one window, beyond it.
+    # Where a position of the shifted map comes from. The first half window comes from the opposite
+    # edge: in the last window of a side it meets the others, which lie a window and more away, or,
+    # in a map of one window, beyond it.
     y, x = torch.meshgrid(torch.arange(8 * rows), torch.arange(8 * columns), indexing="ij")
     parted = torch.zeros(rows * columns, 64, 64, dtype=torch.bool)
     for axis, last in ((y, 8 * rows - 8), (x, 8 * columns - 8)):
@@ -192,7 +198,9 @@ def test_swin_mask_parts_what_was_not_adjacent(rows, columns):
         )
         wrapped, whole = origin < 4, (origin >= max(last, 4)).any(1) & (origin < 4).any(1)
         parted |= (wrapped[:, :, None] != wrapped[:, None, :]) & whole[:, None, None]
-    assert torch.equal(found == -100, parted) and parted.any() and not parted.all()
+    assert torch.equal(found == -100, parted)
+    assert parted.any()
+    assert not parted.all()
     assert set(found.unique().tolist()) == {-100.0, 0.0}
 
 
@@ -215,14 +223,16 @@ def test_compact_stores_less_and_computes_the_same():
         for block in blocks:
             block.compact()
         assert torch.equal(net(x, steps, lq), expected)
-    assert len(shifted.attn_mask) == 4 and shifted.attn.relative_position_index.dtype == torch.int32
+    assert len(shifted.attn_mask) == 4
+    assert shifted.attn.relative_position_index.dtype == torch.int32
 
 
 def test_switches_change_structure_and_result():
     x, t, lr = torch.randn(1, 3, 16, 32), torch.tensor([3]), torch.randn(1, 3, 16, 32)
     with torch.no_grad():
         base = tiny()(x, t, lr)
-        assert base.shape == x.shape and not torch.equal(base, tiny()(x, t + 1, lr))
+        assert base.shape == x.shape
+        assert not torch.equal(base, tiny()(x, t + 1, lr))
         assert not torch.equal(base, tiny()(x, t, -lr))
         assert not torch.equal(base, tiny(mask="swin")(x, t, lr))
         added = tiny(film=False)
@@ -250,7 +260,13 @@ def test_what_it_refuses():
     ):
         with pytest.raises(UserError, match=words):
             SwinUNetConfig(
-                **dict(channels=32, embed=32, head_channels=16, multipliers=(1, 2), size=16)
+                **{
+                    "channels": 32,
+                    "embed": 32,
+                    "head_channels": 16,
+                    "multipliers": (1, 2),
+                    "size": 16,
+                }
                 | options
             )
 

@@ -1,4 +1,7 @@
-"""The VQ autoencoder: parity with the authors' network, the published names, shapes and counts, the code search."""
+"""The VQ autoencoder.
+
+Parity with the authors' network, the published names, shapes and counts, the code search.
+"""
 
 import json
 
@@ -80,7 +83,7 @@ def test_names_and_shapes_are_those_of_the_published_checkpoint(shared):
 
 # The code search (latent positions x 8192 x 3) is counted as a linear layer.
 @pytest.mark.parametrize(
-    "side, encode, decode",
+    ("side", "encode", "decode"),
     [
         (64, (155_438_845_952, 0, 17_179_869_184), (318_110_732_288, 100_663_296, 17_179_869_184)),
         (
@@ -125,7 +128,8 @@ def test_codebook_finds_the_nearest_and_passes_gradients_through():
     )
     weights = torch.randn_like(latent)
     (codes * weights).sum().backward()
-    assert torch.equal(latent.grad, weights) and book.embedding.weight.grad is None
+    assert torch.equal(latent.grad, weights)
+    assert book.embedding.weight.grad is None
     assert torch.equal(
         book.indices(book(latent)), book.indices(latent)
     )  # a code is its own nearest

@@ -1,4 +1,7 @@
-"""Photographs as phones and scanners make them: depth, profile, orientation, alpha, grey, damage."""
+"""Photographs as phones and scanners make them.
+
+Depth, profile, orientation, alpha, grey, damage.
+"""
 
 import io
 import struct
@@ -20,7 +23,10 @@ def noise(channels: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def png(path, depth: int, colour: int, raw: bytes, size, extra: bytes = b""):
-    """A PNG of any depth, which Pillow does not write: `raw` holds rows without their filter byte."""
+    """A PNG of any depth, which Pillow does not write.
+
+    `raw` holds rows without their filter byte.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
@@ -118,10 +124,8 @@ def test_a_profile_is_applied_and_the_result_says_srgb(tmp_path):
         ImageCms.createProfile("sRGB"),
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
     )
-    assert (
-        found.profiled
-        and np.abs(found.pixels.astype(int) - np.asarray(to_srgb).astype(int)).max() <= 1
-    )
+    assert found.profiled
+    assert np.abs(found.pixels.astype(int) - np.asarray(to_srgb).astype(int)).max() <= 1
     assert abs(int(found.pixels[0, 0, 0]) - 120) > 20
     assert (reading.read(tmp_path / "wide.png", managed=False).pixels == (120, 200, 90)).all()
     writing.save(found.pixels, found, tmp_path / "out.png", "png", None)
@@ -137,15 +141,15 @@ def test_srgb_by_another_name_changes_no_value(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(values).save(tmp_path / "a.png", icc_profile=srgb)
     found = reading.read(tmp_path / "a.png")
-    assert found.profiled and (found.pixels == values).all()
+    assert found.profiled
+    assert (found.pixels == values).all()
 
 
 def test_a_grey_profile(tmp_path):
     Image.new("L", (SIDE, SIDE), 55).save(tmp_path / "linear.png", icc_profile=grey_profile())
     found = reading.read(tmp_path / "linear.png", convert=True)
-    assert (
-        found.one_channel and abs(int(found.pixels[0, 0, 0]) - 128) <= 2
-    )  # 55 / 255 linear is 128 in sRGB
+    assert found.one_channel
+    assert abs(int(found.pixels[0, 0, 0]) - 128) <= 2
 
 
 @pytest.mark.parametrize(
@@ -155,8 +159,10 @@ def test_a_profile_that_cannot_be_used_is_told(tmp_path, icc):
     values = noise()
     Image.fromarray(values).save(tmp_path / "a.png", icc_profile=icc)
     found = reading.read(tmp_path / "a.png")
-    assert (found.pixels == values).all() and not found.profiled
-    assert len(found.notes) == 1 and "colour profile cannot be used" in found.notes[0]
+    assert (found.pixels == values).all()
+    assert not found.profiled
+    assert len(found.notes) == 1
+    assert "colour profile cannot be used" in found.notes[0]
 
 
 def test_text_that_expands_without_end_is_refused(tmp_path):
@@ -176,13 +182,14 @@ def test_sixteen_bits_by_the_depth_of_the_file(tmp_path, top):
     for name in ("a.png", "a.tif"):
         found = reading.read(tmp_path / name, convert=True)
         np.testing.assert_array_equal(found.pixels[..., 0], np.rint(values / 257).astype(np.uint8))
-        assert found.one_channel and "16 bits a channel were reduced to 8" in found.notes
+        assert found.one_channel
+        assert "16 bits a channel were reduced to 8" in found.notes
 
 
 def test_sixteen_bit_colour_is_seen(tmp_path):
     raw = np.random.default_rng(0).integers(0, 65536, (20, 20, 3)).astype(">u2")
     path = png(tmp_path / "a.png", 16, 2, raw.tobytes(), (20, 20))
-    with pytest.raises(PhotographError, match="16-bit RGB.*--convert"):
+    with pytest.raises(PhotographError, match=r"16-bit RGB.*--convert"):
         reading.read(path)
     found = reading.read(path, convert=True)
     assert np.abs(found.pixels.astype(float) - raw / 257).max() <= 1
@@ -199,7 +206,7 @@ def test_twelve_bit_and_inverted_tiffs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value, said",
+    ("value", "said"),
     [(np.nan, "NaN"), (-np.inf, "NaN or infinite"), (-0.5, "white is 1"), (3.0, "white is 1")],
 )
 def test_floats_have_a_range(tmp_path, value, said):
@@ -225,14 +232,16 @@ def test_transparency_lies_on_white(tmp_path):
     found = reading.read(tmp_path / "rgba.png", convert=True)
     alpha = values[..., 3:] / 255
     assert np.abs(found.pixels - (values[..., :3] * alpha + 255 * (1 - alpha))).max() <= 1.01
-    assert (found.pixels[:4] == 255).all() and not found.grey
+    assert (found.pixels[:4] == 255).all()
+    assert not found.grey
     Image.fromarray(values[..., [0, 3]], "LA").save(tmp_path / "la.png")
     grey = reading.read(tmp_path / "la.png", convert=True)
-    assert grey.one_channel and (grey.pixels[:4] == 255).all()
+    assert grey.one_channel
+    assert (grey.pixels[:4] == 255).all()
 
 
 @pytest.mark.parametrize(
-    "depth, colour, dark, clear",
+    ("depth", "colour", "dark", "clear"),
     [
         (8, 2, (10, 20, 30), (10, 20, 30)),
         (16, 2, (10, 20, 30), (10 * 257, 20 * 257, 30 * 257)),
@@ -261,7 +270,7 @@ def test_a_transparent_colour_at_any_depth(tmp_path, depth, colour, dark, clear)
 def test_grey_stays_grey(tmp_path):
     values = noise(1)
     Image.fromarray(values).save(tmp_path / "a.png")
-    with pytest.raises(PhotographError, match="grayscale.*--convert"):
+    with pytest.raises(PhotographError, match=r"grayscale.*--convert"):
         reading.read(tmp_path / "a.png")
     Image.fromarray(np.stack([values] * 3, -1)).save(tmp_path / "b.png")
     Image.fromarray(noise()).save(tmp_path / "c.png")
@@ -280,7 +289,8 @@ def jpeg_with_metadata(path, orientation: int = 6):
     exif[274], exif[271], exif[305] = orientation, "Maker", "Firmware 1"
     exif[0x8769] = {0x9003: "2024:01:02 03:04:05", 0xA002: SIDE + 8, 0xA003: SIDE, 0xA001: 65535}
     exif[0x8825] = {1: "N", 2: (48.0, 8.0, 15.0)}
-    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:t="hello"/></x:xmpmeta>'
+    description = b'<rdf:Description tiff:Orientation="6" dc:t="hello"/>'
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + description + b"</x:xmpmeta>"
     Image.fromarray(noise()).save(path, exif=exif, xmp=xmp, dpi=(300, 300))
     return path
 
@@ -295,13 +305,18 @@ def test_metadata_goes_with_the_result(tmp_path, kind):
     with Image.open(target) as result:
         result.load()
         exif = result.getexif()
-        assert result.format == kind.upper() and result.size == (4 * SIDE, 4 * (SIDE + 8))
-        assert exif.get(274, 1) == 1 and exif[271] == "Maker" and exif[305] == "Firmware 1"
+        assert result.format == kind.upper()
+        assert result.size == (4 * SIDE, 4 * (SIDE + 8))
+        assert exif.get(274, 1) == 1
+        assert exif[271] == "Maker"
+        assert exif[305] == "Firmware 1"
         details = exif.get_ifd(0x8769)
-        assert details[0x9003] == "2024:01:02 03:04:05" and details[0xA001] == 1
+        assert details[0x9003] == "2024:01:02 03:04:05"
+        assert details[0xA001] == 1
         assert (details[0xA002], details[0xA003]) == result.size
         assert exif.get_ifd(0x8825)[1] == "N"
-        assert b"hello" in result.info["xmp"] and b'Orientation="1"' in result.info["xmp"]
+        assert b"hello" in result.info["xmp"]
+        assert b'Orientation="1"' in result.info["xmp"]
         if kind not in ("webp", "avif"):
             assert result.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert np.abs(np.asarray(result.convert("RGB")).astype(int) - big).mean() < 4
@@ -340,13 +355,14 @@ def test_several_pictures(tmp_path):
     frames = [Image.fromarray(noise(seed=s)) for s in range(2)]
     for name in ("a.gif", "a.webp", "a.png", "a.tif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        with pytest.raises(PhotographError, match="animated|2 pages"):
+        with pytest.raises(PhotographError, match=r"animated|2 pages"):
             reading.read(tmp_path / name, convert=True)
     frames[0].save(
         tmp_path / "a.mpo", save_all=True, append_images=frames[1:]
     )  # as phones make them
     found = reading.read(tmp_path / "a.mpo")
-    assert found.pixels.shape == (SIDE, SIDE + 8, 3) and "the first is taken" in found.notes[0]
+    assert found.pixels.shape == (SIDE, SIDE + 8, 3)
+    assert "the first is taken" in found.notes[0]
 
 
 def test_a_scanners_thumbnail_is_no_page(tmp_path):
@@ -364,7 +380,9 @@ def test_a_scanners_thumbnail_is_no_page(tmp_path):
 
 def test_a_picture_past_the_bound_names_the_option(tmp_path):
     path = png(tmp_path / "bomb.png", 1, 0, bytes(8 * 60), (60, 60))
-    with pytest.raises(PhotographError, match="60x60 pixels .* past the bound .*--max-pixels 3600"):
+    with pytest.raises(
+        PhotographError, match=r"60x60 pixels .* past the bound .*--max-pixels 3600"
+    ):
         reading.read(path, convert=True, max_pixels=3599, remedy="pass --max-pixels {pixels}")
     assert reading.read(path, convert=True, max_pixels=3600).pixels.shape == (60, 60, 3)
     # The size in the header alone: nothing of it is decoded or reserved.
@@ -380,7 +398,7 @@ def test_a_picture_past_the_bound_names_the_option(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    ("content", "said"),
     [
         (b"", "empty"),
         (b"text", "not an image"),
@@ -418,7 +436,8 @@ def test_heic_names_the_extra(tmp_path, monkeypatch, there):
 def test_cmyk_and_lab(tmp_path):
     Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)).save(tmp_path / "a.tif")
     found = reading.read(tmp_path / "a.tif", convert=True)
-    assert (found.pixels == (255, 0, 0)).all() and "CMYK without a colour profile" in found.notes[0]
+    assert (found.pixels == (255, 0, 0)).all()
+    assert "CMYK without a colour profile" in found.notes[0]
     to_lab = ImageCms.buildTransform(
         ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
     )
@@ -437,9 +456,8 @@ def test_nothing_is_overwritten_and_nothing_left(tmp_path):
         writing.save(found.pixels, found, tmp_path / "a.png", "png", None)
     with pytest.raises(CannotWrite, match="cannot write"):
         writing.save(found.pixels, found, tmp_path / "none" / "b.png", "png", None)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"] and (
-        tmp_path / "a.png"
-    ).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_values_become_bytes_in_strips():
@@ -453,4 +471,5 @@ def test_values_become_bytes_in_strips():
 
 
 def test_names_are_printed_on_one_line():
-    assert shown("a\nb\x1b[31m.png") == r"a\nb\x1b[31m.png" and shown("ü 日本.png") == "ü 日本.png"
+    assert shown("a\nb\x1b[31m.png") == r"a\nb\x1b[31m.png"
+    assert shown("ü 日本.png") == "ü 日本.png"

@@ -1,4 +1,7 @@
-"""No frame: the outermost pixels of a small picture are as near to those of a larger one as the pixels inside."""
+"""No frame.
+
+The outermost pixels of a small picture are as near to those of a larger one as the pixels inside.
+"""
 
 from dataclasses import replace
 

@@ -1,5 +1,9 @@
-"""The process around the networks: one step in closed form, colour fixes, tiles, images of any size."""
+"""The process around the networks.
 
+One step in closed form, colour fixes, tiles, images of any size.
+"""
+
+import itertools
 import json
 
 import pytest
@@ -18,11 +22,11 @@ from compress.process.tiling import gaussian_weights, tile_starts, tiled
 
 def test_one_step_coefficients():
     step = OneStep()
-    # The published figure carries diffusers' float32 rounding; in float64 the schedule ends 3.4e-9 higher.
+    # The published figure carries diffusers' float32 rounding; in float64 the schedule ends 3.4e-9
+    # higher.
     assert step.alpha_bar == pytest.approx(0.0046600951, abs=4e-9)
-    assert step.signal == pytest.approx(0.0682649, abs=1e-7) and step.noise == pytest.approx(
-        0.9976672, abs=1e-7
-    )
+    assert step.signal == pytest.approx(0.0682649, abs=1e-7)
+    assert step.noise == pytest.approx(0.9976672, abs=1e-7)
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     assert step.clean_latent(one, 0 * one).item() == pytest.approx(14.65, abs=5e-3)
     assert -step.clean_latent(0 * one, one).item() == pytest.approx(14.61, abs=5e-3)
@@ -63,11 +67,12 @@ def to_bytes(image: torch.Tensor) -> torch.Tensor:
 
 def assert_same_bytes(found: torch.Tensor, expected: torch.Tensor) -> None:
     difference = (found - expected).abs()
-    assert difference.max() <= 1 and (difference > 0).float().mean() <= 1e-3
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() <= 1e-3
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-@pytest.mark.parametrize("name, fix", [("adain", adain), ("wavelet", wavelet)])
+@pytest.mark.parametrize(("name", "fix"), [("adain", adain), ("wavelet", wavelet)])
 def test_colour_fix_of_osediff(golden, case, name, fix):
     target, source = golden[f"inputs.{case}.target"] / 255, golden[f"inputs.{case}.source"] / 255
     result = fix(target, source)
@@ -113,12 +118,14 @@ def test_tile_weights(golden, size):
 
 
 @pytest.mark.parametrize(
-    "length, tile, overlap", [(5, 8, 2), (8, 8, 2), (9, 8, 2), (31, 8, 3), (200, 96, 32)]
+    ("length", "tile", "overlap"), [(5, 8, 2), (8, 8, 2), (9, 8, 2), (31, 8, 3), (200, 96, 32)]
 )
 def test_tiles_cover_and_overlap(length, tile, overlap):
     starts = tile_starts(length, tile, overlap)
-    assert starts[0] == 0 and starts[-1] + tile >= length and starts[-1] <= max(length - tile, 0)
-    assert all(b - a <= tile - overlap for a, b in zip(starts, starts[1:]))
+    assert starts[0] == 0
+    assert starts[-1] + tile >= length
+    assert starts[-1] <= max(length - tile, 0)
+    assert all(b - a <= tile - overlap for a, b in itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 8), (13, 29), (40, 17)])
@@ -150,7 +157,8 @@ def test_aligned_tiles_keep_their_overlap():
         align=16,
     )
     assert all(start % 16 == 0 for start in starts)
-    assert all(b - a <= 64 - 32 for a, b in zip(starts, starts[1:])) and starts[-1] + 64 == 208
+    assert all(b - a <= 64 - 32 for a, b in itertools.pairwise(starts))
+    assert starts[-1] + 64 == 208
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (30, 21)])
@@ -158,7 +166,9 @@ def test_model_takes_odd_sizes(random_nano, size):
     with torch.no_grad():
         image = random_nano(torch.rand(1, 3, *size))
     assert image.shape == (1, 3, 4 * size[0], 4 * size[1])
-    assert image.isfinite().all() and 0 <= image.min() and image.max() <= 1
+    assert image.isfinite().all()
+    assert image.min() >= 0
+    assert image.max() <= 1
 
 
 def test_a_padded_image_is_the_crop_of_the_whole(random_nano):
@@ -179,8 +189,10 @@ def test_large_images_run_in_tiles(random_nano):
     with torch.no_grad():
         image = random_nano(torch.rand(1, 3, 50, 34), stages.append)
     handle.remove()
-    assert image.shape == (1, 3, 200, 136) and image.isfinite().all()
-    assert stages == ["encoder", "denoiser", "decoder"] and sizes == {(16, 16)}
+    assert image.shape == (1, 3, 200, 136)
+    assert image.isfinite().all()
+    assert stages == ["encoder", "denoiser", "decoder"]
+    assert sizes == {(16, 16)}
 
 
 def test_colour_statistics_are_those_of_the_whole_image(random_nano):

@@ -1,4 +1,7 @@
-"""Residual shifting: the authors' tables, sampler states after every step, and SinSR from image to image."""
+"""Residual shifting.
+
+The authors' tables, sampler states after every step, and SinSR from image to image.
+"""
 
 import json
 
@@ -45,10 +48,8 @@ def check(facts, found, expected, name=""):
 def test_tables_are_the_authors(tables, name):
     process, expected = schedule(name), tables["schedules"][name]
     steps = range(process.steps)
-    assert (
-        process.steps == expected["num_timesteps"]
-        and list(process.timesteps) == expected["timestep_map"]
-    )
+    assert process.steps == expected["num_timesteps"]
+    assert list(process.timesteps) == expected["timestep_map"]
     assert process.kappa == expected["parameters"]["kappa"]
     for key, found in (
         ("sqrt_etas", process.sqrt_etas),
@@ -95,14 +96,15 @@ def test_samplers_pass_through_the_authors_states(golden, name, denoiser):
     )
 
     def denoise(x, t):
-        assert t.dtype == torch.int64 and t.shape == (2,)
+        assert t.dtype == torch.int64
+        assert t.shape == (2,)
         return 0.5 * x if denoiser == "half" else 0.5 * x + 0.25 * lq + 0.01 * t[0].item()
 
     for kind, chain, start in (
         ("stochastic", process.stochastic(denoise, y, noise), process.start(y, noise[0])),
         ("deterministic", capped.deterministic(denoise, y, noise[0]), capped.start(y, noise[0])),
     ):
-        states, predictions = zip(*chain)
+        states, predictions = zip(*chain, strict=True)
         check(facts, start, tensors[f"{before}{kind}.{denoiser}.x_start"], kind)
         for key, found in (("x", states), ("pred_x0", predictions)):
             expected = tensors[f"{before}{kind}.{denoiser}.{key}"]
@@ -171,7 +173,7 @@ def networks(shared) -> tuple[SwinUNet, VQAutoencoder]:
     for net, name in ((unet, "resshift_swin_unet"), (autoencoder, "resshift_vq")):
         for file in json.loads((shared / "golden" / f"{name}.json").read_text())["files"]:
             weights = load_file(shared / "golden" / file)
-            missing, unexpected = net.load_state_dict(
+            _missing, unexpected = net.load_state_dict(
                 {
                     key.removeprefix("weights."): value
                     for key, value in weights.items()

@@ -1,4 +1,7 @@
-"""Images in strips: whatever their height, the corrections are those of the whole image, and today's formulas."""
+"""Images in strips.
+
+Whatever their height, the corrections are those of the whole image, and today's formulas.
+"""
 
 import numpy as np
 import pytest
@@ -64,7 +67,7 @@ def test_any_strips_give_the_whole_image(name, size, monkeypatch):
 
 
 def test_corrections_are_the_models():
-    assert strips.CORRECTIONS == tuple(FIXES)
+    assert tuple(FIXES) == strips.CORRECTIONS
     with pytest.raises(ValueError, match="adain, wavelet, mean_std, none"):
         strips.corrected([], np.zeros((3, 16, 16), np.float32), "adian", SCALE)
 
@@ -105,7 +108,7 @@ def test_a_full_disk_is_told(monkeypatch):
     monkeypatch.setattr(strips, "IN_MEMORY", 0)
     monkeypatch.setattr(strips.tempfile, "TemporaryFile", lambda **options: Full())
     image = np.zeros((3, 64, 64), np.float32)
-    with pytest.raises(strips.StripError, match="No space left on device.*TMPDIR"):
+    with pytest.raises(strips.StripError, match=r"No space left on device.*TMPDIR"):
         strips.to_bytes(
             strips.corrected([image], np.zeros((3, 16, 16), np.float32), "adain", SCALE), 64, 64
         )
@@ -120,13 +123,11 @@ def test_shares_sum_to_one():
     ):
         total = np.zeros(starts[-1] + side + 2 * margin)
         places = strips.spans(starts, side, margin)
-        assert (
-            places[0][0] == 0
-            and places[-1][1] == len(total)
-            and places[1:]
-            == [(s + margin, s + margin + side) for s in starts[1:-1]]
-            + places[-1:] * (len(starts) > 1)
-        )
+        assert places[0][0] == 0
+        assert places[-1][1] == len(total)
+        assert places[1:] == [(s + margin, s + margin + side) for s in starts[1:-1]] + places[
+            -1:
+        ] * (len(starts) > 1)
         for (first, last), share in zip(
             places, strips.shares(starts, side, side / 2, margin), strict=True
         ):
@@ -138,7 +139,8 @@ def test_shares_sum_to_one():
 @pytest.mark.parametrize("size", [(24, 60), (40, 53)])
 @pytest.mark.parametrize("margin", [0, 4, 12])
 def test_a_margin_changes_no_tile_inside(size, margin):
-    """The grid is that of the map without its margin, and what is done pixel by pixel leaves no trace."""
+    """The grid is that of the map without its margin, and what is done pixel by pixel leaves no
+    trace."""
     x, seen = torch.rand(1, 2, *(s + 2 * margin for s in size), dtype=torch.float64), []
 
     def repeated(t: torch.Tensor) -> torch.Tensor:
@@ -153,8 +155,10 @@ def test_a_margin_changes_no_tile_inside(size, margin):
     )
     plain, seen = seen, []
     tiled(repeated, x[..., margin : margin + size[0], margin : margin + size[1]], 20, 8, 4)
-    assert len(plain) == len(seen) and set(seen) == {(20, 20)}
-    assert plain[0] == (20 + margin, 20 + margin) and (size[0] == 24 or (20, 20) in plain)
+    assert len(plain) == len(seen)
+    assert set(seen) == {(20, 20)}
+    assert plain[0] == (20 + margin, 20 + margin)
+    assert size[0] == 24 or (20, 20) in plain
 
 
 def blended(function, x: torch.Tensor, tile: int, overlap: int, scale: float) -> torch.Tensor:
@@ -179,7 +183,7 @@ def blended(function, x: torch.Tensor, tile: int, overlap: int, scale: float) ->
 
 @pytest.mark.parametrize("size", [(9, 30), (40, 17), (40, 53)])
 @pytest.mark.parametrize(
-    "dtype, atol", [(torch.float32, 1e-6), (torch.float64, 1e-13), (torch.float16, 1e-3)]
+    ("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-13), (torch.float16, 1e-3)]
 )
 def test_tiles_are_blended_as_over_whole_maps(size, dtype, atol):
     """In float16 the weights of the outermost pixels are 0, and their quotients were NaN."""
@@ -189,19 +193,23 @@ def test_tiles_are_blended_as_over_whole_maps(size, dtype, atol):
         return F.interpolate(t * 0.5 + t.mean((2, 3), keepdim=True) * 0.5, scale_factor=4)
 
     found = tiled(function, x, 12, 4, 4)
-    assert found.dtype == dtype and found.isfinite().all()
+    assert found.dtype == dtype
+    assert found.isfinite().all()
     torch.testing.assert_close(
         found.double(), blended(lambda t: function(t).double(), x, 12, 4, 4), rtol=0, atol=atol
     )
     rows = list(tiled_rows(function, x, Cut(12, 4), 4))
-    assert torch.equal(torch.cat(rows, dim=2), found) and (len(rows) > 1) == (size[0] > 12)
+    assert torch.equal(torch.cat(rows, dim=2), found)
+    assert (len(rows) > 1) == (size[0] > 12)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (41, 23)])
 def test_surround_reflects_on_all_sides(size):
     x = torch.rand(1, 3, *size)
     found = surround(x, 12, 16)
-    assert all(side % 16 == 0 and side >= n + 24 for side, n in zip(found.shape[-2:], size))
+    for side, n in zip(found.shape[-2:], size, strict=True):
+        assert side % 16 == 0
+        assert side >= n + 24
     assert torch.equal(found[..., 12 : 12 + size[0], 12 : 12 + size[1]], x)
     mirrored = F.pad(x, (12, 12, 12, 12), mode="reflect")
     assert torch.equal(found[..., : mirrored.shape[-2], : mirrored.shape[-1]], mirrored)
@@ -218,7 +226,8 @@ def test_bytes_are_those_of_the_float_image(random_nano, tiling, fix):
     random_nano.tiling, random_nano.colour_fix = tiling, fix
     lr = torch.rand(1, 3, 50, 34)
     pixels = random_nano.upscale_bytes(lr)
-    assert pixels.dtype == np.uint8 and pixels.shape == (200, 136, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (200, 136, 3)
     exact = random_nano(lr)[0].permute(1, 2, 0).numpy().astype(np.float64) * 255
     assert np.abs(pixels - exact).max() <= 0.5 + 1e-5 * 255
 
@@ -232,11 +241,13 @@ def test_an_image_that_fits_a_tile_stays_whole_with_its_margin(random_nano):
     )
     small, large = random_nano(torch.rand(1, 3, 32, 30)), random_nano(torch.rand(1, 3, 33, 30))
     handle.remove()
-    assert sizes[0] == (32, 32) and sizes[1:] == [
+    assert sizes[0] == (32, 32)
+    assert sizes[1:] == [
         (24, 32),
         (24, 32),
-    ]  # and tiles at borders have it as well
-    assert small.shape == (1, 3, 128, 120) and large.shape == (1, 3, 132, 120)
+    ]
+    assert small.shape == (1, 3, 128, 120)
+    assert large.shape == (1, 3, 132, 120)
 
 
 @torch.no_grad()

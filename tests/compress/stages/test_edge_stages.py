@@ -1,4 +1,7 @@
-"""Training Edge-SD-SR: a few steps of every stage, resume, what each stage trains, and what stays out of the model."""
+"""Training Edge-SD-SR.
+
+A few steps of every stage, resume, what each stage trains, and what stays out of the model.
+"""
 
 import json
 
@@ -99,7 +102,8 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
         {"l1"},
     ]
     source, passes = read_header(tmp_path / "a.safetensors")
-    assert source == EdgeSDSRSource() and passes == []
+    assert source == EdgeSDSRSource()
+    assert passes == []
     image = torch.rand(1, 3, 32, 32)
     assert load_model(tmp_path / "a.safetensors")(image).shape == (1, 3, 128, 128)
     # E_H and the teacher are files of the training, and no part of what ships.
@@ -121,10 +125,8 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
         train.main(
             [str(path), "--workdir", str(tmp_path / "b"), "-o", str(tmp_path / "b.safetensors")]
         )
-    assert (
-        not (tmp_path / "b.safetensors").exists()
-        and (tmp_path / "b" / "3_edge_joint.checkpoint").is_dir()
-    )
+    assert not (tmp_path / "b.safetensors").exists()
+    assert (tmp_path / "b" / "3_edge_joint.checkpoint").is_dir()
     monkeypatch.undo()
     monkeypatch.setitem(edge_sd_sr.SHAPES, "nano", TINY)
     monkeypatch.setattr(train, "LATENT_POOL", 2)
@@ -152,9 +154,8 @@ def test_latents_get_unit_deviation_and_the_autoencoder_stays(tmp_path):
         before = model.decoder(stage.beside(crops)[0])
         deviation = stage.finish()
         encoder = beside.hr_encoder()
-        assert deviation != pytest.approx(1, abs=0.1) and encoder(crops)[
-            0
-        ].std().item() == pytest.approx(1, abs=1e-4)
+        assert deviation != pytest.approx(1, abs=0.1)
+        assert encoder(crops)[0].std().item() == pytest.approx(1, abs=1e-4)
         torch.testing.assert_close(model.decoder(encoder(crops)[0]), before, rtol=1e-4, atol=1e-5)
 
 
@@ -173,11 +174,12 @@ def test_pool_holds_what_it_says(tmp_path):
     hr = torch.rand(2, 3, 128, 128)
     stage = edge_stages.EdgeJoint(model, {})
     clean, x4, x2, taught = stage.unpack(pool)
-    assert torch.equal(clean, beside.hr_encoder()(hr)[0].detach()) and taught.shape[1] == 0
-    assert (
-        torch.equal(x4, edge_stages.seeded_pair(hr, PRESETS["mild"], 0, 0)) and x4.shape[-1] == 32
-    )
-    assert torch.equal(x2, edge_stages.half_scale(hr, PRESETS["mild"], 0, 0)) and x2.shape[-1] == 64
+    assert torch.equal(clean, beside.hr_encoder()(hr)[0].detach())
+    assert taught.shape[1] == 0
+    assert torch.equal(x4, edge_stages.seeded_pair(hr, PRESETS["mild"], 0, 0))
+    assert x4.shape[-1] == 32
+    assert torch.equal(x2, edge_stages.half_scale(hr, PRESETS["mild"], 0, 0))
+    assert x2.shape[-1] == 64
     assert beside.pool([], 128, PRESETS["mild"], (0,)) is pool
     beside.write("x2_teacher", edge_stages.X2Teacher(model))
     taught = stage.unpack(beside.taught(pool))[-1]
@@ -196,7 +198,7 @@ def test_nll_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stage, encoder, learns",
+    ("stage", "encoder", "learns"),
     [
         ("edge_joint", "joint", {"denoiser", "encoder"}),
         ("edge_joint", "frozen", {"denoiser"}),
@@ -295,6 +297,6 @@ def test_what_it_refuses(recipe, tmp_path, capsys):
             call(recipe(stages), "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 2
         )
         assert words in capsys.readouterr().err
-    model, beside = started(tmp_path)
+    _model, beside = started(tmp_path)
     with pytest.raises(UserError, match="edge_autoencoder"):
         beside.hr_encoder()

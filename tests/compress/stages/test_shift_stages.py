@@ -127,14 +127,14 @@ def test_codebook_and_encoder_learn_from_the_vq_loss():
     _, terms = stage(hr, 0)
     terms["vq"].backward(retain_graph=True)
     weight = model.encoder.quant_conv.weight
-    assert (
-        model.decoder.quantize.embedding.weight.grad.abs().sum() > 0 and weight.grad.abs().sum() > 0
-    )
+    assert model.decoder.quantize.embedding.weight.grad.abs().sum() > 0
+    assert weight.grad.abs().sum() > 0
     weight.grad = None
     terms["l1"].backward()
     assert weight.grad.abs().sum() > 0  # through the codes
     plain = shift_stages.VQAutoencoderStage(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
-    assert "decoder.quantize" not in plain.trained and set(plain(hr, 0)[1]) == {"l1"}
+    assert "decoder.quantize" not in plain.trained
+    assert set(plain(hr, 0)[1]) == {"l1"}
 
 
 def test_student_starts_as_its_teacher():
@@ -168,7 +168,7 @@ def test_student_starts_as_its_teacher():
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("stages.0.stage=latent", "does not fit the family 'resshift'"),
         (

@@ -143,7 +143,8 @@ def test_the_encoder_passes_pixels_through():
     images, model = smooth(6, 64), nano()
     error = pass_pixels(model.encoder, images[:4], model.process.signal)
     emitted = model.encoder(images[4:]) / model.process.signal
-    assert emitted.shape == (2, 12, 32, 32) and error < 0.02
+    assert emitted.shape == (2, 12, 32, 32)
+    assert error < 0.02
     inside = (emitted - stages.pixel_blocks(images[4:]))[..., 1:-1, 1:-1]
     assert inside.square().mean().sqrt() < 2 * error + 0.005
     # Channel 4 * colour + 2 * row + column.
@@ -160,7 +161,9 @@ def test_the_stage_starts_from_the_pixels():
     )
     lr, target = smooth(2, 32, 1), torch.rand(2, 3, 128, 128)
     image, terms = stage([lr, target], 0)
-    assert image.shape == target.shape and set(terms) == {"l1", "blocks"} and terms["blocks"] < 0.1
+    assert image.shape == target.shape
+    assert set(terms) == {"l1", "blocks"}
+    assert terms["blocks"] < 0.1
     torch.testing.assert_close(terms["l1"], (image - target).abs().mean())
     # The decoder sees the target's own reduction, not the low-resolution image.
     assert torch.equal(image, stage([torch.rand(2, 3, 32, 32), target], 0)[0])
@@ -202,10 +205,8 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
 ):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
     record = json.loads((tmp_path / "a.json").read_text())
-    assert (
-        len(record["teacher_hash"]) == 64
-        and record["recipe"]["teacher"]["path"] == "teacher.safetensors"
-    )
+    assert len(record["teacher_hash"]) == 64
+    assert record["recipe"]["teacher"]["path"] == "teacher.safetensors"
     assert 0 < record["stages"][0]["passed_rms"] < 0.1
     # The second run has all pairs.
     monkeypatch.setattr("compress.stages.taught.load_teacher", None)
@@ -243,7 +244,8 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
             call(recipe, "--workdir", tmp_path / "b", "--export-checkpoint", tmp_path / name) == 2
         )
         assert call(recipe, "--workdir", tmp_path / "c", "-o", tmp_path / name) == 2
-    assert (tmp_path / "mine.json").read_text() == "mine" and not (tmp_path / "c").exists()
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert not (tmp_path / "c").exists()
     # Killed between the two renames of a checkpoint.
     checkpoint = tmp_path / "b" / "1_end_to_end.checkpoint"
     aside = tmp_path / "b" / f".{checkpoint.name}.0.old"
@@ -265,7 +267,8 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
             assert torch.equal(start[key], end[key])
     key = "decoder.decoder.conv_in.weight"
     moved = (end[key] - start[key]).abs().mean()
-    assert moved > 0 and 0 < (taken[key].float() - start[key]).abs().mean() < 2 * moved
+    assert moved > 0
+    assert 0 < (taken[key].float() - start[key]).abs().mean() < 2 * moved
 
 
 def test_averaged_weights_are_only_lent():
@@ -276,11 +279,12 @@ def test_averaged_weights_are_only_lent():
     ema.update()
     with ema.in_place():
         inside = parameter.detach().clone()
-    assert torch.equal(parameter, torch.full((2,), 0.3)) and torch.equal(inside, ema.shadow[0])
+    assert torch.equal(parameter, torch.full((2,), 0.3))
+    assert torch.equal(inside, ema.shadow[0])
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("data.folders=[]", "data.folders is empty"),
         ("teacher.path=no/such.pth", "no/such.pth is no teacher"),

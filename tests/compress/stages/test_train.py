@@ -1,4 +1,7 @@
-"""Training: a few steps of every stage, resume that continues exactly, and stages that keep what they promise."""
+"""Training.
+
+A few steps of every stage, resume that continues exactly, and stages that keep what they promise.
+"""
 
 import json
 import re
@@ -83,11 +86,10 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     ]
     record = json.loads((tmp_path / "a.json").read_text())
     assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
-    assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
-    assert (
-        all(s["log"][-1]["loss"] > 0 for s in record["stages"])
-        and "critic" in record["stages"][2]["log"][-1]
-    )
+    assert record["images"] == 2
+    assert record["recipe"]["data"]["folders"] == [folder.name]
+    assert all(s["log"][-1]["loss"] > 0 for s in record["stages"])
+    assert "critic" in record["stages"][2]["log"][-1]
 
     # Killed in the last stage after two steps, then started again.
     def dies(module, *rest, **kwargs):
@@ -107,7 +109,8 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert a.keys() == b.keys()
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
-    # A blended stage ends between the weights that it began with and those that it would have ended with.
+    # A blended stage ends between the weights that it began with and those that it would have ended
+    # with.
     shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
     assert (
         call(
@@ -148,7 +151,8 @@ def test_soften_moves_the_image_towards_bicubic():
     before, state = model.network(lr), {k: v.clone() for k, v in model.state_dict().items()}
     taken = soften(model, crops, PRESETS["mild"], (0, 1), 0.25)
     moved, wanted = model.network(lr) - before, 0.25 * (upsample(lr) - before)
-    assert 0.1 < taken < 1 and (moved - wanted).square().mean() < 0.9 * wanted.square().mean()
+    assert 0.1 < taken < 1
+    assert (moved - wanted).square().mean() < 0.9 * wanted.square().mean()
     # Nothing but the last convolution has changed.
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])}
     assert changed == {"decoder.decoder.conv_out.weight", "decoder.decoder.conv_out.bias"}
@@ -198,7 +202,8 @@ def test_lpips_from_a_file(shared, tmp_path):
     assert metric(image, image.detach()).item() == pytest.approx(0, abs=1e-6)
     value = metric(image, torch.rand(1, 3, 64, 64))
     value.sum().backward()
-    assert value.item() > 0.05 and image.grad.abs().sum() > 0
+    assert value.item() > 0.05
+    assert image.grad.abs().sum() > 0
     with pytest.raises(UserError, match="do not fit the 'alex' network"):
         losses.lpips(shared / "iqa" / "lpips_squeeze_v0.1.safetensors", "alex")
     with pytest.raises(UserError, match="do not exist"):
@@ -215,15 +220,13 @@ def test_ema_and_schedule():
     ema.copy_to_model()
     assert parameter[0].item() == pytest.approx(1 - 2 / 11)
     factor = loop.cosine_with_warmup(100, 10)
-    assert (
-        factor(0) == pytest.approx(0.1)
-        and factor(10) == pytest.approx(1)
-        and factor(100) == pytest.approx(0.02)
-    )
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(10) == pytest.approx(1)
+    assert factor(100) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("data.folders=[no/such]", "no/such does not exist"),
         ("stages.0.losses={lpips: 1.0}", "lpips_weights"),
