@@ -11,6 +11,7 @@ from compress.core import folders, marks
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
+from compress.recipe.checkpoint import MODEL_FILE
 from eval.data.dataset import DataSet, open_data
 from eval.data.folders import DataSpec
 from eval.data.protocols import PROTOCOLS
@@ -19,7 +20,6 @@ from eval.score.benchmark import evaluate
 from eval.score.cache import default_file
 from eval.score.options import EvaluateOptions, add_option
 from eval.score.scoring import keep_freed_memory
-from eval.score.sources import MODEL_FILE
 
 HEAD = 2**16  # bytes of averages.json in which its keys are looked for
 

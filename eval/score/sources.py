@@ -8,12 +8,12 @@ from compress.core.errors import UserError
 from compress.core.image import SUFFIXES
 from compress.model.sr_model import SRModel
 from compress.recipe.cache import code_version
+from compress.recipe.checkpoint import MODEL_FILE
 from eval.data.dataset import DataSet
 from eval.data.pairing import Found, Problems, restored_images
 from eval.metric.weight_files import digest
 from eval.score.worker import Restore, model_restorer
 
-MODEL_FILE = "model.safetensors"  # of a run directory
 EXAMPLES = 3  # names of images in a message
 
 

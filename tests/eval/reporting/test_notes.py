@@ -8,7 +8,7 @@ import yaml
 from compress.quant.placement import Placement
 from eval.reporting.notes import notes, plural
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 NOT_WHOLE = "not whole-graph quantisation"
 
 
