@@ -169,7 +169,7 @@ def verify(
     if not stems:
         names = ", ".join(_file(folder, stem).name for stem in GRAPHS)
         raise UserError(f"{folder}: holds none of {names}; export first")
-    rows = []
+    rows: list[Row] = []
     for stem in stems:
         loaded = session(_file(folder, stem), threads)
         size = static_size(loaded) or lr_size
@@ -240,7 +240,7 @@ def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) 
 def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     """Of ONNX files that compute what torch computes."""
     options = parts.options
-    rows = []
+    rows: list[Row] = []
     for stem in [stem for stem in GRAPHS if stem in parts.stems]:
         loaded = session(_file(folder, stem), options.threads)
         cases = cases_of(parts.model, stem, images)
@@ -252,7 +252,7 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
 def _runtime_rows(parts: Parts, images: Images, run: Runner, threshold: float) -> list[Row]:
     """Of graphs in a target's own arithmetic, and of their chain."""
     chained = set(parts.stems) == set(PARTS)
-    rows = []
+    rows: list[Row] = []
     for stem in parts.stems:
         cases = cases_of(parts.model, stem, images)
         rule = runtime_rule(parts.dtype, threshold, counts=not chained)
