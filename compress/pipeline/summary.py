@@ -4,6 +4,7 @@ from compress.recipe.checkpoint import MODEL_FILE
 from compress.recipe.recipe import Recipe
 from eval.reporting.notes import plural
 from export.parity.rows import failures
+from export.targets.contract import Row
 
 M, G = 1e6, 1e9
 # Rows of parity of the whole model, in one file or in three.
@@ -67,7 +68,7 @@ def _speed_lines(rows: list[dict]) -> list[str]:
     return lines
 
 
-def _parity_lines(rows: list[dict]) -> list[str]:
+def _parity_lines(rows: list[Row]) -> list[str]:
     lines = []
     whole = [f"{row['probe']} {_decibels(row)}" for row in rows if row["file"] in WHOLE]
     if whole:
@@ -78,7 +79,7 @@ def _parity_lines(rows: list[dict]) -> list[str]:
     return lines
 
 
-def _decibels(row: dict) -> str:
+def _decibels(row: Row) -> str:
     if row["psnr_db"] is None:
         return "not finite"
     return format(row["psnr_db"], ".1f")

@@ -15,7 +15,7 @@ from compress.model.passes import Pass
 # A file that a pass may name -> the loss that reads it.
 WEIGHT_FILES = {"lpips_weights": "lpips", "dists_weights": "ea_dists"}
 # Keys of a recipe under which a single word may be a folder, and not only a family or a metric.
-FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights")
+FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights", "calibration")
 
 
 def paths_in(value: Any, key: str = "") -> list[Path]:

@@ -9,7 +9,8 @@ from compress.core.errors import UserError
 from compress.core.files import replacing
 from compress.model.sr_model import SRModel
 from export.baselines.methods import Job, check
-from export.graphs.export_onnx import GRAPHS, check_size, export_onnx
+from export.graphs.components import GRAPHS, check_size
+from export.graphs.export_onnx import export_onnx
 
 COMPONENTS = ("encoder", "denoiser", "decoder")
 
@@ -65,8 +66,7 @@ def make(
     inputs = inputs_of(model, images)
     written = {}
     for stem in COMPONENTS:
-        build, _, _ = GRAPHS[stem]
-        module = build(model).eval()
+        module = GRAPHS[stem].build(model).eval()
         file = source / f"{stem}.onnx"
         target = folder / f"{stem}.onnx"
         with replacing(target) as partial:

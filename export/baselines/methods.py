@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from compress.core.errors import UserError, nearest
-from export.graphs.export_onnx import GRAPHS
+from export.graphs.components import GRAPHS
 
 ORT, NNCF, AO = "onnxruntime", "nncf", "torchao"
 INSTALL = {NNCF: "nncf==3.4.0", ORT: "onnxruntime>=1.31,<1.32", AO: "torchao>=0.18,<0.19"}
@@ -44,8 +44,8 @@ class Job:
     @property
     def names(self) -> tuple[str, str]:
         """Of the graph's input and output."""
-        _, source, result = GRAPHS[self.stem]
-        return source, result
+        graph = GRAPHS[self.stem]
+        return graph.input, graph.output
 
     @property
     def activation_bits(self) -> int:

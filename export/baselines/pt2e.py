@@ -15,8 +15,8 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from compress.quant.affine import Grid
 from export.baselines.methods import Job
 from export.baselines.torch_export import export_module
-from export.graphs.export_onnx import OPSET_16_BIT, quiet
-from export.graphs.graph import write
+from export.graphs.export_onnx import quiet
+from export.graphs.graph import OPSET_16_BIT, write
 
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 QUANTIZE = "quantize_per_tensor"

@@ -28,7 +28,7 @@ def export_module(module: nn.Module, job: Job, opset: int) -> ir.Model:
             opset_version=opset,
             input_names=[source],
             output_names=[result],
-            custom_translation_table=dict(TABLE),
+            custom_translation_table=TABLE,
         )
     if program is None:
         raise RuntimeError(f"{job.stem}: torch exported nothing")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, PerAxis, quantize_
 
-from compress.quant.layers import QuantConv2d, QuantLinear
+from compress.quant.layers import LayerOptions, QuantConv2d, QuantLinear
 from export.baselines.methods import Job
 from export.baselines.torch_export import export_module
 from export.graphs.export_onnx import OPSET
@@ -33,11 +33,12 @@ def converted(module: nn.Module, bits: int) -> nn.Module:
 
 def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int) -> QuantConv2d | QuantLinear:
     """The toolkit's layer with torchao's codes, and float inputs."""
+    options = LayerOptions(weight_bits=bits, act_bits=16)
     new: QuantConv2d | QuantLinear
     if isinstance(layer, nn.Linear):
-        new = QuantLinear(layer, weight_bits=bits, act_bits=16, symmetric=True)
+        new = QuantLinear(layer, options)
     else:
-        new = QuantConv2d(layer, weight_bits=bits, act_bits=16, symmetric=True)
+        new = QuantConv2d(layer, options)
     new.input = None
     codes = _choose_codes(layer.weight.detach(), bits)
     new.weight_q.copy_(codes.qdata.view_as(new.weight_q))

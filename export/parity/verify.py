@@ -15,7 +15,8 @@ import torch
 
 from compress.core.errors import UserError
 from compress.model.sr_model import SCALE, SRModel
-from export.graphs.export_onnx import GRAPHS, check_size, low_bit_layers
+from export.graphs.components import GRAPHS, check_size
+from export.graphs.layers import low_bit_layers
 from export.graphs.probes import probes
 from export.parity.measure import Noise, measure_noise, psnr
 from export.parity.probes import PHOTOGRAPH, parity_images
@@ -72,12 +73,12 @@ def cases_of(model: SRModel, stem: str, images: Images) -> list[Case]:
     Raises:
         UserError: Something that is not finite.
     """
-    build, source, result = GRAPHS[stem]
-    module = build(model).eval()
+    graph = GRAPHS[stem]
+    module = graph.build(model).eval()
     cases = []
     for probe, lr in images.items():
-        x = lr if source == "lr" else model.encoder(lr)
-        if source == "clean_latent":
+        x = lr if graph.input == "lr" else model.encoder(lr)
+        if graph.input == "clean_latent":
             x = model.clean_latent(x)
         expected = module(x).numpy()
         if not np.isfinite(expected).all():
@@ -86,7 +87,7 @@ def cases_of(model: SRModel, stem: str, images: Images) -> list[Case]:
                 "probe, so there is nothing to compare with; calibrate or train it again"
             )
         peak = 1.0
-        if result not in ("sr", "image"):
+        if graph.output not in ("sr", "image"):
             peak = float(np.abs(expected).max()) or 1.0
         cases.append(Case(probe, lr, x, expected, peak))
     return cases
@@ -112,8 +113,7 @@ def compare(file: str, cases: list[Case], run: Callable[[Arrays], Arrays], rule:
 
 def simulation_rule(model: SRModel, stem: str, tolerance: float | None, seed: int) -> Rule:
     """`simulation_limit` for graph `stem`; or `tolerance` in dB, where one is given."""
-    build, _, _ = GRAPHS[stem]
-    module = build(model).eval()
+    module = GRAPHS[stem].build(model).eval()
     is_quantised = bool(low_bit_layers(module))
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ def verify(
     if not stems:
         names = ", ".join(_file(folder, stem).name for stem in GRAPHS)
         raise UserError(f"{folder}: holds none of {names}; export first")
-    rows = []
+    rows: list[Row] = []
     for stem in stems:
         loaded = session(_file(folder, stem), threads)
         size = static_size(loaded) or lr_size
@@ -240,7 +240,7 @@ def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) 
 def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     """Of ONNX files that compute what torch computes."""
     options = parts.options
-    rows = []
+    rows: list[Row] = []
     for stem in [stem for stem in GRAPHS if stem in parts.stems]:
         loaded = session(_file(folder, stem), options.threads)
         cases = cases_of(parts.model, stem, images)
@@ -252,7 +252,7 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
 def _runtime_rows(parts: Parts, images: Images, run: Runner, threshold: float) -> list[Row]:
     """Of graphs in a target's own arithmetic, and of their chain."""
     chained = set(parts.stems) == set(PARTS)
-    rows = []
+    rows: list[Row] = []
     for stem in parts.stems:
         cases = cases_of(parts.model, stem, images)
         rule = runtime_rule(parts.dtype, threshold, counts=not chained)

@@ -18,7 +18,8 @@ from compress.process.one_step import OneStep
 from compress.process.residual_sampler import PERIOD as SAMPLER_PERIOD
 from compress.process.residual_sampler import ResidualSampler
 from compress.recipe.export_options import ExportOptions
-from export.graphs.export_onnx import GRAPHS, quantised_layers
+from export.graphs.components import GRAPHS
+from export.graphs.layers import quantised_layers
 
 PARTS = ("encoder", "denoiser", "decoder")
 Arrays = dict[str, np.ndarray]
@@ -142,13 +143,12 @@ class Parts:
 
     def module(self, stem: str) -> nn.Module:
         """What a graph computes; reads and returns float32 [1, C, h, w]."""
-        build, _, _ = GRAPHS[stem]
-        return build(self.model).eval()
+        return GRAPHS[stem].build(self.model).eval()
 
     def names(self, stem: str) -> tuple[str, str]:
         """Names of a graph's input and output."""
-        _, source, result = GRAPHS[stem]
-        return source, result
+        graph = GRAPHS[stem]
+        return graph.input, graph.output
 
     @cached_property
     def images(self) -> list[torch.Tensor]:

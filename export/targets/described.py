@@ -3,7 +3,7 @@
 from torch import nn
 
 from compress.quant.points import placements_in
-from export.graphs.export_onnx import low_bit_layers
+from export.graphs.layers import low_bit_layers
 from export.targets.contract import PARTS, Parts
 
 BINARISED = (

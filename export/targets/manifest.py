@@ -18,7 +18,7 @@ from compress.core.marks import MARK_FILE
 from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.process import strips
 from compress.recipe.run_files import read_manifest
-from export.graphs.export_onnx import summary
+from export.graphs.layers import summary
 from export.targets import host
 from export.targets.contract import Exported, Parts
 from export.targets.described import exported_modules, host_steps, learned

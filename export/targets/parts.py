@@ -5,8 +5,10 @@ import torch
 
 from compress.core.errors import UserError, nearest
 from compress.model.sr_model import SRModel
+from compress.quant.layers import QuantLayer
 from compress.recipe.export_options import ExportOptions
-from export.graphs.export_onnx import GRAPHS, check_size, quantised_layers
+from export.graphs.components import GRAPHS, check_size
+from export.graphs.layers import quantised_layers
 from export.targets.contract import PARTS, Parts, Target
 from export.targets.host.tiles import clean_latent
 
@@ -55,7 +57,7 @@ def _choose_stems(
 
 
 def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str:
-    layers = quantised_layers(model)
+    layers = [layer for layer in quantised_layers(model) if isinstance(layer, QuantLayer)]
     if not layers:
         return options.dtype or target.default
     if not target.takes_quantised:

@@ -33,6 +33,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
 from compress.core.errors import UserError
+from export.graphs.graph import OPSET_16_BIT
 from export.graphs.storage import add_shapes, load_graph, save_graph, skeleton
 from export.rewrites.folding import fold_constants
 from export.targets.contract import Parts
@@ -43,7 +44,6 @@ from export.targets.searches import PRODUCTS, searching_nodes
 
 QNN, TENSORRT, CPU = "qnn", "tensorrt", "cpu"
 ACTIVATIONS = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
-OPSET_16_BIT = 21
 
 
 class Samples(CalibrationDataReader):

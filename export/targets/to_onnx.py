@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from export.graphs.export_onnx import OPSET_16_BIT, export_onnx
+from export.graphs.export_onnx import export_onnx
+from export.graphs.graph import OPSET_16_BIT
 from export.rewrites.apply import rewrite_exported
 from export.targets.contract import Exported, Parts
 from export.targets.float16 import as_float16

@@ -1,9 +1,12 @@
 """What may be asked of an export: one config for recipes, the command line and code."""
 
+from pathlib import Path
+
 import pytest
 
 from compress.core.errors import UserError
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
+from compress.recipe.inputs import paths_in
 from compress.recipe.recipe import parse_recipe
 from export.run import options_of, parser
 
@@ -69,6 +72,13 @@ def test_refusals(words, told):
 def test_the_first_name_of_an_option_still_works():
     arguments = parser().parse_args(["RUN", "--target", "qnn", "--eight-bit-doors"])
     assert options_of(arguments).eight_bit_io
+
+
+def test_a_folder_to_calibrate_on_is_an_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    options = ExportOptions(target="qnn", calibration="photos")
+    assert paths_in(options.model_dump(mode="json")) == [Path("photos")]
 
 
 def test_sizes():

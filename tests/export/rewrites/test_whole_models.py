@@ -16,7 +16,8 @@ from compress.families.adcsr import AdcSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 from export import rewrite as module
-from export.graphs.export_onnx import EndToEnd, export_onnx
+from export.graphs.components import EndToEnd
+from export.graphs.export_onnx import export_onnx
 from export.graphs.maxima import absolute_maxima
 from export.graphs.probes import probes
 from export.linting.graph import Graph
