@@ -1,12 +1,14 @@
 """A large result in strips: colour correction and 8-bit pixels without an image in floats in memory.
 
-A strip is float32 [C, rows, W]; strips come from top to bottom. This module needs numpy alone, because an exported
-folder has a copy of it in host/.
+A strip is float32 [C, rows, W]; strips come from top to bottom. This module needs numpy alone,
+because an exported folder has a copy of it in host/.
 
-The low frequency of `wavelet` is five blurs by [1, 2, 1] / 4 at distances d = 1, 2, 4, 8, 16. Each is (1 + z^d)^2 / 4
-along rows and again along columns: four additions a pixel. It reaches 31 pixels. As it is linear, the blur of enlarged
-input minus image takes the place of two blurs. `adain` and `mean_std` need statistics of the whole before the first
-pixel: the strips go through memory, or where they are large through a temporary file (TMPDIR says where).
+The low frequency of `wavelet` is five blurs by [1, 2, 1] / 4 at distances d = 1, 2, 4, 8, 16. Each
+is (1 + z^d)^2 / 4 along rows and again along columns: four additions a pixel. It reaches 31 pixels.
+As it is linear, the blur of enlarged input minus image takes the place of two blurs. `adain` and
+`mean_std` need statistics of the whole before the first
+pixel: the strips go through memory, or where they are large through a temporary file (TMPDIR says
+where).
 """
 
 import tempfile
@@ -50,7 +52,8 @@ def shares(starts: list[int], side: int, centre: float, margin: int = 0) -> list
     Args:
         starts: First pixel of each tile, ascending from 0, without the margin.
         side: Pixels of a tile, without the margin.
-        centre: Where in a tile its weight is greatest; Gaussian, with a variance of 0.01 of the tile.
+        centre: Where in a tile its weight is greatest; Gaussian, with a variance of 0.01 of the
+            tile.
         margin: Pixels before the first start and behind the last tile.
 
     A tile's weights on an area are products of those along the axes; so they sum to 1 as well.
@@ -132,8 +135,8 @@ def enlarge(lr: np.ndarray, scale: int, top: int = 0, bottom: int | None = None)
 def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
     """The five blurs along axis 1 or 2 of [C, h, w], times 4^5.
 
-    Where `before` or `after`, that end is the image's own: its pixel is repeated for each blur. Elsewhere the result
-    lacks REACH pixels.
+    Where `before` or `after`, that end is the image's own: its pixel is repeated for each blur.
+    Elsewhere the result lacks REACH pixels.
     """
 
     def pick(start: int | None, stop: int | None) -> tuple:
@@ -170,8 +173,8 @@ def blur_along_columns(
 ) -> None:
     """The five blurs along the columns of float32 [C, h, W], without the first `skip` rows of the result, in `out`.
 
-    The result begins REACH rows below the first of x where that is not the image's own (`at_top`), and ends as far
-    above the last where that is not the image's.
+    The result begins REACH rows below the first of x where that is not the image's own (`at_top`),
+    and ends as far above the last where that is not the image's.
     """
     rows, block = out.shape[1], max(1, IN_CACHE // x.shape[1])
     for channel in range(x.shape[0]):
@@ -187,7 +190,8 @@ def blur_along_columns(
 def wavelet(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
     """High frequencies of the clipped image over the low frequency of the enlarged input."""
     height, width = lr.shape[1] * scale, lr.shape[2] * scale
-    # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows blurred[:, r - first].
+    # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows
+    # blurred[:, r - first].
     image, blurred, out = (
         np.empty((lr.shape[0], WAVELET_ROWS + 2 * REACH, width), np.float32) for _ in range(3)
     )
@@ -330,8 +334,8 @@ def matched(strips: Iterable[np.ndarray], clip: bool, eps: float, wanted: Statis
 def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, scale: int) -> Strips:
     """Colour-correct an image of [3, 4h, 4w], given as strips, by its float32 input [3, h, w] in [0, 1].
 
-    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go in. A strip is valid
-    until the next is asked for, in both directions.
+    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go
+    in. A strip is valid until the next is asked for, in both directions.
 
     Raises:
         StripError: The image is not finite, or a temporary file does not find room.
