@@ -79,7 +79,10 @@ class Bidirectional(nn.Module):
         return STEPS - 1
 
     def rates(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t), float32 [B, 1, 1, 1], of timesteps int [B] in [0, T)."""
+        """sqrt(abar_t) and sqrt(1 - abar_t) of timesteps int [B] in [0, T).
+
+        Both are float32 [B, 1, 1, 1].
+        """
         angle = (math.pi / 2) * (timesteps.float() + 1) / STEPS
         signal = torch.where(timesteps >= STEPS - 1, torch.zeros_like(angle), angle.cos())
         return signal.view(-1, 1, 1, 1), (1 - signal**2).sqrt().view(-1, 1, 1, 1)

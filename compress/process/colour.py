@@ -68,7 +68,10 @@ def _blur(image: torch.Tensor, dilation: int) -> torch.Tensor:
 
 
 def low_frequency(image: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
-    """The residual of an a-trous wavelet decomposition: `levels` blurs with dilation 1, 2, 4, ..."""
+    """The residual of an a-trous wavelet decomposition.
+
+    It is `levels` blurs with dilation 1, 2, 4, ...
+    """
     for level in range(levels):
         image = _blur(image, 2**level)
     return image

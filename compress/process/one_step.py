@@ -50,7 +50,10 @@ class OneStep:
         return math.sqrt(1.0 - self.alpha_bar)
 
     def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w]; at least float32."""
+        """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w].
+
+        It is computed in float32 or better.
+        """
         dtype = torch.promote_types(latent.dtype, torch.float32)
         return latent.to(dtype) * (1.0 / self.signal) - prediction.to(dtype) * (
             self.noise / self.signal

@@ -64,8 +64,7 @@ class ResidualShift:
             power: See above.
             end: sqrt(eta) of the last step.
             capped: Take s no larger than sqrt(0.001), as SinSR's code does. It changes nothing at
-                15
-                steps and gives another schedule than ResShift's at 4.
+                15 steps and gives another schedule than ResShift's at 4.
 
         Raises:
             UserError: There are fewer than two steps.
