@@ -11,7 +11,7 @@ value stands in two places.
 import math
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.composer import Composer
@@ -47,7 +47,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
     """Text -> nodes, counted while they are read. An alias counts as all that it stands for."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML declares it so
 
     def __init__(self, text: str):
         Reader.__init__(self, text)

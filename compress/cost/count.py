@@ -48,6 +48,7 @@ M = TypeVar("M", bound=nn.Module)
 
 aten = torch.ops.aten
 FLOAT_BYTES = 4
+WEIGHTS = ("weight", "weight_q", "weight_packed")  # of a layer with `weight_bits`
 # The types that thop knows, of those that models here are made of.
 THOP = (nn.Conv2d, nn.Linear, nn.PReLU, nn.Softmax)
 # Operator -> the kind of MACs that it does; others of those that multiply are attention's.
@@ -151,17 +152,20 @@ def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
         arithmetic=_arithmetic(module),
         density=getattr(module, "density", 1.0),
     )
-    weight_bits = getattr(module, "weight_bits", None)
+    weight_bits: int | None = getattr(module, "weight_bits", None)
     for key, tensor in _tensors(module):
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        is_weight = weight_bits is not None and key in ("weight", "weight_q", "weight_packed")
+        width = tensor.element_size() * 8
+        is_weight = False
+        if weight_bits is not None and key in WEIGHTS:
+            width = weight_bits
+            is_weight = True
         count = tensor.numel()
         if key == "weight_packed":
             shape: Any = module.weight_shape
             count = shape.numel()
-        width = weight_bits if is_weight else tensor.element_size() * 8
         layer.stored_bits += count * width
         layer.container_bytes += tensor.numel() * tensor.element_size()
         if is_weight or isinstance(tensor, nn.Parameter):
