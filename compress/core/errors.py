@@ -74,7 +74,7 @@ def shown(value: object) -> str:
 
 def first_line(error: BaseException) -> str:
     """The beginning of what a library says of an error; its type where it says nothing."""
-    lines = str(error).splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:MOST_REASON]
 
 
