@@ -106,8 +106,8 @@ def copy_host(folder: Path) -> None:
         shutil.copyfile(path, place / path.name)
     for path in sorted(photographs_folder.glob("*.py")):
         shutil.copyfile(path, shared / path.name)
-    for module in (strips, matching):
-        shutil.copyfile(module.__file__, target / Path(module.__file__).name)
+    for file in (strips.__file__, matching.__file__):
+        shutil.copyfile(file, target / Path(file).name)
 
 
 def _host_section(parts: Parts) -> dict[str, Any]:
