@@ -14,7 +14,8 @@ from diffusers import UNet2DConditionModel
 
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
-from compress.cost.count import Cost, measure
+from compress.cost.cost import Cost
+from compress.cost.count import measure
 from compress.data.calibration import calibration_images
 from compress.model.sr_model import SRModel
 from compress.pruning.importance import importances

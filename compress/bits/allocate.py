@@ -17,7 +17,8 @@ from compress.bits.subject import Subject
 from compress.bits.widths import Budget, everywhere, name_of, pinned
 from compress.core.errors import UserError
 from compress.cost import phones
-from compress.cost.count import Cost, measure
+from compress.cost.cost import Cost
+from compress.cost.count import measure
 from compress.passes.quantize import Quantize, Width
 from compress.recipe.checkpoint import convert_all
 

@@ -1,0 +1,1 @@
+"""The ground floor: errors, configs, files, folders, tensors and images."""

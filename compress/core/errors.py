@@ -1,7 +1,6 @@
 """One exception for everything a user can put right, and how a command line ends on it."""
 
 import difflib
-import errno
 import functools
 import os
 import re
@@ -12,34 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from compress.core.extras import missing_package
+from compress.core.os_errors import as_os_error, sentence
 
 INTERRUPTED = "interrupted: what was finished is kept; run again with --resume"
 PACKAGES = ("compress", "export", "eval")
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EBUSY)
-NO_PLACE = (
-    errno.ENAMETOOLONG,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.EEXIST,
-    errno.ENOTEMPTY,
-    errno.ENOENT,
-    errno.EXDEV,
-)
-REMEDIES = {
-    NO_SPACE: "Nothing was left under the final name; free space or choose another --out, then run "
-    "again",
-    NOT_WRITABLE: "Nothing was left under the final name; allow it or choose another place, then "
-    "run again",
-    NO_PLACE: "Give a path that can be read and written, then run again",
-    (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE): "Nothing was left under the final name; "
-    "look at the disk, "
-    "then run again",
-}
-
-
 MOST_SHOWN = 120  # characters of one of a user's values in a sentence
+MOST_REASON = 160  # characters of what a library says
+LONG_NUMBER = 10**40  # numbers from here on are told by their bits
+INTERRUPTED_CODE = 130  # as a shell gives it: 128 and SIGINT
+BROKEN_PIPE_CODE = 141  # 128 and SIGPIPE
 _LONG = re.compile(rf"\S{{{2 * MOST_SHOWN},}}")
 
 
@@ -56,11 +36,15 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """`text` with line breaks as spaces and what steers a terminal as escapes such as \\x1b."""
+    return "".join(map(_printable_character, text))
 
-    def escape(c: str) -> str:
-        return " " if c in "\n\t" else c.encode("unicode_escape").decode()
 
-    return "".join(c if c.isprintable() else escape(c) for c in text)
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    if character in "\n\t":
+        return " "
+    return character.encode("unicode_escape").decode()
 
 
 def elided(text: str) -> str:
@@ -77,13 +61,21 @@ def shown(value: object) -> str:
         return f"a mapping of {len(value)} keys"
     if isinstance(value, (list, tuple, set)):
         return f"a list of {len(value)}"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "nothing"}[value]
-    if isinstance(value, int) and abs(value) >= 10**40:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and abs(value) >= LONG_NUMBER:
         return f"a number of {value.bit_length():,} bits"
     if isinstance(value, str):
         return f"'{elided(printable(value))}'"
     return elided(printable(repr(value)))
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library says of an error; its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:MOST_REASON]
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -92,22 +84,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def sentence(error: OSError) -> str | None:
-    """What a user can do about an error of the file system; None where it says nothing of one."""
-    for numbers, remedy in REMEDIES.items():
-        if error.errno in numbers:
-            what = "read or write" if numbers in (NOT_WRITABLE, NO_PLACE) else "write"
-            where = f" {error.filename}" if error.filename else ""
-            return f"cannot {what}{where}: {error.strerror}. {remedy}."
-    return None
-
-
 def guard_imports() -> None:
     """Let Ctrl-C while a command of ours is still importing end with a sentence.
 
-    The handler stands until `command` takes over. It is only set where ``python -m`` is about
-    to run one of our
-    modules: in everybody else's programs Ctrl-C is theirs.
+    The handler stands until `command` takes over. It is only set where ``python -m`` is about to
+    run one of our modules: in everybody else's programs Ctrl-C is theirs.
     """
     words = getattr(sys, "orig_argv", [])
     named = words[words.index("-m") + 1 :][:1] if "-m" in words else []
@@ -120,7 +101,7 @@ def guard_imports() -> None:
 def _leave(*_: Any) -> NoReturn:
     os.write(2, f"{INTERRUPTED}\n".encode())
     # an exception could be swallowed by a library that is in the middle of its imports
-    os._exit(130)
+    os._exit(INTERRUPTED_CODE)
 
 
 def _prepare_streams() -> None:
@@ -146,7 +127,7 @@ def _end_quietly() -> NoReturn:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     # or the interpreter complains when it flushes at its end
     os.dup2(nowhere, sys.stdout.fileno())
-    raise SystemExit(128 + 13) from None  # as a process that the signal ends
+    raise SystemExit(BROKEN_PIPE_CODE) from None  # as a process that the signal ends
 
 
 def _fail(text: str) -> NoReturn:
@@ -155,14 +136,15 @@ def _fail(text: str) -> NoReturn:
 
 
 def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | None:
-    """`main(argv)`, with all that it printed handed over: a pipe that broke shows here and not at
-    the very end.
+    """`main(argv)`, with all that it printed handed over to the system.
+
+    A pipe that broke shows here and not at the very end.
     """
+    code: int | None = None
     try:
         code = main(argv)
     except SystemExit as end:  # argparse, after its help
-        code = end.code
-        if code:
+        if end.code:
             raise
     if sys.stdout is not None:
         sys.stdout.flush()
@@ -170,8 +152,10 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | Non
 
 
 def command(main: Callable[[list[str]], int | None]) -> Callable[..., None]:
-    """Turn `main(argv)` into a command-line entry: a UserError ends with its sentence and exit code
-    2.
+    """Turn `main(argv)` into the entry of a command line.
+
+    A UserError, a missing package and an error of the file system end with one sentence on stderr
+    and exit code 2, Ctrl-C with code 130, and output that nobody reads any more with 141.
     """
 
     @functools.wraps(main)
@@ -189,20 +173,18 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., None]:
             _end_quietly()
         except KeyboardInterrupt:
             print(INTERRUPTED, file=sys.stderr)
-            raise SystemExit(130) from None
+            raise SystemExit(INTERRUPTED_CODE) from None
         except ModuleNotFoundError as error:
             missing = missing_package(error)
             if missing is None:
                 raise
             _fail(missing)
         except Exception as error:
-            from compress.core.files import as_os_error  # which needs this module
-
-            found = as_os_error(error)
-            said = sentence(found) if found is not None else None
-            if said is None:
+            told = as_os_error(error)
+            remedy = None if told is None else sentence(told)
+            if remedy is None:
                 raise
-            _fail(said)
+            _fail(remedy)
         raise SystemExit(code or 0)
 
     return entry

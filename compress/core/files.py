@@ -1,8 +1,5 @@
-"""The one way in which a file comes under its final name: whole, or not at all, and never over a
-user's file.
-"""
+"""How a file comes under its final name: whole or not at all, and never over a user's file."""
 
-import errno
 import hashlib
 import itertools
 import os
@@ -16,14 +13,17 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from compress.core.errors import UserError
+from compress.core.os_errors import as_os_error
 
 # Stands in every file that is written under a name that a user chose. A text that only speaks of
 # the toolkit does not hold it.
 MADE_BY = "diffusion-sr-compress/file/1"
 # The same of model and router files, in their header as weight_file.py and safetensors write it.
 HEADERS = ('"format":"diffusion-sr-compress/1"', '"format":"diffusion-sr-compress-router/1"')
-# bytes of a name, which leaves room for what temporary names add
+# Bytes of a name, which leaves room for what temporary names add.
 LONGEST = 200
+# Bytes that a temporary name takes over from the final one.
+LONGEST_SUFFIX, LONGEST_STEM = 40, 80
 SEARCHED = 2**20  # bytes at either end of a file in which these are looked for
 RESERVED = {
     "con",
@@ -36,44 +36,18 @@ RESERVED = {
 _COUNTER = itertools.count()
 _SWEPT: set[Path] = set()
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-_TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos", "file write failed")
-
-
-def as_os_error(error: BaseException, path: Path | None = None) -> OSError | None:
-    """The OSError that a library's own exception stands for.
-
-    Args:
-        error: What safetensors, torch.save or sqlite3 raised while it wrote.
-        path: The file that was written, for the sentence.
-
-    Returns:
-        An OSError with errno, or None where the exception is not one of writing.
-    """
-    if isinstance(error, OSError):
-        return error
-    text, kind = str(error), type(error).__name__
-    where = None if path is None else str(path)
-    if kind == "SafetensorError" and (found := re.search(r"os error (\d+)", text)):
-        return OSError(int(found[1]), os.strerror(int(found[1])), where)
-    if kind == "OperationalError" and "disk is full" in text:
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
-    if kind == "OperationalError" and "readonly database" in text:
-        return OSError(errno.EROFS, os.strerror(errno.EROFS), where)
-    if kind == "RuntimeError" and any(words in text for words in _TORCH_WRITER):
-        # torch does not say why
-        return OSError(errno.EIO, "the file could not be written to its end", where)
-    return None
 
 
 def file_name(text: str) -> str:
-    """`text`, if it can be the name of a file on every system. Raises ValueError, as pydantic wants
-    it.
+    """`text`, if it can be the name of a file on every system.
+
+    Raises:
+        ValueError: It cannot; pydantic turns this into its own error.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", text) or text.endswith("."):
         raise ValueError(
-            "must be the name of a file: up to 100 of A-Z, a-z, 0-9, '.', '_' and "
-            "'-', with no dot at "
-            "either end"
+            "must be the name of a file: "
+            "up to 100 of A-Z, a-z, 0-9, '.', '_' and '-', with no dot at either end"
         )
     if text.partition(".")[0].lower() in RESERVED:
         raise ValueError("is a name that Windows keeps for a device; choose another")
@@ -89,33 +63,37 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = as_os_error(error, path)
-        if found is error and error.errno and error.filename is None:
-            error.filename = str(path)
-        if found is None or found is error:
+        told = as_os_error(error, path)
+        if told is error and told.errno and told.filename is None:
+            told.filename = str(path)
+        if told is None or told is error:
             raise
-        raise found from error
+        raise told from error
 
 
 def temporary(path: Path) -> Path:
-    """A name beside `path` with its suffix, which this process alone uses and a later one knows as
-    left behind.
+    """A name beside `path` with its suffix, which this process alone uses.
+
+    A later process knows by it what was left behind.
     """
-    suffix = path.suffix if len(os.fsencode(path.suffix)) < 40 else ""
-    stem = os.fsencode(path.stem)[:80].decode("utf-8", "ignore")
+    suffix = path.suffix if len(os.fsencode(path.suffix)) < LONGEST_SUFFIX else ""
+    stem = os.fsencode(path.stem)[:LONGEST_STEM].decode("utf-8", "ignore")
     return path.with_name(f".{stem}.{_HOST}-{os.getpid()}-{next(_COUNTER)}.partial{suffix}")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine left half written in `folder` when they were killed;
-    once a process.
+    """Remove what killed processes of this machine left half written in `folder`.
+
+    Each process does so once a folder.
     """
     if folder in _SWEPT:
         return
     _SWEPT.add(folder)
     for path in folder.glob(f".*.{_HOST}-*.partial*"):
-        found = re.search(rf"\.{_HOST}-(\d+)-\d+\.partial(\.[^.]*)?$", path.name)
-        if found and path.is_file() and not path.is_symlink() and not is_running(int(found[1])):
+        writer = re.search(rf"\.{_HOST}-(\d+)-\d+\.partial(\.[^.]*)?$", path.name)
+        if writer is None or path.is_symlink() or not path.is_file():
+            continue
+        if not is_running(int(writer[1])):
             path.unlink(missing_ok=True)
 
 
@@ -143,8 +121,8 @@ def replacing(path: Path) -> Iterator[Path]:
         A temporary name in the same folder, with the same suffix. It is removed if the body fails.
 
     Raises:
-        OSError: The body failed to write, also where a library reports that by an exception
-        of its own.
+        OSError: The body failed to write, also where a library reports that by an exception of its
+            own.
     """
     path = Path(path)
     sweep(path.parent)
@@ -158,49 +136,59 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8 under `path`, through a temporary name. What UTF-8 cannot hold is
-    escaped.
+    """Write `text` in UTF-8 under `path`, through a temporary name.
+
+    What UTF-8 cannot hold is escaped.
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def check_name(path: Path, option: str) -> None:
-    """Raise UserError for a name that no file or folder of ours can have, or that lies below a
-    file.
+    """Refuse a name that no file or folder of ours can have.
+
+    Args:
+        path: The name; nothing need be there.
+        option: What the user calls it, such as ``--out``.
+
+    Raises:
+        UserError: The name is empty, too long, or lies below a file or a folder without access.
     """
     path = Path(path)
     if path.name in ("", ".", ".."):
         raise UserError(
-            f"{option} '{path}': names no place of its own; give a name that is not "
-            f"yet used, or one that "
-            "this command made before"
+            f"{option} '{path}': names no place of its own; "
+            "give a name that is not yet used, or one that this command made before"
         )
     if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST:
         raise UserError(
-            f"{option} '{str(path)[:60]}…': the name is longer than {LONGEST} bytes or "
-            f"holds a zero byte; "
-            "give a shorter one"
+            f"{option} '{str(path)[:60]}…': the name is longer than {LONGEST} bytes "
+            "or holds a zero byte; give a shorter one"
         )
     for parent in path.absolute().parents:
-        try:
-            exists = parent.exists()
-        except OSError as error:
-            raise UserError(
-                f"{option} {path}: {parent} cannot be reached ({error.strerror}); "
-                f"choose another "
-                f"{option}"
-            ) from None
-        if exists and not parent.is_dir():
-            raise UserError(
-                f"{option} {path}: {parent} is a file, not a folder; choose another {option}"
-            )
-        if exists and not os.access(parent, os.W_OK | os.X_OK):
-            raise UserError(
-                f"{option} {path}: {parent} cannot be written to; choose another {option}"
-            )
-        if exists:
+        if _exists(parent, path, option):
+            _check_parent(parent, path, option)
             return
+
+
+def _exists(parent: Path, path: Path, option: str) -> bool:
+    try:
+        return parent.exists()
+    except OSError as error:
+        raise UserError(
+            f"{option} {path}: {parent} cannot be reached ({error.strerror}); "
+            f"choose another {option}"
+        ) from None
+
+
+def _check_parent(parent: Path, path: Path, option: str) -> None:
+    """Raise UserError unless something can be put into `parent`, the lowest that there is."""
+    if not parent.is_dir():
+        raise UserError(
+            f"{option} {path}: {parent} is a file, not a folder; choose another {option}"
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {path}: {parent} cannot be written to; choose another {option}")
 
 
 def is_made_here(path: Path) -> bool:
@@ -209,12 +197,13 @@ def is_made_here(path: Path) -> bool:
         with path.open("rb") as stream:
             head = stream.read(SEARCHED)
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - SEARCHED))
-            ends = (head, stream.read(SEARCHED))
+            tail = stream.read(SEARCHED)
     except OSError:
         return False
-    if head[8:9] == b"{" and any(mark.encode() in head for mark in HEADERS):
+    is_weight_file = head[8:9] == b"{"
+    if is_weight_file and any(mark.encode() in head for mark in HEADERS):
         return True
-    return any(MADE_BY.encode() in end for end in ends)
+    return MADE_BY.encode() in head or MADE_BY.encode() in tail
 
 
 def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
@@ -226,15 +215,15 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         inputs: Files and folders that the command reads.
 
     Raises:
-        UserError: `path` is a folder, a link, an input, a file of somebody else, or no name
-        of a file.
+        UserError: `path` is a folder, a link, an input, a file of somebody else, or no name of a
+            file.
     """
     path = Path(path)
     check_name(path, option)
     if path.is_symlink():
         raise UserError(
             f"{option} {path}: is a link, and what it leads to is not overwritten; "
-            f"give another name"
+            "give another name"
         )
     if not path.exists():
         return
@@ -247,9 +236,8 @@ def check_file(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         raise UserError(f"{option} {path}: is no ordinary file; give another name")
     if path.stat().st_size and not is_made_here(path):
         raise UserError(
-            f"{option} {path}: exists and was not written by this toolkit, so it is "
-            f"not overwritten; give "
-            "another name, or remove it"
+            f"{option} {path}: exists and was not written by this toolkit, so it is not "
+            "overwritten; give another name, or remove it"
         )
 
 
@@ -274,7 +262,7 @@ def check_weights(path: Path, option: str, inputs: Iterable[Path] = ()) -> Path:
 
 
 def is_same(a: Path, b: Path) -> bool:
-    """Whether two names lead to one file or folder, by links too; also where it does not exist yet."""
+    """Whether two names lead to one file or folder, by links too; it need not exist yet."""
     try:
         return os.path.samefile(a, b)
     except OSError:

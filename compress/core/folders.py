@@ -1,7 +1,7 @@
 """The one way in which a folder is replaced or deleted: only one that this toolkit made.
 
-A folder without a mark (compress/core/marks.py) is only taken if it is empty. A marked one is only replaced if every
-file in it is one that its maker wrote.
+A folder without a mark (compress/core/marks.py) is only taken if it is empty. A marked one is only
+replaced if every file in it is one that its maker wrote.
 """
 
 import contextlib
@@ -17,6 +17,10 @@ from compress.core.files import check_name, is_same, writing
 from compress.core.locks import locked
 from compress.core.marks import MAKERS, MARK_FILE, RUN, SCRATCH, kind_of, mark, strangers
 
+LONGEST_NAME = 100  # characters of a final name in a temporary one
+# What a killed process was writing, down to three folders deep.
+HALF_WRITTEN = (".*.partial*", "*/.*.partial*", "*/*/.*.partial*", "*/*/*/.*.partial*")
+
 
 def check_place(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
     """Refuse a place where no folder of ours may be put, whatever it holds.
@@ -27,9 +31,8 @@ def check_place(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         inputs: Files and folders that the command reads; none may be `path` or lie in it.
 
     Raises:
-        UserError: It is a root, a home or above one, the working directory or above it, a
-        link, a file, an input or a
-            folder that holds one.
+        UserError: It is a root, a home or above one, the working directory or above it, a link, a
+            file, an input or a folder that holds one.
     """
     path = Path(path)
     remedy = f"choose a {option} of its own, a name that is not yet used"
@@ -58,22 +61,34 @@ def check_place(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
 
 def homes() -> set[Path]:
     """The home of this user, and those of all users that the system knows."""
-    found = set()
+    folders = set()
     with contextlib.suppress(RuntimeError):  # nobody's: then there is none to protect
-        found.add(Path.home().resolve())
+        folders.add(Path.home().resolve())
     try:
         import pwd
     except ImportError:  # Windows
-        return found
-    listed = {Path(entry.pw_dir) for entry in pwd.getpwall() if entry.pw_dir.startswith("/")}
-    return found | {home for home in listed if home.is_dir()} - {Path("/")}
+        return folders
+    for entry in pwd.getpwall():
+        home = Path(entry.pw_dir)
+        if home.is_absolute() and home != Path("/") and home.is_dir():
+            folders.add(home)
+    return folders
 
 
 def check_ours(folder: Path, kind: str, option: str, overwrite: bool = False) -> None:
-    """Raise UserError unless `folder` is absent, empty, or of `kind` and holds nothing that others
-    put there.
+    """Refuse to replace a folder that is not ours.
+
+    Args:
+        folder: What is going to be replaced.
+        kind: RUN, EXPORT, …
+        option: What the user calls it, such as ``--out``.
+        overwrite: See `strangers`.
+
+    Raises:
+        UserError: It is there, and neither empty nor of `kind` and without files of others.
     """
     folder = Path(folder)
+    maker = MAKERS.get(kind, "this command")
     if folder.is_symlink():
         raise UserError(
             f"{folder}: is a link, and what it leads to is not replaced; remove it, or "
@@ -83,25 +98,24 @@ def check_ours(folder: Path, kind: str, option: str, overwrite: bool = False) ->
         return
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: is a file where a folder is going to be written; move it away, "
-            f"or choose another "
-            f"{option}"
+            f"{folder}: is a file where a folder is going to be written; "
+            f"move it away, or choose another {option}"
         )
     if not any(folder.iterdir()):
         return
     if kind_of(folder) != kind:
         raise UserError(
-            f"{folder}: exists and is nothing that {MAKERS.get(kind, 'this command')} "
-            f"made, so it is not "
-            f"replaced; choose another {option}, or move it away"
+            f"{folder}: exists and is nothing that {maker} made, so it is not replaced; "
+            f"choose another {option}, or move it away"
         )
-    if found := strangers(folder, overwrite):
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        also = ", or --overwrite what this toolkit made" if kind == RUN and not overwrite else ""
+    others = strangers(folder, overwrite)
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        remedy = f"move that away, choose another {option}"
+        if kind == RUN and not overwrite:
+            remedy += ", or --overwrite what this toolkit made"
         raise UserError(
-            f"{folder}: holds {found[0]}{more}, which "
-            f"{MAKERS.get(kind, 'this command')} did not write there; "
-            f"move that away, choose another {option}{also}"
+            f"{folder}: holds {others[0]}{more}, which {maker} did not write there; {remedy}"
         )
 
 
@@ -144,8 +158,8 @@ def gathering(folder: Path, kind: str, option: str, inputs: Iterable[Path] = ())
     """Have a folder of `kind` to which files are added: absent, empty, or filled so before.
 
     Raises:
-        UserError: It is another's folder, or one of `inputs` lies in it, or another process
-        fills it.
+        UserError: It is another's folder, or one of `inputs` lies in it, or another process fills
+            it.
     """
     check_place(folder, option, inputs)
     check_ours(folder, kind, option)
@@ -179,8 +193,15 @@ def occupied(folder: Path, option: str, writes: bool = True) -> Iterator[Path]:
 
 
 def begin(out: Path, kind: str, keep: bool = False) -> Path:
-    """The marked partial folder of `out`; with `keep` what is in it stays. Raises UserError where
-    it is not ours.
+    """The marked partial folder of `out`, in which everything is written.
+
+    Args:
+        out: The final name.
+        kind: RUN, EXPORT, …
+        keep: Leave what an earlier process finished in it; files that it was writing still go.
+
+    Raises:
+        UserError: There is such a folder, and it is not ours.
     """
     partial = partial_of(out)
     check_ours(partial, kind, "--out")
@@ -188,20 +209,24 @@ def begin(out: Path, kind: str, keep: bool = False) -> Path:
         remove(partial, kind)
     partial.mkdir(parents=True, exist_ok=True)
     mark(partial, kind)  # without a list of files, as it is not finished
-    # a killed process's
-    drop(partial, *(f"{place}.*.partial*" for place in ("", "*/", "*/*/", "*/*/*/")))
+    drop(partial, *HALF_WRITTEN)
     return partial
 
 
 def drop(folder: Path, *patterns: str) -> None:
-    """Delete what matches `patterns` within a marked folder of ours that is not finished."""
+    """Delete what matches `patterns` within a marked folder of ours that is not finished.
+
+    Raises:
+        ValueError: The folder carries no mark.
+    """
     if kind_of(folder) is None or not (folder / MARK_FILE).is_file():
         raise ValueError(f"{folder} carries no mark")
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for pattern in patterns:
+        for path in list(folder.glob(pattern)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def remove(folder: Path, kind: str) -> None:
@@ -227,7 +252,9 @@ def swap_in(partial: Path, out: Path, kind: str, overwrite: bool = False) -> Non
         out.rmdir()
         partial.rename(out)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name[:100]}.", suffix=".old", dir=out.parent))
+    aside = Path(
+        tempfile.mkdtemp(prefix=f".{out.name[:LONGEST_NAME]}.", suffix=".old", dir=out.parent)
+    )
     mark(aside, SCRATCH)
     out.rename(aside / out.name)
     try:
@@ -240,26 +267,36 @@ def swap_in(partial: Path, out: Path, kind: str, overwrite: bool = False) -> Non
 
 
 def recover(out: Path) -> None:
-    """Put back what a process that was killed while it replaced `out` had moved aside, or delete it
-    if `out` is there.
+    """Put back what a process that was killed while it replaced `out` had moved aside.
+
+    Where `out` is there, what was moved aside is deleted.
     """
-    ours = re.compile(rf"\.{re.escape(out.name[:100])}\.[^.]+\.old")  # not those of `out`.something
-    for aside in sorted(path for path in out.parent.iterdir() if ours.fullmatch(path.name)):
-        if kind_of(aside) != SCRATCH or {p.name for p in aside.iterdir()} - {MARK_FILE, out.name}:
+    ours = re.compile(rf"\.{re.escape(out.name[:LONGEST_NAME])}\.[^.]+\.old")
+    asides = [path for path in out.parent.iterdir() if ours.fullmatch(path.name)]
+    for aside in sorted(asides):
+        if kind_of(aside) != SCRATCH:
             continue
-        kept = aside / out.name
-        if kept.is_dir() and (not out.exists() or not any(out.iterdir())):
-            if out.exists():
-                out.rmdir()
-            kept.rename(out)
-        if not kept.is_dir() or kind_of(out) == kind_of(kept):
-            shutil.rmtree(aside)
+        names = {path.name for path in aside.iterdir()}
+        if names <= {MARK_FILE, out.name}:
+            _put_back(aside, out)
+
+
+def _put_back(aside: Path, out: Path) -> None:
+    """Give what lies in `aside` its name `out` again, and delete `aside` once nothing is lost."""
+    kept = aside / out.name
+    if kept.is_dir() and not out.exists():
+        kept.rename(out)
+    elif kept.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+        kept.rename(out)
+    if not kept.is_dir() or kind_of(out) == kind_of(kept):
+        shutil.rmtree(aside)
 
 
 @contextmanager
 def scratch(beside: Path) -> Iterator[Path]:
     """A new folder for work in progress next to `beside`, deleted in the end."""
-    folder = Path(tempfile.mkdtemp(".partial", f".{beside.name[:100]}.", beside.parent))
+    folder = Path(tempfile.mkdtemp(".partial", f".{beside.name[:LONGEST_NAME]}.", beside.parent))
     mark(folder, SCRATCH)
     try:
         with writing(beside):

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from compress.core.errors import UserError
+from compress.core.errors import UserError, first_line
 from compress.core.json_files import parse_json
 
 MOST_HEADER = 64 << 20  # bytes; the toolkit's largest model has 0.6 MB
@@ -21,15 +21,19 @@ WRITE_AGAIN = "the file is damaged or from elsewhere: give one that compress.run
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """The text by key in the header of a safetensors file. Raises UserError for any other file."""
+    """The text by key in the header of a safetensors file.
+
+    Raises:
+        UserError: It is no such file, has too long a header, or one that repeats a key.
+    """
     try:
         with safe_open(file, framework="pt") as reader:
-            found = reader.metadata() or {}
+            metadata = reader.metadata() or {}
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             text = stream.read(min(length, MOST_HEADER + 1))
     except (SafetensorError, OSError, ValueError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         raise UserError(
             f"{file}: not a readable safetensors file ({reason}); {WRITE_AGAIN}"
         ) from None
@@ -37,10 +41,8 @@ def read_metadata(file: Path) -> dict[str, str]:
         raise UserError(
             f"{file}: has a header of {length:,} bytes, more than {MOST_HEADER:,}; {WRITE_AGAIN}"
         )
-    parse_json(
-        text, f"{file}, the header", WRITE_AGAIN
-    )  # two equal keys, which the library passes over
-    return found
+    parse_json(text, f"{file}, the header", WRITE_AGAIN)  # the library passes over equal keys
+    return metadata
 
 
 def _check_sizes(value: Any, where: str) -> None:
@@ -48,20 +50,25 @@ def _check_sizes(value: Any, where: str) -> None:
     todo = [value]
     while todo:
         item = todo.pop()
-        if isinstance(item, str) and len(item) > MOST_TEXT:
-            raise UserError(
-                f"{where}: holds a text of {len(item):,} characters, more than {MOST_TEXT:,}; "
-                f"{WRITE_AGAIN}"
-            )
-        if isinstance(item, (int, float)) and not -MOST_NUMBER <= item <= MOST_NUMBER:
-            raise UserError(f"{where}: holds a number beyond {MOST_NUMBER:,}; {WRITE_AGAIN}")
-        if isinstance(item, (dict, list)):
-            if len(item) > MOST_ITEMS:
-                raise UserError(
-                    f"{where}: holds a list of {len(item):,} items, more than {MOST_ITEMS:,}; "
-                    f"{WRITE_AGAIN}"
-                )
-            todo += [*item, *item.values()] if isinstance(item, dict) else item
+        problem = _why_too_large(item)
+        if problem is not None:
+            raise UserError(f"{where}: holds {problem}; {WRITE_AGAIN}")
+        if isinstance(item, dict):
+            todo += item.keys()
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+def _why_too_large(item: Any) -> str | None:
+    """What is too much of one value, its items left aside; None where nothing is."""
+    if isinstance(item, str) and len(item) > MOST_TEXT:
+        return f"a text of {len(item):,} characters, more than {MOST_TEXT:,}"
+    if isinstance(item, (int, float)) and not -MOST_NUMBER <= item <= MOST_NUMBER:
+        return f"a number beyond {MOST_NUMBER:,}"
+    if isinstance(item, (dict, list)) and len(item) > MOST_ITEMS:
+        return f"a list of {len(item):,} items, more than {MOST_ITEMS:,}"
+    return None
 
 
 def _entry(header: dict[str, str], key: str, file: Path) -> Any:
@@ -88,9 +95,12 @@ def read_config(header: dict[str, str], key: str, file: Path) -> dict[str, Any]:
 
 def read_configs(header: dict[str, str], key: str, file: Path) -> list[dict[str, Any]]:
     """The passes in a header, mappings with a name under `pass`; MOST_PASSES at most."""
-    where, found = f"{file}, '{key}' in the header", _entry(header, key, file)
-    if not isinstance(found, list):
+    where = f"{file}, '{key}' in the header"
+    entries = _entry(header, key, file)
+    if not isinstance(entries, list):
         raise UserError(f"{where}: is no list of passes; {WRITE_AGAIN}")
-    if len(found) > MOST_PASSES:
-        raise UserError(f"{where}: has {len(found)} passes, more than {MOST_PASSES}; {WRITE_AGAIN}")
-    return [_check_config(item, "pass", f"{where}, number {i}") for i, item in enumerate(found)]
+    if len(entries) > MOST_PASSES:
+        raise UserError(
+            f"{where}: has {len(entries)} passes, more than {MOST_PASSES}; {WRITE_AGAIN}"
+        )
+    return [_check_config(item, "pass", f"{where}, number {i}") for i, item in enumerate(entries)]

@@ -1,5 +1,4 @@
-"""Identity of files by their content, and an index that remembers it, so that the second question
-is quick.
+"""Identity of files by their content, and an index that remembers it.
 
 A digest is remembered under path, size, inode and the times of the last change to content and
 inode. A file that was changed less than RACY_NS before it was read is not remembered: a second
@@ -19,6 +18,7 @@ from pathlib import Path
 from compress.core.errors import UserError
 
 RACY_NS = 2_000_000_000
+HEX_DIGITS = 64  # of a SHA-256
 INDEX = "digests.sqlite"
 Stamp = tuple[int, int, int, int, int]
 
@@ -31,13 +31,20 @@ def default_root() -> Path:
 
 def stamp(path: Path) -> Stamp:
     """Device, inode, size and the two times in ns: what changes when somebody writes to `path`."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
-def is_settled(found: Stamp, now_ns: int) -> bool:
-    """Whether a write after `now_ns` must show in the times of a file with the stamp `found`."""
-    return max(found[3], found[4]) < now_ns - RACY_NS
+def is_settled(seen: Stamp, now_ns: int) -> bool:
+    """Whether a write after `now_ns` must show in the times of a file with the stamp `seen`."""
+    *_, modified, changed = seen
+    return max(modified, changed) < now_ns - RACY_NS
 
 
 def content_digest(path: Path) -> str:
@@ -67,27 +74,34 @@ class DigestIndex:
     def _stored(self, path: str) -> tuple[Stamp, str] | None:
         if path in self._known:
             return self._known[path]
-        if (
-            self._base is None or os.getpid() != self._process
-        ):  # a connection does not outlive a fork
+        base = self._connection()
+        if base is None:
             return None
         try:
-            row = self._base.execute(
+            row = base.execute(
                 "SELECT stamp, sha256 FROM digests WHERE path = ?", (path,)
             ).fetchone()
-            return None if row is None else (tuple(json.loads(row[0])), str(row[1]))
+            if row is None:
+                return None
+            device, inode, size, modified, changed = json.loads(row[0])
         except (sqlite3.Error, ValueError, TypeError):
             return None
+        return (device, inode, size, modified, changed), str(row[1])
 
-    def _keep(self, path: str, found: Stamp, digest: str) -> None:
-        self._known[path] = found, digest
-        if self._base is None or os.getpid() != self._process:
+    def _connection(self) -> sqlite3.Connection | None:
+        """The index on the disk, if there is one. A connection does not outlive a fork."""
+        return self._base if os.getpid() == self._process else None
+
+    def _keep(self, path: str, seen: Stamp, digest: str) -> None:
+        self._known[path] = seen, digest
+        base = self._connection()
+        if base is None:
             return
         try:
-            with self._base:
-                self._base.execute(
+            with base:
+                base.execute(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                    (path, json.dumps(found), digest),
+                    (path, json.dumps(seen), digest),
                 )
         except sqlite3.Error:
             self._base = None
@@ -97,8 +111,10 @@ class DigestIndex:
         path = path.resolve()
         before = stamp(path)
         stored = self._stored(str(path))
-        if stored is not None and stored[0] == before and len(stored[1]) == 64:
-            return stored[1]
+        if stored is not None:
+            seen, digest = stored
+            if seen == before and len(digest) == HEX_DIGITS:
+                return digest
         began = time.time_ns()
         digest = content_digest(path)
         if is_settled(before, began) and stamp(path) == before:
@@ -108,6 +124,7 @@ class DigestIndex:
 
 @cache
 def index_in(root: Path) -> DigestIndex:
+    """The one index of this process in the folder `root`."""
     return DigestIndex(root / INDEX)
 
 
@@ -120,8 +137,8 @@ def file_digest(path: str | Path) -> str:
         return index_in(default_root()).digest(Path(path))
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); make it readable, or take it out of "
-            "what the recipe names"
+            f"{path}: cannot be read ({error.strerror or error}); "
+            "make it readable, or take it out of what the recipe names"
         ) from None
 
 
@@ -132,20 +149,17 @@ def list_digest(files: Iterable[Path]) -> str:
 
 
 def files_key(files: Iterable[str | Path]) -> str:
-    """Identity of weight files, part of cache keys: the name and content of each, also of all below
-    a folder.
+    """Identity of weight files, part of cache keys: the name and content of each.
 
-    A name that is no file, such as a hub id, adds nothing here: it stands in the config that the
-    key holds as well.
+    A folder stands for all files below it. A name that is no file, such as a hub id, adds nothing
+    here: it stands in the config that the key holds as well.
     """
     parts = []
     for top in map(Path, files):
-        below = (
-            sorted(p for p in top.rglob("*") if p.is_file())
-            if top.is_dir()
-            else [top] * top.is_file()
-        )
-        for path in below:
-            name = path.relative_to(top).as_posix() if top.is_dir() else path.name
-            parts.append([name, file_digest(path)])
+        if top.is_file():
+            parts.append([top.name, file_digest(top)])
+        elif top.is_dir():
+            below = [path for path in top.rglob("*") if path.is_file()]
+            for path in sorted(below):
+                parts.append([path.relative_to(top).as_posix(), file_digest(path)])
     return json.dumps(parts)

@@ -23,6 +23,9 @@ __all__ = [
 ]
 
 
+ROUNDING = 1e-3  # how far beyond [0, 1] a value may lie
+
+
 def read_image(path: str | Path, convert: bool = False, min_side: int = MIN_SIDE) -> torch.Tensor:
     """Read one photograph as float32 [1, 3, H, W] in [0, 1], EXIF orientation applied.
 
@@ -36,10 +39,10 @@ def read_image(path: str | Path, convert: bool = False, min_side: int = MIN_SIDE
             or too large file.
     """
     try:
-        found = reading.read(Path(path), convert, MAX_PIXELS, min_side, managed=False)
+        photograph = reading.read(Path(path), convert, MAX_PIXELS, min_side, managed=False)
     except PhotographError as error:
         raise UserError(str(error)) from None
-    array = found.pixels.astype(np.float32) / 255.0
+    array = photograph.pixels.astype(np.float32) / 255.0
     return torch.from_numpy(array).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
@@ -53,8 +56,9 @@ def check_image_tensor(image: torch.Tensor, where: str = "the input image") -> t
         raise UserError(f"{where}: has dtype {image.dtype}; expected floating point in [0, 1]")
     if not torch.isfinite(image).all():
         raise UserError(f"{where}: contains NaN or infinite values; expected [0, 1]")
-    low, high = image.min().item(), image.max().item()
-    if low < -1e-3 or high > 1 + 1e-3:
+    low = image.min().item()
+    high = image.max().item()
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise UserError(f"{where}: values span [{low:.3g}, {high:.3g}]; expected [0, 1]")
     return image
 
@@ -84,9 +88,11 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    found = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
-    if not found:
+    images = []
+    for path in folder.iterdir():
+        hidden = path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES and not hidden:
+            images.append(path)
+    if not images:
         raise UserError(f"{folder}: holds no image; expected {', '.join(SUFFIXES)} files")
-    return found
+    return sorted(images)

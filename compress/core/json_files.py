@@ -15,29 +15,28 @@ from compress.core.errors import UserError
 
 MOST_BYTES = 64 << 20  # a ledger with the log of a long training has a few MB
 DEEPEST = 64
+MOST_REASON, MOST_KEY, MOST_PARTS = 160, 40, 8  # of what an error shows
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """What JSON allows and a file of ours never holds."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise _Refused(f"the key '{key[:40]}' stands there twice")
-        found[key] = value
-    return found
+        if key in mapping:
+            raise _RefusedError(f"the key '{key[:MOST_KEY]}' stands there twice")
+        mapping[key] = value
+    return mapping
 
 
 def _no_constant(name: str) -> float:
-    raise _Refused(f"{name} is no number of JSON")
+    raise _RefusedError(f"{name} is no number of JSON")
 
 
 def _check_depth(value: Any) -> None:
-    """Raise _Refused for more than DEEPEST levels, which would exhaust the stack of whatever walks
-    them.
-    """
+    """Raise _RefusedError for more than DEEPEST levels, which would exhaust somebody's stack."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -49,7 +48,7 @@ def _check_depth(value: Any) -> None:
         if not inner:
             return
         level = inner
-    raise _Refused(f"it is nested more than {DEEPEST} levels deep")
+    raise _RefusedError(f"it is nested more than {DEEPEST} levels deep")
 
 
 def parse_json(text: str | bytes, where: str, remedy: str, strict: bool = False) -> Any:
@@ -67,43 +66,49 @@ def parse_json(text: str | bytes, where: str, remedy: str, strict: bool = False)
     if len(text) > MOST_BYTES:
         raise UserError(f"{where}: has {len(text):,} bytes, more than {MOST_BYTES:,}; {remedy}")
     try:
-        text = text.decode("utf-8") if isinstance(text, bytes) else text
         value = json.loads(
-            text,
+            text.decode("utf-8") if isinstance(text, bytes) else text,
             object_pairs_hook=_without_repeats,
             parse_constant=_no_constant if strict else None,
         )
         _check_depth(value)
     except RecursionError:
         raise UserError(f"{where}: is nested too deep; {remedy}") from None
-    except ValueError as error:  # with it UnicodeDecodeError, JSONDecodeError and too long a number
-        reason = (
-            "it is not in UTF-8"
-            if isinstance(error, UnicodeDecodeError)
-            else str(error).partition(";")[0][:160]
-        )
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: is no valid JSON (it is not in UTF-8); {remedy}") from None
+    except ValueError as error:  # with it JSONDecodeError and too long a number
+        reason = str(error).partition(";")[0][:MOST_REASON]
         raise UserError(f"{where}: is no valid JSON ({reason}); {remedy}") from None
     return value
 
 
 @cache
-def _adapter(shape: Any) -> TypeAdapter:
+def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
 
 
 def check_shape(value: Any, shape: Any, where: str, remedy: str) -> None:
-    """Raise UserError unless `value` has the types that `shape`, a type or TypedDict, asks for."""
+    """Check the types in what a JSON file held.
+
+    Args:
+        value: What it held.
+        shape: A type or TypedDict.
+        where: What begins the sentence of an error.
+        remedy: What ends it.
+
+    Raises:
+        UserError: `value` is not of the shape; the first wrong place is told.
+    """
     try:
         _adapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        at = ".".join(str(part)[:40] for part in first["loc"][:8])
-        reason = (
-            "is missing"
-            if first["type"] == "missing"
-            else first["msg"].replace("Input s", "s", 1)[:160]
-        )
-        raise UserError(f"{where}: {at + ' ' if at else ''}{reason}; {remedy}") from None
+        parts = [str(part)[:MOST_KEY] for part in first["loc"][:MOST_PARTS]]
+        place = f"{'.'.join(parts)} " if parts else ""
+        reason = first["msg"].replace("Input s", "s", 1)[:MOST_REASON]
+        if first["type"] == "missing":
+            reason = "is missing"
+        raise UserError(f"{where}: {place}{reason}; {remedy}") from None
 
 
 def read_json(
@@ -120,15 +125,16 @@ def read_json(
     Raises:
         UserError: For a file that is missing, cannot be read, is no JSON, or is of another shape.
     """
-    path, where, remedy = Path(path), str(path), f"this is {what}, and {remedy}"
-    if not path.is_file():
+    where = str(path)
+    remedy = f"this is {what}, and {remedy}"
+    file = Path(path)
+    if not file.is_file():
         raise UserError(f"{where}: is not there; {remedy}")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(
-                f"{where}: has {path.stat().st_size:,} bytes, more than {MOST_BYTES:,}; {remedy}"
-            )
-        content = path.read_bytes()
+        size = file.stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(f"{where}: has {size:,} bytes, more than {MOST_BYTES:,}; {remedy}")
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror}); {remedy}") from None
     value = parse_json(content, where, remedy)
@@ -136,18 +142,20 @@ def read_json(
     return value
 
 
-def read_lines(path: Path, kind: type) -> list:
+def read_lines(path: Path, kind: type) -> list[Any]:
     """The values of type `kind` in a file of one JSON value a line, up to the first line without.
 
     A process that is killed leaves half a line at the end. A file that is not there has none.
     """
-    found: list = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    values: list[Any] = []
+    if not path.is_file():
+        return values
+    for line in path.read_bytes().splitlines():
         try:
             value = parse_json(line, str(path), "measure again")
         except UserError:
-            break
+            return values
         if not isinstance(value, kind):
-            break
-        found.append(value)
-    return found
+            return values
+        values.append(value)
+    return values

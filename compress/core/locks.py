@@ -1,5 +1,6 @@
-"""One process at a time writes a folder. The lock is the system's own: it ends with its process,
-however that ends.
+"""One process at a time writes a folder.
+
+The lock is the system's own: it ends with its process, however that ends.
 """
 
 import errno
@@ -13,14 +14,14 @@ from pathlib import Path
 
 from compress.core.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 TITLE = "lock of diffusion-sr-compress"
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 FAR = 2**30  # Windows locks bytes against reading: one that lies beyond the text
 
 
@@ -52,16 +53,15 @@ def _acquire(file: Path, path: Path, option: str) -> int:
     while True:
         if file.is_symlink() or (file.exists() and not _is_ours(file)):
             raise UserError(
-                f"{file}: stands where the lock of {path} goes and was not written by "
-                f"this toolkit; move it "
-                f"away, or choose another {option}"
+                f"{file}: stands where the lock of {path} goes and was not written by this "
+                f"toolkit; move it away, or choose another {option}"
             )
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _take(descriptor, file):
                 raise UserError(
-                    f"{path}: {_holder(file)} is writing it; wait until it ends, or "
-                    f"choose another {option}"
+                    f"{path}: {_holder(file)} is writing it; "
+                    f"wait until it ends, or choose another {option}"
                 )
             if _is_current(descriptor, file):
                 _sign(descriptor)
@@ -74,19 +74,19 @@ def _acquire(file: Path, path: Path, option: str) -> int:
 
 def _take(descriptor: int, file: Path) -> bool:
     try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
+        if sys.platform == "win32":
             os.lseek(descriptor, FAR, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in BUSY:
             return False
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+        if error.errno not in NO_LOCKS:
             raise
         print(
-            f"note: {file.parent} is on a file system without locks ({error.strerror}); start no "
-            f"second process there",
+            f"note: {file.parent} is on a file system without locks ({error.strerror}); "
+            "start no second process there",
             file=sys.stderr,
         )
     return True
@@ -95,10 +95,10 @@ def _take(descriptor: int, file: Path) -> bool:
 def _is_current(descriptor: int, file: Path) -> bool:
     """Whether the open file is still the one under its name."""
     try:
-        named, opened = os.stat(file), os.fstat(descriptor)
+        named = os.stat(file)
     except FileNotFoundError:
         return False
-    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+    return os.path.samestat(named, os.fstat(descriptor))
 
 
 def _sign(descriptor: int) -> None:
@@ -127,11 +127,9 @@ def _holder(file: Path) -> str:
 
 
 def _release(descriptor: int, file: Path) -> None:
-    if fcntl is not None:  # while it is held, so that no other's file is removed
-        if _is_current(descriptor, file):
-            file.unlink(missing_ok=True)
-        os.close(descriptor)
-        return
-    os.lseek(descriptor, FAR, os.SEEK_SET)
-    msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    if sys.platform == "win32":
+        os.lseek(descriptor, FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    elif _is_current(descriptor, file):
+        file.unlink(missing_ok=True)  # while it is held, so that no other's file is removed
     os.close(descriptor)

@@ -1,8 +1,7 @@
 """What makes a folder ours, and which of the files in it are.
 
 The mark is MARK_FILE while a folder is written and in every finished run, manifest.json in an
-export, and ledger.json
-beside recipe.yaml in a run that an older version left.
+export, and ledger.json beside recipe.yaml in a run that an older version left.
 """
 
 import json
@@ -48,22 +47,29 @@ RUN_NAMES = (
     "passes/*",
 )
 EVAL_NAMES = ("metrics.csv", "averages.json", "fidelity.json")
-SMALL = 2**26  # bytes of a mark at most: a larger file is none
+MOST_BYTES = 2**26  # of a mark: a larger file is none
+LEDGER_KEYS = {"name", "recipe", "passes", "cost"}
+PROGRESS_KEYS = {"step", "log"}
+CACHES = "__pycache__"  # a folder that Python makes where it likes
 
 
 def mark(folder: Path, kind: str, files: list[str] | None = None) -> None:
     """Say in `folder` that it is ours and, with `files`, what was written into it."""
-    data = {"format": FORMAT, "kind": kind} | ({} if files is None else {"files": files})
+    data: dict[str, Any] = {"format": FORMAT, "kind": kind}
+    if files is not None:
+        data["files"] = files
     write_text(folder / MARK_FILE, json.dumps(data, indent=1) + "\n")
 
 
-def _read(file: Path) -> Any:
+def _read_mapping(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one where there is no such file."""
     try:
-        if file.is_symlink() or not file.is_file() or file.stat().st_size > SMALL:
-            return None
-        return json.loads(file.read_text(encoding="utf-8"))
+        if file.is_symlink() or not file.is_file() or file.stat().st_size > MOST_BYTES:
+            return {}
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def kind_of(folder: Path) -> str | None:
@@ -71,33 +77,38 @@ def kind_of(folder: Path) -> str | None:
     folder = Path(folder)
     if folder.is_symlink() or not folder.is_dir():
         return None
-    own = _read(folder / MARK_FILE)
-    if isinstance(own, dict) and own.get("format") == FORMAT:
+    own = _read_mapping(folder / MARK_FILE)
+    if own.get("format") == FORMAT:
         return str(own.get("kind"))
-    if _manifest(folder) is not None:
+    if _read_manifest(folder):
         return EXPORT
-    ledger = _read(folder / "ledger.json")
-    if isinstance(ledger, dict) and {"name", "recipe", "passes", "cost"} <= ledger.keys():
+    if _read_mapping(folder / "ledger.json").keys() >= LEDGER_KEYS:
         return RUN if (folder / "recipe.yaml").is_file() else None
-    progress = _read(folder / "progress.json")
-    return CHECKPOINT if isinstance(progress, dict) and progress.keys() == {"step", "log"} else None
+    is_checkpoint = _read_mapping(folder / "progress.json").keys() == PROGRESS_KEYS
+    return CHECKPOINT if is_checkpoint else None
 
 
-def _manifest(folder: Path) -> dict | None:
-    found = _read(folder / "manifest.json")
-    ours = isinstance(found, dict) and str(found.get("format")).startswith(EXPORT_FORMAT)
-    return found if ours else None
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an export; empty where `folder` is none."""
+    manifest = _read_mapping(folder / "manifest.json")
+    return manifest if str(manifest.get("format")).startswith(EXPORT_FORMAT) else {}
 
 
 def files_in(folder: Path) -> list[str]:
-    """Every file and link below `folder`, by its name from there with '/', but what Python caches."""
-    found = []
+    """Every file and link below `folder` but what Python caches.
+
+    Returns:
+        Their names from `folder` with '/', sorted.
+    """
+    names = []
     for place, folders, files in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        if "__pycache__" in folders and "__pycache__" not in links:
-            folders.remove("__pycache__")
-        found += [(Path(place) / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return sorted(found)
+        here = Path(place)
+        links = [name for name in folders if (here / name).is_symlink()]
+        if CACHES in folders and CACHES not in links:
+            folders.remove(CACHES)
+        for name in [*files, *links]:
+            names.append((here / name).relative_to(folder).as_posix())
+    return sorted(names)
 
 
 def strangers(folder: Path, overwrite: bool = False) -> list[str]:
@@ -110,46 +121,56 @@ def strangers(folder: Path, overwrite: bool = False) -> list[str]:
     Returns:
         Their names from `folder`, sorted; none of a folder that is unfinished.
     """
-    kind, own = kind_of(folder), _read(folder / MARK_FILE)
-    listed = own.get("files") if isinstance(own, dict) else []
+    kind = kind_of(folder)
+    own = _read_mapping(folder / MARK_FILE)
+    listed = own.get("files") if own else []
     if kind not in (RUN, EXPORT) or not isinstance(listed, list):
         return []  # without a list it is not finished, and its writer's alone
     known = {MARK_FILE, *map(str, listed)}
     names = [name for name in files_in(folder) if name not in known]
     if kind == EXPORT:
-        manifest = _manifest(folder) or {}
-        return [name for name in names if not _is_exported(name, manifest)]
-    return _of_others(folder, names, overwrite or not listed)
-
-
-def _of_others(run: Path, names: list[str], ours_too: bool) -> list[str]:
-    """`names` without those that exports and evaluations within the run account for, where those
-    count as ours.
-    """
-    if not ours_too:
+        exported = _exported_names(_read_manifest(folder))
+        return [name for name in names if name not in exported and not _fits(name, EXPORT_NAMES)]
+    if listed and not overwrite:
         return names
-    names = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in RUN_NAMES)]
+    return _without_outputs(folder, [name for name in names if not _fits(name, RUN_NAMES)])
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _without_outputs(run: Path, names: list[str]) -> list[str]:
+    """`names` without those that exports and evaluations within the run account for."""
     left = []
-    own_folders: dict[str, set[str]] = {}
+    own_files: dict[str, set[str]] = {}
     for name in names:
-        top = name.partition("/")[0]
-        if top not in own_folders:
-            inner = run / top
-            ours = kind_of(inner) in (EXPORT, SCRATCH)
-            own_folders[top] = set(files_in(inner)) - set(strangers(inner)) if ours else set()
-        path = Path(name)
-        in_evaluation = top == "eval" and (
-            path.name in EVAL_NAMES or path.parent.name == "restored"
-        )
-        if not in_evaluation and name.partition("/")[2] not in own_folders[top]:
+        top, _, inner = name.partition("/")
+        if top not in own_files:
+            own_files[top] = _own_files(run / top)
+        in_evaluation = top == "eval" and _is_evaluation(Path(name))
+        if not in_evaluation and inner not in own_files[top]:
             left.append(name)
     return left
 
 
-def _is_exported(name: str, manifest: dict) -> bool:
-    listed, graphs = manifest.get("files"), manifest.get("graphs")
-    named = set(listed) if isinstance(listed, dict) else set()
+def _own_files(folder: Path) -> set[str]:
+    """What the maker of an export or a scratch folder wrote there; none of any other folder."""
+    if kind_of(folder) not in (EXPORT, SCRATCH):
+        return set()
+    return set(files_in(folder)) - set(strangers(folder))
+
+
+def _is_evaluation(path: Path) -> bool:
+    return path.name in EVAL_NAMES or path.parent.name == "restored"
+
+
+def _exported_names(manifest: dict[str, Any]) -> set[str]:
+    """The files that a manifest lists, and the engines that are built where they run."""
+    files = manifest.get("files")
+    names = set(files) if isinstance(files, dict) else set()
+    graphs = manifest.get("graphs")
     for graph in graphs.values() if isinstance(graphs, dict) else ():
-        if isinstance(graph, dict):  # an engine, which is built where it runs
-            named |= {str(graph.get("engine")), str(graph.get("file"))}
-    return name in named or any(fnmatchcase(name, pattern) for pattern in EXPORT_NAMES)
+        if isinstance(graph, dict):
+            names |= {str(graph.get("engine")), str(graph.get("file"))}
+    return names

@@ -1,14 +1,19 @@
-"""Several processes of one run, as `accelerate launch -m compress.run …` starts them: all train, the first writes."""
+"""Several processes of one run, as `accelerate launch -m compress.run …` starts them.
+
+All of them train; the first one writes.
+"""
 
 import os
 from collections.abc import Callable
 
 import torch
 
-RANK, COUNT = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+RANK = int(os.environ.get("RANK", "0"))
+COUNT = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
+    """Whether this is the first process, which writes."""
     return RANK == 0
 
 
@@ -23,7 +28,7 @@ def main_first(work: Callable[[], None], device: torch.device) -> None:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """This process's own accelerator, where `device` names a kind of which there is one for each."""
+    """This process's own accelerator, where `device` names a kind of which each has one."""
     if COUNT == 1 or device.type == "cpu":
         return device
     from accelerate import PartialState

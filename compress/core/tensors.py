@@ -2,7 +2,7 @@
 
 import pickle
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from compress.core.errors import UserError
+from compress.core.errors import UserError, first_line
 from compress.core.weight_file import is_finite
 
 State = dict[str, torch.Tensor]
@@ -30,12 +30,26 @@ UNREADABLE = (
     OSError,
     struct.error,
 )
-# The floating-point types of weights, by their bytes. float64 is none of them: nothing here computes in it.
+# The floating-point types of weights, by their bytes. Nothing here computes in float64.
 FLOATS = {torch.float16: 2, torch.bfloat16: 2, torch.float32: 4}
 
 
+KINDS = {
+    dict: "a mapping",
+    list: "a list",
+    tuple: "a tuple",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "a truth value",
+    type(None): "nothing",
+}
+MOST_KEY = 60  # characters of a mapping's key in a sentence
+MOST_SHOWN = 80  # characters of a tensor's name in a sentence
+
+
 class Inert:
-    """Stands in for every foreign class of a pickled file: takes any arguments and does nothing."""
+    """Stands in for every foreign class of a pickled file: takes all arguments, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -46,10 +60,11 @@ class Inert:
 
 def few(names: Iterable[str], count: int = 3) -> str:
     """The first `count` in alphabetical order, and how many more there are."""
-    names = sorted(names)
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count} more" if len(names) > count else ""
-    )
+    ordered = sorted(names)
+    text = ", ".join(ordered[:count])
+    if len(ordered) > count:
+        text += f" and {len(ordered) - count} more"
+    return text
 
 
 def kind_of(value: Any) -> str:
@@ -58,28 +73,24 @@ def kind_of(value: Any) -> str:
         return "a foreign object"
     if isinstance(value, torch.Tensor):
         return "a tensor"
-    names = {
-        dict: "a mapping",
-        list: "a list",
-        tuple: "a tuple",
-        str: "text",
-        int: "a number",
-        float: "a number",
-        bool: "a truth value",
-        type(None): "nothing",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def kinds_in(value: Any) -> str:
     """The same, with the first names of a mapping."""
-    if isinstance(value, dict) and value:
-        return f"a mapping with {few(str(key)[:60] if isinstance(key, str) else kind_of(key) for key in value)}"
-    return "an empty mapping" if isinstance(value, dict) else kind_of(value)
+    if not isinstance(value, dict):
+        return kind_of(value)
+    if not value:
+        return "an empty mapping"
+    names = [key[:MOST_KEY] if isinstance(key, str) else kind_of(key) for key in value]
+    return f"a mapping with {few(names)}"
 
 
 def plain_name(name: str) -> str:
-    """A tensor's own name: without "module." of data-parallel training and "_orig_mod." of torch.compile."""
+    """A tensor's own name, without what training adds.
+
+    That is "module." of data-parallel training and "_orig_mod." of torch.compile.
+    """
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
@@ -87,9 +98,15 @@ def plain_name(name: str) -> str:
 
 
 def named_tensors(content: Any, where: str, wanted: str) -> State:
-    """`content`, what a foreign file holds, as dense tensors by their plain names.
+    """What a foreign file holds, as dense tensors by their plain names.
 
-    Raises UserError for anything else in it, and where two names become one.
+    Args:
+        content: What the file held.
+        where: What begins the sentence of an error.
+        wanted: The file to give instead.
+
+    Raises:
+        UserError: Anything else is in it, or two names become one.
     """
     if not isinstance(content, dict):
         raise UserError(
@@ -97,103 +114,126 @@ def named_tensors(content: Any, where: str, wanted: str) -> State:
         )
     state: State = {}
     for name, value in content.items():
-        if not isinstance(name, str):
-            raise UserError(f"{where}: holds {kind_of(name)} as a tensor's name; give {wanted}")
-        if not isinstance(value, torch.Tensor):
+        problem = _why_no_tensor(name, value)
+        if problem is not None:
+            raise UserError(f"{where}: {problem}; give {wanted}")
+        plain = plain_name(name)
+        if plain in state:
             raise UserError(
-                f"{where}: '{name[:80]}' is {kind_of(value)} instead of a tensor; give {wanted}"
+                f"{where}: holds '{plain[:MOST_SHOWN]}' twice, once with a prefix; give {wanted}"
             )
-        if (
-            value.layout != torch.strided
-            or value.is_quantized
-            or value.is_complex()
-            or value.is_meta
-        ):
-            raise UserError(
-                f"{where}: '{name[:80]}' is no dense tensor of real numbers; give {wanted}"
-            )
-        if plain_name(name) in state:
-            raise UserError(
-                f"{where}: holds '{plain_name(name)[:80]}' twice, once with a prefix; give {wanted}"
-            )
-        state[plain_name(name)] = value
+        state[plain] = value
     return state
+
+
+def _why_no_tensor(name: Any, value: Any) -> str | None:
+    """What is wrong with an entry of a foreign file; None for a dense tensor under a name."""
+    if not isinstance(name, str):
+        return f"holds {kind_of(name)} as a tensor's name"
+    if not isinstance(value, torch.Tensor):
+        return f"'{name[:MOST_SHOWN]}' is {kind_of(value)} instead of a tensor"
+    dense = value.layout == torch.strided and not value.is_meta
+    if not dense or value.is_quantized or value.is_complex():
+        return f"'{name[:MOST_SHOWN]}' is no dense tensor of real numbers"
+    return None
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """A type's name without "torch."."""
+    return str(dtype).removeprefix("torch.")
 
 
 def float_tensors(content: Any, where: str, wanted: str) -> State:
     """`named_tensors`, all of them floating point and finite."""
     state = named_tensors(content, where, wanted)
     for name, tensor in state.items():
+        shown = f"'{name[:MOST_SHOWN]}'"
         if not tensor.is_floating_point():
             raise UserError(
-                f"{where}: '{name[:80]}' is stored as {str(tensor.dtype).removeprefix('torch.')}, where "
-                f"floating point belongs; give {wanted}"
+                f"{where}: {shown} is stored as {type_name(tensor.dtype)}, where floating point "
+                f"belongs; give {wanted}"
             )
         if not is_finite(tensor):
-            raise UserError(f"{where}: '{name[:80]}' holds NaN or infinity; give {wanted}")
+            raise UserError(f"{where}: {shown} holds NaN or infinity; give {wanted}")
     return state
 
 
 def is_legal(want: torch.dtype, found: torch.dtype) -> bool:
-    """Whether a value stored as `found` may be computed with as `want`: the same, or floats that become wider."""
-    narrower = want in FLOATS and found in FLOATS and FLOATS[found] < FLOATS[want]
-    return found == want or narrower
+    """Whether a value stored as `found` may be computed with as `want`.
+
+    That is the same type, or a floating-point type that becomes wider.
+    """
+    if want in FLOATS and found in FLOATS:
+        return found == want or FLOATS[found] < FLOATS[want]
+    return found == want
 
 
 def check_type(name: str, want: torch.Tensor, found: torch.Tensor, where: str, remedy: str) -> None:
     """Raise UserError unless `found` has a legal type for `want` and finite values."""
     if not is_legal(want.dtype, found.dtype):
-        stored, wide = (str(dtype).removeprefix("torch.") for dtype in (found.dtype, want.dtype))
+        legal = type_name(want.dtype) + " belongs"
+        if want.dtype in FLOATS:
+            legal += " or a narrower floating-point type"
         raise UserError(
-            f"{where}: {name} is stored as {stored}, where {wide} belongs"
-            + " or a narrower floating-point type" * (want.dtype in FLOATS)
-            + f"; {remedy}"
+            f"{where}: {name} is stored as {type_name(found.dtype)}, where {legal}; {remedy}"
         )
     if not is_finite(found):
         raise UserError(f"{where}: {name} holds NaN or infinity; {remedy}")
 
 
 def check_fit(expected: State, found: State, where: str, wanted: str) -> None:
-    """Raise UserError unless both have the same names and shapes, and `found` legal types and finite values.
+    """Check that tensors of a file are those of a model.
 
-    `wanted` says whose tensors are expected. Foreign checkpoints may also be wider than they are computed in.
+    Foreign checkpoints may also be wider than they are computed in.
+
+    Args:
+        expected: The model's.
+        found: The file's.
+        where: What begins the sentence of an error.
+        wanted: Whose tensors are expected.
+
+    Raises:
+        UserError: Names or shapes differ, a type is none for its tensor, or a value is not finite.
     """
-    shapes = [
-        f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
-        for k in expected.keys() & found.keys()
-        if expected[k].shape != found[k].shape
-    ]
-    wrong = [
-        (kind, names)
-        for kind, names in (
-            ("missing", expected.keys() - found.keys()),
-            ("unexpected", found.keys() - expected.keys()),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if wrong:
-        report = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in wrong)
+    wrong = {
+        "missing": list(expected.keys() - found.keys()),
+        "unexpected": list(found.keys() - expected.keys()),
+        "of another shape": _other_shapes(expected, found),
+    }
+    parts = [f"{len(names)} {kind}: {few(names)}" for kind, names in wrong.items() if names]
+    if parts:
+        report = "; ".join(parts)
         raise UserError(f"{where}: another architecture than {wanted} ({report}); give {wanted}")
     for name in sorted(expected):
-        both_float = expected[name].is_floating_point() and found[name].is_floating_point()
-        check_type(
-            name,
-            found[name] if both_float else expected[name],
-            found[name],
-            where,
-            f"give {wanted}",
-        )
+        want = expected[name]
+        if want.is_floating_point() and found[name].is_floating_point():
+            want = found[name]
+        check_type(name, want, found[name], where, f"give {wanted}")
+
+
+def _other_shapes(expected: State, found: State) -> list[str]:
+    """Name and both shapes of every tensor that has another shape than expected."""
+    lines = []
+    for name in expected.keys() & found.keys():
+        if expected[name].shape != found[name].shape:
+            shapes = f"{tuple(found[name].shape)} instead of {tuple(expected[name].shape)}"
+            lines.append(f"{name} {shapes}")
+    return lines
 
 
 def check_values(model: nn.Module, where: str) -> None:
-    """Raise UserError for the first scale, zero point or code of a quantised layer that cannot be one.
+    """Check every scale, zero point and code of the quantised layers.
 
-    A module with such tensors says what is wrong by `value_problem()`: a tensor's name and a reason, or None.
+    A module with such tensors says what is wrong by `value_problem()`: a tensor's name and a
+    reason, or None.
+
+    Raises:
+        UserError: For the first that cannot be one.
     """
     for name, module in model.named_modules():
-        told = getattr(module, "value_problem", None)
-        if told is not None and (problem := told()) is not None:
+        value_problem = getattr(module, "value_problem", None)
+        problem = None if value_problem is None else value_problem()
+        if problem is not None:
             tensor, reason = problem
             raise UserError(
                 f"{where}: {name}.{tensor} {reason}; the file is damaged, fetch or write it again"
@@ -219,42 +259,50 @@ def svd_factors(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
 
 
 def read_tensors(model: nn.Module, file: Path) -> None:
-    """Assign the tensors of the safetensors `file` to `model`. Raises UserError saying what does not fit."""
-    state, remedy = {}, "fetch or write the file again"
+    """Assign the tensors of a safetensors file to a model.
+
+    Weights may be stored narrower than they are computed in.
+
+    Raises:
+        UserError: The file cannot be read or does not fit; what of it is told.
+    """
+    state: State = {}
+    remedy = "fetch or write the file again"
     expected = model.state_dict()
     try:
         with safe_open(file, framework="pt") as reader:
-            found = list(reader.keys())
-            shapes = {
-                name: torch.empty(reader.get_slice(name).get_shape(), device="meta")
-                for name in found
-            }
-            check_fit(
-                {
-                    name: torch.empty_like(value, dtype=torch.float32, device="meta")
-                    for name, value in expected.items()
-                },
-                shapes,
-                str(file),
-                "weights of this model",
-            )
-            for name in found:
+            names = list(reader.keys())
+            shapes = {name: _shape_of(reader.get_slice(name).get_shape()) for name in names}
+            wanted = {name: _shape_of(value.shape) for name, value in expected.items()}
+            check_fit(wanted, shapes, str(file), "weights of this model")
+            for name in names:
                 tensor = reader.get_tensor(name)
                 check_type(name, expected[name], tensor, str(file), remedy)
-                # Weights may be stored narrower than they are computed in.
                 state[name] = tensor.to(expected[name].dtype)
     except (SafetensorError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         raise UserError(f"{file}: not a readable safetensors file ({reason}); {remedy}") from None
     model.load_state_dict(state, strict=True, assign=True)
     check_values(model, str(file))
 
 
-def read_pickle(path: str, key: str, wanted: str) -> Any:
-    """What `torch.save` wrote to `path`, on the CPU; no code of the file runs, and foreign objects come as `Inert`.
+def _shape_of(shape: Sequence[int]) -> torch.Tensor:
+    """A float32 tensor of that shape without values."""
+    return torch.empty(tuple(shape), dtype=torch.float32, device="meta")
 
-    Training checkpoints hold such objects beside their tensors. Raises UserError naming the recipe's `key` for a file
-    that is absent or no checkpoint; `wanted` is the file to give instead.
+
+def read_pickle(path: str, key: str, wanted: str) -> Any:
+    """What `torch.save` wrote to a file, on the CPU; no code of the file runs.
+
+    Foreign objects, which training checkpoints hold beside their tensors, come as `Inert`.
+
+    Args:
+        path: The file.
+        key: The recipe's key that names it.
+        wanted: The file to give instead.
+
+    Raises:
+        UserError: The file is absent or no checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"{key}: {path} is no file; give the path of {wanted}")
@@ -267,6 +315,6 @@ def read_pickle(path: str, key: str, wanted: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(
-            f"{key}: {path} cannot be read as tensors, names and numbers alone ({type(error).__name__}); "
-            f"give {wanted}, or its tensors saved by themselves"
+            f"{key}: {path} cannot be read as tensors, names and numbers alone "
+            f"({type(error).__name__}); give {wanted}, or its tensors saved by themselves"
         ) from None

@@ -1,11 +1,11 @@
 """Let torchvision be imported beside a torch whose build does not match its compiled operators.
 
-torchvision registers meta kernels for `torchvision::nms` while it is imported. It dies with `operator
-torchvision::nms does not exist` where its C++ library was built for CUDA and torch was not. Declaring
-the two schemas first is enough for the import. Nothing in this project calls the operators themselves.
-Where torchvision is healthy this module changes nothing.
+torchvision registers meta kernels for `torchvision::nms` while it is imported. It dies with
+`operator torchvision::nms does not exist` where its C++ library was built for CUDA and torch was
+not. Declaring the two schemas first is enough for the import. Nothing in this project calls the
+operators themselves. Where torchvision is healthy this module changes nothing.
 
-The declaration waits until somebody imports torchvision, because it needs torch, which takes seconds.
+The declaration waits until somebody imports torchvision: it needs torch, which takes seconds.
 """
 
 import importlib.util
@@ -40,7 +40,10 @@ class _BeforeTorchvision(MetaPathFinder):
 
 
 def prepare_for_torchvision() -> None:
-    """Have the missing schemas declared as soon as torchvision is imported. Costs nothing before."""
+    """Have the missing schemas declared as soon as torchvision is imported.
+
+    It costs nothing before.
+    """
     waiting = any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path)
     if "torchvision" not in sys.modules and not waiting and not _declared:
         sys.meta_path.insert(0, _BeforeTorchvision())

@@ -30,6 +30,7 @@ NAMES = {
     torch.bool: "BOOL",
 }
 ALIGNMENT = 8
+LENGTH_BYTES = 8  # of the number before the header
 
 
 def stored_type(tensor: torch.Tensor, narrow: torch.dtype | None) -> torch.dtype:
@@ -59,7 +60,8 @@ def write_tensors(
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
     for name in order:
-        tensor, dtype = tensors[name], stored_type(tensors[name], narrow)
+        tensor = tensors[name]
+        dtype = stored_type(tensor, narrow)
         end = offset + tensor.numel() * dtype.itemsize
         header[name] = {
             "dtype": NAMES[dtype],
@@ -69,29 +71,24 @@ def write_tensors(
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    with replacing(path) as partial:
-        with partial.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                tensor = (
-                    tensors[name]
-                    .detach()
-                    .to("cpu", stored_type(tensors[name], narrow))
-                    .contiguous()
+    with replacing(path) as partial, partial.open("wb") as stream:
+        stream.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        for name in order:
+            dtype = stored_type(tensors[name], narrow)
+            tensor = tensors[name].detach().to("cpu", dtype).contiguous()
+            if not is_finite(tensor):
+                raise UserError(
+                    f"{path}: not written, because {name} holds NaN or infinity after these "
+                    "passes; lower the learning rate of the pass before, or take its earlier state"
                 )
-                if not is_finite(tensor):
-                    raise UserError(
-                        f"{path}: not written, because {name} holds NaN or infinity after these "
-                        "passes; "
-                        "lower the learning rate of the pass before, or take its earlier state"
-                    )
-                if tensor.numel():
-                    stream.write(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            if tensor.numel():
+                stream.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all values are finite; integers are, and what lies on the meta device. One pass, no
-    copy.
+    """Whether all values are finite; integers are, and what lies on the meta device.
+
+    It takes one pass and no copy.
     """
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
         return True

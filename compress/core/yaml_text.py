@@ -1,5 +1,6 @@
-"""YAML as recipes use it: mappings, lists, text, numbers, booleans. All else is one sentence,
-before it is built.
+"""YAML as recipes use it: mappings, lists, text, numbers, booleans.
+
+All else ends in one sentence before it is built.
 
 PyYAML's own constructor is left out: it follows aliases and merges without a bound, drops the first
 of two equal keys, and ends in Python's errors for tags and numbers that it cannot hold. Here every
@@ -26,7 +27,9 @@ MOST_NODES = 20_000  # keys and values, with every alias counted as what it stan
 MOST_DEPTH = 32  # of mappings and lists in one another
 MOST_TEXT = 4096  # characters of one value: the longest path that Linux takes
 MOST_KEY = 512
+TEXT_OF_A_NODE = 64  # characters that count as one more key or value
 LARGEST = 2**63 - 1
+MOST_DIGITS = 70  # enough for 64 bits in any base
 _PREFIX = "tag:yaml.org,2002:"
 _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 _SPELLINGS = [form for word in _BOOLEANS for form in (word, word.title(), word.upper())]
@@ -44,7 +47,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
     """Text -> nodes, counted while they are read. An alias counts as all that it stands for."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  PyYAML declares it so
 
     def __init__(self, text: str):
         Reader.__init__(self, text)
@@ -52,11 +55,14 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
-        self.count = self.depth = 0
+        self.count = 0
+        self.depth = 0
         self.sizes: dict[int, int] = {}
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-        event, before = self.peek_event(), self.count
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        """The next node; PyYAML calls this for the document, its keys and its values."""
+        event = self.peek_event()
+        before = self.count
         self.depth += 1
         if self.depth > MOST_DEPTH:
             raise _mistake(
@@ -64,13 +70,13 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
                 "leave out levels",
                 event,
             )
-        self._count(1 + len(getattr(event, "value", "")) // 64, event)
+        self._count(1 + len(getattr(event, "value", "")) // TEXT_OF_A_NODE, event)
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self.sizes:
                 raise _mistake(
-                    f"the alias *{event.anchor} stands inside of what it names; write "
-                    "out what is meant",
+                    f"the alias *{event.anchor} stands inside of what it names; "
+                    "write out what is meant",
                     event,
                 )
             self._count(self.sizes[id(node)], event)
@@ -83,9 +89,8 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         self.count += more
         if self.count > MOST_NODES:
             raise _mistake(
-                f"holds more than {MOST_NODES:,} keys and values, counting what aliases "
-                "and merges stand "
-                "for; write out what is meant, or leave out what is not",
+                f"holds more than {MOST_NODES:,} keys and values, counting what aliases and "
+                "merges stand for; write out what is meant, or leave out what is not",
                 event,
             )
 
@@ -106,7 +111,8 @@ class _Mistake(yaml.MarkedYAMLError):
 
 
 def _mistake(problem: str, at: yaml.Node | yaml.Event) -> _Mistake:
-    return _Mistake(problem=problem, problem_mark=at.start_mark)
+    # types-PyYAML knows the marks of libyaml as another class; they have line and column as well.
+    return _Mistake(problem=problem, problem_mark=at.start_mark)  # type: ignore[arg-type]
 
 
 def read_text(path: Path) -> str:
@@ -119,9 +125,8 @@ def read_text(path: Path) -> str:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UserError(
-            f"recipe {path} has more than {MOST_BYTES // 1024} KiB, which no recipe "
-            "needs; give a recipe, "
-            "such as recipes/passionsr_w8a8.yaml"
+            f"recipe {path} has more than {MOST_BYTES // 1024} KiB, which no recipe needs; "
+            "give a recipe, such as recipes/passionsr_w8a8.yaml"
         )
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"recipe {path} is UTF-16 text; save it as UTF-8")
@@ -132,16 +137,16 @@ def read_text(path: Path) -> str:
             raise UserError(f"recipe {path} is a binary file; give a YAML text in UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"recipe {path} is no UTF-8 text (byte 0x{data[error.start]:02x} in line "
-            f"{line}); save it as "
-            "UTF-8"
+            f"recipe {path} is no UTF-8 text (byte 0x{data[error.start]:02x} in line {line}); "
+            "save it as UTF-8"
         ) from None
     return text
 
 
 def parse(text: str, where: str) -> Any:
-    """The one document in `text` as dicts with text keys, lists, str, int, finite float, bool and
-    None.
+    """The one document in `text`.
+
+    It consists of dicts with text keys, lists, str, int, finite float, bool and None.
 
     Args:
         text: YAML.
@@ -152,12 +157,12 @@ def parse(text: str, where: str) -> Any:
             more than MOST_NODES, MOST_DEPTH or MOST_TEXT, a tag, number or character that no recipe
             needs.
     """
-    if found := _CONTROL.search(text):
-        line = text.count("\n", 0, found.start()) + 1
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
         raise UserError(
-            f"{where} holds the character U+{ord(found[0]):04X} in line {line}, which "
-            "YAML does not allow; "
-            "remove it"
+            f"{where} holds the character U+{ord(control[0]):04X} in line {line}, which YAML does "
+            "not allow; remove it"
         )
     try:
         node = _Loader(text).get_single_node()
@@ -171,14 +176,16 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: {error.problem} ({_place(error.problem_mark)})") from None
     except yaml.MarkedYAMLError as error:
         problem = " ".join(part for part in (error.context, error.problem) if part)
+        place = _place(error.problem_mark or error.context_mark)
         raise UserError(
-            f"{where} is not valid YAML: {problem} "
-            f"({_place(error.problem_mark or error.context_mark)}); "
+            f"{where} is not valid YAML: {problem} ({place}); "
             "values with : # { [ , & * ? | - > ! % @ want quotes"
         ) from None
 
 
-def _place(mark: yaml.Mark) -> str:
+def _place(mark: yaml.Mark | None) -> str:
+    if mark is None:
+        return "no line is known"
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
@@ -189,21 +196,25 @@ def _build(node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode) and kind == "map":
         return _mapping(node)
     if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
-        if kind == "str" and len(node.value) > MOST_TEXT:
-            raise _mistake(
-                f"a value has {len(node.value):,} characters, and at most {MOST_TEXT:,} are taken",
-                node,
-            )
-        if found := _CONTROL.search(node.value):
-            raise _mistake(f"a value holds the character U+{ord(found[0]):04X}; leave it out", node)
+        _check_scalar(node, kind)
         return _SCALARS[kind](node)
     form = _FORMS[type(node)]
     raise _mistake(
-        f"the tag {shown(node.tag.replace(_PREFIX, '!!'))} on a {form} is not taken; "
-        "recipes hold mappings, "
-        "lists, text, numbers, true, false and null, without tags",
+        f"the tag {shown(node.tag.replace(_PREFIX, '!!'))} on a {form} is not taken; recipes hold "
+        "mappings, lists, text, numbers, true, false and null, without tags",
         node,
     )
+
+
+def _check_scalar(node: yaml.ScalarNode, kind: str) -> None:
+    if kind == "str" and len(node.value) > MOST_TEXT:
+        raise _mistake(
+            f"a value has {len(node.value):,} characters, and at most {MOST_TEXT:,} are taken",
+            node,
+        )
+    control = _CONTROL.search(node.value)
+    if control is not None:
+        raise _mistake(f"a value holds the character U+{ord(control[0]):04X}; leave it out", node)
 
 
 def _mapping(node: yaml.MappingNode) -> dict[str, Any]:
@@ -215,38 +226,37 @@ def _mapping(node: yaml.MappingNode) -> dict[str, Any]:
         if not isinstance(key, yaml.ScalarNode):
             raise _mistake("a key is a list or a mapping; keys are words", key)
         name = key.value
+        line = key.start_mark.line + 1
         if name in lines:
             raise _mistake(
-                f"the key {shown(name)} stands twice, in lines {lines[name]} and "
-                f"{key.start_mark.line + 1}; "
+                f"the key {shown(name)} stands twice, in lines {lines[name]} and {line}; "
                 "keep one of them",
                 key,
             )
-        lines[name] = key.start_mark.line + 1
+        lines[name] = line
         if key.tag == _PREFIX + "merge":
             merged = _merged(value)
             continue
         if len(name) > MOST_KEY or _CONTROL.search(name):
             raise _mistake(
-                f"the key {shown(name)} is none: keys have at most {MOST_KEY} "
-                "characters and no control "
-                "characters",
+                f"the key {shown(name)} is none: keys have at most {MOST_KEY} characters and no "
+                "control characters",
                 key,
             )
         own[name] = _build(value)
-    return own | {name: value for name, value in merged.items() if name not in own}
+    return own | {name: merged[name] for name in merged if name not in own}
 
 
 def _merged(node: yaml.Node) -> dict[str, Any]:
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for part in parts:
         if not isinstance(part, yaml.MappingNode):
             raise _mistake(
                 "<< merges mappings only; give an alias of a mapping, or a list of such", node
             )
-        found = _mapping(part) | found
-    return found
+        merged = _mapping(part) | merged
+    return merged
 
 
 def _text(node: yaml.ScalarNode) -> str:
@@ -268,14 +278,12 @@ def _integer(node: yaml.ScalarNode) -> int:
     if not _INT.fullmatch(node.value):
         raise _mistake(f"{shown(node.value)} is no whole number; write one such as 8", node)
     digits = node.value.replace("_", "")
-    # Python reads and prints no decimal number of more than 4,300 digits; 70 are enough for 64 bits
-    # in any base.
-    value = int(digits, 0) if len(digits) <= 70 else LARGEST + 1
+    # Python reads and prints no decimal number of more than 4,300 digits.
+    value = int(digits, 0) if len(digits) <= MOST_DIGITS else LARGEST + 1
     if abs(value) > LARGEST:
         raise _mistake(
-            f"the number {shown(node.value)} is too large; whole numbers lie between "
-            "-2^63 and 2^63, and "
-            "what is text stands in quotes",
+            f"the number {shown(node.value)} is too large; whole numbers lie between -2^63 and "
+            "2^63, and what is text stands in quotes",
             node,
         )
     return value
@@ -283,15 +291,16 @@ def _integer(node: yaml.ScalarNode) -> int:
 
 def _number(node: yaml.ScalarNode) -> float:
     text = node.value.replace("_", "").lower()
-    if not _FLOAT.fullmatch(node.value) and not _INT.fullmatch(node.value):
+    is_whole = _INT.fullmatch(node.value) is not None
+    if not is_whole and not _FLOAT.fullmatch(node.value):
         raise _mistake(f"{shown(node.value)} is no number; write one such as 0.5", node)
     if "inf" in text or "nan" in text:
         raise _mistake(
-            f"the number {shown(node.value)} is not finite; write one such as 0.5, and "
-            "text in quotes",
+            f"the number {shown(node.value)} is not finite; "
+            "write one such as 0.5, and text in quotes",
             node,
         )
-    value = float(_integer(node)) if _INT.fullmatch(node.value) else float(text)
+    value = float(_integer(node)) if is_whole else float(text)
     if not math.isfinite(value):
         raise _mistake(
             f"the number {shown(node.value)} is too large for 64 bits; write one such as 0.5", node

@@ -1,1 +1,1 @@
-"""Photographs for training and calibration, and the degradation that makes low-resolution ones of them."""
+"""Photographs for training and calibration, and the degradation that makes small ones of them."""

@@ -13,71 +13,77 @@ from compress.process.resample import SCALE
 
 
 def calibration_images(data: str, count: int, size: int, seed: int) -> list[torch.Tensor]:
-    """`count` low-resolution crops, float [1, 3, size, size] in [0, 1], a function of the arguments alone.
+    """Low-resolution crops, a function of the arguments alone.
 
-    `data` is `embedded` (photographs degraded by the `mild` preset) or a folder of low-resolution photographs;
-    a folder with fewer images than `count` gives several crops of each.
+    Args:
+        data: `embedded` (photographs degraded by the `mild` preset) or a folder of low-resolution
+            photographs. A folder with fewer images than `count` gives several crops of each.
+        count: How many crops.
+        size: Their side in pixels.
+        seed: Chooses the crops.
+
+    Returns:
+        Float [1, 3, size, size] in [0, 1] each.
+
+    Raises:
+        UserError: `count` is 0, or an image is missing, unreadable or smaller than `size`.
     """
-    if count < 1:
-        raise UserError(
-            "calibration.images is 0; static ranges need at least 1 image (16 or more do well)"
-        )
-    random = np.random.default_rng(seed)
-    crops = []
+    random = _generator(count, seed)
     if data == "embedded":
-        photographs = _embedded(size * SCALE)
-        for i in range(count):
-            crops.append(_crop(photographs[i % len(photographs)], size * SCALE, random))
-        generator = torch.Generator().manual_seed(seed)
-        return [degrade(hr, PRESETS["mild"], generator) for hr in crops]
+        return [lr for lr, _ in _embedded_pairs(count, size, seed, random)]
     paths = list_images(data)
+    crops = []
     for i in range(count):
-        crops.append(_crop(read_image(paths[i % len(paths)], min_side=size), size, random))
+        image = read_image(paths[i % len(paths)], min_side=size)
+        crops.append(_crop(image, size, random))
     return crops
 
 
 def calibration_pairs(
     data: str, hr: str | None, count: int, size: int, seed: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """As `calibration_images`, each with the photograph [1, 3, 4 * size, 4 * size] that it came from.
+    """As `calibration_images`, each with the photograph that it came from.
 
-    A folder `data` has its photographs in the folder `hr`, under the same names (any image suffix). Raises UserError
-    for one that is missing or not four times as large.
+    Args:
+        data: `embedded`, or a folder of low-resolution photographs.
+        hr: For a folder, the folder with the photographs themselves, four times as large, under the
+            same names (any image suffix).
+        count: How many pairs.
+        size: Side of the low-resolution crops in pixels.
+        seed: Chooses the crops.
+
+    Returns:
+        (float [1, 3, size, size], float [1, 3, 4 * size, 4 * size]), both in [0, 1], each.
+
+    Raises:
+        UserError: As there; also where a photograph is missing or not four times as large.
     """
-    if count < 1:
-        raise UserError(
-            "calibration.images is 0; static ranges need at least 1 image (16 or more do well)"
-        )
-    random = np.random.default_rng(seed)
+    random = _generator(count, seed)
     if data == "embedded":
-        photographs = _embedded(size * SCALE)
-        crops = [
-            _crop(photographs[i % len(photographs)], size * SCALE, random) for i in range(count)
-        ]
-        generator = torch.Generator().manual_seed(seed)
-        return [(degrade(x, PRESETS["mild"], generator), x) for x in crops]
+        return _embedded_pairs(count, size, seed, random)
+    if hr is None:
+        raise UserError(
+            f"calibration.hr is not set; target 'hr' needs the folder of photographs that {data} "
+            "was made from"
+        )
     originals = {path.stem: path for path in list_images(hr)}
-    paths, pairs = list_images(data), []
+    paths = list_images(data)
+    pairs = []
     for i in range(count):
         path = paths[i % len(paths)]
         if path.stem not in originals:
             raise UserError(
-                f"calibration.hr {hr} has no photograph '{path.stem}' for {path.name} of {data}; target "
-                "'hr' needs one for every image"
+                f"calibration.hr {hr} has no photograph '{path.stem}' for {path.name} of {data}; "
+                "target 'hr' needs one for every image"
             )
-        small, large = read_image(path, min_side=size), read_image(originals[path.stem])
-        if [SCALE * side for side in small.shape[-2:]] != list(large.shape[-2:]):
-            raise UserError(
-                f"{originals[path.stem]}: {large.shape[-1]}x{large.shape[-2]} pixels is not {SCALE} times "
-                f"the {small.shape[-1]}x{small.shape[-2]} of {path}; pair images of one scene"
-            )
-        top, left = (int(random.integers(side - size + 1)) for side in small.shape[-2:])
+        small, large = _read_pair(path, originals[path.stem], size)
+        height, width = small.shape[-2:]
+        top = int(random.integers(height - size + 1))
+        left = int(random.integers(width - size + 1))
         pairs.append(
             (
-                small[..., top : top + size, left : left + size].contiguous(),
-                large[
-                    ..., SCALE * top : SCALE * (top + size), SCALE * left : SCALE * (left + size)
-                ].contiguous(),
+                _square(small, top, left, size),
+                _square(large, SCALE * top, SCALE * left, SCALE * size),
             )
         )
     return pairs
@@ -85,32 +91,69 @@ def calibration_pairs(
 
 def calibration_hash(data: str) -> str:
     """Identity of the calibration data for caches and ledgers: names and contents of its images."""
-    return (
-        f"embedded:{data_hash(embedded_images())}"
-        if data == "embedded"
-        else data_hash(list_images(Path(data)))
-    )
+    if data == "embedded":
+        return f"embedded:{data_hash(embedded_images())}"
+    return data_hash(list_images(Path(data)))
+
+
+def _generator(count: int, seed: int) -> np.random.Generator:
+    if count < 1:
+        raise UserError(
+            "calibration.images is 0; static ranges need at least 1 image (16 or more do well)"
+        )
+    return np.random.default_rng(seed)
+
+
+def _embedded_pairs(
+    count: int, size: int, seed: int, random: np.random.Generator
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(degraded, photograph) of crops of the embedded photographs."""
+    photographs = _embedded(size * SCALE)
+    crops = []
+    for i in range(count):
+        crops.append(_crop(photographs[i % len(photographs)], size * SCALE, random))
+    generator = torch.Generator().manual_seed(seed)
+    return [(degrade(crop, PRESETS["mild"], generator), crop) for crop in crops]
 
 
 def _embedded(size: int) -> list[torch.Tensor]:
     """The embedded photographs that hold a crop of `size` pixels a side."""
-    found = [read_image(path, convert=True) for path in embedded_images()]
-    large = [image for image in found if min(image.shape[-2:]) >= size]
+    photographs = [read_image(path, convert=True) for path in embedded_images()]
+    large = [image for image in photographs if min(image.shape[-2:]) >= size]
     if not large:
+        largest = max(min(image.shape[-2:]) for image in photographs)
         raise UserError(
-            f"no embedded photograph holds a crop of {size} pixels, the largest has "
-            f"{max(min(image.shape[-2:]) for image in found)}; take a smaller size, or a folder of "
-            "photographs"
+            f"no embedded photograph holds a crop of {size} pixels, the largest has {largest}; "
+            "take a smaller size, or a folder of photographs"
         )
     return large
 
 
+def _read_pair(path: Path, original: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A low-resolution image of `size` or more, and its photograph."""
+    small = read_image(path, min_side=size)
+    large = read_image(original)
+    height, width = small.shape[-2:]
+    if large.shape[-2:] != (SCALE * height, SCALE * width):
+        raise UserError(
+            f"{original}: {large.shape[-1]}x{large.shape[-2]} pixels is not {SCALE} times the "
+            f"{width}x{height} of {path}; pair images of one scene"
+        )
+    return small, large
+
+
+def _square(image: torch.Tensor, top: int, left: int, size: int) -> torch.Tensor:
+    return image[..., top : top + size, left : left + size].contiguous()
+
+
 def _crop(image: torch.Tensor, size: int, random: np.random.Generator) -> torch.Tensor:
+    """A random square of the image."""
     height, width = image.shape[-2:]
     if min(height, width) < size:
         raise UserError(
-            f"a calibration photograph of {width}x{height} pixels is smaller than the crop of {size}; "
-            "set a smaller calibration.size"
+            f"a calibration photograph of {width}x{height} pixels is smaller than the crop of "
+            f"{size}; set a smaller calibration.size"
         )
-    top, left = int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
-    return image[..., top : top + size, left : left + size].contiguous()
+    top = int(random.integers(height - size + 1))
+    left = int(random.integers(width - size + 1))
+    return _square(image, top, left, size)

@@ -1,12 +1,12 @@
 """Real-ESRGAN's second-order degradation (arXiv 2107.10833, section 3) on batches of torch tensors.
 
-Blur -> resize -> noise -> JPEG, twice, with a sinc filter at the end. As in the original, blur, noise and JPEG
-strength differ per image while resize factors and the kinds of noise are drawn per batch. All randomness comes
-from one generator, so a seed gives the same pairs on every run.
+Blur -> resize -> noise -> JPEG, twice, with a sinc filter at the end. As in the original, blur,
+noise and JPEG strength differ per image while resize factors and the kinds of noise are drawn per
+batch. All randomness comes from one generator, so a seed gives the same pairs on every run.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +14,51 @@ import torch.nn.functional as F
 from compress.data.jpeg import jpeg
 
 KERNEL_SIZE = 21
+SMALLEST = 8  # pixels: no stage makes a smaller image
+# Of iso- and anisotropic Gaussian, generalised Gaussian and plateau kernels, in this order.
+KERNEL_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+# Poisson noise counts photons in this many grey levels; the original rounds the number of distinct
+# values up to a power of two.
+GREY_LEVELS = 256.0
+LUMA = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One blur-resize-noise-JPEG round. Noise is in 8-bit units, blur in pixels."""
+    """One blur-resize-noise-JPEG round.
+
+    Attributes:
+        blur_probability: That there is a blur.
+        blur_sigma: Its standard deviation in pixels, from and to.
+        resize_probability: Of making it larger, smaller, or neither.
+        resize_range: The factor, from and to.
+        gaussian_noise: Its standard deviation in 8-bit units, from and to.
+        poisson_scale: The factor of Poisson noise, from and to.
+        jpeg_quality: From and to, of 100.
+    """
 
     blur_probability: float
     blur_sigma: tuple[float, float]
-    resize_probability: tuple[float, float, float]  # up, down, keep
+    resize_probability: tuple[float, float, float]
     resize_range: tuple[float, float]
     gaussian_noise: tuple[float, float]
     poisson_scale: tuple[float, float]
     jpeg_quality: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Degradation:
+@dataclass(frozen=True, repr=False)
+class SecondOrder:
+    """Two rounds, and what they have in common.
+
+    Attributes:
+        first: The round at the size of the photograph.
+        second: The round at the size of the result.
+        gaussian_probability: Of Gaussian noise; it is Poisson noise otherwise.
+        gray_probability: Of noise without colour.
+        sinc_probability: Of a sinc filter in place of a blur.
+        final_sinc_probability: Of a sinc filter at the end.
+    """
+
     first: Stage
     second: Stage
     gaussian_probability: float = 0.5
@@ -38,20 +66,29 @@ class Degradation:
     sinc_probability: float = 0.1
     final_sinc_probability: float = 0.8
 
+    def __repr__(self) -> str:
+        """By its old name: the key of every pool of a teacher's images holds this text."""
+        values = [f"{field.name}={getattr(self, field.name)!r}" for field in fields(self)]
+        return f"Degradation({', '.join(values)})"
 
-PRESETS = {
-    "realesrgan": Degradation(
-        Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95)),
-        Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95)),
-    ),
-    # AdcSR's milder setting, nearer to photographs of a present-day camera.
-    "mild": Degradation(
-        Stage(1.0, (0.1, 1.5), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95)),
-        Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100)),
-    ),
+
+# One, or several of which each batch gets one.
+Degradation = SecondOrder | tuple[SecondOrder, ...]
+
+REALESRGAN = SecondOrder(
+    Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95)),
+    Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95)),
+)
+# AdcSR's milder setting, nearer to photographs of a present-day camera.
+MILD = SecondOrder(
+    Stage(1.0, (0.1, 1.5), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95)),
+    Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100)),
+)
+PRESETS: dict[str, Degradation] = {
+    "realesrgan": REALESRGAN,
+    "mild": MILD,
+    "mixed": (MILD, REALESRGAN),
 }
-# One of several for each batch, drawn evenly.
-PRESETS["mixed"] = (PRESETS["mild"], PRESETS["realesrgan"])
 
 
 class _Dice:
@@ -67,31 +104,44 @@ class _Dice:
         return self.uniform(low, high).item()
 
     def choice(self, probabilities: tuple[float, ...], count: int) -> torch.Tensor:
-        return torch.multinomial(
-            torch.tensor(probabilities), count, replacement=True, generator=self.generator
-        )
+        weights = torch.tensor(probabilities)
+        return torch.multinomial(weights, count, replacement=True, generator=self.generator)
+
+    def pick(self, probabilities: tuple[float, ...]) -> int:
+        """One index, drawn by its probability."""
+        return int(self.choice(probabilities, 1))
 
 
 def blur_kernels(dice: _Dice, count: int, sigma: tuple[float, float]) -> torch.Tensor:
-    """Iso- and anisotropic Gaussian, generalised Gaussian and plateau kernels: [count, 21, 21], each of sum 1."""
-    kind = dice.choice((0.45, 0.25, 0.12, 0.03, 0.12, 0.03), count)
-    sigma_x, sigma_y = dice.uniform(*sigma, count), dice.uniform(*sigma, count)
+    """Iso- and anisotropic Gaussian, generalised Gaussian and plateau kernels.
+
+    Args:
+        dice: Source of all randomness.
+        count: How many kernels.
+        sigma: Standard deviation in pixels, from and to.
+
+    Returns:
+        [count, 21, 21], each of sum 1.
+    """
+    kind = dice.choice(KERNEL_KINDS, count)
+    sigma_x = dice.uniform(*sigma, count)
+    sigma_y = dice.uniform(*sigma, count)
     sigma_y = torch.where(kind % 2 == 0, sigma_x, sigma_y)
     angle = dice.uniform(-math.pi, math.pi, count)
     # The shape parameter is drawn evenly on both sides of 1.
     wide = dice.uniform(0, 1, count) < 0.5
     generalised = torch.where(wide, dice.uniform(0.5, 1, count), dice.uniform(1, 4, count))
     plateau = torch.where(wide, dice.uniform(1, 1, count), dice.uniform(1, 2, count))
-    cos, sin = angle.cos(), angle.sin()
-    axis = torch.arange(KERNEL_SIZE, dtype=torch.float32) - KERNEL_SIZE // 2
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    u = (cos[:, None, None] * x + sin[:, None, None] * y) / sigma_x[:, None, None]
-    v = (-sin[:, None, None] * x + cos[:, None, None] * y) / sigma_y[:, None, None]
+    cos = angle.cos()[:, None, None]
+    sin = angle.sin()[:, None, None]
+    y, x = _grid()
+    u = (cos * x + sin * y) / sigma_x[:, None, None]
+    v = (-sin * x + cos * y) / sigma_y[:, None, None]
     q = u**2 + v**2
-    beta = torch.where(kind < 2, torch.ones(count), torch.where(kind < 4, generalised, plateau))[
-        :, None, None
-    ]
-    kernel = torch.where((kind < 4)[:, None, None], torch.exp(-0.5 * q**beta), 1 / (q**beta + 1))
+    beta = torch.where(kind < 2, torch.ones(count), torch.where(kind < 4, generalised, plateau))
+    beta = beta[:, None, None]
+    is_gaussian = (kind < 4)[:, None, None]
+    kernel = torch.where(is_gaussian, torch.exp(-0.5 * q**beta), 1 / (q**beta + 1))
     return _crop(kernel, dice, count)
 
 
@@ -100,13 +150,19 @@ def sinc_kernels(
 ) -> torch.Tensor:
     """Circular low-pass filters, the source of ringing: [count, 21, 21], each of sum 1."""
     omega = dice.uniform(*cutoff, count)[:, None, None]
-    axis = torch.arange(KERNEL_SIZE, dtype=torch.float32) - KERNEL_SIZE // 2
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    y, x = _grid()
     radius = torch.sqrt(x**2 + y**2)
     safe = radius.clamp(min=1e-6)
     kernel = omega * torch.special.bessel_j1(omega * safe) / (2 * math.pi * safe)
     kernel = torch.where(radius == 0, omega**2 / (4 * math.pi), kernel)
     return _crop(kernel, dice, count)
+
+
+def _grid() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of a kernel, counted from its centre: float32 [21, 21] each."""
+    axis = torch.arange(KERNEL_SIZE, dtype=torch.float32) - KERNEL_SIZE // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return y, x
 
 
 def _crop(kernel: torch.Tensor, dice: _Dice, count: int) -> torch.Tensor:
@@ -121,21 +177,23 @@ def filter2d(image: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     """Filter each image of [B, C, H, W] with its own kernel of [B, k, k]; reflected borders."""
     batch, channels, height, width = image.shape
     pad = kernels.shape[-1] // 2
-    padded = F.pad(image, (pad,) * 4, mode="reflect" if min(height, width) > pad else "replicate")
+    mode = "reflect" if min(height, width) > pad else "replicate"
+    padded = F.pad(image, (pad, pad, pad, pad), mode=mode)
     weight = kernels.to(image)[:, None, None].expand(-1, channels, 1, -1, -1).flatten(0, 1)
-    return F.conv2d(padded.flatten(0, 1)[None], weight, groups=batch * channels).view(
-        batch, channels, height, width
-    )
+    filtered = F.conv2d(padded.flatten(0, 1)[None], weight, groups=batch * channels)
+    return filtered.view(batch, channels, height, width)
 
 
 def _resize(dice: _Dice, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    mode = ("area", "bilinear", "bicubic")[int(dice.choice((1.0, 1.0, 1.0), 1))]
-    return F.interpolate(
-        image, size=size, mode=mode, **({} if mode == "area" else {"align_corners": False})
-    )
+    """The image [B, C, *, *] at another size, by a filter that is drawn."""
+    mode = ("area", "bilinear", "bicubic")[dice.pick((1.0, 1.0, 1.0))]
+    if mode == "area":
+        return F.interpolate(image, size=size, mode=mode)
+    return F.interpolate(image, size=size, mode=mode, align_corners=False)
 
 
-def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: Degradation) -> torch.Tensor:
+def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: SecondOrder) -> torch.Tensor:
+    """The image [B, 3, H, W] with noise, in [0, 1]."""
     count = image.shape[0]
     gray = (dice.uniform(0, 1, count, 1, 1, 1) < config.gray_probability).to(image)
     if dice.one() < config.gaussian_probability:
@@ -145,36 +203,38 @@ def _noise(dice: _Dice, image: torch.Tensor, stage: Stage, config: Degradation) 
     else:
         scale = dice.uniform(*stage.poisson_scale, count, 1, 1, 1).to(image)
         clean = (image.clamp(0, 1) * 255).round() / 255
-        levels = (
-            256.0  # the original rounds the number of distinct grey values up to a power of two
-        )
-
-        def sample(rate: torch.Tensor) -> torch.Tensor:
-            return (
-                torch.poisson((rate * levels).cpu(), generator=dice.generator).to(image) / levels
-                - rate
-            )
-
-        luma = (clean * clean.new_tensor([0.2989, 0.587, 0.114])[None, :, None, None]).sum(
-            1, keepdim=True
-        )
-        noise = scale * (gray * sample(luma) + (1 - gray) * sample(clean))
+        luma = (clean * clean.new_tensor(LUMA)[None, :, None, None]).sum(1, keepdim=True)
+        gray_noise = gray * _poisson_noise(dice, luma)
+        noise = scale * (gray_noise + (1 - gray) * _poisson_noise(dice, clean))
     return (image + noise).clamp(0, 1)
+
+
+def _poisson_noise(dice: _Dice, rate: torch.Tensor) -> torch.Tensor:
+    """What a count of photons of mean `rate` (1 is white) differs by from it."""
+    photons = torch.poisson((rate * GREY_LEVELS).cpu(), generator=dice.generator)
+    return photons.to(rate) / GREY_LEVELS - rate
 
 
 def degrade(
     hr: torch.Tensor,
-    config: Degradation | tuple[Degradation, ...],
+    config: Degradation,
     generator: torch.Generator,
     scale: int = 4,
 ) -> torch.Tensor:
-    """Low-resolution partners [B, 3, H/scale, W/scale] of float `hr` [B, 3, H, W] in [0, 1], 8-bit rounded.
+    """Low-resolution partners of photographs.
 
-    Of several in `config` the batch gets one, drawn evenly.
+    Args:
+        hr: Float [B, 3, H, W] in [0, 1].
+        config: What is done to them. Of several the batch gets one, drawn evenly.
+        generator: Source of all randomness.
+        scale: How many times smaller the result is.
+
+    Returns:
+        [B, 3, H/scale, W/scale] in [0, 1], rounded to 8 bits.
     """
     dice = _Dice(generator)
     if isinstance(config, tuple):
-        config = config[int(dice.choice((1.0,) * len(config), 1))]
+        config = config[dice.pick((1.0,) * len(config))]
     count, _, height, width = hr.shape
     final = (height // scale, width // scale)
     image = hr
@@ -184,12 +244,15 @@ def degrade(
         kernels = torch.where(sinc[:, None, None], sinc_kernels(dice, count), kernels)
         if dice.one() < stage.blur_probability:
             image = filter2d(image, kernels)
-        kind = int(dice.choice(stage.resize_probability, 1))
-        factor = (dice.one(1, stage.resize_range[1]), dice.one(stage.resize_range[0], 1), 1.0)[kind]
+        kind = dice.pick(stage.resize_probability)
+        smallest, largest = stage.resize_range
+        up = dice.one(1, largest)  # both are drawn, whichever is used
+        down = dice.one(smallest, 1)
+        factor = (up, down, 1.0)[kind]
         base = (height, width) if stage is config.first else final
-        image = _resize(
-            dice, image, (max(8, round(base[0] * factor)), max(8, round(base[1] * factor)))
-        )
+        rows = max(SMALLEST, round(base[0] * factor))
+        columns = max(SMALLEST, round(base[1] * factor))
+        image = _resize(dice, image, (rows, columns))
         image = _noise(dice, image, stage, config)
         quality = dice.uniform(*stage.jpeg_quality, count).to(hr)
         if stage is config.first:
@@ -197,11 +260,12 @@ def degrade(
     sharp = torch.zeros(count, KERNEL_SIZE, KERNEL_SIZE)
     sharp[:, KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
     ringing = dice.uniform(0, 1, count) < config.final_sinc_probability
-    kernels = torch.where(
-        ringing[:, None, None], sinc_kernels(dice, count, (math.pi / 3, math.pi)), sharp
-    )
+    filters = sinc_kernels(dice, count, (math.pi / 3, math.pi))
+    kernels = torch.where(ringing[:, None, None], filters, sharp)
     if dice.one() < 0.5:
-        image = jpeg(filter2d(_resize(dice, image, final), kernels).clamp(0, 1), quality)
+        image = filter2d(_resize(dice, image, final), kernels)
+        image = jpeg(image.clamp(0, 1), quality)
     else:
-        image = filter2d(_resize(dice, jpeg(image.clamp(0, 1), quality), final), kernels)
+        image = jpeg(image.clamp(0, 1), quality)
+        image = filter2d(_resize(dice, image, final), kernels)
     return (image.clamp(0, 1) * 255).round() / 255

@@ -18,53 +18,72 @@ EMBEDDED = ("motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubbl
 
 
 def embedded_images() -> list[Path]:
-    """The files of the embedded photographs for calibration and training; no download is ever tried."""
-    found = [Path(str(files("skimage"))) / "data" / name for name in EMBEDDED]
-    for path in found:
-        if not path.is_file():
+    """The files of the embedded photographs for calibration and training.
+
+    Raises:
+        UserError: The installed scikit-image lacks one. No download is ever tried.
+    """
+    folder = Path(str(files("skimage"))) / "data"
+    for name in EMBEDDED:
+        if not (folder / name).is_file():
             raise UserError(
-                f"photograph {path.name} is not in the installed scikit-image; install a release that "
+                f"photograph {name} is not in the installed scikit-image; install a release that "
                 "ships it, or name a folder of photographs instead of 'embedded'"
             )
-    return found
+    return [folder / name for name in EMBEDDED]
 
 
 def find_images(folders: Iterable[str | Path]) -> list[Path]:
-    """All image files below `folders`, sorted by path within each; the folder "embedded" is `embedded_images`.
+    """All image files below `folders`, sorted by path within each.
 
-    Raises UserError if a folder holds none.
+    Args:
+        folders: Folders; the name "embedded" stands for `embedded_images`.
+
+    Raises:
+        UserError: A folder does not exist or holds no image.
     """
-    found: list[Path] = []
+    suffixes = ", ".join(SUFFIXES)
+    images: list[Path] = []
     for folder in map(Path, folders):
         if str(folder) == "embedded":
-            found += embedded_images()
+            images += embedded_images()
             continue
         if not folder.is_dir():
             raise UserError(
-                f"data folder {folder} does not exist; name a folder with {', '.join(SUFFIXES)} files"
+                f"data folder {folder} does not exist; name a folder with {suffixes} files"
             )
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not images:
-            raise UserError(f"data folder {folder} holds no image ({', '.join(SUFFIXES)})")
-        found += images
-    return found
+        inside = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise UserError(f"data folder {folder} holds no image ({suffixes})")
+        images += sorted(inside)
+    return images
 
 
 def data_hash(images: list[Path]) -> str:
-    """Identity of a list of files by name and content: 16 hex digits, independent of where they lie."""
+    """Identity of files by name and content, wherever they lie: 16 hex digits."""
     return list_digest(images)
 
 
-class RandomCrops(Dataset):
-    """Crop i is a function of (seed, i) alone: file, place and flips. Returns float [3, crop, crop] in [0, 1].
+class RandomCrops(Dataset[torch.Tensor]):
+    """Crop i is a function of (seed, i) alone: file, place and flips.
 
-    Decoded files are kept as uint8 while they fit into `cache_bytes`.
+    A crop is float [3, crop, crop] in [0, 1].
+
+    Args:
+        images: Files of photographs.
+        crop: Side of a crop in pixels.
+        length: How many crops there are.
+        seed: Chooses them.
+        cache_bytes: Decoded files are kept as uint8 while they fit into so much memory.
     """
 
     def __init__(
         self, images: list[Path], crop: int, length: int, seed: int, cache_bytes: int = 2 << 30
     ):
-        self.images, self.crop, self.length, self.seed = images, crop, length, seed
+        self.images = images
+        self.crop = crop
+        self.length = length
+        self.seed = seed
         self._cache: dict[int, np.ndarray] = {}
         self._room = cache_bytes
 
@@ -78,8 +97,8 @@ class RandomCrops(Dataset):
                 pixels = np.asarray(image.convert("RGB"))
             if min(pixels.shape[:2]) < self.crop:
                 raise UserError(
-                    f"{self.images[index]}: {pixels.shape[1]}x{pixels.shape[0]} pixels is smaller than "
-                    f"the crop of {self.crop}; remove it or set a smaller crop"
+                    f"{self.images[index]}: {pixels.shape[1]}x{pixels.shape[0]} pixels is smaller "
+                    f"than the crop of {self.crop}; remove it or set a smaller crop"
                 )
             if pixels.nbytes < self._room:
                 self._cache[index] = pixels

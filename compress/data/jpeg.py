@@ -1,4 +1,7 @@
-"""JPEG's loss as torch operations on a batch: ITU-T T.81 baseline with 4:2:0 chroma, without the entropy coder."""
+"""JPEG's loss as torch operations on a batch.
+
+It is ITU-T T.81 baseline with 4:2:0 chroma, without the entropy coder, which loses nothing.
+"""
 
 import math
 
@@ -36,35 +39,45 @@ def _dct_matrix() -> torch.Tensor:
 
 
 def _quantise(plane: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """[B, 1, H, W] centred on 0, H and W multiples of 8; `table` [B, 8, 8]. Returns the decoded plane."""
+    """A plane as a decoder gets it.
+
+    Args:
+        plane: [B, 1, H, W] centred on 0, H and W multiples of 8.
+        table: Steps of the coefficients, [B, 8, 8].
+    """
     batch, _, height, width = plane.shape
     dct = _dct_matrix().to(plane)
-    blocks = plane.view(batch, height // 8, 8, width // 8, 8).permute(
-        0, 1, 3, 2, 4
-    )  # [B, H/8, W/8, 8, 8]
+    # [B, H/8, W/8, 8, 8]
+    blocks = plane.view(batch, height // 8, 8, width // 8, 8).permute(0, 1, 3, 2, 4)
     steps = table[:, None, None]
     codes = torch.round(dct @ blocks @ dct.T / steps) * steps
     return (dct.T @ codes @ dct).permute(0, 1, 3, 2, 4).reshape(batch, 1, height, width)
 
 
 def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-    """Compress and decompress float [B, 3, H, W] in [0, 1] at `quality` [B] in 1..100. Not differentiable."""
-    batch, _, height, width = image.shape
+    """Compress and decompress images. It has no gradient.
+
+    Args:
+        image: Float [B, 3, H, W] in [0, 1].
+        quality: [B] in 1..100.
+
+    Returns:
+        Float [B, 3, H, W] in [0, 1], rounded to 8 bits.
+    """
+    height, width = image.shape[-2:]
     # libjpeg's scaling of the tables.
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None].to(image)
-    tables = [((t.to(image) * scale + 50) / 100).floor().clamp(1, 255) for t in (_LUMA, _CHROMA)]
+    luma_steps = ((_LUMA.to(image) * scale + 50) / 100).floor().clamp(1, 255)
+    chroma_steps = ((_CHROMA.to(image) * scale + 50) / 100).floor().clamp(1, 255)
     pixels = F.pad(image, (0, -width % 16, 0, -height % 16), mode="replicate").mul(255).round()
     ycc = torch.einsum("oc,bchw->bohw", _TO_YCC.to(image), pixels).round()
-    luma = (_quantise(ycc[:, :1] - 128, tables[0]) + 128).round().clamp(0, 255)
+    luma = (_quantise(ycc[:, :1] - 128, luma_steps) + 128).round().clamp(0, 255)
     chroma = F.avg_pool2d(ycc[:, 1:], 2).round()
-    chroma = (
-        torch.cat([_quantise(chroma[:, i : i + 1], tables[1]) for i in (0, 1)], dim=1)
-        .round()
-        .clamp(-128, 127)
-    )
+    blue = _quantise(chroma[:, :1], chroma_steps)
+    red = _quantise(chroma[:, 1:], chroma_steps)
+    chroma = torch.cat([blue, red], dim=1).round().clamp(-128, 127)
     # libjpeg's "fancy" upsampling is a triangle filter, which bilinear interpolation is.
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    rgb = torch.einsum(
-        "oc,bchw->bohw", torch.linalg.inv(_TO_YCC).to(image), torch.cat([luma, chroma], dim=1)
-    )
+    to_rgb = torch.linalg.inv(_TO_YCC).to(image)
+    rgb = torch.einsum("oc,bchw->bohw", to_rgb, torch.cat([luma, chroma], dim=1))
     return rgb[..., :height, :width].round().clamp(0, 255) / 255

@@ -1,5 +1,6 @@
-"""Pairs of low-resolution images and of what is to be made of them, in a folder, by whatever means
-they were made.
+"""Pairs of low-resolution images and of what is to be made of them, in a folder.
+
+It does not matter by what means they were made.
 """
 
 from pathlib import Path
@@ -20,20 +21,28 @@ TARGETS = ("target", "HR")
 
 def is_pairs(folder: str | Path) -> bool:
     """Whether `folder` holds LR/ and target/ (or HR/)."""
-    return (Path(folder) / "LR").is_dir() and any(
-        (Path(folder) / name).is_dir() for name in TARGETS
-    )
+    return (Path(folder) / "LR").is_dir() and bool(_target_folders(Path(folder)))
+
+
+def _target_folders(folder: Path) -> list[Path]:
+    return [folder / name for name in TARGETS if (folder / name).is_dir()]
 
 
 def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
-    """(low-resolution file, target file) of equal names, by name. Raises UserError for a name that
-    has no partner.
+    """(low-resolution file, target file) of equal names, by name.
+
+    Args:
+        folder: One that `is_pairs` takes.
+
+    Raises:
+        UserError: A name has no partner.
     """
     folder = Path(folder)
-    targets = next(folder / name for name in TARGETS if (folder / name).is_dir())
+    targets = _target_folders(folder)[0]
     small = {path.stem: path for path in list_images(folder / "LR")}
     large = {path.stem: path for path in list_images(targets)}
-    if alone := sorted(small.keys() ^ large.keys()):
+    alone = sorted(small.keys() ^ large.keys())
+    if alone:
         where = folder / "LR" if alone[0] in large else targets
         raise UserError(
             f"teacher.path: {where} has no image '{alone[0]}'; "
@@ -44,10 +53,13 @@ def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
 
 def pairs_hash(pairs: list[tuple[Path, Path]]) -> str:
     """Identity of pairs by name and content: 16 hex digits."""
-    return list_digest(path for pair in pairs for path in pair)
+    files = []
+    for pair in pairs:
+        files += pair
+    return list_digest(files)
 
 
-class PairCrops(Dataset):
+class PairCrops(Dataset[list[torch.Tensor]]):
     """Sample i is a function of (seed, i): a piece of a pair, as `cut_pair` gives it.
 
     Decoded files are kept while they fit into `cache_bytes`.
@@ -61,7 +73,10 @@ class PairCrops(Dataset):
         seed: int,
         cache_bytes: int = 2 << 30,
     ):
-        self.pairs, self.crop, self.length, self.seed = pairs, crop, length, seed
+        self.pairs = pairs
+        self.crop = crop
+        self.length = length
+        self.seed = seed
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._room = cache_bytes
 
@@ -71,17 +86,19 @@ class PairCrops(Dataset):
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if index in self._cache:
             return self._cache[index]
-        small, large = (_decode(path) for path in self.pairs[index])
-        names = self.pairs[index]
-        if [SCALE * side for side in small.shape[:2]] != list(large.shape[:2]):
+        small_file, large_file = self.pairs[index]
+        small = _decode(small_file)
+        large = _decode(large_file)
+        height, width = small.shape[:2]
+        large_height, large_width = large.shape[:2]
+        if (large_height, large_width) != (SCALE * height, SCALE * width):
             raise UserError(
-                f"teacher.path: {names[1]} of {large.shape[1]}x{large.shape[0]} pixels is not "
-                f"{SCALE} times the {small.shape[1]}x{small.shape[0]} of {names[0]}; "
-                "pair images of one scene"
+                f"teacher.path: {large_file} of {large_width}x{large_height} pixels is not {SCALE} "
+                f"times the {width}x{height} of {small_file}; pair images of one scene"
             )
-        if min(large.shape[:2]) < self.crop:
+        if min(large_height, large_width) < self.crop:
             raise UserError(
-                f"{names[1]}: {large.shape[1]}x{large.shape[0]} pixels is smaller than the crop of "
+                f"{large_file}: {large_width}x{large_height} pixels is smaller than the crop of "
                 f"{self.crop}; remove it or set a smaller crop"
             )
         if small.nbytes + large.nbytes < self._room:

@@ -29,13 +29,19 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """What the pairs of a pool are made from, all that they depend on. `side` is that of the large
-    image in pixels.
+    """What the pairs of a pool are made from: all that they depend on.
+
+    Attributes:
+        teacher: Hash of its weight file.
+        images: Hash of every photograph, in order.
+        degradation: What makes the low-resolution images.
+        side: Of the large image in pixels.
+        seed: Chooses crops and degradations.
     """
 
-    teacher: str  # hash of its weight file
-    images: tuple[str, ...]  # hash of every photograph, in order
-    degradation: Degradation | tuple[Degradation, ...]
+    teacher: str
+    images: tuple[str, ...]
+    degradation: Degradation
     side: int
     seed: int
 
@@ -58,23 +64,31 @@ class TeacherPool:
     def __init__(
         self, root: Path, plan: PoolPlan, size: int, crops: RandomCrops, load: Callable[[], Network]
     ):
-        self.plan, self.size, self.crops = plan, size, crops
-        self._load, self._network, self.computed = load, None, 0
+        self.plan = plan
+        self.size = size
+        self.crops = crops
+        self.computed = 0
+        self._load = load
+        self._network: Network | None = None
         self.folder = root / plan.key()
         self.folder.mkdir(parents=True, exist_ok=True)
-        large, small = plan.side, plan.side // SCALE
+        large = plan.side
+        small = plan.side // SCALE
         self.lr = self._open("lr.bin", (size, small, small, 3))
         self.target = self._open("target.bin", (size, large, large, 3))
         self.sums = self._open("sums.bin", (size, SUM_BYTES))
 
     def _open(self, name: str, shape: tuple[int, ...]) -> np.memmap:
+        """The map of a file, as large as its pairs are going to be.
+
+        A pool may grow and is never cut. The file is sparse: what is not written takes no room.
+        """
         path = self.folder / name
         path.touch()
-        if path.stat().st_size < math.prod(shape):  # a pool may grow and is never cut
+        size = math.prod(shape)
+        if path.stat().st_size < size:
             with path.open("r+b") as stream:
-                stream.truncate(
-                    math.prod(shape)
-                )  # a sparse file: what is not written takes no room
+                stream.truncate(size)
         return np.memmap(path, np.uint8, "r+", shape=shape)
 
     def _sum(self, k: int) -> np.ndarray:
@@ -94,9 +108,8 @@ class TeacherPool:
     def _make(self, k: int) -> None:
         if self._network is None:
             self._network = self._load()
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence((self.plan.seed, k)).generate_state(1, np.uint64)[0] >> 1)
-        )
+        state = np.random.SeedSequence((self.plan.seed, k)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> 1))  # torch takes 63 bits
         lr = degrade(self.crops[k][None], self.plan.degradation, generator)
         self._write("lr.bin", k, _to_bytes(lr))
         self._write("target.bin", k, _to_bytes(self._network(lr)))
@@ -104,8 +117,10 @@ class TeacherPool:
         self.computed += 1
 
     def _write(self, name: str, k: int, row: np.ndarray) -> None:
-        """Put row `k` into a file. Not through the map: where the disk is full, a write to a sparse
-        file's map kills the process, and this raises OSError.
+        """Put row `k` into a file, not through its map.
+
+        Where the disk is full, a write to a sparse file's map kills the process, and this raises
+        OSError.
         """
         with (self.folder / name).open("r+b") as stream:
             stream.seek(k * row.nbytes)
@@ -119,11 +134,16 @@ def _to_bytes(image: torch.Tensor) -> np.ndarray:
 
 
 def draw(index: int, size: int, fresh: float, random: np.random.Generator) -> int:
-    """The pair that sample `index` takes: the next new one for a share `fresh` of the samples, else
-    any before it.
+    """The number of the pair that a sample takes.
 
-    So a pool of `size` is filled little by little, and the first samples need not wait for all of
-    it.
+    A share of the samples takes the next new pair, the others any before it. So a pool is filled
+    little by little, and the first samples need not wait for all of it.
+
+    Args:
+        index: Of the sample.
+        size: Of the pool.
+        fresh: The share of samples with a new pair, in (0, 1].
+        random: Chooses among the pairs before.
     """
     newest = int(index * fresh)
     is_new = index == 0 or newest > int((index - 1) * fresh)
@@ -135,35 +155,50 @@ def draw(index: int, size: int, fresh: float, random: np.random.Generator) -> in
 def cut_pair(
     lr: np.ndarray, target: np.ndarray, crop: int, random: np.random.Generator
 ) -> list[torch.Tensor]:
-    """A random piece of a pair, turned over or not: float [3, crop/4, crop/4] and [3, crop, crop]
-    in [0, 1].
+    """A random piece of a pair, turned over or not.
 
-    `lr` and `target` are uint8 images [h, w, 3] and [4h, 4w, 3].
+    Args:
+        lr: uint8 [h, w, 3].
+        target: uint8 [4h, 4w, 3].
+        crop: Side of the large piece in pixels.
+        random: Chooses the piece.
+
+    Returns:
+        Float [3, crop/4, crop/4] and [3, crop, crop] in [0, 1].
     """
     small = crop // SCALE
-    top, left = (int(random.integers(side - small + 1)) for side in lr.shape[:2])
-    mirror, transpose = random.random() < 0.5, random.random() < 0.5
+    height, width = lr.shape[:2]
+    top = int(random.integers(height - small + 1))
+    left = int(random.integers(width - small + 1))
+    mirror = random.random() < 0.5
+    transpose = random.random() < 0.5
     pieces = []
     for image, scale in ((lr, 1), (target, SCALE)):
         piece = image[scale * top : scale * (top + small), scale * left : scale * (left + small)]
-        piece = piece[:, ::-1] if mirror else piece
-        piece = piece.transpose(1, 0, 2) if transpose else piece
-        pieces.append(
-            torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1).float() / 255.0
-        )
+        if mirror:
+            piece = piece[:, ::-1]
+        if transpose:
+            piece = piece.transpose(1, 0, 2)
+        pixels = torch.from_numpy(np.ascontiguousarray(piece)).permute(2, 0, 1)
+        pieces.append(pixels.float() / 255.0)
     return pieces
 
 
-class TaughtCrops(Dataset):
-    """Sample i is a function of (seed, offset + i) and the pool: which pair, which piece of it,
-    turned how.
+class TaughtCrops(Dataset[list[torch.Tensor]]):
+    """Sample i is a function of (seed, offset + i) and the pool.
+
+    That is which pair, which piece of it, and how it is turned.
     """
 
     def __init__(
         self, pool: TeacherPool, crop: int, length: int, seed: int, fresh: float, offset: int = 0
     ):
-        self.pool, self.crop, self.length = pool, crop, length
-        self.seed, self.fresh, self.offset = seed, fresh, offset
+        self.pool = pool
+        self.crop = crop
+        self.length = length
+        self.seed = seed
+        self.fresh = fresh
+        self.offset = offset
 
     def __len__(self) -> int:
         return self.length

@@ -15,8 +15,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
-from compress.cost.count import Replaced, measure_module
-from compress.model.source import Source
+from compress.model.source import ReplacedPart, Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
@@ -245,21 +244,20 @@ class OSEDiffSource(Source):
             read_tensors(model, file)
         model.eval().requires_grad_(False)
 
-    def replaced(self) -> Replaced | None:
-        """The tagger whose words `prompt` replaces, and its cost.
+    def replaced(self) -> ReplacedPart | None:
+        """The tagger whose words `prompt` replaces.
 
         None for the nano model, which was trained without one.
         """
         if self.size == "nano":
             return None
-        from compress.networks.dape import (
-            SIZE,
-            Tagger,
-        )  # brings transformers with it, slow to import
+        # Brings transformers with it, which is slow to import.
+        from compress.networks.dape import SIZE, Tagger
 
         with torch.device("meta"):
-            cost = measure_module(Tagger(), torch.empty(1, 3, SIZE, SIZE), name="tagger")
-        return Replaced("tagger", "DAPE", by="one constant prompt", system="OSEDiff", cost=cost)
+            module = Tagger()
+            example = torch.empty(1, 3, SIZE, SIZE)
+        return ReplacedPart("tagger", "DAPE", "one constant prompt", "OSEDiff", module, example)
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""

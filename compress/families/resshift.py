@@ -16,7 +16,8 @@ from compress.core.tensors import State, check_fit, named_tensors, read_pickle, 
 from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.residual_shift import CodeDecoder, PairDenoiser, PairEncoder
-from compress.networks.swin_unet import SwinUNet, SwinUNetConfig
+from compress.networks.swin_layer import SwinUNetConfig
+from compress.networks.swin_unet import SwinUNet
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
 from compress.process.colour import ColourFix
 from compress.process.residual_sampler import ResidualSampler, Sampler

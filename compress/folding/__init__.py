@@ -1,0 +1,1 @@
+"""Exact algebra on weights: what is constant or linear is folded into the layers beside it."""

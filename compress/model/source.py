@@ -1,9 +1,33 @@
 """What a source is: a frozen config that builds an uncompressed model and reads its values."""
 
+from typing import NamedTuple
+
+import torch
 from pydantic import Field
+from torch import nn
 
 from compress.core.config import Strict
 from compress.model.sr_model import SRModel
+
+
+class ReplacedPart(NamedTuple):
+    """A part of a published system that a source runs without.
+
+    Attributes:
+        name: One word, the key in JSON.
+        title: Its own name.
+        by: What stands in for it.
+        system: The published system.
+        module: The part, on the meta device.
+        example: Its input, on the meta device.
+    """
+
+    name: str
+    title: str
+    by: str
+    system: str
+    module: nn.Module
+    example: torch.Tensor
 
 
 class Source(Strict):
@@ -29,6 +53,10 @@ class Source(Strict):
 
     def start(self, model: SRModel) -> None:
         """Change the random values that a training begins with, in place. By default none."""
+
+    def replaced(self) -> ReplacedPart | None:
+        """What the published system runs and this model does not, for its cost. By default none."""
+        return None
 
     def data_key(self) -> str:
         """Identity of the weight files that `load` reads, a part of cache keys."""

@@ -1,24 +1,29 @@
-"""The three networks of an SD-like model as the components of an SRModel, around diffusers' own modules."""
+"""The three networks of an SD-like model, around diffusers' own modules."""
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from compress.process.resample import upsample
 
 
 class VAEEncoder(nn.Module):
-    """Bicubic x4, then the posterior mean of a KL autoencoder: [B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2].
+    """Bicubic x4, then the posterior mean of a KL autoencoder.
 
-    OSEDiff's script samples the posterior; the mean makes the result deterministic. `signal` is how large the
-    emitted latent is beside the decoder's: 1, or sqrt(abar_t) for an encoder that emits the signal inside z_t.
+    OSEDiff's script samples the posterior; the mean makes the result deterministic.
+
+    Args:
+        vae: Its encoder is taken over.
+        signal: How large the emitted latent is beside the decoder's: 1, or sqrt(abar_t) for an
+            encoder that emits the signal inside z_t.
     """
 
     def __init__(self, vae: AutoencoderKL, signal: float = 1.0):
         super().__init__()
         self.encoder = vae.encoder
         self.quant_conv = vae.quant_conv
-        self.scaling_factor = vae.config.scaling_factor
+        self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -31,47 +36,56 @@ class VAEEncoder(nn.Module):
         return mean, logvar
 
     def clean(self, image: torch.Tensor) -> torch.Tensor:
-        """The latent [B, 4, H/8, W/8] that the decoder turns back into `image` [B, 3, H, W] in [0, 1]."""
+        """The latent [B, 4, H/8, W/8] that the decoder turns back into an image.
+
+        `image` is [B, 3, H, W] in [0, 1].
+        """
         return self.encode(image * 2 - 1) / self.signal
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2]."""
         return self.encode(upsample(lr) * 2 - 1)
 
 
 class VAEDecoder(nn.Module):
-    """A KL autoencoder's decoder: scaled latent [B, 4, h, w] -> image [B, 3, 8h, 8w] in about [0, 1]."""
+    """A KL autoencoder's decoder, from the scaled latent to an image in about [0, 1]."""
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         self.post_quant_conv = vae.post_quant_conv
         self.decoder = vae.decoder
-        self.scaling_factor = vae.config.scaling_factor
+        self.scaling_factor: float = vae.config["scaling_factor"]
 
     def features(self, latent: torch.Tensor) -> torch.Tensor:
         """What the middle block puts out, [B, C, h, w]."""
-        return self.decoder.mid_block(
-            self.decoder.conv_in(self.post_quant_conv(latent / self.scaling_factor))
-        )
+        unscaled = self.post_quant_conv(latent / self.scaling_factor)
+        return self.decoder.mid_block(self.decoder.conv_in(unscaled))
 
     def tail(self, features: torch.Tensor) -> torch.Tensor:
         """The image from the middle block's features."""
         x = features
         for block in self.decoder.up_blocks:
             x = block(x)
-        return (
-            self.decoder.conv_out(self.decoder.conv_act(self.decoder.conv_norm_out(x))) * 0.5 + 0.5
-        )
+        x = self.decoder.conv_act(self.decoder.conv_norm_out(x))
+        return self.decoder.conv_out(x) * 0.5 + 0.5
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """[B, 4, h, w] -> [B, 3, 8h, 8w]."""
         return self.tail(self.features(latent))
 
 
 class UNetDenoiser(nn.Module):
-    """A conditional UNet at one fixed timestep: latent [B, 4, h, w] -> prediction [B, 4, h, w].
+    """A conditional UNet at one fixed timestep.
 
-    `context` [1, tokens, dim] is the constant text embedding, or None while a text encoder provides it and
-    after the `strip` pass has folded it into keys and values.
+    Args:
+        unet: The network.
+        timestep: What it is told.
+        context: The constant text embedding [1, tokens, dim]; None while a text encoder provides
+            it,
+            and after the `strip` pass has folded it into keys and values.
     """
+
+    context: nn.Parameter | None
 
     def __init__(
         self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
@@ -81,21 +95,28 @@ class UNetDenoiser(nn.Module):
         self.timestep = timestep
         self.register_parameter("context", context)
 
+    def batch_context(
+        self, latent: torch.Tensor, context: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """The context for every image of a batch, the own one where none is given."""
+        text = self.context if context is None else context
+        return None if text is None else text.expand(latent.shape[0], -1, -1)
+
     def forward(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        context = self.context if context is None else context
-        if context is not None:
-            context = context.expand(latent.shape[0], -1, -1)
-        return self.unet(latent, self.timestep, encoder_hidden_states=context, return_dict=False)[0]
+        """Latent [B, 4, h, w] -> prediction [B, 4, h, w]."""
+        text = self.batch_context(latent, context)
+        return self.unet(latent, self.timestep, encoder_hidden_states=text, return_dict=False)[0]
 
 
 class ConstantProjection(nn.Module):
-    """The projection of a constant: ignores its input [B, ...] and returns `value` as [B, tokens, channels]."""
+    """The projection of a constant, which ignores its input."""
 
     def __init__(self, value: torch.Tensor, requires_grad: bool = True):
         super().__init__()
         self.value = nn.Parameter(value, requires_grad)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, ...] -> the value [B, tokens, channels]."""
         return self.value.expand(x.shape[0], -1, -1)
 
 
@@ -103,20 +124,23 @@ class NoTimeEmbedding(nn.Module):
     """In place of a UNet's time embedding once the residual blocks hold it in their biases."""
 
     def forward(self, sample: torch.Tensor, condition: torch.Tensor | None = None) -> None:
+        """Nothing, which the residual blocks take for no embedding."""
         return None
 
 
 class PromptEncoder(nn.Module):
-    """A text encoder on one fixed prompt: () -> context [1, tokens, dim]."""
+    """A text encoder on one fixed prompt."""
+
+    token_ids: torch.Tensor
 
     def __init__(self, text_model: nn.Module, token_ids: torch.Tensor):
         super().__init__()
         self.text_model = text_model
         self.register_buffer("token_ids", token_ids)
-        for (
-            module
-        ) in text_model.modules():  # position ids: a model built on meta has them from its file
+        # Position ids: a model built on meta has them from its file.
+        for module in text_model.modules():
             module._non_persistent_buffers_set.clear()
 
     def forward(self) -> torch.Tensor:
+        """The context [1, tokens, dim]."""
         return self.text_model(self.token_ids)[0]

@@ -1,6 +1,7 @@
-"""The VQ autoencoder (f = 4) of ResShift, SinSR and BiMaCoSR (VQGAN, arXiv 2012.09841, with continuous encoding).
+"""The VQ autoencoder (f = 4) of ResShift, SinSR and BiMaCoSR.
 
-Names and shapes of `VQAutoencoder.state_dict()` are those of the published checkpoint. Written from facts about it.
+It is VQGAN's (arXiv 2012.09841), with continuous encoding. Names and shapes of
+`VQAutoencoder.state_dict()` are those of the published checkpoint. Written from facts about it.
 """
 
 from dataclasses import dataclass
@@ -16,20 +17,30 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class VQConfig:
-    """The defaults are the published autoencoder. Raises UserError when a width cannot be normalised."""
+    """The defaults are the published autoencoder.
+
+    Attributes:
+        channels: Of the first level.
+        multipliers: Channels of a level, from the image on, in multiples of `channels`.
+        blocks: Residual blocks a level (one more in the decoder).
+        latent_channels: Of the latent.
+        codes: Of the codebook.
+        image_channels: Of the image.
+        groups: Of every GroupNorm.
+        attention: Over all positions, in the middle of encoder and decoder.
+
+    Raises:
+        UserError: A width cannot be normalised.
+    """
 
     channels: int = 128
-    multipliers: tuple[int, ...] = (
-        1,
-        2,
-        4,
-    )  # channels of a level, from the image on, in multiples of `channels`
-    blocks: int = 2  # residual blocks a level (one more in the decoder)
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = 2
     latent_channels: int = 3
     codes: int = 8192
     image_channels: int = 3
-    groups: int = 32  # of every GroupNorm
-    attention: bool = True  # over all positions, in the middle of encoder and decoder
+    groups: int = 32
+    attention: bool = True
 
     def __post_init__(self) -> None:
         if self.channels % self.groups:
@@ -48,6 +59,8 @@ def _norm(config: VQConfig, channels: int) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
+    """Two convolutions and a residual: [B, C_in, h, w] -> [B, C_out, h, w]."""
+
     def __init__(self, config: VQConfig, in_channels: int, out_channels: int):
         super().__init__()
         self.norm1 = _norm(config, in_channels)
@@ -58,30 +71,39 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, C_in, h, w] -> [B, C_out, h, w]."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        if hasattr(self, "nin_shortcut"):
+            x = self.nin_shortcut(x)
+        return h + x
 
 
 class Attention(nn.Module):
-    """One head over all positions: [B, C, h, w] -> the same. Time and memory grow with (h * w)^2."""
+    """One head over all positions. Time and memory grow with (h * w)^2."""
 
     def __init__(self, config: VQConfig, channels: int):
         super().__init__()
         self.norm = _norm(config, channels)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w] -> the same."""
         h = self.norm(x)
         # [B, 1, h * w, C]: the ONNX exporter wants the axis of heads.
-        q, k, v = (
-            layer(h).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v)
-        )
+        q = self.q(h).flatten(2).transpose(1, 2)[:, None]
+        k = self.k(h).flatten(2).transpose(1, 2)[:, None]
+        v = self.v(h).flatten(2).transpose(1, 2)[:, None]
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 class Middle(nn.Module):
+    """Two residual blocks with attention between: [B, C, h, w] -> the same."""
+
     def __init__(self, config: VQConfig, channels: int):
         super().__init__()
         self.block_1 = ResnetBlock(config, channels, channels)
@@ -89,24 +111,31 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(config, channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, C, h, w] -> the same."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2: [B, C, h, w] -> [B, C, h/2, w/2]."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom only
+        """Half as large; zeros are added at the right and bottom only."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
+    """Nearest enlargement and a 3x3 convolution: [B, C, h, w] -> [B, C, 2h, 2w]."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Twice as large."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -123,17 +152,16 @@ class Level(nn.Module):
         sample_name: str,
     ):
         super().__init__()
-        self.block = nn.Sequential(
-            *(
-                ResnetBlock(config, out_channels if i else in_channels, out_channels)
-                for i in range(blocks)
-            )
-        )
+        first = ResnetBlock(config, in_channels, out_channels)
+        rest = [ResnetBlock(config, out_channels, out_channels) for _ in range(blocks - 1)]
+        self.block = nn.Sequential(first, *rest)
         self.sample_name = sample_name
         self.register_module(sample_name, sample)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, sample = self.block(x), getattr(self, self.sample_name)
+        """[B, C_in, h, w] -> [B, C_out, *, *]."""
+        x = self.block(x)
+        sample = getattr(self, self.sample_name)
         return x if sample is None else sample(x)
 
 
@@ -142,61 +170,46 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        widths, last = (
-            [m * config.channels for m in config.multipliers],
-            len(config.multipliers) - 1,
-        )
+        widths = [multiplier * config.channels for multiplier in config.multipliers]
         self.conv_in = nn.Conv2d(config.image_channels, config.channels, 3, padding=1)
-        self.down = nn.Sequential(
-            *(
-                Level(
-                    config,
-                    widths[i - 1] if i else config.channels,
-                    width,
-                    config.blocks,
-                    Downsample(width) if i != last else None,
-                    "downsample",
-                )
-                for i, width in enumerate(widths)
-            )
-        )
+        levels = []
+        inputs = config.channels
+        for i, width in enumerate(widths):
+            smaller = Downsample(width) if i != len(widths) - 1 else None
+            levels.append(Level(config, inputs, width, config.blocks, smaller, "downsample"))
+            inputs = width
+        self.down = nn.Sequential(*levels)
         self.mid = Middle(config, widths[-1])
         self.norm_out = _norm(config, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> [B, latent_channels, H / factor, W / factor]."""
         h = self.mid(self.down(self.conv_in(x)))
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
 class Decoder(nn.Module):
-    """[B, latent_channels, h, w], after `post_quant_conv` -> image [B, 3, h * factor, w * factor]."""
+    """Latent, after `post_quant_conv`, -> image."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        widths, last = (
-            [m * config.channels for m in config.multipliers],
-            len(config.multipliers) - 1,
-        )
+        widths = [multiplier * config.channels for multiplier in config.multipliers]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(config, widths[-1])
-        self.up = nn.ModuleList(
-            Level(
-                config,
-                widths[min(i + 1, last)],
-                width,
-                config.blocks + 1,
-                Upsample(width) if i else None,
-                "upsample",
-            )
-            for i, width in enumerate(widths)
-        )
+        levels = []
+        # Numbered from the image on; each takes what the next one, or the middle, puts out.
+        for i, (width, inputs) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+            larger = Upsample(width) if i else None
+            levels.append(Level(config, inputs, width, config.blocks + 1, larger, "upsample"))
+        self.up = nn.ModuleList(levels)
         self.norm_out = _norm(config, widths[0])
         self.conv_out = nn.Conv2d(widths[0], config.image_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, latent_channels, h, w] -> [B, 3, h * factor, w * factor]."""
         h = self.mid(self.conv_in(x))
-        for level in reversed(self.up):  # numbered from the image on
+        for level in reversed(self.up):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
@@ -211,8 +224,9 @@ class Codebook(nn.Module):
     def indices(self, latent: torch.Tensor) -> torch.Tensor:
         """int64 [B, h, w]: the code e with the least |e|^2 - 2 x.e, at least in float32.
 
-        One matrix product and an argmin, which every runtime has; its result [B * h * w, K] is the largest tensor of
-        the whole decoder (134 MB in float32 for a 64x64 latent and 8192 codes).
+        It is one matrix product with constants and an argmin, which every runtime has. Its result
+        [B * h * w, K] is the largest tensor of the whole decoder (134 MB in float32 for a 64x64
+        latent and 8192 codes).
         """
         # Sixteen bits do not tell neighbouring codes apart.
         if not latent.is_meta and torch.is_autocast_enabled(latent.device.type):
@@ -221,24 +235,29 @@ class Codebook(nn.Module):
         dtype = torch.promote_types(latent.dtype, torch.float32)
         codes = self.embedding.weight.to(dtype)
         x = latent.permute(0, 2, 3, 1).flatten(0, 2).to(dtype)
-        distance = F.linear(
-            x, -2 * codes, codes.square().sum(dim=1)
-        )  # as one product with constants, for NPUs
+        distance = F.linear(x, -2 * codes, codes.square().sum(dim=1))
         return distance.argmin(dim=1).view(latent.shape[0], *latent.shape[2:])
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """The codes [B, C, h, w]; gradients pass straight through to `latent`."""
         codes = self.embedding(self.indices(latent)).permute(0, 3, 1, 2)
         if not (latent.requires_grad and torch.is_grad_enabled()):
-            # Also without the rounding of two sums. Channels last, as they come, torch's kernels are less exact.
+            # Also without the rounding of two sums. Channels last, as they come, torch's kernels
+            # are less exact.
             return codes.contiguous()
         return latent + (codes - latent).detach()
 
 
-class VQAutoencoder(nn.Module):
-    """Images in [-1, 1] to latents of a quarter of the side and back; the latent has no further scale."""
+DEFAULT = VQConfig()
 
-    def __init__(self, config: VQConfig = VQConfig()):
+
+class VQAutoencoder(nn.Module):
+    """Images in [-1, 1] to latents of a quarter of the side and back.
+
+    The latent has no further scale.
+    """
+
+    def __init__(self, config: VQConfig = DEFAULT):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -248,12 +267,16 @@ class VQAutoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """[B, 3, H, W] in [-1, 1] -> latent [B, 3, H/4, W/4], not quantised. Raises UserError for an odd size."""
+        """[B, 3, H, W] in [-1, 1] -> latent [B, 3, H/4, W/4], not quantised.
+
+        Raises:
+            UserError: A side is no multiple of `config.factor`.
+        """
         height, width = image.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
             raise UserError(
-                f"VQ autoencoder: an image of {width}x{height} cannot be encoded; both sides must be "
-                f"multiples of {self.config.factor}"
+                f"VQ autoencoder: an image of {width}x{height} cannot be encoded; both sides must "
+                f"be multiples of {self.config.factor}"
             )
         return self.quant_conv(self.encoder(image))
 
@@ -262,7 +285,8 @@ class VQAutoencoder(nn.Module):
 
         Without the codebook the result differs visibly: the decoder was trained on codes.
         """
-        return self.decoder(self.post_quant_conv(self.quantize(latent) if quantise else latent))
+        codes = self.quantize(latent) if quantise else latent
+        return self.decoder(self.post_quant_conv(codes))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """The reconstruction of an image [B, 3, H, W] in [-1, 1]."""

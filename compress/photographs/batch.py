@@ -12,16 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from . import header, reading, writing
-from .problem import CannotWrite, PhotographError, shown
+from .problem import CannotWriteError, PhotographError, shown
 
 SCALE = 4
 LONGEST_NAME = 255  # bytes, of the file systems in use
 Upscale = Callable[[np.ndarray], np.ndarray]
+_REMEDY = (
+    "pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times as many"
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph and the file that it becomes; `done` where that file exists already."""
+    """One photograph and the file that it becomes.
+
+    Attributes:
+        source: The photograph.
+        target: The file.
+        done: Whether it exists already.
+    """
 
     source: Path
     target: Path
@@ -40,8 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
         "--convert",
         action=argparse.BooleanOptionalAction,
         default=convert,
-        help="take grey, palette, CMYK, transparent (laid on white), 16-bit and "
-        "float files too, as 8 bits",
+        help=(
+            "take grey, palette, CMYK, transparent (laid on white), 16-bit and float files too, "
+            "as 8 bits"
+        ),
     )
     parser.add_argument(
         "--format",
@@ -75,24 +86,26 @@ def arguments(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    options = {name for action in parser._actions for name in action.option_strings}
-    return [f".{os.sep}{word}" if _is_file(word, options) else word for word in argv]
-
-
-def _is_file(word: str, options: set[str]) -> bool:
-    return word.startswith("-") and word not in options and Path(word).is_file()
+    words = []
+    for word in argv:
+        is_option = word in parser._option_string_actions
+        if word.startswith("-") and not is_option and Path(word).is_file():
+            words.append(f".{os.sep}{word}")
+        else:
+            words.append(word)
+    return words
 
 
 def check_options(options: argparse.Namespace) -> None:
     """Raise PhotographError for options about files that do not go together."""
-    default = writing.FORMATS[options.format][1]
-    if options.quality is not None and default is None:
-        raise PhotographError(
-            f"--quality {options.quality}: {options.format} loses nothing; leave "
-            "it out, or choose --format jpeg, webp or avif"
-        )
-    if options.quality is not None and not 1 <= options.quality <= 100:
-        raise PhotographError(f"--quality {options.quality}: must be from 1 to 100")
+    if options.quality is not None:
+        if writing.FORMATS[options.format].quality is None:
+            raise PhotographError(
+                f"--quality {options.quality}: {options.format} loses nothing; "
+                "leave it out, or choose --format jpeg, webp or avif"
+            )
+        if not 1 <= options.quality <= 100:
+            raise PhotographError(f"--quality {options.quality}: must be from 1 to 100")
     if options.max_pixels < 1:
         raise PhotographError(f"--max-pixels {options.max_pixels}: must be at least 1")
     if not str(options.out).strip():
@@ -102,48 +115,64 @@ def check_options(options: argparse.Namespace) -> None:
 def plan(sources: list[Path], out: Path, kind: str, existing: str) -> list[Job]:
     """Name every result before the first is computed.
 
+    Args:
+        sources: The photographs.
+        out: The folder of the results.
+        kind: One of `writing.FORMATS`.
+        existing: "refuse" or "skip": what to do where a result exists already.
+
     Raises:
         PhotographError: `out` cannot be a folder; two results would have one name, also on a file
             system that ignores case; a result would be one of the photographs; a result exists and
             `existing` is "refuse"; a name is too long.
     """
     _check_folder(out)
-    jobs, names, suffix = [], {}, writing.FORMATS[kind][0]
+    jobs = []
+    claimed: dict[tuple[str, str], Path] = {}
     places = {_place(source): source for source in sources}
     for source in sources:
-        target = out / f"{source.stem}_x{SCALE}{suffix}"
+        target = out / f"{source.stem}_x{SCALE}{writing.FORMATS[kind].suffix}"
         place = _place(target)
-        if place in names:
+        if place in claimed:
             raise PhotographError(
-                f"{shown(names[place])} and {shown(source)} would both become "
-                f"{shown(target)}; give them in two commands with an --out of "
-                "its own each"
+                f"{shown(claimed[place])} and {shown(source)} would both become {shown(target)}; "
+                "give them in two commands with an --out of its own each"
             )
-        names[place] = source
-        if len(os.fsencode(target.name)) > LONGEST_NAME:
-            raise PhotographError(
-                f"{shown(source)}: its result's name would be "
-                f"{len(os.fsencode(target.name))} bytes long, more than "
-                f"{LONGEST_NAME}; rename the photograph"
-            )
+        claimed[place] = source
+        _check_length(source, target)
         owner = places.get(place) or _same_file(target, sources)
         if owner is not None:
             raise PhotographError(
-                f"{shown(target)}: the result of {shown(source)} would be the "
-                f"photograph {shown(owner)}; choose another --out"
+                f"{shown(target)}: the result of {shown(source)} would be the photograph "
+                f"{shown(owner)}; choose another --out"
             )
         jobs.append(Job(source, target, os.path.lexists(target)))
-    there = [job.target for job in jobs if job.done]
-    if there and existing == "refuse":
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise PhotographError(
-            f"{shown(there[0])}{more} exists and is not overwritten; choose "
-            "another --out, or --existing skip to leave it and go on"
-        )
+    if existing == "refuse":
+        _check_none_exists(jobs)
     return jobs
 
 
+def _check_length(source: Path, target: Path) -> None:
+    length = len(os.fsencode(target.name))
+    if length > LONGEST_NAME:
+        raise PhotographError(
+            f"{shown(source)}: its result's name would be {length} bytes long, more than "
+            f"{LONGEST_NAME}; rename the photograph"
+        )
+
+
+def _check_none_exists(jobs: list[Job]) -> None:
+    targets = [job.target for job in jobs if job.done]
+    if targets:
+        more = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+        raise PhotographError(
+            f"{shown(targets[0])}{more} exists and is not overwritten; choose another --out, or "
+            "--existing skip to leave it and go on"
+        )
+
+
 def _check_folder(out: Path) -> None:
+    """Raise PhotographError where no folder `out` can be, or none that can be written."""
     for folder in (out, *out.parents):
         if os.path.lexists(folder) and not folder.is_dir():
             raise PhotographError(
@@ -194,7 +223,18 @@ def run(
     """
     check_options(options)
     jobs = plan(sources, Path(options.out), options.format, options.existing)
-    problems, waiting = [], []
+    waiting, problems = _readable(jobs, options)
+    if waiting:
+        problems += _upscale_all(waiting, options, prepare(), failures)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _readable(jobs: list[Job], options: argparse.Namespace) -> tuple[list[Job], list[str]]:
+    """The jobs that are to be done, by the headers of their files; what is wrong with others."""
+    waiting = []
+    problems = []
     for job in jobs:
         if job.done:
             print(f"{shown(job.target)} exists and is left as it is")
@@ -205,41 +245,43 @@ def run(
             problems.append(str(error))
         else:
             waiting.append(job)
-    upscale = prepare() if waiting else None
-    for number, job in enumerate(waiting):
+    return waiting, problems
+
+
+def _upscale_all(
+    jobs: list[Job],
+    options: argparse.Namespace,
+    upscale: Upscale,
+    failures: tuple[type[Exception], ...],
+) -> list[str]:
+    """Do one job after the other. Returns what went wrong, a sentence each."""
+    tellable: tuple[type[Exception], ...] = (PhotographError, *failures)
+    problems = []
+    for number, job in enumerate(jobs, 1):
+        name = shown(job.source)
         try:
-            print(_one(job, options, upscale), flush=True)
-        except CannotWrite as error:
+            print(_upscale_one(job, options, upscale), flush=True)
+        except CannotWriteError as error:
             problems.append(str(error))
-            if waiting[number + 1 :]:
-                problems.append(
-                    "not done for that reason: "
-                    f"{', '.join(shown(w.source) for w in waiting[number + 1 :])}"
-                )
-            break
-        except (PhotographError, *failures) as error:
-            name, said = shown(job.source), str(error)
-            problems.append(said if said.startswith(name) else f"{name}: {said}")
+            rest = ", ".join(shown(other.source) for other in jobs[number:])
+            if rest:
+                problems.append(f"not done for that reason: {rest}")
+            return problems
+        except tellable as error:
+            reason = str(error)
+            problems.append(reason if reason.startswith(name) else f"{name}: {reason}")
         except MemoryError:
             problems.append(
-                f"{shown(job.source)}: the memory does not suffice for a result of "
-                "this size; give a smaller photograph"
+                f"{name}: the memory does not suffice for a result of this size; "
+                "give a smaller photograph"
             )
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 2 if problems else 0
+    return problems
 
 
-_REMEDY = (
-    "pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times as many"
-)
-
-
-def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
-    """Read, compute and write one photograph; the line that says so."""
+def _upscale_one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
+    """Read, compute and write one photograph. Returns the line that says so."""
     began = time.perf_counter()
     photograph = reading.read(job.source, options.convert, options.max_pixels, remedy=_REMEDY)
-    notes = photograph.notes
     height, width = photograph.pixels.shape[:2]
     writing.check_size((width * SCALE, height * SCALE), options.format, shown(job.source))
     lr = photograph.pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
@@ -252,11 +294,11 @@ def _one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str:
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotWrite(
+        raise CannotWriteError(
             f"--out {shown(job.target.parent)}: {error.strerror}; choose another --out"
         ) from None
-    notes = notes + writing.save(pixels, photograph, job.target, options.format, options.quality)
-    for note in notes:
+    lost = writing.save(pixels, photograph, job.target, options.format, options.quality)
+    for note in [*photograph.notes, *lost]:
         print(f"note: {shown(job.source)}: {note}", file=sys.stderr)
     return (
         f"{shown(job.source)} {width}x{height} -> {shown(job.target)} "

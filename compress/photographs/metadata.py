@@ -1,15 +1,16 @@
 """What a file says about its photograph, for the result: EXIF, XMP, resolution; turned upright."""
 
-import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
 ORIENTATION, EXIF_IFD, GPS_IFD, MAKER_NOTE = 0x0112, 0x8769, 0x8825, 0x927C
 WIDTH, HEIGHT, COLOUR_SPACE, INTEROPERABILITY = 0xA002, 0xA003, 0xA001, 0xA005
 # Description, maker, model, resolution, software, time, artist, computer, rating, copyright and
-# Windows' titles. Sizes, strips, thumbnails and all that describes the file's own bytes are left behind.
+# Windows' titles. Sizes, strips, thumbnails and all that describes the file's own bytes are left
+# behind.
 KEPT = (
     270,
     271,
@@ -31,6 +32,7 @@ KEPT = (
     40095,
 )
 MOST_XMP = 2**20
+MOST_DPI = 65535
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,11 +50,21 @@ _XMP_ORIENTATION = (
 
 @dataclass
 class Metadata:
-    """EXIF tags of three directories, XMP with orientation 1, dots per inch; what was left out."""
+    """What a file says about its photograph.
 
-    main: dict = field(default_factory=dict)
-    exif: dict = field(default_factory=dict)
-    gps: dict = field(default_factory=dict)
+    Attributes:
+        main: EXIF tags of the first directory.
+        exif: Those of the EXIF directory.
+        gps: Those of the GPS directory.
+        xmp: The XMP block, with orientation 1.
+        dpi: Dots per inch, across and down.
+        orientation: 1 to 8 as in EXIF; 1 is upright.
+        notes: What was left out.
+    """
+
+    main: dict[int, Any] = field(default_factory=dict)
+    exif: dict[int, Any] = field(default_factory=dict)
+    gps: dict[int, Any] = field(default_factory=dict)
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     orientation: int = 1
@@ -61,25 +73,34 @@ class Metadata:
 
 def read(image: Image.Image) -> Metadata:
     """The metadata of an opened image. What cannot be parsed is left out with a note."""
-    found = Metadata(dpi=_dpi(image), xmp=_xmp(image))
-    if found.xmp and len(found.xmp) > MOST_XMP:
-        found.notes.append(f"its XMP block of {len(found.xmp)} bytes is left out")
-        found.xmp = None
+    kept = Metadata(dpi=_dpi(image), xmp=_xmp(image))
+    if kept.xmp and len(kept.xmp) > MOST_XMP:
+        kept.notes.append(f"its XMP block of {len(kept.xmp)} bytes is left out")
+        kept.xmp = None
     try:
-        tags = image.getexif()
-        orientation = tags.get(ORIENTATION, 1)
-        found.orientation = orientation if orientation in range(1, 9) else 1
-        found.main = {tag: tags[tag] for tag in KEPT if tag in tags}
-        found.exif, found.gps = dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD))
-        found.exif.pop(INTEROPERABILITY, None)
-        unreadable = bool(image.info.get("exif")) and not len(tags)
-        exif_bytes(found, image.size)
+        readable = _read_exif(image, kept)
     except Exception:  # Pillow's parser on hostile bytes may raise anything
-        unreadable = True
-    if unreadable:
-        found.main, found.exif, found.gps = {}, {}, {}
-        found.notes.append("its EXIF block is damaged and is left out")
-    return found
+        readable = False
+    if not readable:
+        kept.main = {}
+        kept.exif = {}
+        kept.gps = {}
+        kept.notes.append("its EXIF block is damaged and is left out")
+    return kept
+
+
+def _read_exif(image: Image.Image, kept: Metadata) -> bool:
+    """Put the image's EXIF tags into `kept`. Returns False for a block that holds none."""
+    tags = image.getexif()
+    orientation = tags.get(ORIENTATION, 1)
+    if orientation in TURNS:
+        kept.orientation = orientation
+    kept.main = {tag: tags[tag] for tag in KEPT if tag in tags}
+    kept.exif = dict(tags.get_ifd(EXIF_IFD))
+    kept.exif.pop(INTEROPERABILITY, None)
+    kept.gps = dict(tags.get_ifd(GPS_IFD))
+    exif_bytes(kept, image.size)  # what cannot be written is damaged as well
+    return not image.info.get("exif") or len(tags) > 0
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
@@ -87,11 +108,14 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     if not isinstance(value, tuple) or len(value) != 2:
         return None
     try:
-        found = float(value[0]), float(value[1])
+        across = float(value[0])
+        down = float(value[1])
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    good = all(math.isfinite(v) and 1 < v < 65535 for v in found)
-    return found if good else None
+    # NaN and infinity are between no bounds.
+    if 1 < across < MOST_DPI and 1 < down < MOST_DPI:
+        return across, down
+    return None
 
 
 def _xmp(image: Image.Image) -> bytes | None:
@@ -105,19 +129,27 @@ def _xmp(image: Image.Image) -> bytes | None:
     return value
 
 
-def exif_bytes(found: Metadata, size: tuple[int, int], maker_note: bool = True) -> bytes | None:
-    """The EXIF block of a result of `size` (width, height) in sRGB; None where there was none."""
-    if not (found.main or found.exif or found.gps or found.orientation != 1):
+def exif_bytes(kept: Metadata, size: tuple[int, int], maker_note: bool = True) -> bytes | None:
+    """The EXIF block of a result in sRGB; None where its source had none.
+
+    Args:
+        kept: Of the source.
+        size: (width, height) of the result.
+        maker_note: Whether the maker's own block goes with it.
+    """
+    has_tags = kept.main or kept.exif or kept.gps
+    if not has_tags and kept.orientation == 1:
         return None
     tags = Image.Exif()
-    for tag, value in found.main.items():
+    for tag, value in kept.main.items():
         tags[tag] = value
     tags[ORIENTATION] = 1
-    if found.exif:
-        more = {**found.exif, WIDTH: size[0], HEIGHT: size[1], COLOUR_SPACE: 1}
+    if kept.exif:
+        width, height = size
+        more = {**kept.exif, WIDTH: width, HEIGHT: height, COLOUR_SPACE: 1}
         if not maker_note:
             more.pop(MAKER_NOTE, None)
         tags[EXIF_IFD] = more
-    if found.gps:
-        tags[GPS_IFD] = dict(found.gps)
+    if kept.gps:
+        tags[GPS_IFD] = dict(kept.gps)
     return tags.tobytes()

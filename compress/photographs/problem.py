@@ -7,10 +7,14 @@ class PhotographError(Exception):
     """One photograph cannot be read or named; the message is one sentence with the remedy."""
 
 
-class CannotWrite(PhotographError):
+class CannotWriteError(PhotographError):
     """A result cannot be stored; what comes after it could not be stored either."""
 
 
 def shown(path: Path | str) -> str:
     """`path` on one line: characters that a terminal would act on are escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+    return "".join(map(_printable, str(path)))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

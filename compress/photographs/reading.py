@@ -5,21 +5,27 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from . import colour, header, metadata
 from .problem import PhotographError, shown
 
 PHOTOMETRIC_TAG = 262
 WHITE_IS_ZERO = 0
+ROWS = 256  # that are looked at in one go
 
 
 @dataclass
 class Photograph:
-    """`pixels` is uint8 [height, width, 3] in sRGB, upright.
+    """A photograph as it is computed with.
 
-    `grey` says that the picture holds no colour, `one_channel` that its file had a mode without
-    colour. `profiled` says that the file carried a profile that was used. `notes` are remarks for
-    the user, without the file's name.
+    Attributes:
+        pixels: uint8 [height, width, 3] in sRGB, upright.
+        grey: Whether the picture holds no colour.
+        one_channel: Whether its file had a mode without colour.
+        profiled: Whether the file carried a profile that was used.
+        kept: What the file says about itself.
+        notes: Remarks for the user, without the file's name.
     """
 
     pixels: np.ndarray
@@ -73,21 +79,22 @@ def read(
         if kept.orientation != 1:
             flat = flat.transpose(metadata.TURNS[kept.orientation])
         pixels = np.asarray(flat.convert("RGB"))
-        return Photograph(pixels, neutral, one_channel, profiled, kept, notes + said + kept.notes)
+        notes += [*said, *kept.notes]
+        return Photograph(pixels, neutral, one_channel, profiled, kept, notes)
 
 
 def _conversions(image: Image.Image, depth: int) -> list[str]:
     """What the file loses by becoming 8-bit RGB."""
-    said = []
+    notes = []
     if header.transparent(image):
-        said.append("its transparency is laid on white")
+        notes.append("its transparency is laid on white")
     if image.mode == "F":
-        said.append("floats in [0, 1] were rounded to 8 bits")
+        notes.append("floats in [0, 1] were rounded to 8 bits")
     elif depth > 8:
-        said.append(f"{depth} bits a channel were reduced to 8")
+        notes.append(f"{depth} bits a channel were reduced to 8")
     if image.format == "MPO":
-        said.append("it holds more pictures; the first is taken")
-    return said
+        notes.append("it holds more pictures; the first is taken")
+    return notes
 
 
 def _flat(image: Image.Image, depth: int, name: str) -> Image.Image:
@@ -104,25 +111,9 @@ def _flat(image: Image.Image, depth: int, name: str) -> Image.Image:
 def _wide_grey(image: Image.Image, depth: int, name: str) -> Image.Image:
     """Integers of 9 to 16 bits or floats in [0, 1] -> L, by the file's depth, not its values."""
     values = np.asarray(image)
-    if image.mode == "F":
-        if not np.isfinite(values).all():
-            raise PhotographError(
-                f"{name}: the image contains NaN or infinite values; give one "
-                "whose pixels are finite"
-            )
-        low, high = float(values.min()), float(values.max())
-        if low < 0 or high > 1:
-            raise PhotographError(
-                f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is "
-                "1; scale them to [0, 1]"
-            )
-        top = 1.0
-    else:
-        # PPM's values are spread to 16 bits by the decoder; a TIFF of 12 bits keeps its own.
-        top = 65535.0 if image.format in ("PNG", "PPM") else 2.0**depth - 1
-    scaled = values.astype(np.float32) / np.float32(top) * 255
-    grey = np.uint8(np.clip(scaled + 0.5, 0, 255))
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+    scaled = values.astype(np.float32) / np.float32(_white(image, values, depth, name)) * 255
+    grey = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
         grey = 255 - grey
     clear = image.info.get("transparency")
     if isinstance(clear, int):
@@ -130,20 +121,45 @@ def _wide_grey(image: Image.Image, depth: int, name: str) -> Image.Image:
     return Image.fromarray(grey)
 
 
+def _white(image: Image.Image, values: np.ndarray, depth: int, name: str) -> float:
+    """The value of white. Raises PhotographError for floats outside of [0, 1]."""
+    if image.mode != "F":
+        # PPM's values are spread to 16 bits by the decoder; a TIFF of 12 bits keeps its own.
+        return 65535.0 if image.format in ("PNG", "PPM") else 2.0**depth - 1
+    if not np.isfinite(values).all():
+        raise PhotographError(
+            f"{name}: the image contains NaN or infinite values; give one whose pixels are finite"
+        )
+    low = float(values.min())
+    high = float(values.max())
+    if low < 0 or high > 1:
+        raise PhotographError(
+            f"{name}: its floats span [{low:.4g}, {high:.4g}], and white is 1; scale them to [0, 1]"
+        )
+    return 1.0
+
+
 def _on_white(image: Image.Image, depth: int) -> Image.Image:
     """Alpha, or the transparent colour, laid on white: L where the file is grey, else RGB."""
-    one_channel = header.grey(image)
+    _spread_transparency(image, depth)
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    if straight is not None:  # colours are multiplied by alpha there
+        rgba = image.convert(straight).convert("RGBA")
+    else:
+        rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    laid = Image.alpha_composite(white, rgba).convert("RGB")
+    return laid.convert("L") if header.grey(image) else laid
+
+
+def _spread_transparency(image: Image.Image, depth: int) -> None:
+    """Bring the transparent value to 8 bits; Pillow does so with the pixels only."""
     clear = image.info.get("transparency")
-    # Pillow spreads the pixels over 8 bits and leaves the transparent value at the file's depth.
-    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int) and depth in (2, 4):
-        image.info["transparency"] = clear * 255 // (2**depth - 1)
-    elif image.mode == "RGB" and isinstance(clear, tuple) and depth == 16:
-        image.info["transparency"] = tuple(v >> 8 for v in clear)
-    if image.mode in ("La", "RGBa"):
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    rgba = image.convert("RGBA")
-    laid = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return laid.convert("RGB").convert("L") if one_channel else laid.convert("RGB")
+    if isinstance(clear, int) and image.mode == "L":
+        if image.format == "PNG" and depth in (2, 4):
+            image.info["transparency"] = clear * 255 // (2**depth - 1)
+    elif isinstance(clear, tuple) and image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def _neutral(image: Image.Image) -> bool:
@@ -151,8 +167,8 @@ def _neutral(image: Image.Image) -> bool:
     if image.mode != "RGB":
         return False
     pixels = np.asarray(image)
-    for top in range(0, pixels.shape[0], 256):
-        rows = pixels[top : top + 256]
-        if (rows[..., 0] != rows[..., 1]).any() or (rows[..., 0] != rows[..., 2]).any():
+    for top in range(0, pixels.shape[0], ROWS):
+        rows = pixels[top : top + ROWS]
+        if (rows[..., :1] != rows[..., 1:]).any():
             return False
     return True

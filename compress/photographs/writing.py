@@ -1,30 +1,49 @@
 """A result becomes a file: its format, what the source said about itself, never over anything."""
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
 from . import metadata
 from .colour import srgb_profile
-from .problem import CannotWrite, PhotographError, shown
+from .problem import CannotWriteError, PhotographError, shown
 from .reading import Photograph
 
-# Name: suffix, default quality, longest side of the format in pixels.
+
+class Format(NamedTuple):
+    """A format of results.
+
+    Attributes:
+        suffix: Of its files.
+        quality: The default, of 100; None where nothing is lost.
+        longest: Its longest side in pixels.
+    """
+
+    suffix: str
+    quality: int | None
+    longest: int
+
+
 FORMATS = {
-    "png": (".png", None, 2**31 - 1),
-    "jpeg": (".jpg", 95, 65500),
-    "webp": (".webp", 95, 16383),
-    "tiff": (".tif", None, 2**31 - 1),
-    "avif": (".avif", 90, 65535),
+    "png": Format(".png", None, 2**31 - 1),
+    "jpeg": Format(".jpg", 95, 65500),
+    "webp": Format(".webp", 95, 16383),
+    "tiff": Format(".tif", None, 2**31 - 1),
+    "avif": Format(".avif", 90, 65535),
 }
+ROWS = 256  # that are converted in one go
 BIG_TIFF = 3 * 2**30  # bytes of pixels from which on a TIFF has 64-bit offsets
 MOST_JPEG_EXIF, MOST_JPEG_XMP = 65533, 65500
 XMP_TAG = 700
+METADATA_OPTIONS = ("exif", "xmp", "pnginfo")
+SUBSAMPLING: dict[str, int | str] = {"jpeg": 0, "avif": "4:4:4"}  # colour at full size
 _UNWRITABLE = (
     ValueError,
     RuntimeError,
@@ -46,21 +65,22 @@ def to_bytes(result: np.ndarray) -> np.ndarray:
         return result
     planes = result[0]
     pixels = np.empty((*planes.shape[1:], 3), np.uint8)
-    for top in range(0, planes.shape[1], 256):
-        strip = planes[:, top : top + 256].astype(np.float32)
+    for top in range(0, planes.shape[1], ROWS):
+        strip = planes[:, top : top + ROWS].astype(np.float32)
         if not np.isfinite(strip).all():
             raise PhotographError("the model gave values that are not finite")
-        pixels[top : top + 256] = np.rint(strip.clip(0, 1) * 255).transpose(1, 2, 0)
+        pixels[top : top + ROWS] = np.rint(strip.clip(0, 1) * 255).transpose(1, 2, 0)
     return pixels
 
 
 def check_size(size: tuple[int, int], kind: str, name: str) -> None:
     """Raise PhotographError where a result of `size` (width, height) is past the format's sides."""
-    longest = FORMATS[kind][2]
+    longest = FORMATS[kind].longest
     if max(size) > longest:
+        width, height = size
         raise PhotographError(
-            f"{name}: the result has {size[0]}x{size[1]} pixels, and {kind} ends "
-            f"at {longest} a side; choose --format png or tiff"
+            f"{name}: the result has {width}x{height} pixels, and {kind} ends at {longest} a side; "
+            "choose --format png or tiff"
         )
 
 
@@ -76,8 +96,8 @@ def save(
         What could not go with it.
 
     Raises:
-        CannotWrite: The disk is full, read-only, or `target` has come into being; nothing is left
-            under `target`.
+        CannotWriteError: The disk is full, read-only, or `target` has come into being; nothing is
+            left under `target`.
     """
     image = Image.fromarray(pixels)
     if source.grey:
@@ -85,7 +105,7 @@ def save(
         if not source.one_channel:
             image = image.convert("RGB")
     options, notes = _options(source, image.size, kind, quality)
-    bare = {key: value for key, value in options.items() if key not in ("exif", "xmp", "pnginfo")}
+    bare = {key: value for key, value in options.items() if key not in METADATA_OPTIONS}
     try:
         with _fresh(target) as partial:
             try:
@@ -94,54 +114,86 @@ def save(
                 image.save(partial, format=kind.upper(), **bare)
                 notes.append(f"its EXIF and XMP cannot be stored as {kind} ({error}), left out")
     except OSError as error:
-        said = error.strerror or " ".join(str(error).split())
-        raise CannotWrite(
-            f"cannot write {shown(target)}: {said}; nothing was left under that name"
+        reason = error.strerror or " ".join(str(error).split())
+        raise CannotWriteError(
+            f"cannot write {shown(target)}: {reason}; nothing was left under that name"
         ) from None
     return notes
 
 
 def _options(
     source: Photograph, size: tuple[int, int], kind: str, quality: int | None
-) -> tuple[dict, list[str]]:
-    """Pillow's arguments for one format."""
-    kept, notes = source.kept, []
-    exif, xmp = metadata.exif_bytes(kept, size), kept.xmp
-    options: dict = {} if kept.dpi is None else {"dpi": kept.dpi}
+) -> tuple[dict[str, Any], list[str]]:
+    """Pillow's arguments for one format, and what could not go with the result."""
+    width, height = size
+    kept = source.kept
+    options: dict[str, Any] = {}
+    if kept.dpi is not None:
+        options["dpi"] = kept.dpi
     if source.profiled and not source.one_channel:
         options["icc_profile"] = srgb_profile()
-    if kind == "tiff" and 3 * size[0] * size[1] > BIG_TIFF:
+    if kind == "tiff" and 3 * width * height > BIG_TIFF:
         options["big_tiff"] = True
-    if FORMATS[kind][1] is not None:
-        options["quality"] = FORMATS[kind][1] if quality is None else quality
+    if FORMATS[kind].quality is not None:
+        options["quality"] = FORMATS[kind].quality if quality is None else quality
+    if kind in SUBSAMPLING:
+        options["subsampling"] = SUBSAMPLING[kind]
+    exif = metadata.exif_bytes(kept, size)
+    if kind == "png":
+        return options | _png_options(exif, kept.xmp), []
+    if kind == "tiff":
+        return options | {"exif": _tiff_tags(exif, kept.xmp)}, []
     if kind == "jpeg":
-        if exif and len(exif) > MOST_JPEG_EXIF:
-            exif = metadata.exif_bytes(kept, size, maker_note=False)
-            notes.append("the maker note is too long for JPEG and is left out")
-        if exif and len(exif) > MOST_JPEG_EXIF:
-            exif = None
-            notes.append("the EXIF block is too long for JPEG and is left out")
-        if xmp and len(xmp) > MOST_JPEG_XMP:
-            xmp = None
-            notes.append("the XMP block is too long for JPEG and is left out")
-        options["subsampling"] = 0
-    elif kind == "png":
-        options["pnginfo"] = PngImagePlugin.PngInfo()
-        if xmp:
-            options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-            xmp = None
-    elif kind == "avif":
-        options["subsampling"] = "4:4:4"
-    elif kind == "tiff":
-        tags = Image.Exif()  # uncompressed: Pillow's compressed files take no directory of EXIF
-        if exif:
-            tags.load(exif)
-            tags.pop(metadata.ORIENTATION, None)  # 1 is TIFF's default
-        if xmp:
-            tags[XMP_TAG] = xmp
-        options["exif"] = tags
-        exif = xmp = None
-    return options | {k: v for k, v in (("exif", exif), ("xmp", xmp)) if v}, notes
+        exif, xmp, notes = _jpeg_blocks(kept, exif, size)
+        return options | _blocks(exif, xmp), notes
+    return options | _blocks(exif, kept.xmp), []
+
+
+def _blocks(exif: bytes | None, xmp: bytes | None) -> dict[str, bytes]:
+    """Those that there are."""
+    blocks = {}
+    if exif:
+        blocks["exif"] = exif
+    if xmp:
+        blocks["xmp"] = xmp
+    return blocks
+
+
+def _jpeg_blocks(
+    kept: metadata.Metadata, exif: bytes | None, size: tuple[int, int]
+) -> tuple[bytes | None, bytes | None, list[str]]:
+    """EXIF and XMP as long as JPEG takes them, and what is left out."""
+    notes = []
+    xmp = kept.xmp
+    if exif and len(exif) > MOST_JPEG_EXIF:
+        exif = metadata.exif_bytes(kept, size, maker_note=False)
+        notes.append("the maker note is too long for JPEG and is left out")
+    if exif and len(exif) > MOST_JPEG_EXIF:
+        exif = None
+        notes.append("the EXIF block is too long for JPEG and is left out")
+    if xmp and len(xmp) > MOST_JPEG_XMP:
+        xmp = None
+        notes.append("the XMP block is too long for JPEG and is left out")
+    return exif, xmp, notes
+
+
+def _png_options(exif: bytes | None, xmp: bytes | None) -> dict[str, Any]:
+    """XMP goes into a text chunk."""
+    chunks = PngImagePlugin.PngInfo()
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+    return {"pnginfo": chunks, **_blocks(exif, None)}
+
+
+def _tiff_tags(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
+    """EXIF and XMP as tags; Pillow's compressed TIFF files take no directory of EXIF."""
+    tags = Image.Exif()
+    if exif:
+        tags.load(exif)
+        tags.pop(metadata.ORIENTATION, None)  # 1 is TIFF's default
+    if xmp:
+        tags[XMP_TAG] = xmp
+    return tags
 
 
 @contextmanager
@@ -170,5 +222,5 @@ def _name(partial: Path, target: Path) -> None:
         raise
     except OSError:  # a file system without hard links
         if os.path.lexists(target):
-            raise FileExistsError(17, "File exists") from None
+            raise FileExistsError(errno.EEXIST, "File exists") from None
         partial.rename(target)

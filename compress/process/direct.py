@@ -1,4 +1,4 @@
-"""The process of a model whose denoiser predicts the clean latent itself, or what stands in its place."""
+"""The process of a model whose denoiser predicts the clean latent, or what stands in its place."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,9 +4,18 @@ import torch
 
 
 def repeated(noise: torch.Tensor, like: torch.Tensor, top: int = 0, left: int = 0) -> torch.Tensor:
-    """[1, C, h, w] for `like` [B, _, h, w]: the map `noise` [1, C, p, q] side by side, from row `top` and column `left` on.
+    """The map `noise` side by side, as large as another map.
 
-    By copies and a slice, because phone runtimes lack a gather by computed positions.
+    It is done by copies and a slice, because phone runtimes lack a gather by computed positions.
+
+    Args:
+        noise: [1, C, p, q].
+        like: [B, _, h, w].
+        top: The row of the repeated map with which the result begins.
+        left: The column.
+
+    Returns:
+        [1, C, h, w].
     """
     (height, width), (p, q) = like.shape[-2:], noise.shape[-2:]
     top, left = top % p, left % q

@@ -3,8 +3,8 @@
     x0 = (z - sqrt(1 - abar_t) * eps) / sqrt(abar_t)
 
 diffusers' schedulers cannot be used for this: one step from ``set_timesteps(1)`` returns x_{t-1},
-not x_0. The two coefficients are applied in float32 or better; at t = 999 they are 14.65 and 14.61, so an
-error in `eps` reaches the clean latent about fifteen times larger.
+not x_0. The two coefficients are applied in float32 or better; at t = 999 they are 14.65 and 14.61,
+so an error in `eps` reaches the clean latent about fifteen times larger.
 """
 
 import math
@@ -21,13 +21,10 @@ def alphas_cumprod(
 
     Rounded as in diffusers, whose float32 table the published models were trained with.
     """
-    betas = (
-        torch.linspace(
-            math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32, device="cpu"
-        )
-        ** 2
+    roots = torch.linspace(
+        math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32, device="cpu"
     )
-    return torch.cumprod(1.0 - betas, dim=0).double()
+    return torch.cumprod(1.0 - roots**2, dim=0).double()
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,10 @@ class OneStep:
         return math.sqrt(1.0 - self.alpha_bar)
 
     def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-        """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w]; at least float32."""
+        """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w].
+
+        It is computed in float32 or better.
+        """
         dtype = torch.promote_types(latent.dtype, torch.float32)
         return latent.to(dtype) * (1.0 / self.signal) - prediction.to(dtype) * (
             self.noise / self.signal

@@ -1,11 +1,11 @@
-"""Residual shifting as the process of an SRModel: ResShift's and SinSR's samplers on a latent beside its image.
+"""Residual shifting as the process of an SRModel: ResShift's and SinSR's samplers.
 
-The latent has two halves of C channels, y and the low-resolution image in [-1, 1]. The denoiser sees the state after
-the input normaliser in the place of y.
+The latent has two halves of C channels, y and the low-resolution image in [-1, 1]. The denoiser
+sees the state after the input normaliser in the place of y.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,22 +15,36 @@ from compress.process.noise import repeated
 from compress.process.residual_shift import ResidualShift
 
 Sampler = Literal["one_step", "deterministic", "stochastic"]
-SAMPLERS = Sampler.__args__
+SAMPLERS = get_args(Sampler)
 PERIOD, SEED = 64, 0
+SHIFT = (27, 37)  # rows and columns from one step's noise to the next; odd: none of PERIOD is alike
 
 
 class ResidualSampler(nn.Module):
     """`one_step` is SinSR's student, `deterministic` its teacher, `stochastic` ResShift.
 
-    The noise is a fixed map of PERIOD pixels a side, repeated over the whole latent, so that a result depends neither
-    on a random state nor on tiles. The draws of later steps are the same map, shifted.
+    The noise is a fixed map of PERIOD pixels a side, repeated over the whole latent, so that a
+    result depends neither on a random state nor on tiles. The draws of later steps are the same
+    map, shifted.
+
+    Args:
+        schedule: Its steps and weights.
+        sampler: One of SAMPLERS.
+        channels: C.
+
+    Raises:
+        UserError: The sampler is unknown.
     """
+
+    noise: torch.Tensor
 
     def __init__(self, schedule: ResidualShift, sampler: Sampler, channels: int = 3):
         super().__init__()
         if sampler not in SAMPLERS:
             raise UserError(f"sampler '{sampler}' is unknown; choose one of {', '.join(SAMPLERS)}")
-        self.schedule, self.sampler, self.channels = schedule, sampler, channels
+        self.schedule = schedule
+        self.sampler = sampler
+        self.channels = channels
         self.register_buffer("noise", torch.empty(1, channels, PERIOD, PERIOD))
 
     def reset_parameters(self) -> None:
@@ -45,28 +59,31 @@ class ResidualSampler(nn.Module):
     def draws(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
         """Noise [1, C, h, w] for a map [B, C, h, w], of one step after the other."""
         for step in range(self.schedule.steps):
-            # Odd shifts: no two of PERIOD steps are alike.
-            yield repeated(self.noise.to(like.dtype), like, 27 * step, 37 * step)
+            top = SHIFT[0] * step
+            left = SHIFT[1] * step
+            yield repeated(self.noise.to(like.dtype), like, top, left)
 
     def restore(self, latent: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
         """The clean latent [B, C, h, w] of `latent` [B, 2C, h, w].
 
-        `predict` maps such a pair of state and image, and for more than one step the timesteps int64 [B], to x0.
+        `predict` maps such a pair of state and image, and for more than one step the timesteps,
+        int64 [B], to x0.
         """
         y, image = latent.split(self.channels, dim=1)
-        if self.sampler == "one_step":
-            return self.schedule.one_step(
-                lambda x, _: predict(torch.cat([x, image], dim=1)), y, next(self.draws(y))
-            )
+
+        def denoise_once(x: torch.Tensor, _timesteps: torch.Tensor) -> torch.Tensor:
+            return predict(torch.cat([x, image], dim=1))
 
         def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
             return predict(torch.cat([x, image], dim=1), timesteps)
 
-        chain = (
-            self.schedule.deterministic(denoise, y, next(self.draws(y)))
-            if self.sampler == "deterministic"
-            else self.schedule.stochastic(denoise, y, self.draws(y))
-        )
-        for state, _ in chain:
+        if self.sampler == "one_step":
+            return self.schedule.one_step(denoise_once, y, next(self.draws(y)))
+        if self.sampler == "deterministic":
+            chain = self.schedule.deterministic(denoise, y, next(self.draws(y)))
+        else:
+            chain = self.schedule.stochastic(denoise, y, self.draws(y))
+        state = y
+        for state, _ in chain:  # noqa: B007  the last state is the result
             pass
         return state

@@ -1,11 +1,11 @@
-"""Residual shifting: diffusion between a clean latent and a low-resolution one (ResShift, arXiv 2307.12348), and its
-deterministic and one-step forms (SinSR, arXiv 2311.14760).
+"""Residual shifting: diffusion between a clean latent and a low-resolution one.
 
     x_t = (1 - eta_t) x0 + eta_t y + kappa sqrt(eta_t) eps        (ResShift, eq. 2)
 
-x0 is the clean latent, y that of the upsampled low-resolution image, eps standard normal; the network predicts x0.
-Step t = 0 .. T-1 is an index into the tables; the network is told `timesteps[t]`. Tables are float64, latents keep
-their type.
+ResShift is arXiv 2307.12348; its deterministic and one-step forms are SinSR's, arXiv 2311.14760. x0
+is the clean latent, y that of the upsampled low-resolution image, eps standard normal; the network
+predicts x0. Step t = 0 .. T-1 is an index into the tables; the network is told `timesteps[t]`.
+Tables are float64, latents keep their type.
 """
 
 import math
@@ -16,27 +16,31 @@ import torch
 
 from compress.core.errors import UserError
 
-# The network: (state after the input normaliser [B, C, h, w], timestep int64 [B]) -> x0 [B, C, h, w].
+# The network: (state after the input normaliser [B, C, h, w], timestep int64 [B]) -> x0 [B, C, h,
+# w].
 Denoiser = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-State = tuple[
-    torch.Tensor, torch.Tensor
-]  # the state after a step, and the x0 that the step was made with
+# The state after a step, and the x0 that the step was made with.
+State = tuple[torch.Tensor, torch.Tensor]
 
 CAP = math.sqrt(0.001)
 
 
 @dataclass(frozen=True)
 class ResidualShift:
-    """The process: sqrt(eta_t), rising from near 0 to near 1, and the noise strength kappa."""
+    """The process.
+
+    Attributes:
+        sqrt_etas: sqrt(eta_t), rising from near 0 to near 1.
+        kappa: The strength of the noise.
+        timesteps: What the network is told at each step; left out for 0 .. T-1.
+    """
 
     sqrt_etas: tuple[float, ...]
     kappa: float = 2.0
-    timesteps: tuple[int, ...] | None = (
-        None  # what the network is told at each step; None for 0 .. T-1
-    )
+    timesteps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.timesteps is None:
+        if not self.timesteps:
             object.__setattr__(self, "timesteps", tuple(range(self.steps)))
 
     @classmethod
@@ -49,20 +53,31 @@ class ResidualShift:
         end: float = 0.99,
         capped: bool = False,
     ) -> "ResidualShift":
-        """sqrt(eta_t) = s (end / s)^((t / (T-1))^power), s = min(min_noise / kappa, min_noise) (ResShift).
+        """ResShift's schedule: sqrt(eta_t) = s (end / s)^((t / (T-1))^power).
 
-        `end` is sqrt(eta) of the last step. `capped` takes s no larger than sqrt(0.001), as SinSR's code does; it
-        changes nothing at 15 steps and gives another schedule than ResShift's at 4. Raises UserError below two steps.
+        Here s = min(min_noise / kappa, min_noise).
+
+        Args:
+            steps: T.
+            min_noise: Of the first step.
+            kappa: The strength of the noise.
+            power: See above.
+            end: sqrt(eta) of the last step.
+            capped: Take s no larger than sqrt(0.001), as SinSR's code does. It changes nothing at
+                15 steps and gives another schedule than ResShift's at 4.
+
+        Raises:
+            UserError: There are fewer than two steps.
         """
         if steps < 2:
             raise UserError(
                 f"residual shift: a schedule of {steps} steps has no two ends; choose at least 2"
             )
-        start = min(min_noise / kappa, min_noise, *([CAP] if capped else []))
-        return cls(
-            tuple(start * (end / start) ** ((t / (steps - 1)) ** power) for t in range(steps)),
-            kappa,
-        )
+        start = min(min_noise / kappa, min_noise)
+        if capped:
+            start = min(start, CAP)
+        roots = [start * (end / start) ** ((t / (steps - 1)) ** power) for t in range(steps)]
+        return cls(tuple(roots), kappa)
 
     @classmethod
     def v1(cls, capped: bool = False) -> "ResidualShift":
@@ -75,13 +90,17 @@ class ResidualShift:
         return cls.exponential(4, 0.2, capped=capped)
 
     def respaced(self, steps: int) -> "ResidualShift":
-        """Only `steps` of the steps. The last one is dropped, as in the authors' code: the chain starts at less noise.
+        """Only `steps` of the steps.
 
-        Raises UserError unless 1 <= steps <= T.
+        The last one is dropped, as in the authors' code: the chain starts at less noise.
+
+        Raises:
+            UserError: Unless 1 <= steps <= T.
         """
         if not 1 <= steps <= self.steps:
             raise UserError(
-                f"residual shift: cannot respace {self.steps} steps to {steps}; choose 1 to {self.steps}"
+                f"residual shift: cannot respace {self.steps} steps to {steps}; "
+                f"choose 1 to {self.steps}"
             )
         kept = [int(self.steps / steps * i) for i in range(steps)]
         return ResidualShift(
@@ -92,6 +111,7 @@ class ResidualShift:
 
     @property
     def steps(self) -> int:
+        """T."""
         return len(self.sqrt_etas)
 
     @property
@@ -109,7 +129,10 @@ class ResidualShift:
         return self.kappa * self.sqrt_etas[-1]
 
     def normaliser(self, t: int) -> float:
-        """What the network's input is divided by: the standard deviation of x_t if that of the latent is 1."""
+        """What the network's input is divided by.
+
+        It is the standard deviation of x_t if that of the latent is 1.
+        """
         return math.sqrt(self.eta(t) * self.kappa**2 + 1)
 
     def posterior(self, t: int) -> tuple[float, float, float]:
@@ -118,8 +141,12 @@ class ResidualShift:
         return kept, 1 - kept, self.kappa**2 * kept * (self.eta(t) - self.eta(t - 1))
 
     def deterministic_weights(self, t: int) -> tuple[float, float, float]:
-        """(k, m, j): x_{t-1} = k x0 + m x_t + j y (SinSR). The same noise in both states; (1, 0, 0) at t = 0."""
-        before, mixed = self.eta(t - 1), math.sqrt(self.eta(t - 1) * self.eta(t))
+        """(k, m, j) of x_{t-1} = k x0 + m x_t + j y, with the same noise in both states (SinSR).
+
+        They are (1, 0, 0) at t = 0.
+        """
+        before = self.eta(t - 1)
+        mixed = math.sqrt(self.eta(t - 1) * self.eta(t))
         m = math.sqrt(before / self.eta(t))
         return 1 - before + mixed - m, m, before - mixed
 
@@ -145,10 +172,18 @@ class ResidualShift:
     def stochastic_step(
         self, x: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor | None, t: int
     ) -> torch.Tensor:
-        """x_{t-1}, drawn from the posterior; at t = 0 there is no noise, and `noise` may be None."""
+        """x_{t-1}, drawn from the posterior; at t = 0 there is no noise, and `noise` may be None.
+
+        Raises:
+            ValueError: It is None elsewhere.
+        """
         of_x, of_x0, variance = self.posterior(t)
         mean = of_x * x + of_x0 * x0
-        return mean if t == 0 else mean + math.sqrt(variance) * noise
+        if t == 0:
+            return mean
+        if noise is None:
+            raise ValueError(f"step {t} of the posterior needs noise")
+        return mean + math.sqrt(variance) * noise
 
     def deterministic_step(
         self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int
@@ -160,7 +195,11 @@ class ResidualShift:
     def inverse_step(
         self, x: torch.Tensor, x0: torch.Tensor, y: torch.Tensor, t: int
     ) -> torch.Tensor:
-        """x_t from x_{t-1}: undoes `deterministic_step` for the same x0. Raises UserError at t = 0, where it cannot."""
+        """x_t from x_{t-1}: undoes `deterministic_step` for the same x0.
+
+        Raises:
+            UserError: At t = 0, where it cannot.
+        """
         k, m, j = self.deterministic_weights(t)
         if m == 0:
             raise UserError(
@@ -171,9 +210,16 @@ class ResidualShift:
     def stochastic(
         self, denoise: Denoiser, y: torch.Tensor, noise: Iterable[torch.Tensor]
     ) -> Iterator[State]:
-        """ResShift's sampler: (x_{t-1}, x0) after each step t = T-1 .. 0; the last state is the clean latent.
+        """ResShift's sampler.
 
-        `noise` gives [B, C, h, w] T times: for the first state, then for every step but the last.
+        Args:
+            denoise: The network.
+            y: [B, C, h, w].
+            noise: Gives [B, C, h, w] T times: for the first state, then for every step but the
+                last.
+
+        Yields:
+            (x_{t-1}, x0) after each step t = T-1 .. 0; the last state is the clean latent.
         """
         draws = iter(noise)
         x = self.start(y, next(draws))
@@ -185,7 +231,10 @@ class ResidualShift:
     def deterministic(
         self, denoise: Denoiser, y: torch.Tensor, noise: torch.Tensor
     ) -> Iterator[State]:
-        """SinSR's teacher: (x_{t-1}, x0) after each step t = T-1 .. 0, all noise coming from the first state."""
+        """SinSR's teacher: (x_{t-1}, x0) after each step t = T-1 .. 0.
+
+        All noise comes from the first state.
+        """
         x = self.start(y, noise)
         for t in range(self.last, -1, -1):
             x0 = self.predict(denoise, x, t)
@@ -197,9 +246,10 @@ class ResidualShift:
         return self.predict(denoise, self.start(y, noise), self.last)
 
     def inverse(self, denoise: Denoiser, clean: torch.Tensor, y: torch.Tensor) -> Iterator[State]:
-        """(x_t, x0) for t = 1 .. T-1, from the clean latent towards the noise that the sampler would make it from.
+        """(x_t, x0) for t = 1 .. T-1, from the clean latent towards the noise it would come from.
 
-        The network sees x_{t-1} at step t, as in the authors' code; so `deterministic` does not lead back exactly.
+        The network sees x_{t-1} at step t, as in the authors' code; so `deterministic` does not
+        lead back exactly.
         """
         x = clean
         for t in range(1, self.steps):

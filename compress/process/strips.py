@@ -1,75 +1,84 @@
-"""A large result in strips: colour correction and 8-bit pixels without an image in floats in memory.
+"""A large result in strips: colour correction and 8-bit pixels, never with all floats in memory.
 
-A strip is float32 [C, rows, W]; strips come from top to bottom. This module needs numpy alone, because an exported
-folder has a copy of it in host/.
+A strip is float32 [C, rows, W]; strips come from top to bottom. This module needs numpy alone,
+because an exported folder has a copy of it and of matching.py in host/.
 
-The low frequency of `wavelet` is five blurs by [1, 2, 1] / 4 at distances d = 1, 2, 4, 8, 16. Each is (1 + z^d)^2 / 4
-along rows and again along columns: four additions a pixel. It reaches 31 pixels. As it is linear, the blur of enlarged
-input minus image takes the place of two blurs. `adain` and `mean_std` need statistics of the whole before the first
-pixel: the strips go through memory, or where they are large through a temporary file (TMPDIR says where).
+The low frequency of `wavelet` is five blurs by [1, 2, 1] / 4 at distances d = 1, 2, 4, 8, 16. Each
+is (1 + z^d)^2 / 4 along rows and again along columns: four additions a pixel. It reaches 31 pixels.
+As it is linear, the blur of enlarged input minus image takes the place of two blurs. `adain` and
+`mean_std` need statistics of the whole before the first pixel: the strips go through memory, or
+where they are large through a temporary file (TMPDIR says where).
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from .matching import IN_CACHE, StripError, matched, statistics
+
 DISTANCES = (1, 2, 4, 8, 16)
 REACH = sum(DISTANCES)
 GAIN = 4.0 ** -len(DISTANCES)  # of the blurs along one axis; they are sums otherwise
-ROWS, WAVELET_ROWS = (
-    16,
-    128,
-)  # of a strip while it is corrected; blurs need REACH rows more on both sides
-IN_CACHE = 2**16  # values that a blur works on at a time
-IN_MEMORY = 2**28  # bytes of strips that wait in memory; more go to a file
+ROWS = 16  # of a strip while it is corrected
+WAVELET_ROWS = 128  # the same for blurs, which need REACH rows more on both sides
+VARIANCE = 0.01  # of a tile's weights, in units of the tile
+LEAST_EXPONENT = -600  # of a weight: it is never 0, however wide the margin
 CORRECTIONS = ("adain", "wavelet", "mean_std", "none")
 
 Strips = Iterator[np.ndarray]
 
 
-class StripError(Exception):
-    """Why there is no result; the message is one sentence."""
-
-
 def spans(starts: list[int], side: int, margin: int = 0) -> list[tuple[int, int]]:
-    """First pixel of each tile and the one after its last. `starts` count without the `margin` around the image, which
-    the outermost tiles have beside their `side`."""
-    return [
-        (
-            start + (margin if start else 0),
-            start + margin + side + (margin if start == starts[-1] else 0),
-        )
-        for start in starts
-    ]
+    """First pixel of each tile and the one after its last.
+
+    Args:
+        starts: First pixels, counted without the margin.
+        side: Pixels of a tile.
+        margin: Pixels around the image, which the outermost tiles have beside their side.
+    """
+    places = []
+    for start in starts:
+        first = start + margin if start else 0
+        last = start + margin + side
+        if start == starts[-1]:
+            last += margin
+        places.append((first, last))
+    return places
 
 
 def shares(starts: list[int], side: int, centre: float, margin: int = 0) -> list[np.ndarray]:
-    """Blending weights of tiles along one axis: float64 over each of their `spans`, positive, of sum 1 at every pixel.
+    """Blending weights of tiles along one axis.
+
+    A tile's weights on an area are products of those along the axes; so they sum to 1 as well.
 
     Args:
         starts: First pixel of each tile, ascending from 0, without the margin.
         side: Pixels of a tile, without the margin.
-        centre: Where in a tile its weight is greatest; Gaussian, with a variance of 0.01 of the tile.
+        centre: Where in a tile its weight, a Gaussian of VARIANCE, is greatest.
         margin: Pixels before the first start and behind the last tile.
 
-    A tile's weights on an area are products of those along the axes; so they sum to 1 as well.
+    Returns:
+        float64 over each of the tiles' `spans`, positive, of sum 1 at every pixel.
     """
-    places, total = spans(starts, side, margin), np.zeros(starts[-1] + side + 2 * margin)
+    places = spans(starts, side, margin)
+    total = np.zeros(starts[-1] + side + 2 * margin)
     profiles = []
     for start, (first, last) in zip(starts, places, strict=True):
         distance = (np.arange(first, last) - margin - start - centre) / side
-        profiles.append(
-            np.exp(np.maximum(-(distance**2) / 0.02, -600))
-        )  # never 0, however wide the margin
+        exponent = -(distance**2) / (2 * VARIANCE)
+        profiles.append(np.exp(np.maximum(exponent, LEAST_EXPONENT)))
         total[first:last] += profiles[-1]
-    return [
-        profile / total[first:last] for profile, (first, last) in zip(profiles, places, strict=True)
-    ]
+    for profile, (first, last) in zip(profiles, places, strict=True):
+        profile /= total[first:last]
+    return profiles
 
 
 def cut(strips: Iterable[np.ndarray], rows: int) -> Strips:
-    """The same strips with at most `rows` rows each. Raises StripError where a value is not finite."""
+    """The same strips with at most `rows` rows each.
+
+    Raises:
+        StripError: A value is not finite.
+    """
     for strip in strips:
         for top in range(0, strip.shape[1], rows):
             piece = strip[:, top : top + rows]
@@ -87,44 +96,54 @@ def cubic(t: float) -> float:
 
 
 def phases(scale: int) -> list[list[float]]:
-    """For each of `scale` output pixels between two input pixels, the weights of five neighbours i-2 ... i+2."""
-    return [[cubic(k - 2 - ((p + 0.5) / scale - 0.5)) for k in range(5)] for p in range(scale)]
+    """Weights of bicubic enlargement.
+
+    Returns:
+        For each of `scale` output pixels in an input pixel i, those of the five i-2 ... i+2.
+    """
+    weights = []
+    for phase in range(scale):
+        place = (phase + 0.5) / scale - 0.5
+        weights.append([cubic(k - 2 - place) for k in range(5)])
+    return weights
 
 
 def _interpolate(padded: np.ndarray, axis: int, scale: int) -> np.ndarray:
-    """Bicubic along axis 1 or 2 of [C, h, w], which has two pixels more than wanted at both ends."""
+    """Bicubic along axis 1 or 2 of [C, h, w], which has two pixels too many at both ends."""
     side = padded.shape[axis] - 4
     shape = list(padded.shape)
     shape[axis : axis + 1] = [side, scale]
     out = np.empty(shape, np.float32)
+    before = (slice(None),) * axis
     for phase, taps in enumerate(phases(scale)):
-        place = out[:, :, phase] if axis == 1 else out[:, :, :, phase]
-        total = None
-        for k, tap in enumerate(taps):
-            if tap == 0.0:
-                continue
-            part = np.float32(tap) * (
-                padded[:, k : k + side] if axis == 1 else padded[:, :, k : k + side]
-            )
-            total = part if total is None else np.add(total, part, out=total)
-        place[...] = total
+        used = [k for k, tap in enumerate(taps) if tap != 0.0]
+        parts = (np.float32(taps[k]) * padded[(*before, slice(k, k + side))] for k in used)
+        total = next(parts)
+        for part in parts:
+            np.add(total, part, out=total)
+        out[(*before, slice(None), phase)] = total
     shape[axis : axis + 2] = [side * scale]
     return out.reshape(shape)
 
 
 def enlarge(lr: np.ndarray, scale: int, top: int = 0, bottom: int | None = None) -> np.ndarray:
-    """Rows top ... bottom of the bicubic enlargement of float32 [C, h, w]: pixel centres aligned, edges repeated."""
+    """Rows top ... bottom of the bicubic enlargement of float32 [C, h, w].
+
+    Pixel centres are aligned and edges repeated. It goes by rows of the input: what one becomes
+    fits a cache.
+    """
     channels, height, width = lr.shape
     bottom = height * scale if bottom is None else bottom
     out = np.empty((channels, bottom - top, width * scale), np.float32)
-    for row in range(
-        top // scale, -(-bottom // scale)
-    ):  # of the input: what it becomes fits a cache
+    for row in range(top // scale, -(-bottom // scale)):
         five = lr[:, np.arange(row - 2, row + 3).clip(0, height - 1)]
-        low, high = max(top, row * scale), min(bottom, (row + 1) * scale)
+        low = max(top, row * scale)
+        high = min(bottom, (row + 1) * scale)
         tall = _interpolate(five, 1, scale)[:, low - row * scale : high - row * scale]
         wide = np.empty((channels, high - low, width + 4), np.float32)
-        wide[:, :, 2:-2], wide[:, :, :2], wide[:, :, -2:] = tall, tall[:, :, :1], tall[:, :, -1:]
+        wide[:, :, 2:-2] = tall
+        wide[:, :, :2] = tall[:, :, :1]
+        wide[:, :, -2:] = tall[:, :, -1:]
         out[:, low - top : high - top] = _interpolate(wide, 2, scale)
     return out
 
@@ -132,8 +151,8 @@ def enlarge(lr: np.ndarray, scale: int, top: int = 0, bottom: int | None = None)
 def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
     """The five blurs along axis 1 or 2 of [C, h, w], times 4^5.
 
-    Where `before` or `after`, that end is the image's own: its pixel is repeated for each blur. Elsewhere the result
-    lacks REACH pixels.
+    Where `before` or `after`, that end is the image's own: its pixel is repeated for each blur.
+    Elsewhere the result lacks REACH pixels.
     """
 
     def pick(start: int | None, stop: int | None) -> tuple:
@@ -141,7 +160,8 @@ def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
 
     for d in DISTANCES:
         side = x.shape[axis]
-        low, high = d if before else 0, d if after else 0
+        low = d if before else 0
+        high = d if after else 0
         if low or high:
             shape = list(x.shape)
             shape[axis] = side + low + high
@@ -157,7 +177,8 @@ def _sums(x: np.ndarray, axis: int, before: bool, after: bool) -> np.ndarray:
 
 def blur_along_rows(x: np.ndarray) -> np.ndarray:
     """The five blurs along the whole rows of float32 [C, h, W]; equal size."""
-    out, block = np.empty_like(x), max(1, IN_CACHE // x.shape[2])
+    out = np.empty_like(x)
+    block = max(1, IN_CACHE // x.shape[2])
     for channel in range(x.shape[0]):
         for top in range(0, x.shape[1], block):
             part = _sums(x[channel : channel + 1, top : top + block], 2, True, True)
@@ -168,170 +189,81 @@ def blur_along_rows(x: np.ndarray) -> np.ndarray:
 def blur_along_columns(
     x: np.ndarray, at_top: bool, at_bottom: bool, skip: int, out: np.ndarray
 ) -> None:
-    """The five blurs along the columns of float32 [C, h, W], without the first `skip` rows of the result, in `out`.
+    """The five blurs along the columns of float32 [C, h, W].
 
-    The result begins REACH rows below the first of x where that is not the image's own (`at_top`), and ends as far
-    above the last where that is not the image's.
+    The result begins REACH rows below the first of `x` where that is not the image's own, and ends
+    as far above the last where that is not the image's.
+
+    Args:
+        x: Rows of the image.
+        at_top: Whether they begin with its first.
+        at_bottom: Whether they end with its last.
+        skip: How many rows of the result are left out at its top.
+        out: Where the result goes, float32 [C, rows, W].
     """
-    rows, block = out.shape[1], max(1, IN_CACHE // x.shape[1])
+    rows = out.shape[1]
+    block = max(1, IN_CACHE // x.shape[1])
     for channel in range(x.shape[0]):
         for left in range(0, x.shape[2], block):
-            part = _sums(x[channel : channel + 1, :, left : left + block], 1, at_top, at_bottom)[
-                :, skip : skip + rows
-            ]
-            np.multiply(
-                part, np.float32(GAIN), out=out[channel : channel + 1, :, left : left + block]
-            )
+            columns = slice(left, left + block)
+            part = _sums(x[channel : channel + 1, :, columns], 1, at_top, at_bottom)
+            place = out[channel : channel + 1, :, columns]
+            np.multiply(part[:, skip : skip + rows], np.float32(GAIN), out=place)
 
 
 def wavelet(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
     """High frequencies of the clipped image over the low frequency of the enlarged input."""
-    height, width = lr.shape[1] * scale, lr.shape[2] * scale
-    # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows blurred[:, r - first].
-    image, blurred, out = (
-        np.empty((lr.shape[0], WAVELET_ROWS + 2 * REACH, width), np.float32) for _ in range(3)
-    )
-    arrived = done = first = 0
+    height = lr.shape[1] * scale
+    width = lr.shape[2] * scale
+    shape = (lr.shape[0], WAVELET_ROWS + 2 * REACH, width)
+    # Row r of the image is image[:, r - done] until it is corrected, and blurred along rows
+    # blurred[:, r - first].
+    image = np.empty(shape, np.float32)
+    blurred = np.empty(shape, np.float32)
+    out = np.empty(shape, np.float32)
+    arrived = 0
+    done = 0
+    first = 0
     for strip in strips:
         count = strip.shape[1]
         new = image[:, arrived - done : arrived - done + count]
         np.clip(strip, 0, 1, out=new)
         for top in range(0, count, scale):
-            rows = slice(arrived - first + top, arrived - first + min(top + scale, count))
-            enlarged = enlarge(lr, scale, arrived + top, arrived + min(top + scale, count))
-            blurred[:, rows] = blur_along_rows(
-                np.subtract(enlarged, new[:, top : top + scale], out=enlarged)
-            )
+            bottom = min(top + scale, count)
+            difference = enlarge(lr, scale, arrived + top, arrived + bottom)
+            difference -= new[:, top:bottom]
+            place = blurred[:, arrived - first + top : arrived - first + bottom]
+            place[...] = blur_along_rows(difference)
         arrived += count
         ready = arrived if arrived == height else arrived - REACH
         if ready <= done:
             continue
-        low, high, rows = max(0, done - REACH), min(height, ready + REACH), ready - done
-        blur_along_columns(
-            blurred[:, low - first : high - first],
-            low == 0,
-            high == height,
-            done if low == 0 else 0,
-            out[:, :rows],
-        )
+        rows = ready - done
+        low = max(0, done - REACH)
+        high = min(height, ready + REACH)
+        skip = done if low == 0 else 0
+        known = blurred[:, low - first : high - first]
+        blur_along_columns(known, low == 0, high == height, skip, out[:, :rows])
         out[:, :rows] += image[:, :rows]
         yield out[:, :rows]
         image[:, : arrived - ready] = image[:, rows : rows + arrived - ready]
         begin = max(0, ready - REACH)
         blurred[:, : arrived - begin] = blurred[:, begin - first : arrived - first]
-        done, first = ready, begin
-
-
-class Statistics:
-    """Mean and unbiased variance of each channel, float64 [C, 1, 1], of all strips together."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, np.zeros((1, 1, 1)), np.zeros((1, 1, 1))
-
-    def add(self, strip: np.ndarray) -> None:
-        block = max(1, IN_CACHE // strip.shape[2])
-        for top in range(0, strip.shape[1], block):
-            wide = strip[:, top : top + block].astype(np.float64)
-            count, mean = wide[0].size, wide.mean((1, 2), keepdims=True)
-            wide -= mean
-            squares = np.einsum("chw,chw->c", wide, wide)[:, None, None]
-            total, shift = self.count + count, mean - self.mean
-            self.squares = self.squares + squares + shift**2 * (self.count * count / total)
-            self.mean = self.mean + shift * (count / total)
-            self.count = total
-
-    @property
-    def variance(self) -> np.ndarray:
-        return self.squares / (self.count - 1)
-
-
-def statistics(strips: Iterable[np.ndarray]) -> Statistics:
-    found = Statistics()
-    for strip in strips:
-        found.add(strip)
-    return found
-
-
-class Waiting:
-    """Strips that wait for the end of the image: in memory up to IN_MEMORY bytes, then in a temporary file."""
-
-    def __init__(self) -> None:
-        self.shapes, self.kept, self.bytes, self.file = [], [], 0, None
-
-    def put(self, strip: np.ndarray) -> None:
-        """Keep a float32 strip. Raises StripError where the disk is full."""
-        self.shapes.append(strip.shape)
-        self.bytes += strip.nbytes
-        if self.file is None and self.bytes <= IN_MEMORY:
-            self.kept.append(strip.copy())
-            return
-        try:
-            if self.file is None:
-                self.file = tempfile.TemporaryFile(buffering=0)
-                for before in self.kept:
-                    self._write(before)
-                self.kept = []
-            self._write(strip)
-        except OSError as error:
-            raise StripError(
-                f"{self.bytes} bytes and more of a temporary file could not be written in "
-                f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more "
-                "room"
-            ) from None
-
-    def _write(self, strip: np.ndarray) -> None:
-        rest = memoryview(np.ascontiguousarray(strip, np.float32)).cast("B")
-        while rest:
-            rest = rest[self.file.write(rest) :]
-
-    def take(self) -> Strips:
-        """The strips, once; the caller may change them."""
-        if self.file is None:
-            yield from self.kept
-            return
-        with self.file:
-            self.file.seek(0)
-            for shape in self.shapes:
-                strip = np.empty(shape, np.float32)
-                rest = memoryview(strip).cast("B")
-                while rest:
-                    read = self.file.readinto(rest)
-                    if not read:
-                        raise StripError(
-                            "a temporary file ended before its time; run the command again"
-                        )
-                    rest = rest[read:]
-                yield strip
-
-
-def matched(strips: Iterable[np.ndarray], clip: bool, eps: float, wanted: Statistics) -> Strips:
-    """The image, clipped before or not, with the channels' mean and standard deviation of `wanted`.
-
-    A channel whose deviation is below 1e-6 takes the mean.
-    """
-    found, waiting = Statistics(), Waiting()
-    for strip in strips:
-        strip = strip.clip(0, 1) if clip else strip
-        found.add(strip)
-        waiting.put(strip)
-    deviation = np.sqrt(found.variance + eps)
-    flat = deviation < 1e-6
-    gain = np.where(
-        flat, 0.0, np.sqrt(wanted.variance + eps) / np.where(flat, 1.0, deviation)
-    ).astype(np.float32)
-    mean, target = found.mean.astype(np.float32), wanted.mean.astype(np.float32)
-    for strip in waiting.take():
-        strip -= mean
-        strip *= gain
-        strip += target
-        yield strip
+        done = ready
+        first = begin
 
 
 def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, scale: int) -> Strips:
-    """Colour-correct an image of [3, 4h, 4w], given as strips, by its float32 input [3, h, w] in [0, 1].
+    """Colour-correct an image by its input.
 
-    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go in. A strip is valid
-    until the next is asked for, in both directions.
+    The result may leave [0, 1]. Rows of the strips that come out are others than of those that go
+    in. A strip is valid until the next is asked for, in both directions.
+
+    Args:
+        strips: Of the image [3, 4h, 4w].
+        lr: Its input, float32 [3, h, w] in [0, 1].
+        correction: One of CORRECTIONS.
+        scale: How many times larger the image is.
 
     Raises:
         StripError: The image is not finite, or a temporary file does not find room.
@@ -353,9 +285,10 @@ def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, sca
 
 def to_bytes(strips: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
     """uint8 [height, width, C] of an image in [0, 1]: clipped, rounded to nearest."""
-    out, top = None, 0
+    top = 0
+    out = np.empty((0, 0, 0), np.uint8)
     for strip in strips:
-        if out is None:
+        if top == 0:
             out = np.empty((height, width, strip.shape[0]), np.uint8)
         pixels = np.rint(strip.clip(0, 1) * np.float32(255)).astype(np.uint8)
         out[top : top + strip.shape[1]] = pixels.transpose(1, 2, 0)
@@ -367,9 +300,10 @@ def to_bytes(strips: Iterable[np.ndarray], height: int, width: int) -> np.ndarra
 
 def to_floats(strips: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
     """float32 [1, C, height, width] in [0, 1] of the strips of an image."""
-    out, top = None, 0
+    top = 0
+    out = np.empty((1, 0, 0, 0), np.float32)
     for strip in strips:
-        if out is None:
+        if top == 0:
             out = np.empty((1, strip.shape[0], height, width), np.float32)
         np.clip(strip, 0, 1, out=out[0, :, top : top + strip.shape[1]])
         top += strip.shape[1]

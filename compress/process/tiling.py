@@ -1,9 +1,10 @@
 """Gaussian-weighted tiles: run a network on pieces of a large map and blend what comes out.
 
 Weights are OSEDiff's (`OSEDiff_test._gaussian_weights`): variance 0.01 in units of the tile, the
-centre at (n-1)/2 along x and n/2 along y as in the original. A weight is the product of one along each axis, and the
-grid of tiles is regular; so the weights are divided by their sum once along each axis, in float64, before any value
-meets them. Tiles are summed in float32 or better: in float16 the weights of a tile's corner would be 0.
+centre at (n-1)/2 along x and n/2 along y as in the original. A weight is the product of one along
+each axis, and the grid of tiles is regular; so the weights are divided by their sum once along each
+axis, in float64, before any value meets them. Tiles are summed in float32 or better: in float16 the
+weights of a tile's corner would be 0.
 """
 
 import math
@@ -14,19 +15,27 @@ import torch
 
 from compress.process.strips import shares, spans
 
+VARIANCE = 0.01  # of the weights, in units of the tile
+Function = Callable[[torch.Tensor], torch.Tensor]
+
 
 def gaussian_weights(height: int, width: int) -> torch.Tensor:
     """Blending weights of one tile: float64 [height, width], positive."""
+    along_y = _profile(height, height / 2)
+    along_x = _profile(width, (width - 1) / 2)
+    return torch.outer(along_y, along_x)
 
-    def profile(n: int, centre: float) -> torch.Tensor:
-        x = (torch.arange(n, dtype=torch.float64) - centre) / n
-        return torch.exp(-(x**2) / (2 * 0.01)) / math.sqrt(2 * math.pi * 0.01)
 
-    return torch.outer(profile(height, height / 2), profile(width, (width - 1) / 2))
+def _profile(side: int, centre: float) -> torch.Tensor:
+    x = (torch.arange(side, dtype=torch.float64) - centre) / side
+    return torch.exp(-(x**2) / (2 * VARIANCE)) / math.sqrt(2 * math.pi * VARIANCE)
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First positions of tiles that cover `length`; neighbours share at least `overlap`, none sticks out."""
+    """First positions of tiles that cover `length`.
+
+    Neighbours share at least `overlap`, and no tile sticks out.
+    """
     if length <= tile:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -34,17 +43,21 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_places(length: int, tile: int, overlap: int, align: int) -> list[int]:
-    """First positions, multiples of `align`, of the tiles along one side of `length`, which `align` divides."""
-    return [
-        align * s for s in tile_starts(length // align, tile // align, math.ceil(overlap / align))
-    ]
+    """First positions of the tiles along a side, multiples of `align`, which divides `length`."""
+    starts = tile_starts(length // align, tile // align, math.ceil(overlap / align))
+    return [align * start for start in starts]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a map is cut into tiles: sizes, and positions that are multiples of `align`, in its pixels.
+    """How a map is cut into tiles.
 
-    The outermost `margin` pixels of the map belong to no tile by themselves: tiles at its borders have them besides.
+    Attributes:
+        tile: Side of a tile in pixels of the map.
+        overlap: How many pixels neighbours share at least.
+        align: Positions of tiles are multiples of it.
+        margin: The outermost pixels of the map belong to no tile by themselves: tiles at its
+            borders have them besides.
     """
 
     tile: int
@@ -53,48 +66,87 @@ class Cut:
     margin: int = 0
 
     def places(self, side: int) -> tuple[list[int], int]:
-        """First pixels of the tiles along a side of the map, counted without the margin, and their length."""
+        """First pixels of the tiles along a side, counted without the margin, and their length."""
         inner = side - 2 * self.margin
         return tile_places(inner, self.tile, self.overlap, self.align), min(self.tile, inner)
 
 
+def _axis_weights(
+    starts: list[int], side: int, scale: float, margin: int, centre: float
+) -> list[torch.Tensor]:
+    """Weights of the tiles along one axis of the result, float64, of sum 1 at every pixel."""
+    scaled = [round(start * scale) for start in starts]
+    weights = shares(scaled, round(side * scale), centre, margin)
+    return [torch.from_numpy(weight) for weight in weights]
+
+
+def _blended_row(
+    function: Function,
+    band: torch.Tensor,
+    columns: list[tuple[int, int]],
+    along_y: torch.Tensor,
+    along_x: list[torch.Tensor],
+    scale: float,
+) -> tuple[torch.Tensor, torch.dtype]:
+    """The weighted sum of one row of tiles, and the type in which the function gives its result.
+
+    Args:
+        function: See `tiled`.
+        band: The rows of the map that the tiles cover.
+        columns: First column and the one after the last of each tile.
+        along_y: The tiles' weights along y.
+        along_x: Each tile's weights along x.
+        scale: See `tiled`.
+
+    Returns:
+        The sum in float32 or better.
+    """
+    left, right = columns[0]
+    piece = function(band[..., left:right])
+    wide = torch.promote_types(piece.dtype, torch.float32)
+    buffer = piece.new_zeros(*piece.shape[:3], round(band.shape[-1] * scale), dtype=wide)
+    for i, ((left, right), weights) in enumerate(zip(columns, along_x, strict=True)):
+        if i > 0:
+            piece = function(band[..., left:right])
+        weight = torch.outer(along_y, weights)
+        buffer[..., round(left * scale) : round(right * scale)] += piece * weight.to(buffer)
+    return buffer, piece.dtype
+
+
 def tiled_rows(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, how: Cut, scale: float = 1.0
+    function: Function, x: torch.Tensor, how: Cut, scale: float = 1.0
 ) -> Iterator[torch.Tensor]:
-    """As `tiled`, in strips [B, C', rows, W*scale] from top to bottom, each given as soon as it is complete."""
+    """As `tiled`, in strips from top to bottom, each given as soon as it is complete.
+
+    Yields:
+        [B, C', rows, W*scale].
+    """
     height, width = x.shape[-2:]
-    (tops, tall), (lefts, wide) = how.places(height), how.places(width)
+    tops, tall = how.places(height)
+    lefts, wide = how.places(width)
     if len(tops) == len(lefts) == 1:
         yield function(x)
         return
-    rows, columns = spans(tops, tall, how.margin), spans(lefts, wide, how.margin)
-
-    def scaled(*values: int) -> list[int]:
-        return [round(value * scale) for value in values]
-
-    tall, wide, margin = scaled(tall, wide, how.margin)
-    along_y = shares(scaled(*tops), tall, tall / 2, margin)
-    along_x = shares(scaled(*lefts), wide, (wide - 1) / 2, margin)
-    rest = None  # of the rows of tiles before: what the next one adds to
+    rows = spans(tops, tall, how.margin)
+    columns = spans(lefts, wide, how.margin)
+    margin = round(how.margin * scale)
+    along_y = _axis_weights(tops, tall, scale, margin, centre=0.5 * round(tall * scale))
+    along_x = _axis_weights(lefts, wide, scale, margin, centre=0.5 * (round(wide * scale) - 1))
+    rest: torch.Tensor | None = None  # of the tiles above: what those of the next row add to
     for i, (top, bottom) in enumerate(rows):
-        buffer = None
-        for (left, right), share in zip(columns, along_x, strict=True):
-            piece = function(x[..., top:bottom, left:right])
-            if buffer is None:
-                dtype = torch.promote_types(piece.dtype, torch.float32)
-                buffer = piece.new_zeros(*piece.shape[:3], round(width * scale), dtype=dtype)
-            weight = torch.outer(torch.from_numpy(along_y[i]), torch.from_numpy(share))
-            first, last = scaled(left, right)
-            buffer[..., first:last] += piece * weight.to(buffer)
+        band = x[..., top:bottom, :]
+        buffer, dtype = _blended_row(function, band, columns, along_y[i], along_x, scale)
         if rest is not None:
             buffer[..., : rest.shape[-2], :] += rest
-        complete = round((rows[i + 1][0] - top) * scale) if i + 1 < len(rows) else buffer.shape[-2]
-        yield buffer[..., :complete, :].to(piece.dtype)
+        complete = buffer.shape[-2]
+        if i + 1 < len(rows):
+            complete = round((rows[i + 1][0] - top) * scale)
+        yield buffer[..., :complete, :].to(dtype)
         rest = buffer[..., complete:, :].clone()
 
 
 def tiled(
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Function,
     x: torch.Tensor,
     tile: int,
     overlap: int,
@@ -102,19 +154,32 @@ def tiled(
     align: int = 1,
     margin: int = 0,
 ) -> torch.Tensor:
-    """Apply `function` to overlapping square tiles of `x` [B, C, H, W] and blend the results.
+    """Apply a function to overlapping square tiles of a map and blend the results.
 
-    `function` maps [B, C, h, w] to [B, C', h*scale, w*scale]. `tile` and `overlap` are in the pixels of `x`;
-    tile positions are multiples of `align`, which must divide H and W, so that they fall on whole
-    output pixels. A map no larger than one tile is passed through unchanged. `margin` is what `Cut` says.
+    A map no larger than one tile is passed through unchanged.
+
+    Args:
+        function: Maps [B, C, h, w] to [B, C', h*scale, w*scale].
+        x: [B, C, H, W].
+        tile: Side of a tile in pixels of `x`.
+        overlap: How many pixels neighbours share at least.
+        scale: How many times larger the result is.
+        align: Tile positions are multiples of it, so that they fall on whole output pixels. It must
+            divide H and W.
+        margin: See `Cut`.
+
+    Returns:
+        [B, C', H*scale, W*scale].
     """
-    whole, filled = None, 0
-    for strip in tiled_rows(function, x, Cut(tile, overlap, align, margin), scale):
-        height = round(x.shape[-2] * scale)
-        if strip.shape[-2] == height:
-            return strip
-        if whole is None:
-            whole = strip.new_empty(*strip.shape[:2], height, strip.shape[-1])
+    height = round(x.shape[-2] * scale)
+    strips = tiled_rows(function, x, Cut(tile, overlap, align, margin), scale)
+    first = next(strips)
+    if first.shape[-2] == height:
+        return first
+    whole = first.new_empty(*first.shape[:2], height, first.shape[-1])
+    filled = first.shape[-2]
+    whole[..., :filled, :] = first
+    for strip in strips:
         whole[..., filled : filled + strip.shape[-2], :] = strip
         filled += strip.shape[-2]
     return whole

@@ -3,7 +3,8 @@
 Source and passes are built on the meta device and counted one by one. `plan_text` prints it.
 """
 
-from compress.cost.count import Cost, Replaced, measure
+from compress.cost.cost import Cost, Replaced
+from compress.cost.count import measure, measure_module
 from compress.model.passes import Pass
 from compress.passes.quantize import Quantize
 from compress.recipe.checkpoint import convert_all, dump
@@ -49,9 +50,9 @@ def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> 
 
 
 def replaced(recipe: Recipe) -> Replaced | None:
-    """What the published system runs and the source does not.
-
-    None for a source that says nothing of the kind.
-    """
-    method = getattr(recipe.source, "replaced", None)
-    return method() if method is not None else None
+    """What the published system runs and the source does not, counted; None for most sources."""
+    part = recipe.source.replaced()
+    if part is None:
+        return None
+    cost = measure_module(part.module, part.example, name=part.name)
+    return Replaced(part.name, part.title, part.by, part.system, cost)

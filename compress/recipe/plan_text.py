@@ -3,7 +3,8 @@
 import json
 
 from compress.cost import phones
-from compress.cost.count import Cost, Replaced, component_table, table
+from compress.cost.cost import Cost, Replaced
+from compress.cost.table import component_table, table
 from compress.process.resample import SCALE
 from compress.recipe.plan import replaced
 from compress.recipe.recipe import Recipe, resolved, to_yaml

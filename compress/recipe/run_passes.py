@@ -8,7 +8,7 @@ import torch
 
 from compress.core.errors import UserError
 from compress.core.processes import main_first
-from compress.cost.count import Cost
+from compress.cost.cost import Cost
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.recipe.cache import PassCache

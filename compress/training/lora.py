@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.networks.latent_diffusion import UNetDenoiser
-from compress.networks.sd21_checkpoint import LORA_ALPHA
+from compress.networks.osediff_file import LORA_ALPHA
 
 ADAPTER = "default"
 

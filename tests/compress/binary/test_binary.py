@@ -360,7 +360,7 @@ def test_full_size_counts_of_the_published_student(shared):
         118_421_504,
         50_070_646_784,
     )
-    assert all(row.arithmetic_bits == 1 for row in binary)
+    assert all(row.arithmetic.bits == 1 for row in binary)
     assert (sum(row.params for row in low_rank), macs(low_rank)) == (1_241_856, 938_478_336)
     assert (sum(row.params for row in kept), macs(kept)) == (13_123, 53_084_160)
     densities = {

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from compress.cost import phones
-from compress.cost.count import Cost, Layer, measure, measure_module
+from compress.cost.cost import Arithmetic, Cost, Layer
+from compress.cost.count import measure, measure_module
 from compress.families.osediff import OSEDiffSource
 from compress.passes import PASSES
 from compress.recipe.checkpoint import convert_all
@@ -26,9 +27,8 @@ def layer(
         name,
         "Conv2d",
         params=110,
-        paper_bits=100 * (weight_bits or 32),
         macs_conv=macs,
-        arithmetic_bits=bits,
+        arithmetic=Arithmetic(weight_bits or bits, bits, floating=weight_bits is None),
     )
 
 

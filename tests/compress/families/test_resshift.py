@@ -20,7 +20,8 @@ from compress.families.resshift import NANO_UNET, ResShiftSource
 from compress.folding.film import fold_film
 from compress.model.sr_model import SRModel, Tiling
 from compress.networks.residual_shift import CodeDecoder, PairDenoiser, PairEncoder
-from compress.networks.swin_unet import SwinUNet, SwinUNetConfig
+from compress.networks.swin_layer import SwinUNetConfig
+from compress.networks.swin_unet import SwinUNet
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
 from compress.passes.strip import Strip
 from compress.process.padding import pad

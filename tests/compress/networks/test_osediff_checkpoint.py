@@ -21,7 +21,8 @@ from compress.core.errors import UserError
 from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.networks.sd21_checkpoint import load_sd21, lora_modules, merge_lora, modern_names
+from compress.networks.osediff_file import lora_modules, merge_lora, modern_names
+from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.one_step import OneStep
 
 TOKENS = 12

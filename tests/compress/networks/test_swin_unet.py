@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
-from compress.networks.swin_unet import (
+from compress.networks.swin_layer import (
     SwinBlock,
-    SwinUNet,
     SwinUNetConfig,
     relative_position_index,
     shift_mask,
-    timestep_embedding,
 )
+from compress.networks.swin_unet import SwinUNet, timestep_embedding
 
 
 @pytest.fixture(scope="module")

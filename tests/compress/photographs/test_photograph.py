@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from compress.photographs import header, reading, writing
-from compress.photographs.problem import CannotWrite, PhotographError, shown
+from compress.photographs.problem import CannotWriteError, PhotographError, shown
 
 SIDE = 24
 
@@ -452,9 +452,9 @@ def test_nothing_is_overwritten_and_nothing_left(tmp_path):
     Image.fromarray(noise()).save(tmp_path / "a.png")
     found = reading.read(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    with pytest.raises(CannotWrite, match="exists"):
+    with pytest.raises(CannotWriteError, match="exists"):
         writing.save(found.pixels, found, tmp_path / "a.png", "png", None)
-    with pytest.raises(CannotWrite, match="cannot write"):
+    with pytest.raises(CannotWriteError, match="cannot write"):
         writing.save(found.pixels, found, tmp_path / "none" / "b.png", "png", None)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before

@@ -13,7 +13,8 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
-from compress.networks.swin_unet import SwinUNet, SwinUNetConfig
+from compress.networks.swin_layer import SwinUNetConfig
+from compress.networks.swin_unet import SwinUNet
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
 from compress.process.resample import upsample
 from compress.process.residual_shift import ResidualShift

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from compress.core.errors import UserError
 from compress.model.sr_model import Tiling
-from compress.process import strips
+from compress.process import matching, strips
 from compress.process.colour import FIXES
 from compress.process.padding import pad, surround
 from compress.process.resample import SCALE, upsample
@@ -59,7 +59,7 @@ def test_any_strips_give_the_whole_image(name, size, monkeypatch):
     expected = FORMULAS[name](image.double(), lr.double()).float()
     assert (FIXES[name](image, lr) - expected).abs().max() <= 1e-5
     for rows, limit in ((1, 0), (5, 2**28), (31, 0), (62, 2**28), (1000, 0)):
-        monkeypatch.setattr(strips, "IN_MEMORY", limit)
+        monkeypatch.setattr(matching, "IN_MEMORY", limit)
         parts = [image[0, :, y : y + rows].numpy() for y in range(0, image.shape[2], rows)]
         found = whole(strips.corrected(iter(parts), lr[0].numpy(), name, SCALE))
         assert found.dtype == np.float32
@@ -105,8 +105,8 @@ def test_a_full_disk_is_told(monkeypatch):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(strips, "IN_MEMORY", 0)
-    monkeypatch.setattr(strips.tempfile, "TemporaryFile", lambda **options: Full())
+    monkeypatch.setattr(matching, "IN_MEMORY", 0)
+    monkeypatch.setattr(matching.tempfile, "TemporaryFile", lambda **options: Full())
     image = np.zeros((3, 64, 64), np.float32)
     with pytest.raises(strips.StripError, match=r"No space left on device.*TMPDIR"):
         strips.to_bytes(

@@ -127,7 +127,7 @@ def test_geglu_is_two_convolutions_with_their_biases(tokens):
 
 def test_windows_have_four_axes():
     """A Swin layer's partition, as it is and after the rewrites."""
-    from compress.networks.swin_unet import SwinBlock, SwinUNetConfig
+    from compress.networks.swin_layer import SwinBlock, SwinUNetConfig
 
     torch.manual_seed(0)
     config = SwinUNetConfig(
