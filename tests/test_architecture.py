@@ -53,7 +53,6 @@ PACKAGES = ("compress", "export", "eval")  # alone, each stands for its __init__
 STILL_THERE: dict[str, set[str]] = {
     "compress.core.errors": {"compress.core.files"},
     "compress.pipeline.reports": {"eval.curve", "eval.report"},
-    "compress.training.distillation": {"compress.families.osediff"},
     "eval.data.dataset": {"eval.named_sets"},
     "eval.report": {"eval.curve"},
     "eval.reporting.card": {"eval.report"},

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.core import marks
@@ -18,8 +19,12 @@ from compress.core.errors import UserError
 from compress.data.degradation import PRESETS, degrade
 from compress.families.osediff import OSEDiffSource
 from compress.recipe.checkpoint import load_model, save_model
-from compress.training import loop, losses, stages
-from compress.training.pass_through import pass_pixels
+from compress.stages.images import Setting
+from compress.stages.pass_through import pass_pixels
+from compress.stages.pixel_blocks import PixelBlocks, pixel_blocks
+from compress.training import losses, session
+from compress.training.ema import EMA
+from compress.training.initialise import initialise
 
 SOURCE = {
     "family": "osediff",
@@ -53,7 +58,11 @@ STAGES = [
 
 
 def nano(**changes):
-    return train.initialise(OSEDiffSource(**SOURCE | changes).build(), 0)
+    return initialise(OSEDiffSource(**SOURCE | changes).build(), 0)
+
+
+def setting(model, weights):
+    return Setting(model, weights, None, PRESETS["mild"], (0,))
 
 
 @pytest.fixture(scope="module")
@@ -143,24 +152,23 @@ def test_the_encoder_passes_pixels_through():
     images, model = smooth(6, 64), nano()
     error = pass_pixels(model.encoder, images[:4], model.process.signal)
     emitted = model.encoder(images[4:]) / model.process.signal
-    assert emitted.shape == (2, 12, 32, 32) and error < 0.02
-    inside = (emitted - stages.pixel_blocks(images[4:]))[..., 1:-1, 1:-1]
+    assert emitted.shape == (2, 12, 32, 32)
+    assert error < 0.02
+    inside = (emitted - pixel_blocks(images[4:]))[..., 1:-1, 1:-1]
     assert inside.square().mean().sqrt() < 2 * error + 0.005
     # Channel 4 * colour + 2 * row + column.
-    assert torch.equal(
-        stages.pixel_blocks(images)[:, 4 * 2 + 2 * 1 + 0], images[:, 2, 1::2, 0::2] * 2 - 1
-    )
+    assert torch.equal(pixel_blocks(images)[:, 4 * 2 + 2 * 1 + 0], images[:, 2, 1::2, 0::2] * 2 - 1)
 
 
 @torch.no_grad()
 def test_the_stage_starts_from_the_pixels():
     model, clean = nano(), smooth(4, 64)
-    stage = stages.PixelBlocks(
-        model, {"l1": 1.0, "blocks": 1.0}, None, PRESETS["mild"], (0,), clean=clean
-    )
+    stage = PixelBlocks(setting(model, {"l1": 1.0, "blocks": 1.0}), clean)
     lr, target = smooth(2, 32, 1), torch.rand(2, 3, 128, 128)
     image, terms = stage([lr, target], 0)
-    assert image.shape == target.shape and set(terms) == {"l1", "blocks"} and terms["blocks"] < 0.1
+    assert image.shape == target.shape
+    assert set(terms) == {"l1", "blocks"}
+    assert terms["blocks"] < 0.1
     torch.testing.assert_close(terms["l1"], (image - target).abs().mean())
     # The decoder sees the target's own reduction, not the low-resolution image.
     assert torch.equal(image, stage([torch.rand(2, 3, 32, 32), target], 0)[0])
@@ -169,19 +177,15 @@ def test_the_stage_starts_from_the_pixels():
         model.clean_latent(model.encoder(lr)), model.encoder(lr) / model.process.signal
     )
     assert stage.trained == ("encoder", "decoder")
-    assert stages.PixelBlocks(
-        nano(), {"l1": 1.0}, None, PRESETS["mild"], (0,), clean=clean
-    ).trained == ("decoder",)
+    assert PixelBlocks(setting(nano(), {"l1": 1.0}), clean).trained == ("decoder",)
 
 
 def test_sources_that_cannot_pass_pixels_are_told_why():
-    options = ({"l1": 1.0}, None, PRESETS["mild"], (0,))
+    clean = torch.rand(2, 3, 64, 64)
     with pytest.raises(UserError, match="needs 12 latent channels"):
-        stages.PixelBlocks(nano(latent_channels=4), *options, clean=torch.rand(2, 3, 64, 64))
+        PixelBlocks(setting(nano(latent_channels=4), {"l1": 1.0}), clean)
     with pytest.raises(UserError, match="last of at least 32 channels"):
-        stages.PixelBlocks(
-            nano(encoder_channels=(8, 8, 16, 24)), *options, clean=torch.rand(2, 3, 64, 64)
-        )
+        PixelBlocks(setting(nano(encoder_channels=(8, 8, 16, 24)), {"l1": 1.0}), clean)
 
 
 def test_mixed_degradation_takes_either_preset():
@@ -202,24 +206,14 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
 ):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
     record = json.loads((tmp_path / "a.json").read_text())
-    assert (
-        len(record["teacher_hash"]) == 64
-        and record["recipe"]["teacher"]["path"] == "teacher.safetensors"
-    )
+    assert len(record["teacher_hash"]) == 64
+    assert record["recipe"]["teacher"]["path"] == "teacher.safetensors"
     assert 0 < record["stages"][0]["passed_rms"] < 0.1
     # The second run has all pairs.
     monkeypatch.setattr("compress.stages.taught.load_teacher", None)
 
-    def dies(module, *rest, **kwargs):
-        if module == "1_end_to_end":
-            kwargs["after_step"] = lambda done: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
-            )
-            kwargs["checkpoint_seconds"] = 0
-        return loop.train(module, *rest, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", dies)
+        patch.setattr(session, "train", killed("1_end_to_end", 3, checkpoint_seconds=0))
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     capsys.readouterr()
     assert (
@@ -243,7 +237,8 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
             call(recipe, "--workdir", tmp_path / "b", "--export-checkpoint", tmp_path / name) == 2
         )
         assert call(recipe, "--workdir", tmp_path / "c", "-o", tmp_path / name) == 2
-    assert (tmp_path / "mine.json").read_text() == "mine" and not (tmp_path / "c").exists()
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert not (tmp_path / "c").exists()
     # Killed between the two renames of a checkpoint.
     checkpoint = tmp_path / "b" / "1_end_to_end.checkpoint"
     aside = tmp_path / "b" / f".{checkpoint.name}.0.old"
@@ -265,22 +260,24 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
             assert torch.equal(start[key], end[key])
     key = "decoder.decoder.conv_in.weight"
     moved = (end[key] - start[key]).abs().mean()
-    assert moved > 0 and 0 < (taken[key].float() - start[key]).abs().mean() < 2 * moved
+    assert moved > 0
+    assert 0 < (taken[key].float() - start[key]).abs().mean() < 2 * moved
 
 
 def test_averaged_weights_are_only_lent():
     parameter = torch.nn.Parameter(torch.tensor([1.0, 0.1]))
-    ema = loop.EMA([parameter], 0.9)
+    ema = EMA([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(0.3)
     ema.update()
     with ema.in_place():
         inside = parameter.detach().clone()
-    assert torch.equal(parameter, torch.full((2,), 0.3)) and torch.equal(inside, ema.shadow[0])
+    assert torch.equal(parameter, torch.full((2,), 0.3))
+    assert torch.equal(inside, ema.shadow[0])
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("data.folders=[]", "data.folders is empty"),
         ("teacher.path=no/such.pth", "no/such.pth is no teacher"),

@@ -1,4 +1,4 @@
-"""Training: a few steps of every stage, resume that continues exactly, and stages that keep what they promise."""
+"""Training: every stage for a few steps, resume that continues exactly, and what stages promise."""
 
 import json
 import re
@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
@@ -18,8 +19,11 @@ from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
-from compress.training import loop, losses, stages
+from compress.stages import base, latents
+from compress.training import loop, losses, session
 from compress.training.discriminator import patch_discriminator
+from compress.training.ema import EMA
+from compress.training.initialise import initialise
 from compress.training.soften import soften
 
 STAGES = [
@@ -53,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def recipe(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "LATENT_POOL", 4)
+    monkeypatch.setattr(base, "LATENT_POOL", 4)
     path = tmp_path / "train.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -83,23 +87,14 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     ]
     record = json.loads((tmp_path / "a.json").read_text())
     assert [s["stage"] for s in record["stages"]] == ["autoencoder", "latent", "end_to_end"]
-    assert record["images"] == 2 and record["recipe"]["data"]["folders"] == [folder.name]
-    assert (
-        all(s["log"][-1]["loss"] > 0 for s in record["stages"])
-        and "critic" in record["stages"][2]["log"][-1]
-    )
+    assert record["images"] == 2
+    assert record["recipe"]["data"]["folders"] == [folder.name]
+    assert all(s["log"][-1]["loss"] > 0 for s in record["stages"])
+    assert "critic" in record["stages"][2]["log"][-1]
 
-    # Killed in the last stage after two steps, then started again.
-    def dies(module, *rest, **kwargs):
-        if module == "2_end_to_end":
-            kwargs["after_step"] = lambda done: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
-            )
-            kwargs["checkpoint_every"] = 2
-        return loop.train(module, *rest, **kwargs)
-
+    # Killed in the last stage after a checkpoint, then started again.
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", dies)
+        patch.setattr(session, "train", killed("2_end_to_end", 3, checkpoint_every=2))
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     assert not (tmp_path / "b.safetensors").exists()
     assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 0
@@ -107,7 +102,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert a.keys() == b.keys()
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
-    # A blended stage ends between the weights that it began with and those that it would have ended with.
+    # A blended stage ends between the weights that it began with and those of the unblended one.
     shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
     assert (
         call(
@@ -138,7 +133,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
 
 
 def nano(seed=0):
-    return train.initialise(OSEDiffSource().build(), seed)
+    return initialise(OSEDiffSource().build(), seed)
 
 
 @torch.no_grad()
@@ -148,7 +143,8 @@ def test_soften_moves_the_image_towards_bicubic():
     before, state = model.network(lr), {k: v.clone() for k, v in model.state_dict().items()}
     taken = soften(model, crops, PRESETS["mild"], (0, 1), 0.25)
     moved, wanted = model.network(lr) - before, 0.25 * (upsample(lr) - before)
-    assert 0.1 < taken < 1 and (moved - wanted).square().mean() < 0.9 * wanted.square().mean()
+    assert 0.1 < taken < 1
+    assert (moved - wanted).square().mean() < 0.9 * wanted.square().mean()
     # Nothing but the last convolution has changed.
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, state[k])}
     assert changed == {"decoder.decoder.conv_out.weight", "decoder.decoder.conv_out.bias"}
@@ -158,7 +154,7 @@ def test_soften_moves_the_image_towards_bicubic():
 
 def test_soften_refuses_a_decoder_that_ends_otherwise():
     model = EdgeSDSRSource().build()
-    model = train.initialise(model, 0)
+    model = initialise(model, 0)
     with pytest.raises(UserError, match="does not end with a plain convolution"):
         soften(model, [torch.rand(1, 3, 256, 256)], PRESETS["mild"], (0,), 0.1)
 
@@ -167,7 +163,7 @@ def test_soften_refuses_a_decoder_that_ends_otherwise():
 def test_unit_latent_keeps_the_function():
     model, image = nano(), torch.rand(2, 3, 64, 64)
     before = model.decoder(model.encoder.encode(image * 2 - 1))
-    deviation = stages.unit_latent(model, image)
+    deviation = latents.unit_latent(model, image)
     assert deviation > 0
     torch.testing.assert_close(
         model.decoder(model.encoder.encode(image * 2 - 1)), before, rtol=1e-3, atol=1e-4
@@ -179,7 +175,7 @@ def test_unit_latent_keeps_the_function():
 def test_signal_scale_starts_from_the_identity():
     model, lr = nano(), torch.rand(1, 3, 32, 32)
     clean = model.encoder(lr)
-    stages.encode_at_signal_scale(model)
+    latents.encode_at_signal_scale(model)
     torch.testing.assert_close(model.clean_latent(model.encoder(lr)), clean, rtol=1e-4, atol=1e-4)
 
 
@@ -198,7 +194,8 @@ def test_lpips_from_a_file(shared, tmp_path):
     assert metric(image, image.detach()).item() == pytest.approx(0, abs=1e-6)
     value = metric(image, torch.rand(1, 3, 64, 64))
     value.sum().backward()
-    assert value.item() > 0.05 and image.grad.abs().sum() > 0
+    assert value.item() > 0.05
+    assert image.grad.abs().sum() > 0
     with pytest.raises(UserError, match="do not fit the 'alex' network"):
         losses.lpips(shared / "iqa" / "lpips_squeeze_v0.1.safetensors", "alex")
     with pytest.raises(UserError, match="do not exist"):
@@ -207,7 +204,7 @@ def test_lpips_from_a_file(shared, tmp_path):
 
 def test_ema_and_schedule():
     parameter = torch.nn.Parameter(torch.zeros(2))
-    ema = loop.EMA([parameter], 0.9)
+    ema = EMA([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(1.0)
     ema.update()
@@ -215,15 +212,13 @@ def test_ema_and_schedule():
     ema.copy_to_model()
     assert parameter[0].item() == pytest.approx(1 - 2 / 11)
     factor = loop.cosine_with_warmup(100, 10)
-    assert (
-        factor(0) == pytest.approx(0.1)
-        and factor(10) == pytest.approx(1)
-        and factor(100) == pytest.approx(0.02)
-    )
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(10) == pytest.approx(1)
+    assert factor(100) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    ("change", "said"),
     [
         ("data.folders=[no/such]", "no/such does not exist"),
         ("stages.0.losses={lpips: 1.0}", "lpips_weights"),

@@ -1,4 +1,4 @@
-"""Discriminators made of a UNet: what trains and how much of it, and that they judge what they are given."""
+"""Discriminators made of a UNet: what trains, how much of it, and what they judge."""
 
 import copy
 
@@ -50,7 +50,8 @@ def test_adcsr_counts_at_sd21(sd21):
     )
     base = judge.unet.conv_in.base_layer
     lora = [p for name, p in judge.named_parameters() if ".lora_" in name]
-    assert count(base.parameters()) == 737_600 and count(lora) == 4_064_784
+    assert count(base.parameters()) == 737_600
+    assert count(lora) == 4_064_784
     assert count(judge.trainable_parameters()) == 4_802_384
     assert {m.scaling["default"] for m in judge.modules() if isinstance(m, LoraLayer)} == {
         2.0
@@ -59,7 +60,8 @@ def test_adcsr_counts_at_sd21(sd21):
         id(p) for p in judge.trainable_parameters()
     }
     assert judge(torch.empty(2, 256, 64, 64, device="meta")).shape == (2, 4, 64, 64)
-    assert denoiser.unet.conv_in.in_channels == 4 and type(denoiser.unet.conv_in) is nn.Conv2d
+    assert denoiser.unet.conv_in.in_channels == 4
+    assert type(denoiser.unet.conv_in) is nn.Conv2d
 
 
 def test_noise_aware_counts_at_sd21(sd21):
@@ -144,12 +146,12 @@ def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
     judge = judges(random_nano)[which]
     trained = {n for n, p in judge.named_parameters() if p.requires_grad}
     judge.requires_grad_(False)
-    assert not any(p.requires_grad for p in judge.parameters()) and len(
-        judge.trainable_parameters()
-    ) == len(trained)
+    assert not any(p.requires_grad for p in judge.parameters())
+    assert len(judge.trainable_parameters()) == len(trained)
     x = torch.randn(1, (8, LATENT)[which], 16, 16, requires_grad=True)
     judge(x).mean().backward()
-    assert x.grad.abs().sum() > 0 and all(p.grad is None for p in judge.parameters())
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is None for p in judge.parameters())
     assert judge.requires_grad_(True) is judge
     assert {n for n, p in judge.named_parameters() if p.requires_grad} == trained
 
@@ -180,10 +182,12 @@ def test_noise_aware_input_and_output(random_nano):
     latent = torch.randn(64, LATENT, 8, 16)
     logits = judge(latent, torch.Generator().manual_seed(3))
     noisy, timesteps = seen[0]
-    assert logits.shape == (64, 1, 1, 2) and set(timesteps.tolist()) == {500, 501}
+    assert logits.shape == (64, 1, 1, 2)
+    assert set(timesteps.tolist()) == {500, 501}
     abar = table[timesteps].float().view(-1, 1, 1, 1)
     noise = (noisy - abar.sqrt() * latent) / (1 - abar).sqrt()
-    assert abs(noise.mean().item()) < 0.03 and noise.std().item() == pytest.approx(1, abs=0.03)
+    assert abs(noise.mean().item()) < 0.03
+    assert noise.std().item() == pytest.approx(1, abs=0.03)
     assert torch.equal(judge(latent, torch.Generator().manual_seed(3)), logits)
     assert not torch.equal(judge(latent, torch.Generator().manual_seed(4)), logits)
     torch.manual_seed(5)
@@ -220,7 +224,7 @@ def test_state_survives_a_copy(random_nano):
 def test_a_source_that_cannot_serve(random_nano):
     table = alphas_cumprod()
     with pytest.raises(
-        UserError, match="NoiseAwareDiscriminator: the UNet's timestep is folded.*before the strip"
+        UserError, match=r"NoiseAwareDiscriminator: the UNet's timestep is folded.*before the strip"
     ):
         NoiseAwareDiscriminator(stripped(random_nano).denoiser, None, table)
     folded_prompt = stripped(random_nano, timestep="keep").denoiser

@@ -1,4 +1,4 @@
-"""The distill pass: it learns, resumes exactly, and every loss and discriminator trains what it should."""
+"""The distill pass: it learns, resumes exactly, and every loss trains what it should."""
 
 import copy
 import json
@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
+from support.killed import killed
 from torch import nn
 
 from compress.core.errors import UserError
@@ -14,9 +15,10 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
 from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
-from compress.training import distillation as fit
-from compress.training import loop
+from compress.training import loop, session
+from compress.training.acceleration import accelerator as new_accelerator
 from compress.training.adversarial import adversarial
+from compress.training.ema import EMA
 
 
 def distill(**options):
@@ -64,7 +66,9 @@ def test_the_decoder_learns_and_only_it(source, student, tmp_path):
     ]["l1"]
     figures = config.fit(student, context(source, student, tmp_path))
     assert {name.partition(".")[0] for name in changed(before, student)} == {"decoder"}
-    assert figures["steps"] == 30 and figures["images"] == 5 and figures["critic_parameters"] == 0
+    assert figures["steps"] == 30
+    assert figures["images"] == 5
+    assert figures["critic_parameters"] == 0
     assert figures["trained_parameters"] == sum(p.numel() for p in student.decoder.parameters())
     assert figures["log"][-1]["l1"] < 0.9 * start  # a running mean, which lags
     assert [p.name for p in sorted((tmp_path / "samples").iterdir())] == [
@@ -87,17 +91,11 @@ def test_resume_gives_what_an_unbroken_run_gives(source, student, tmp_path, monk
     whole = copy.deepcopy(student)
     config.fit(whole, context(source, student, tmp_path / "a"))
 
-    def dies(*arguments, **options):
-        def stop(done):
-            if done == 3:
-                raise KeyboardInterrupt
-
-        return loop.train(*arguments, **options | {"after_step": stop})
-
     broken = copy.deepcopy(student)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit, "train", dies)
-        config.fit(broken, context(source, student, tmp_path / "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "train", killed("distill student", 3))
+        with pytest.raises(KeyboardInterrupt):
+            config.fit(broken, context(source, student, tmp_path / "b"))
     again = copy.deepcopy(student)
     config.fit(again, context(source, student, tmp_path / "b"))
     for name, value in whole.state_dict().items():
@@ -133,7 +131,8 @@ def test_every_critic(source, student, tmp_path, options):
     assert changed(before, student)
     assert all(torch.isfinite(v).all() for v in student.state_dict().values())
     row = figures["log"][-1]
-    assert set(options["losses"]) <= row.keys() and all(v == v for v in row.values())
+    assert set(options["losses"]) <= row.keys()
+    assert all(v == v for v in row.values())
     assert (
         (figures["critic_parameters"] > 0) == ("tsm" not in options["losses"]) == ("critic" in row)
     )
@@ -151,7 +150,8 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
 
     config = distill(stage="student", losses={"feature": 1.0}, steps=25, lr=2e-3)
     figures = config.fit(student, FitContext(source=source, before=model_before, workdir=tmp_path))
-    assert asked == ["decoder_join"] and figures["log"][-1]["feature"] < 1.2
+    assert asked == ["decoder_join"]
+    assert figures["log"][-1]["feature"] < 1.2
     assert all(
         n.startswith(("denoiser.", "decoder.decoder.mid_block."))
         for n in config.trained_names(student)
@@ -162,10 +162,12 @@ def test_gradients_of_a_gan_go_where_they_belong():
     judge, fake = nn.Linear(3, 1), torch.randn(4, 3, requires_grad=True)
     generator, critic = adversarial(judge, list(judge.parameters()), torch.randn(4, 3), fake)
     generator.backward()
-    assert fake.grad.abs().sum() > 0 and judge.weight.grad is None
+    assert fake.grad.abs().sum() > 0
+    assert judge.weight.grad is None
     fake.grad = None
     critic.backward()
-    assert fake.grad is None and judge.weight.grad.abs().sum() > 0
+    assert fake.grad is None
+    assert judge.weight.grad.abs().sum() > 0
 
 
 def test_accumulated_batches_equal_one_large(tmp_path):
@@ -173,29 +175,23 @@ def test_accumulated_batches_equal_one_large(tmp_path):
     results = []
     for accumulate, batches in ((1, data), (2, data.view(12, 2, 5))):
         torch.manual_seed(0)
-        layer, accelerator = nn.Linear(5, 1), fit.accelerator("fp32", torch.device("cpu"))
+        layer, accelerator = nn.Linear(5, 1), new_accelerator("fp32", torch.device("cpu"))
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         layer, optimizer = accelerator.prepare(layer, optimizer)
         loop.train(
-            "toy",
-            accelerator,
-            [layer],
-            [optimizer],
+            loop.Plan("toy", tmp_path / str(accumulate), 6, accumulate, warmup=1),
+            loop.Parts(accelerator, [layer], [optimizer], EMA(layer.parameters(), 0.0)),
             batches,
-            lambda i, x: {"loss": layer(x).square().mean()},
-            steps=6,
-            ema=loop.EMA(layer.parameters(), 0.0),
-            workdir=tmp_path / str(accumulate),
-            warmup=1,
-            accumulate=accumulate,
+            lambda i, x, layer=layer: {"loss": layer(x).square().mean()},
         )
         results.append(layer.weight.detach().clone())
     torch.testing.assert_close(*results)
-    assert isinstance(accelerator, Accelerator) and results[0].abs().sum() > 0
+    assert isinstance(accelerator, Accelerator)
+    assert results[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    ("options", "said"),
     [
         ({"stage": "student", "losses": {"lpips": 1.0}}, "lpips needs lpips_weights"),
         ({"stage": "student", "losses": {"vsd": 1.0}}, "vsd needs prior"),

@@ -78,8 +78,11 @@ def test_ea_dists_from_a_file(loss, state, tmp_path):
     assert loss(image, image.detach()).item() == pytest.approx(0, abs=1e-5)
     value = loss(image, other)
     value.backward()
-    assert value.ndim == 0 and value.item() > 0.01 and image.grad.abs().sum() > 0
-    assert not any(p.requires_grad for p in loss.parameters()) and not loss.dists.training
+    assert value.ndim == 0
+    assert value.item() > 0.01
+    assert image.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert not loss.dists.training
     expected = (
         loss.dists(image, other).mean()
         + loss.dists(losses.sobel(image), losses.sobel(other)).mean()
@@ -101,24 +104,26 @@ def test_the_value_depends_on_edges(loss):
 
 
 def test_files_that_do_not_fit(state, tmp_path):
-    with pytest.raises(UserError, match="DISTS weights .*none.pth do not exist; set dists_weights"):
+    with pytest.raises(
+        UserError, match=r"DISTS weights .*none\.pth do not exist; set dists_weights"
+    ):
         losses.ea_dists(tmp_path / "none.pth")
     # What pyiqa publishes: the two weightings without the backbone.
     torch.save({k: state[k] for k in ("alpha", "beta")}, tmp_path / "published.pth")
     with pytest.raises(
-        UserError, match="do not fit DISTS with its backbone: missing .'stage1.0.weight'"
+        UserError, match=r"do not fit DISTS with its backbone: missing .'stage1\.0\.weight'"
     ):
         losses.ea_dists(tmp_path / "published.pth")
     torch.save(
         state | {"alpha": torch.zeros(1, 7, 1, 1), "more": torch.zeros(1)}, tmp_path / "other.pth"
     )
-    with pytest.raises(UserError, match="unfit .'alpha', 'more'"):
+    with pytest.raises(UserError, match=r"unfit .'alpha', 'more'"):
         losses.ea_dists(tmp_path / "other.pth")
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(UserError, match="cannot be read"):
         losses.ea_dists(tmp_path / "text.safetensors")
     (tmp_path / "text.pth").write_text("no tensors")
-    with pytest.raises(UserError, match="LPIPS weights .* cannot be read"):
+    with pytest.raises(UserError, match=r"LPIPS weights .* cannot be read"):
         losses.lpips(tmp_path / "text.pth")
     torch.save({"params": state}, tmp_path / "nested.pth")
     with pytest.raises(UserError, match="are not named tensors alone"):

@@ -54,7 +54,9 @@ def gradient(loss: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
 def test_diffusion_by_hand():
     latent = torch.randn(2000, 1, 1, 1, dtype=torch.float64)
     noisy, timesteps, noise, abar = diffuse(latent, TABLE, (20, 979), seeded())
-    assert timesteps.min() >= 20 and timesteps.max() <= 979 and noisy.dtype == torch.float64
+    assert timesteps.min() >= 20
+    assert timesteps.max() <= 979
+    assert noisy.dtype == torch.float64
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=20)
     assert diffuse(latent, TABLE, (20, 22))[1].unique().tolist() == [20, 21, 22]
     assert torch.equal(abar.flatten(), TABLE[timesteps])
@@ -128,10 +130,11 @@ def test_regulariser_by_hand(latents):
     regulariser_loss(
         torch.zeros(3000, 4, 1, 1), lambda z, t: drawn.append(t) or z, TABLE, generator=seeded()
     )
-    assert drawn[0].min() < 10 and drawn[0].max() > 989
+    assert drawn[0].min() < 10
+    assert drawn[0].max() > 989
 
 
-@pytest.mark.parametrize("guidance, slope", [(1.0, 0.5), (7.5, 0.2 + 7.5 * 0.3)])
+@pytest.mark.parametrize(("guidance", "slope"), [(1.0, 0.5), (7.5, 0.2 + 7.5 * 0.3)])
 def test_target_score_matching_by_hand(latents, guidance, slope):
     latent, target = latents[0].requires_grad_(True), latents[1]
     loss = target_score_matching(
@@ -156,7 +159,8 @@ def test_timesteps_differ_within_a_batch_and_are_shared_with_the_target():
     target_score_matching(
         latent, torch.randn_like(latent), records, TABLE, generator=seeded(), guidance=1
     )
-    assert torch.equal(seen[0], seen[1]) and len(seen[0].unique()) > 4
+    assert torch.equal(seen[0], seen[1])
+    assert len(seen[0].unique()) > 4
 
 
 def test_a_seed_decides(latents):
@@ -173,7 +177,8 @@ def test_half_precision_latents(latents):
     latent = latents[0].half().requires_grad_(True)
     loss = vsd(latent, fixed, learned, TABLE, generator=seeded())
     loss.backward()
-    assert loss.dtype == torch.float32 and latent.grad.dtype == torch.float16
+    assert loss.dtype == torch.float32
+    assert latent.grad.dtype == torch.float16
 
 
 def test_pair_at_sd21():
@@ -248,7 +253,8 @@ def test_weights_of_sixteen_bits(random_nano):
     latent = torch.randn(1, LATENT, 16, 16, requires_grad=True)
     loss = vsd(latent, pair.fixed, pair.learned, TABLE) + regulariser_loss(latent, pair, TABLE)
     loss.backward()
-    assert loss.dtype == torch.float32 and latent.grad.isfinite().all()
+    assert loss.dtype == torch.float32
+    assert latent.grad.isfinite().all()
     assert {p.dtype for p in pair.trainable_parameters()} == {torch.bfloat16}
 
 
@@ -266,7 +272,8 @@ def test_distillation_through_a_pair(pair):
         ),
         latent,
     )
-    assert gradient_vsd.abs().sum() > 0 and gradient_tsm.abs().sum() > 0
+    assert gradient_vsd.abs().sum() > 0
+    assert gradient_tsm.abs().sum() > 0
     assert all(p.grad is None for p in pair.parameters())
 
 
@@ -278,7 +285,7 @@ def test_switched_off_for_the_student_s_step_it_stays_off(pair):
 
 
 @pytest.mark.parametrize(
-    "strip, said", [({}, "timestep is folded"), ({"timestep": "keep"}, "prompt is folded")]
+    ("strip", "said"), [({}, "timestep is folded"), ({"timestep": "keep"}, "prompt is folded")]
 )
 def test_a_stripped_unet_is_refused(random_nano, strip, said):
     Strip(**strip).convert(random_nano)
