@@ -27,7 +27,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
 PAGES_OF_THEIR_OWN = ("Source", "Pass")
 # Asked for by name, because these modules are commands as this one is.
-TRAINING_RECIPE = "compress.train:TrainRecipe"
+TRAINING_RECIPE = "compress.stages.recipe:TrainRecipe"
 EXPORT_PARSER = "export.run:parser"
 
 

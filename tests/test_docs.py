@@ -20,7 +20,7 @@ from compress.core.image import read_image, write_image
 from compress.families import FAMILIES
 from compress.passes import PASSES
 from compress.recipe.recipe import load_recipe
-from compress.train import TrainRecipe
+from compress.stages.recipe import TrainRecipe
 from eval.metric.metrics import METRICS, check_names
 from export.rewrites import apply
 from export.targets.table import TARGETS, check_dtype

@@ -17,63 +17,13 @@ from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
 from compress.model.source import ReplacedPart, Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
-from compress.networks.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.sd21 import TIMESTEP, TOKENS, build_sd21
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
 from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 
-TIMESTEP = 999
-TOKENS = 77
 ASSET = Path(__file__).parent.parent / "assets" / "osediff_nano.safetensors"
-
-SD21_UNET: dict[str, Any] = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 2,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": (
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-    ),
-    "up_block_types": (
-        "UpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-    ),
-    # diffusers calls the number of heads `attention_head_dim` here.
-    "attention_head_dim": (5, 10, 20, 20),
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-}
-SD21_VAE: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "sample_size": 768,
-    "scaling_factor": 0.18215,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
-SD21_TEXT: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "max_position_embeddings": TOKENS,
-    "hidden_act": "gelu",
-    "projection_dim": 512,
-    "bos_token_id": 49406,
-    "eos_token_id": 49407,
-    "pad_token_id": 1,
-}
 
 # Widths of the nano model are multiples of these: of an attention head, of GroupNorm's groups.
 WIDTHS = {"unet_channels": 16, "vae_channels": 8, "encoder_channels": 8}
@@ -178,24 +128,20 @@ class OSEDiffSource(Source):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        nano = self.size == "nano"
-        process = OneStep(timestep=TIMESTEP)
+        if self.size == "sd21":
+            return build_sd21(self.colour_fix)
         with torch.device("meta"):
-            unet, vae = self._nano_networks() if nano else _sd21_networks()
-            text_encoder = None if nano else _text_encoder()
-            context = None
-            if nano:
-                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
-        # The nano encoder is trained to emit the signal inside z_t (training/stages.py says why).
-        encoder = VAEEncoder(vae, process.signal if nano else 1.0)
+            unet, vae = self._nano_networks()
+            context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+        process = OneStep(timestep=TIMESTEP)
+        # The nano encoder is trained to emit the signal inside z_t (stages/latents.py says why).
         model = SRModel(
-            encoder,
+            VAEEncoder(vae, process.signal),
             UNetDenoiser(unet, process.timestep, context),
             VAEDecoder(vae),
             process,
-            text_encoder=text_encoder,
             colour_fix=self.colour_fix,
-            tiling=Tiling(colour_fix="wavelet", margin=MARGIN) if nano else Tiling(),
+            tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
         )
         return model.eval()
 
@@ -266,15 +212,3 @@ class OSEDiffSource(Source):
             named += [Path(self.base) / part for part in PARTS]
         named += [file for file in (self.weights, self.lora) if file]
         return files_key(named or [ASSET])
-
-
-def _sd21_networks() -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    return UNet2DConditionModel(**SD21_UNET), AutoencoderKL(**SD21_VAE)
-
-
-def _text_encoder() -> PromptEncoder:
-    """The text encoder of SD 2.1 with room for one prompt."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # slow to import
-
-    network = CLIPTextModel(CLIPTextConfig(**SD21_TEXT))
-    return PromptEncoder(network, torch.empty(1, TOKENS, dtype=torch.int64))

@@ -13,8 +13,7 @@ from compress.data.folder import data_hash, find_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.sd21_checkpoint import PARTS
-from compress.training.config import DistillConfig
-from compress.training.student import ON_LATENTS
+from compress.training.config import ON_LATENTS, DistillConfig
 
 
 class Distill(DistillConfig):

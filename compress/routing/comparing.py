@@ -11,11 +11,11 @@ from tqdm import tqdm
 from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
 from compress.data.degradation import PRESETS
+from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
 from compress.routing.networks import PATHS
 from compress.routing.router import Routed, Router
-from compress.training.stages import seeded_pair
 
 ALIGN = 4 * SCALE  # what the sides of crops of originals are multiples of, in pixels
 LEAST_ERROR = 1e-10  # mean square error below which images count as equal: 100 dB

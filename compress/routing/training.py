@@ -21,6 +21,7 @@ from compress.core.files import write_text
 from compress.core.machine import hardware
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
+from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
 from compress.routing.choice import values
@@ -28,9 +29,9 @@ from compress.routing.config import UNIT, RouterConfig, quality
 from compress.routing.gains import measure_tiles, tile_pair
 from compress.routing.judging import HeldOut, default_threshold, judge
 from compress.routing.router import Router
-from compress.training.distillation import accelerator
-from compress.training.loop import EMA, train
-from compress.training.stages import seeded_pair
+from compress.training.acceleration import accelerator
+from compress.training.ema import EMA
+from compress.training.loop import Parts, Plan, train
 
 HELD_OUT = 5  # every fifth tile judges the regressor and takes no part in its training
 LEARNING_RATE = 2e-3
@@ -198,18 +199,9 @@ def _optimise(job: _Job, workdir: Path, device: torch.device) -> None:
     trained = list(job.module.parameters())
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
     prepared, optimizer, loader = accelerate.prepare(job.module, optimizer, job.loader)
-    train(
-        job.name,
-        accelerate,
-        [prepared],
-        [optimizer],
-        loader,
-        lambda index, batch: {"loss": job.loss(prepared, index, batch)},
-        steps=job.steps,
-        ema=EMA(trained, EMA_DECAY),
-        workdir=workdir,
-        checkpoint_every=CHECKPOINT_EVERY,
-    )
+    plan = Plan(job.name, workdir, job.steps, checkpoint_every=CHECKPOINT_EVERY)
+    parts = Parts(accelerate, [prepared], [optimizer], EMA(trained, EMA_DECAY))
+    train(plan, parts, loader, lambda index, batch: {"loss": job.loss(prepared, index, batch)})
     accelerate.free_memory()
     job.module.requires_grad_(False)
 

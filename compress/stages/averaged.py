@@ -23,7 +23,11 @@ class StageRecord(TypedDict):
 
 
 def read_stage(file: Path) -> dict:
-    """The record of a finished stage. Raises UserError where it is damaged."""
+    """The record of a finished stage.
+
+    Raises:
+        UserError: It is damaged.
+    """
     return read_json(
         file,
         "the record of a finished stage",
@@ -33,14 +37,22 @@ def read_stage(file: Path) -> dict:
 
 
 def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
-    """(model file, record) of the furthest stage in `workdir` that has a checkpoint or is finished.
+    """The weights of the furthest stage in `workdir` that has a checkpoint or is finished.
 
-    `stages` are the stages' kinds in order. The record has the stage's name, steps done and logged
-    losses. Raises UserError if there is no checkpoint yet.
+    Args:
+        workdir: The folder of the training.
+        stages: The names of its stages, in order.
+
+    Returns:
+        (model file, record). The record has the stage's name, the steps done and logged losses.
+
+    Raises:
+        UserError: There is no checkpoint yet, or it is damaged.
     """
     for number in reversed(range(len(stages))):
         name = f"{number}_{stages[number]}"
-        finished, record = workdir / f"{name}.safetensors", workdir / f"{name}.json"
+        finished = workdir / f"{name}.safetensors"
+        record = workdir / f"{name}.json"
         if finished.is_file() and record.is_file():
             return finished, {"name": name, **read_stage(record)}
         folder = workdir / f"{name}.checkpoint"
@@ -58,11 +70,18 @@ def latest_weights(workdir: Path, stages: list[str]) -> tuple[Path, dict]:
 
 
 def export_averaged(workdir: Path, stages: list[str], out: Path) -> dict:
-    """Write the latest averaged weights of `workdir` to `out`, fp16, and what is known of them
-    beside it as JSON.
+    """Write the latest averaged weights of a training, while it may go on.
 
-    Nothing of the training is touched; it may go on meanwhile. Raises UserError if one of the
-    two exists.
+    Args:
+        workdir: The folder of the training. Nothing in it is touched.
+        stages: The names of its stages, in order.
+        out: The weight file, fp16. What is known of the weights lies beside it, as JSON.
+
+    Returns:
+        What is known: the stage's name, the steps done and logged losses.
+
+    Raises:
+        UserError: One of the two files exists, or there is no checkpoint yet.
     """
     beside = out.with_suffix(".json")
     for path in (out, beside):

@@ -1,157 +1,228 @@
-"""The stages that ResShift's networks and SinSR's student are trained in, beside those of `stages`.
+"""The stages that ResShift's networks and SinSR's student are trained in.
 
-1. `vq_autoencoder`: on clean crops; without the `vq` loss it is a plain autoencoder, and the codebook rests.
+1. `vq_autoencoder`: on clean crops. Without the loss `vq` it is a plain autoencoder, and the
+   codebook rests.
 2. `resshift`: the teacher, which predicts the clean latent at every step of the schedule.
-3. `sinsr`: the student, a copy of the teacher, which gives in one step what the teacher gives in all.
+3. `sinsr`: the student, a copy of the teacher, which gives in one step what the teacher gives in
+   all.
 
-Stages 2 and 3 see batches [B, 9, h, w]: y, the latent of the enlarged image; lr in [-1, 1]; the clean latent.
+Stages 2 and 3 see batches [B, 9, h, w]: y, the latent of the enlarged image; lr in [-1, 1]; the
+clean latent.
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 
 from compress.data.degradation import Degradation
+from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
-from compress.training.stages import ImageStage, Terms, seeded_pair
+from compress.networks.residual_shift import CodeDecoder, PairEncoder
+from compress.process.residual_sampler import ResidualSampler
+from compress.stages.base import Batch, Stage, StageRun
+from compress.stages.images import ImageStage, Setting
+from compress.stages.latents import latent_batches
+from compress.stages.settings import ON_IMAGES
+from compress.training.hidden import Hidden
+from compress.training.networks import bias_of, expect
+from compress.training.terms import Terms, Weights, wants
 
 COMMITMENT = 0.25  # of the encoder to the codes, VQGAN's (arXiv 2012.09841)
 
 
 class VQAutoencoderStage(ImageStage):
-    """`vq` is the codes' distance from the latents plus COMMITMENT times that of the latents from the codes."""
+    """An autoencoder with a codebook, on clean crops.
 
-    def __init__(
-        self,
-        model: SRModel,
-        weights: dict[str, float],
-        perceptual: nn.Module | None,
-        degradation: Degradation,
-        key: tuple[int, ...],
-    ):
-        super().__init__(model, weights, perceptual, degradation, key)
-        rest = ("decoder.quantize",) if weights.get("vq") else ()
-        self.trained = ("encoder", "decoder.post_quant_conv", "decoder.decoder", *rest)
+    The loss `vq` is the codes' distance from the latents plus COMMITMENT times that of the latents
+    from the codes.
+    """
 
-    def forward(self, hr: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
-        decoder, latent, found = self.model.decoder, self.model.encoder.clean(hr).float(), {}
-        if self.weights.get("vq"):
+    name = "vq_autoencoder"
+    families = ("resshift",)
+    losses = (*ON_IMAGES, "vq")
+
+    def __init__(self, setting: Setting):
+        """Train the encoder, the decoder and, with the loss `vq`, the codebook."""
+        super().__init__(setting)
+        self.trained = ("encoder", "decoder.post_quant_conv", "decoder.decoder")
+        if wants(self.weights, "vq"):
+            self.trained += ("decoder.quantize",)
+
+    @classmethod
+    def prepare(cls, run: StageRun) -> tuple[Stage, DataLoader]:
+        """Start the codebook if it learns."""
+        if wants(run.weights, "vq"):
+            start_codebook(run.model, run.first_crops())
+        return cls(Setting.of(run)), run.batches()
+
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        """The image from the codes of the clean crops' latents."""
+        hr = self.clean(batch)
+        decoder = expect(self.model.decoder, CodeDecoder)
+        latent = expect(self.model.encoder, PairEncoder).clean(hr).float()
+        terms: Terms = {}
+        if wants(self.weights, "vq"):
             quantize = decoder.quantize
-            codes = (
-                quantize.embedding(quantize.indices(latent.detach())).permute(0, 3, 1, 2).float()
-            )
-            found["vq"] = F.mse_loss(codes, latent.detach()) + COMMITMENT * F.mse_loss(
-                latent, codes.detach()
-            )
+            indices = quantize.indices(latent.detach())
+            codes = quantize.embedding(indices).permute(0, 3, 1, 2).float()
+            to_codes = F.mse_loss(codes, latent.detach())
+            terms["vq"] = to_codes + COMMITMENT * F.mse_loss(latent, codes.detach())
             latent = latent + (codes - latent).detach()
         image = decoder.tail(decoder.features(latent, quantise=False))
-        return image, found | self.terms(image, hr)
+        return image, terms | self.terms(image, hr)
 
 
 @torch.no_grad()
 def start_codebook(model: SRModel, crops: torch.Tensor) -> torch.Tensor:
-    """Whiten the autoencoder's latents and let every code be one of them, drawn at random. The images stay the same.
+    """Whiten the autoencoder's latents, and let every code be one of them, drawn at random.
 
-    The schedule's noise is measured against that unit, a codebook that starts among the latents loses no codes, and a
-    direction that is small, as that of colour was, would be rounded away by the first codes and never learnt.
-    `crops` [B, 3, H, W] in [0, 1] give the covariance, whose eigenvalues are returned, and the codes.
+    The images stay the same. The schedule's noise is measured against unit deviation. A codebook
+    that starts among the latents loses no codes. A direction that is small, as that of colour was,
+    would be rounded away by the first codes and never learnt.
+
+    Args:
+        model: Is changed in place.
+        crops: Images [B, 3, H, W] in [0, 1], which give the covariance and the codes.
+
+    Returns:
+        The eigenvalues of the covariance, [C].
     """
-    encoder, decoder = model.encoder, model.decoder
+    encoder = expect(model.encoder, PairEncoder)
+    decoder = expect(model.decoder, CodeDecoder)
     vectors = encoder.clean(crops).permute(0, 2, 3, 1).flatten(0, 2).double()  # [N, C]
     mean = vectors.mean(dim=0)
     values, directions = torch.linalg.eigh(torch.cov(vectors.T))
-    whiten, colour = (
-        directions @ torch.diag(values**power) @ directions.T for power in (-0.5, 0.5)
-    )
-    codes = ((vectors - mean) @ whiten)[
-        torch.randint(len(vectors), (decoder.quantize.embedding.num_embeddings,))
-    ]
-    decoder.quantize.embedding.weight.copy_(codes)
-    into, out = (
-        conv.weight[..., 0, 0].double() for conv in (encoder.quant_conv, decoder.post_quant_conv)
-    )
+    whiten = directions @ torch.diag(values**-0.5) @ directions.T
+    colour = directions @ torch.diag(values**0.5) @ directions.T
+    codebook = decoder.quantize.embedding
+    drawn = torch.randint(len(vectors), (codebook.num_embeddings,))
+    codebook.weight.copy_(((vectors - mean) @ whiten)[drawn])
+    into = encoder.quant_conv.weight[..., 0, 0].double()
+    out = decoder.post_quant_conv.weight[..., 0, 0].double()
     encoder.quant_conv.weight.copy_((whiten @ into)[..., None, None])
-    encoder.quant_conv.bias.copy_(whiten @ (encoder.quant_conv.bias - mean))
+    encoder_bias = bias_of(encoder.quant_conv)
+    encoder_bias.copy_(whiten @ (encoder_bias - mean))
     decoder.post_quant_conv.weight.copy_((out @ colour)[..., None, None])
-    decoder.post_quant_conv.bias.add_(out @ mean)
+    bias_of(decoder.post_quant_conv).add_(out @ mean)
     return values
 
 
 @torch.no_grad()
 def latent_triples(
-    model: SRModel, loader: DataLoader, degradation: Degradation, key: tuple[int, ...]
+    model: SRModel, crops: Iterable[torch.Tensor], degradation: Degradation, key: tuple[int, ...]
 ) -> torch.Tensor:
-    """[N, 9, h, w]: (y, lr) of degraded crops as the encoder pairs them, and the latents of the crops themselves."""
-    rows = [
-        torch.cat(
-            [model.encoder(seeded_pair(hr, degradation, *key, index)), model.encoder.clean(hr)],
-            dim=1,
-        )
-        for index, hr in enumerate(loader)
-    ]
+    """(y, lr) of degraded crops as the encoder pairs them, and the crops' own latents.
+
+    Args:
+        model: Encodes them.
+        crops: Batches [B, 3, H, W] in [0, 1].
+        degradation: Makes low-resolution images of them.
+        key: The degraded images are a function of it.
+
+    Returns:
+        [N, 9, h, w]: y, lr and the clean latent, three channels each.
+    """
+    encoder = expect(model.encoder, PairEncoder)
+    rows = []
+    for index, hr in enumerate(crops):
+        paired = encoder(seeded_pair(hr, degradation, *key, index))
+        rows.append(torch.cat([paired, encoder.clean(hr)], dim=1))
     return torch.cat(rows)
 
 
-class ShiftStage(nn.Module):
+class ShiftStage(Stage):
     """Base of the stages on latents."""
 
+    families = ("resshift",)
     trained = ("denoiser",)
 
-    def __init__(self, model: SRModel, weights: dict[str, float]):
+    def __init__(self, model: SRModel, weights: Weights):
+        """Train the denoiser of `model` with the factors `weights` of the losses."""
         super().__init__()
-        self.model, self.weights = model, weights
-        self.schedule = model.process.schedule
+        self.model = model
+        self.weights = weights
+        self.schedule = expect(model.process, ResidualSampler).schedule
+
+    @classmethod
+    def prepare(cls, run: StageRun) -> tuple[Stage, DataLoader]:
+        """Precompute the latents."""
+        triples = latent_triples(run.model, run.pool_crops(), run.degradation, run.key)
+        return cls(run.model, run.weights), latent_batches(run, triples)
 
     def numbers(self, like: torch.Tensor, steps: list[int]) -> torch.Tensor:
-        """What the network is told at `steps`: int64 [len(steps)]."""
+        """What the network is told at `steps`: int64 [len(steps)], on the device of `like`."""
         return torch.tensor([self.schedule.timesteps[t] for t in steps], device=like.device)
+
+    def unpack(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(y, lr, clean latent) of a batch, each [B, 3, h, w]."""
+        if not isinstance(batch, torch.Tensor):
+            raise TypeError("batches of this stage are latents")
+        y, lr, clean = batch.chunk(3, dim=1)
+        return y, lr, clean
 
 
 class ShiftTeacher(ShiftStage):
-    """ResShift: x0 from x_t, every sample at a step of its own; `mse` and `l1` on latents, all steps weighing alike."""
+    """ResShift: the clean latent from x_t, every sample at a step of its own.
 
-    def forward(self, batch: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
-        y, lr, clean = batch.chunk(3, dim=1)
-        steps = torch.randint(self.schedule.steps, (len(batch),)).tolist()
-        states = [
-            self.schedule.network_input(self.schedule.diffuse(*sample, t), t)
-            for *sample, t in zip(clean, y, torch.randn_like(y), steps, strict=True)
-        ]
+    The losses `mse` and `l1` compare latents, all steps weighing alike.
+    """
+
+    name = "resshift"
+    losses = ("l1", "mse")
+
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        """The network's clean latents."""
+        y, lr, clean = self.unpack(batch)
+        schedule = self.schedule
+        steps = torch.randint(schedule.steps, (len(clean),)).tolist()
+        noise = torch.randn_like(y)
+        states = []
+        for number, t in enumerate(steps):
+            state = schedule.diffuse(clean[number], y[number], noise[number], t)
+            states.append(schedule.network_input(state, t))
         x = torch.cat([torch.stack(states), lr], dim=1)
-        found = self.model.denoiser(x, None, self.numbers(x, steps)).float()
-        terms = {"mse": lambda: F.mse_loss(found, clean), "l1": lambda: F.l1_loss(found, clean)}
-        return found, {name: term() for name, term in terms.items() if self.weights.get(name)}
+        restored = self.model.denoiser(x, None, self.numbers(x, steps)).float()
+        terms: Terms = {}
+        if wants(self.weights, "mse"):
+            terms["mse"] = F.mse_loss(restored, clean)
+        if wants(self.weights, "l1"):
+            terms["l1"] = F.l1_loss(restored, clean)
+        return restored, terms
 
 
 class ShiftStudent(ShiftStage):
-    """SinSR: the student f(state, step), all losses mean squares of latents.
+    """SinSR: the student f(state, step). All losses are mean squares of latents.
 
-    `teacher`: f(x_T, T) against the deterministic sampler's result from x_T. `inverse`: f(that result, 0) against
-    x_T. `truth`: f(f(clean, 0), T) against the clean latent, the inner call without gradient. The inputs of the
-    inverse are divided by the normaliser of step T, as in the authors' code.
+    `teacher`: f(x_T, T) against the deterministic sampler's result from x_T. `inverse`: f(that
+    result, 0) against x_T. `truth`: f(f(clean, 0), T) against the clean latent, the inner call
+    without gradient. The inputs of the inverse are divided by the normaliser of step T, as in the
+    authors' code.
     """
 
-    def __init__(self, model: SRModel, weights: dict[str, float]):
+    name = "sinsr"
+    losses = ("teacher", "inverse", "truth")
+
+    def __init__(self, model: SRModel, weights: Weights):
+        """Let the denoiser of `model` learn from a copy of what it is now."""
         super().__init__(model, weights)
-        # Hidden from the module: neither trained nor saved.
-        self.__dict__["taught_by"] = copy.deepcopy(model.denoiser).eval().requires_grad_(False)
+        self.taught_by = Hidden(copy.deepcopy(model.denoiser).eval().requires_grad_(False))
 
     @torch.no_grad()
     def teach(self, y: torch.Tensor, lr: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """The clean latent by all steps of the teacher."""
+        """The clean latent [B, 3, h, w] by all steps of the teacher."""
 
         def denoise(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            return self.taught_by(torch.cat([x, lr], dim=1), None, timesteps).float()
+            return self.taught_by.module(torch.cat([x, lr], dim=1), None, timesteps).float()
 
-        for state, _ in self.schedule.deterministic(denoise, y, noise):
-            pass
-        return state
+        states = [state for state, _ in self.schedule.deterministic(denoise, y, noise)]
+        return states[-1]
 
-    def forward(self, batch: torch.Tensor, index: int) -> tuple[torch.Tensor, Terms]:
-        y, lr, clean = batch.chunk(3, dim=1)
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+        """The student's clean latents."""
+        y, lr, clean = self.unpack(batch)
         last = self.schedule.last
 
         def student(x: torch.Tensor, step: int) -> torch.Tensor:
@@ -161,14 +232,14 @@ class ShiftStudent(ShiftStage):
         noise = torch.randn_like(y)
         start = self.schedule.start(y, noise)
         restored = student(start, last)
-        terms = {}
-        if self.weights.get("teacher") or self.weights.get("inverse"):
+        terms: Terms = {}
+        if wants(self.weights, "teacher", "inverse"):
             taught = self.teach(y, lr, noise)
-        if self.weights.get("teacher"):
-            terms["teacher"] = F.mse_loss(restored, taught)
-        if self.weights.get("inverse"):
-            terms["inverse"] = F.mse_loss(student(taught, 0), start)
-        if self.weights.get("truth"):
+            if wants(self.weights, "teacher"):
+                terms["teacher"] = F.mse_loss(restored, taught)
+            if wants(self.weights, "inverse"):
+                terms["inverse"] = F.mse_loss(student(taught, 0), start)
+        if wants(self.weights, "truth"):
             with torch.no_grad():
                 noisy = student(clean, 0)
             terms["truth"] = F.mse_loss(student(noisy, last), clean)

@@ -1,9 +1,11 @@
-"""The `teacher` of a training recipe: whichever kind it is, samples of (low-resolution crop, image
-to make of it).
+"""The `teacher` of a training recipe.
+
+Whichever kind it is, it gives samples of (low-resolution crop, image to make of it).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -17,40 +19,69 @@ from compress.data.pairs import PairCrops, find_pairs, is_pairs, pairs_hash
 from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool
 from compress.stages.teacher import load_teacher, teacher_file
 
+# The seed of crops is the training's times this, plus the salt of a stage.
+SEED_FACTOR = 1000
+
 
 class TeacherConfig(Strict):
-    """`path`: a run directory or weight file of ours, a file that spandrel reads, or a folder with
-    LR/ and target/.
+    """A network whose images a training learns to make, or a folder of pairs.
 
-    A network's outputs are kept in `cache` (default: the user's cache folder), `pool` pairs at
-    most, each `margin` pixels larger than the largest crop of a stage. A share `fresh` of the
-    samples shows a new pair, until there are `pool` of them; the rest are other pieces of pairs
-    that were made before. `teacher: PATH` sets `path` alone.
+    A network's images are kept, and each is shown in several pieces. `teacher: PATH` in a recipe
+    sets `path` alone.
     """
 
-    path: str
-    cache: str | None = None
-    pool: int = Field(8192, gt=0)
-    fresh: float = Field(0.1, gt=0, le=1)
-    margin: int = Field(64, ge=0, multiple_of=8)
+    path: str = Field(
+        description=(
+            "A run directory or weight file of this toolkit, a file that spandrel reads, or a "
+            "folder with LR/ and target/ images."
+        )
+    )
+    cache: str | None = Field(
+        None, description="Folder for the network's images; by default in the user's cache."
+    )
+    pool: int = Field(8192, gt=0, description="How many pairs are made and kept at most.")
+    fresh: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description=(
+            "Share of the samples that show a new pair, until the pool is full; the others are "
+            "pieces of pairs that were made before."
+        ),
+    )
+    margin: int = Field(
+        64,
+        ge=0,
+        multiple_of=8,
+        description="How many pixels a pair is larger than the largest crop of a stage.",
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _path_alone(cls, given):
+    def _path_alone(cls, given: Any) -> Any:
         return {"path": given} if isinstance(given, str) else given
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """What a teacher's network is shown: crops of these files, degraded."""
+    """What a teacher's network is shown: crops of photographs, degraded.
+
+    Attributes:
+        images: The files.
+        degradation: Makes low-resolution images of them.
+    """
 
     images: list[Path]
     degradation: Degradation | tuple[Degradation, ...]
 
 
 class Taught:
-    """Samples of a teacher for all stages of a training. `crop` is the largest that a stage
-    takes.
+    """Samples of a teacher for all stages of a training.
+
+    Attributes:
+        identity: Hash of the teacher's file, or of the folder's pairs.
+        pairs: The files of a folder of pairs; None for a network.
+        pool: The images of a network; None for a folder of pairs.
     """
 
     def __init__(
@@ -61,10 +92,24 @@ class Taught:
         seed: int,
         device: torch.device | str = "cpu",
     ):
-        self.config, self.seed = config, seed
-        self.pairs = find_pairs(config.path) if is_pairs(config.path) else None
-        self.pool = None
-        if self.pairs is not None:
+        """Open the teacher of a training.
+
+        Args:
+            config: What the recipe says.
+            photographs: What a network is shown.
+            crop: The largest that a stage takes, in pixels.
+            seed: The samples are a function of it.
+            device: Where a network runs.
+
+        Raises:
+            UserError: There is no such teacher, or its pairs do not fit each other.
+        """
+        self.config = config
+        self.seed = seed
+        self.pairs: list[tuple[Path, Path]] | None = None
+        self.pool: TeacherPool | None = None
+        if is_pairs(config.path):
+            self.pairs = find_pairs(config.path)
             self.identity = pairs_hash(self.pairs)
             return
         self.identity = file_digest(teacher_file(config.path))
@@ -86,9 +131,16 @@ class Taught:
         )
 
     def samples(self, crop: int, count: int, salt: int, offset: int) -> Dataset:
-        """`count` samples of `crop` pixels for a stage with the number `salt`, which `offset`
-        samples came before.
+        """Samples for one stage, each [[3, crop/4, crop/4], [3, crop, crop]] in [0, 1].
+
+        Args:
+            crop: The size of the images to make, in pixels.
+            count: How many samples.
+            salt: Of the stage; pieces of pairs depend on it.
+            offset: How many samples earlier stages have seen.
         """
+        if self.pairs is not None:
+            return PairCrops(self.pairs, crop, count, self.seed * SEED_FACTOR + salt)
         if self.pool is None:
-            return PairCrops(self.pairs, crop, count, self.seed * 1000 + salt)
+            raise ValueError("a teacher has pairs or a pool")
         return TaughtCrops(self.pool, crop, count, self.seed, self.config.fresh, offset)

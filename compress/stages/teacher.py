@@ -1,5 +1,4 @@
-"""A teacher of training: a network whose output for a low-resolution image is what the student
-learns to make.
+"""A teacher of training: a network whose images the student learns to make.
 
 It is one of our models, or any file that spandrel reads. (A folder of pairs needs no network:
 compress/data/pairs.py.)
@@ -20,8 +19,10 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def teacher_file(path: str | Path) -> Path:
-    """The weight file of the teacher `path`: a run directory's, or the file itself. Raises
-    UserError if there is none.
+    """The weight file of the teacher `path`: a run directory's, or the file itself.
+
+    Raises:
+        UserError: There is none.
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
@@ -35,10 +36,18 @@ def teacher_file(path: str | Path) -> Path:
 
 
 def load_teacher(path: str | Path, device: torch.device | str = "cpu") -> Network:
-    """The network of `path` on `device`, frozen; it takes and returns tensors of the CPU.
+    """The network of a teacher, frozen.
 
-    Raises UserError for a file that neither this toolkit nor spandrel reads, and for a network that
-    does not make an RGB image four times as large.
+    Args:
+        path: A run directory or a weight file.
+        device: Where the network runs.
+
+    Returns:
+        Takes and returns tensors of the CPU.
+
+    Raises:
+        UserError: Neither this toolkit nor spandrel reads the file, or the network does not make
+            an RGB image four times as large.
     """
     file = teacher_file(path)
     network = load_model(path) if _is_ours(file) else _load_foreign(file)
@@ -52,13 +61,14 @@ def load_teacher(path: str | Path, device: torch.device | str = "cpu") -> Networ
 
 
 def _is_ours(file: Path) -> bool:
+    """Whether this toolkit wrote `file`: the format in its header says so, whatever its version."""
     if file.suffix != ".safetensors":
         return False
     try:
         with safe_open(file, framework="pt") as reader:
-            return (reader.metadata() or {}).get("format", "").partition("/")[
-                0
-            ] == FORMAT.partition("/")[0]
+            header = reader.metadata() or {}
+            name, _, _ = header.get("format", "").partition("/")
+            return name == FORMAT.partition("/")[0]
     except SafetensorError as error:
         raise UserError(
             f"teacher.path: {file} is not a readable safetensors file ({error}); fetch it again"
@@ -66,6 +76,11 @@ def _is_ours(file: Path) -> bool:
 
 
 def _load_foreign(file: Path) -> torch.nn.Module:
+    """The network of a file that spandrel reads.
+
+    Raises:
+        UserError: It reads it not, or the network is no x4 super-resolution of RGB images.
+    """
     try:
         import spandrel
     except ImportError:
@@ -75,24 +90,22 @@ def _load_foreign(file: Path) -> torch.nn.Module:
             "pip install 'diffusion-sr-compress[teacher]'"
         ) from None
     try:
-        found = spandrel.ModelLoader().load_from_file(file)
-    except (
-        Exception
-    ) as error:  # each of spandrel's architectures and file formats fails in a way of its own
+        descriptor = spandrel.ModelLoader().load_from_file(file)
+    # Each of spandrel's architectures and file formats fails in a way of its own.
+    except Exception as error:
         raise UserError(
             f"teacher.path: spandrel cannot read {file} ({type(error).__name__}: {error}); "
             "give a weight file of an architecture that it knows, or one of this toolkit"
         ) from None
-    shape = (
-        getattr(found, "scale", None),
-        getattr(found, "input_channels", None),
-        getattr(found, "output_channels", None),
-    )
-    if not isinstance(found, spandrel.ImageModelDescriptor) or shape != (SCALE, 3, 3):
+    scale = getattr(descriptor, "scale", None)
+    inputs = getattr(descriptor, "input_channels", None)
+    outputs = getattr(descriptor, "output_channels", None)
+    is_fit = (scale, inputs, outputs) == (SCALE, 3, 3)
+    if not is_fit or not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise UserError(
-            f"teacher.path: {file} is a {found.architecture.name} of scale {shape[0]} "
-            f"with {shape[1]} input and {shape[2]} output channels; give one that makes an RGB "
-            f"image {SCALE} times as large"
+            f"teacher.path: {file} is a {descriptor.architecture.name} of scale {scale} with "
+            f"{inputs} input and {outputs} output channels; give one that makes an RGB image "
+            f"{SCALE} times as large"
         )
-    found.model.eval().requires_grad_(False)
-    return found
+    descriptor.model.eval().requires_grad_(False)
+    return descriptor

@@ -1,1 +1,5 @@
-"""Losses, discriminators and the training loop, for source models and for distillation alike."""
+"""Losses, discriminators and the one training loop, for source models and for distillation alike.
+
+session.py is the place to begin: it puts a stage, its optimisers and its critic together. loop.py
+runs them, with checkpoints.
+"""

@@ -1,7 +1,7 @@
 """What recipes say of a training pass: the sections that both the pass and its training read."""
 
 import fnmatch
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -10,38 +10,64 @@ from compress.core.errors import UserError, nearest
 from compress.data.config import Photographs
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
-from compress.training.student import JUDGED, ON_LATENTS
 
 Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
-# AdcSR: the decoder alone, then the UNet with the decoder's middle block.
+Precision = Literal["fp32", "bf16", "fp16"]
+LpipsNet = Literal["squeeze", "alex", "vgg"]
+# What a discriminator of each kind looks at.
+JUDGED = {"unet_lora": "features", "noise_aware": "latent", "patch": "image"}
+ON_LATENTS = ("latent", "vsd", "tsm")
+# What AdcSR trains: the decoder alone, then the UNet with the decoder's middle block.
 TRAINED = {"decoder": ("decoder.*",), "student": ("denoiser.*", "decoder.decoder.mid_block.*")}
-# Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first two are [REC].
+# Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first
+# two are [REC], the reconstruction that compress/networks/edge.py describes.
 SIZES = {
     "default": ((320, 160, 64, 24), (4, 3, 2, 1), False),
     "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
     "nano": ((96, 48, 24), (2, 2, 1), True),
 }
+# What a loss needs to be computed: the loss -> another key of the section.
+_NEEDS = {
+    "lpips": "lpips_weights",
+    "ea_dists": "dists_weights",
+    "vsd": "prior",
+    "tsm": "prior",
+}
 
 
 class Discriminator(Strict):
-    """`unet_lora` judges features (AdcSR), `noise_aware` latents (DFOSD), `patch` images (pix2pix)."""
+    """The network that tells images or features of the teacher from those of the student."""
 
-    kind: Literal["unet_lora", "noise_aware", "patch"] = "unet_lora"
-    rank: int = Field(4, gt=0)
-    lr: float = Field(1e-6, gt=0)
+    kind: Literal["unet_lora", "noise_aware", "patch"] = Field(
+        "unet_lora",
+        description=(
+            "What judges: `unet_lora` the source's UNet, on features (AdcSR); `noise_aware` its "
+            "encoder, on noised latents (DFOSD); `patch` a small network, on images (pix2pix)."
+        ),
+    )
+    rank: int = Field(4, gt=0, description="Rank of the LoRA that the UNet learns with.")
+    lr: float = Field(1e-6, gt=0, description="Learning rate of the discriminator.")
 
 
 class Prior(Strict):
-    """The diffusion model whose scores `vsd` and `tsm` use: SD 2.1-base, a folder in diffusers' layout or a hub id.
-    `source` takes the recipe's own source, which must then predict noise at every timestep."""
+    """The diffusion model whose scores the losses `vsd` and `tsm` use."""
 
-    base: str
-    prompt: str = ""
-    negative_prompt: str = (
-        "painting, oil painting, illustration, drawing, art, sketch, cartoon, low quality, blurring"
+    base: str = Field(
+        description=(
+            "SD 2.1-base, as a folder in diffusers' layout or a hub id; or `source` for the "
+            "recipe's own source, which must then predict noise at every timestep."
+        )
     )
-    rank: int = Field(4, gt=0)
-    lr: float = Field(5e-5, gt=0)
+    prompt: str = Field("", description="The text that the scores are guided to.")
+    negative_prompt: str = Field(
+        (
+            "painting, oil painting, illustration, drawing, art, sketch, cartoon, low quality, "
+            "blurring"
+        ),
+        description="The text that the scores are guided away from.",
+    )
+    rank: int = Field(4, gt=0, description="Rank of the LoRA of the copy that follows the student.")
+    lr: float = Field(5e-5, gt=0, description="Learning rate of that copy.")
 
 
 class DistillConfig(Pass):
@@ -49,65 +75,105 @@ class DistillConfig(Pass):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    pass_: Literal["distill"] = Field(default="distill", alias="pass")
-    stage: Literal["decoder", "student"]
-    target: Literal["teacher", "hr"] = "teacher"
-    losses: dict[Loss, float] = Field(min_length=1)
-    train: tuple[str, ...] | None = None
-    data: Photographs = Photographs()
-    steps: int = Field(gt=0)
-    batch: int = Field(16, gt=0)
-    accumulate: int = Field(1, gt=0)
-    crop: int = Field(128, gt=0, multiple_of=64)
-    lr: float = Field(4e-4, gt=0)
-    ema: float = Field(0.995, ge=0, lt=1)
-    # As a training stage's: what of the result is trained, and how far its last convolution then moves to bicubic.
-    blend: float = Field(1.0, gt=0, le=1)
-    soften: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    discriminator: Discriminator = Discriminator()
-    prior: Prior | None = None
-    lpips_weights: str | None = None
-    lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
-    dists_weights: str | None = None
-    samples_every: int = Field(250, gt=0)
-    checkpoint_every: int = Field(100, gt=0)
+    pass_: Literal["distill"] = Field(
+        default="distill", alias="pass", description="The name of the pass."
+    )
+    stage: Literal["decoder", "student"] = Field(
+        description=(
+            "`decoder` trains the decoder on latents of the teacher; `student` trains what runs "
+            "from the low-resolution image on."
+        )
+    )
+    target: Literal["teacher", "hr"] = Field(
+        "teacher",
+        description="What images are compared with: the teacher's image, or the photograph (`hr`).",
+    )
+    losses: dict[Loss, float] = Field(
+        min_length=1,
+        description=(
+            "Factors of the losses. On features: feature (L1 to the teacher's). On latents: latent "
+            "(L1), vsd, tsm. On images: l1, mse, lpips, ea_dists. gan uses the discriminator."
+        ),
+    )
+    train: tuple[str, ...] | None = Field(
+        None,
+        description="Patterns of the names of parameters that learn; by default AdcSR's.",
+    )
+    data: Photographs = Field(Photographs(), description="The photographs to train on.")
+    steps: int = Field(gt=0, description="Optimiser steps.")
+    batch: int = Field(16, gt=0, description="Crops in a batch.")
+    accumulate: int = Field(1, gt=0, description="Batches in an optimiser step.")
+    crop: int = Field(
+        128, gt=0, multiple_of=64, description="Side of the square crops of photographs in pixels."
+    )
+    lr: float = Field(4e-4, gt=0, description="Learning rate at its highest.")
+    ema: float = Field(0.995, ge=0, lt=1, description="Decay of the averaged weights.")
+    blend: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="How much of the result is trained; the rest is the weights before the pass.",
+    )
+    soften: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="How far the last convolution moves towards bicubic enlargement at the end.",
+    )
+    precision: Precision = Field("bf16", description="Number format of the arithmetic.")
+    discriminator: Discriminator = Field(
+        Discriminator(), description="What judges the student, for the loss gan."
+    )
+    prior: Prior | None = Field(
+        None, description="The diffusion model of the losses vsd and tsm; they need one."
+    )
+    lpips_weights: str | None = Field(
+        None, description="File with the weights of LPIPS under pyiqa's names, for the loss lpips."
+    )
+    lpips_net: LpipsNet = Field("squeeze", description="The network of the loss lpips.")
+    dists_weights: str | None = Field(
+        None,
+        description="File with the weights of DISTS under pyiqa's names, for the loss ea_dists.",
+    )
+    samples_every: int = Field(250, gt=0, description="Steps between two sample pictures.")
+    checkpoint_every: int = Field(100, gt=0, description="Steps between two checkpoints.")
 
     @model_validator(mode="after")
     def _complete(self) -> "DistillConfig":
-        needs = {
-            "lpips": "lpips_weights",
-            "ea_dists": "dists_weights",
-            "vsd": "prior",
-            "tsm": "prior",
-        }
-        for loss, need in needs.items():
-            if self.losses.get(loss) and getattr(self, need) is None:
+        weights: dict[str, float] = dict(self.losses.items())
+        for loss, need in _NEEDS.items():
+            if weights.get(loss) and getattr(self, need) is None:
                 raise ValueError(f"the loss {loss} needs {need}; set it, or leave the loss out")
-        if self.stage == "decoder" and (bad := sorted(set(self.losses) & {"feature", *ON_LATENTS})):
+        bad = sorted(set(weights) & {"feature", *ON_LATENTS})
+        if self.stage == "decoder" and bad:
             raise ValueError(
-                f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; choose "
-                "among l1, mse, lpips, ea_dists and gan"
+                f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; "
+                "choose among l1, mse, lpips, ea_dists and gan"
             )
         return self
 
     @property
     def judged(self) -> str | None:
-        """What the discriminator looks at, None without one."""
+        """What the discriminator looks at: features, latent or image; None without one."""
         return JUDGED[self.discriminator.kind] if self.losses.get("gan") else None
 
     def trained_names(self, model: SRModel) -> list[str]:
-        """Names of the parameters that learn. Raises UserError for a pattern that matches none."""
+        """Names of the parameters of `model` that learn.
+
+        Raises:
+            UserError: A pattern matches none.
+        """
         names = [name for name, _ in model.named_parameters()]
         chosen: dict[str, None] = {}
         for pattern in self.train or TRAINED[self.stage]:
-            found = fnmatch.filter(names, pattern)
-            if not found:
+            matched = fnmatch.filter(names, pattern)
+            if not matched:
                 raise UserError(
                     f"pass 'distill': train pattern '{pattern[:100]}' matches no parameter"
-                    f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for any part"
+                    f"{nearest(pattern, names)}; they are named like '{names[0]}', * stands for "
+                    "any part"
                 )
-            chosen |= dict.fromkeys(found)
+            chosen |= dict.fromkeys(matched)
         return list(chosen)
 
 
@@ -116,38 +182,62 @@ class DecoderLightConfig(Pass):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    pass_: Literal["decoder_light"] = Field(default="decoder_light", alias="pass")
-    size: Literal["default", "lite", "nano"] | None = None
-    widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(min_length=1, max_length=16)
-    blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(min_length=1, max_length=16)
-    shuffle: bool = False
-    losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field(
-        {"feature": 0.1, "l1": 1.0}, min_length=1
+    pass_: Literal["decoder_light"] = Field(
+        default="decoder_light", alias="pass", description="The name of the pass."
     )
-    data: Photographs = Photographs()
-    steps: int = Field(ge=0)
-    batch: int = Field(16, gt=0)
-    crop: int = Field(128, gt=0, multiple_of=64)
-    lr: float = Field(1e-3, gt=0)
-    ema: float = Field(0.995, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    lpips_weights: str | None = None
-    lpips_net: Literal["squeeze", "alex", "vgg"] = "squeeze"
-    checkpoint_every: int = Field(100, gt=0)
+    size: Literal["default", "lite", "nano"] | None = Field(
+        None, description="A size of decoder, in place of widths, blocks and shuffle."
+    )
+    widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(
+        min_length=1, max_length=16, description="Channels of every level, from the latent on."
+    )
+    blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(
+        min_length=1, max_length=16, description="Residual blocks of every level."
+    )
+    shuffle: bool = Field(
+        False, description="Whether the last doubling is a pixel shuffle after all convolutions."
+    )
+    losses: dict[Literal["feature", "l1", "mse", "lpips"], float] = Field(
+        {"feature": 0.1, "l1": 1.0},
+        min_length=1,
+        description=(
+            "Factors of the losses: feature is L1 to the old decoder's maps of every size; l1, mse "
+            "and lpips compare with its image."
+        ),
+    )
+    data: Photographs = Field(Photographs(), description="The photographs to train on.")
+    steps: int = Field(ge=0, description="Optimiser steps; 0 leaves random values.")
+    batch: int = Field(16, gt=0, description="Crops in a batch.")
+    crop: int = Field(
+        128, gt=0, multiple_of=64, description="Side of the square crops of photographs in pixels."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate at its highest.")
+    ema: float = Field(0.995, ge=0, lt=1, description="Decay of the averaged weights.")
+    precision: Precision = Field("bf16", description="Number format of the arithmetic.")
+    lpips_weights: str | None = Field(
+        None, description="File with the weights of LPIPS under pyiqa's names, for the loss lpips."
+    )
+    lpips_net: LpipsNet = Field("squeeze", description="The network of the loss lpips.")
+    checkpoint_every: int = Field(100, gt=0, description="Steps between two checkpoints.")
 
     @model_validator(mode="before")
     @classmethod
-    def _sized(cls, data: dict) -> dict:
-        """Write the size out, so that a saved model keeps its structure if SIZES should ever change."""
-        if isinstance(data, dict) and isinstance(data.get("size"), str) and data["size"] in SIZES:
-            return dict(zip(("widths", "blocks", "shuffle"), SIZES[data["size"]])) | data
-        return data
+    def _sized(cls, data: Any) -> Any:
+        """Write the size out: a saved model keeps its structure if SIZES should ever change."""
+        if not isinstance(data, dict):
+            return data
+        size = data.get("size")
+        if not isinstance(size, str) or size not in SIZES:
+            return data
+        widths, blocks, shuffle = SIZES[size]
+        return {"widths": widths, "blocks": blocks, "shuffle": shuffle, **data}
 
     @model_validator(mode="after")
     def _complete(self) -> "DecoderLightConfig":
         if len(self.widths) != len(self.blocks):
             raise ValueError(
-                f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same levels"
+                f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same "
+                "levels"
             )
         if self.losses.get("lpips") and self.lpips_weights is None:
             raise ValueError("the loss lpips needs lpips_weights; set it, or leave the loss out")

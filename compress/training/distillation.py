@@ -1,11 +1,10 @@
-"""The `distill` pass at work: teacher, discriminator, prior and optimisers built, then the one training loop."""
+"""The `distill` pass at work: teacher, discriminator and prior are built, then the session runs."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -17,68 +16,71 @@ from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
+from compress.networks.sd21 import load_prior
 from compress.process.one_step import alphas_cumprod
 from compress.training import losses
-from compress.training.adversarial import adversarial
+from compress.training.acceleration import accelerator
 from compress.training.config import DistillConfig, Prior
 from compress.training.discriminator import (
     NoiseAwareDiscriminator,
     UNetDiscriminator,
     patch_discriminator,
 )
-from compress.training.loop import EMA, PRECISION, train
+from compress.training.loop import Hooks, Plan
 from compress.training.score import ScorePair
+from compress.training.session import Learning, Result, Session
 from compress.training.soften import CROPS, soften
-from compress.training.student import Distillation, Teacher
+from compress.training.student import Aim, Distillation, Teacher
 
 SAMPLES = 4  # crops in a sample picture
 SAMPLES_KEY = 1 << 31  # the index of their degradation, which no batch has
-
-
-def accelerator(precision: str, device: torch.device) -> Accelerator:
-    """A fresh one: accelerate keeps the precision of the first in the process otherwise."""
-    AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(mixed_precision=PRECISION[precision], cpu=device.type == "cpu")
+# What is added to the seed of a pass, so that crops for different ends differ.
+SAMPLES_SALT = 1
+SOFTEN_SALT = 2
 
 
 def discriminator(
     config: DistillConfig, model: SRModel, teacher: Teacher
 ) -> tuple[nn.Module, list[nn.Parameter]]:
-    """The discriminator and what of it is trained."""
-    options, denoiser = config.discriminator, teacher.source.denoiser
+    """The discriminator that `config` asks for, and the parameters of it that learn."""
+    options = config.discriminator
     if options.kind == "patch":
-        found = patch_discriminator()
-        return found, list(found.parameters())
+        patches = patch_discriminator()
+        return patches, list(patches.parameters())
+    denoiser = teacher.source.denoiser
+    judge: UNetDiscriminator | NoiseAwareDiscriminator
     if options.kind == "unet_lora":
-        channels = model.decoder.decoder.mid_block.resnets[0].norm1.num_channels
-        found = UNetDiscriminator(denoiser, channels, teacher.context, options.rank)
+        norm: Any = model.decoder.get_submodule("decoder.mid_block.resnets.0.norm1")
+        judge = UNetDiscriminator(denoiser, norm.num_channels, teacher.context, options.rank)
     else:
-        found = NoiseAwareDiscriminator(denoiser, teacher.context, alphas_cumprod(), options.rank)
-    return found, found.trainable_parameters()
+        judge = NoiseAwareDiscriminator(denoiser, teacher.context, alphas_cumprod(), options.rank)
+    return judge, judge.trainable_parameters()
 
 
 def score_pair(prior: Prior, teacher: Teacher) -> ScorePair:
-    """The frozen prior and its LoRA copy. A source as prior has one prompt: the negative one is its zero."""
+    """The frozen prior and its LoRA copy.
+
+    A source as prior has one prompt, and zeros in place of the negative one.
+
+    Raises:
+        UserError: The source has no prompt, or the files of the prior cannot be read.
+    """
     if prior.base == "source":
-        context = teacher.source.denoiser.context if teacher.context is None else teacher.context
+        own: torch.Tensor | None = getattr(teacher.source.denoiser, "context", None)
+        context = own if teacher.context is None else teacher.context
         if context is None:
             raise UserError(
-                "prior.base 'source': the source has no text context to guide with; give the folder or "
-                "hub id of SD 2.1-base"
+                "prior.base 'source': the source has no text context to guide with; give the "
+                "folder or hub id of SD 2.1-base"
             )
         return ScorePair(teacher.source.denoiser, context, torch.zeros_like(context), prior.rank)
-    from compress.families.osediff import OSEDiffSource
-
-    contexts = []
-    for prompt in (prior.prompt, prior.negative_prompt):
-        source = OSEDiffSource(size="sd21", base=prior.base, prompt=prompt)
-        model = source.build()
-        source.load(model)
-        contexts.append(model.context())
-    return ScorePair(model.denoiser, *contexts, prior.rank)
+    denoiser, context = load_prior(prior.base, prior.prompt)
+    denoiser, negative = load_prior(prior.base, prior.negative_prompt)
+    return ScorePair(denoiser, context, negative, prior.rank)
 
 
 def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: int) -> None:
+    """Write `Distillation.samples` of the first crops to `folder`, as a PNG named by the step."""
     hr = torch.stack([crops[i] for i in range(SAMPLES)])
     hr = hr.to(next(stage.model.parameters()).device)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,126 +92,160 @@ def distill(
     model: SRModel,
     context: FitContext,
     before_batch: Callable[[int], None] | None = None,
-) -> dict:
-    """Train `model` in place; returns the ledger's figures with the log of losses. `before_batch` gets the index of
-    every batch, which a resumed run continues, before the networks run on it."""
-    set_seed(context.seed)
-    workdir = context.workdir
-    images = find_images(config.data.folders)
-    accelerate = accelerator(config.precision, context.device)
-    source = context.source
-    on_features = config.losses.get("feature") or config.judged == "features"
-    reference = context.before("decoder_join") if on_features else source
-    with torch.no_grad():
-        teacher = Teacher(source, reference, source.context())
-    names = set(config.trained_names(model))
-    for part in (source, reference, model):
-        part.requires_grad_(False).to(context.device, memory_format=torch.channels_last)
-    trained = [p.requires_grad_(True) for name, p in model.named_parameters() if name in names]
-    start = [p.detach().clone() for p in trained] if config.blend < 1 else []
-    perceptual = {}
-    if config.losses.get("lpips"):
-        perceptual["lpips"] = losses.lpips(config.lpips_weights, config.lpips_net).to(
-            context.device
-        )
-    if config.losses.get("ea_dists"):
-        perceptual["ea_dists"] = losses.ea_dists(config.dists_weights).to(context.device)
-    scores = (
-        score_pair(config.prior, teacher)
-        if config.losses.get("vsd") or config.losses.get("tsm")
-        else None
-    )
-    world, rank = accelerate.num_processes, accelerate.process_index
-    stage = Distillation(
-        model,
-        teacher,
-        config.stage,
-        config.target,
-        config.losses,
-        config.judged,
-        PRESETS[config.data.degradation],
-        (context.seed, rank),
-        perceptual,
-        scores,
-    )
-    optimizers = [torch.optim.AdamW(trained, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)]
-    modules, critics = [stage], []
-    if config.judged:
-        judge, judge_trained = discriminator(config, model, teacher)
-        modules.append(judge)
-        critics.append({"params": judge_trained, "lr": config.discriminator.lr})
-    if config.losses.get("vsd"):
-        critics.append({"params": scores.trainable_parameters(), "lr": config.prior.lr})
-    if critics:
-        optimizers.append(torch.optim.AdamW(critics, betas=(0.5, 0.99), weight_decay=0.0))
-    batches = config.steps * config.accumulate
-    loader = DataLoader(
-        RandomCrops(images, config.crop, batches * config.batch * world, context.seed),
-        batch_size=config.batch,
-    )
-    *prepared, loader = accelerate.prepare(*modules, *optimizers, loader)
-    modules, optimizers = prepared[: len(modules)], prepared[len(modules) :]
+) -> dict[str, Any]:
+    """Train `model` in place as `config` says.
 
-    def step(index: int, hr: torch.Tensor) -> dict[str, torch.Tensor]:
-        if before_batch is not None:
-            before_batch(index)
-        terms, real, fake = modules[0](hr.contiguous(memory_format=torch.channels_last), index)
-        critic = [terms.pop("regulariser")] if "regulariser" in terms else []
+    Args:
+        config: The keys of the pass.
+        model: The student.
+        context: Has the source, the seed, the device, and a folder for checkpoints.
+        before_batch: Gets the index of every batch, which a resumed run continues, before the
+            networks run on it.
+
+    Returns:
+        The ledger's figures, with the log of losses.
+
+    Raises:
+        UserError: A folder, a weight file or the model does not fit the config.
+    """
+    return _Distilling(config, model, context).run(before_batch)
+
+
+class _Distilling:
+    """One distillation, from its config to its figures."""
+
+    def __init__(self, config: DistillConfig, model: SRModel, context: FitContext):
+        if context.workdir is None:
+            raise ValueError("distillation needs a folder for its checkpoints: context.workdir")
+        set_seed(context.seed)
+        self.config = config
+        self.model = model
+        self.context = context
+        self.workdir = context.workdir
+        self.images = find_images(config.data.folders)
+        self.degradation = PRESETS[config.data.degradation]
+        self.accelerate = accelerator(config.precision, context.device)
+        teacher = self._teacher()
+        self.trained = self._place(teacher)
+        perceptual = self._perceptual()
+        scores = None
+        if config.prior is not None and (config.losses.get("vsd") or config.losses.get("tsm")):
+            scores = score_pair(config.prior, teacher)
+        self.stage = Distillation(model, teacher, self._aim(), perceptual, scores)
+        self.session = Session(
+            self.accelerate,
+            self.stage,
+            self.trained,
+            dict(config.losses.items()),
+            Learning(lr=config.lr, ema=config.ema, blend=config.blend),
+        )
         if config.judged:
-            terms["gan"], judged = adversarial(modules[1], judge_trained, real, fake)
-            critic.append(judged)
-        total = sum(config.losses[name] * value for name, value in terms.items())
+            judge, judging = discriminator(config, model, teacher)
+            self.session.add_critic(judging, config.discriminator.lr, judge)
+        if config.prior is not None and scores is not None and config.losses.get("vsd"):
+            self.session.add_critic(scores.trainable_parameters(), config.prior.lr)
+
+    def run(self, before_batch: Callable[[int], None] | None) -> dict[str, Any]:
+        """Train, and return the ledger's figures."""
+        config = self.config
+
+        def forward(stage: nn.Module, index: int, hr: torch.Tensor) -> Result:
+            if before_batch is not None:
+                before_batch(index)
+            return Result(*stage(hr.contiguous(memory_format=torch.channels_last), index))
+
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        plan = Plan(
+            name=f"distill {config.stage}",
+            workdir=self.workdir,
+            steps=config.steps,
+            accumulate=config.accumulate,
+            checkpoint_every=config.checkpoint_every,
+        )
+        log = self.session.run(plan, self._loader(), forward, Hooks(after_step=self._sampler()))
+        self.model.requires_grad_(False).to(memory_format=torch.contiguous_format)
+        self.session.blend()
+        softened = self._soften()
         return {
-            "loss": total,
-            **{name: value.detach() for name, value in terms.items()},
-            **({"critic": sum(critic)} if critic else {}),
+            "images": len(self.images),
+            "data_hash": data_hash(self.images),
+            "steps": config.steps,
+            **softened,
+            "trained_parameters": sum(p.numel() for p in self.trained),
+            "critic_parameters": sum(p.numel() for p in self.session.critic_parameters),
+            "seconds": log[-1]["seconds"],
+            "hardware": hardware(),
+            "log": log,
         }
 
-    shown = RandomCrops(images, config.crop, SAMPLES, context.seed + 1)
+    def _teacher(self) -> Teacher:
+        """The source, and where features are compared the model before its decoder was joined."""
+        source = self.context.source
+        on_features = self.config.losses.get("feature") or self.config.judged == "features"
+        reference = self.context.before("decoder_join") if on_features else source
+        with torch.no_grad():
+            return Teacher(source, reference, source.context())
 
-    def after_step(done: int) -> None:
-        if accelerate.is_main_process and (
-            done % config.samples_every == 0 or done == config.steps
-        ):
-            write_samples(stage, shown, workdir / "samples", done)
+    def _place(self, teacher: Teacher) -> list[nn.Parameter]:
+        """Move all models to the device, and let alone what learns have gradients; returns that."""
+        names = set(self.config.trained_names(self.model))
+        for part in (teacher.source, teacher.reference, self.model):
+            part.requires_grad_(False)
+            part.to(self.context.device, memory_format=torch.channels_last)
+        trained = [p for name, p in self.model.named_parameters() if name in names]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        return trained
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    log = train(
-        f"distill {config.stage}",
-        accelerate,
-        modules,
-        optimizers,
-        loader,
-        step,
-        steps=config.steps,
-        ema=EMA(trained, config.ema),
-        workdir=workdir,
-        checkpoint_every=config.checkpoint_every,
-        accumulate=config.accumulate,
-        after_step=after_step,
-    )
-    accelerate.free_memory()
-    model.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    for parameter, before in zip(trained, start):
-        parameter.lerp_(before, 1 - config.blend)
-    finish = {}
-    if config.soften:
-        crops = DataLoader(RandomCrops(images, config.crop, CROPS, context.seed + 2))
-        finish["softened"] = soften(
-            model,
-            (x.to(context.device) for x in crops),
-            PRESETS[config.data.degradation],
-            (context.seed,),
-            config.soften,
+    def _perceptual(self) -> dict[str, nn.Module]:
+        """The metrics that losses use, on the device."""
+        config = self.config
+        perceptual: dict[str, nn.Module] = {}
+        if config.losses.get("lpips") and config.lpips_weights is not None:
+            metric = losses.lpips(config.lpips_weights, config.lpips_net)
+            perceptual["lpips"] = metric.to(self.context.device)
+        if config.losses.get("ea_dists") and config.dists_weights is not None:
+            perceptual["ea_dists"] = losses.ea_dists(config.dists_weights).to(self.context.device)
+        return perceptual
+
+    def _aim(self) -> Aim:
+        config = self.config
+        return Aim(
+            stage=config.stage,
+            target=config.target,
+            weights=dict(config.losses.items()),
+            judged=config.judged,
+            degradation=self.degradation,
+            key=(self.context.seed, self.accelerate.process_index),
         )
-    return {
-        "images": len(images),
-        "data_hash": data_hash(images),
-        "steps": config.steps,
-        **finish,
-        "trained_parameters": sum(p.numel() for p in trained),
-        "critic_parameters": sum(p.numel() for group in critics for p in group["params"]),
-        "seconds": log[-1]["seconds"],
-        "hardware": hardware(),
-        "log": log,
-    }
+
+    def _loader(self) -> DataLoader:
+        config = self.config
+        batches = config.steps * config.accumulate
+        count = batches * config.batch * self.accelerate.num_processes
+        crops = RandomCrops(self.images, config.crop, count, self.context.seed)
+        return DataLoader(crops, batch_size=config.batch)
+
+    def _sampler(self) -> Callable[[int], None]:
+        """What writes a sample picture, every so many steps and at the end."""
+        config = self.config
+        seed = self.context.seed + SAMPLES_SALT
+        crops = RandomCrops(self.images, config.crop, SAMPLES, seed)
+
+        def after_step(done: int) -> None:
+            is_due = done % config.samples_every == 0 or done == config.steps
+            if is_due and self.accelerate.is_main_process:
+                write_samples(self.stage, crops, self.workdir / "samples", done)
+
+        return after_step
+
+    def _soften(self) -> dict[str, float]:
+        """Soften the result where the config says so; returns the figure of it."""
+        config = self.config
+        if not config.soften:
+            return {}
+        seed = self.context.seed + SOFTEN_SALT
+        loader = DataLoader(RandomCrops(self.images, config.crop, CROPS, seed))
+        crops = (hr.to(self.context.device) for hr in loader)
+        key = (self.context.seed,)
+        return {"softened": soften(self.model, crops, self.degradation, key, config.soften)}

@@ -1,20 +1,40 @@
-"""The one training loop: accelerate for devices and precision, EMA, checkpoints, resume, progress."""
+"""The one training loop: accelerate for devices and precision, averages, checkpoints, progress.
+
+A checkpoint holds everything that the next step depends on: weights, optimisers, learning rates,
+averages and the states of the random generators. So a run that was killed, started again, gives
+what an unbroken run gives.
+"""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from compress.core import folders, marks
 from compress.core.files import write_text, writing
 from compress.core.json_files import read_json
+from compress.training.ema import EMA
+
+LOG_EVERY = 50  # steps
+# A loss is logged as a running mean: so much of the mean before, and so much of the new value.
+MEAN_KEPT = 0.95
+MEAN_TAKEN = 0.05
+LAST_RATE = 0.02  # of the learning rate, at the last step
+# What is optimised, in the order of the optimisers.
+OBJECTIVES = ("loss", "critic")
+
+# (index of the batch, batch) -> named losses. "loss" is what the first optimiser minimises.
+# "critic", if there is one, is what the second minimises. The rest is shown.
+StepFunction = Callable[[int, Any], dict[str, torch.Tensor]]
 
 
 class Progress(TypedDict):
@@ -26,7 +46,11 @@ class Progress(TypedDict):
 
 
 def read_progress(checkpoint: Path) -> dict:
-    """progress.json of a checkpoint. Raises UserError where it is damaged."""
+    """progress.json of the folder `checkpoint`.
+
+    Raises:
+        UserError: It is damaged.
+    """
     return read_json(
         checkpoint / "progress.json",
         "the progress of a training",
@@ -35,170 +59,229 @@ def read_progress(checkpoint: Path) -> dict:
     )
 
 
-PRECISION = {
-    "fp32": "no",
-    "bf16": "bf16",
-    "fp16": "fp16",
-}  # accelerate's names; YAML reads a bare no as false
+@dataclass(frozen=True)
+class Plan:
+    """How long a training runs, and when it saves.
 
-# (index of the batch, batch) -> named losses. "loss" is what the first optimiser gets and "critic", if there is one,
-# what the second gets; the rest is shown.
-StepFunction = Callable[[int, torch.Tensor], dict[str, torch.Tensor]]
+    Attributes:
+        name: Of the training, in the progress bar and in the name of its checkpoint.
+        workdir: The folder of the checkpoint.
+        steps: Optimiser steps.
+        accumulate: Batches of one step.
+        warmup: Steps in which the learning rate rises from 0.
+        clip: The largest norm of the gradient of what the first optimiser trains.
+        checkpoint_every: Steps between two checkpoints.
+        checkpoint_seconds: A single process also saves when its last checkpoint is so old.
+    """
 
+    name: str
+    workdir: Path
+    steps: int
+    accumulate: int = 1
+    warmup: int = 50
+    clip: float = 1.0
+    checkpoint_every: int = 250
+    checkpoint_seconds: float = 240
 
-class EMA:
-    """Exponential moving average of parameters, with the usual warm-up min(decay, (1+n)/(10+n))."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
-        self.decay, self.updates = decay, 0
-        self.parameters = list(parameters)
-        self.shadow = [p.detach().clone() for p in self.parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
-
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
-            parameter.copy_(shadow)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Inside, the parameters have the averaged values."""
-        kept = [p.detach().clone() for p in self.parameters]
-        self.copy_to_model()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, kept, strict=True):
-                    parameter.copy_(value)
-
-    def state_dict(self) -> dict:
-        return {"updates": self.updates, "shadow": self.shadow}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.updates = state["updates"]
-        for mine, saved in zip(self.shadow, state["shadow"], strict=True):
-            mine.copy_(saved)
+    @property
+    def checkpoint(self) -> Path:
+        """The folder that holds the last checkpoint."""
+        return self.workdir / f"{self.name}.checkpoint"
 
 
-def cosine_with_warmup(steps: int, warmup: int, floor: float = 0.02) -> Callable[[int], float]:
-    """Learning-rate factor at a step: linear warm-up, then cosine from 1 to `floor`."""
+@dataclass(frozen=True)
+class Parts:
+    """What a training consists of, and a checkpoint holds.
+
+    Attributes:
+        accelerator: Accelerate's.
+        modules: The networks, as `accelerator.prepare` returned them.
+        optimizers: Likewise; one for each of OBJECTIVES that the step function returns.
+        ema: The average of the weights.
+    """
+
+    accelerator: Accelerator
+    modules: list[nn.Module]
+    optimizers: list[torch.optim.Optimizer]
+    ema: EMA
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller does during a training.
+
+    Attributes:
+        after_step: Called with the number of steps done, after every step.
+        write_beside: Called with the folder of a checkpoint while the model has its averaged
+            weights. It may write more files there.
+    """
+
+    after_step: Callable[[int], None] | None = None
+    write_beside: Callable[[Path], None] | None = None
+
+
+NO_HOOKS = Hooks()
+
+
+def cosine_with_warmup(steps: int, warmup: int, floor: float = LAST_RATE) -> Callable[[int], float]:
+    """The factor of the learning rate at a step.
+
+    It rises evenly to 1 within `warmup` steps, and falls as a cosine to `floor` at `steps`.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return floor + (1 - floor) * 0.5 * (1 + torch.cos(torch.tensor(progress * torch.pi)).item())
+        wave = 1 + torch.cos(torch.tensor(progress * torch.pi)).item()
+        return floor + (1 - floor) * 0.5 * wave
 
     return factor
 
 
-def train(
-    name: str,
-    accelerator: Accelerator,
-    modules: list[nn.Module],
-    optimizers: list[torch.optim.Optimizer],
-    loader: Iterable,
-    step: StepFunction,
-    *,
-    steps: int,
-    ema: EMA,
-    workdir: Path,
-    clip: float = 1.0,
-    checkpoint_every: int = 250,
-    checkpoint_seconds: float = 240,
-    warmup: int = 50,
-    accumulate: int = 1,
-    after_step: Callable[[int], None] | None = None,
-    beside: Callable[[Path], None] | None = None,
-) -> list[dict]:
-    """Run `steps` optimiser steps, each of `accumulate` batches, and return the logged losses (one row per 50 steps).
+class _Log:
+    """Running means of the losses, and a row of them from time to time."""
 
-    `loader` yields batches from step 0; a checkpoint in `workdir` skips those already used, so that a resumed run
-    sees what an unbroken one would. One is written every `checkpoint_every` steps and, by a single process, when the
-    last is `checkpoint_seconds` old. `beside(folder)` is called with the model at its averaged weights and may write
-    more into a checkpoint. `modules` and `optimizers` come from `accelerator.prepare`.
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+        self.means: dict[str, float] = {}
+        self.began = time.time()
+        if rows:
+            self.began -= rows[-1]["seconds"]
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        for name, loss in losses.items():
+            value = loss.item()
+            self.means[name] = MEAN_KEPT * self.means.get(name, value) + MEAN_TAKEN * value
+
+    def shown(self) -> dict[str, str]:
+        return {name: f"{mean:.4f}" for name, mean in self.means.items()}
+
+    def write_row(self, done: int) -> None:
+        row: dict[str, float] = {"step": done, "seconds": round(time.time() - self.began)}
+        for name, mean in self.means.items():
+            row[name] = round(mean, 6)
+        self.rows.append(row)
+
+
+def train(
+    plan: Plan, parts: Parts, loader: Iterable, step: StepFunction, hooks: Hooks = NO_HOOKS
+) -> list[dict]:
+    """Train, from the last checkpoint on where there is one.
+
+    Args:
+        plan: How long, and when to save. A step has `plan.accumulate` batches.
+        parts: What is trained. The weights are the averaged ones when this returns.
+        loader: Yields batches from step 0. Those that a checkpoint has used are skipped.
+        step: Runs the networks on one batch and returns the losses.
+        hooks: What else happens during the training.
+
+    Returns:
+        The log: one row every LOG_EVERY steps and at the end, with the steps done, the seconds
+        since the start and the running mean of every loss.
+
+    Raises:
+        UserError: The folder of the checkpoint is somebody else's, or it is damaged.
     """
-    schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(o, cosine_with_warmup(steps, warmup)) for o in optimizers
-    ]
-    accelerator._schedulers.clear()
-    for scheduler in schedulers:
-        accelerator.register_for_checkpointing(scheduler)
-    accelerator.register_for_checkpointing(ema)
-    checkpoint, log = workdir / f"{name}.checkpoint", []
-    start = 0
-    folders.check_ours(checkpoint, marks.CHECKPOINT, "--workdir")
-    if accelerator.is_main_process and workdir.is_dir():
-        folders.recover(checkpoint)
-    accelerator.wait_for_everyone()
-    if checkpoint.is_dir():
-        accelerator.load_state(str(checkpoint))
-        state = read_progress(checkpoint)
-        start, log = state["step"], state["log"]
+    accelerator = parts.accelerator
+    schedulers = _register(plan, parts)
+    start, log = _resume(plan, accelerator)
     saved = time.time()
-    began = saved - (log[-1]["seconds"] if log else 0)
-    parameters = [p for group in optimizers[0].param_groups for p in group["params"]]
     bar = tqdm(
-        total=steps,
+        total=plan.steps,
         initial=start,
-        desc=name,
+        desc=plan.name,
         disable=not accelerator.is_main_process,
         mininterval=2,
     )
-    means: dict[str, float] = {}
-    batches = iter(accelerator.skip_first_batches(loader, start * accumulate) if start else loader)
-    for index in range(start, steps):
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        for part in range(accumulate):
-            losses = step(index * accumulate + part, next(batches))
-            for kind in ("loss", "critic"):
-                if kind in losses:
-                    accelerator.backward(losses[kind] / accumulate)
-        accelerator.clip_grad_norm_(parameters, clip)
-        for optimizer in optimizers:
-            optimizer.step()
+    if start:
+        loader = accelerator.skip_first_batches(loader, start * plan.accumulate)
+    batches = iter(loader)
+    for index in range(start, plan.steps):
+        losses = _optimise(plan, parts, index, batches, step)
         for scheduler in schedulers:
             scheduler.step()
-        ema.update()
-        for key, value in losses.items():
-            means[key] = 0.95 * means.get(key, value.item()) + 0.05 * value.item()
+        parts.ema.update()
+        log.add(losses)
         bar.update()
-        bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
+        bar.set_postfix(log.shown(), refresh=False)
         done = index + 1
-        if done % 50 == 0 or done == steps:
-            log.append(
-                {"step": done, "seconds": round(time.time() - began)}
-                | {k: round(v, 6) for k, v in means.items()}
-            )
-        if after_step is not None:
-            after_step(done)
-        # Clocks of several processes differ, and all of them have to save at one step.
-        late = accelerator.num_processes == 1 and time.time() - saved > checkpoint_seconds
-        if done % checkpoint_every == 0 or done == steps or late:
-            _save(accelerator, checkpoint, {"step": done, "steps": steps, "log": log}, ema, beside)
+        if done % LOG_EVERY == 0 or done == plan.steps:
+            log.write_row(done)
+        if hooks.after_step is not None:
+            hooks.after_step(done)
+        if _is_due(plan, accelerator, done, saved):
+            progress = {"step": done, "steps": plan.steps, "log": log.rows}
+            _save(parts, plan.checkpoint, progress, hooks.write_beside)
             saved = time.time()
     bar.close()
     accelerator.wait_for_everyone()
     accelerator._custom_objects.clear()
-    ema.copy_to_model()
-    return log
+    parts.ema.copy_to_model()
+    return log.rows
+
+
+def _register(plan: Plan, parts: Parts) -> list[LambdaLR]:
+    """The learning rates, one an optimiser; accelerate saves them and the averages from now on."""
+    rate = cosine_with_warmup(plan.steps, plan.warmup)
+    schedulers = [LambdaLR(optimizer, rate) for optimizer in parts.optimizers]
+    parts.accelerator._schedulers.clear()
+    for scheduler in schedulers:
+        parts.accelerator.register_for_checkpointing(scheduler)
+    parts.accelerator.register_for_checkpointing(parts.ema)
+    return schedulers
+
+
+def _resume(plan: Plan, accelerator: Accelerator) -> tuple[int, _Log]:
+    """(steps done, their log) of the last checkpoint, which is read; (0, empty) without one."""
+    checkpoint = plan.checkpoint
+    folders.check_ours(checkpoint, marks.CHECKPOINT, "--workdir")
+    if accelerator.is_main_process and plan.workdir.is_dir():
+        folders.recover(checkpoint)
+    accelerator.wait_for_everyone()
+    if not checkpoint.is_dir():
+        return 0, _Log([])
+    accelerator.load_state(str(checkpoint))
+    progress = read_progress(checkpoint)
+    return progress["step"], _Log(progress["log"])
+
+
+def _optimise(
+    plan: Plan, parts: Parts, index: int, batches: Iterator, step: StepFunction
+) -> dict[str, torch.Tensor]:
+    """One step of all optimisers; returns the losses of its last batch."""
+    accelerator = parts.accelerator
+    for optimizer in parts.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    losses: dict[str, torch.Tensor] = {}
+    for part in range(plan.accumulate):
+        losses = step(index * plan.accumulate + part, next(batches))
+        for objective in OBJECTIVES:
+            if objective in losses:
+                accelerator.backward(losses[objective] / plan.accumulate)
+    clipped = [p for group in parts.optimizers[0].param_groups for p in group["params"]]
+    accelerator.clip_grad_norm_(clipped, plan.clip)
+    for optimizer in parts.optimizers:
+        optimizer.step()
+    return losses
+
+
+def _is_due(plan: Plan, accelerator: Accelerator, done: int, saved: float) -> bool:
+    """Whether a checkpoint is written after `done` steps, the last being of the time `saved`."""
+    if done % plan.checkpoint_every == 0 or done == plan.steps:
+        return True
+    # Clocks of several processes differ, and all of them have to save at one step.
+    return accelerator.num_processes == 1 and time.time() - saved > plan.checkpoint_seconds
 
 
 def _save(
-    accelerator: Accelerator,
+    parts: Parts,
     checkpoint: Path,
     progress: dict,
-    ema: EMA,
-    beside: Callable[[Path], None] | None,
+    write_beside: Callable[[Path], None] | None,
 ) -> None:
     """Write beside, then swap: a run killed at any moment leaves a whole checkpoint."""
+    accelerator = parts.accelerator
     partial = folders.partial_of(checkpoint)
     if accelerator.is_main_process:
         folders.begin(checkpoint, marks.CHECKPOINT)
@@ -206,8 +289,8 @@ def _save(
     with writing(partial):
         accelerator.save_state(str(partial), safe_serialization=True)
     if accelerator.is_main_process:
-        if beside is not None:
-            with ema.in_place():
-                beside(partial)
+        if write_beside is not None:
+            with parts.ema.in_place():
+                write_beside(partial)
         write_text(partial / "progress.json", json.dumps(progress))
         folders.swap_in(partial, checkpoint, marks.CHECKPOINT)

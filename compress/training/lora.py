@@ -1,4 +1,7 @@
-"""Copies of a source's UNet that train by LoRA (arXiv 2106.09685), placed as OSEDiff does (arXiv 2406.08177)."""
+"""Copies of a source's UNet that train by LoRA (arXiv 2106.09685).
+
+The layers that have LoRA are those of OSEDiff (arXiv 2406.08177).
+"""
 
 import copy
 
@@ -17,7 +20,10 @@ ADAPTER = "default"
 
 
 def lora_modules(unet: nn.Module) -> list[str]:
-    """Names of all plain convolutions and linear layers but those of the time embedding: 258 in SD 2.1."""
+    """Names of the layers of `unet` that learn by LoRA: 258 in SD 2.1.
+
+    They are all plain convolutions and linear layers but those of the time embedding.
+    """
     return [
         name
         for name, module in unet.named_modules()
@@ -26,12 +32,18 @@ def lora_modules(unet: nn.Module) -> list[str]:
 
 
 def add_lora(unet: nn.Module, rank: int) -> None:
-    """Put LoRA of `rank` on every layer of `lora_modules`, in place. It starts as the identity (B = 0)."""
+    """Put LoRA of `rank` on every layer of `lora_modules`, in place.
+
+    It starts as the identity (B = 0).
+
+    Raises:
+        UserError: No such layer is left.
+    """
     names = lora_modules(unet)
     if not names:
         raise UserError(
-            "LoRA needs a plain convolution or linear layer and the UNet has none left; build it from "
-            "the source model, before the passes that replace layers"
+            "LoRA needs a plain convolution or linear layer and the UNet has none left; build it "
+            "from the source model, before the passes that replace layers"
         )
     config = LoraConfig(
         r=rank, lora_alpha=LORA_ALPHA, target_modules=names, init_lora_weights="gaussian"
@@ -49,12 +61,21 @@ def _cross_attentions(unet: nn.Module) -> list[Attention]:
 
 
 def takes_prompt(unet: nn.Module) -> bool:
-    """Whether the output depends on `encoder_hidden_states`."""
+    """Whether the output of `unet` depends on `encoder_hidden_states`."""
     return bool(_cross_attentions(unet))
 
 
 def check_prompt(unet: nn.Module, context: torch.Tensor | None, user: str) -> None:
-    """Raise UserError unless `context` [1, tokens, dim] fits the cross-attention that `unet` has."""
+    """Check that a text context fits the cross-attention that `unet` has.
+
+    Args:
+        unet: May have none, and then takes any context.
+        context: [1, tokens, dim].
+        user: Who needs it, for the message.
+
+    Raises:
+        UserError: It is missing, or of another size.
+    """
     for attention in _cross_attentions(unet):
         if context is None:
             raise UserError(
@@ -69,43 +90,61 @@ def check_prompt(unet: nn.Module, context: torch.Tensor | None, user: str) -> No
 
 
 class AdaptedUNet(nn.Module):
-    """Base of what judges or scores with a UNet: `denoiser` is a frozen deep copy of a source's.
+    """Base of what judges or scores with a UNet: a frozen deep copy of a source's, and LoRA on it.
 
-    A subclass alters the copy, calls `add_lora`, names further parts that train in full in `trained`, and ends its
-    constructor with `requires_grad_(True)`. `context` [1, tokens, dim] replaces the denoiser's own if given.
-    Raises UserError for a denoiser that is no UNet, that lacks its prompt, or, with `any_timestep`, that has one
-    timestep folded in.
+    A subclass alters the copy, calls `add_lora`, names further parts that train in full in
+    `trained`, and ends its constructor with `requires_grad_(True)`.
     """
 
     trained: tuple[str, ...] = ()  # prefixes of parameter names, besides LoRA
 
-    def __init__(self, denoiser: UNetDenoiser, context: torch.Tensor | None, any_timestep: bool):
+    def __init__(self, denoiser: nn.Module, context: torch.Tensor | None, any_timestep: bool):
+        """Copy a source's UNet.
+
+        Args:
+            denoiser: The source's.
+            context: Replaces the denoiser's own text context, [1, tokens, dim], if given.
+            any_timestep: Whether the UNet is called at other timesteps than the source's.
+
+        Raises:
+            UserError: The denoiser is no UNet, lacks its prompt, or has one timestep folded in
+                where others are needed.
+        """
         super().__init__()
         user = type(self).__name__
         if not isinstance(denoiser, UNetDenoiser):
             raise UserError(
-                f"{user}: the denoiser is a {type(denoiser).__name__}, only a UNet at a fixed timestep "
-                "can be adapted; build it from the source model"
+                f"{user}: the denoiser is a {type(denoiser).__name__}, only a UNet at a fixed "
+                "timestep can be adapted; build it from the source model"
             )
         if any_timestep and not isinstance(denoiser.unet.time_embedding, TimestepEmbedding):
             raise UserError(
-                f"{user}: the UNet's timestep is folded into its biases, but others are needed; build it "
-                "from the source model, before the strip pass"
+                f"{user}: the UNet's timestep is folded into its biases, but others are needed; "
+                "build it from the source model, before the strip pass"
             )
         context = denoiser.context if context is None else context
         check_prompt(denoiser.unet, context, user)
         self.denoiser = copy.deepcopy(denoiser)
-        self.denoiser.context = None if context is None else nn.Parameter(context.detach().clone())
+        self.denoiser.context = None
+        if context is not None:
+            self.denoiser.context = nn.Parameter(context.detach().clone())
         super().requires_grad_(False)
 
     @property
     def unet(self) -> UNet2DConditionModel:
+        """Diffusers' network inside the copy."""
         return self.denoiser.unet
 
     def predict(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor | None
     ) -> torch.Tensor:
-        """The UNet's output for `noisy` [B, C, h, w] at `timesteps` [B] and `context` [1, tokens, dim], in its type."""
+        """The UNet's output [B, C, h, w], in its number format.
+
+        Args:
+            noisy: Noised latents [B, C, h, w].
+            timesteps: One for each, int64 [B].
+            context: The text context [1, tokens, dim], None where the UNet takes none.
+        """
         if context is not None:
             context = context.expand(noisy.shape[0], -1, -1)
         noisy = noisy.to(self.unet.dtype)
@@ -120,7 +159,10 @@ class AdaptedUNet(nn.Module):
         ]
 
     def requires_grad_(self, requires_grad: bool = True) -> "AdaptedUNet":
-        """Switch the trained parameters alone: a training loop may switch off and on, the copy stays frozen."""
+        """Switch the parameters that learn, and no others.
+
+        So a training loop may switch all of them off and on, and the copy stays frozen.
+        """
         for parameter in self.trainable_parameters():
             parameter.requires_grad_(requires_grad)
         return self

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from torch import nn
 from torchvision import models
 
 from compress.core.errors import UserError
-from compress.core.tensors import UNREADABLE
+from compress.core.tensors import UNREADABLE, State
+
+BACKBONES = ("alexnet", "vgg16")  # of torchvision, which pyiqa builds metrics on
+FLAT = 1e-6  # added to a squared gradient
 
 
 def kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
@@ -36,59 +39,80 @@ def frequency(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def gan_generator(fake_logits: torch.Tensor) -> torch.Tensor:
-    """Non-saturating generator loss: softplus(-D(fake))."""
+    """The generator's non-saturating loss: softplus(-D(fake)), D being the logits."""
     return F.softplus(-fake_logits).mean()
 
 
 def gan_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-    """softplus(D(fake)) + softplus(-D(real))."""
+    """The discriminator's loss: softplus(D(fake)) + softplus(-D(real)), D being the logits."""
     return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
 
 
 @contextmanager
 def _without_download() -> Iterator[None]:
-    """pyiqa fetches the AlexNet and VGG backbones whatever it is told; `weights` holds them already."""
-    kept = {name: getattr(models, name) for name in ("alexnet", "vgg16")}
+    """Inside, torchvision builds its networks without weights.
+
+    pyiqa fetches the AlexNet and VGG backbones whatever it is told, and the weight files that are
+    read here hold them already.
+    """
+    builders = {name: getattr(models, name) for name in BACKBONES}
     try:
-        for name, build in kept.items():
-            setattr(models, name, lambda build=build, **_: build(weights=None))
+        for name, build in builders.items():
+            setattr(models, name, _without_weights(build))
         yield
     finally:
-        for name, build in kept.items():
+        for name, build in builders.items():
             setattr(models, name, build)
 
 
-def _read(weights: str | Path, loss: str, network: str) -> dict[str, torch.Tensor]:
-    """The named tensors of a safetensors or torch file. Raises UserError where there are none."""
-    path, problem, state = Path(weights), None, None
-    if not path.is_file():
-        problem = "do not exist"
-    else:
-        try:
-            state = (
-                load_file(path)
-                if path.suffix == ".safetensors"
-                else torch.load(path, "cpu", weights_only=True)
-            )
-        except (SafetensorError, *UNREADABLE) as error:
-            problem = f"cannot be read ({type(error).__name__})"
-        else:
-            if not isinstance(state, dict) or not all(
-                isinstance(v, torch.Tensor) for v in state.values()
-            ):
-                problem = "are not named tensors alone"
-    if problem:
+def _without_weights(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """`build` that ignores what it is told, and gives random weights."""
+    return lambda **_: build(weights=None)
+
+
+def _read(weights: str | Path, loss: str, network: str) -> State:
+    """The named tensors of a safetensors or torch file.
+
+    Raises:
+        UserError: There is no such file, or it holds something else.
+    """
+    path = Path(weights)
+    try:
+        return _named_tensors(path)
+    except _UnfitError as problem:
         raise UserError(
-            f"{loss.upper()} weights {path} {problem}; set {loss}_weights to a safetensors or torch file "
-            f"with pyiqa's names for {network}, or remove the loss"
-        )
+            f"{loss.upper()} weights {path} {problem}; set {loss}_weights to a safetensors or "
+            f"torch file with pyiqa's names for {network}, or remove the loss"
+        ) from None
+
+
+class _UnfitError(Exception):
+    """Why a file holds no named tensors, as the end of a sentence about its weights."""
+
+
+def _named_tensors(path: Path) -> State:
+    if not path.is_file():
+        raise _UnfitError("do not exist")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, *UNREADABLE) as error:
+        raise _UnfitError(f"cannot be read ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise _UnfitError("are not named tensors alone")
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise _UnfitError("are not named tensors alone")
     return state
 
 
-def _fill(
-    metric: nn.Module, state: dict[str, torch.Tensor], where: str, derived: re.Pattern
-) -> nn.Module:
-    """`metric` with the tensors of `state`, frozen. Names that match `derived` may be missing."""
+def _fill(metric: nn.Module, state: State, where: str, derived: re.Pattern) -> nn.Module:
+    """`metric` with the tensors of `state`, frozen.
+
+    Raises:
+        UserError: Names or shapes do not fit. Names that match `derived` may be missing.
+    """
     expected = metric.state_dict()
     missing = [k for k in expected if k not in state and not derived.match(k)]
     unfit = [k for k, v in state.items() if k not in expected or expected[k].shape != v.shape]
@@ -101,18 +125,25 @@ def _fill(
 
 
 def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
-    """LPIPS (arXiv 1801.03924) through pyiqa with weights from a local file; called as loss(image, target).
+    """LPIPS (arXiv 1801.03924) through pyiqa, with weights from a local file.
 
-    `weights` holds pyiqa's names (`net.*`, `lin*`), safetensors or a torch file. The module is frozen.
+    Args:
+        weights: A safetensors or torch file with pyiqa's names (`net.*`, `lin*`).
+        net: The backbone: squeeze, alex or vgg.
+
+    Returns:
+        A frozen module, called as loss(image, target); one distance for each image.
+
+    Raises:
+        UserError: The file cannot be read, or is of another network.
     """
     from pyiqa.archs.lpips_arch import LPIPS
 
     network = f"the '{net}' network"
     state = _read(weights, "lpips", network)
     with warnings.catch_warnings(), _without_download():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # torchvision renamed an argument that pyiqa passes
+        # torchvision renamed an argument that pyiqa passes.
+        warnings.simplefilter("ignore", UserWarning)
         metric = LPIPS(net=net, pretrained=False, pnet_rand=True)
     # `lins.*` are the same tensors as `lin*`; the scaling layer is constant.
     return _fill(
@@ -124,11 +155,11 @@ def lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
 
 
 def sobel(image: torch.Tensor) -> torch.Tensor:
-    """Gradient magnitude [B, 3, H, W] of the mean over channels, equal in all three: 8 times the slope per pixel.
+    """Gradient magnitude [B, 3, H, W] of the mean over channels, equal in all three channels.
 
-    As in the code of the group that defined EA-DISTS (jkwang28/OSDFace,
-    `edge_aware_dists_demo.py`). That code pads with zeros, which draws a frame around every image; here the border
-    is replicated.
+    It is 8 times the slope per pixel, as in the code of the group that defined EA-DISTS
+    (jkwang28/OSDFace, `edge_aware_dists_demo.py`). That code pads with zeros, which draws a frame
+    around every image; here the border is replicated.
     """
     grey = F.pad(image.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     across = torch.tensor(
@@ -138,28 +169,41 @@ def sobel(image: torch.Tensor) -> torch.Tensor:
     )
     gradient = F.conv2d(grey, torch.stack([across, across.T])[:, None])  # [B, 2, H, W]
     # The root has no derivative at 0, where an image is flat.
-    return (gradient.square().sum(dim=1, keepdim=True) + 1e-6).sqrt().expand(-1, 3, -1, -1)
+    squared = gradient.square().sum(dim=1, keepdim=True)
+    return (squared + FLAT).sqrt().expand(-1, 3, -1, -1)
 
 
 class EADists(nn.Module):
     """`dists` of the images plus `dists` of their edges, mean over the batch."""
 
     def __init__(self, dists: nn.Module):
+        """`dists` gives one distance for each image."""
         super().__init__()
         self.dists = dists
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The distance, a scalar, of images [B, 3, H, W] in [0, 1]."""
         # Variances are differences of means: sixteen bits do not hold them.
         with torch.autocast(image.device.type, enabled=False):
-            image, target = image.float(), target.float()
+            image = image.float()
+            target = target.float()
             return (self.dists(image, target) + self.dists(sobel(image), sobel(target))).mean()
 
 
 def ea_dists(weights: str | Path) -> nn.Module:
-    """EA-DISTS of DFOSD (arXiv 2410.04224), DISTS(x, y) + DISTS(S(x), S(y)) with S = `sobel`; loss(image, target).
+    """EA-DISTS of DFOSD (arXiv 2410.04224): DISTS(x, y) + DISTS(S(x), S(y)) with S = `sobel`.
 
-    DISTS (arXiv 2004.07728) through pyiqa. `weights` is the state dict of `pyiqa.archs.dists_arch.DISTS`:
-    `alpha`, `beta` and the backbone `stage*`, which pyiqa's own download lacks. The module is frozen.
+    DISTS (arXiv 2004.07728) comes through pyiqa.
+
+    Args:
+        weights: The state dict of `pyiqa.archs.dists_arch.DISTS`: `alpha`, `beta` and the backbone
+            `stage*`, which pyiqa's own download lacks.
+
+    Returns:
+        A frozen module, called as loss(image, target).
+
+    Raises:
+        UserError: The file cannot be read, or is of another network.
     """
     from pyiqa.archs.dists_arch import DISTS
 

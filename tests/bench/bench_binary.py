@@ -1,11 +1,12 @@
-"""A binarised nano denoiser in onnxruntime, packed, against the float one: bytes, memory at load, latency, as ratios.
+"""A binarised nano denoiser in onnxruntime beside the float one: bytes, memory at load, latency.
 
-    nice python tests/bench/bench_binary.py [--source resshift] [--method bimacosr] [--lr-size 64] [--repeats 10]
+    nice python tests/bench/bench_binary.py [--source resshift] [--method bimacosr] [--lr-size 64]
+        [--repeats 10]
 
-onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at every run. Both are
-measured, each memory in a process of its own. The last line compares the file with what it must hold: the bits, and in
-float16 every other weight, without the attention masks and indices that follow from the sizes. No ratio of operations
-is a speed: see compress/cost/count.py.
+onnxruntime expands the bits when it loads the file, unless constant folding is off; then it does at
+every run. Both are measured, each memory in a process of its own. The last line compares the file
+with what it must hold: the bits, and in float16 every other weight, without the attention masks and
+indices that follow from the sizes. No ratio of operations is a speed: see compress/cost/count.py.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def write(folder: Path, kind: str, method: str | None, side: int) -> tuple[Path,
     derived = {
         id(b)
         for name, b in model.denoiser.named_buffers()
-        if "attn_mask" in name or name.endswith("_index") and "relative_position" in name
+        if "attn_mask" in name or (name.endswith("_index") and "relative_position" in name)
     }
     parts = [model.denoiser, *([model.process] if isinstance(model.process, nn.Module) else [])]
     tensors = {id(t): t for part in parts for t in (*part.parameters(), *part.buffers())}
@@ -109,7 +110,8 @@ def main(argv: list[str]) -> None:
         )
         medians = {label: statistics.median(values) for label, values in times.items()}
         print(
-            f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}{'ms':>10}{'ratio':>8}"
+            f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}"
+            f"{'ms':>10}{'ratio':>8}"
         )
         for label, (file, _) in runs.items():
             size = file.stat().st_size
@@ -118,9 +120,8 @@ def main(argv: list[str]) -> None:
                 f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
                 f"{medians[label] / medians['float']:>8.3f}"
             )
-        print(
-            f"bits and float16 numbers: {needed:,} bytes; the file has {packed.stat().st_size / needed:.3f} of that"
-        )
+        share = packed.stat().st_size / needed
+        print(f"bits and float16 numbers: {needed:,} bytes; the file has {share:.3f} of that")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What each branch of BiMaCoSR is worth, and other binary methods at its size: the nano SinSR, binarised and distilled.
+"""What each branch of BiMaCoSR is worth, and other binary methods at its size.
 
-    nice python tests/bench/bench_branches.py --data FOLDER... --images FOLDER --lpips-weights FILE -o DIR [--steps 600]
+    nice python tests/bench/bench_branches.py --data FOLDER... --images FOLDER --lpips-weights FILE
+        -o DIR [--steps 600]
 
-Every row is trained alike, on the crops of --data. PSNR and LPIPS (squeeze) compare its 8-bit-rounded images with the
-source's on the photographs of --images. Methods without branches keep, beside their first and last convolution, as many
-further layers in float16 as bimacosr's branches cost, the smallest first. A row that is in DIR is read, not repeated.
+The model is the nano SinSR, binarised and distilled. Every row is trained alike, on the crops of
+--data. PSNR and LPIPS (squeeze) compare its 8-bit-rounded images with the source's on the
+photographs of --images. Methods without branches keep, beside their first and last convolution, as
+many further layers in float16 as bimacosr's branches cost, the smallest first. A row that is in DIR
+is read, not repeated.
 """
 
 import argparse
@@ -98,9 +101,8 @@ def main(argv: list[str]) -> None:
         lr=options.lr,
         data=Photographs(folders=tuple(options.data)),
     )
-    print(
-        f"{'denoiser, ' + str(options.steps) + ' steps':<40}{'kept':>6}{'bytes':>10}{'PSNR':>8}{'LPIPS':>9}"
-    )
+    title = f"denoiser, {options.steps} steps"
+    print(f"{title:<40}{'kept':>6}{'bytes':>10}{'PSNR':>8}{'LPIPS':>9}")
     for name, binarize in rows.items():
         folder = options.out / name.replace(": ", "_").replace(" + ", "_").replace(" ", "_")
         file = folder / "figures.json"

@@ -1,11 +1,13 @@
-"""Speed of the evaluation beside pyiqa called directly, and with two processes. One machine, turns interleaved.
+"""Speed of the evaluation beside pyiqa called directly, and with two processes.
 
-    python tests/bench/bench_eval.py RESTORED --data DIR [--metrics psnr,ssim,niqe] [--iqa-weights DIR] [--images 12]
+    python tests/bench/bench_eval.py RESTORED --data DIR [--metrics psnr,ssim,niqe]
+        [--iqa-weights DIR] [--images 12]
 
-Direct: `metric(restored file, original file)` of pyiqa for every image and metric, each metric created once. Ours:
-`eval.score.benchmark.evaluate` without its cache, reading the same files, loading the metrics included in neither; `buffers
-kept` is how eval.run calls it. Cached: the same again, all scores known. Times are of this machine and day; what holds
-is the ratio.
+All is of one machine, turns interleaved. Direct: `metric(restored file, original file)` of pyiqa
+for every image and metric, each metric created once. Ours: `eval.score.benchmark.evaluate` without
+its cache, reading the same files, loading the metrics included in neither; `buffers kept` is how
+eval.run calls it. Cached: the same again, all scores known. Times are of this machine and day; what
+holds is the ratio.
 """
 
 import argparse
@@ -113,14 +115,15 @@ def main(argv: list[str]) -> None:
                         run(group)
                 times[label].append(time.perf_counter() - start)
     print(
-        f"measured on {processor()}, {os.cpu_count()} cores, 1 thread each; {len(files)} images, {options.repeats} "
-        f"repeats"
+        f"measured on {processor()}, {os.cpu_count()} cores, 1 thread each; {len(files)} images, "
+        f"{options.repeats} repeats"
     )
     base = statistics.median(times["pyiqa directly"])
     for label, values in times.items():
         median = statistics.median(values)
         print(
-            f"{label:22}{median / len(files) * 1e3:9.1f} ms an image{base / median:7.2f}x as fast as pyiqa directly"
+            f"{label:22}{median / len(files) * 1e3:9.1f} ms an image"
+            f"{base / median:7.2f}x as fast as pyiqa directly"
         )
     with tempfile.TemporaryDirectory() as folder:
         _cached(job, groups, Path(folder) / "c.sqlite", base, len(files))
@@ -144,7 +147,7 @@ def _cached(job: Job, groups: list, file: Path, base: float, count: int) -> None
 
 
 def _scaling(job: Job, groups: list, processes: int) -> None:
-    """Steady state of one process against several: the time from the first group's end to the last's."""
+    """Steady state of one process against several: from the first group's end to the last's."""
     rates = {}
     for count in (1, processes):
         arrivals = []
@@ -153,14 +156,15 @@ def _scaling(job: Job, groups: list, processes: int) -> None:
         skip = count  # the first group of each process pays for its start
         if len(arrivals) < 4 * count:  # fewer arrive too close together to say anything
             raise UserError(
-                f"{len(groups)} batches are too few to measure {processes} processes; give more --images"
+                f"{len(groups)} batches are too few to measure {processes} processes; give more "
+                "--images"
             )
         rates[count] = sum(n for _, n in arrivals[skip:]) / (
             arrivals[-1][0] - arrivals[skip - 1][0]
         )
     print(
-        f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one process "
-        f"(load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+        f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one "
+        f"process (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
 
 

@@ -1,12 +1,13 @@
-"""The frame of a result: errors of its outermost pixels on a gradient, by the margin that is reflected around it.
+"""The frame of a result: errors of its outermost pixels, by the margin that is reflected around it.
 
     python tests/bench/bench_frame.py [MODEL|EXPORTED_FOLDER]... [--margin 16] [--side 128]
 
-Every picture is the middle of a larger one, whose result at the same pixels has no border near. Errors are means in
-levels of 255. `ring` is that of the outermost pixels against the larger picture's result, `inside` that of the pixels
-16 to 32 further in, and `ratio` their quotient: near 1 there is no frame. (Nearer to the middle of a gradient every
-error is smaller, because what is wrong there is contrast.) `truth` is the ring's error against the gradient itself, and
-`larger` that of the larger picture's result at the same pixels. Without an argument: the four embedded models.
+Every picture is the middle of a larger gradient, whose result at the same pixels has no border
+near. Errors are means in levels of 255. `ring` is that of the outermost pixels against the larger
+picture's result, `inside` that of the pixels 16 to 32 further in, and `ratio` their quotient: near
+1 there is no frame. (Nearer to the middle of a gradient every error is smaller, because what is
+wrong there is contrast.) `truth` is the ring's error against the gradient itself, and `larger` that
+of the larger picture's result at the same pixels. Without an argument: the four embedded models.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def gradient(side: int) -> torch.Tensor:
 
 
 def ring(error: torch.Tensor, first: int, last: int) -> float:
-    """Mean over the pixels of [1, 3, H, W] whose distance from the border is `first` to `last` - 1."""
+    """Mean over the pixels of [1, 3, H, W] that are `first` to `last` - 1 from the border."""
     outer = error[..., first : error.shape[-2] - first, first : error.shape[-1] - first]
     inner = error[..., last:-last, last:-last]
     return ((outer.sum() - inner.sum()) / (outer.numel() - inner.numel())).item()

@@ -1,11 +1,13 @@
 """Full size, random weights: saved, run in torch, exported, run in onnxruntime, compared.
 
-    nice python tests/bench/bench_full_size.py [adcsr|sd21-decoder] [--w8a8] [--lr-size 128x128] [--folder DIR]
+    nice python tests/bench/bench_full_size.py [adcsr|sd21-decoder] [--w8a8] [--lr-size 128x128]
+        [--folder DIR]
 
-`adcsr` is all of AdcSR (456M parameters), `sd21-decoder` the VAE decoder of SD 2.1 within OSEDiff. --w8a8 quantises in
-between, by PassionSR's method with the ranges that it begins with: a step of learning on 456M random weights says
-nothing. Each phase is a process of its own, so that its peak of resident memory is its own. Ends with code 1 if parity fails or
-a phase needs more than 24 GiB. Everything written (about 4 GB under DIR) is removed.
+`adcsr` is all of AdcSR (456M parameters), `sd21-decoder` the VAE decoder of SD 2.1 within OSEDiff.
+--w8a8 quantises in between, by PassionSR's method with the ranges that it begins with: a step of
+learning on 456M random weights says nothing. Each phase is a process of its own, so that its peak
+of resident memory is its own. Ends with code 1 if parity fails or a phase needs more than 24 GiB.
+Everything written (about 4 GB under DIR) is removed.
 """
 
 import argparse

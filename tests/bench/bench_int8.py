@@ -1,18 +1,21 @@
-"""Size and speed of a compressed run beside its source in float32, as ONNX on this machine, component by component.
+"""Size and speed of a compressed run beside its source in float32, as ONNX on this machine.
 
-    python tests/bench/bench_int8.py RUN [--beside RUN] [--lr-size 128x128] [--threads 1,2] [--repeats N]
-        [--components decoder,model]
+    python tests/bench/bench_int8.py RUN [--beside RUN] [--lr-size 128x128] [--threads 1,2]
+        [--repeats N] [--components decoder,model]
 
-`fp32` is the plain export, `fp32 forms` the same network stripped as the run strips it and in the forms of
-export/graphs/cpu_forms that the compressed file has, so that what quantisation gives can be told from what they give.
-`--beside` adds the file of another run, such as one with `reduce_range`. The first line says which features the
-processor has and whether sessions ask for onnxruntime's exact kernels; below each table stands what each compressed
-file takes with exact and with fast kernels, and how far their results are apart: 0 on a processor with VNNI, and of a
-file with `reduce_range` on every one.
-`--openvino-python` names an interpreter that has OpenVINO, where this one has not. Below each table: where the
-compressed file's time goes, in integers, in conversions and in floating point, with the operators that stay float. With
-nncf or openvino installed, NNCF's int8 of the same network (by part) and OpenVINO's runtime get lines of their own.
-Nothing is asserted: a latency is a measurement of one machine on one day.
+Everything is measured component by component. `fp32` is the plain export. `fp32 forms` is the same
+network stripped as the run strips it and in the forms of export/graphs/cpu_forms that the
+compressed file has, so that what quantisation gives can be told from what they give. `--beside`
+adds the file of another run, such as one with `reduce_range`. The first line says which features
+the processor has and whether sessions ask for onnxruntime's exact kernels. Below each table stands
+what each compressed file takes with exact and with fast kernels, and how far their results are
+apart: 0 on a processor with VNNI, and of a file with `reduce_range` on every one.
+
+`--openvino-python` names an interpreter that has OpenVINO, where this one has not. Below each table
+also stands where the compressed file's time goes, in integers, in conversions and in floating
+point, with the operators that stay float. With nncf or openvino installed, NNCF's int8 of the same
+network (by part) and OpenVINO's runtime get lines of their own. Nothing is asserted: a latency is a
+measurement of one machine on one day.
 """
 
 import argparse
@@ -66,9 +69,10 @@ INTEGERS = {
 def shares(
     path: Path, threads: int, runs: int = 3
 ) -> tuple[dict[str, float], dict[str, tuple[int, float]]]:
-    """Milliseconds a run in `integer`, `conversion`, `float`; and of the last, operator -> (nodes, milliseconds).
+    """Milliseconds a run in `integer`, `conversion` and `float`, and operators of the last.
 
-    An operator on 8-bit tensors counts as integer whatever its name: a Resize or MaxPool that was moved in there.
+    An operator on 8-bit tensors counts as integer whatever its name: a Resize or MaxPool that was
+    moved in there. Operators are name -> (nodes, milliseconds).
     """
     options = session_options(threads)
     options.enable_profiling = True
@@ -120,7 +124,10 @@ def describe(path: Path, threads: int) -> str:
 
 
 def kernels(path: Path, threads: int, repeats: int) -> str:
-    """Medians of one file with exact and with fast kernels, interleaved, and the largest difference of results."""
+    """Medians of one file with exact and with fast kernels, interleaved.
+
+    Beside them stands the largest difference of their results.
+    """
     loaded = {
         name: ort.InferenceSession(
             str(path), session_options(threads, exact), providers=["CPUExecutionProvider"]
@@ -133,8 +140,8 @@ def kernels(path: Path, threads: int, repeats: int) -> str:
     times = interleaved({name: partial(one.run, None, x) for name, one in loaded.items()}, repeats)
     exact, fast = (float(np.median(times[name])) for name in ("exact", "fast"))
     return (
-        f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); results differ by "
-        f"{apart:.2e} of the largest value"
+        f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); "
+        f"results differ by {apart:.2e} of the largest value"
     )
 
 
@@ -165,9 +172,11 @@ import json, statistics, sys, time
 import numpy, openvino
 files, threads, repeats = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 core = openvino.Core()
-runs = {label: core.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads}) for label, path in files.items()}
+options = {"INFERENCE_NUM_THREADS": threads}
+runs = {label: core.compile_model(path, "CPU", options) for label, path in files.items()}
 times = {label: [] for label in runs}
-x = numpy.random.default_rng(0).random(tuple(next(iter(runs.values())).inputs[0].shape), dtype=numpy.float32)
+shape = tuple(next(iter(runs.values())).inputs[0].shape)
+x = numpy.random.default_rng(0).random(shape, dtype=numpy.float32)
 for turn in range(0, repeats, 3):
     for label, run in runs.items():
         run([x])

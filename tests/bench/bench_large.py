@@ -1,11 +1,13 @@
 """Memory and time of a large photograph, in toolkit and exported program, by colour correction.
 
-    python tests/bench/bench_large.py [MODEL|EXPORTED_FOLDER|stub] [--size 4000x3000] [--fix adain] [--png]
+    python tests/bench/bench_large.py [MODEL|EXPORTED_FOLDER|stub] [--size 4000x3000] [--fix adain]
+        [--png]
 
-Each row is a process of its own. `loaded` is its peak resident memory after a first image of 128x128, when the model
-and a tile's buffers are there; `beside` is what the large image adds to that after loading alone. `networks` is the time
-until the strips of the decoder are there, `colour` what is between them and uint8 pixels, `share` its part of both.
-`stub` is a model whose networks cost next to nothing, for memory and colour alone. --png also writes the result.
+Each row is a process of its own. `loaded` is its peak resident memory after a first image of
+128x128, when the model and a tile's buffers are there. `beside` is what the large image adds to
+that after loading alone. `networks` is the time until the strips of the decoder are there, `colour`
+what is between them and uint8 pixels, `share` its part of both. `stub` is a model whose networks
+cost next to nothing, for memory and colour alone. --png also writes the result.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Speed of compressed models beside their sources in torch: one device, one process, repeats interleaved.
+"""Speed of compressed models beside their sources in torch: one device, one process, interleaved.
 
-    python tests/bench/bench_models.py RUN|MODEL|RECIPE... [key=value ...] [--random] [--device cpu|cuda]
+    python tests/bench/bench_models.py RUN|MODEL|RECIPE... [key=value ...] [--random]
+        [--device cpu|cuda]
     python tests/bench/bench_models.py recipes/adcsr.yaml source.size=sd21 --random --device cuda
 
-What runs is `SRModel.network` in float32: no tiles, no colour fix. A recipe alone has no weights; --random gives both
-structures random ones, so that even the full size needs no file. Quantised layers run their simulation in floating
-point, which says nothing of integer kernels (bench_int8.py does). Nothing is asserted: a latency is a measurement of
-one machine on one day.
+What runs is `SRModel.network` in float32: no tiles, no colour fix. A recipe alone has no weights;
+--random gives both structures random ones, so that even the full size needs no file. Quantised
+layers run their simulation in floating point, which says nothing of integer kernels (bench_int8.py
+does). Nothing is asserted: a latency is a measurement of one machine on one day.
 """
 
 import argparse
@@ -40,7 +41,10 @@ def structure(argument: str, overrides: list[str]) -> tuple[Source, list[Pass]]:
 def models(
     arguments: list[str], overrides: list[str], random: bool, device: str
 ) -> dict[str, tuple[SRModel, str]]:
-    """Label -> (model on `device`, label of its source). A source that several arguments share is there once."""
+    """Label -> (model on `device`, label of its source).
+
+    A source that several arguments share is there once.
+    """
     found: dict[str, tuple[SRModel, str]] = {}
     sources: dict[Source, str] = {}
     for argument in arguments:
@@ -101,7 +105,8 @@ def main(argv: list[str]) -> None:
     arguments = list(dict.fromkeys(a for a in options.models if "=" not in a))
     if not arguments:
         raise UserError(
-            "no model to measure; give a run directory, a model.safetensors or, with --random, a recipe"
+            "no model to measure; give a run directory, a model.safetensors or, with --random, a "
+            "recipe"
         )
     found = models(arguments, overrides, options.random, options.device)
     costs = {label: measure(model, size) for label, (model, _) in found.items()}
@@ -115,19 +120,22 @@ def main(argv: list[str]) -> None:
         if lr.is_cuda
         else f"{machine()}, {options.threads} threads"
     )
+    weights = ", random weights" if options.random else ""
     print(
-        f"torch {torch.__version__}, float32, measured on {where}; LR {size[1]}x{size[0]}, {options.repeats} "
-        f"interleaved repeats{', random weights' if options.random else ''}"
+        f"torch {torch.__version__}, float32, measured on {where}; LR {size[1]}x{size[0]}, "
+        f"{options.repeats} interleaved repeats{weights}"
     )
     width = max(map(len, found))
     print(
-        f"{'':{width}}{'params M':>10}{'GMACs':>9}{'fewer':>8}{'median ms':>11}{'min ms':>9}{'faster':>8}"
+        f"{'':{width}}{'params M':>10}{'GMACs':>9}{'fewer':>8}{'median ms':>11}{'min ms':>9}"
+        f"{'faster':>8}"
     )
     for label, (_, source) in found.items():
         cost, median = costs[label], statistics.median(times[label])
         print(
             f"{label:{width}}{cost.params / 1e6:10.2f}{cost.macs_full / 1e9:9.2f}"
-            f"{costs[source].macs_full / cost.macs_full:7.2f}x{median:11.1f}{min(times[label]):9.1f}"
+            f"{costs[source].macs_full / cost.macs_full:7.2f}x{median:11.1f}"
+            f"{min(times[label]):9.1f}"
             f"{statistics.median(times[source]) / median:7.2f}x"
         )
 

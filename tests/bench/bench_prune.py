@@ -1,7 +1,9 @@
-"""What pruning alone costs, before any training: PSNR of the pruned nano model to its source's output, by choice of
-channels, on the embedded evaluation photographs (colour fix off, so that it hides nothing).
+"""What pruning alone costs, before any training, by choice of channels.
 
     python tests/bench/bench_prune.py [--ratios 0.75 0.5]
+
+The figure is PSNR of the pruned nano model to its source's output, on the embedded evaluation
+photographs. The colour fix is off, so that it hides nothing.
 """
 
 import argparse
@@ -33,7 +35,8 @@ def main() -> None:
     PASSES["strip"]().convert(whole)
     expected = [source(x) for x in images]
     print(
-        f"PSNR in dB to the source's output, mean of {len(images)} embedded photographs; nothing is trained"
+        f"PSNR in dB to the source's output, mean of {len(images)} embedded photographs; "
+        "nothing is trained"
     )
     print(f"{'component':<10} {'ratio':>6}  " + "  ".join(f"{c:>10}" for c in CHANNELS))
     for component in ("denoiser", "decoder"):

@@ -1,13 +1,16 @@
-"""Quantisation methods side by side: method x width x placement, on one float model, one data set, one runtime.
+"""Quantisation methods side by side: method x width x placement, on one model and one runtime.
 
-    python tests/bench/bench_quantisation.py --data FOLDER [--methods ours minmax nncf …] [--widths W8A8 …] -o DIR
-        [--limit N] [--iqa-weights DIR] [--calibration DIR|embedded] [--images 16] [--size 64]
+    python tests/bench/bench_quantisation.py --data FOLDER [--methods ours minmax nncf ...]
+        [--widths W8A8 ...] -o DIR [--limit N] [--iqa-weights DIR]
+        [--calibration DIR|embedded] [--images 16] [--size 64]
 
-Every figure is of ONNX files in onnxruntime, encoder, denoiser and decoder each in one: PSNR to what the float files
-restore (8-bit images, colour fix on, as a user sees them), LPIPS (SqueezeNet) and NIQE, bytes of the three files, and
-the float files' latency over theirs (medians of interleaved runs, components added up; above 1 is faster). Codes of 4
-and 6 bits lie in 8-bit containers, but for onnxruntime's QNN form, whose W4 is int4. A row is a file in DIR/rows: what
-was measured before is not measured again, and a method that fails has its reason there. Nothing is asserted.
+Every figure is of ONNX files in onnxruntime, encoder, denoiser and decoder each in one. PSNR is to
+what the float files restore (8-bit images, colour fix on, as a user sees them). LPIPS (SqueezeNet),
+NIQE and the bytes of the three files stand beside it, and the float files' latency over theirs
+(medians of interleaved runs, components added up; above 1 is faster). Codes of 4 and 6 bits lie in
+8-bit containers, but for onnxruntime's QNN form, whose W4 is int4. A row is a file in DIR/rows:
+what was measured before is not measured again, and a method that fails has its reason there.
+Nothing is asserted.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from quantisation_table import METRICS, table
 from tqdm import tqdm
 
 from compress.core.errors import UserError, command, nearest
@@ -42,7 +46,6 @@ from export.timing.files import compare
 
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
-METRICS = ("psnr", "lpips-squeeze", "niqe")
 # What recipes/passionsr_w4a8.yaml has beside the widths.
 FOUR_BIT = {"low_rank": 8, "rounding": "feedback"}
 # And recipes/passionsr_full_w8a8.yaml, for a whole graph.
@@ -84,7 +87,8 @@ def own_files(
 ) -> dict[str, Path]:
     """By the quantize pass: `ours` is PassionSR's method, `minmax` takes ranges as observed."""
     weights, activations = parse_bits(row.width)
-    # As the recipes of this placement have it: the last convolution weighs most in the error and little in the MACs.
+    # As the recipes of this placement have it: the last convolution weighs most in the error and
+    # little in the MACs.
     more = {"skip": ("decoder.decoder.conv_out",)} if row.placement == "compat" else {}
     if row.method == "ours":
         more |= (FOUR_BIT if weights == 4 else {}) | (WHOLE if row.placement == "full" else {})
@@ -126,7 +130,10 @@ def files_of(
 def restore(
     model: SRModel, files: dict[str, Path], images: list[torch.Tensor], threads: int
 ) -> list[torch.Tensor]:
-    """lr [1, 3, h, w] -> [1, 3, 4h, 4w], rounded to 8 bits, by the three files and the model's process."""
+    """Images [1, 3, h, w] -> [1, 3, 4h, 4w], rounded to 8 bits.
+
+    The three files run, with the model's process between them.
+    """
     loaded = {stem: session(path, threads) for stem, path in files.items()}
 
     def run(stem: str, x: torch.Tensor) -> torch.Tensor:
@@ -168,29 +175,6 @@ def speed(
         )
         ms = [total + row["median_ms"] for total, row in zip(ms, rows, strict=True)]
     return {"float_ms": ms[0], "ms": ms[1], "ratio": ms[0] / ms[1]}
-
-
-def table(rows: list[dict]) -> str:
-    head = (
-        f"{'method':<22}{'width':<8}{'placement':<11}{'to fp32 dB':>11}"
-        + "".join(f"{m:>15}" for m in METRICS)
-        + (f"{'KiB':>9}{'size':>7}{'speed':>8}")
-    )
-    lines = [head]
-    for row in rows:
-        start = f"{row['method']:<22}{row['width']:<8}{row['placement']:<11}"
-        if "error" in row:
-            lines.append(f"{start}  failed: {row['error'][:100]}")
-            continue
-        cells = "".join(
-            f"{row['metrics'][m]:>15.4f}" if m in row["metrics"] else f"{'–':>15}" for m in METRICS
-        )
-        to_float = f"{row['to_fp32']:>11.2f}" if row["to_fp32"] is not None else f"{'–':>11}"
-        lines.append(
-            f"{start}{to_float}{cells}{row['bytes'] / 1024:>9.0f}{row['size_ratio']:>7.3f}"
-            f"{row['speed']['ratio']:>7.2f}x"
-        )
-    return "\n".join(lines)
 
 
 def float_model(path: str, overrides: list[str], cache: Path) -> SRModel:
@@ -261,8 +245,8 @@ def main(argv: list[str]) -> None:
     small = [pair.lr() for pair in pairs]
     if any(tuple(x.shape[-2:]) != (arguments.lr_size,) * 2 for x in small):
         raise UserError(
-            f"--data {arguments.data}: not all LR images are {arguments.lr_size} pixels a side, which "
-            "the static files take; set --lr-size or choose the crop protocol's folder"
+            f"--data {arguments.data}: not all LR images are {arguments.lr_size} pixels a side, "
+            "which the static files take; set --lr-size or choose the crop protocol's folder"
         )
     model = float_model(arguments.recipe, [], folder)
     key = hashlib.sha256(
@@ -332,15 +316,15 @@ def main(argv: list[str]) -> None:
                 )  # the user can put it right: try again next time
                 continue
             except Exception as error:  # of another library: the table goes on, and says so
-                found["error"] = (
-                    f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-                )
+                first, *_ = str(error).strip().splitlines() or [""]
+                found["error"] = f"{type(error).__name__}: {first}"
             write_text(file, json.dumps(found | {"seconds": round(time.time() - began, 1)}))
         results.append(json.loads(file.read_text()))
         bar.write(table(results[-1:]).splitlines()[-1])
     text = (
-        f"{len(pairs)} images of {arguments.data}; calibrated on {arguments.images} crops of {arguments.size} "
-        f"pixels of {arguments.calibration}; {arguments.threads} threads\n" + table(results)
+        f"{len(pairs)} images of {arguments.data}; calibrated on {arguments.images} crops of "
+        f"{arguments.size} pixels of {arguments.calibration}; {arguments.threads} threads\n"
+        + table(results)
     )
     write_text(folder / "table.txt", text + "\n")
     print(text)

@@ -1,10 +1,12 @@
-"""Seams of the tiled path in a flat region of a large photograph: 512 -> 2048 takes 25 tiles of 128 at a stride of 96.
+"""Seams of the tiled path in a flat region of a large photograph.
 
     python tests/bench/bench_seams.py MODEL PHOTO --region 40:850,40:1480 [--router ROUTER] [-o PNG]
 
-`region` is rows and columns of the result. Profiles are means over the region along a border's direction, in levels of
-255; a border's step is what its profile jumps there beyond the median of eight neighbours at the same phase, which have
-the texture of the decoder and the slope of the sky. Steps elsewhere say what such a figure is without a border.
+512 -> 2048 takes 25 tiles of 128 at a stride of 96. `region` is rows and columns of the result.
+Profiles are means over the region along a border's direction, in levels of 255. A border's step is
+what its profile jumps there beyond the median of eight neighbours at the same phase, which have the
+texture of the decoder and the slope of the sky. Steps elsewhere say what such a figure is without a
+border.
 """
 
 import argparse
@@ -23,7 +25,10 @@ PHASE = 32  # pixels after which a decoder of f = 8 at x4 repeats
 
 
 def jump(steps: torch.Tensor, at: int) -> float:
-    """Of profile steps [3, n] at index `at`, beyond the neighbours' median; the largest of the three colours."""
+    """The step of a profile [3, n] at index `at`, beyond the neighbours' median.
+
+    It is the largest of the three colours.
+    """
     near = [
         steps[:, at + PHASE * k]
         for k in (-4, -3, -2, -1, 1, 2, 3, 4)
@@ -69,7 +74,8 @@ def main(argv: list[str]) -> None:
             found += [jump(steps, i) for i in inside if i in borders]
             others += [jump(steps, i) for i in inside if i not in borders]
         print(
-            f"{label}: {result.shares()}, {len(found)} borders in the region, largest step {max(found):.2f} of 255; "
+            f"{label}: {result.shares()}, {len(found)} borders in the region, "
+            f"largest step {max(found):.2f} of 255; "
             f"elsewhere median {sorted(others)[len(others) // 2]:.2f}, "
             f"99% {sorted(others)[len(others) * 99 // 100]:.2f}"
         )

@@ -8,8 +8,8 @@ from compress.model.sr_model import SRModel
 def randomise(model: SRModel, seed: int = 0, device: str = "cpu") -> SRModel:
     """Give a model that was built on the meta device values under which activations stay finite.
 
-    Weights come from N(0, 1 / fan-in), biases and norms from N(0, 0.1) about 0 and 1. Quantised layers get scales of 1
-    and weights of 0. The values depend on seed and device.
+    Weights come from N(0, 1 / fan-in), biases and norms from N(0, 0.1) about 0 and 1. Quantised
+    layers get scales of 1 and weights of 0. The values depend on seed and device.
     """
     model.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(seed)

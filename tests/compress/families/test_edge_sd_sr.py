@@ -17,7 +17,7 @@ from compress.networks.edge import LightDecoder, LREncoder
 from compress.passes.prune import Prune
 from compress.passes.strip import Strip
 from compress.recipe.checkpoint import load_model, parse_source, save_model
-from compress.train import initialise
+from compress.training.initialise import initialise
 from export.graphs.export_onnx import export_onnx
 
 

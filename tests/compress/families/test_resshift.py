@@ -28,7 +28,7 @@ from compress.process.padding import pad
 from compress.process.residual_sampler import ResidualSampler
 from compress.process.residual_shift import ResidualShift
 from compress.recipe.checkpoint import load_model, parse_source, save_model
-from compress.train import initialise
+from compress.training.initialise import initialise
 from compress.upscale import tiling
 from export.graphs.export_onnx import export_onnx
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from support.killed import killed
 
 from compress.core.errors import UserError
 from compress.cost.count import measure
@@ -16,7 +17,7 @@ from compress.model.passes import FitContext
 from compress.networks.edge import LightDecoder
 from compress.passes import PASSES
 from compress.recipe.checkpoint import convert_all, parse_pass
-from compress.training import light_decoder, loop
+from compress.training import light_decoder, session
 
 SMALL = {"widths": [16, 16, 12], "blocks": [1, 1, 1], "shuffle": True}
 
@@ -92,15 +93,8 @@ def test_resume_gives_what_an_unbroken_run_gives(model, tmp_path, monkeypatch):
     whole, broken, again = (copy.deepcopy(model) for _ in range(3))
     step.fit(whole, context(before, tmp_path / "a"))
 
-    def dies(*arguments, **options):
-        def stop(done):
-            if done == 3:
-                raise KeyboardInterrupt
-
-        return loop.train(*arguments, **options | {"after_step": stop})
-
     with monkeypatch.context() as patch:
-        patch.setattr(light_decoder, "train", dies)
+        patch.setattr(session, "train", killed("decoder_light", 3))
         with pytest.raises(KeyboardInterrupt):
             step.fit(broken, context(before, tmp_path / "b"))
     step.fit(again, context(before, tmp_path / "b"))

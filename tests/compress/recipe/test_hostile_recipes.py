@@ -19,7 +19,7 @@ from compress.core import yaml_text  # noqa: E402
 from compress.core.config import override, read_yaml, validate  # noqa: E402
 from compress.core.errors import UserError  # noqa: E402
 from compress.recipe.recipe import Recipe, load_recipe, parse_recipe, to_yaml  # noqa: E402
-from compress.train import TrainRecipe  # noqa: E402
+from compress.stages.recipe import TrainRecipe  # noqa: E402
 
 SHIPPED = {
     path: path.read_text(encoding="utf-8") for path in sorted(Path("recipes").glob("**/*.yaml"))

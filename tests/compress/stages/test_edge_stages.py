@@ -1,7 +1,4 @@
-"""Training Edge-SD-SR.
-
-A few steps of every stage, resume, what each stage trains, and what stays out of the model.
-"""
+"""Training Edge-SD-SR: every stage for a few steps, resume, what learns, what no model holds."""
 
 import json
 
@@ -11,15 +8,20 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
 from compress.data.degradation import PRESETS
+from compress.data.seeded import seeded_pair
 from compress.families import edge_sd_sr
 from compress.families.edge_sd_sr import EdgeSDSRSource, Shape
 from compress.recipe.checkpoint import load_model, read_header
-from compress.stages import edge as edge_stages
-from compress.training import loop
+from compress.stages import base, companions, edge_images, edge_latents
+from compress.stages.edge import nll
+from compress.stages.images import Setting
+from compress.training import session
+from compress.training.initialise import initialise
 
 COMMON = {"batch": 1, "crop": 128, "lr": 1e-3}
 STAGES = [
@@ -40,6 +42,11 @@ STAGES = [
     },
     {"stage": "edge_decoder", "steps": 2, "losses": {"l1": 1.0}, **COMMON},
 ]
+ON_IMAGES = {
+    "edge_joint": edge_images.EdgeJointImages,
+    "edge_one_step": edge_images.EdgeOneStep,
+    "edge_decoder": edge_images.EdgeDecoder,
+}
 TINY = Shape(
     unet=(16, 16, 16),
     unet_blocks=1,
@@ -57,7 +64,7 @@ TINY = Shape(
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(edge_sd_sr.SHAPES, "nano", TINY)
-    monkeypatch.setattr(train, "LATENT_POOL", 2)
+    monkeypatch.setattr(base, "LATENT_POOL", 2)
 
 
 @pytest.fixture
@@ -112,56 +119,46 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
         f"{i}_{s['stage']}" for i, s in enumerate(STAGES)
     } == {"hr_encoder", "x2_teacher"}
 
-    def interrupted(name, *args, checkpoint_every, **options):
-        if name.endswith("joint"):
-            kept = loop._save
-            monkeypatch.setattr(
-                loop, "_save", lambda *a: (kept(*a), (_ for _ in ()).throw(KeyboardInterrupt))
-            )
-        return loop.train(name, *args, checkpoint_every=2, **options)
-
-    monkeypatch.setattr(train, "train", lambda *a, **k: interrupted(*a, checkpoint_every=2, **k))
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train.main(
-            [str(path), "--workdir", str(tmp_path / "b"), "-o", str(tmp_path / "b.safetensors")]
-        )
+    # Killed in the fourth stage after a checkpoint, then started again.
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "train", killed("3_edge_joint", 3, checkpoint_every=2))
+        assert call(path, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     assert not (tmp_path / "b.safetensors").exists()
     assert (tmp_path / "b" / "3_edge_joint.checkpoint").is_dir()
-    monkeypatch.undo()
-    monkeypatch.setitem(edge_sd_sr.SHAPES, "nano", TINY)
-    monkeypatch.setattr(train, "LATENT_POOL", 2)
     assert call(path, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 0
     whole, resumed = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=2e-3, msg=name)
 
 
+def setting(model):
+    return Setting(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
+
+
 def started(tmp_path):
     source = EdgeSDSRSource()
-    model = train.initialise(source.build(), 0)
+    model = initialise(source.build(), 0)
     source.start(model)
     model.eval()
-    return model, edge_stages.Companions(model, tmp_path)
+    return model, companions.Companions(model, tmp_path)
 
 
 def test_latents_get_unit_deviation_and_the_autoencoder_stays(tmp_path):
     model, beside = started(tmp_path)
     crops = torch.rand(2, 3, 64, 64)
-    stage = edge_stages.EdgeAutoencoder(
-        model, {"l1": 1.0}, None, PRESETS["mild"], (0,), beside, crops
-    )
+    stage = edge_images.EdgeAutoencoder(setting(model), beside, crops)
     with torch.no_grad():
         before = model.decoder(stage.beside(crops)[0])
-        deviation = stage.finish()
+        stage.finish()
         encoder = beside.hr_encoder()
-        assert deviation != pytest.approx(1, abs=0.1)
+        assert stage.deviation != pytest.approx(1, abs=0.1)
         assert encoder(crops)[0].std().item() == pytest.approx(1, abs=1e-4)
         torch.testing.assert_close(model.decoder(encoder(crops)[0]), before, rtol=1e-4, atol=1e-5)
 
 
 def pooled(model, beside):
     torch.manual_seed(0)
-    beside.write("hr_encoder", edge_stages.HREncoder(4))
+    beside.write("hr_encoder", companions.HREncoder(4))
     return beside.pool([torch.rand(2, 3, 128, 128)], 128, PRESETS["mild"], (0,))
 
 
@@ -170,18 +167,18 @@ def test_pool_holds_what_it_says(tmp_path):
     pool = pooled(model, beside)
     assert pool.shape == (2, 4 + 12 + 48, 16, 16)
     torch.manual_seed(0)
-    edge_stages.HREncoder(4)
+    companions.HREncoder(4)
     hr = torch.rand(2, 3, 128, 128)
-    stage = edge_stages.EdgeJoint(model, {})
+    stage = edge_latents.EdgeJoint(model, {})
     clean, x4, x2, taught = stage.unpack(pool)
     assert torch.equal(clean, beside.hr_encoder()(hr)[0].detach())
     assert taught.shape[1] == 0
-    assert torch.equal(x4, edge_stages.seeded_pair(hr, PRESETS["mild"], 0, 0))
+    assert torch.equal(x4, seeded_pair(hr, PRESETS["mild"], 0, 0))
     assert x4.shape[-1] == 32
-    assert torch.equal(x2, edge_stages.half_scale(hr, PRESETS["mild"], 0, 0))
+    assert torch.equal(x2, companions.half_scale(hr, PRESETS["mild"], 0, 0))
     assert x2.shape[-1] == 64
     assert beside.pool([], 128, PRESETS["mild"], (0,)) is pool
-    beside.write("x2_teacher", edge_stages.X2Teacher(model))
+    beside.write("x2_teacher", companions.X2Teacher(model))
     taught = stage.unpack(beside.taught(pool))[-1]
     teacher = beside.teacher()
     expected = model.process.restore(teacher.encoder(x2), teacher.denoiser)
@@ -193,7 +190,7 @@ def test_nll_by_hand(tmp_path):
     latent = torch.cat(
         [torch.zeros(1, 4, 2, 2), torch.full((1, 4, 2, 2), -2.0)], dim=1
     )  # sigma = 1/e
-    found = edge_stages.nll(latent, torch.ones(1, 4, 2, 2), model.process)
+    found = nll(latent, torch.ones(1, 4, 2, 2), model.process)
     assert found.item() == pytest.approx(-1 + 0.5 * 2.718281828**2, rel=1e-5)
 
 
@@ -210,13 +207,12 @@ def test_nll_by_hand(tmp_path):
 def test_who_learns(tmp_path, stage, encoder, learns):
     model, beside = started(tmp_path)
     pooled(model, beside)
-    made = edge_stages.EdgeImages(
-        model, {"l1": 1.0}, None, PRESETS["mild"], (0,), beside, stage, encoder
-    )
-    assert set(made.trained) == learns
+    made = ON_IMAGES[stage](setting(model), beside)
+    parts = [part for part in made.trained if not (part == "encoder" and encoder == "frozen")]
+    assert set(parts) == learns
     torch.nn.init.normal_(model.denoiser.unet.conv_out.weight, std=0.1)
     model.requires_grad_(False)
-    for part in made.trained:
+    for part in parts:
         model.get_submodule(part).requires_grad_(True)
     _, terms = made(torch.rand(1, 3, 128, 128), 0)
     terms["l1"].backward()
@@ -231,12 +227,10 @@ def test_who_learns(tmp_path, stage, encoder, learns):
 def test_one_step_and_decoder_see_the_model_as_it_runs(tmp_path):
     model, beside = started(tmp_path)
     hr = torch.rand(1, 3, 128, 128)
-    made = edge_stages.EdgeImages(
-        model, {"l1": 1.0}, None, PRESETS["mild"], (0,), beside, "edge_decoder"
-    )
+    made = edge_images.EdgeDecoder(setting(model), beside)
     with torch.no_grad():
         image, terms = made(hr, 3)
-        expected = model.network(edge_stages.seeded_pair(hr, PRESETS["mild"], 0, 3))
+        expected = model.network(seeded_pair(hr, PRESETS["mild"], 0, 3))
     torch.testing.assert_close(image, expected)
     assert terms["l1"].item() == pytest.approx((image - hr).abs().mean().item(), rel=1e-5)
 
@@ -297,6 +291,6 @@ def test_what_it_refuses(recipe, tmp_path, capsys):
             call(recipe(stages), "--workdir", tmp_path / "c", "-o", tmp_path / "c.safetensors") == 2
         )
         assert words in capsys.readouterr().err
-    _model, beside = started(tmp_path)
+    _, beside = started(tmp_path)
     with pytest.raises(UserError, match="edge_autoencoder"):
         beside.hr_encoder()

@@ -8,13 +8,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.data.degradation import PRESETS
 from compress.families.resshift import ResShiftSource
 from compress.recipe.checkpoint import load_model, read_header
+from compress.stages import base
 from compress.stages import shift as shift_stages
-from compress.training import loop
+from compress.stages.images import Setting
+from compress.training import session
+from compress.training.initialise import initialise
 
 COMMON = {"batch": 1, "crop": 128, "lr": 1e-3}
 STAGES = [
@@ -32,7 +36,7 @@ STAGES = [
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "LATENT_POOL", 2)
+    monkeypatch.setattr(base, "LATENT_POOL", 2)
     Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
     path = tmp_path / "train.yaml"
     path.write_text(
@@ -76,17 +80,9 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
     teacher.load(built)
     assert built(image).shape == (1, 3, 128, 128)
 
-    # Killed in the last stage after two steps, then started again.
-    def dies(name, *rest, **kwargs):
-        if name == "3_sinsr":
-            kwargs["after_step"] = lambda done: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
-            )
-            kwargs["checkpoint_every"] = 2
-        return loop.train(name, *rest, **kwargs)
-
+    # Killed in the last stage after a checkpoint, then started again.
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", dies)
+        patch.setattr(session, "train", killed("3_sinsr", 3, checkpoint_every=2))
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 0
     a, b = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
@@ -95,7 +91,7 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
 
 
 def nano():
-    return train.initialise(ResShiftSource(steps=4).build(), 0).eval()
+    return initialise(ResShiftSource(steps=4).build(), 0).eval()
 
 
 @torch.no_grad()
@@ -120,9 +116,8 @@ def test_codebook_starts_from_white_latents():
 
 def test_codebook_and_encoder_learn_from_the_vq_loss():
     model, hr = nano(), torch.rand(1, 3, 128, 128)
-    stage = shift_stages.VQAutoencoderStage(
-        model, {"l1": 1.0, "vq": 1.0}, None, PRESETS["mild"], (0,)
-    )
+    setting = Setting(model, {"l1": 1.0, "vq": 1.0}, None, PRESETS["mild"], (0,))
+    stage = shift_stages.VQAutoencoderStage(setting)
     assert "decoder.quantize" in stage.trained
     _, terms = stage(hr, 0)
     terms["vq"].backward(retain_graph=True)
@@ -132,7 +127,8 @@ def test_codebook_and_encoder_learn_from_the_vq_loss():
     weight.grad = None
     terms["l1"].backward()
     assert weight.grad.abs().sum() > 0  # through the codes
-    plain = shift_stages.VQAutoencoderStage(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
+    setting = Setting(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
+    plain = shift_stages.VQAutoencoderStage(setting)
     assert "decoder.quantize" not in plain.trained
     assert set(plain(hr, 0)[1]) == {"l1"}
 

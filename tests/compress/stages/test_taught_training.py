@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.core import marks
@@ -18,8 +19,12 @@ from compress.core.errors import UserError
 from compress.data.degradation import PRESETS, degrade
 from compress.families.osediff import OSEDiffSource
 from compress.recipe.checkpoint import load_model, save_model
-from compress.training import loop, losses, stages
-from compress.training.pass_through import pass_pixels
+from compress.stages.images import Setting
+from compress.stages.pass_through import pass_pixels
+from compress.stages.pixel_blocks import PixelBlocks, pixel_blocks
+from compress.training import losses, session
+from compress.training.ema import EMA
+from compress.training.initialise import initialise
 
 SOURCE = {
     "family": "osediff",
@@ -53,7 +58,11 @@ STAGES = [
 
 
 def nano(**changes):
-    return train.initialise(OSEDiffSource(**SOURCE | changes).build(), 0)
+    return initialise(OSEDiffSource(**SOURCE | changes).build(), 0)
+
+
+def setting(model, weights):
+    return Setting(model, weights, None, PRESETS["mild"], (0,))
 
 
 @pytest.fixture(scope="module")
@@ -145,20 +154,16 @@ def test_the_encoder_passes_pixels_through():
     emitted = model.encoder(images[4:]) / model.process.signal
     assert emitted.shape == (2, 12, 32, 32)
     assert error < 0.02
-    inside = (emitted - stages.pixel_blocks(images[4:]))[..., 1:-1, 1:-1]
+    inside = (emitted - pixel_blocks(images[4:]))[..., 1:-1, 1:-1]
     assert inside.square().mean().sqrt() < 2 * error + 0.005
     # Channel 4 * colour + 2 * row + column.
-    assert torch.equal(
-        stages.pixel_blocks(images)[:, 4 * 2 + 2 * 1 + 0], images[:, 2, 1::2, 0::2] * 2 - 1
-    )
+    assert torch.equal(pixel_blocks(images)[:, 4 * 2 + 2 * 1 + 0], images[:, 2, 1::2, 0::2] * 2 - 1)
 
 
 @torch.no_grad()
 def test_the_stage_starts_from_the_pixels():
     model, clean = nano(), smooth(4, 64)
-    stage = stages.PixelBlocks(
-        model, {"l1": 1.0, "blocks": 1.0}, None, PRESETS["mild"], (0,), clean=clean
-    )
+    stage = PixelBlocks(setting(model, {"l1": 1.0, "blocks": 1.0}), clean)
     lr, target = smooth(2, 32, 1), torch.rand(2, 3, 128, 128)
     image, terms = stage([lr, target], 0)
     assert image.shape == target.shape
@@ -172,19 +177,15 @@ def test_the_stage_starts_from_the_pixels():
         model.clean_latent(model.encoder(lr)), model.encoder(lr) / model.process.signal
     )
     assert stage.trained == ("encoder", "decoder")
-    assert stages.PixelBlocks(
-        nano(), {"l1": 1.0}, None, PRESETS["mild"], (0,), clean=clean
-    ).trained == ("decoder",)
+    assert PixelBlocks(setting(nano(), {"l1": 1.0}), clean).trained == ("decoder",)
 
 
 def test_sources_that_cannot_pass_pixels_are_told_why():
-    options = ({"l1": 1.0}, None, PRESETS["mild"], (0,))
+    clean = torch.rand(2, 3, 64, 64)
     with pytest.raises(UserError, match="needs 12 latent channels"):
-        stages.PixelBlocks(nano(latent_channels=4), *options, clean=torch.rand(2, 3, 64, 64))
+        PixelBlocks(setting(nano(latent_channels=4), {"l1": 1.0}), clean)
     with pytest.raises(UserError, match="last of at least 32 channels"):
-        stages.PixelBlocks(
-            nano(encoder_channels=(8, 8, 16, 24)), *options, clean=torch.rand(2, 3, 64, 64)
-        )
+        PixelBlocks(setting(nano(encoder_channels=(8, 8, 16, 24)), {"l1": 1.0}), clean)
 
 
 def test_mixed_degradation_takes_either_preset():
@@ -211,16 +212,8 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
     # The second run has all pairs.
     monkeypatch.setattr("compress.stages.taught.load_teacher", None)
 
-    def dies(module, *rest, **kwargs):
-        if module == "1_end_to_end":
-            kwargs["after_step"] = lambda done: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
-            )
-            kwargs["checkpoint_seconds"] = 0
-        return loop.train(module, *rest, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", dies)
+        patch.setattr(session, "train", killed("1_end_to_end", 3, checkpoint_seconds=0))
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     capsys.readouterr()
     assert (
@@ -273,7 +266,7 @@ def test_a_killed_run_goes_on_and_its_weights_can_be_taken(
 
 def test_averaged_weights_are_only_lent():
     parameter = torch.nn.Parameter(torch.tensor([1.0, 0.1]))
-    ema = loop.EMA([parameter], 0.9)
+    ema = EMA([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(0.3)
     ema.update()

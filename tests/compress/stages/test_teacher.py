@@ -20,7 +20,7 @@ from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model, save_model
 from compress.stages.taught import Photographs, Taught, TeacherConfig
 from compress.stages.teacher import load_teacher
-from compress.train import initialise
+from compress.training.initialise import initialise
 
 
 @pytest.fixture

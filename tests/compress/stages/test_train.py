@@ -1,7 +1,4 @@
-"""Training.
-
-A few steps of every stage, resume that continues exactly, and stages that keep what they promise.
-"""
+"""Training: every stage for a few steps, resume that continues exactly, and what stages promise."""
 
 import json
 import re
@@ -13,6 +10,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
+from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
@@ -21,8 +19,11 @@ from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
-from compress.training import loop, losses, stages
+from compress.stages import base, latents
+from compress.training import loop, losses, session
 from compress.training.discriminator import patch_discriminator
+from compress.training.ema import EMA
+from compress.training.initialise import initialise
 from compress.training.soften import soften
 
 STAGES = [
@@ -56,7 +57,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def recipe(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "LATENT_POOL", 4)
+    monkeypatch.setattr(base, "LATENT_POOL", 4)
     path = tmp_path / "train.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -91,17 +92,9 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert all(s["log"][-1]["loss"] > 0 for s in record["stages"])
     assert "critic" in record["stages"][2]["log"][-1]
 
-    # Killed in the last stage after two steps, then started again.
-    def dies(module, *rest, **kwargs):
-        if module == "2_end_to_end":
-            kwargs["after_step"] = lambda done: (
-                (_ for _ in ()).throw(KeyboardInterrupt) if done == 3 else None
-            )
-            kwargs["checkpoint_every"] = 2
-        return loop.train(module, *rest, **kwargs)
-
+    # Killed in the last stage after a checkpoint, then started again.
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train", dies)
+        patch.setattr(session, "train", killed("2_end_to_end", 3, checkpoint_every=2))
         assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 130
     assert not (tmp_path / "b.safetensors").exists()
     assert call(recipe, "--workdir", tmp_path / "b", "-o", tmp_path / "b.safetensors") == 0
@@ -109,8 +102,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert a.keys() == b.keys()
     worst = max((a[k].float() - b[k].float()).abs().max().item() for k in a)
     assert worst <= 2e-3  # fp16 rounding of what the unbroken run gives
-    # A blended stage ends between the weights that it began with and those that it would have ended
-    # with.
+    # A blended stage ends between the weights that it began with and those of the unblended one.
     shutil.copytree(tmp_path / "a", tmp_path / "c", ignore=shutil.ignore_patterns("2_*"))
     assert (
         call(
@@ -141,7 +133,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
 
 
 def nano(seed=0):
-    return train.initialise(OSEDiffSource().build(), seed)
+    return initialise(OSEDiffSource().build(), seed)
 
 
 @torch.no_grad()
@@ -162,7 +154,7 @@ def test_soften_moves_the_image_towards_bicubic():
 
 def test_soften_refuses_a_decoder_that_ends_otherwise():
     model = EdgeSDSRSource().build()
-    model = train.initialise(model, 0)
+    model = initialise(model, 0)
     with pytest.raises(UserError, match="does not end with a plain convolution"):
         soften(model, [torch.rand(1, 3, 256, 256)], PRESETS["mild"], (0,), 0.1)
 
@@ -171,7 +163,7 @@ def test_soften_refuses_a_decoder_that_ends_otherwise():
 def test_unit_latent_keeps_the_function():
     model, image = nano(), torch.rand(2, 3, 64, 64)
     before = model.decoder(model.encoder.encode(image * 2 - 1))
-    deviation = stages.unit_latent(model, image)
+    deviation = latents.unit_latent(model, image)
     assert deviation > 0
     torch.testing.assert_close(
         model.decoder(model.encoder.encode(image * 2 - 1)), before, rtol=1e-3, atol=1e-4
@@ -183,7 +175,7 @@ def test_unit_latent_keeps_the_function():
 def test_signal_scale_starts_from_the_identity():
     model, lr = nano(), torch.rand(1, 3, 32, 32)
     clean = model.encoder(lr)
-    stages.encode_at_signal_scale(model)
+    latents.encode_at_signal_scale(model)
     torch.testing.assert_close(model.clean_latent(model.encoder(lr)), clean, rtol=1e-4, atol=1e-4)
 
 
@@ -212,7 +204,7 @@ def test_lpips_from_a_file(shared, tmp_path):
 
 def test_ema_and_schedule():
     parameter = torch.nn.Parameter(torch.zeros(2))
-    ema = loop.EMA([parameter], 0.9)
+    ema = EMA([parameter], 0.9)
     with torch.no_grad():
         parameter.fill_(1.0)
     ema.update()

@@ -1,7 +1,4 @@
-"""Discriminators made of a UNet.
-
-What trains and how much of it, and that they judge what they are given.
-"""
+"""Discriminators made of a UNet: what trains, how much of it, and what they judge."""
 
 import copy
 

@@ -1,7 +1,4 @@
-"""The distill pass.
-
-It learns, resumes exactly, and every loss and discriminator trains what it should.
-"""
+"""The distill pass: it learns, resumes exactly, and every loss trains what it should."""
 
 import copy
 import json
@@ -10,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
+from support.killed import killed
 from torch import nn
 
 from compress.core.errors import UserError
@@ -17,9 +15,10 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
 from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
-from compress.training import distillation as fit
-from compress.training import loop
+from compress.training import loop, session
+from compress.training.acceleration import accelerator as new_accelerator
 from compress.training.adversarial import adversarial
+from compress.training.ema import EMA
 
 
 def distill(**options):
@@ -92,16 +91,9 @@ def test_resume_gives_what_an_unbroken_run_gives(source, student, tmp_path, monk
     whole = copy.deepcopy(student)
     config.fit(whole, context(source, student, tmp_path / "a"))
 
-    def dies(*arguments, **options):
-        def stop(done):
-            if done == 3:
-                raise KeyboardInterrupt
-
-        return loop.train(*arguments, **options | {"after_step": stop})
-
     broken = copy.deepcopy(student)
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "train", dies)
+        patch.setattr(session, "train", killed("distill student", 3))
         with pytest.raises(KeyboardInterrupt):
             config.fit(broken, context(source, student, tmp_path / "b"))
     again = copy.deepcopy(student)
@@ -183,21 +175,14 @@ def test_accumulated_batches_equal_one_large(tmp_path):
     results = []
     for accumulate, batches in ((1, data), (2, data.view(12, 2, 5))):
         torch.manual_seed(0)
-        layer, accelerator = nn.Linear(5, 1), fit.accelerator("fp32", torch.device("cpu"))
+        layer, accelerator = nn.Linear(5, 1), new_accelerator("fp32", torch.device("cpu"))
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
         layer, optimizer = accelerator.prepare(layer, optimizer)
         loop.train(
-            "toy",
-            accelerator,
-            [layer],
-            [optimizer],
+            loop.Plan("toy", tmp_path / str(accumulate), 6, accumulate, warmup=1),
+            loop.Parts(accelerator, [layer], [optimizer], EMA(layer.parameters(), 0.0)),
             batches,
             lambda i, x, layer=layer: {"loss": layer(x).square().mean()},
-            steps=6,
-            ema=loop.EMA(layer.parameters(), 0.0),
-            workdir=tmp_path / str(accumulate),
-            warmup=1,
-            accumulate=accumulate,
         )
         results.append(layer.weight.detach().clone())
     torch.testing.assert_close(*results)

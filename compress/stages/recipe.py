@@ -1,0 +1,114 @@
+"""The recipe of a training: a source model, photographs, perhaps a teacher, and stages."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticKnownError
+
+from compress.core.config import Strict
+from compress.core.files import FileName
+from compress.stages.registry import STAGES, stages_that_freeze
+from compress.stages.settings import ON_IMAGES, Loss, StageSettings
+from compress.stages.taught import TeacherConfig
+
+MOST_SEED = 2**31 - 1
+
+
+def _known_stage(name: str) -> str:
+    """`name`, if a stage has it; the error is that of a `Literal`."""
+    if name in STAGES:
+        return name
+    *most, last = [repr(known) for known in STAGES]
+    raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
+
+
+StageName = Annotated[
+    str,
+    AfterValidator(_known_stage),
+    WithJsonSchema({"type": "string", "enum": list(STAGES)}),
+]
+
+
+class StageConfig(StageSettings):
+    """One stage of the recipe, with the losses and the frozen parts that this stage may have."""
+
+    stage: StageName = Field(description="The name of the stage.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "StageConfig":
+        self._check_losses()
+        self._check_frozen()
+        return self
+
+    def _check_losses(self) -> None:
+        legal = STAGES[self.stage].losses
+        wrong = [name for name in self.losses if name not in legal]
+        if wrong:
+            raise ValueError(
+                f"stage '{self.stage}' has no loss '{wrong[0]}'; choose from {', '.join(legal)}"
+            )
+        if not any(self.losses.values()):
+            raise ValueError(
+                f"stage '{self.stage}' has no loss above 0; name one of {', '.join(legal)}"
+            )
+        on_images = [name for name in ON_IMAGES if self.losses.get(name)]
+        if self.losses.get("distill") and on_images:
+            raise ValueError(
+                f"stage '{self.stage}' has the loss distill on precomputed latents only; leave out "
+                f"{', '.join(on_images)}, or distill"
+            )
+        makes_images: Loss = "gan"  # what a discriminator judges here are images
+        if self.soften and makes_images not in legal:
+            raise ValueError(f"stage '{self.stage}' makes no image, and has no soften")
+
+    def _check_frozen(self) -> None:
+        for part in self.frozen:
+            if part not in STAGES[self.stage].may_freeze:
+                raise ValueError(
+                    f"stage '{self.stage}' cannot hold the {part} still; "
+                    f"{', '.join(stages_that_freeze(part))} can"
+                )
+
+
+class Data(Strict):
+    """The photographs of a training."""
+
+    folders: list[str] = Field(
+        [],
+        description=(
+            "Folders of photographs; none are needed where a folder of pairs teaches all stages."
+        ),
+    )
+    degradation: Literal["mild", "realesrgan", "mixed"] = Field(
+        "mild", description="How low-resolution images are made from the photographs."
+    )
+
+
+class TrainRecipe(Strict):
+    """What `python -m compress.train` reads."""
+
+    name: FileName = Field(description="The name of the training, of its folder and its result.")
+    source: dict[str, Any] = Field(
+        description="The model to train: a source as in recipes of compression."
+    )
+    data: Data = Field(Data(), description="The photographs to train on.")
+    teacher: TeacherConfig | None = Field(
+        None,
+        description=(
+            "Whose output the stages autoencoder, pixel_blocks and end_to_end make, instead of "
+            "photographs."
+        ),
+    )
+    stages: list[StageConfig] = Field(min_length=1, description="The stages, in order.")
+    lpips_weights: str | None = Field(
+        None, description="File with the weights of LPIPS under pyiqa's names, for the loss lpips."
+    )
+    lpips_net: Literal["squeeze", "alex", "vgg"] = Field(
+        "squeeze", description="The network of the loss lpips."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Number format of the arithmetic."
+    )
+    seed: int = Field(
+        0, ge=0, le=MOST_SEED, description="What all random draws of the training come from."
+    )

@@ -1,0 +1,298 @@
+"""Training of a source model, stage after stage."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.files import MADE_BY, write_text
+from compress.core.machine import hardware
+from compress.core.tensors import read_tensors
+from compress.data.degradation import PRESETS
+from compress.data.folder import data_hash, find_images
+from compress.process.resample import SCALE
+from compress.recipe.checkpoint import parse_source, save_model
+from compress.stages.averaged import AVERAGED, read_stage
+from compress.stages.base import SOFTEN_SALT, Batch, Stage, StageRun
+from compress.stages.companions import Companions
+from compress.stages.recipe import StageConfig, TrainRecipe
+from compress.stages.registry import STAGES, stages_of, taught_stages
+from compress.stages.taught import Photographs, Taught
+from compress.training import losses
+from compress.training.acceleration import PRECISION
+from compress.training.discriminator import patch_discriminator
+from compress.training.initialise import initialise
+from compress.training.loop import Hooks, Plan
+from compress.training.session import Learning, Result, Session
+from compress.training.soften import CROPS, soften
+
+# The weight decay of a discriminator, torch's own default of AdamW.
+DISCRIMINATOR_DECAY = 0.01
+
+
+class Trainer:
+    """All stages of a recipe, in a working folder.
+
+    Attributes:
+        recipe: What is trained.
+        workdir: Holds checkpoints and the results of stages.
+        source: The recipe's source.
+        model: The model, as far as it is trained.
+        images: The photographs.
+        taught: The teacher's samples; None without a teacher.
+    """
+
+    def __init__(self, recipe: TrainRecipe, workdir: Path):
+        """Build the model with random values, and make the working folder.
+
+        Raises:
+            UserError: Parts of the recipe do not fit each other, or files are missing.
+        """
+        self.recipe = recipe
+        self.workdir = workdir
+        self._check_lpips()
+        self.source = parse_source(recipe.source)
+        self._check_family()
+        self.images = find_images(recipe.data.folders)
+        self.degradation = PRESETS[recipe.data.degradation]
+        self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
+        self.model = initialise(self.source.build(), recipe.seed)
+        self.source.start(self.model)
+        self._check_crops()
+        self.taught = self._open_teacher()
+        self._check_images()
+        workdir.mkdir(parents=True, exist_ok=True)
+        self.companions = Companions(self.model, workdir, self.accelerator.is_main_process)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train all stages in order, and return their records.
+
+        A stage that was finished by an earlier run is read, not repeated.
+        """
+        records = []
+        for number, config in enumerate(self.recipe.stages):
+            name = f"{number}_{config.stage}"
+            file = self.workdir / f"{name}.safetensors"
+            record_file = self.workdir / f"{name}.json"
+            if file.is_file() and record_file.is_file():
+                read_tensors(self.model, file)
+                self.model.to(memory_format=torch.channels_last)
+                records.append(read_stage(record_file))
+                continue
+            set_seed(self.recipe.seed + number)
+            record = self.train_stage(number, config, name)
+            records.append(record)
+            if self.accelerator.is_main_process:
+                save_model(self.model, file, self.source, [])
+                write_text(record_file, json.dumps(record))
+                images = config.steps * config.batch * self.accelerator.num_processes
+                seconds = max(1, record["seconds"])  # they are whole ones
+                print(f"{name}: {images / seconds:.1f} images/s")
+        return records
+
+    def train_stage(self, number: int, config: StageConfig, name: str) -> dict[str, Any]:
+        """Train one stage from the model's present values on, and return its record.
+
+        Args:
+            number: Of the stage in the recipe, from 0 on.
+            config: What the recipe says of it.
+            name: Of its checkpoint.
+
+        Raises:
+            UserError: The stage does not fit the model, or its files are damaged.
+        """
+        self.model.eval()
+        run = self._stage_run(number, config)
+        with torch.no_grad():
+            stage, loader = STAGES[config.stage].prepare(run)
+        session = self._session(config, stage)
+        plan = Plan(name=name, workdir=self.workdir, steps=config.steps)
+        log = session.run(plan, loader, _forward, Hooks(write_beside=self._write_averaged))
+        session.blend()
+        self.model.eval()
+        record = {
+            "stage": config.stage,
+            "steps": config.steps,
+            "seconds": log[-1]["seconds"],
+            "log": log,
+            **stage.figures(),
+        }
+        if config.soften:
+            record["softened"] = self._soften(run)
+        stage.finish()
+        self.accelerator.wait_for_everyone()
+        return record
+
+    def _session(self, config: StageConfig, stage: Stage) -> Session:
+        """The session of a stage, all of whose learning parameters and no others have gradients."""
+        self.model.requires_grad_(False)
+        parts = [part for part in stage.trained if part not in config.frozen]
+        trained = [p for part in parts for p in self.model.get_submodule(part).parameters()]
+        trained += stage.companions()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.model.train()
+        learning = Learning(
+            lr=config.lr,
+            ema=config.ema,
+            blend=config.blend,
+            critic_decay=DISCRIMINATOR_DECAY,
+            fused=True,
+        )
+        session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
+        if config.losses.get("gan"):
+            judge = patch_discriminator().to(memory_format=torch.channels_last)
+            session.add_critic(list(judge.parameters()), config.gan_lr, judge)
+        return session
+
+    def _write_averaged(self, folder: Path) -> None:
+        save_model(self.model, folder / AVERAGED, self.source, [])
+
+    def _soften(self, run: StageRun) -> float:
+        """Soften the model's image as the stage says; returns the figure of it."""
+        loader = run.crops(CROPS, 1, run.salt + SOFTEN_SALT)
+        crops = (hr.to(self.accelerator.device) for hr in loader)
+        key = (run.seed, run.number)
+        return soften(self.model, crops, self.degradation, key, run.settings.soften)
+
+    def _stage_run(self, number: int, config: StageConfig) -> StageRun:
+        recipe = self.recipe
+        earlier = [s for s in recipe.stages[:number] if STAGES[s.stage].takes_teacher]
+        taught_before = sum(s.steps * s.batch for s in earlier) * self.accelerator.num_processes
+        return StageRun(
+            model=self.model,
+            settings=config,
+            number=number,
+            seed=recipe.seed,
+            images=self.images,
+            degradation=self.degradation,
+            taught=self.taught,
+            taught_before=taught_before,
+            companions=self.companions,
+            build_perceptual=self._build_perceptual,
+            processes=self.accelerator.num_processes,
+            process=self.accelerator.process_index,
+            tell=self.accelerator.print,
+        )
+
+    def _build_perceptual(self) -> nn.Module:
+        if self.recipe.lpips_weights is None:
+            raise ValueError("the loss lpips needs lpips_weights")
+        return losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net)
+
+    def _check_lpips(self) -> None:
+        uses_lpips = any("lpips" in stage.losses for stage in self.recipe.stages)
+        if uses_lpips and self.recipe.lpips_weights is None:
+            raise UserError(
+                "lpips_weights: a stage uses the lpips loss; give lpips_weights=FILE with pyiqa's "
+                "names"
+            )
+
+    def _check_family(self) -> None:
+        legal = stages_of(self.source.family)
+        wrong = [s.stage for s in self.recipe.stages if s.stage not in legal]
+        if wrong:
+            choice = ", ".join(legal) or "no stage, because its recipe starts from another source"
+            raise UserError(
+                f"stages: '{wrong[0]}' does not fit the family '{self.source.family}'; it is "
+                f"trained in {choice}"
+            )
+
+    def _check_crops(self) -> None:
+        side = SCALE * self.model.multiple
+        wrong = [s.crop for s in self.recipe.stages if s.crop % side]
+        if wrong:
+            raise UserError(
+                f"stages: crop {wrong[0]} is none that this source takes; choose a multiple of "
+                f"{side}"
+            )
+
+    def _open_teacher(self) -> Taught | None:
+        """The teacher's samples, where the recipe has a teacher and a stage that takes them."""
+        crops = [s.crop for s in self.recipe.stages if STAGES[s.stage].takes_teacher]
+        if self.recipe.teacher is None or not crops:
+            return None
+        return Taught(
+            self.recipe.teacher,
+            Photographs(self.images, self.degradation),
+            max(crops),
+            self.recipe.seed,
+            self.accelerator.device,
+        )
+
+    def _check_images(self) -> None:
+        """Refuse a recipe without photographs, unless a folder of pairs serves all stages."""
+        if self.images:
+            return
+        untaught = [s for s in self.recipe.stages if not STAGES[s.stage].takes_teacher]
+        if untaught or self.taught is None or self.taught.pool:
+            raise UserError(
+                "data.folders is empty; name folders of photographs (a folder of pairs as teacher "
+                f"serves the stages {', '.join(taught_stages())} alone)"
+            )
+
+
+def _forward(stage: nn.Module, index: int, batch: Batch) -> Result:
+    """One batch through a stage, in channels-last layout where it is images or latent maps."""
+    if not isinstance(batch, torch.Tensor):
+        batch = [images.contiguous(memory_format=torch.channels_last) for images in batch]
+    elif batch.ndim == 4:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    image, terms = stage(batch, index)
+    real = batch if isinstance(batch, torch.Tensor) else batch[1]
+    return Result(terms, real, image.float())
+
+
+def train_model(recipe: TrainRecipe, workdir: Path, out: Path) -> None:
+    """Train in `workdir`, and write the weights and their record.
+
+    Args:
+        recipe: What is trained.
+        workdir: Holds checkpoints; a run that was killed goes on from them.
+        out: The weight file, fp16. The record lies beside it, as JSON.
+
+    Raises:
+        UserError: Parts of the recipe do not fit each other, or files are missing or damaged.
+    """
+    trainer = Trainer(recipe, workdir)
+    began = time.time()
+    records = trainer.run()
+    if not trainer.accelerator.is_main_process:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(trainer.model, out, trainer.source, [], dtype=torch.float16)
+    record_file = out.with_suffix(".json")
+    record = {"made_by": MADE_BY, **_record(trainer, records)}
+    write_text(record_file, json.dumps(record, indent=1))
+    print(f"wrote {out} and {record_file.name} after {time.time() - began:.0f} s")
+
+
+def _record(trainer: Trainer, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known of a finished training.
+
+    Files are named without their folders: where they lay on this machine is of no use to anyone.
+    """
+    recipe = trainer.recipe
+    told = recipe.model_dump(mode="json")
+    told["data"]["folders"] = [Path(folder).name for folder in recipe.data.folders]
+    record = {
+        "recipe": told,
+        "hardware": hardware(),
+        "images": len(trainer.images),
+        "data_hash": data_hash(trainer.images),
+        "torch": torch.__version__,
+        "seconds": sum(record["seconds"] for record in records),
+        "stages": records,
+    }
+    if trainer.taught is not None and recipe.teacher is not None:
+        record["teacher_hash"] = trainer.taught.identity
+        told["teacher"] |= {"path": Path(recipe.teacher.path).name, "cache": None}
+    if recipe.lpips_weights:
+        told["lpips_weights"] = Path(recipe.lpips_weights).name
+    return record

@@ -1,0 +1,196 @@
+"""One training from its parts: optimisers, a critic, accelerate, the average and the blend.
+
+`Session` holds what the training of a source model and the distillation of a compressed one have
+in common. A caller builds a stage, which is a module that computes losses, says what of it learns,
+and runs the session.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from compress.training.adversarial import adversarial
+from compress.training.ema import EMA
+from compress.training.loop import NO_HOOKS, Hooks, Parts, Plan, train
+from compress.training.terms import Terms, Weights, weighted_sum
+
+# AdamW's decay rates of both moments. A critic forgets the gradient sooner, as is usual for a GAN.
+BETAS = (0.9, 0.99)
+CRITIC_BETAS = (0.5, 0.99)
+# A term that the critic's optimiser minimises and the stage returns (`score.regulariser_loss`).
+REGULARISER = "regulariser"
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a session learns.
+
+    Attributes:
+        lr: The learning rate at its highest.
+        ema: The decay of the averaged weights, in [0, 1).
+        blend: How much of the result is trained; the rest is the weights that the session began
+            with. Between a network trained with a GAN and the one before it lie better ones than
+            either (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4).
+        critic_decay: Weight decay of the critic.
+        fused: AdamW's option of that name; None leaves it to torch.
+    """
+
+    lr: float
+    ema: float
+    blend: float = 1.0
+    critic_decay: float = 0.0
+    fused: bool | None = None
+
+
+class Result(NamedTuple):
+    """What a stage gives for one batch.
+
+    Attributes:
+        terms: Of the loss. One called "regulariser" belongs to the critic.
+        real: What the discriminator sees as real; None without one.
+        fake: What it sees as made.
+    """
+
+    terms: Terms
+    real: torch.Tensor | None
+    fake: torch.Tensor | None
+
+
+# (the stage as accelerate prepared it, index of the batch, batch) -> the result.
+Forward = Callable[[nn.Module, int, Any], Result]
+
+
+class Session:
+    """A stage, what of it learns, and its critic.
+
+    The order of calls is: constructor, `add_parameters` and `add_critic` where there is more to
+    train, `run` once, `blend`.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        stage: nn.Module,
+        trained: list[nn.Parameter],
+        weights: Weights,
+        learning: Learning,
+    ):
+        """Begin with the present values of `trained`.
+
+        Args:
+            accelerator: Accelerate's.
+            stage: The module that computes the terms of the loss.
+            trained: The parameters that learn and are averaged.
+            weights: The factors of the terms; with one of `gan` the session needs a discriminator.
+            learning: How it learns.
+        """
+        self.accelerator = accelerator
+        self.stage = stage
+        self.trained = trained
+        self.weights = weights
+        self.learning = learning
+        self.critics: list[dict[str, Any]] = []
+        self._also: list[nn.Parameter] = []
+        self._discriminator: nn.Module | None = None
+        self._judging: list[nn.Parameter] = []
+        self._start: list[torch.Tensor] = []
+        if learning.blend < 1:
+            self._start = [p.detach().clone() for p in trained]
+
+    @property
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What the critic's optimiser trains."""
+        return [p for group in self.critics for p in group["params"]]
+
+    def add_parameters(self, parameters: list[nn.Parameter]) -> None:
+        """Train `parameters` as well, without an average of them."""
+        self._also += parameters
+
+    def add_critic(
+        self, parameters: list[nn.Parameter], lr: float, discriminator: nn.Module | None = None
+    ) -> None:
+        """Train `parameters` against the stage.
+
+        Args:
+            parameters: Those of the discriminator, or of what else follows the stage.
+            lr: Their learning rate.
+            discriminator: Turns what it judges into logits, positive for real. The term `gan`
+                comes from it.
+        """
+        self.critics.append({"params": parameters, "lr": lr})
+        if discriminator is not None:
+            self._discriminator = discriminator
+            self._judging = parameters
+
+    def run(
+        self, plan: Plan, loader: Iterable, forward: Forward, hooks: Hooks = NO_HOOKS
+    ) -> list[dict]:
+        """Train as `plan` says, and leave the averaged weights; returns the log of `loop.train`."""
+        modules = [self.stage]
+        if self._discriminator is not None:
+            modules.append(self._discriminator)
+        optimizers = self._optimizers()
+        self.accelerator.free_memory()
+        *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
+        modules = prepared[: len(modules)]
+        optimizers = prepared[len(modules) :]
+
+        def step(index: int, batch: Any) -> dict[str, torch.Tensor]:
+            return self._losses(modules, forward(modules[0], index, batch))
+
+        ema = EMA(self.trained, self.learning.ema)
+        log = train(plan, Parts(self.accelerator, modules, optimizers, ema), loader, step, hooks)
+        self.accelerator.free_memory()
+        return log
+
+    def blend(self) -> None:
+        """Take back a part of what was learnt, as `Learning.blend` says."""
+        if self.learning.blend == 1:
+            return
+        for parameter, start in zip(self.trained, self._start, strict=True):
+            parameter.data.lerp_(start, 1 - self.learning.blend)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """The stage's, and the critic's where there is one."""
+        learning = self.learning
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                self.trained + self._also,
+                lr=learning.lr,
+                betas=BETAS,
+                weight_decay=0.0,
+                fused=learning.fused,
+            )
+        ]
+        if self.critics:
+            optimizers.append(
+                torch.optim.AdamW(
+                    self.critics,
+                    betas=CRITIC_BETAS,
+                    weight_decay=learning.critic_decay,
+                    fused=learning.fused,
+                )
+            )
+        return optimizers
+
+    def _losses(self, modules: list[nn.Module], result: Result) -> dict[str, torch.Tensor]:
+        """What the optimisers minimise, and the single terms, which are shown."""
+        terms = dict(result.terms)
+        critic: list[torch.Tensor] = []
+        if REGULARISER in terms:
+            critic.append(terms.pop(REGULARISER))
+        if self._discriminator is not None:
+            if result.real is None or result.fake is None:
+                raise ValueError("a session with a discriminator needs something real and fake")
+            terms["gan"], judged = adversarial(modules[1], self._judging, result.real, result.fake)
+            critic.append(judged)
+        losses = {"loss": weighted_sum(terms, self.weights)}
+        for name, term in terms.items():
+            losses[name] = term.detach()
+        if critic:
+            losses["critic"] = sum(critic[1:], start=critic[0])
+        return losses

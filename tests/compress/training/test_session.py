@@ -1,0 +1,99 @@
+"""A session: what it trains, what it blends, what its critic gets; and modules that are hidden."""
+
+import pytest
+import torch
+from torch import nn
+
+from compress.training.acceleration import accelerator
+from compress.training.hidden import Hidden
+from compress.training.loop import Plan
+from compress.training.session import Learning, Result, Session
+from compress.training.terms import image_terms, wants, weighted_sum
+
+BATCHES = [torch.ones(2, 3)] * 2
+
+
+class Toy(nn.Module):
+    """One layer, and a teacher that it does not own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.teacher = Hidden(nn.Linear(3, 3))
+
+    def forward(self, batch):
+        return self.layer(batch), self.teacher.module(batch)
+
+
+def session(**options):
+    torch.manual_seed(0)
+    stage = Toy()
+    learning = Learning(lr=0.1, ema=0.0, **options)
+    weights = {"mse": 1.0, "gan": 0.1}
+    accelerate = accelerator("fp32", torch.device("cpu"))
+    return Session(accelerate, stage, list(stage.parameters()), weights, learning)
+
+
+def forward(stage, index, batch):
+    made, goal = stage(batch)
+    return Result({"mse": (made - goal).square().mean()}, goal.detach(), made)
+
+
+def test_a_hidden_module_is_no_part():
+    toy = Toy()
+    assert set(toy.state_dict()) == {"layer.weight", "layer.bias"}
+    assert len(list(toy.parameters())) == 2
+    assert toy(torch.ones(1, 3))[1].requires_grad  # it works as ever
+
+
+def test_only_what_is_trained_changes(tmp_path):
+    made = session()
+    before = [p.detach().clone() for p in made.trained]
+    teacher = made.stage.teacher.module.weight.detach().clone()
+    log = made.run(Plan("toy", tmp_path, 2, warmup=1), BATCHES, forward)
+    assert all(not torch.equal(p, q) for p, q in zip(made.trained, before, strict=True))
+    assert torch.equal(made.stage.teacher.module.weight, teacher)
+    assert set(log[-1]) == {"step", "seconds", "loss", "mse"}
+
+
+def test_a_blend_takes_back_a_part(tmp_path):
+    whole = session()
+    whole.run(Plan("whole", tmp_path, 2, warmup=1), BATCHES, forward)
+    whole.blend()
+    half = session(blend=0.5)
+    start = [p.detach().clone() for p in half.trained]
+    half.run(Plan("half", tmp_path, 2, warmup=1), BATCHES, forward)
+    half.blend()
+    for parameter, first, last in zip(half.trained, start, whole.trained, strict=True):
+        torch.testing.assert_close(parameter.detach(), (first + last.detach()) / 2)
+
+
+def test_the_critic_learns_and_shows(tmp_path):
+    made = session()
+    judge = nn.Linear(3, 1)
+    before = judge.weight.detach().clone()
+    made.add_critic(list(judge.parameters()), 0.1, judge)
+    log = made.run(Plan("toy", tmp_path, 2, warmup=1), BATCHES, forward)
+    assert {"gan", "critic"} <= log[-1].keys()
+    assert not torch.equal(judge.weight, before)
+    assert len(made.critic_parameters) == 2
+
+
+def test_a_discriminator_needs_something_to_judge(tmp_path):
+    made = session()
+    judge = nn.Linear(3, 1)
+    made.add_critic(list(judge.parameters()), 0.1, judge)
+
+    def blind(stage, index, batch):
+        return Result(forward(stage, index, batch).terms, None, None)
+
+    with pytest.raises(ValueError, match="something real and fake"):
+        made.run(Plan("toy", tmp_path, 1), BATCHES, blind)
+
+
+def test_terms_are_those_that_are_wanted():
+    image, target = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 3, 8, 8)
+    terms = image_terms(image, target, {"mse": 2.0, "l1": 1.0, "frequency": 0.0}, {})
+    assert {name: value.item() for name, value in terms.items()} == {"l1": 0.5, "mse": 0.25}
+    assert weighted_sum(terms, {"mse": 2.0, "l1": 1.0}).item() == 1.0
+    assert not wants({"mse": 0.0}, "mse", "l1")
