@@ -16,7 +16,7 @@ from compress.core.files import check_file
 from export.graphs.storage import files_of
 from export.linting.check import lint
 from export.linting.feeds import feeds_for
-from export.linting.file import check
+from export.linting.file import read_graph
 from export.linting.report import text
 from export.linting.rules import load, targets
 
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     if arguments.picture:
         check_file(arguments.picture, "--picture", [arguments.file])
     target = load(arguments.target, arguments.arch, arguments.table)
-    model = check(arguments.file)
+    model = read_graph(arguments.file)
     size = sum(file.stat().st_size for file in files_of(arguments.file))
     feeds = feeds_for(model, arguments.run) if target.float_type == "fp16" else []
     report = lint(

@@ -11,7 +11,7 @@ from export.linting.graph import opset_of, type_name
 IMAGE = "float32 [1, 3, height, width]"
 
 
-def check(file: Path) -> onnx.ModelProto:
+def read_graph(file: Path) -> onnx.ModelProto:
     """The graph in `file` without its large weights.
 
     Raises:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.lint import main
 from export.linting.feeds import feeds_for
-from export.linting.file import check
+from export.linting.file import read_graph
 
 FLOAT = TensorProto.FLOAT
 
@@ -129,7 +129,7 @@ def test_files_that_mean_nothing(tmp_path, capsys, model, words):
 def test_an_input_that_is_no_photograph_has_no_ranges(tmp_path, capsys, sides):
     model = image(sides)
     path = write(tmp_path, model)
-    assert feeds_for(check(path), None) == []
+    assert feeds_for(read_graph(path), None) == []
     with pytest.raises(SystemExit) as ended:
         main([path, "--target", "qnn", "--json"])
     found = json.loads(capsys.readouterr().out)
