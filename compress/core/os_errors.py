@@ -28,8 +28,14 @@ REMEDIES = {
     NO_PLACE: "Give a path that can be read and written, then run again",
     BROKEN: "Nothing was left under the final name; look at the disk, then run again",
 }
-# What torch.save says; it does not say why.
-_TORCH_WRITER = ("PytorchStreamWriter", "unexpected pos", "file write failed")
+# Type and words of a library's exception -> what it stands for. torch.save does not say why.
+_WORDS = (
+    ("OperationalError", "disk is full", errno.ENOSPC),
+    ("OperationalError", "readonly database", errno.EROFS),
+    ("RuntimeError", "PytorchStreamWriter", errno.EIO),
+    ("RuntimeError", "unexpected pos", errno.EIO),
+    ("RuntimeError", "file write failed", errno.EIO),
+)
 
 
 def sentence(error: OSError) -> str | None:
@@ -68,10 +74,7 @@ def _number_in(text: str, kind: str) -> int | None:
     if kind == "SafetensorError":
         told = re.search(r"os error (\d+)", text)
         return None if told is None else int(told[1])
-    if kind == "OperationalError" and "disk is full" in text:
-        return errno.ENOSPC
-    if kind == "OperationalError" and "readonly database" in text:
-        return errno.EROFS
-    if kind == "RuntimeError" and any(words in text for words in _TORCH_WRITER):
-        return errno.EIO
+    for name, words, number in _WORDS:
+        if kind == name and words in text:
+            return number
     return None

@@ -1,5 +1,6 @@
 """Open one image file and judge it by its header, before a pixel is decoded."""
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -222,7 +223,7 @@ def bits(image: Image.Image) -> int:
     if not isinstance(image, ImageFile):
         return 8
     if image.format in ("AVIF", "HEIF"):
-        return _pixi_bits(Path(image.filename))
+        return _pixi_bits(Path(os.fsdecode(image.filename)))
     if image.format not in ("PNG", "PPM") or not image.tile:
         return 8
     stored = image.tile[0][3]

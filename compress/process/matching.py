@@ -6,7 +6,7 @@ needs numpy alone, because an exported folder has a copy of it in host/.
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import IO
+from io import FileIO
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Waiting:
         self.bytes = 0
         self._shapes: list[tuple[int, ...]] = []
         self._kept: list[np.ndarray] = []
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
 
     def put(self, strip: np.ndarray) -> None:
         """Keep a float32 strip.
@@ -54,7 +54,7 @@ class Waiting:
                 "room"
             ) from None
 
-    def _moved_to_file(self) -> IO[bytes]:
+    def _moved_to_file(self) -> FileIO:
         """A temporary file with the strips that were in memory."""
         # Open until `take` has read it.
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
@@ -78,18 +78,18 @@ class Waiting:
                 yield _read(file, shape)
 
 
-def _write(file: IO[bytes], strip: np.ndarray) -> None:
+def _write(file: FileIO, strip: np.ndarray) -> None:
     """Write all of a strip; an unbuffered file may take less at a time."""
     rest = np.ascontiguousarray(strip, np.float32).data.cast("B")
     while rest:
         rest = rest[file.write(rest) :]
 
 
-def _read(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
+def _read(file: FileIO, shape: tuple[int, ...]) -> np.ndarray:
     strip = np.empty(shape, np.float32)
     rest = strip.data.cast("B")
     while rest:
-        count = file.readinto(rest)  # type: ignore[attr-defined]  # typeshed's IO lacks it
+        count = file.readinto(rest)
         if not count:
             raise StripError("a temporary file ended before its time; run the command again")
         rest = rest[count:]
