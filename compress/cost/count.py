@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from compress.core.errors import UserError
 from compress.model.sr_model import SRModel
 
 aten = torch.ops.aten
+M = TypeVar("M", bound=nn.Module)
 FLOAT = 32
 TAIL = {
     "up_blocks",
@@ -304,7 +305,7 @@ def _storage(name: str, module: nn.Module, seen: set[int]) -> Layer:
     return layer
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
+def meta_copy(model: M) -> M:
     """The same modules with float32 or integer meta tensors in place of values; shared tensors stay shared."""
 
     def like(tensor: torch.Tensor) -> torch.Tensor:
