@@ -211,6 +211,9 @@ class BinaryLayer(nn.Module):
         y = self.product(self.binary_input(x), self.binary_weight())
         if self.config.method == "xnor":
             y = y * self.window_mean(self.beta(x))
+        return self._add_bias(y)
+
+    def _add_bias(self, y: torch.Tensor) -> torch.Tensor:
         return y if self.bias is None else y + self.per_channel(self.bias)
 
     def per_channel(self, values: torch.Tensor) -> torch.Tensor:
@@ -233,8 +236,7 @@ class BinaryLayer(nn.Module):
         """
         parts = [branch(x) for branch in self.branches]
         if not self.config.binary:
-            total = sum(parts)
-            return total if self.bias is None else total + self.per_channel(self.bias)
+            return self._add_bias(sum(parts))
         y = self.binary_branch(x)
         return sum(parts, y if self.rprelu is None else self.rprelu(y))
 

@@ -127,7 +127,9 @@ class BidirectionalConditioning(Pass):
             UserError: The model has no VAE encoder and noise-predicting UNet, or earlier passes
                 have replaced the layers that change.
         """
-        encoder, denoiser, process = model.encoder, model.denoiser, model.process
+        encoder = model.encoder
+        denoiser = model.denoiser
+        process = model.process
         if (
             not isinstance(process, OneStep)
             or type(encoder) is not VAEEncoder

@@ -102,7 +102,9 @@ class Binarize(Pass):
         """Full names of the layers that stay."""
         if self.keep is None:
             return _ends(layers)
-        names = [f"{part}.{name}" for part, found in layers.items() for name in found]
+        names: list[str] = []
+        for part, found in layers.items():
+            names += [f"{part}.{name}" for name in found]
         kept: set[str] = set()
         for pattern in self.keep:
             matching = fnmatch.filter(names, pattern)

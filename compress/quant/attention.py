@@ -1,6 +1,6 @@
 """Scaled dot-product attention with quantised operands.
 
-Both forms have the signature of F.scaled_dot_product_attention, with the quantisers before it:
+Both forms have all arguments of F.scaled_dot_product_attention, with the quantisers before them:
 `roles` maps `q`, `k`, `v`, `scores` and `probs` to the quantiser of that tensor. They are written
 in products that a runtime has integer kernels for.
 """

@@ -34,7 +34,9 @@ _SPELLINGS = {
     "instance_norm": ("instance_norm",),
 }
 # Functions that compute new values: the name that torch calls one by -> the operator.
-OPERATORS = {name: op for op, names in _SPELLINGS.items() for name in names}
+OPERATORS: dict[str, str] = {}
+for _op, _names in _SPELLINGS.items():
+    OPERATORS |= dict.fromkeys(_names, _op)
 NEUTRAL = "neutral"
 SCALAR = ("add", "sub", "mul", "div")
 # The number that leaves every value as it is.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from compress.quant.fit import layer_fit
-from compress.quant.layers import QuantConv2d, QuantLayer
+from compress.quant.layers import QuantLayer
 from compress.quant.watch import Layers, watching_inputs
 
 
@@ -40,8 +40,7 @@ def correct_biases(
             run(x)
     corrected = 0
     for name, layer in layers:
-        is_grouped = isinstance(layer, QuantConv2d) and layer.groups != 1
-        if name not in means or layer.bias is None or is_grouped:
+        if name not in means or layer.bias is None or layer.is_grouped:
             continue
         fit = layer_fit(layer)
         error = fit.quantised_weight(layer) - fit.residual(layer)  # [out, in, ...]

@@ -254,27 +254,25 @@ class LayerFit(nn.Module):
         Only layers without zero padding have an offset.
         """
         if self.transform is not None and self.transform.offset is not None:
-            response = self.weight.flatten(1) @ self.transform.offset
-            bias = response if bias is None else bias + response
-        if self.shift is not None:
-            bias = self.shift if bias is None else bias + self.shift
-        return bias
+            bias = _sum(bias, self.weight.flatten(1) @ self.transform.offset)
+        return bias if self.shift is None else _sum(bias, self.shift)
 
     def forward(self, x: torch.Tensor, layer: QuantLayer) -> torch.Tensor:
         """Compute what the layer does in the present mode."""
         if self.mode == "observe":
             self.observe(x)
         if self.mode != "quantise":
-            y = layer.apply_weight(x, self.weight, layer.bias)
-            return y if layer.output is None else layer.output(y)
+            return layer.quantise_output(layer.apply_weight(x, self.weight, layer.bias))
         if self.transform is not None:
             x = self.transform.apply_to(x, self.conv)
-        quantised = x if layer.input is None else layer.input(x)
+        quantised = layer.quantise_input(x)
         weight = self.quantised_weight(layer)
         y = layer.apply_weight(quantised, weight, self.transformed_bias(layer.bias))
-        if layer.branch is not None:
-            y = y + layer.branch(x, layer.apply_weight)
-        return y if layer.output is None else layer.output(y)
+        return layer.quantise_output(layer.add_branch(y, x))
+
+
+def _sum(bias: torch.Tensor | None, summand: torch.Tensor) -> torch.Tensor:
+    return summand if bias is None else bias + summand
 
 
 def layer_fit(layer: QuantLayer) -> LayerFit:

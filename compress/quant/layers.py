@@ -208,6 +208,23 @@ class QuantLayer(nn.Module):
         """[in] -> broadcastable against the layer's input."""
         return values
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether an output sees a part of the input channels only."""
+        return False
+
+    def quantise_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Round the input to its grid; it stays as it is where it comes from a grid."""
+        return x if self.input is None else self.input(x)
+
+    def quantise_output(self, y: torch.Tensor) -> torch.Tensor:
+        """Round the result to its grid; it stays as it is without one."""
+        return y if self.output is None else self.output(y)
+
+    def add_branch(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add the low-rank branch's share, computed from the float input `x`, to the result."""
+        return y if self.branch is None else y + self.branch(x, self.apply_weight)
+
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Compute the layer's result.
 
@@ -219,11 +236,8 @@ class QuantLayer(nn.Module):
                 return self.fit(x, self)
             if self.premultiply is not None:
                 x = x * self.on_channels(self.premultiply)
-            quantised = x if self.input is None else self.input(x)
-            y = self.apply_weight(quantised, self.weight(), self.bias)
-            if self.branch is not None:
-                y = y + self.branch(x, self.apply_weight)
-            return y if self.output is None else self.output(y)
+            y = self.apply_weight(self.quantise_input(x), self.weight(), self.bias)
+            return self.quantise_output(self.add_branch(y, x))
 
 
 class QuantConv2d(QuantLayer):
@@ -238,6 +252,11 @@ class QuantConv2d(QuantLayer):
         self.padding = layer.padding
         self.dilation = layer.dilation
         self.groups = layer.groups
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether an output sees a part of the input channels only."""
+        return self.groups != 1
 
     def apply_weight(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None

@@ -13,7 +13,8 @@ import torch
 NAMESPACE = "compress"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _LIMITS = "int quant_min, int quant_max, ScalarType dtype"
-_SCALAR, _ROWS = "Tensor scale, Tensor zero_point", "Tensor scales, Tensor zero_points, int axis"
+_SCALAR = "Tensor scale, Tensor zero_point"
+_ROWS = "Tensor scales, Tensor zero_points, int axis"
 _SCHEMAS = {
     "quantize_per_tensor": f"(Tensor input, {_SCALAR}, {_LIMITS}) -> Tensor",
     "dequantize_per_tensor": f"(Tensor input, {_SCALAR}, {_LIMITS}) -> Tensor",

@@ -98,9 +98,7 @@ def round_weights(
     moments: dict[str, torch.Tensor] = {}
 
     def add(name: str, layer: QuantLayer, x: torch.Tensor) -> None:
-        if layer.input is not None:
-            x = layer.input(x)
-        seen = columns(x, layer)
+        seen = columns(layer.quantise_input(x), layer)
         seen = seen[:, :: max(1, seen.shape[1] // POSITIONS)]
         total = seen @ seen.T
         moments[name] = moments[name] + total if name in moments else total
@@ -109,8 +107,7 @@ def round_weights(
         for x in inputs:
             run(x)
     for name, layer in layers:
-        is_grouped = isinstance(layer, QuantConv2d) and layer.groups != 1
-        if name in moments and not is_grouped:
+        if name in moments and not layer.is_grouped:
             fit = layer_fit(layer)
             low, high = fit.weight_range(layer.weight_grid.symmetric)
             fit.rounded = feedback(fit.residual(layer), moments[name], low, high, layer)

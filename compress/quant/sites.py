@@ -63,17 +63,20 @@ class Site:
             _fold_into_quantised(producer, scale, self.rows)
         elif isinstance(producer, nn.Linear):
             _divide_rows(producer.weight, scale, self.rows)
-            if producer.bias is not None:
-                _divide_rows(producer.bias, scale, self.rows)
+            _divide_rows(producer.bias, scale, self.rows)
         elif isinstance(producer, ConstantProjection):
             producer.value.div_(scale)  # keys and values of a constant text, [1, tokens, channels]
         else:
             raise TypeError(f"a {type(producer).__name__} cannot absorb a transform")
 
 
-def _divide_rows(values: torch.Tensor, scale: torch.Tensor, rows: int | None) -> None:
-    """Divide the first `rows` rows of `values` [out, ...] by `scale`; None: all rows."""
-    values[:rows] /= per_channel(scale, values.ndim)
+def _divide_rows(values: torch.Tensor | None, scale: torch.Tensor, rows: int | None) -> None:
+    """Divide the first `rows` rows of `values` [out, ...] by `scale`, in place.
+
+    `rows` None stands for all of them, `values` None for a tensor that is not there.
+    """
+    if values is not None:
+        values[:rows] /= per_channel(scale, values.ndim)
 
 
 def _fold_into_norm(
@@ -89,14 +92,11 @@ def _fold_into_quantised(layer: QuantLayer, scale: torch.Tensor, rows: int | Non
     # A row's boundaries shrink with it, so its codes stay what they were.
     _divide_rows(fit.weight_low, scale, rows)
     _divide_rows(fit.weight_high, scale, rows)
-    if fit.rounded is not None:
-        _divide_rows(fit.rounded, scale, rows)
-    if fit.shift is not None:
-        _divide_rows(fit.shift, scale, rows)
+    _divide_rows(fit.rounded, scale, rows)
+    _divide_rows(fit.shift, scale, rows)
+    _divide_rows(layer.bias, scale, rows)
     if layer.branch is not None:
         _divide_rows(layer.branch.up, scale, rows)
-    if layer.bias is not None:
-        _divide_rows(layer.bias, scale, rows)
 
 
 @dataclass
@@ -147,8 +147,9 @@ def _in_transformer_block(name: str, block: BasicTransformerBlock) -> Iterator[_
     if block.attn2 is not None:
         attn2 = block.get_submodule("attn2")
         yield _Candidate(block.get_submodule("norm2"), [attn2.get_submodule("to_q")])
-        value, out = attn2.get_submodule("to_v"), attn2.get_submodule("to_out.0")
-        yield _Candidate(value, [out], attention=f"{name}.attn2")
+        value = attn2.get_submodule("to_v")
+        projection = attn2.get_submodule("to_out.0")
+        yield _Candidate(value, [projection], attention=f"{name}.attn2")
     gate_and_value = block.ff.net[0].proj
     out = block.ff.net[2]
     yield _Candidate(block.norm3, [gate_and_value])
