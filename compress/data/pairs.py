@@ -53,7 +53,7 @@ def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
 
 def pairs_hash(pairs: list[tuple[Path, Path]]) -> str:
     """Identity of pairs by name and content: 16 hex digits."""
-    files = []
+    files: list[Path] = []
     for pair in pairs:
         files += pair
     return list_digest(files)

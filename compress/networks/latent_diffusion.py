@@ -8,6 +8,17 @@ from torch import nn
 from compress.process.resample import upsample
 
 
+def _present(layer: nn.Module | None) -> nn.Module:
+    """The 1x1 convolution beside the latent.
+
+    Raises:
+        ValueError: The autoencoder has none, as those after SD 2.1 have.
+    """
+    if layer is None:
+        raise ValueError("an autoencoder without convolutions beside its latent is not taken")
+    return layer
+
+
 class VAEEncoder(nn.Module):
     """Bicubic x4, then the posterior mean of a KL autoencoder.
 
@@ -22,7 +33,7 @@ class VAEEncoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, signal: float = 1.0):
         super().__init__()
         self.encoder = vae.encoder
-        self.quant_conv = vae.quant_conv
+        self.quant_conv: nn.Module = _present(vae.quant_conv)
         self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
@@ -52,7 +63,7 @@ class VAEDecoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
-        self.post_quant_conv = vae.post_quant_conv
+        self.post_quant_conv: nn.Module = _present(vae.post_quant_conv)
         self.decoder = vae.decoder
         self.scaling_factor: float = vae.config["scaling_factor"]
 

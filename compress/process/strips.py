@@ -121,7 +121,8 @@ def _interpolate(padded: np.ndarray, axis: int, scale: int) -> np.ndarray:
         total = next(parts)
         for part in parts:
             np.add(total, part, out=total)
-        out[(*before, slice(None), phase)] = total
+        place: tuple[slice | int, ...] = (*before, slice(None), phase)
+        out[place] = total
     shape[axis : axis + 2] = [side * scale]
     return out.reshape(shape)
 
