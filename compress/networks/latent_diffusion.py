@@ -1,5 +1,7 @@
 """The three networks of an SD-like model, around diffusers' own modules."""
 
+from typing import Any
+
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -32,8 +34,9 @@ class VAEEncoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKL, signal: float = 1.0):
         super().__init__()
-        self.encoder = vae.encoder
-        self.quant_conv: nn.Module = _present(vae.quant_conv)
+        self.encoder: Any = vae.encoder
+        # Diffusers' modules, or what passes put in their place.
+        self.quant_conv: Any = _present(vae.quant_conv)
         self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
@@ -63,8 +66,9 @@ class VAEDecoder(nn.Module):
 
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
-        self.post_quant_conv: nn.Module = _present(vae.post_quant_conv)
-        self.decoder = vae.decoder
+        # Diffusers' modules, or what passes put in their place.
+        self.post_quant_conv: Any = _present(vae.post_quant_conv)
+        self.decoder: Any = vae.decoder
         self.scaling_factor: float = vae.config["scaling_factor"]
 
     def features(self, latent: torch.Tensor) -> torch.Tensor:

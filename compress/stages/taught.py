@@ -72,7 +72,7 @@ class Photographs:
     """
 
     images: list[Path]
-    degradation: Degradation | tuple[Degradation, ...]
+    degradation: Degradation
 
 
 class Taught:
