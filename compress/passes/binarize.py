@@ -76,11 +76,11 @@ class Binarize(Pass):
                     "the pass once per component, and before quantize"
                 )
         kept = self._kept(layers)
-        for part, found in layers.items():
+        for component, found in layers.items():
             for name, layer in found.items():
-                if f"{part}.{name}" not in kept:
-                    binary = _binary(layer, f"{part}.{name}", config)
-                    getattr(model, part).set_submodule(name, binary)
+                if f"{component}.{name}" not in kept:
+                    binary = _binary(layer, f"{component}.{name}", config)
+                    getattr(model, component).set_submodule(name, binary)
 
     def _config(self) -> BinaryConfig:
         """How every layer is made binary."""
@@ -142,7 +142,7 @@ def plain_layers(component: nn.Module) -> Layers:
     for module in component.modules():
         if isinstance(module, BinaryLayer):
             inside.update(module.modules())
-    layers = {}
+    layers: Layers = {}
     for name, module in component.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in inside:
             layers[name] = module

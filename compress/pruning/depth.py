@@ -120,8 +120,8 @@ class DeepLevels(nn.Module):
         """Channels that come and that leave."""
         first: Any = self.enter[0]
         last: Any = self.up[-1]
-        upsamplers = last.upsamplers or ()
-        final = upsamplers[-1] if len(upsamplers) else last.resnets[-1]
+        upsamplers = list(last.upsamplers or [])
+        final = upsamplers[-1] if upsamplers else last.resnets[-1]
         return first.conv.in_channels, final.out_channels
 
 
