@@ -147,7 +147,7 @@ def rewrite_exported(
     """
     images = list(probes(lr_size).values())
     for path in paths:
-        source = GRAPHS[path.stem][1]
+        source = GRAPHS[path.stem].input
         inputs = images if source == "lr" else [model.encoder(image) for image in images]
         if source == "clean_latent":
             inputs = [model.clean_latent(latent) for latent in inputs]
