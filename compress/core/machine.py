@@ -1,9 +1,13 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and how weights lie in memory."""
 
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def processor() -> str:
@@ -22,3 +26,12 @@ def hardware() -> str:
         count = torch.cuda.device_count()
         return ", ".join(torch.cuda.get_device_name(i) for i in range(count))
     return f"{processor()} CPU, {torch.get_num_threads()} threads"
+
+
+def in_memory_format(module: M, memory_format: torch.memory_format) -> M:
+    """`module`, whose weights of four axes are laid out like that from now on.
+
+    Convolutions train fastest in `torch.channels_last`.
+    """
+    # torch's types of Module.to do not know the argument.
+    return module.to(memory_format=memory_format)  # type: ignore[call-overload, no-any-return]

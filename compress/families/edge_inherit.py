@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from compress.core.errors import UserError
@@ -42,7 +43,7 @@ Index = dict[Space, torch.Tensor]
 
 
 @torch.no_grad()
-def inherit(small: nn.Module, base: str) -> None:
+def inherit(small: UNet2DConditionModel, base: str) -> None:
     """Fill the UNet `small` from a published one.
 
     Args:

@@ -230,13 +230,15 @@ class EdgeSDSRSource(Source):
         Raises:
             UserError: `base` cannot be read, or does not fit.
         """
-        unet = model.denoiser.get_submodule("unet")
+        if not isinstance(model.denoiser, CleanDenoiser) or not isinstance(
+            model.encoder, LREncoder
+        ):
+            raise TypeError("only a model as `build` made it can be started")
+        unet = model.denoiser.unet
         if self.base:
             inherit(unet, self.base)
-        for parameter in unet.get_submodule("conv_out").parameters():
+        for parameter in unet.conv_out.parameters():
             nn.init.zeros_(parameter)
-        if not isinstance(model.encoder, LREncoder):
-            raise TypeError("only a model as `build` made it can be started")
         model.encoder.start_variance(SIGMA)
 
     def load(self, model: SRModel) -> None:

@@ -44,7 +44,7 @@ def repeat_outputs(conv: nn.Conv2d, count: int) -> None:
     conv.out_channels = count
 
 
-def _rows(parameter: nn.Parameter, index: torch.Tensor) -> nn.Parameter:
+def _rows(parameter: torch.Tensor, index: torch.Tensor) -> nn.Parameter:
     values = parameter.detach()[index].contiguous()
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
 

@@ -83,7 +83,7 @@ def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
     for name, block in unet.named_modules():
         if isinstance(block, ResnetBlock2D) and block.time_emb_proj is not None:
             _fold_embedding(block, embedding, name)
-    unet.time_embedding = NoTimeEmbedding()
+    unet.register_module("time_embedding", NoTimeEmbedding())
 
 
 def _fold_embedding(block: ResnetBlock2D, embedding: torch.Tensor, name: str) -> None:
@@ -116,7 +116,7 @@ def remove_timestep(unet: UNet2DConditionModel) -> None:
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             setattr(module, "time_emb_proj", None)  # noqa: B010  as above
-    unet.time_embedding = NoTimeEmbedding()
+    unet.register_module("time_embedding", NoTimeEmbedding())
 
 
 class Strip(Pass):

@@ -34,7 +34,7 @@ def gather(axis: Axis, kept: Kept) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _narrow(parameter: nn.Parameter, dim: int, index: torch.Tensor) -> nn.Parameter:
+def _narrow(parameter: torch.Tensor, dim: int, index: torch.Tensor) -> nn.Parameter:
     values = parameter.detach().index_select(dim, index.to(parameter.device)).contiguous()
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
 

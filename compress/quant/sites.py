@@ -150,7 +150,7 @@ def _in_transformer_block(name: str, block: BasicTransformerBlock) -> Iterator[_
         value = attn2.get_submodule("to_v")
         projection = attn2.get_submodule("to_out.0")
         yield _Candidate(value, [projection], attention=f"{name}.attn2")
-    gate_and_value = block.ff.net[0].proj
-    out = block.ff.net[2]
-    yield _Candidate(block.norm3, [gate_and_value])
+    gate_and_value = block.get_submodule("ff.net.0.proj")
+    out = block.get_submodule("ff.net.2")
+    yield _Candidate(block.get_submodule("norm3"), [gate_and_value])
     yield _Candidate(gate_and_value, [out], rows=getattr(out, "in_features", None))

@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.core.errors import UserError
+from compress.core.machine import in_memory_format
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.data.degradation import Degradation, degrade
@@ -119,7 +120,7 @@ class Companions:
                 f"stages: {file} does not exist; list {stage} before the stages that need it"
             )
         read_tensors(module, file)
-        return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return in_memory_format(module.eval().requires_grad_(False), torch.channels_last)
 
     def hr_encoder(self) -> HREncoder:
         """The HR encoder that the stage edge_autoencoder left.

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from compress.core.machine import in_memory_format
 from compress.networks.edge import LightDecoder
 from compress.process.bidirectional import Bidirectional
 from compress.stages.base import Batch, Stage, StageRun
@@ -44,7 +45,7 @@ class EdgeAutoencoder(ImageStage):
         """
         super().__init__(setting)
         channels = companions.process.channels
-        self.beside = HREncoder(channels).to(memory_format=torch.channels_last)
+        self.beside = in_memory_format(HREncoder(channels), torch.channels_last)
         self.keeper = companions
         self.crops = crops
         self.deviation = 1.0

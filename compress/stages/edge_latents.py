@@ -4,13 +4,14 @@ Batches are [B, C + 60, h, w], computed once (`Companions.pool`), or for the los
 [B, 2C + 60, h, w], with the teacher's channels behind.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
+from compress.core.machine import in_memory_format
 from compress.model.sr_model import SRModel
 from compress.process.bidirectional import Bidirectional
 from compress.stages.base import PREPARE_SALT, Batch, Stage, StageRun
@@ -18,7 +19,7 @@ from compress.stages.companions import X2, X4, Companions, X2Teacher
 from compress.stages.edge import nll, random_step
 from compress.stages.edge_images import EdgeJointImages
 from compress.stages.latents import latent_batches
-from compress.stages.settings import ON_IMAGES
+from compress.stages.settings import ON_IMAGES, Loss
 from compress.training.networks import expect
 from compress.training.terms import Terms, Weights, wants
 
@@ -45,7 +46,7 @@ class EdgeLatent(Stage):
     """Base of the stages on precomputed batches. `latent` and `distill` are mean squares."""
 
     families = ("edge_sd_sr",)
-    losses = ("latent", "nll")
+    losses: ClassVar[tuple[Loss, ...]] = ("latent", "nll")
 
     def __init__(self, model: SRModel, weights: Weights):
         """Train `model` with the factors `weights` of the losses."""
@@ -118,7 +119,7 @@ class EdgeTeacher(EdgeLatent):
     def __init__(self, model: SRModel, weights: Weights, companions: Companions):
         """Make a teacher of `model`, which `companions` keeps."""
         super().__init__(model, weights)
-        self.beside = X2Teacher(model).to(memory_format=torch.channels_last)
+        self.beside = in_memory_format(X2Teacher(model), torch.channels_last)
         self.beside.encoder.start_variance(START_SIGMA)
         self.keeper = companions
 

@@ -114,8 +114,8 @@ def encode_at_signal_scale(model: SRModel) -> None:
     encoder.quant_conv.weight[:half] *= signal
     encoder.quant_conv.bias[:half] *= signal
     unet.conv_in.weight /= signal
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
+    for parameter in unet.conv_out.parameters():
+        nn.init.zeros_(parameter)
 
 
 @torch.no_grad()

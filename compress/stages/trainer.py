@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
-from compress.core.machine import hardware
+from compress.core.machine import hardware, in_memory_format
 from compress.core.tensors import read_tensors
 from compress.data.degradation import PRESETS
 from compress.data.folder import data_hash, find_images
@@ -82,7 +82,7 @@ class Trainer:
             record_file = self.workdir / f"{name}.json"
             if file.is_file() and record_file.is_file():
                 read_tensors(self.model, file)
-                self.model.to(memory_format=torch.channels_last)
+                in_memory_format(self.model, torch.channels_last)
                 records.append(read_stage(record_file))
                 continue
             set_seed(self.recipe.seed + number)
@@ -147,7 +147,7 @@ class Trainer:
         )
         session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
         if config.losses.get("gan"):
-            judge = patch_discriminator().to(memory_format=torch.channels_last)
+            judge = in_memory_format(patch_discriminator(), torch.channels_last)
             session.add_critic(list(judge.parameters()), config.gan_lr, judge)
         return session
 

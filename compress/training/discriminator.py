@@ -49,9 +49,10 @@ def widen_input(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
     wide = nn.Conv2d(
         in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
+        # torch says of these sides that they are a tuple of any length.
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
         bias=conv.bias is not None,
         device=conv.weight.device,
         dtype=conv.weight.dtype,

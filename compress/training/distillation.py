@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from compress.core.errors import UserError
 from compress.core.image import write_image
-from compress.core.machine import hardware
+from compress.core.machine import hardware, in_memory_format
 from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.model.passes import FitContext
@@ -163,7 +163,7 @@ class _Distilling:
             checkpoint_every=config.checkpoint_every,
         )
         log = self.session.run(plan, self._loader(), forward, Hooks(after_step=self._sampler()))
-        self.model.requires_grad_(False).to(memory_format=torch.contiguous_format)
+        in_memory_format(self.model.requires_grad_(False), torch.contiguous_format)
         self.session.blend()
         softened = self._soften()
         return {
@@ -191,7 +191,7 @@ class _Distilling:
         names = set(self.config.trained_names(self.model))
         for part in (teacher.source, teacher.reference, self.model):
             part.requires_grad_(False)
-            part.to(self.context.device, memory_format=torch.channels_last)
+            in_memory_format(part.to(self.context.device), torch.channels_last)
         trained = [p for name, p in self.model.named_parameters() if name in names]
         for parameter in trained:
             parameter.requires_grad_(True)

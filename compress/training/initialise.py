@@ -4,6 +4,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from compress.core.machine import in_memory_format
 from compress.model.sr_model import SRModel
 
 
@@ -33,4 +34,4 @@ def initialise(model: SRModel, seed: int) -> SRModel:
     context = getattr(model.denoiser, "context", None)
     if context is not None:
         nn.init.normal_(context)
-    return model.to(memory_format=torch.channels_last)
+    return in_memory_format(model, torch.channels_last)

@@ -5,9 +5,10 @@ the float32 weight instead. A runtime inlines it when it loads the file. onnxrun
 in memory unless a session disables its "ConstantFolding".
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, product
 from string import ascii_letters
+from typing import Any
 
 import numpy as np
 import onnx
@@ -267,7 +268,7 @@ def expand(entries: ir.Value, index: ir.Value, shape: list[int]) -> ir.Value:
     return EXPAND(entries, index, list(shape))
 
 
-TABLE = {
+TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.compress.unpack.default: unpack,
     torch.ops.compress.widen.default: widen,
     torch.ops.compress.expand.default: expand,

@@ -47,7 +47,8 @@ def facts_of(graph: Graph, node: onnx.NodeProto) -> Facts:
     attributes = defaults(op, graph.opset)
     attributes |= {name: shown(value) for name, value in given.items()}
     for name, older in ALIASES.get(op, {}).items():
-        attributes[name] = older.get(attributes.get(name), attributes.get(name))
+        given_now: Any = attributes.get(name)
+        attributes[name] = older.get(given_now, given_now)
     computed = of_attributes(op, given) | operand_facts(graph, node) | axis_facts(graph, node)
     for fact in FACTS.get(kind_of(op), ()):
         computed |= fact(graph, node)

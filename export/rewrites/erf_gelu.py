@@ -44,7 +44,8 @@ class ErfGelu(RewriteRuleClassBase):
         scaled = op.Div(x, scale) if self.scaling == "Div" else op.Mul(x, scale)
         return self.product(op, x, op.Add(op.Erf(scaled), one), half)
 
-    def check(
+    # onnxscript calls it with the names of the pattern.
+    def check(  # type: ignore[override]
         self, context: Any, scale: ir.Value, one: ir.Value, half: ir.Value, **_: ir.Value
     ) -> bool:
         """Whether the constants are those of a GELU."""
