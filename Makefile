@@ -1,12 +1,12 @@
 # Two commands set up everything on a machine with Python >= 3.11 and a network for pip:
 #   make run    own .venv, install, then the main job
 #   make test   own .venv, install, then the tests
-# For developers: make format, make lint, make types, make docs.
+# For developers: make format, make lint, make types, make test-fast, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_w8a8.yaml
 
-.PHONY: run test plan format lint types docs clean
+.PHONY: run test test-fast plan format lint types docs clean
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
@@ -18,6 +18,10 @@ run: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+# Without what a whole model has to be compressed, trained or exported for: minutes less, for the hand.
+test-fast: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
 format: .venv/installed
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
@@ -25,7 +29,7 @@ format: .venv/installed
 lint: .venv/installed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m codespell_lib compress export eval recipes tests README.md docs
+	$(BIN)/python -m codespell_lib compress export eval recipes README.md CONTRIBUTING.md CHANGELOG.md docs
 
 types: .venv/installed
 	$(BIN)/python -m mypy
