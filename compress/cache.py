@@ -15,6 +15,7 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
+from compress.core.program import program_name
 from compress.recipe.cache_entry import Entry, entries, problem
 from compress.recipe.cache_folders import remove, sweep
 
@@ -126,7 +127,7 @@ def prune(root: Path, most: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.cache", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program_name("compress.cache"), description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="entries, the last used first, with sizes and ages")
     listing.add_argument(

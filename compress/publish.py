@@ -16,6 +16,7 @@ import torch
 
 from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_weights, write_text
+from compress.core.program import program_name
 from compress.core.tensors import check_fit
 from compress.recipe.checkpoint import MODEL_FILE, load_model, parse_source, save_model
 from compress.recipe.run_files import LEDGER, read_ledger
@@ -60,7 +61,7 @@ def made_of(ledger: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.publish", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program_name("compress.publish"), description=DESCRIPTION)
     parser.add_argument("run", type=Path)
     parser.add_argument(
         "family", help="the source family whose nano size has this structure, such as adcsr"

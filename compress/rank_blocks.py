@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
+from compress.core.program import program_name
 from compress.cost.cost import Cost
 from compress.cost.count import measure
 from compress.data.calibration import calibration_images
@@ -56,7 +57,9 @@ def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.rank_blocks", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog=program_name("compress.rank_blocks"), description=DESCRIPTION
+    )
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument(
         "--data", default="embedded", help="folder of LR photographs (default: %(default)s)"

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from compress.core.errors import UserError, command
 from compress.core.files import write_text
 from compress.core.markdown import describe_default, describe_type, docstring, table
+from compress.core.program import program_name
 from compress.families import FAMILIES
 from compress.passes import PASSES
 from compress.recipe.recipe import Recipe
@@ -203,7 +204,7 @@ def differing(root: Path, texts: dict[Path, str]) -> list[Path]:
 def main(argv: list[str]) -> int:
     """Write the files, or say which differ."""
     parser = argparse.ArgumentParser(
-        prog="python -m compress.reference", description=(__doc__ or "").splitlines()[0]
+        prog=program_name("compress.reference"), description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--check", action="store_true", help="write nothing; 2 if a file differs")
     options = parser.parse_args(argv)

@@ -17,6 +17,7 @@ from compress.core import folders
 from compress.core.arguments import default_device, usable_device, usable_seed
 from compress.core.errors import command
 from compress.core.files import MADE_BY, check_file, check_weights, write_text
+from compress.core.program import program_name
 from compress.data.degradation import PRESETS
 from compress.pipeline.routed import add_choice, check_choice, check_model, describe
 from compress.recipe.checkpoint import load_model
@@ -98,7 +99,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.route", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program_name("compress.route"), description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--lpips-weights", help="a file with pyiqa's names")

@@ -10,17 +10,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from compress.core import folders
 from compress.core.arguments import default_device, usable_device
 from compress.core.errors import command
 from compress.core.identity import default_root
-from compress.core.processes import is_main
-from compress.recipe.plan import plan, published_accounting
-from compress.recipe.plan_text import as_json, as_text
-from compress.recipe.recipe import Recipe, load_recipe
+from compress.core.program import program_name
+
+if TYPE_CHECKING:
+    from compress.recipe.recipe import Recipe
 
 DESCRIPTION = (
     "Compress a model by a recipe: `python -m compress.run RECIPE [key=value ...] [--plan] "
@@ -29,7 +28,7 @@ DESCRIPTION = (
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.run", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program_name("compress.run"), description=DESCRIPTION)
     parser.add_argument("recipe", help="a YAML file, such as recipes/passionsr_w8a8.yaml")
     parser.add_argument(
         "overrides",
@@ -61,16 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device",
-        default=default_device(),
         type=usable_device,
-        help="where passes learn (default: %(default)s)",
+        help="where passes learn (default: cuda where there is such a GPU, else cpu)",
     )
     return parser
 
 
-def _print_plan(recipe: Recipe, side: int, for_machines: bool) -> None:
+def _print_plan(recipe: "Recipe", side: int, for_machines: bool) -> None:
     """Print what `recipe` costs, after a check of what follows its passes."""
     from compress.pipeline.exports import check_exports
+    from compress.recipe.plan import plan, published_accounting
+    from compress.recipe.plan_text import as_json, as_text
     from eval.metric.metrics import check_names
 
     check_exports(recipe, packages=False)
@@ -80,27 +80,23 @@ def _print_plan(recipe: Recipe, side: int, for_machines: bool) -> None:
     print(write(recipe, plan(recipe, size), published_accounting(recipe, size)))
 
 
-@command
-def main(argv: list[str]) -> int:
-    """Run the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(argv)
-    recipe = load_recipe(options.recipe, options.overrides)
-    if options.plan:
-        _print_plan(recipe, options.lr, options.json)
-        return 0
+def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
+    """Make the run directory."""
+    import torch
+
+    from compress.core.processes import is_main
+    from compress.pipeline.runner import Runner, is_same_recipe
+
     if not is_main():
         # Of several processes one speaks.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 open until the end
-    # Brings evaluation and export with it, which take seconds to import.
-    from compress.pipeline.runner import Runner, is_same_recipe
-
     out = options.out if options.out is not None else Path("runs") / recipe.name
     cache = options.cache or default_root()
     runner = Runner(
         recipe,
         out,
         cache=None if options.no_cache else cache,
-        device=torch.device(options.device),
+        device=torch.device(options.device or default_device()),
         resume=options.resume,
         overwrite=options.overwrite,
     )
@@ -108,6 +104,21 @@ def main(argv: list[str]) -> int:
         folders.check_place(out, "--out", [options.recipe])
     torch.manual_seed(recipe.seed)
     runner()
+
+
+@command
+def main(argv: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_intermixed_args(argv)
+    # What reads recipes brings torch and diffusers with it. They take seconds, which --help and a
+    # misspelt option need not wait for.
+    from compress.recipe.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.plan:
+        _print_plan(recipe, options.lr, options.json)
+    else:
+        _run(recipe, options)
     return 0
 
 

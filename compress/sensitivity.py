@@ -31,6 +31,7 @@ from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_file, check_name, write_text
 from compress.core.identity import default_root, files_key
 from compress.core.locks import locked
+from compress.core.program import program_name
 from compress.cost.phones import rates
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.passes.quantize import Width
@@ -45,7 +46,9 @@ KEY_DIGITS = 32
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.sensitivity", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog=program_name("compress.sensitivity"), description=DESCRIPTION
+    )
     parser.add_argument(
         "subject",
         metavar="RECIPE|RUN|MODEL",

@@ -14,6 +14,7 @@ from compress.core.config import override, read_yaml, validate
 from compress.core.errors import command
 from compress.core.files import check_weights
 from compress.core.processes import is_main
+from compress.core.program import program_name
 from compress.stages.averaged import export_averaged
 from compress.stages.recipe import TrainRecipe
 from compress.stages.trainer import train_model
@@ -24,7 +25,7 @@ SUMMARY = (__doc__ or "").splitlines()[0]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m compress.train", description=SUMMARY)
+    p = argparse.ArgumentParser(prog=program_name("compress.train"), description=SUMMARY)
     p.add_argument("recipe")
     p.add_argument("overrides", nargs="*", metavar="key=value")
     p.add_argument("--workdir", type=Path, help="checkpoints (default runs/train/NAME)")

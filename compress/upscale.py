@@ -17,6 +17,7 @@ import torch
 from compress.core.arguments import default_device, usable_device
 from compress.core.errors import UserError, command
 from compress.core.image import to_uint8
+from compress.core.program import program_name
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
@@ -34,7 +35,7 @@ LEAST_TILE = 32  # latent pixels
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m compress.upscale", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program_name("compress.upscale"), description=DESCRIPTION)
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     batch.add_arguments(parser, convert=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
+from compress.core.program import program_name
 from eval.reporting.axes import AXES, DEVICE
 from eval.reporting.board import gather
 from eval.reporting.chart import write_chart
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.curve", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.curve"), description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories that were evaluated"
     )

@@ -4,6 +4,7 @@ a folder holds one."""
 import argparse
 
 from compress.core.errors import UserError, command
+from compress.core.program import program_name
 from eval.data.dataset import open_data
 from eval.data.folders import DataSpec
 from eval.data.named_sets import listing
@@ -38,7 +39,7 @@ def _check(folder: str, protocol: str | None) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.named_sets", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.named_sets"), description=__doc__)
     parser.add_argument(
         "folders",
         nargs="*",

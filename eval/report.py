@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
+from compress.core.program import program_name
 from eval.reporting import rundir
 from eval.reporting.compare import write_comparison
 from eval.reporting.report import collect, write_report
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.report"), description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     parser.add_argument(
         "-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html"

@@ -11,6 +11,7 @@ from compress.core import folders, marks
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
+from compress.core.program import program_name
 from compress.recipe.checkpoint import MODEL_FILE
 from eval.data.dataset import DataSet, open_data
 from eval.data.folders import DataSpec
@@ -137,7 +138,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.run"), description=__doc__)
     parser.add_argument(
         "source",
         type=Path,

@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from compress.core.errors import command
+from compress.core.program import program_name
 from eval.metric.metrics import check_names
 from eval.reporting.board import gather
 from eval.reporting.table import FORMATS, only, render
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.table", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.table"), description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories that were evaluated"
     )

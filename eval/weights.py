@@ -5,13 +5,14 @@ import argparse
 import json
 
 from compress.core.errors import UserError, command
+from compress.core.program import program_name
 from eval.metric.survey import ready, survey, text
 
 
 @command
 def main(argv: list[str]) -> int:
     """Print the survey; 0 even where files are missing, 2 where one differs from its digest."""
-    parser = argparse.ArgumentParser(prog="python -m eval.weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program_name("eval.weights"), description=__doc__)
     parser.add_argument(
         "--iqa-weights", metavar="DIR", help="folder with weight files; looked at before the cache"
     )

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from compress.core.errors import command
+from compress.core.program import program_name
 from export.timing.folders import compare_folders
 from export.timing.rows import table
 
@@ -14,7 +15,7 @@ from export.timing.rows import table
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m export.latency", description="Measure exported folders side by side"
+        prog=program_name("export.latency"), description="Measure exported folders side by side"
     )
     p.add_argument(
         "folders",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from compress.core.errors import command
 from compress.core.files import check_file
+from compress.core.program import program_name
 from export.graphs.storage import files_of
 from export.linting.check import lint
 from export.linting.feeds import feeds_for
@@ -25,7 +26,7 @@ DESCRIPTION = "Whether a target's hardware takes a graph"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog="python -m export.lint", description=DESCRIPTION)
+    p = argparse.ArgumentParser(prog=program_name("export.lint"), description=DESCRIPTION)
     p.add_argument("file", metavar="FILE.onnx", type=Path)
     p.add_argument("--target", required=True, help=f"one of {', '.join(targets())}")
     p.add_argument("--arch", help="qnn: Hexagon version that figures exist for (default v75)")

@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from compress.core.errors import UserError, command, nearest
+from compress.core.program import program_name
 from export.linting.rules import forms
 from export.probing.measure import SOCS, Simulator, check_python, measure
 from export.probing.precisions import PRECISIONS, widths_of
@@ -27,7 +28,7 @@ DESCRIPTION = "Measure which operators a Hexagon takes"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog="python -m export.probe", description=DESCRIPTION)
+    p = argparse.ArgumentParser(prog=program_name("export.probe"), description=DESCRIPTION)
     p.add_argument(
         "--arch",
         required=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
+from compress.core.program import program_name
 from export.rewrites.apply import FOR, rewrite_file
 from export.rewrites.options import Options
 
@@ -19,7 +20,7 @@ DESCRIPTION = "Rewrites of an exported graph for phone NPUs"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog="python -m export.rewrite", description=DESCRIPTION)
+    p = argparse.ArgumentParser(prog=program_name("export.rewrite"), description=DESCRIPTION)
     p.add_argument("file", metavar="FILE.onnx", type=Path)
     p.add_argument(
         "--for",

@@ -9,6 +9,7 @@ from compress.core.config_arguments import add_arguments, given
 from compress.core.errors import UserError, command
 from compress.core.folders import partial_of
 from compress.core.identity import file_digest
+from compress.core.program import program_name
 from compress.recipe import checkpoint
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         for name, target in TARGETS.items()
     )
     p = argparse.ArgumentParser(
-        prog="python -m export.run",
+        prog=program_name("export.run"),
         description="Export a compressed model",
         epilog=f"dtypes: {dtypes}",
     )

@@ -2,8 +2,6 @@
 
 import re
 
-import torch
-
 from compress.core.errors import UserError, nearest
 
 LARGEST_SEED = 2**31 - 1  # numpy's own generator takes no more than 32 bits, and stages add to it
@@ -11,11 +9,15 @@ LARGEST_SEED = 2**31 - 1  # numpy's own generator takes no more than 32 bits, an
 
 def default_device() -> str:
     """`cuda` where there is such a GPU, else `cpu`."""
+    import torch  # takes seconds, which --help need not wait for
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_counts() -> dict[str, int]:
     """How many devices of each kind this machine has."""
+    import torch
+
     return {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,

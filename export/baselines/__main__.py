@@ -9,6 +9,7 @@ from compress.core import folders, marks
 from compress.core.arguments import usable_seed
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
+from compress.core.program import program_name
 from compress.data.calibration import calibration_images
 from compress.recipe.export_options import parse_size
 from export.baselines.make import make
@@ -23,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         f"{name}: {method.what} ({', '.join(method.widths)})" for name, method in METHODS.items()
     ]
     p = argparse.ArgumentParser(
-        prog="python -m export.baselines",
+        prog=program_name("export.baselines"),
         description="Quantise by another library",
         epilog=f"methods: {'; '.join(methods)}",
     )
