@@ -49,7 +49,10 @@ RUN_NAMES = (
 EVAL_NAMES = ("metrics.csv", "averages.json", "fidelity.json")
 MOST_BYTES = 2**26  # of a mark: a larger file is none
 LEDGER_KEYS = {"name", "recipe", "passes", "cost"}
+# Keys of progress.json in checkpoints that older versions left without a mark. Only some of those
+# versions wrote the second set.
 PROGRESS_KEYS = {"step", "log"}
+MORE_PROGRESS_KEYS = {"steps"}
 CACHES = "__pycache__"  # a folder that Python makes where it likes
 
 
@@ -84,7 +87,8 @@ def kind_of(folder: Path) -> str | None:
         return EXPORT
     if _read_mapping(folder / "ledger.json").keys() >= LEDGER_KEYS:
         return RUN if (folder / "recipe.yaml").is_file() else None
-    is_checkpoint = _read_mapping(folder / "progress.json").keys() == PROGRESS_KEYS
+    keys = _read_mapping(folder / "progress.json").keys()
+    is_checkpoint = keys - MORE_PROGRESS_KEYS == PROGRESS_KEYS
     return CHECKPOINT if is_checkpoint else None
 
 

@@ -15,6 +15,7 @@ from compress.core.errors import UserError
 from compress.core.folders import begin, check_place, claimed, partial_of, recover, swap_in
 from compress.core.locks import lock_of, locked
 from compress.core.marks import (
+    CHECKPOINT,
     EXPORT,
     IMAGES,
     MARK_FILE,
@@ -374,3 +375,17 @@ def test_only_own_folders_are_gathered_in(here):
 def test_a_long_name_leaves_room_for_the_temporary_ones(here):
     assert claim("n" * 200)
     assert "longer than" in refusal(check_place, Path("n" * 201), "--out")
+
+
+@pytest.mark.parametrize(
+    ("progress", "kind"),
+    [
+        ({"step": 1, "log": []}, CHECKPOINT),
+        ({"step": 1, "steps": 2, "log": []}, CHECKPOINT),
+        ({"step": 1, "steps": 2}, None),
+        ({"step": 1, "log": [], "mine": 1}, None),
+    ],
+)
+def test_checkpoints_of_older_versions_have_no_mark(tmp_path, progress, kind):
+    (tmp_path / "progress.json").write_text(json.dumps(progress))
+    assert kind_of(tmp_path) == kind
