@@ -10,6 +10,35 @@ from bench.random_weights import randomise
 from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 
+# Files whose tests compress, train or export whole models. `make test-fast` leaves them out.
+SLOW = (
+    "test_notebooks.py",
+    "compress/families/",
+    "compress/passes/test_quantize.py",
+    "compress/passes/test_binarize.py",
+    "compress/pipeline/test_backends.py",
+    "compress/pipeline/test_run.py",
+    "compress/quant/test_points.py",
+    "compress/recipe/test_recipe.py",
+    "compress/stages/",
+    "eval/score/test_benchmark.py",
+    "export/rewrites/test_whole_models.py",
+    "export/test_graph.py",
+    "export/test_manifest.py",
+    "export/test_onnx.py",
+    "export/test_qnn.py",
+    "export/test_storage.py",
+    "export/test_targets.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
