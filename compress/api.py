@@ -9,6 +9,7 @@
 Mistakes raise `compress.core.errors.UserError`, whose text is what the commands print.
 """
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from compress.core.arguments import usable_device
 from compress.core.errors import UserError
 from compress.core.identity import default_root
 from compress.core.image import check_image_tensor, read_image
@@ -63,7 +65,8 @@ def compress(
         recipe: A YAML file, the name of a shipped recipe such as `passionsr_w8a8`, or a Recipe.
         overrides: As on the command line, such as `["source.size=sd21", "passes.1.weights=6"]`.
         out: A run directory to make, with exported files, evaluation and report, as `python -m
-            compress.run` does. An unfinished one is completed. None writes no directory.
+            compress.run` does. An unfinished one is completed. None writes no directory:
+            passes that are finished are kept in the cache, and one that is killed begins again.
         device: Where passes learn, such as `cuda:0`.
         cache: The folder of the pass cache; None for the user's own.
 
@@ -80,11 +83,13 @@ def compress(
     else:
         parsed = load_recipe(recipe, list(overrides))
     root = default_root() if cache is None else Path(cache)
-    where = torch.device(device)
+    where = torch.device(usable_device(device))
     torch.manual_seed(parsed.seed)
     if out is None:
         passes = PassCache(root, parsed.source, parsed.seed)
-        return run_passes(parsed, passes, where, root / "unfinished")
+        # Of its own: a checkpoint that a killed call left could be another recipe's.
+        with tempfile.TemporaryDirectory() as workdir:
+            return run_passes(parsed, passes, where, Path(workdir))
 
     from compress.pipeline.runner import Runner
 

@@ -1,3 +1,3 @@
 """Measuring restored images, and drawing and reporting what was measured."""
 
-import compress  # noqa: F401  first: it lets torchvision, which pyiqa imports, load beside a CPU-only torch
+import compress  # noqa: F401  first: torchvision then loads beside a torch without CUDA

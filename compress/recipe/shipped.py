@@ -1,5 +1,6 @@
 """The recipes that come with the package, found by their names."""
 
+import os
 from pathlib import Path
 
 import compress
@@ -47,7 +48,7 @@ def find_recipe(given: str | Path) -> Path:
         UserError: `given` is a bare word that names neither.
     """
     path = Path(given)
-    if path.exists():
+    if os.path.isfile(path):
         return path
     named = path.as_posix().removeprefix("recipes/").removesuffix(SUFFIX)
     recipes = shipped_recipes()
