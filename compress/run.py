@@ -16,6 +16,7 @@ from compress.core import folders
 from compress.core.arguments import default_device, usable_device
 from compress.core.errors import command
 from compress.core.identity import default_root
+from compress.core.memory import keep_freed_memory
 from compress.core.program import program_name
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     if not is_same_recipe(out, recipe):  # then the run's recipe file is replaced by another
         folders.check_place(out, "--out", [options.recipe])
     torch.manual_seed(recipe.seed)
+    keep_freed_memory()
     runner()
 
 

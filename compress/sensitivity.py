@@ -31,6 +31,7 @@ from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_file, check_name, write_text
 from compress.core.identity import default_root, files_key
 from compress.core.locks import locked
+from compress.core.memory import keep_freed_memory
 from compress.core.program import program_name
 from compress.cost.phones import rates
 from compress.data.calibration import calibration_hash, calibration_images
@@ -166,6 +167,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_intermixed_args(argv)
     widths, budget = check(options)
+    keep_freed_memory()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with locked(options.out, "-o"):
         _work(options, widths, budget, " ".join(argv))

@@ -11,6 +11,7 @@ from compress.core import folders, marks
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
+from compress.core.memory import keep_freed_memory
 from compress.core.program import program_name
 from compress.recipe.checkpoint import MODEL_FILE
 from eval.data.dataset import DataSet, open_data
@@ -20,7 +21,6 @@ from eval.metric.metrics import METRICS, check_names
 from eval.score.benchmark import evaluate
 from eval.score.cache import default_file
 from eval.score.options import EvaluateOptions, add_option
-from eval.score.scoring import keep_freed_memory
 
 HEAD = 2**16  # bytes of averages.json in which its keys are looked for
 
