@@ -16,6 +16,11 @@ GREY = 0.5  # of the image that a graph is traced with
 MAX_STEPS = 512  # of a dynamic side, in what the network takes whole multiples of
 
 
+def corrected(model: SRModel, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """What the graph of the whole model makes of its network's `image`: colour fix and clamp."""
+    return FIXES[model.colour_fix](image, lr).clamp(0, 1)
+
+
 class EndToEnd(nn.Module):
     """The whole model without tiles: network, colour fix and clamp."""
 
@@ -25,7 +30,7 @@ class EndToEnd(nn.Module):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """`lr` [1, 3, h, w] in [0, 1] -> [1, 3, 4h, 4w] in [0, 1]."""
-        return FIXES[self.model.colour_fix](self.model.network(lr), lr).clamp(0, 1)
+        return corrected(self.model, self.model.network(lr), lr)
 
 
 class Denoiser(nn.Module):

@@ -5,7 +5,6 @@ reach.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from export.graphs.components import GRAPHS, check_size
 from export.graphs.layers import low_bit_layers
 from export.graphs.probes import probes
 from export.parity.measure import Noise, measure_noise, psnr
-from export.parity.probes import PHOTOGRAPH, parity_images
+from export.parity.probes import parity_images
+from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
 from export.parity.rules import code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
@@ -30,67 +30,9 @@ from export.targets.host.tiles import clean_latent
 
 END_TO_END = "end to end"
 CODE_DTYPES = ("w", "fp8")  # how the names of dtypes with codes begin
-Images = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One graph on one image, as torch computes it.
-
-    Attributes:
-        probe: The image's name.
-        lr: The image, float32 [1, 3, h, w] in [0, 1].
-        x: What reaches the graph, float32 [1, C, h, w].
-        expected: What the graph gives.
-        peak: 1 for images, the greatest magnitude for latents.
-    """
-
-    probe: str
-    lr: torch.Tensor
-    x: torch.Tensor
-    expected: np.ndarray
-    peak: float
-
-    @property
-    def is_photograph(self) -> bool:
-        """Whether the image is one, and no probe."""
-        return self.probe.startswith(PHOTOGRAPH)
-
-    @property
-    def is_of_one_colour(self) -> bool:
-        """Whether all pixels of the image are the same."""
-        return torch.equal(self.lr, self.lr[..., :1, :1].expand_as(self.lr))
-
 
 # What a case has to reach in dB, and how far the simulation is from itself on it.
 Rule = Callable[[Case], tuple[float, Noise | None]]
-
-
-@torch.no_grad()
-def cases_of(model: SRModel, stem: str, images: Images) -> list[Case]:
-    """What torch gives for graph `stem` on each image.
-
-    Raises:
-        UserError: Something that is not finite.
-    """
-    graph = GRAPHS[stem]
-    module = graph.build(model).eval()
-    cases = []
-    for probe, lr in images.items():
-        x = lr if graph.input == "lr" else model.encoder(lr)
-        if graph.input == "clean_latent":
-            x = model.clean_latent(x)
-        expected = module(x).numpy()
-        if not np.isfinite(expected).all():
-            raise UserError(
-                f"{stem}: the torch model itself gives values that are not finite on the {probe} "
-                "probe, so there is nothing to compare with; calibrate or train it again"
-            )
-        peak = 1.0
-        if graph.output not in ("sr", "image"):
-            peak = float(np.abs(expected).max()) or 1.0
-        cases.append(Case(probe, lr, x, expected, peak))
-    return cases
 
 
 def compare(file: str, cases: list[Case], run: Callable[[Arrays], Arrays], rule: Rule) -> list[Row]:
@@ -170,11 +112,14 @@ def verify(
         names = ", ".join(_file(folder, stem).name for stem in GRAPHS)
         raise UserError(f"{folder}: holds none of {names}; export first")
     rows: list[Row] = []
+    references: dict[tuple[int, int], Reference] = {}
     for stem in stems:
         loaded = session(_file(folder, stem), threads)
         size = static_size(loaded) or lr_size
         check_size(model, size)
-        cases = cases_of(model, stem, probes(size, seed))
+        if size not in references:
+            references[size] = Reference(model, probes(size, seed))
+        cases = references[size].cases(stem)
         rule = simulation_rule(model, stem, tolerance, seed)
         rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
     write_rows(folder, rows)
@@ -241,9 +186,10 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     """Of ONNX files that compute what torch computes."""
     options = parts.options
     rows: list[Row] = []
+    reference = Reference(parts.model, images)
     for stem in [stem for stem in GRAPHS if stem in parts.stems]:
         loaded = session(_file(folder, stem), options.threads)
-        cases = cases_of(parts.model, stem, images)
+        cases = reference.cases(stem)
         rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
         rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
     return rows
@@ -253,12 +199,13 @@ def _runtime_rows(parts: Parts, images: Images, run: Runner, threshold: float) -
     """Of graphs in a target's own arithmetic, and of their chain."""
     chained = set(parts.stems) == set(PARTS)
     rows: list[Row] = []
+    reference = Reference(parts.model, images)
     for stem in parts.stems:
-        cases = cases_of(parts.model, stem, images)
+        cases = reference.cases(stem)
         rule = runtime_rule(parts.dtype, threshold, counts=not chained)
         rows += compare(stem, cases, partial(run, stem), rule)
     if chained:
-        cases = cases_of(parts.model, "model", images)
+        cases = reference.cases("model")
         rule = runtime_rule(parts.dtype, threshold, counts=True)
         rows += compare(END_TO_END, cases, partial(run_chain, parts, run), rule)
     return rows
