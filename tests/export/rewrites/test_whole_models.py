@@ -46,19 +46,12 @@ def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
     )
 
 
-@pytest.fixture(scope="module")
-def tiny_file(tmp_path_factory):
-    model, folder = tiny(), tmp_path_factory.mktemp("plain")
-    export_onnx(model, folder, lr_size=(32, 32), per_component=False)
-    return model, folder / "model.onnx"
-
-
 @pytest.mark.parametrize("name", [*REWRITES, *FOR])
-def test_each_on_a_whole_model(tiny_file, tmp_path, name):
-    model, file = tiny_file
+def test_each_on_a_whole_model(float_files, tmp_path, name):
+    model, folder = float_files
     lr = probes((32, 32))["textured"]
     rewrite_file(
-        file,
+        folder / "model.onnx",
         tmp_path / "model.onnx",
         name,
         Options(chunk=100, feeds=[{"lr": lr.numpy()}], limit=16.0),
@@ -71,12 +64,14 @@ def test_each_on_a_whole_model(tiny_file, tmp_path, name):
     )
 
 
-@pytest.mark.parametrize(("weights", "acts"), [(8, 8), (8, 16)])
-def test_integer_weights_keep_their_codes(tmp_path, weights, acts):
-    model = quantised(tiny(), weights, acts)
-    export_onnx(model, tmp_path, lr_size=(32, 32), per_component=False)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_integer_weights_keep_their_codes(int8_files, tmp_path, bits):
+    plain = int8_files[1] / "model.onnx"
+    if bits == 16:
+        model = quantised(tiny(), 8, bits)
+        (plain,) = export_onnx(model, tmp_path, lr_size=(32, 32), per_component=False)
     lr = probes((32, 32))["textured"]
-    before = session(tmp_path / "model.onnx", 1).run(None, {"lr": lr.numpy()})[0]
+    before = session(plain, 1).run(None, {"lr": lr.numpy()})[0]
 
     def codes(file: onnx.ModelProto) -> Counter:
         stored = {i.name: i for i in file.graph.initializer}
@@ -87,8 +82,8 @@ def test_integer_weights_keep_their_codes(tmp_path, weights, acts):
             for c in numpy_helper.to_array(stored[n.input[0]]).reshape(-1).tolist()
         )
 
-    first = codes(onnx.load(tmp_path / "model.onnx"))
-    rewrite_file(tmp_path / "model.onnx", tmp_path / "qnn.onnx", "qnn")
+    first = codes(onnx.load(plain))
+    rewrite_file(plain, tmp_path / "qnn.onnx", "qnn")
     file = onnx.load(tmp_path / "qnn.onnx")
     # Layers of the time embedding and of the constant prompt fold away; nothing else may change.
     assert not codes(file) - first
@@ -117,11 +112,13 @@ def nano_file(request, tmp_path_factory) -> tuple[SRModel, onnx.ModelProto]:
 
 
 def test_the_whole_nano(nano_file):
+    """Every rewrite, in the order of a target or alone."""
     model, file = nano_file
     lr = probes((32, 32))["textured"]
     with torch.no_grad():
         expected = EndToEnd(model)(lr).numpy()
-    for name in [*REWRITES, "qnn", "mediatek"]:
+    alone = set(REWRITES) - {name for names in FOR.values() for name in names}
+    for name in [*FOR, *sorted(alone)]:
         copy = ir.from_proto(file)
         rewrite(copy, name, Options(feeds=[{"lr": lr.numpy()}], limit=16.0))
         found = run(ir.to_proto(copy), {"lr": lr.numpy()})
