@@ -34,13 +34,8 @@ class Denoiser(nn.Module):
     def __init__(self, model: SRModel):
         super().__init__()
         # Without the other networks, so that only the denoiser's layers are counted.
-        self.part = SRModel(
-            nn.Identity(),
-            model.denoiser,
-            nn.Identity(),
-            model.process,
-            text_encoder=model.text_encoder,
-        )
+        parts = {"text_encoder": model.text_encoder, "denoiser": model.denoiser}
+        self.part = SRModel(parts, model.process, wiring=model.wiring)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         """`latent` [1, C, h, w] -> what the network predicts, of that shape."""

@@ -186,7 +186,12 @@ def tiny():
     """A model of three convolutions: [1, 3, h, w] -> [1, 4, h/2, w/2] -> [1, 3, 4h, 4w]."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Conv2d(4, 192, 3, padding=1), nn.PixelShuffle(8))
-    model = SRModel(nn.Conv2d(3, 4, 3, 2, 1), OfState(4, 4, 3, padding=1), decoder, Direct())
+    parts = {
+        "encoder": nn.Conv2d(3, 4, 3, 2, 1),
+        "denoiser": OfState(4, 4, 3, padding=1),
+        "decoder": decoder,
+    }
+    model = SRModel(parts, Direct())
     return model.eval().requires_grad_(False)
 
 

@@ -64,7 +64,8 @@ class Enlarge(nn.Module):
 
 @pytest.mark.parametrize("name", FIXES)
 def test_every_colour_fix(tmp_path, name):
-    model = SRModel(PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), colour_fix=name).eval()
+    parts = {"encoder": PixelUnshuffleEncoder(2), "denoiser": Same(), "decoder": Enlarge()}
+    model = SRModel(parts, Direct(), colour_fix=name).eval()
     export_onnx(model, tmp_path, lr_size=(32, 48), per_component=False)
     loaded = session(tmp_path / "model.onnx", 1)
     for lr in probes((32, 48)).values():
