@@ -17,7 +17,7 @@ from compress.core.errors import UserError, command
 from compress.core.program import program_name
 from compress.cost.cost import Cost
 from compress.cost.count import measure
-from compress.data.calibration import calibration_images
+from compress.data.calibration import as_values, calibration_images
 from compress.model.sr_model import SRModel
 from compress.pruning.importance import importances
 from compress.recipe.checkpoint import load_model
@@ -43,13 +43,14 @@ def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
     Raises:
         UserError: The denoiser is another network.
     """
-    unet = getattr(model.denoiser, "unet", None)
+    denoiser = model.component("denoiser", "rank_blocks")
+    unet = getattr(denoiser, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
-        kind = type(model.denoiser).__name__
+        kind = type(denoiser).__name__
         raise UserError(f"the denoiser is a {kind}; only diffusers' UNets have blocks to rank")
 
     def run() -> list[torch.Tensor]:
-        return [model.network(image).clamp(0, 1) for image in images]
+        return [model.image_of(values).clamp(0, 1) for values in as_values(model, images)]
 
     errors = importances(unet, run)
     rows = [(name, -10 * math.log10(max(error, LEAST_ERROR))) for name, error in errors.items()]

@@ -292,7 +292,7 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
         )
 
     def run(twin: SRModel) -> None:
-        twin.network(torch.empty(1, 3, height, width, device="meta"))
+        twin.image_of(twin.blank(height, width))
 
     rows = _count(model, run, Layer("process", type(model.process).__name__))
     order = {call.component: i for i, call in enumerate(model.wiring.calls)}

@@ -120,6 +120,23 @@ class Wiring:
                 return call
         raise KeyError(component)
 
+    def names_before(self, component: str) -> set[str]:
+        """The values that there are once the calls before a component have run.
+
+        For a component of the steps they are those that there are before the process.
+        """
+        call = self.call(component)
+        names = {LR, *self.images}
+        earlier = self.before
+        if call in earlier:
+            earlier = earlier[: earlier.index(call)]
+        elif not call.each_step:
+            names.add(CLEAN_LATENT)
+            earlier += self.after[: self.after.index(call)]
+        for other in earlier:
+            names.update(other.outputs)
+        return names
+
     def read_by_steps(self) -> tuple[str, ...]:
         """The values that the calls of a step read from before the process, each once."""
         made = {name for call in self.steps for name in call.outputs}

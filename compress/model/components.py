@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.core.errors import UserError
+from compress.core.errors import UserError, nearest
 from compress.model.calls import (
     CLEAN_LATENT,
     IMAGE,
@@ -27,6 +27,8 @@ from compress.process.linear_steps import LinearSteps
 from compress.process.one_step import OneStep
 from compress.process.residual_sampler import ResidualSampler
 
+ROLES = ("text_encoder", "encoder", "denoiser", "decoder")  # of a plain wiring
+SHOWN = 60  # characters of a name in a sentence
 Process = OneStep | Direct | ResidualSampler | Bidirectional | LinearSteps
 
 
@@ -77,9 +79,30 @@ class Components(nn.Module):
         """
         module = getattr(self, name, None) if name in self._called() else None
         if module is None:
-            has = ", ".join(name for name, _ in self.components())
-            raise UserError(f"{who}: this model has no {name}; its components are {has}")
+            names = [name for name, _ in self.components()]
+            raise UserError(
+                f"{who}: this model has no {name[:SHOWN]}{nearest(name, names)}; its components "
+                f"are {', '.join(names)}"
+            )
         return module
+
+    def check_plain(self, who: str) -> None:
+        """Refuse a model with other components than encoder, denoiser, decoder and text encoder.
+
+        Args:
+            who: What needs a plain one, such as "pass 'distill'", for the sentence of the error.
+
+        Raises:
+            UserError: It has others, or lacks one of the first three.
+        """
+        others = [name for name in self._called() if name not in ROLES]
+        if others:
+            raise UserError(
+                f"{who}: knows models of encoder, denoiser and decoder alone, and this one has "
+                f"{', '.join(others)} besides"
+            )
+        for name in ROLES[1:]:
+            self.component(name, who)
 
     def _called(self) -> list[str]:
         return [call.component for call in self.wiring.calls]
@@ -108,6 +131,13 @@ class Components(nn.Module):
         if unknown:
             raise UserError(f"this model takes no image '{min(unknown)}'; leave it out")
         return {LR: lr, **others}
+
+    def blank(self, height: int, width: int, device: str = "meta") -> Values:
+        """Images without content, of an input of height x width."""
+        others = {
+            n: torch.empty(1, 3, *size, device=device) for n, size in self.wiring.images.items()
+        }
+        return self.given(torch.empty(1, 3, height, width, device=device), others)
 
     def constants(self) -> Values:
         """What the components without inputs put out, such as a text encoder's context."""
