@@ -247,7 +247,7 @@ def skip_concatenations(model: SRModel) -> dict[str, int]:
         The layer's full name -> how many input channels lie before the seam. Empty without a UNet
         of diffusers.
     """
-    unet = getattr(model.denoiser, "unet", None)
+    unet = getattr(getattr(model, "denoiser", None), "unet", None)
     if unet is None or not hasattr(unet, "mid_block"):
         return {}
     seams: dict[str, int] = {}

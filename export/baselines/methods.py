@@ -15,7 +15,6 @@ import numpy as np
 from torch import nn
 
 from compress.core.errors import UserError, nearest
-from export.graphs.components import GRAPHS
 
 ORT, NNCF, AO = "onnxruntime", "nncf", "torchao"
 INSTALL = {NNCF: "nncf==3.4.0", ORT: "onnxruntime>=1.31,<1.32", AO: "torchao>=0.18,<0.19"}
@@ -26,7 +25,8 @@ class Job:
     """One component to quantise.
 
     Attributes:
-        stem: encoder, denoiser or decoder.
+        stem: The component's name.
+        names: Of the graph's input and output.
         file: Its float graph, an ONNX file.
         module: The same in torch.
         arrays: Inputs to calibrate on, float32 [1, C, h, w].
@@ -35,17 +35,12 @@ class Job:
     """
 
     stem: str
+    names: tuple[str, str]
     file: Path
     module: nn.Module
     arrays: list[np.ndarray]
     weights: int
     activations: int | None
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """Of the graph's input and output."""
-        graph = GRAPHS[self.stem]
-        return graph.input, graph.output
 
     @property
     def activation_bits(self) -> int:

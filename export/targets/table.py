@@ -22,6 +22,7 @@ TARGETS: dict[str, Target] = {
         takes_quantised=True,
         whole=True,
         dynamic=True,
+        several=True,
     ),
     "qnn": Target(
         "qnn",

@@ -41,7 +41,7 @@ def job(tmp_path_factory):
         output_names=["latent"],
         external_data=False,
     )
-    return Job("encoder", file, module, arrays, 8, 8)
+    return Job("encoder", ("lr", "latent"), file, module, arrays, 8, 8)
 
 
 def run(path, x):
@@ -64,7 +64,7 @@ def integer_weights(path):
 
 
 def at(job, width):
-    return Job(job.stem, job.file, job.module, job.arrays, *parse_bits(width))
+    return Job(job.stem, job.names, job.file, job.module, job.arrays, *parse_bits(width))
 
 
 LEAST = {"W8A8": 30, "W8A16": 38, "W6A6": 20, "W4A8": 15, "W8": 38, "W4": 15}  # dB
@@ -116,7 +116,7 @@ def test_constant_keys_of_several_heads_run(tmp_path, name):
         output_names=["latent"],
         external_data=False,
     )
-    job = Job("encoder", tmp_path / "float.onnx", module, arrays, 8, 8)
+    job = Job("encoder", ("lr", "latent"), tmp_path / "float.onnx", module, arrays, 8, 8)
     METHODS[name](job, tmp_path / "encoder.onnx")
     assert quality(job, tmp_path / "encoder.onnx") > 30
 
