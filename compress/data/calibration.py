@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
-from compress.data.degradation import PRESETS, degrade
+from compress.data.degradation import degrade
 from compress.data.folder import data_hash, embedded_images
+from compress.data.presets import PRESETS
 from compress.model.calls import Values
 from compress.model.components import Components
 from compress.process.resample import SCALE

@@ -10,11 +10,13 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-
-import numpy as np
-from torch import nn
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 ORT, NNCF, AO = "onnxruntime", "nncf", "torchao"
 INSTALL = {NNCF: "nncf==3.4.0", ORT: "onnxruntime>=1.31,<1.32", AO: "torchao>=0.18,<0.19"}
@@ -37,8 +39,8 @@ class Job:
     stem: str
     names: tuple[str, str]
     file: Path
-    module: nn.Module
-    arrays: list[np.ndarray]
+    module: "nn.Module"
+    arrays: "list[np.ndarray]"
     weights: int
     activations: int | None
 

@@ -16,8 +16,9 @@ from export.graphs.components import (
     parts_of,
 )
 from export.graphs.layers import quantised_layers
-from export.targets.contract import Parts, Target
+from export.targets.contract import Parts
 from export.targets.host.chain import run_process, stages
+from export.targets.target import Target
 
 WIDE_BITS = 8  # more are written as 16
 SUM_TOLERANCE = 1e-3  # of the greatest magnitude
