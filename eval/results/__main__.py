@@ -12,6 +12,7 @@ and current, so that the same command night after night ends with current tables
 import argparse
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from compress.core import folders
@@ -86,13 +87,13 @@ def given(options: argparse.Namespace) -> dict[str, Path]:
     return paths
 
 
-def describe(measurements: list[Measurement], pages: Pages, wish: Wish) -> None:
-    """Print state, time and needs of measurements."""
+def describe(measurements: list[Measurement], pages: Pages, known: Mapping[str, Path]) -> None:
+    """Print state, time and what is needed beside what is `known`."""
     width = max(len(measurement.name) for measurement in measurements)
     for measurement in measurements:
         state, took = pages.state(measurement.name)
-        why = why_not(measurement, wish)
-        end = f"; {why}" if why else ""
+        lacking = [NEEDS[need].option for need in measurement.needs if need not in known]
+        end = f"; needs {' '.join(lacking)}" if lacking else ""
         print(f"{measurement.name:{width}}  {state:18} {took:14} {measurement.title}{end}")
 
 
@@ -141,7 +142,7 @@ def main(argv: list[str]) -> int:
     wish = Wish(places, results, options.resume, options.busy, short)
     measurements = chosen(options.only)
     if options.list:
-        describe(measurements, Pages(MEASUREMENTS, root, results), wish)
+        describe(measurements, Pages(MEASUREMENTS, root, results), places.given)
         return 0
     left = 0
     if not options.render and not options.check:

@@ -12,7 +12,9 @@ Jobs of one file may be of several sessions, because --resume repeats only what 
 import json
 import math
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from compress.core.errors import UserError
 from compress.core.files import write_text

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +65,13 @@ class Work:
         stat = Path("/proc/stat")
         if not stat.is_file():
             return None
+        import resource  # not on Windows
+
         first = stat.read_text(encoding="utf-8").splitlines()[0].split()[1:]
         user, nice, system, _idle, _wait, irq, softirq = map(int, first[:7])
         ticks = user + nice + system + irq + softirq
-        usages = [resource.getrusage(who) for who in (_SELF, _CHILDREN)]
+        whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        usages = [resource.getrusage(who) for who in whose]
         own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
         return cls(ticks / os.sysconf("SC_CLK_TCK"), own, clock)
 
@@ -78,6 +80,3 @@ class Work:
         passed = max(self.clock - before.clock, 1e-3)
         others = (self.machine - before.machine) - (self.own - before.own)
         return round(max(0.0, others / passed), 2)
-
-
-_SELF, _CHILDREN = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN

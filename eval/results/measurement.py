@@ -4,8 +4,11 @@ A measurement computes nothing itself. Its jobs run commands of the toolkit, or 
 tests/bench, as processes, and read the JSON that those write. So a figure has a command line that a
 reader can type, a crash costs one job, and memory is the command's own.
 
-Words in braces stand for places, which differ from machine to machine: `{realsr}` is what the user
-gave as --realsr. A result names them in capitals, so that no file tells where somebody's data lies.
+Words in braces stand for places, which differ from machine to machine. `{realsr}` is what the user
+gave as --realsr, `{run:NAME}` the run directory of a recipe, `{out}` the job's own folder, `{new}`
+one in it that is empty when the job begins, `{work}` what jobs share, and `{skimage}` scikit-image,
+which brings photographs. A result names places in capitals: no file tells where somebody's data
+lies.
 """
 
 from collections.abc import Callable, Mapping
@@ -153,7 +156,9 @@ def written_out(words: tuple[str, ...]) -> str:
     text = " ".join(words)
     for key, need in NEEDS.items():
         text = text.replace(f"{{{key}}}", need.word)
-    return text.replace("{out}", "OUT").replace("{work}", "WORK").replace("{run:", "{")
+    for word in ("out", "new", "work", "skimage"):
+        text = text.replace(f"{{{word}}}", word.upper())
+    return text
 
 
 def units(columns: tuple[Column, ...]) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ A template is Markdown with Jinja. It has these functions:
 
     measured(name)              whether there is a file
     table(name, **where)        its rows, those with the given values alone
+    result(name, **where)       command, table and how it came about
     command(name)               the command that makes it again
     made(name)                  how it came about, and whether it is stale
     rows(name, **where)         its rows, for sentences
@@ -66,6 +67,7 @@ class Pages:
         functions = (
             self.measured,
             self.table,
+            self.result,
             self.command,
             self.made,
             self.rows,
@@ -108,6 +110,10 @@ class Pages:
         if name not in self.data:
             return "*Not measured yet.*"
         return said.table(self.rows(name, **where), measurement.columns)
+
+    def result(self, name: str, **where: Any) -> str:
+        """Command, table and how it came about."""
+        return "\n\n".join((self.command(name), self.table(name, **where), self.made(name)))
 
     def command(self, name: str) -> str:
         """The command that makes it again."""

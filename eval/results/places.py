@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from compress.core.extras import EXTRA_OF, install_line
@@ -15,6 +16,7 @@ from eval.results.provenance import hashes
 from eval.results.weights import recipe_inputs
 
 WORD = re.compile(r"\{([a-z0-9_]+)(?::([A-Za-z0-9_.-]+))?\}")
+NEW = "new"  # the folder of a job that is empty when the job begins
 DIGITS = 10  # of a folder's name
 
 
@@ -63,8 +65,12 @@ class Places:
             return self.run(name)
         if kind == "out":
             return out
+        if kind == "new":
+            return out / NEW
         if kind == "work":
             return self.workdir
+        if kind == "skimage":  # which brings photographs with it
+            return Path(str(files("skimage")))
         return self.given[kind]
 
     def command(self, words: tuple[str, ...], out: Path) -> list[str]:

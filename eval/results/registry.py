@@ -1,7 +1,17 @@
 """The one list of measurements."""
 
 from eval.results.measurement import Measurement
-from eval.results.measurements import pruning, quality
+from eval.results.measurements import (
+    exported,
+    integers,
+    large,
+    pictures,
+    pruning,
+    quality,
+    recipes,
+    router,
+    trained,
+)
 
 MEASUREMENTS: dict[str, Measurement] = {
     measurement.name: measurement
@@ -9,6 +19,16 @@ MEASUREMENTS: dict[str, Measurement] = {
         quality.MODELS,
         quality.PUBLISHED,
         quality.DENOISER,
+        recipes.MEASURED,
+        recipes.PARETO,
+        pictures.SHEET,
+        *integers.ALL,
+        *trained.ALL,
+        *router.ALL,
         pruning.PRUNING,
+        *exported.PARITIES,
+        exported.OPERATORS,
+        exported.ALONE,
+        *large.ALL,
     )
 }

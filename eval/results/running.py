@@ -1,6 +1,7 @@
 """Run a measurement: its jobs one after the other, each kept when it is done."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from compress.core.errors import UserError
+from compress.core.files import replacing
 from compress.core.json_files import check_shape, read_lines
 from eval.results import datafile, machine, provenance
 from eval.results.datafile import Data, JobRecord, Piece, Session
 from eval.results.measurement import Finished, Job, Measurement, Short, written_out
-from eval.results.places import Places, missing
+from eval.results.places import NEW, Places, missing
 
 SAMPLE = 2.0  # seconds in which other work on the machine is looked for
 LAST = 12  # lines of a failed command that are shown
@@ -87,7 +89,7 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
     for number, job in enumerate(jobs, start=1):
         head = f"{measurement.name} {number}/{len(jobs)} {job.key}"
         piece = known.get(job.key)
-        if piece is not None and _is_current(piece, job, measurement, wish.places.root):
+        if piece is not None and _is_current(piece, job, measurement, session, wish):
             print(f"{head}: done on {piece['record']['date']}", flush=True)
             pieces.append(piece)
             continue
@@ -105,9 +107,23 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
             f"{measurement.name}: failed: {', '.join(failed)}; the other jobs are kept for --resume"
         )
     data = datafile.assemble(measurement, pieces)
+    if wish.short == Short():
+        _take_pictures(measurement, wish.places, jobs)
     datafile.write(data, wish.results / f"{measurement.name}.json")
     partial.unlink(missing_ok=True)
     return data
+
+
+def _take_pictures(measurement: Measurement, places: Places, jobs: list[Job]) -> None:
+    """Copy the pictures that jobs drew to where pages show them."""
+    folders = [places.out(measurement.name, job) for job in jobs]
+    for picture in measurement.pictures:
+        name = Path(picture).name
+        drawn = [folder / name for folder in folders if (folder / name).is_file()]
+        if not drawn:
+            raise UserError(f"{measurement.name}: no job drew {name}; delete its work, and repeat")
+        with replacing(places.root / picture) as partial:
+            shutil.copyfile(drawn[0], partial)
 
 
 def _append(file: Path, piece: Piece) -> None:
@@ -129,15 +145,16 @@ def _known(measurement: Measurement, wish: Wish, partial: Path) -> dict[str, Pie
     return {piece["record"]["key"]: piece for piece in pieces}
 
 
-def _is_current(piece: Piece, job: Job, measurement: Measurement, root: Path) -> bool:
+def _is_current(
+    piece: Piece, job: Job, measurement: Measurement, session: Session, wish: Wish
+) -> bool:
     """Whether a finished job would be the same again: edition, commands, files and versions."""
-    record, pinned = piece["record"], provenance.current_versions(root)
-    made_with = piece["session"]["versions"]
+    record = piece["record"]
     return (
         piece["edition"] == measurement.edition
         and record["commands"] == [written_out(words) for words in job.commands]
-        and record["inputs"] == provenance.hashes(job.inputs, root)
-        and all(pinned.get(name, number) == number for name, number in made_with.items())
+        and record["inputs"] == provenance.hashes(job.inputs, wish.places.root)
+        and piece["session"]["versions"] == session["versions"]
     )
 
 
@@ -152,7 +169,8 @@ def run_job(measurement: Measurement, job: Job, places: Places, session: Session
     if absent:
         raise UserError(f"{job.key}: {absent[0]} is not there")
     out = places.out(measurement.name, job)
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / NEW, ignore_errors=True)
+    (out / NEW).mkdir(parents=True)
     load, before = machine.load_average(), machine.Work.so_far(time.monotonic())
     seconds = tuple(_run_commands(job, places, out))
     after = machine.Work.so_far(time.monotonic())
@@ -174,20 +192,20 @@ def run_job(measurement: Measurement, job: Job, places: Places, session: Session
 
 
 def _run_commands(job: Job, places: Places, out: Path) -> Iterator[float]:
-    """Run each command with its output in a log; yields the seconds that each took."""
+    """Run each command with its output in files; yields the seconds that each took."""
     paths = [str(places.root), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     for number, words in enumerate(job.commands):
-        log = out / f"log_{number}.txt"
+        said, log = out / f"stdout_{number}.txt", out / f"stderr_{number}.txt"
         began = time.monotonic()
-        with log.open("w", encoding="utf-8") as stream:
+        with said.open("w", encoding="utf-8") as stdout, log.open("w", encoding="utf-8") as stderr:
             done = subprocess.run(
                 places.command(words, out),
                 cwd=places.root,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
+                stdout=stdout,
+                stderr=stderr,
                 check=False,
             )
         if done.returncode not in job.codes:

@@ -1,6 +1,8 @@
 """Scripts under tests/bench, which write their rows as JSON."""
 
-from compress.core.json_files import read_json
+from typing import Any
+
+from compress.core.json_files import parse_json, read_json
 from eval.results.measurement import Finished, Row
 
 FILE = "rows.json"
@@ -17,3 +19,9 @@ def read_rows(finished: Finished) -> list[Row]:
         finished.out / FILE, "the rows of a benchmark", list[dict], "measure again"
     )
     return rows
+
+
+def read_stdout(finished: Finished, command: int = 0) -> Any:
+    """What a command printed, the first being 0, as JSON."""
+    file = finished.out / f"stdout_{command}.txt"
+    return parse_json(file.read_bytes(), str(file), "measure again")
