@@ -29,7 +29,6 @@ TYPED = {
     "branches",
     "conditioning",
     "contact_sheet",
-    "denoiser",
     "distillation",
     "full_size",
     "htp_full_size",
