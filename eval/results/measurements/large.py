@@ -8,9 +8,10 @@ from eval.results.measurements.evaluated import G, M
 from eval.results.measurements.scripts import read_rows, read_stdout, script
 from eval.results.weights import NANO, recipe_file
 
-FULL_SIZES = {
+FULL_SIZES: dict[str, tuple[str, ...]] = {
     "AdcSR": ("adcsr", "source.size=sd21"),
     "BiMaCoSR": ("bimacosr", "source.size=full"),
+    "BiMaCoSR from 64×64": ("bimacosr", "source.size=full", "--lr", "64"),
     "PassionSR": ("passionsr_w8a8", "source.size=sd21"),
     "Edge-SD-SR": ("edge_sd_sr", "source.size=default"),
     "Edge-SD-SR, lite": ("edge_sd_sr", "source.size=lite"),
@@ -21,9 +22,9 @@ PHONE = "Galaxy S24"
 def plans(short: Short) -> list[Job]:
     """Counts and predictions at full size, without any weight."""
     jobs = []
-    for label, (recipe, size) in list(FULL_SIZES.items())[: short.limit]:
+    for label, (recipe, *words) in list(FULL_SIZES.items())[: short.limit]:
         file = recipe_file(recipe)
-        command = ("python", "-m", "compress.run", file, size, "--plan", "--json")
+        command = ("python", "-m", "compress.run", file, *words, "--plan", "--json")
         jobs.append(Job(label, (command,), partial(_read_plan, label), inputs=(file,)))
     return jobs
 
@@ -31,6 +32,8 @@ def plans(short: Short) -> list[Job]:
 def _read_plan(label: str, finished: Finished) -> list[Row]:
     plan = read_stdout(finished)
     before, after = plan["plan"][0], plan["plan"][-1]
+    published = plan["published_accounting"]
+    parts = {part["name"]: part for part in published["components"]}
     return [
         {
             "model": label,
@@ -39,8 +42,10 @@ def _read_plan(label: str, finished: Finished) -> list[Row]:
             "params_m": after["params"] / M,
             "megabytes": after["bytes"] / M,
             "gmacs": after["macs_full"] / G,
-            "paper_params_m": plan["published_accounting"]["paper_params"] / M,
-            "paper_gops": plan["published_accounting"]["paper_ops"] / G,
+            "paper_params_m": published["paper_params"] / M,
+            "paper_gops": published["paper_ops"] / G,
+            "denoiser_params_m": parts["denoiser"]["paper_params"] / M,
+            "denoiser_gops": parts["denoiser"]["paper_ops"] / G,
             "predicted_ms": plan["predicted_ms"][PHONE],
         }
     ]
@@ -57,8 +62,9 @@ def full_size(short: Short) -> list[Job]:
 
 def htp(short: Short) -> list[Job]:
     """AdcSR at full size through the compiler of Qualcomm's HTP."""
-    recipe, size = FULL_SIZES["AdcSR"] if short == Short() else ("adcsr", "source.size=nano")
-    save = ("python", "tests/bench/save_random.py", recipe_file(recipe), size)
+    size = "sd21" if short == Short() else "nano"
+    recipe = recipe_file("adcsr")
+    save = ("python", "tests/bench/save_random.py", recipe, f"source.size={size}")
     model = "{out}/model.safetensors"
     export = (
         *("python", "-m", "export.run", model, "--target", "qnn", "--dtype", "w8a8"),
@@ -66,7 +72,7 @@ def htp(short: Short) -> list[Job]:
         *("--probe", "photo 1", "--threads", "1", "-o", "{out}/export"),
     )
     commands = ((*save, "-o", model), export)
-    return [Job("AdcSR", commands, _read_parts, inputs=(recipe_file(recipe),), codes=(0, 1))]
+    return [Job("AdcSR", commands, _read_parts, inputs=(recipe,), codes=(0, 1))]
 
 
 def _read_parts(finished: Finished) -> list[Row]:
@@ -133,6 +139,8 @@ PLANS = Measurement(
         Column("gmacs", "GMACs with attention", 2),
         Column("paper_params_m", "papers' account: params M", 3),
         Column("paper_gops", "G operations", 3),
+        Column("denoiser_params_m", "of the UNet alone: params M", 3),
+        Column("denoiser_gops", "G operations", 3),
         Column("predicted_ms", f"predicted ms, {PHONE}", 1, "ms"),
     ),
 )
