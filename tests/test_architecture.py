@@ -34,6 +34,7 @@ export.rewrites
 export.linting
 export.probing
 export.targets.host
+export.targets.target
 export.targets.contract
 export.parity
 export.timing

@@ -7,8 +7,9 @@ import torch
 
 from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
-from compress.data.degradation import PRESETS, degrade
+from compress.data.degradation import degrade
 from compress.data.folder import data_hash, embedded_images
+from compress.data.presets import PRESETS
 from compress.process.resample import SCALE
 
 

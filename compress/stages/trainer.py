@@ -1,6 +1,7 @@
 """Training of a source model, stage after stage."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
 from compress.core.machine import hardware, in_memory_format
 from compress.core.tensors import read_tensors
-from compress.data.degradation import PRESETS
 from compress.data.folder import data_hash, find_images
+from compress.data.presets import PRESETS
 from compress.process.resample import SCALE
 from compress.recipe.checkpoint import parse_source, save_model
 from compress.stages.averaged import AVERAGED, read_stage
@@ -31,6 +32,8 @@ from compress.training.initialise import initialise
 from compress.training.loop import Hooks, Plan
 from compress.training.session import Learning, Result, Session
 from compress.training.soften import CROPS, soften
+
+_LOG = logging.getLogger(__name__)
 
 # The weight decay of a discriminator, torch's own default of AdamW.
 DISCRIMINATOR_DECAY = 0.01
@@ -64,6 +67,8 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
         self.source.start(self.model)
+        # From here on: a stage is prepared with the model before accelerate sees it.
+        self.model.to(self.accelerator.device)
         self._check_crops()
         self.taught = self._open_teacher()
         self._check_images()
@@ -93,7 +98,7 @@ class Trainer:
                 write_text(record_file, json.dumps(record))
                 images = config.steps * config.batch * self.accelerator.num_processes
                 seconds = max(1, record["seconds"])  # they are whole ones
-                print(f"{name}: {images / seconds:.1f} images/s")
+                _LOG.info("%s: %.1f images/s", name, images / seconds)
         return records
 
     def train_stage(self, number: int, config: StageConfig, name: str) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-
-import numpy as np
-from torch import nn
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
-from export.graphs.components import GRAPHS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 ORT, NNCF, AO = "onnxruntime", "nncf", "torchao"
 INSTALL = {NNCF: "nncf==3.4.0", ORT: "onnxruntime>=1.31,<1.32", AO: "torchao>=0.18,<0.19"}
@@ -36,14 +37,16 @@ class Job:
 
     stem: str
     file: Path
-    module: nn.Module
-    arrays: list[np.ndarray]
+    module: "nn.Module"
+    arrays: "list[np.ndarray]"
     weights: int
     activations: int | None
 
     @property
     def names(self) -> tuple[str, str]:
         """Of the graph's input and output."""
+        from export.graphs.components import GRAPHS  # brings torch, as --help does not
+
         graph = GRAPHS[self.stem]
         return graph.input, graph.output
 

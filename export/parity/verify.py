@@ -23,10 +23,11 @@ from export.parity.probes import PHOTOGRAPH, parity_images
 from export.parity.rows import make_row, write_rows
 from export.parity.rules import code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
-from export.targets.contract import PARTS, Arrays, Exported, Parts, Row, Runner, Target
+from export.targets.contract import PARTS, Arrays, Exported, Parts, Row, Runner
 from export.targets.host.arithmetic import FIXES
 from export.targets.host.runtimes import load
 from export.targets.host.tiles import clean_latent
+from export.targets.target import Target
 
 END_TO_END = "end to end"
 CODE_DTYPES = ("w", "fp8")  # how the names of dtypes with codes begin

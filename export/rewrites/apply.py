@@ -23,6 +23,7 @@ from export.rewrites.four_d import four_d
 from export.rewrites.fp16 import rescale
 from export.rewrites.norms import group_norm, instance_statistics, layer_statistics
 from export.rewrites.options import DEFAULTS, Options
+from export.rewrites.orders import FOR
 from export.rewrites.sampling import edge_padding, pixel_shuffle, resize_nearest
 
 # Name -> function(model, options): changes the model in place, returns how many places.
@@ -45,27 +46,6 @@ REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {
     "geglu": geglu,
     "conv_bias": conv_bias,
     "rescale": rescale,
-}
-
-_FIRST = (
-    "fold_constants",
-    "silu",
-    "gelu",
-    "resize_nearest",
-    "edge_padding",
-    "finite_masks",
-    "pixel_shuffle",
-    "group_norm",
-)
-_LAST = ("four_d", "fold_constants", "conv_bias", "geglu", "rescale")
-# Target -> its rewrites, in order.
-FOR: dict[str, tuple[str, ...]] = {
-    "qnn": (*_FIRST, "attention_heads", *_LAST),
-    # Its list has no division, no selection and no product of two computed tensors.
-    "mediatek": (*_FIRST, "selection", "division", "attention_convolutions", *_LAST),
-    # These two have no InstanceNorm. Their LayerNorm is decomposed anyway: here with no transpose.
-    "coreml": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
-    "litert": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
 }
 
 

@@ -9,8 +9,9 @@ from compress.quant.layers import QuantLayer
 from compress.recipe.export_options import ExportOptions
 from export.graphs.components import GRAPHS, check_size
 from export.graphs.layers import quantised_layers
-from export.targets.contract import PARTS, Parts, Target
+from export.targets.contract import PARTS, Parts
 from export.targets.host.tiles import clean_latent
+from export.targets.target import Target
 
 WIDE_BITS = 8  # more are written as 16
 SUM_TOLERANCE = 1e-3  # of the greatest magnitude

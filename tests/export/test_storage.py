@@ -36,8 +36,9 @@ from export.parity.measure import psnr
 from export.parity.rows import failures
 from export.parity.session import session, session_options
 from export.parity.verify import verify
-from export.rewrites.apply import FOR, REWRITES, rewrite_file
+from export.rewrites.apply import REWRITES, rewrite_file
 from export.rewrites.options import Options
+from export.rewrites.orders import FOR
 from export.targets.float16 import as_float16
 from export.targets.onnx_files import replace_file
 from export.targets.qdq import quantise

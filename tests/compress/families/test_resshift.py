@@ -24,12 +24,12 @@ from compress.networks.swin_layer import SwinUNetConfig
 from compress.networks.swin_unet import SwinUNet
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
 from compress.passes.strip import Strip
+from compress.pipeline.upscaling import tiling
 from compress.process.padding import pad
 from compress.process.residual_sampler import ResidualSampler
 from compress.process.residual_shift import ResidualShift
 from compress.recipe.checkpoint import load_model, parse_source, save_model
 from compress.training.initialise import initialise
-from compress.upscale import tiling
 from export.graphs.export_onnx import export_onnx
 
 

@@ -14,7 +14,7 @@ from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
-from compress.data.degradation import PRESETS
+from compress.data.presets import PRESETS
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
@@ -80,7 +80,7 @@ def call(*arguments):
 
 def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
-    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().out, re.M) == [
+    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().err, re.M) == [
         "0_autoencoder",
         "1_latent",
         "2_end_to_end",

@@ -23,8 +23,9 @@ from export.graphs.probes import probes
 from export.linting.graph import Graph
 from export.parity.measure import psnr
 from export.parity.session import session
-from export.rewrites.apply import FOR, REWRITES, names_for, rewrite, rewrite_file
+from export.rewrites.apply import REWRITES, names_for, rewrite, rewrite_file
 from export.rewrites.options import Options
+from export.rewrites.orders import FOR
 
 
 def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
