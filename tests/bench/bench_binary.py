@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import onnxruntime as ort
+from rows import add_json, write_rows
 from torch import nn
 
 from compress.binary.config import METHODS
@@ -88,6 +89,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--method", choices=METHODS, default="bimacosr")
     parser.add_argument("--lr-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=10)
+    add_json(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         (plain, _), (packed, needed) = (
@@ -113,14 +115,28 @@ def main(argv: list[str]) -> None:
             f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}"
             f"{'ms':>10}{'ratio':>8}"
         )
+        table = []
         for label, (file, _) in runs.items():
             size = file.stat().st_size
+            table.append(
+                {
+                    "denoiser": label,
+                    "bytes": size,
+                    "size": size / plain.stat().st_size,
+                    "load_kib": memory[label],
+                    "memory": memory[label] / max(1, memory["float"]),
+                    "ms": medians[label],
+                    "time": medians[label] / medians["float"],
+                    "of_its_bits": size / needed if file == packed else None,
+                }
+            )
             print(
                 f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
                 f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
                 f"{medians[label] / medians['float']:>8.3f}"
             )
         share = packed.stat().st_size / needed
+        write_rows(options.json, table)
         print(f"bits and float16 numbers: {needed:,} bytes; the file has {share:.3f} of that")
 
 
