@@ -45,6 +45,7 @@ eval.metric
 eval.score
 eval.reporting
 compress.pipeline
+eval.results
 """
 FLOOR_OF = {room: i for i, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 COMMANDS = len(FLOOR_OF)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 FLOORS = (
     ("commands", "compress.run, compress.train, compress.upscale, export.run, eval.run, …"),
+    ("eval/results", "measurements, and the pages of docs/results"),
     ("compress/pipeline", "a run directory from a recipe"),
     ("", ""),  # where export and eval stand side by side
     ("compress/recipe, bits, stages", "recipe, checkpoint, cache, plan; bits a layer; sources"),
