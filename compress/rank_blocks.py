@@ -43,15 +43,17 @@ def rank(model: "SRModel", images: "list[torch.Tensor]") -> list[tuple[str, floa
     """
     from diffusers import UNet2DConditionModel
 
+    from compress.data.calibration import as_values
     from compress.pruning.importance import importances
 
-    unet = getattr(model.denoiser, "unet", None)
+    denoiser = model.component("denoiser", "rank_blocks")
+    unet = getattr(denoiser, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
-        kind = type(model.denoiser).__name__
+        kind = type(denoiser).__name__
         raise UserError(f"the denoiser is a {kind}; only diffusers' UNets have blocks to rank")
 
     def run() -> "list[torch.Tensor]":
-        return [model.network(image).clamp(0, 1) for image in images]
+        return [model.image_of(values).clamp(0, 1) for values in as_values(model, images)]
 
     errors = importances(unet, run)
     rows = [(name, -10 * math.log10(max(error, LEAST_ERROR))) for name, error in errors.items()]

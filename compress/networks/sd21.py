@@ -78,11 +78,13 @@ def build_sd21(colour_fix: str = "adain") -> SRModel:
         )
     process = OneStep(timestep=TIMESTEP)
     model = SRModel(
-        VAEEncoder(vae),
-        UNetDenoiser(unet, process.timestep),
-        VAEDecoder(vae),
+        {
+            "text_encoder": text_encoder,
+            "encoder": VAEEncoder(vae),
+            "denoiser": UNetDenoiser(unet, process.timestep),
+            "decoder": VAEDecoder(vae),
+        },
         process,
-        text_encoder=text_encoder,
         colour_fix=colour_fix,
         tiling=Tiling(),
     )

@@ -27,7 +27,8 @@ class Job:
     """One component to quantise.
 
     Attributes:
-        stem: encoder, denoiser or decoder.
+        stem: The component's name.
+        names: Of the graph's input and output.
         file: Its float graph, an ONNX file.
         module: The same in torch.
         arrays: Inputs to calibrate on, float32 [1, C, h, w].
@@ -36,19 +37,12 @@ class Job:
     """
 
     stem: str
+    names: tuple[str, str]
     file: Path
     module: "nn.Module"
     arrays: "list[np.ndarray]"
     weights: int
     activations: int | None
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """Of the graph's input and output."""
-        from export.graphs.components import GRAPHS  # brings torch, as --help does not
-
-        graph = GRAPHS[self.stem]
-        return graph.input, graph.output
 
     @property
     def activation_bits(self) -> int:

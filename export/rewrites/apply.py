@@ -9,8 +9,9 @@ from onnx_ir.passes import common as passes
 
 from compress.core.errors import UserError, nearest
 from compress.core.files import MADE_BY
+from compress.data.calibration import as_values
 from compress.model.sr_model import SRModel
-from export.graphs.export_onnx import GRAPHS
+from export.graphs.components import graphs_of, reaching
 from export.graphs.graph import tidy, write
 from export.graphs.probes import probes
 from export.graphs.storage import load_ir
@@ -125,11 +126,11 @@ def rewrite_exported(
         target: See `names_for`.
         lr_size: Height and width that they were exported at.
     """
-    images = list(probes(lr_size).values())
+    known = as_values(model, list(probes(lr_size).values()))
     for path in paths:
-        source = GRAPHS[path.stem].input
-        inputs = images if source == "lr" else [model.encoder(image) for image in images]
-        if source == "clean_latent":
-            inputs = [model.clean_latent(latent) for latent in inputs]
-        feeds = [{source: tensor.numpy()} for tensor in inputs]
+        names = graphs_of(model)[path.stem].inputs
+        tuples = [x for values in known for x in reaching(model, path.stem, values)]
+        feeds = [
+            {name: x.numpy() for name, x in zip(names, tensors, strict=True)} for tensors in tuples
+        ]
         rewrite_file(path, path, target, Options(feeds=feeds))

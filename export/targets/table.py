@@ -24,6 +24,7 @@ TARGETS: dict[str, Target] = {
         takes_quantised=True,
         whole=True,
         dynamic=True,
+        several=True,
     ),
     "qnn": Target(
         "qnn",

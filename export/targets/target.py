@@ -17,6 +17,7 @@ class Target:
         takes_quantised: Whether the ranges of a quantize pass are kept.
         whole: Whether it also writes one graph for all.
         dynamic: Whether it takes images of any size.
+        several: Whether a graph may have several inputs or outputs.
         remark: What to say where nothing runs here.
     """
 
@@ -29,4 +30,5 @@ class Target:
     takes_quantised: bool = False
     whole: bool = False
     dynamic: bool = False
+    several: bool = False
     remark: str = ""

@@ -29,7 +29,7 @@ from compress.families.resshift import ResShiftSource
 from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize
 from compress.passes.pack import Pack
-from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.export_onnx import export_onnx
 from export.timing.files import feed
 from export.timing.turns import interleaved
 
@@ -67,7 +67,9 @@ def write(folder: Path, kind: str, method: str | None, side: int) -> tuple[Path,
     if method:
         Binarize(method=method).convert(model)
         Pack().convert(model)
-    export_onnx(model.eval().requires_grad_(False), folder, lr_size=(side, side), end_to_end=False)
+    export_onnx(
+        model.eval().requires_grad_(False), folder, lr_size=(side, side), stems=("denoiser",)
+    )
     derived = {
         id(b)
         for name, b in model.denoiser.named_buffers()
@@ -89,8 +91,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     add_json(parser)
     options = parser.parse_args(argv)
-    for stem in set(GRAPHS) - {"denoiser"}:
-        del GRAPHS[stem]  # only the binarised component is of interest
     with tempfile.TemporaryDirectory() as folder:
         (plain, _), (packed, needed) = (
             write(Path(folder) / name, options.source, method, options.lr_size)

@@ -35,19 +35,21 @@ import onnxruntime as ort
 from rows import add_json, write_rows
 
 from compress.core.errors import UserError, command
-from compress.data.calibration import calibration_images
+from compress.data.calibration import as_values, calibration_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.strip import Strip
 from compress.recipe.export_options import parse_size
 from export.baselines.methods import Job
-from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.components import graphs_of, reaching
+from export.graphs.export_onnx import export_onnx
 from export.parity.session import session, session_options
 from export.targets.host import processor
 from export.timing.files import compare, feed
 from export.timing.rows import table
 from export.timing.turns import interleaved
 
+STEMS = ("model", "encoder", "denoiser", "decoder")
 CONVERSIONS = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -146,11 +148,8 @@ def inputs_of(
     source: SRModel, stem: str, size: tuple[int, int], count: int = 8
 ) -> list[np.ndarray]:
     """What graph `stem` reads when the float model restores calibration images."""
-    name, found = GRAPHS[stem][1], []
-    for lr in calibration_images("embedded", count, size[0], seed=0):
-        x = lr if name == "lr" else source.encoder(lr)
-        found.append((source.clean_latent(x) if name == "clean_latent" else x).numpy())
-    return found
+    images = calibration_images("embedded", count, size[0], seed=0)
+    return [reaching(source, stem, values)[0][0].numpy() for values in as_values(source, images)]
 
 
 def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[], object]]:
@@ -247,12 +246,12 @@ def main(argv: list[str]) -> None:
         metavar="PATH",
         help="an interpreter that has openvino, for the same files",
     )
-    p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
+    p.add_argument("--components", default=",".join(STEMS), help=f"of {', '.join(STEMS)}")
     add_json(p)
     arguments = p.parse_args(argv)
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
-    if unknown := [stem for stem in stems if stem not in GRAPHS]:
-        raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
+    if unknown := [stem for stem in stems if stem not in STEMS]:
+        raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(STEMS)}")
     from compress.recipe.checkpoint import load_model, read_header
 
     print(processor.describe())
@@ -291,8 +290,10 @@ def main(argv: list[str]) -> None:
                     plain_files / f"{stem}.onnx",
                     Path(folder) / f"{stem}.nncf.onnx",
                 )
+                spec = graphs_of(source)[stem]
+                names = spec.inputs[0], spec.outputs[0]
                 plain(
-                    Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8),
+                    Job(stem, names, float_file, stripped, inputs_of(source, stem, size), 8, 8),
                     files[f"{stem} nncf"],
                 )
             for threads in map(int, arguments.threads.split(",")):

@@ -80,9 +80,8 @@ class Clock:
 
 def in_toolkit(what: str, fix: str, clock: Clock) -> Callable[[np.ndarray], np.ndarray]:
     if what == "stub":
-        model = SRModel(
-            PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), tiling=Tiling(margin=MARGIN)
-        ).eval()
+        parts = {"encoder": PixelUnshuffleEncoder(2), "denoiser": Same(), "decoder": Enlarge()}
+        model = SRModel(parts, Direct(), tiling=Tiling(margin=MARGIN)).eval()
     else:
         model = load_model(what)
     model.colour_fix, model.tiling = fix, Tiling(**{**vars(model.tiling), "colour_fix": None})

@@ -39,12 +39,13 @@ from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
 from eval.data.dataset import Pair, open_data
 from eval.metric.scorer import Metrics
-from export.baselines.make import COMPONENTS, make
+from export.baselines.make import make
 from export.baselines.methods import METHODS, check, parse_bits
 from export.graphs.export_onnx import export_onnx
 from export.parity.session import session
 from export.timing.files import compare
 
+COMPONENTS = ("encoder", "denoiser", "decoder")
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
 # What recipes/passionsr_w4a8.yaml has beside the widths.

@@ -70,9 +70,11 @@ def test_sinsr_through_the_parts(shared, networks, case):
     (unet, vq), process = networks, ResidualSampler(ResidualShift.v1(), "one_step")
     process.draws = lambda like: iter([noise])
     model = SRModel(
-        PairEncoder(vq),
-        PairDenoiser(unet, 14),
-        CodeDecoder(vq),
+        {
+            "encoder": PairEncoder(vq),
+            "denoiser": PairDenoiser(unet, 14),
+            "decoder": CodeDecoder(vq),
+        },
         process,
         colour_fix="none",
         multiple=64,
