@@ -10,15 +10,16 @@ and current, so that the same command night after night ends with current tables
 """
 
 import argparse
+import logging
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from compress.core import folders
+from compress.core.arguments import whole_number
 from compress.core.errors import UserError, command, nearest
 from compress.core.files import write_text
-from compress.core.program import program_name
+from compress.core.program import command_parser
 from eval.results import provenance
 from eval.results.measurement import NEEDS, Measurement, Short
 from eval.results.pages import Pages, differing
@@ -26,16 +27,14 @@ from eval.results.places import Places
 from eval.results.registry import MEASUREMENTS
 from eval.results.running import Wish, run, session_here, why_not
 
+_LOG = logging.getLogger("eval.results")  # not __main__, which is nobody's
+
 WORKDIR = Path("build") / "results"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog=program_name("eval.results"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = command_parser("eval.results", (__doc__ or "").splitlines()[0])
     p.add_argument("--only", metavar="NAME,…", help="these measurements; default: all")
     p.add_argument("--list", action="store_true", help="say what is known of each; run nothing")
     p.add_argument("--render", action="store_true", help="write the pages alone")
@@ -44,8 +43,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--busy", action="store_true", help="measure times beside other work")
     p.add_argument("--workdir", type=Path, help=f"for runs and results of jobs (default {WORKDIR})")
     p.add_argument("-o", "--out", type=Path, help="for NAME.json (default docs/results)")
-    p.add_argument("--limit", type=int, metavar="N", help="only N images, to try it; needs -o")
-    p.add_argument("--steps", type=int, metavar="N", help="only N steps of training; needs -o")
+    tried = {"--limit": "only N images, to try it; needs -o"}
+    tried["--steps"] = "only N steps of training; needs -o"
+    for option, text in tried.items():
+        p.add_argument(option, type=whole_number(option), metavar="N", help=text)
     for need in NEEDS.values():
         p.add_argument(need.option, type=Path, metavar=need.word, help=need.text)
     return p
@@ -110,7 +111,7 @@ def measure(measurements: list[Measurement], wish: Wish) -> int:
         try:
             run(measurement, wish, session)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _LOG.error(error)
             left += 1
     return left
 
