@@ -46,7 +46,6 @@ TYPED = {
     "parity_onnx",
     "parity_openvino",
     "parity_qnn",
-    "pruning",
     "published",
     "recipes",
     "reduce_range",
