@@ -17,6 +17,7 @@ from compress.core.arguments import LARGEST_SIDE, add_device, chosen_device, who
 from compress.core.errors import command
 from compress.core.identity import default_root
 from compress.core.log import LEVELS, set_level
+from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     if not is_same_recipe(out, recipe):  # then the run's recipe file is replaced by another
         folders.check_place(out, "--out", [options.recipe])
     torch.manual_seed(recipe.seed)
+    keep_freed_memory()
     runner()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.core.arguments import LARGEST_SIDE, MOST_IMAGES, usable_seed, whole_number
 from compress.core.errors import command
 from compress.core.locks import locked
+from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.cost.phones import rates
 
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> int:
     from compress.bits.work import check, work
 
     widths, budget = check(options)
+    keep_freed_memory()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with locked(options.out, "-o"):
         work(options, widths, budget, " ".join(argv))

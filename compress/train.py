@@ -14,6 +14,7 @@ from compress.core import folders
 from compress.core.config import override, read_yaml, validate
 from compress.core.errors import command
 from compress.core.files import check_weights
+from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.shipped import find_recipe
 
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
         return take_weights(recipe, recipe_file, workdir, options.export_checkpoint)
     out = options.out or workdir / f"{recipe.name}.safetensors"
     check_weights(out, "--out", [recipe_file])
+    keep_freed_memory()
     with folders.occupied(workdir, "--workdir", is_main()):
         train_model(recipe, workdir, out)
     return 0

@@ -11,6 +11,7 @@ from compress.core import folders, marks
 from compress.core.arguments import MOST_THREADS, number, usable_device, whole_number
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
+from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from eval.data.protocols import PROTOCOLS
 from eval.score.options import EvaluateOptions, add_option
@@ -34,7 +35,6 @@ def main(argv: list[str]) -> int:
     # These bring torch with them. It takes seconds, which --help need not wait for.
     from eval.data.dataset import open_data
     from eval.data.folders import DataSpec
-    from eval.score.scoring import keep_freed_memory
 
     if not args.source.exists():
         raise UserError(

@@ -9,6 +9,7 @@ from compress.core.config_arguments import add_arguments, given
 from compress.core.errors import UserError, command
 from compress.core.folders import partial_of
 from compress.core.identity import file_digest
+from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
@@ -87,6 +88,7 @@ def main(argv: list[str]) -> int:
     inputs = [source]
     if options.calibration != "embedded":
         inputs.append(Path(options.calibration))
+    keep_freed_memory()
     with claimed(out, "--out", inputs):
         return write(source, out, options, arguments.drift)
 

@@ -2,13 +2,20 @@
 
 import compress  # noqa: F401  # isort: skip  first: it lets torchvision load beside a torch without CUDA
 
+import os
 from pathlib import Path
 
 import pytest
 from bench.random_weights import randomise
 
+from compress.core.memory import LARGEST_BUFFER, keep_freed_memory
 from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
+
+keep_freed_memory()
+# The same in the processes that tests start.
+for _option in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+    os.environ.setdefault(_option, str(LARGEST_BUFFER))
 
 # Files whose tests compress, train or export whole models. `make test-fast` leaves them out.
 SLOW = (

@@ -38,8 +38,10 @@ def _quantize_per_tensor(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     _check(quant_min, quant_max, dtype)
-    codes = torch.round(x.float() * (1.0 / scale.item())) + zero_point.item()
-    return torch.clamp(codes, quant_min, quant_max).to(dtype)
+    codes = x.float() * (1.0 / scale.item())
+    # In the memory of the product: fresh memory for every step took half of the time.
+    codes.round_().add_(zero_point.item()).clamp_(quant_min, quant_max)
+    return codes.to(dtype)
 
 
 def _dequantize_per_tensor(
@@ -52,7 +54,7 @@ def _dequantize_per_tensor(
 ) -> torch.Tensor:
     if codes.dtype != dtype:
         raise ValueError(f"codes are {codes.dtype}, not {dtype}")
-    return (codes.float() - zero_point.item()) * scale.item()
+    return codes.float().sub_(zero_point.item()).mul_(scale.item())
 
 
 def _rows(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:

@@ -1,19 +1,15 @@
 """Groups of images shared between processes, each with a worker of its own."""
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import torch
 
+from compress.core.memory import keep_freed_memory
 from eval.data.dataset import Pair
 from eval.score.worker import Job, Outcome, Restore, Worker
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt, from malloc.h
-LARGEST_BUFFER = 2**31 - 1  # bytes; what mallopt takes at most
 
 
 def score(
@@ -57,18 +53,3 @@ def _work(pairs: list[Pair]) -> list[Outcome]:
     if _worker is None:  # here and not in the initializer, whose errors would not reach the user
         _worker = Worker(_job)
     return _worker(pairs)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed buffers instead of giving each back to the kernel.
-
-    Page faults took four fifths of SSIM's time on a virtual machine. It holds for the whole
-    process, so that only command lines and workers ask for it.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):  # musl has none
-        return
-    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        libc.mallopt(option, LARGEST_BUFFER)

@@ -27,6 +27,11 @@ MODEL = "model"  # the name of the graph of all
 Tensors = tuple[torch.Tensor, ...]
 
 
+def corrected(model: SRModel, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """What the graph of the whole model makes of its network's `image`: colour fix and clamp."""
+    return FIXES[model.colour_fix](image, lr).clamp(0, 1)
+
+
 class EndToEnd(nn.Module):
     """The whole model without tiles: network, colour fix and clamp."""
 
@@ -40,7 +45,7 @@ class EndToEnd(nn.Module):
         `others` are the further images that the model takes.
         """
         images = dict(zip(self.model.wiring.images, others, strict=True))
-        return FIXES[self.model.colour_fix](self.model.network(lr, images), lr).clamp(0, 1)
+        return corrected(self.model, self.model.network(lr, images), lr)
 
 
 class _FirstCall(Exception):  # noqa: N818  no error: it carries what was seen

@@ -225,10 +225,11 @@ def _to_ir(
     """The graph of a module, in its final form."""
     from export.graphs.cpu_forms import cpu_forms
     from export.graphs.packed import INTEGERS, add_functions, as_integers
+    from export.graphs.quick_export import quick_export
     from export.graphs.translate import TABLE, drop_unit_factors
 
     spec = graphs_of(model)[stem]
-    with quiet():
+    with quiet(), quick_export():
         program = torch.onnx.export(
             module,
             example(model, stem, options.lr_size),

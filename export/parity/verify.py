@@ -5,7 +5,6 @@ several. `export.parity.rules` says what it has to reach; of several outputs the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,21 +13,19 @@ import onnxruntime as ort
 import torch
 
 from compress.core.errors import UserError
-from compress.data.calibration import as_values
 from compress.model.sr_model import SCALE, SRModel
 from export.graphs.components import (
     MODEL,
-    Tensors,
     build,
     check_size,
     graphs_of,
     outputs_of,
-    reaching,
 )
 from export.graphs.layers import low_bit_layers
 from export.graphs.probes import probes
 from export.parity.measure import Arrays, Noise, measure_noise, worst_psnr
-from export.parity.probes import PHOTOGRAPH, parity_images
+from export.parity.probes import parity_images
+from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
 from export.parity.rules import code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
@@ -40,75 +37,11 @@ from export.targets.target import Target
 
 END_TO_END = "end to end"
 CODE_DTYPES = ("w", "fp8")  # how the names of dtypes with codes begin
-Images = dict[str, torch.Tensor]
 # Runs a graph, by its name: label -> its inputs, to label -> its outputs.
 RunGraph = Callable[[str, dict[str, Arrays]], dict[str, Arrays]]
 
-
-@dataclass(frozen=True)
-class Case:
-    """One graph on one image, as torch computes it.
-
-    Attributes:
-        probe: The image's name, and the step if there are several.
-        lr: The image, float32 [1, 3, h, w] in [0, 1].
-        inputs: What reaches the graph.
-        expected: What the graph gives.
-        peaks: Of each output: 1 for images, the greatest magnitude for latents.
-    """
-
-    probe: str
-    lr: torch.Tensor
-    inputs: Tensors
-    expected: Arrays
-    peaks: tuple[float, ...]
-
-    @property
-    def is_photograph(self) -> bool:
-        """Whether the image is one, and no probe."""
-        return self.probe.startswith(PHOTOGRAPH)
-
-    @property
-    def is_of_one_colour(self) -> bool:
-        """Whether all pixels of the image are the same."""
-        return torch.equal(self.lr, self.lr[..., :1, :1].expand_as(self.lr))
-
-
 # What a case has to reach in dB, and how far the simulation is from itself on it.
 Rule = Callable[[Case], tuple[float, Noise | None]]
-
-
-@torch.no_grad()
-def cases_of(model: SRModel, stem: str, images: Images) -> list[Case]:
-    """What torch gives for graph `stem` on each image.
-
-    Raises:
-        UserError: Something that is not finite.
-    """
-    outputs = graphs_of(model)[stem].outputs
-    module = build(model, stem)
-    known = as_values(model, list(images.values()))
-    cases = []
-    for (probe, lr), values in zip(images.items(), known, strict=True):
-        tuples = reaching(model, stem, values)
-        for i, inputs in enumerate(tuples, 1):
-            expected = tuple(x.numpy() for x in outputs_of(module, inputs))
-            if not all(np.isfinite(x).all() for x in expected):
-                raise UserError(
-                    f"{stem}: the torch model itself gives values that are not finite on the "
-                    f"{probe} probe, so there is nothing to compare with; calibrate or train it "
-                    "again"
-                )
-            label = f"{probe}, step {i}" if len(tuples) > 1 else probe
-            peaks = tuple(_peak(*pair) for pair in zip(outputs, expected, strict=True))
-            cases.append(Case(label, lr, inputs, expected, peaks))
-    return cases
-
-
-def _peak(name: str, expected: np.ndarray) -> float:
-    if name in ("sr", "image"):
-        return 1.0
-    return float(np.abs(expected).max()) or 1.0
 
 
 def compare(
@@ -195,11 +128,14 @@ def verify(
         names = ", ".join(_file(folder, stem).name for stem in graphs)
         raise UserError(f"{folder}: holds none of {names}; export first")
     rows: list[Row] = []
+    references: dict[tuple[int, int], Reference] = {}
     for stem in stems:
         loaded = session(_file(folder, stem), threads)
         size = static_size(loaded) or lr_size
         check_size(model, size)
-        cases = cases_of(model, stem, probes(size, seed))
+        if size not in references:
+            references[size] = Reference(model, probes(size, seed))
+        cases = references[size].cases(stem)
         rule = simulation_rule(model, stem, tolerance, seed)
         rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
     write_rows(folder, rows)
@@ -286,9 +222,10 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     """Of ONNX files that compute what torch computes."""
     options = parts.options
     rows: list[Row] = []
+    reference = Reference(parts.model, images)
     for stem in parts.stems:
         loaded = session(_file(folder, stem), options.threads)
-        cases = cases_of(parts.model, stem, images)
+        cases = reference.cases(stem)
         rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
         rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
     return rows
@@ -298,12 +235,13 @@ def _runtime_rows(parts: Parts, images: Images, run: RunGraph, threshold: float)
     """Of graphs in a target's own arithmetic, and of their chain."""
     chained = parts.are_whole and MODEL not in parts.stems
     rows: list[Row] = []
+    reference = Reference(parts.model, images)
     for stem in parts.stems:
-        cases = cases_of(parts.model, stem, images)
+        cases = reference.cases(stem)
         rule = runtime_rule(parts.dtype, threshold, counts=not chained)
         rows += compare(stem, cases, partial(run, stem), rule)
     if chained:
-        cases = cases_of(parts.model, MODEL, images)
+        cases = reference.cases(MODEL)
         rule = runtime_rule(parts.dtype, threshold, counts=True)
         rows += compare(END_TO_END, cases, partial(run_chain, parts, run), rule)
     return rows

@@ -28,11 +28,12 @@ from rows import add_json, write_rows
 
 from compress.core.errors import UserError, command
 from compress.core.machine import processor
+from compress.core.memory import keep_freed_memory
 from eval.data.dataset import open_data
 from eval.metric.locating import locate
 from eval.metric.metrics import METRICS, check_names
 from eval.metric.scorer import Metrics
-from eval.score.scoring import keep_freed_memory, score
+from eval.score.scoring import score
 from eval.score.worker import Job, Worker
 
 

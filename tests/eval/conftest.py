@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 
 from eval.metric import weight_files
-from eval.score.scoring import keep_freed_memory
 
 torch.set_num_threads(1)
-keep_freed_memory()
 
 
 def make_photo(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -1,6 +1,7 @@
 """Parity, latency and the command line."""
 
 import json
+from collections import Counter
 from copy import deepcopy
 
 import numpy as np
@@ -8,12 +9,15 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from support.tiny_model import tiny
 
 from compress.core.errors import UserError
 from compress.quant.layers import QuantConv2d
 from export import run
+from export.graphs.components import build, graphs_of, outputs_of
 from export.graphs.probes import probes
 from export.parity.measure import psnr, unrounded
+from export.parity.reference import Reference
 from export.parity.rows import failures, table
 from export.parity.session import session
 from export.parity.verify import verify
@@ -50,6 +54,26 @@ def test_float_parity_and_its_record(float_files):
     assert min(r["psnr_db"] for r in rows) > 80
     assert json.loads((folder / "parity.json").read_text()) == rows
     assert len(table(rows).splitlines()) == 5
+
+
+def test_torch_computes_each_part_once():
+    model, calls = tiny(), Counter()
+    for name in ("encoder", "denoiser", "decoder"):
+        part = getattr(model, name)
+        part.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    reference = Reference(model, {"dark": probes((32, 32))["dark"]})
+    for stem in graphs_of(model):
+        reference.cases(stem)
+    assert calls == {"encoder": 1, "denoiser": 1, "decoder": 1}
+
+
+@pytest.mark.parametrize("stem", ["model", "encoder", "denoiser", "decoder"])
+def test_the_reference_is_what_the_graph_computes_in_torch(int8_files, stem):
+    model = int8_files[0]
+    (case,) = Reference(model, {"dark": probes((32, 32))["dark"]}).cases(stem)
+    with torch.no_grad():
+        (expected,) = outputs_of(build(model, stem), case.inputs)
+    np.testing.assert_array_equal(case.expected[0], expected.numpy())
 
 
 def test_quantised_parity(int8_files):

@@ -1,0 +1,56 @@
+"""What torch's exporter writes stays the same when it is made quicker."""
+
+import gc
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from onnxscript import rewriter
+from support.onnx_graphs import exported, kinds, make
+from torch import nn
+
+from export.graphs.quick_export import quick_export
+
+
+def halves() -> onnx.ModelProto:
+    """The sum of two halves, which onnxscript's one rule of several ends makes a Split of."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Slice", ["r", "middle", "end", "axis"], ["b"]),
+        helper.make_node("Slice", ["r", "start", "middle", "axis"], ["a"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    limits = {"start": 0, "middle": 2, "end": 4, "axis": 3}
+    return make(nodes, [1, 8, 6, 4], {name: np.array([n]) for name, n in limits.items()})
+
+
+def test_the_file_is_that_of_torch_alone():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU())
+    x = torch.randn(1, 3, 8, 8)
+    alone = exported(network, x)
+    with quick_export():
+        quick = exported(network, x)
+    assert quick.SerializeToString() == alone.SerializeToString()
+
+
+def test_rules_of_several_ends_act():
+    alone = rewriter.rewrite(halves())
+    assert "Split" in kinds(alone)
+    with quick_export():
+        assert rewriter.rewrite(halves()) == alone
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_collector_works_afterwards_as_before(fails):
+    before = gc.get_threshold()
+    try:
+        with quick_export():
+            assert gc.get_threshold() != before
+            if fails:
+                raise ValueError
+    except ValueError:
+        pass
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
