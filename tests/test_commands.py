@@ -18,6 +18,7 @@ from compress.core.errors import UserError
 from compress.recipe.inputs import paths_in
 from eval import curve, report
 from eval import run as eval_run
+from eval.results import __main__ as results
 from export import latency, lint, probe, rewrite
 from export import run as export_run
 from export.baselines import __main__ as baselines
@@ -176,6 +177,7 @@ OPTIONS = [
     (rank_blocks.main, [NANO], ["--images", "--size"]),
     (baselines.main, [NANO, "--method", "nncf", "-o", "b"], ["--images"]),
     (eval_run.main, [NANO, "--data", "embedded"], ["--limit", "--processes", "--batch"]),
+    (results.main, ["-o", "r"], ["--limit", "--steps"]),
     (latency.main, ["photos"], ["--threads", "--repeats"]),
     (rewrite.main, ["a.onnx", "--for", "qnn", "-o", "b.onnx"], ["--chunk"]),
 ]

@@ -10,11 +10,10 @@ and current, so that the same command night after night ends with current tables
 """
 
 import argparse
+import logging
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compress.core import folders
 from compress.core.arguments import whole_number
@@ -23,18 +22,19 @@ from compress.core.files import write_text
 from compress.core.program import command_parser
 from eval.results import provenance
 from eval.results.measurement import NEEDS, Measurement, Short
+from eval.results.pages import Pages, differing
+from eval.results.places import Places
+from eval.results.registry import MEASUREMENTS
+from eval.results.running import Wish, run, session_here, why_not
 
-if TYPE_CHECKING:
-    from eval.results.pages import Pages
-    from eval.results.running import Wish
+_LOG = logging.getLogger("eval.results")  # not __main__, which is nobody's
 
 WORKDIR = Path("build") / "results"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = command_parser("eval.results", description=__doc__)
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p = command_parser("eval.results", (__doc__ or "").splitlines()[0])
     p.add_argument("--only", metavar="NAME,…", help="these measurements; default: all")
     p.add_argument("--list", action="store_true", help="say what is known of each; run nothing")
     p.add_argument("--render", action="store_true", help="write the pages alone")
@@ -43,18 +43,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--busy", action="store_true", help="measure times beside other work")
     p.add_argument("--workdir", type=Path, help=f"for runs and results of jobs (default {WORKDIR})")
     p.add_argument("-o", "--out", type=Path, help="for NAME.json (default docs/results)")
-    p.add_argument(
-        "--limit",
-        type=whole_number("--limit"),
-        metavar="N",
-        help="only N images, to try it; needs -o",
-    )
-    p.add_argument(
-        "--steps",
-        type=whole_number("--steps"),
-        metavar="N",
-        help="only N steps of training; needs -o",
-    )
+    tried = {"--limit": "only N images, to try it; needs -o"}
+    tried["--steps"] = "only N steps of training; needs -o"
+    for option, text in tried.items():
+        p.add_argument(option, type=whole_number(option), metavar="N", help=text)
     for need in NEEDS.values():
         p.add_argument(need.option, type=Path, metavar=need.word, help=need.text)
     return p
@@ -66,8 +58,6 @@ def chosen(only: str | None) -> list[Measurement]:
     Raises:
         UserError: One that there is not.
     """
-    from eval.results.registry import MEASUREMENTS  # brings torch, as --help does not
-
     if only is None:
         return list(MEASUREMENTS.values())
     names = [name.strip() for name in only.split(",")]
@@ -98,7 +88,7 @@ def given(options: argparse.Namespace) -> dict[str, Path]:
     return paths
 
 
-def describe(measurements: list[Measurement], pages: "Pages", known: Mapping[str, Path]) -> None:
+def describe(measurements: list[Measurement], pages: Pages, known: Mapping[str, Path]) -> None:
     """Print state, time and what is needed beside what is `known`."""
     width = max(len(measurement.name) for measurement in measurements)
     for measurement in measurements:
@@ -108,10 +98,8 @@ def describe(measurements: list[Measurement], pages: "Pages", known: Mapping[str
         print(f"{measurement.name:{width}}  {state:18} {took:14} {measurement.title}{end}")
 
 
-def measure(measurements: list[Measurement], wish: "Wish") -> int:
+def measure(measurements: list[Measurement], wish: Wish) -> int:
     """Run measurements; returns how many of them could not be run or failed."""
-    from eval.results.running import run, session_here, why_not
-
     left = 0
     session = session_here(wish.places.root)
     for measurement in measurements:
@@ -123,15 +111,13 @@ def measure(measurements: list[Measurement], wish: "Wish") -> int:
         try:
             run(measurement, wish, session)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _LOG.error(error)
             left += 1
     return left
 
 
-def write_pages(pages: "Pages", check: bool) -> None:
+def write_pages(pages: Pages, check: bool) -> None:
     """Write the pages that differ, or raise UserError where there are any."""
-    from eval.results.pages import differing
-
     texts = pages.texts()
     changed = differing(pages.root, texts)
     if check and changed:
@@ -146,12 +132,6 @@ def write_pages(pages: "Pages", check: bool) -> None:
 def main(argv: list[str]) -> int:
     """Run the command; returns 1 if a measurement could not be run or failed."""
     options = parser().parse_args(argv)
-    # These bring torch with them. It takes seconds, which --help need not wait for.
-    from eval.results.pages import Pages
-    from eval.results.places import Places
-    from eval.results.registry import MEASUREMENTS
-    from eval.results.running import Wish
-
     root = provenance.ROOT
     provenance.check_clone(root)
     results = root / provenance.RESULTS if options.out is None else options.out

@@ -34,7 +34,7 @@ HEAD = (
     "<!-- Written by python -m eval.results --render from eval/results/pages/{}. Do not edit. -->"
 )
 README = "README.md"
-MARKED = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end of results -->)", re.S)
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)((?:> )?<!-- end of results -->)", re.S)
 Rows = list[dict[str, Any]]
 
 

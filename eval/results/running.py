@@ -1,5 +1,6 @@
 """Run a measurement: its jobs one after the other, each kept when it is done."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ from eval.results import datafile, machine, provenance
 from eval.results.datafile import Data, JobRecord, Piece, Session
 from eval.results.measurement import Finished, Job, Measurement, Short, written_out
 from eval.results.places import NEW, Places, missing
+
+_LOG = logging.getLogger(__name__)
 
 SAMPLE = 2.0  # seconds in which other work on the machine is looked for
 LAST = 12  # lines of a failed command that are shown
@@ -90,16 +93,16 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
         head = f"{measurement.name} {number}/{len(jobs)} {job.key}"
         piece = known.get(job.key)
         if piece is not None and _is_current(piece, job, measurement, session, wish):
-            print(f"{head}: done on {piece['record']['date']}", flush=True)
+            _LOG.info("%s: done on %s", head, piece["record"]["date"])
             pieces.append(piece)
             continue
         try:
             piece = run_job(measurement, job, wish.places, session)
         except UserError as error:
-            print(f"{head}: {error}", flush=True)
+            _LOG.warning("%s: %s", head, error)
             failed.append(job.key)
             continue
-        print(f"{head}: {piece['record']['seconds']:.0f} s", flush=True)
+        _LOG.info("%s: %.0f s", head, piece["record"]["seconds"])
         _append(partial, piece)
         pieces.append(piece)
     if failed:
@@ -210,7 +213,7 @@ def _run_commands(job: Job, places: Places, out: Path) -> Iterator[float]:
             )
         if done.returncode not in job.codes:
             end = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LAST:]
-            print("\n".join(end), flush=True)
+            _LOG.warning("\n".join(end))
             raise UserError(
                 f"{job.key}: `{written_out(words)}` ended with {done.returncode}; all that it "
                 f"said is in {log}"

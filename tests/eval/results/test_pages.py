@@ -64,6 +64,15 @@ def test_numbers_of_the_readme_stand_between_marks(root):
     )
 
 
+def test_marks_stand_within_a_quotation_too(root):
+    measurement = tiny(job("a", figure(20)))
+    run(measurement, wish(root), current(root))
+    (pages.TEMPLATES / "README.best.md").write_text("> - best\n")
+    text = "> <!-- results: best -->\n> - old\n> <!-- end of results -->\n> - more\n"
+    (root / "README.md").write_text(text)
+    assert opened(root, measurement).texts()[Path("README.md")] == text.replace("old", "best")
+
+
 def test_a_page_that_was_edited_differs(root):
     measurement = tiny(job("a", figure(20)))
     run(measurement, wish(root), current(root))

@@ -46,8 +46,6 @@ TYPED = {
     "parity_onnx",
     "parity_openvino",
     "parity_qnn",
-    "plans",
-    "pruning",
     "published",
     "recipes",
     "reduce_range",
