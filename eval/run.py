@@ -19,7 +19,7 @@ from eval.score.options import EvaluateOptions, add_option
 if TYPE_CHECKING:
     from eval.data.dataset import DataSet
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("eval.run")  # not __main__, which is nobody's
 
 HEAD = 2**16  # bytes of averages.json in which its keys are looked for
 

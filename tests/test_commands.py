@@ -2,6 +2,7 @@
 narrow terminal.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compress import publish, rank_blocks, route, run, sensitivity, train, upscale
+from compress import photographs, publish, rank_blocks, route, run, sensitivity, train, upscale
 from compress.core.arguments import usable_device, usable_seed
 from compress.core.errors import UserError
 from compress.recipe.inputs import paths_in
@@ -194,6 +195,19 @@ def test_numbers(here, capsys, main, arguments, option, value):
     assert sorted(p.name for p in here.iterdir()) == ["photos"]
 
 
+@pytest.mark.parametrize("option", ["--threads", "--profile"])
+@pytest.mark.parametrize("value", ["0", "-1", "9" * 30, "1.5", "x", ""])
+def test_numbers_of_an_exported_program(monkeypatch, capsys, option, value):
+    # where an export copies it to
+    monkeypatch.setitem(sys.modules, "export.targets.host.photographs", photographs)
+    host = importlib.import_module("export.targets.host.command")
+    monkeypatch.setattr(sys, "argv", ["run.py", "a.png", f"{option}={value}"])
+    with pytest.raises(SystemExit) as end:
+        host.main()
+    assert end.value.code == 2
+    assert f"{option}: '{value}': choose a whole number from 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["-1", "nan", "inf", "x", ""])
 def test_measures(capsys, value):
     said = refused(capsys, curve.main, "RUN", "-o", "c.png", f"--x-max={value}")
@@ -210,9 +224,7 @@ def test_every_number_of_a_command_has_its_limits():
         and ("type=int," in text or "type=float," in text)
     ]
     assert {path.relative_to(ROOT).as_posix() for path in commands} == {
-        # These stand alone in an exported folder, and check their numbers themselves.
-        "compress/photographs/batch.py",
-        "export/targets/host/command.py",
+        "compress/photographs/batch.py",  # stands alone in exported folders, checks them itself
     }
 
 

@@ -64,6 +64,38 @@ class _Compiler(ModuleType):
         return (lambda function: function) if marked is None else marked
 
 
+class _Submodules(MetaPathFinder, Loader):
+    """While the stand-in is there: who imports a part of the compiler gets the real whole.
+
+    A part that ran under the stand-in would find it half empty.
+    """
+
+    def __init__(self, compiler: _Compiler):
+        self.compiler = compiler
+        self.loaded: dict[str, ModuleSpec | None] = {}  # what each module says of itself
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a part that importing the compiler has loaded; None for all else."""
+        if not name.startswith(f"{COMPILER}."):
+            return None
+        _put_back(self.compiler)
+        importlib.import_module(COMPILER)
+        if name not in sys.modules:
+            return None  # the usual finders go on
+        self.loaded[name] = sys.modules[name].__spec__
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """The module as it is loaded."""
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: it ran already. The import system has put our spec on it, which goes."""
+        module.__spec__ = self.loaded.pop(module.__name__)
+
+
 @contextmanager
 def without_compiler() -> Iterator[None]:
     """Let imports find a stand-in for torch's compiler, unless it is imported already.
@@ -76,11 +108,14 @@ def without_compiler() -> Iterator[None]:
         yield
         return
     compiler = _Compiler()
+    submodules = _Submodules(compiler)
+    sys.meta_path.insert(0, submodules)
     sys.modules[COMPILER] = compiler
     vars(torch)["_dynamo"] = compiler  # as importing a submodule does
     try:
         yield
     finally:
+        sys.meta_path.remove(submodules)
         _put_back(compiler)
 
 

@@ -14,6 +14,7 @@ import logging
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.core import folders
 from compress.core.arguments import whole_number
@@ -22,10 +23,10 @@ from compress.core.files import write_text
 from compress.core.program import command_parser
 from eval.results import provenance
 from eval.results.measurement import NEEDS, Measurement, Short
-from eval.results.pages import Pages, differing
-from eval.results.places import Places
-from eval.results.registry import MEASUREMENTS
-from eval.results.running import Wish, run, session_here, why_not
+
+if TYPE_CHECKING:
+    from eval.results.pages import Pages
+    from eval.results.running import Wish
 
 _LOG = logging.getLogger("eval.results")  # not __main__, which is nobody's
 
@@ -58,6 +59,8 @@ def chosen(only: str | None) -> list[Measurement]:
     Raises:
         UserError: One that there is not.
     """
+    from eval.results.registry import MEASUREMENTS  # brings torch, as --help does not
+
     if only is None:
         return list(MEASUREMENTS.values())
     names = [name.strip() for name in only.split(",")]
@@ -88,7 +91,7 @@ def given(options: argparse.Namespace) -> dict[str, Path]:
     return paths
 
 
-def describe(measurements: list[Measurement], pages: Pages, known: Mapping[str, Path]) -> None:
+def describe(measurements: list[Measurement], pages: "Pages", known: Mapping[str, Path]) -> None:
     """Print state, time and what is needed beside what is `known`."""
     width = max(len(measurement.name) for measurement in measurements)
     for measurement in measurements:
@@ -98,8 +101,10 @@ def describe(measurements: list[Measurement], pages: Pages, known: Mapping[str, 
         print(f"{measurement.name:{width}}  {state:18} {took:14} {measurement.title}{end}")
 
 
-def measure(measurements: list[Measurement], wish: Wish) -> int:
+def measure(measurements: list[Measurement], wish: "Wish") -> int:
     """Run measurements; returns how many of them could not be run or failed."""
+    from eval.results.running import run, session_here, why_not
+
     left = 0
     session = session_here(wish.places.root)
     for measurement in measurements:
@@ -116,8 +121,10 @@ def measure(measurements: list[Measurement], wish: Wish) -> int:
     return left
 
 
-def write_pages(pages: Pages, check: bool) -> None:
+def write_pages(pages: "Pages", check: bool) -> None:
     """Write the pages that differ, or raise UserError where there are any."""
+    from eval.results.pages import differing
+
     texts = pages.texts()
     changed = differing(pages.root, texts)
     if check and changed:
@@ -132,6 +139,12 @@ def write_pages(pages: Pages, check: bool) -> None:
 def main(argv: list[str]) -> int:
     """Run the command; returns 1 if a measurement could not be run or failed."""
     options = parser().parse_args(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from eval.results.pages import Pages
+    from eval.results.places import Places
+    from eval.results.registry import MEASUREMENTS
+    from eval.results.running import Wish
+
     root = provenance.ROOT
     provenance.check_clone(root)
     results = root / provenance.RESULTS if options.out is None else options.out

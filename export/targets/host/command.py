@@ -25,13 +25,15 @@ from .runtimes import RUNTIMES, load
 from .strips import StripError
 from .tiles import chosen, upscale_bytes
 
+MOST_DIGITS = 6  # of a number that counts threads or runs
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of run.py."""
     parser = argparse.ArgumentParser(prog="run.py", description=(__doc__ or "").split(":")[0])
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="photographs")
     batch.add_arguments(parser, convert=True)
-    parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's)")
+    parser.add_argument("--threads", type=_count, help="CPU threads (default: the runtime's)")
     parser.add_argument(
         "--graphs",
         choices=["model", "parts"],
@@ -48,9 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--folder", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS
     )
     parser.add_argument(
-        "--profile", type=int, metavar="RUNS", help="print load time, memory and latency as JSON"
+        "--profile", type=_count, metavar="RUNS", help="print load time, memory and latency as JSON"
     )
     return parser
+
+
+def _count(text: str) -> int:
+    """The number in `text`, from 1 on."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
+    if not is_number or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': choose a whole number from 1 to 999,999")
+    return int(text)
 
 
 def main() -> int:

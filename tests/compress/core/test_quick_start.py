@@ -34,3 +34,32 @@ def test_a_program_of_somebody_else_keeps_diffusers_as_it_is():
         "assert not any(type(f).__name__ == '_BeforeDiffusers' for f in sys.meta_path)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+IMPORT = """
+import sys, torch
+from compress.core.quick_start import without_compiler
+finders = list(sys.meta_path)
+with without_compiler():
+    import torch._dynamo.{part}
+    from torch._dynamo import config
+    assert torch._dynamo.{part}.__spec__.name == "torch._dynamo.{part}"
+    assert torch._dynamo.__file__.endswith("__init__.py")
+assert sys.meta_path == finders
+assert sys.modules["torch._dynamo"] is torch._dynamo
+assert torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item() == 2
+"""
+
+
+def test_a_part_of_the_compiler_brings_the_whole():
+    """Torchao and torchvision import such parts; a plan of SD 2.1 imports them."""
+    subprocess.run([sys.executable, "-c", IMPORT.format(part="utils")], check=True)
+
+
+def test_a_plan_that_imports_transformers():
+    done = subprocess.run(
+        [sys.executable, "-m", "compress.run", "passionsr_w8a8", "source.size=sd21", "--plan"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
