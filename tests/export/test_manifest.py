@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tiny_export import tiny_export
 from support.tiny_model import quantised, tiny
 
 from compress.core.errors import UserError
@@ -25,7 +26,6 @@ from compress.quant.placement import Placement
 from compress.recipe.export_options import ExportOptions
 from export.graphs.export_onnx import summary
 from export.graphs.probes import probes
-from export.parity.rows import failures
 from export.targets.contract import Parts
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.export_folder import export, finish
@@ -33,17 +33,10 @@ from export.targets.host import arithmetic, tiles
 from export.targets.host.folder import sha256
 from export.targets.manifest import tiles_fix
 
-OPTIONS = ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
-    model, out = tiny(), tmp_path_factory.mktemp("exported") / "onnx"
-    made = export(model, out, OPTIONS)
-    assert failures(made.rows) is None
-    assert not out.exists(), "nothing may stand under the final name before it is checked"
-    assert finish(out, None) == out
-    return model, out
+    return tiny(), tiny_export(tmp_path_factory)
 
 
 def test_manifest(folder):

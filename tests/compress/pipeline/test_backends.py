@@ -1,6 +1,5 @@
 """What upscales a photograph: a run's verified ONNX files, or torch; and the sentence on it."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.tiny_export import WEIGHTS, tiny_export
 from support.tiny_model import tiny
 
 from compress.core.errors import UserError
@@ -15,25 +15,15 @@ from compress.model.sr_model import MARGIN
 from compress.pipeline import backends, onnx_files
 from compress.pipeline.backends import choose_backend
 from compress.pipeline.onnx_files import why_not
-from compress.recipe.export_options import ExportOptions
 from export.graphs.probes import probes
-from export.parity.rows import failures
-from export.targets.export_folder import export, finish
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "run"
     run.mkdir()
-    (run / "model.safetensors").write_bytes(b"the weights")
-    made = export(
-        tiny(),
-        run / "onnx",
-        ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1),
-        hashlib.sha256(b"the weights").hexdigest(),
-    )
-    assert failures(made.rows) is None
-    finish(run / "onnx", None)
+    (run / "model.safetensors").write_bytes(WEIGHTS)
+    tiny_export(tmp_path_factory).rename(run / "onnx")
     return run
 
 

@@ -2,18 +2,18 @@
 
 import json
 import os
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from PIL import Image
 from skimage import data
+from support.shared_files import made_once
 
 from compress import run, upscale
 from compress.core import folders, marks, weight_file
 from compress.core.locks import locked
-from compress.pipeline import runner
+from compress.pipeline import exports, runner
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model, parse_pass, parse_source
 from compress.recipe.recipe import load_recipe
@@ -33,24 +33,31 @@ def call(function, *arguments):
     return exit.value.code
 
 
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def run_killed_and_resumed(root: Path) -> None:
+    """Fill `root` with a run that was killed before its reports and completed later, and its cache.
+
+    What the killed one left is in `killed.json`.
+    """
+    out, cache = root / "first", root / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "write_reports", stop)
+        code = call(run.main, *QUICK, "--out", out, "--cache", cache)
+    left = sorted(path.name for path in root.iterdir())
+    (root / "killed.json").write_text(json.dumps({"code": code, "left": left}))
+    with pytest.MonkeyPatch.context() as patch:  # what was finished is not done again
+        patch.setattr(runner, "compress", stop)
+        patch.setattr(exports, "export", stop)
+        assert call(run.main, *QUICK, "--out", out, "--cache", cache, "--resume") == 0
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run and the cache it filled.
-
-    The first worker that needs it makes it; each has a copy.
-    """
-    base = tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
-    with FileLock(f"{made}.lock"):
-        if not made.is_dir():
-            partial = tmp_path_factory.mktemp("making")
-            assert (
-                call(run.main, *QUICK, "--out", partial / "first", "--cache", partial / "cache")
-                == 0
-            )
-            partial.rename(made)
-    root = tmp_path_factory.mktemp("run")
-    shutil.copytree(made, root, dirs_exist_ok=True)
+    """A finished run and the cache it filled."""
+    root = made_once(tmp_path_factory, "finished", run_killed_and_resumed)
     return root / "first", root / "cache"
 
 
@@ -102,23 +109,9 @@ def test_second_run_answers_from_the_cache(finished, capsys):
     )
 
 
-def test_killed_run_leaves_nothing_under_the_final_name_and_resumes(finished, monkeypatch, capsys):
-    out, cache = finished
-    killed = out.with_name("killed")
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_reports", stop)
-        assert call(run.main, *QUICK, "--out", killed, "--cache", cache) == 130
-    assert not killed.exists()
-    assert killed.with_name(".killed.partial").is_dir()
-    # What was finished is not done again.
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "compress", stop)
-        assert call(run.main, *QUICK, "--out", killed, "--cache", cache, "--resume") == 0
-    assert (killed / "report.html").is_file()
+def test_a_killed_run_leaves_nothing_under_the_final_name(finished):
+    killed = json.loads((finished[0].parent / "killed.json").read_text())
+    assert killed == {"code": 130, "left": [".first.partial", "cache"]}
 
 
 def test_another_recipe_does_not_overwrite(finished, capsys):

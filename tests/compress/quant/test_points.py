@@ -180,6 +180,15 @@ def cpu(tiny):
     )
 
 
+@pytest.fixture(scope="module")
+def cpu_file(cpu, tmp_path_factory):
+    """The decoder of `cpu`, exported."""
+    (file,) = export_onnx(
+        cpu[0], tmp_path_factory.mktemp("cpu"), lr_size=(32, 32), stems=("decoder",)
+    )
+    return file
+
+
 def test_cpu_quantises_what_convolutions_put_out_and_its_sums(cpu):
     model, figures = cpu
     assert figures["placement"] == "cpu with outputs"
@@ -208,18 +217,15 @@ def test_cpu_quantises_what_convolutions_put_out_and_its_sums(cpu):
     assert not any(".attention." in name for name in model.denoiser.points.names())
 
 
-def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, tmp_path):
+def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, cpu_file, tmp_path):
     """By the graph that onnxruntime makes of it; GroupNorm's affine is one operator."""
     model, _ = cpu
-    export_onnx(model, tmp_path, lr_size=(32, 32), stems=("decoder",))
     options = ort.SessionOptions()
     options.log_severity_level, options.optimized_model_filepath = (
         3,
         str(tmp_path / "optimised.onnx"),
     )
-    ort.InferenceSession(
-        str(tmp_path / "decoder.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    ort.InferenceSession(cpu_file, options, providers=["CPUExecutionProvider"])
     kinds = [n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node]
     layers = [
         m
@@ -236,7 +242,7 @@ def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, tmp_path):
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         simulated = model.decoder(x)
-    ran = session(tmp_path / "decoder.onnx", 1).run(None, {"clean_latent": x.numpy()})[0]
+    ran = session(cpu_file, 1).run(None, {"clean_latent": x.numpy()})[0]
     error = torch.from_numpy(ran) - simulated
     assert (
         error.norm() < 0.06 * simulated.norm()
@@ -346,14 +352,13 @@ def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
     assert abs(ran - expected.numpy()).max() < 0.02
 
 
-def test_maps_in_parts_change_no_code(cpu, tmp_path, monkeypatch):
+def test_maps_in_parts_change_no_code(cpu, cpu_file, tmp_path, monkeypatch):
     """GroupNorm's affine and SiLU a few channels at a time; moments without a map of squares."""
     model, _ = cpu
+    monkeypatch.setattr("export.graphs.cpu_forms.norms.PART", 2**12)
+    (parted,) = export_onnx(model, tmp_path, lr_size=(32, 32), stems=("decoder",))
     results, kinds = [], []
-    for part in (2**22, 2**12):
-        monkeypatch.setattr("export.graphs.cpu_forms.norms.PART", part)
-        export_onnx(model, tmp_path / str(part), lr_size=(32, 32), stems=("decoder",))
-        file = tmp_path / str(part) / "decoder.onnx"
+    for file in (cpu_file, parted):
         graph = onnx.load(file).graph
         kinds.append([n.op_type for n in graph.node])
         squares = {

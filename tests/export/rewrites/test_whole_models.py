@@ -137,7 +137,10 @@ def test_the_whole_nano(nano_file):
             "rewrite 'qnm' is unknown (did you mean 'qnn'?); choose a target (qnn",
         ),
         (["/nowhere.onnx", "--for", "qnn", "-o", "o.onnx"], "/nowhere.onnx: no such ONNX file"),
-        (["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"], "--chunk 0 is too small"),
+        (
+            ["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"],
+            "--chunk '0': choose a whole number from 1",
+        ),
     ],
 )
 def test_refusals(capsys, tmp_path, monkeypatch, arguments, words):
