@@ -15,7 +15,8 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
-from compress.core.program import program_name
+from compress.core.log import add_options
+from compress.core.program import command_parser
 from compress.recipe.cache_entry import Entry, entries, problem
 from compress.recipe.cache_folders import remove, sweep
 
@@ -127,7 +128,7 @@ def prune(root: Path, most: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program_name("compress.cache"), description=DESCRIPTION)
+    parser = command_parser("compress.cache", description=DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="entries, the last used first, with sizes and ages")
     listing.add_argument(
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-size", required=True, metavar="SIZE", help="what may stay, such as 10GB"
     )
     for action in (listing, pruning):
+        add_options(action)
         action.add_argument(
             "--cache", type=Path, help="the folder (default ~/.cache/diffusion-sr-compress)"
         )

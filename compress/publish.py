@@ -12,13 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_weights, write_text
-from compress.core.program import program_name
-from compress.core.tensors import check_fit
-from compress.recipe.checkpoint import MODEL_FILE, load_model, parse_source, save_model
+from compress.core.program import command_parser
 from compress.recipe.run_files import LEDGER, read_ledger
 
 DESCRIPTION = (
@@ -61,7 +57,7 @@ def made_of(ledger: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program_name("compress.publish"), description=DESCRIPTION)
+    parser = command_parser("compress.publish", description=DESCRIPTION)
     parser.add_argument("run", type=Path)
     parser.add_argument(
         "family", help="the source family whose nano size has this structure, such as adcsr"
@@ -74,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    import torch
+
+    from compress.core.tensors import check_fit
+    from compress.recipe.checkpoint import MODEL_FILE, load_model, parse_source, save_model
+
     run, out = options.run, options.out
     file = run / LEDGER
     if not file.is_file():

@@ -8,19 +8,17 @@ Prints the blocks, the least important first, and the list that the pass `depth_
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from diffusers import UNet2DConditionModel
-
-from compress.core.arguments import usable_seed
+from compress.core.arguments import LARGEST_SIDE, MOST_IMAGES, usable_seed, whole_number
 from compress.core.errors import UserError, command
-from compress.core.program import program_name
-from compress.cost.cost import Cost
-from compress.cost.count import measure
-from compress.data.calibration import calibration_images
-from compress.model.sr_model import SRModel
-from compress.pruning.importance import importances
-from compress.recipe.checkpoint import load_model
+from compress.core.program import command_parser
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.cost.cost import Cost
+    from compress.model.sr_model import SRModel
 
 DESCRIPTION = (
     "Rank a UNet's blocks by what skipping them changes: `python -m compress.rank_blocks "
@@ -31,7 +29,7 @@ DESCRIPTION = (
 LEAST_ERROR = 1e-12  # mean square error below which images count as equal: 120 dB
 
 
-def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
+def rank(model: "SRModel", images: "list[torch.Tensor]") -> list[tuple[str, float]]:
     """(block, PSNR in dB), the least important block first.
 
     The PSNR is of the model's output without the block against that with it.
@@ -43,13 +41,19 @@ def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
     Raises:
         UserError: The denoiser is another network.
     """
-    unet = getattr(model.denoiser, "unet", None)
+    from diffusers import UNet2DConditionModel
+
+    from compress.data.calibration import as_values
+    from compress.pruning.importance import importances
+
+    denoiser = model.component("denoiser", "rank_blocks")
+    unet = getattr(denoiser, "unet", None)
     if not isinstance(unet, UNet2DConditionModel):
-        kind = type(model.denoiser).__name__
+        kind = type(denoiser).__name__
         raise UserError(f"the denoiser is a {kind}; only diffusers' UNets have blocks to rank")
 
-    def run() -> list[torch.Tensor]:
-        return [model.network(image).clamp(0, 1) for image in images]
+    def run() -> "list[torch.Tensor]":
+        return [model.image_of(values).clamp(0, 1) for values in as_values(model, images)]
 
     errors = importances(unet, run)
     rows = [(name, -10 * math.log10(max(error, LEAST_ERROR))) for name, error in errors.items()]
@@ -57,22 +61,30 @@ def rank(model: SRModel, images: list[torch.Tensor]) -> list[tuple[str, float]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program_name("compress.rank_blocks"), description=DESCRIPTION
-    )
+    parser = command_parser("compress.rank_blocks", description=DESCRIPTION)
     parser.add_argument("model", help="a run directory or a model.safetensors")
     parser.add_argument(
         "--data", default="embedded", help="folder of LR photographs (default: %(default)s)"
     )
-    parser.add_argument("--images", type=int, default=8)
     parser.add_argument(
-        "--size", type=int, default=64, help="side of their crops (default: %(default)s)"
+        "--images",
+        type=whole_number("--images", most=MOST_IMAGES),
+        default=8,
+        metavar="N",
+        help="how many of them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=whole_number("--size", most=LARGEST_SIDE),
+        default=64,
+        metavar="N",
+        help="side of their crops (default: %(default)s)",
     )
     parser.add_argument("--seed", type=usable_seed, default=0)
     return parser
 
 
-def table(rows: list[tuple[str, float]], cost: Cost) -> str:
+def table(rows: list[tuple[str, float]], cost: "Cost") -> str:
     """(block, PSNR without it in dB) as text, with the parameters and paper MACs of each block."""
     lines = [f"{'block':<32}{'PSNR without, dB':>18}{'params k':>10}{'paper MMACs':>13}"]
     for name, psnr in rows:
@@ -88,6 +100,11 @@ def table(rows: list[tuple[str, float]], cost: Cost) -> str:
 def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from compress.cost.count import measure
+    from compress.data.calibration import calibration_images
+    from compress.recipe.checkpoint import load_model
+
     model = load_model(options.model)
     if options.size % model.multiple:
         raise UserError(

@@ -11,22 +11,24 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from compress.core import folders
-from compress.core.arguments import default_device, usable_device, usable_seed
+from compress.core.arguments import (
+    LARGEST_SIDE,
+    add_device,
+    chosen_device,
+    number,
+    usable_seed,
+    whole_number,
+)
 from compress.core.errors import command
 from compress.core.files import MADE_BY, check_file, check_weights, write_text
-from compress.core.program import program_name
-from compress.data.degradation import PRESETS
+from compress.core.log import add_options
+from compress.core.program import command_parser
+from compress.data.presets import PRESETS
+from compress.photographs.batch import SCALE
+from compress.photographs.header import MIN_SIDE
 from compress.pipeline.routed import add_choice, check_choice, check_model, describe
-from compress.recipe.checkpoint import load_model
-from compress.routing.comparing import compare, degrade_originals, open_partners
 from compress.routing.config import RouterConfig
-from compress.routing.router import Router
-from compress.routing.text import table, training_report
-from compress.routing.training import train_router
-from compress.training import losses
 
 DESCRIPTION = (
     "Send each tile of a large photograph the cheapest way that is good enough: train and judge a "
@@ -37,6 +39,8 @@ COUNTS = ("tiles", "crop", "cnn_steps", "steps", "batch")
 
 def train(options: argparse.Namespace) -> None:
     """Train a router, write it and its record, and print how well it does."""
+    from compress.routing.text import training_report
+
     record = check_weights(options.out, "-o", [Path(options.model)])
     workdir = options.workdir or options.out.with_suffix(".work")
     with folders.occupied(workdir, "--workdir") as own:
@@ -49,6 +53,13 @@ def train(options: argparse.Namespace) -> None:
 
 def _train_in(workdir: Path, options: argparse.Namespace) -> dict:
     """Train with checkpoints in `workdir` and write the router; returns its figures."""
+    # What computes brings torch with it. It takes seconds, which --help need not wait for.
+    import torch
+
+    from compress.recipe.checkpoint import load_model
+    from compress.routing.router import Router
+    from compress.routing.training import train_router
+
     config = RouterConfig(
         folders=tuple(options.data),
         metric=options.metric,
@@ -61,7 +72,7 @@ def _train_in(workdir: Path, options: argparse.Namespace) -> dict:
     )
     model = load_model(options.model)
     router = Router(options.tile, options.overlap)
-    figures = train_router(config, model, router, workdir, torch.device(options.device))
+    figures = train_router(config, model, router, workdir, torch.device(chosen_device(options)))
     figures["model"] = describe(options.model)
     router.notes = {"model": figures["model"], "metric": config.metric}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +82,12 @@ def _train_in(workdir: Path, options: argparse.Namespace) -> dict:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Compare routed tiles with the model on every tile; print the figures and write them."""
+    from compress.recipe.checkpoint import load_model
+    from compress.routing.comparing import compare, degrade_originals, open_partners
+    from compress.routing.router import Router
+    from compress.routing.text import table
+    from compress.training import losses
+
     if options.out:
         check_file(options.out, "-o", [Path(options.model), Path(options.router)])
     model = load_model(options.model)
@@ -99,9 +116,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program_name("compress.route"), description=DESCRIPTION)
+    parser = command_parser("compress.route", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
+    add_options(shared)
     shared.add_argument("--lpips-weights", help="a file with pyiqa's names")
     shared.add_argument("--lpips-net", default="squeeze", choices=("squeeze", "alex", "vgg"))
     shared.add_argument("--degradation", default="mild", choices=tuple(PRESETS))
@@ -133,23 +151,31 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     for name in COUNTS:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=int,
+            type=whole_number(f"--{name.replace('_', '-')}"),
             default=getattr(defaults, name),
             metavar="N",
             help="default: %(default)s",
         )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=number("--tolerance"),
         default=defaults.tolerance,
         help="loss of the metric that the default threshold may cost on held-out tiles "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--tile", type=int, default=128, help="side of a tile in LR pixels (default: %(default)s)"
+        "--tile",
+        type=whole_number("--tile", MIN_SIDE, LARGEST_SIDE),
+        default=128,
+        help="side of a tile in LR pixels (default: %(default)s)",
     )
-    parser.add_argument("--overlap", type=int, default=32)
-    parser.add_argument("--device", default=default_device(), type=usable_device)
+    parser.add_argument(
+        "--overlap",
+        type=whole_number("--overlap", 0, LARGEST_SIDE),
+        default=32,
+        help="pixels that neighbouring tiles have in common (default: %(default)s)",
+    )
+    add_device(parser, "where the router learns")
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -159,9 +185,14 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr", help="folder with their LR partners under the same names (default: degrade them)"
     )
-    parser.add_argument("--limit", type=int, help="only the first N images")
     parser.add_argument(
-        "--side", type=int, help="centre crops of at most this side of the originals"
+        "--limit", type=whole_number("--limit"), metavar="N", help="only the first N images"
+    )
+    parser.add_argument(
+        "--side",
+        type=whole_number("--side", SCALE * MIN_SIDE, LARGEST_SIDE),
+        metavar="N",
+        help="centre crops of at most this side of the originals",
     )
     parser.add_argument("-o", "--out", type=Path, help="the figures as JSON")
     add_choice(parser)

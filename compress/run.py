@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.core import folders
-from compress.core.arguments import default_device, usable_device
+from compress.core.arguments import LARGEST_SIDE, add_device, chosen_device, whole_number
 from compress.core.errors import command
 from compress.core.identity import default_root
+from compress.core.log import LEVELS, set_level
 from compress.core.memory import keep_freed_memory
-from compress.core.program import program_name
+from compress.core.program import command_parser
 
 if TYPE_CHECKING:
     from compress.recipe.recipe import Recipe
@@ -29,7 +30,7 @@ DESCRIPTION = (
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program_name("compress.run"), description=DESCRIPTION)
+    parser = command_parser("compress.run", description=DESCRIPTION)
     parser.add_argument("recipe", help="a YAML file, such as recipes/passionsr_w8a8.yaml")
     parser.add_argument(
         "overrides",
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="with --plan: for machines")
     parser.add_argument(
         "--lr",
-        type=int,
+        type=whole_number("--lr", most=LARGEST_SIDE),
         default=128,
         metavar="N",
         help="with --plan: side of the input (default 128)",
@@ -59,26 +60,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-cache", action="store_true", help="run every pass; only a killed run's own are reused"
     )
-    parser.add_argument(
-        "--device",
-        type=usable_device,
-        help="where passes learn (default: cuda where there is such a GPU, else cpu)",
-    )
+    add_device(parser, "where passes learn")
     return parser
 
 
 def _print_plan(recipe: "Recipe", side: int, for_machines: bool) -> None:
     """Print what `recipe` costs, after a check of what follows its passes."""
-    from compress.pipeline.exports import check_exports
-    from compress.recipe.plan import plan, published_accounting
+    from compress.core.quick_start import without_compiler
+    from compress.pipeline.export_checks import check_exports
+    from compress.recipe.plan import plan_model, published_accounting
     from compress.recipe.plan_text import as_json, as_text
     from eval.metric.metrics import check_names
 
-    check_exports(recipe, packages=False)
     check_names(recipe.eval.metrics)
     size = (side, side)
     write = as_json if for_machines else as_text
-    print(write(recipe, plan(recipe, size), published_accounting(recipe, size)))
+    with without_compiler():
+        model, rows = plan_model(recipe, size)
+        check_exports(recipe, model, packages=False)
+        text = write(recipe, rows, published_accounting(recipe, size))
+    print(text)
 
 
 def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
@@ -90,6 +91,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
 
     if not is_main():
         # Of several processes one speaks.
+        set_level(LEVELS["quiet"])
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 open until the end
     out = options.out if options.out is not None else Path("runs") / recipe.name
     cache = options.cache or default_root()
@@ -97,7 +99,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
         recipe,
         out,
         cache=None if options.no_cache else cache,
-        device=torch.device(options.device or default_device()),
+        device=torch.device(chosen_device(options)),
         resume=options.resume,
         overwrite=options.overwrite,
     )

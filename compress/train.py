@@ -8,17 +8,18 @@ while the training goes on.
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.core import folders
 from compress.core.config import override, read_yaml, validate
 from compress.core.errors import command
 from compress.core.files import check_weights
 from compress.core.memory import keep_freed_memory
-from compress.core.processes import is_main
-from compress.core.program import program_name
-from compress.stages.averaged import export_averaged
-from compress.stages.recipe import TrainRecipe
-from compress.stages.trainer import train_model
+from compress.core.program import command_parser
+from compress.recipe.shipped import find_recipe
+
+if TYPE_CHECKING:
+    from compress.stages.recipe import TrainRecipe
 
 RUNS = Path("runs/train")
 SUMMARY = (__doc__ or "").splitlines()[0]
@@ -26,9 +27,11 @@ SUMMARY = (__doc__ or "").splitlines()[0]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog=program_name("compress.train"), description=SUMMARY)
-    p.add_argument("recipe")
-    p.add_argument("overrides", nargs="*", metavar="key=value")
+    p = command_parser("compress.train", description=SUMMARY)
+    p.add_argument("recipe", help="a YAML file or a shipped recipe, such as train/osediff_nano")
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as seed=3 source.size=nano"
+    )
     p.add_argument("--workdir", type=Path, help="checkpoints (default runs/train/NAME)")
     p.add_argument(
         "-o", "--out", type=Path, help="weights (default WORKDIR/NAME.safetensors, fp16)"
@@ -46,9 +49,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Train as the command line says, or take the weights of a training that goes on."""
     options = parser().parse_intermixed_args(argv)
-    recipe_file = Path(options.recipe)
-    given = override(read_yaml(options.recipe), options.overrides)
-    recipe = validate(TrainRecipe, given, options.recipe)
+    # What trains brings torch with it. It takes seconds, which --help need not wait for.
+    from compress.core.processes import is_main
+    from compress.stages.recipe import TrainRecipe
+    from compress.stages.trainer import train_model
+
+    recipe_file = find_recipe(options.recipe)
+    given = override(read_yaml(recipe_file), options.overrides)
+    recipe = validate(TrainRecipe, given, str(recipe_file))
     workdir = options.workdir or RUNS / recipe.name
     if options.export_checkpoint:
         return take_weights(recipe, recipe_file, workdir, options.export_checkpoint)
@@ -60,8 +68,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def take_weights(recipe: TrainRecipe, recipe_file: Path, workdir: Path, out: Path) -> int:
+def take_weights(recipe: "TrainRecipe", recipe_file: Path, workdir: Path, out: Path) -> int:
     """Write the averaged weights of the last checkpoint in `workdir` to `out`."""
+    from compress.stages.averaged import export_averaged
+
     check_weights(out, "--export-checkpoint", [recipe_file])
     progress = export_averaged(workdir, [stage.stage for stage in recipe.stages], out)
     print(f"wrote {out}: {progress['name']} after {progress['steps']} steps")

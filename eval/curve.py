@@ -4,20 +4,23 @@ published systems of the same data set and protocol; as PNG, SVG and an interact
 import argparse
 from pathlib import Path
 
+from compress.core.arguments import number
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
-from compress.core.program import program_name
+from compress.core.program import command_parser
 from eval.reporting.axes import AXES, DEVICE
-from eval.reporting.board import gather
-from eval.reporting.chart import write_chart
-from eval.reporting.curve import SUFFIXES, draw
-from eval.reporting.points import check, choose, device_of, until
 
 
 @command
 def main(argv: list[str]) -> int:
     """Draw the runs named on the command line."""
     args = _arguments(argv)
+    # These bring torch and matplotlib. They take seconds, which --help need not wait for.
+    from eval.reporting.board import gather
+    from eval.reporting.chart import write_chart
+    from eval.reporting.curve import SUFFIXES, draw
+    from eval.reporting.points import check, choose, device_of, until
+
     out = Path(args.out)
     check(args.metric, args.x)
     if out.suffix.lower() not in SUFFIXES:
@@ -37,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program_name("eval.curve"), description=__doc__)
+    parser = command_parser("eval.curve", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories that were evaluated"
     )
@@ -51,7 +54,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--x", default="size", help=f"{', '.join(AXES)}; default %(default)s")
     parser.add_argument(
         "--x-max",
-        type=float,
+        type=number("--x-max"),
         help="published systems beyond it are named below the picture, not drawn",
     )
     parser.add_argument("--device", help=f"whose latency; default with --x latency: {DEVICE}")

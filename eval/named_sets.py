@@ -4,9 +4,7 @@ a folder holds one."""
 import argparse
 
 from compress.core.errors import UserError, command
-from compress.core.program import program_name
-from eval.data.dataset import open_data
-from eval.data.folders import DataSpec
+from compress.core.program import command_parser
 from eval.data.named_sets import listing
 
 
@@ -25,6 +23,10 @@ def main(argv: list[str]) -> int:
 
 def _check(folder: str, protocol: str | None) -> int:
     """Print what is in NAME=DIR; returns how many things are odd about it."""
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from eval.data.dataset import open_data
+    from eval.data.folders import DataSpec
+
     if "=" not in folder:
         raise UserError(f"'{folder}': give NAME=DIR, such as realsr={folder}")
     data = open_data(DataSpec(folder, protocol=protocol))
@@ -39,7 +41,7 @@ def _check(folder: str, protocol: str | None) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program_name("eval.named_sets"), description=__doc__)
+    parser = command_parser("eval.named_sets", description=__doc__)
     parser.add_argument(
         "folders",
         nargs="*",

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
-from compress.core.program import program_name
-from eval.reporting import rundir
-from eval.reporting.compare import write_comparison
-from eval.reporting.report import collect, write_report
+from compress.core.program import command_parser
 
 
 @command
 def main(argv: list[str]) -> int:
     """Write the report of one run, or the comparison of several."""
     args = _arguments(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from eval.reporting import rundir
+    from eval.reporting.compare import write_comparison
+    from eval.reporting.report import collect, write_report
+
     if args.out is not None:
         check_file(args.out, "-o", args.runs)
     runs = [rundir.read(path) for path in args.runs]
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program_name("eval.report"), description=__doc__)
+    parser = command_parser("eval.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     parser.add_argument(
         "-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html"

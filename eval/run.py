@@ -2,25 +2,24 @@
 restored images."""
 
 import argparse
-import sys
+import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.core import folders, marks
-from compress.core.arguments import usable_device
+from compress.core.arguments import MOST_THREADS, number, usable_device, whole_number
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
 from compress.core.memory import keep_freed_memory
-from compress.core.program import program_name
-from compress.recipe.checkpoint import MODEL_FILE
-from eval.data.dataset import DataSet, open_data
-from eval.data.folders import DataSpec
+from compress.core.program import command_parser
 from eval.data.protocols import PROTOCOLS
-from eval.metric.metrics import METRICS, check_names
-from eval.score.benchmark import evaluate
-from eval.score.cache import default_file
 from eval.score.options import EvaluateOptions, add_option
+
+if TYPE_CHECKING:
+    from eval.data.dataset import DataSet
+
+_LOG = logging.getLogger("eval.run")  # not __main__, which is nobody's
 
 HEAD = 2**16  # bytes of averages.json in which its keys are looked for
 
@@ -33,6 +32,10 @@ def main(argv: list[str]) -> int:
     results are written.
     """
     args = _arguments(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from eval.data.dataset import open_data
+    from eval.data.folders import DataSpec
+
     if not args.source.exists():
         raise UserError(
             f"{args.source}: no such run directory, model file or folder of restored images"
@@ -49,13 +52,15 @@ def main(argv: list[str]) -> int:
         return measure(args.source, data, out, options)
 
 
-def measure(source: Path, data: DataSet, out: Path, options: EvaluateOptions) -> int:
+def measure(source: Path, data: "DataSet", out: Path, options: EvaluateOptions) -> int:
     """Evaluate, write results into `out` and print them; returns the exit code."""
+    from eval.score.benchmark import evaluate
+
     result = evaluate(source, data, replace(options, out=out))
     print(table(result))
     print(f"written: {out / 'metrics.csv'}, {out / 'averages.json'}")
     for name, why in result["problems"].items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
+        _LOG.warning("left out: %s: %s", name, why)
     return 2 if result["problems"] else 0
 
 
@@ -99,6 +104,8 @@ def has_averages(file: Path) -> bool:
 
 def default_out(source: Path, data: str) -> Path:
     """RUN/eval/<data> for a run directory, else ./eval-<source>-<data>."""
+    from compress.recipe.checkpoint import MODEL_FILE
+
     if (source / MODEL_FILE).is_file():
         return source / "eval" / data
     return Path(f"eval-{source.resolve().stem}-{data}")
@@ -106,6 +113,8 @@ def default_out(source: Path, data: str) -> Path:
 
 def table(result: dict[str, Any]) -> str:
     """The averages of `evaluate` as text: better direction beside each, a line for every blank."""
+    from eval.metric.metrics import METRICS
+
     lines = [f"{result['data']}, protocol {result['protocol']}, {result['images']} images"]
     lines += [f"  note: {note}" for note in result.get("notes", ())]
     if result.get("problems"):
@@ -123,6 +132,9 @@ def table(result: dict[str, Any]) -> str:
 
 def _options(args: argparse.Namespace) -> EvaluateOptions:
     """What the command line says of the evaluation, but for `out`."""
+    from eval.metric.metrics import check_names
+    from eval.score.cache import default_file
+
     cache = None if args.no_cache else args.cache or default_file()
     return EvaluateOptions(
         check_names(args.metrics.split(",")),
@@ -138,7 +150,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program_name("eval.run"), description=__doc__)
+    parser = command_parser("eval.run", description=__doc__)
     parser.add_argument(
         "source",
         type=Path,
@@ -162,12 +174,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     add_option(parser, "out", "-o", "--out")
     parser.add_argument("--protocol", help=f"{', '.join(PROTOCOLS)}; default: by the sizes")
     parser.add_argument("--name", help="data set name in the results; default: by the folder")
-    add_option(parser, "limit", type=int, metavar="N")
+    add_option(parser, "limit", type=whole_number("--limit"), metavar="N")
     add_option(parser, "save", metavar="DIR")
     add_option(parser, "convert", action="store_true")
-    add_option(parser, "processes", type=int, metavar="N")
-    add_option(parser, "batch", type=int, metavar="N")
-    add_option(parser, "speedup", type=float, metavar="X")
+    add_option(
+        parser, "processes", type=whole_number("--processes", most=MOST_THREADS), metavar="N"
+    )
+    add_option(parser, "batch", type=whole_number("--batch"), metavar="N")
+    add_option(parser, "speedup", type=number("--speedup"), metavar="X")
     add_option(parser, "cache", type=Path, metavar="FILE")
     parser.add_argument("--no-cache", action="store_true", help="measure everything again")
     add_option(parser, "device", type=usable_device)

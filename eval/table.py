@@ -5,16 +5,19 @@ import argparse
 from pathlib import Path
 
 from compress.core.errors import command
-from compress.core.program import program_name
-from eval.metric.metrics import check_names
-from eval.reporting.board import gather
-from eval.reporting.table import FORMATS, only, render
+from compress.core.program import command_parser
+from eval.reporting.formats import FORMATS
 
 
 @command
 def main(argv: list[str]) -> int:
     """Print the table."""
     args = _arguments(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from eval.metric.metrics import check_names
+    from eval.reporting.board import gather
+    from eval.reporting.table import only, render
+
     metrics = check_names(args.metrics.split(",")) if args.metrics else None
     board = gather(args.runs, args.dataset, beside=args.published != "none")
     if args.published not in ("all", "none"):
@@ -24,7 +27,7 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=program_name("eval.table"), description=__doc__)
+    parser = command_parser("eval.table", description=__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run directories that were evaluated"
     )

@@ -6,17 +6,14 @@ All run in one process with the same threads, and their repeats are interleaved.
 import argparse
 from pathlib import Path
 
+from compress.core.arguments import MOST_THREADS, whole_number
 from compress.core.errors import command
-from compress.core.program import program_name
-from export.timing.folders import compare_folders
-from export.timing.rows import table
+from compress.core.program import command_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog=program_name("export.latency"), description="Measure exported folders side by side"
-    )
+    p = command_parser("export.latency", description="Measure exported folders side by side")
     p.add_argument(
         "folders",
         nargs="+",
@@ -24,8 +21,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="of python -m export.run; the first is the reference",
     )
-    p.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    p.add_argument("--repeats", type=int, default=10)
+    p.add_argument(
+        "--threads",
+        type=whole_number("--threads", most=MOST_THREADS),
+        nargs="+",
+        default=[1, 2],
+        metavar="N",
+        help="CPU threads, a table for each (default: 1 2)",
+    )
+    p.add_argument(
+        "--repeats",
+        type=whole_number("--repeats"),
+        default=10,
+        metavar="N",
+        help="runs of each, of which the median counts (default: %(default)s)",
+    )
     return p
 
 
@@ -33,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Print a table for each number of threads; returns the exit code."""
     arguments = parser().parse_args(argv)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from export.timing.folders import compare_folders
+    from export.timing.rows import table
+
     for threads in arguments.threads:
         rows = compare_folders(arguments.folders, threads=threads, repeats=arguments.repeats)
         print(table(rows))

@@ -13,12 +13,7 @@ from pathlib import Path
 
 from compress.core.errors import command
 from compress.core.files import check_file
-from compress.core.program import program_name
-from export.graphs.storage import files_of
-from export.linting.check import lint
-from export.linting.feeds import feeds_for
-from export.linting.file import read_graph
-from export.linting.report import text
+from compress.core.program import command_parser
 from export.linting.rules import load, targets
 
 DESCRIPTION = "Whether a target's hardware takes a graph"
@@ -26,7 +21,7 @@ DESCRIPTION = "Whether a target's hardware takes a graph"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog=program_name("export.lint"), description=DESCRIPTION)
+    p = command_parser("export.lint", description=DESCRIPTION)
     p.add_argument("file", metavar="FILE.onnx", type=Path)
     p.add_argument("--target", required=True, help=f"one of {', '.join(targets())}")
     p.add_argument("--arch", help="qnn: Hexagon version that figures exist for (default v75)")
@@ -43,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Check one file and print the report."""
     arguments = parser().parse_args(argv)
+    # These bring onnxruntime with them, which --help need not wait for.
+    from export.graphs.storage import files_of
+    from export.linting.check import lint
+    from export.linting.feeds import feeds_for
+    from export.linting.file import read_graph
+    from export.linting.report import text
+
     if arguments.picture:
         check_file(arguments.picture, "--picture", [arguments.file])
     target = load(arguments.target, arguments.arch, arguments.table)

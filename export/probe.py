@@ -16,8 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from compress.core.arguments import number
 from compress.core.errors import UserError, command, nearest
-from compress.core.program import program_name
+from compress.core.program import command_parser
 from export.linting.rules import forms
 from export.probing.measure import SOCS, Simulator, check_python, measure
 from export.probing.precisions import PRECISIONS, widths_of
@@ -28,7 +29,7 @@ DESCRIPTION = "Measure which operators a Hexagon takes"
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog=program_name("export.probe"), description=DESCRIPTION)
+    p = command_parser("export.probe", description=DESCRIPTION)
     p.add_argument(
         "--arch",
         required=True,
@@ -49,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
         default=sys.executable,
         help="a Python that has onnxruntime-qnn (default this one)",
     )
-    p.add_argument("--timeout", type=float, default=60.0, help="seconds a graph (default 60)")
+    p.add_argument(
+        "--timeout", type=number("--timeout", 1), default=60.0, help="seconds a graph (default 60)"
+    )
     p.add_argument("-o", "--out", type=Path, help="default qnn_ARCH.csv")
     return p
 

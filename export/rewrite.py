@@ -9,18 +9,19 @@ goes through the same code; what is stored as integers stays so. The graph must 
 import argparse
 from pathlib import Path
 
+from compress.core.arguments import whole_number
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
-from compress.core.program import program_name
-from export.rewrites.apply import FOR, rewrite_file
+from compress.core.program import command_parser
 from export.rewrites.options import Options
+from export.rewrites.orders import FOR
 
 DESCRIPTION = "Rewrites of an exported graph for phone NPUs"
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    p = argparse.ArgumentParser(prog=program_name("export.rewrite"), description=DESCRIPTION)
+    p = command_parser("export.rewrite", description=DESCRIPTION)
     p.add_argument("file", metavar="FILE.onnx", type=Path)
     p.add_argument(
         "--for",
@@ -29,7 +30,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(FOR)}, or rewrites with commas between",
     )
     p.add_argument(
-        "--chunk", type=int, help="queries that one attention product sees at most (default all)"
+        "--chunk",
+        type=whole_number("--chunk"),
+        metavar="N",
+        help="queries that one attention product sees at most (default all)",
     )
     p.add_argument("-o", "--out", type=Path, required=True)
     return p
@@ -54,13 +58,10 @@ def check_out(file: Path, out: Path) -> None:
 def main(argv: list[str]) -> int:
     """Rewrite one file and print how many places each rewrite changed."""
     arguments = parser().parse_args(argv)
-    if arguments.chunk is not None and arguments.chunk < 1:
-        raise UserError(
-            f"--chunk {arguments.chunk} is too small; give the number of queries, 1 at least, such "
-            "as 512"
-        )
     check_out(arguments.file, arguments.out)
     options = Options(chunk=arguments.chunk)
+    from export.rewrites.apply import rewrite_file  # brings torch, as --help does not
+
     done = rewrite_file(arguments.file, arguments.out, arguments.target, options)
     for name, count in done.items():
         print(f"{name:24}{count:5}")

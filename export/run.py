@@ -10,15 +10,10 @@ from compress.core.errors import UserError, command
 from compress.core.folders import partial_of
 from compress.core.identity import file_digest
 from compress.core.memory import keep_freed_memory
-from compress.core.program import program_name
-from compress.recipe import checkpoint
+from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
-from export.parity import drift
-from export.parity.rows import failures, table
-from export.targets.export_folder import claimed, export, finish
 from export.targets.table import TARGETS, check_dtype, check_options, check_packages
-from export.timing.predicted import describe_predicted
 
 KIBIBYTE = 2**10
 
@@ -29,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
         f"{name}: {', '.join(target.dtypes)} (default {target.default})"
         for name, target in TARGETS.items()
     )
-    p = argparse.ArgumentParser(
-        prog=program_name("export.run"),
+    p = command_parser(
+        "export.run",
         description="Export a compressed model",
         epilog=f"dtypes: {dtypes}",
     )
@@ -84,6 +79,10 @@ def main(argv: list[str]) -> int:
     """Export a model into a folder that is this process' alone; returns the exit code."""
     arguments = parser().parse_args(argv)
     options = options_of(arguments)
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from compress.recipe import checkpoint
+    from export.targets.export_folder import claimed
+
     source = checkpoint.model_path(arguments.run)
     out = source.parent / options.folder if arguments.out is None else arguments.out
     inputs = [source]
@@ -96,6 +95,12 @@ def main(argv: list[str]) -> int:
 
 def write(source: Path, out: Path, options: ExportOptions, with_drift: bool) -> int:
     """Export, verify and list what was written; returns the exit code."""
+    from compress.recipe import checkpoint
+    from export.parity import drift
+    from export.parity.rows import failures, table
+    from export.targets.export_folder import export, finish
+    from export.timing.predicted import describe_predicted
+
     check_packages(options.target)
     model_sha256 = file_digest(source)
     model = checkpoint.load_model(source)

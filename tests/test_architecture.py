@@ -34,6 +34,7 @@ export.rewrites
 export.linting
 export.probing
 export.targets.host
+export.targets.target
 export.targets.contract
 export.parity
 export.timing
@@ -44,6 +45,7 @@ eval.metric
 eval.score
 eval.reporting
 compress.pipeline
+eval.results
 """
 FLOOR_OF = {room: i for i, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 COMMANDS = len(FLOOR_OF)

@@ -2,6 +2,7 @@
 narrow terminal.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -11,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from compress import publish, rank_blocks, route, run, sensitivity, train, upscale
+from compress import photographs, publish, rank_blocks, route, run, sensitivity, train, upscale
 from compress.core.arguments import usable_device, usable_seed
 from compress.core.errors import UserError
 from compress.recipe.inputs import paths_in
 from eval import curve, report
 from eval import run as eval_run
-from export import lint, probe, rewrite
+from eval.results import __main__ as results
+from export import latency, lint, probe, rewrite
 from export import run as export_run
+from export.baselines import __main__ as baselines
 
 ROOT = Path(__file__).parents[1]
 RECIPE = str(ROOT / "recipes" / "minmax_w8a8.yaml")
@@ -159,6 +162,70 @@ def test_seeds_of_recipes(capsys, seed):
     assert "seed" in refused(capsys, run.main, RECIPE, f"seed={seed}", "--plan")
     recipe = ROOT / "recipes" / "train" / "osediff_nano.yaml"
     assert "seed" in refused(capsys, train.main, recipe, f"seed={seed}")
+
+
+OPTIONS = [
+    (run.main, [RECIPE, "--plan"], ["--lr"]),
+    (upscale.main, [NANO, "photos/a.png"], ["--tile"]),
+    (
+        route.main,
+        ["train", NANO, "--data", "embedded", "-o", "r.safetensors"],
+        ["--tiles", "--crop", "--cnn-steps", "--steps", "--batch", "--tile"],
+    ),
+    (route.main, ["eval", NANO, "r.safetensors", "--data", "photos"], ["--limit", "--side"]),
+    (sensitivity.main, [NANO], ["--images", "--size"]),
+    (rank_blocks.main, [NANO], ["--images", "--size"]),
+    (baselines.main, [NANO, "--method", "nncf", "-o", "b"], ["--images"]),
+    (eval_run.main, [NANO, "--data", "embedded"], ["--limit", "--processes", "--batch"]),
+    (results.main, ["-o", "r"], ["--limit", "--steps"]),
+    (latency.main, ["photos"], ["--threads", "--repeats"]),
+    (rewrite.main, ["a.onnx", "--for", "qnn", "-o", "b.onnx"], ["--chunk"]),
+]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "9" * 30, "1.5", "x", ""])
+@pytest.mark.parametrize(
+    ("main", "arguments", "option"),
+    [(main, given, option) for main, given, options in OPTIONS for option in options],
+)
+def test_numbers(here, capsys, main, arguments, option, value):
+    said = refused(capsys, main, *arguments, f"{option}={value}")
+    assert f"{option} '{value}'" in said
+    assert "whole number from" in said
+    assert sorted(p.name for p in here.iterdir()) == ["photos"]
+
+
+@pytest.mark.parametrize("option", ["--threads", "--profile"])
+@pytest.mark.parametrize("value", ["0", "-1", "9" * 30, "1.5", "x", ""])
+def test_numbers_of_an_exported_program(monkeypatch, capsys, option, value):
+    # where an export copies it to
+    monkeypatch.setitem(sys.modules, "export.targets.host.photographs", photographs)
+    host = importlib.import_module("export.targets.host.command")
+    monkeypatch.setattr(sys, "argv", ["run.py", "a.png", f"{option}={value}"])
+    with pytest.raises(SystemExit) as end:
+        host.main()
+    assert end.value.code == 2
+    assert f"{option}: '{value}': choose a whole number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "x", ""])
+def test_measures(capsys, value):
+    said = refused(capsys, curve.main, "RUN", "-o", "c.png", f"--x-max={value}")
+    assert f"--x-max '{value}': choose a number of 0 at least" in said
+
+
+def test_every_number_of_a_command_has_its_limits():
+    """Bare `int` and `float` take 0, negative and endless numbers, which end in tracebacks."""
+    commands = [
+        path
+        for top in ("compress", "export", "eval")
+        for path in (ROOT / top).rglob("*.py")
+        if "argparse" in (text := path.read_text(encoding="utf-8"))
+        and ("type=int," in text or "type=float," in text)
+    ]
+    assert {path.relative_to(ROOT).as_posix() for path in commands} == {
+        "compress/photographs/batch.py",  # stands alone in exported folders, checks them itself
+    }
 
 
 def test_files_of_a_user_are_not_overwritten(here, capsys):

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress import reference
 from compress.cli import SUBCOMMANDS
 from compress.core.config import override, read_yaml, validate
 from compress.core.image import read_image, write_image
 from compress.families import FAMILIES
 from compress.passes import PASSES
+from compress.pipeline import reference_pages as reference
 from compress.recipe.recipe import load_recipe
 from compress.stages.recipe import TrainRecipe
 from eval.metric.metrics import METRICS, check_names

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from compress.data.calibration import as_values
+from compress.model.calls import Values, run_calls
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
 from compress.quant.layers import QuantLayer, SplitConv2d
 from compress.quant.ranges import observe, set_mode, start_ranges
-
-ORDER = ("encoder", "denoiser", "decoder")
 
 
 class Stages:
@@ -22,7 +22,7 @@ class Stages:
 
     Attributes:
         model: What is run.
-        inputs: The inputs of each component by its name, one for each image.
+        inputs: What there is before each component, by its name, for each image.
         restored: The images [1, 3, 4h, 4w] in [0, 1] with the model as it was at first.
     """
 
@@ -30,11 +30,13 @@ class Stages:
     def __init__(self, model: SRModel, images: list[torch.Tensor]):
         """Run `model` on low-resolution `images` [1, 3, h, w] in [0, 1]."""
         self.model = model
-        self.context = model.context()
-        latents = [model.encoder(image) for image in images]
-        clean = [model.clean_latent(latent, self.context) for latent in latents]
-        self.inputs = {"encoder": images, "denoiser": latents, "decoder": clean}
-        self.restored = [model.decoder(latent).clamp(0, 1) for latent in clean]
+        constants = model.constants()
+        known = [{**given, **constants} for given in as_values(model, images)]
+        self.inputs: dict[str, list[Values]] = {}
+        for name, _ in model.components():
+            known = [model.values_before(name, values) for values in known]
+            self.inputs[name] = known
+        self.restored = [model.image_of(values).clamp(0, 1) for values in known]
 
     @torch.no_grad()
     def restore(self, part: str) -> list[torch.Tensor]:
@@ -43,14 +45,7 @@ class Stages:
         Args:
             part: The component from which on it runs again.
         """
-        images = []
-        for x in self.inputs[part]:
-            if part == "encoder":
-                x = self.model.encoder(x)
-            if part != "decoder":
-                x = self.model.clean_latent(x, self.context)
-            images.append(self.model.decoder(x).clamp(0, 1))
-        return images
+        return [self.model.image_of(values).clamp(0, 1) for values in self.inputs[part]]
 
 
 def probing(step: Quantize) -> Quantize:
@@ -76,9 +71,9 @@ def probed_layers(step: Quantize, model: SRModel) -> list[str]:
     twin = copy.deepcopy(model)
     step.convert(twin)
     names: list[str] = []
-    for part in ORDER:
+    for part, component in twin.components():
         if part in step.components:
-            names += [f"{part}.{name}" for name in _layers_in(twin.get_submodule(part))]
+            names += [f"{part}.{name}" for name in _layers_in(component)]
     return names
 
 
@@ -96,6 +91,14 @@ def _layers_in(component: nn.Module) -> list[str]:
     return names
 
 
+def _run_of(model: SRModel, part: str) -> Callable[[Values], torch.Tensor | None]:
+    """A component as a function of what there is before it; all steps of one that has several."""
+    call = model.wiring.call(part)
+    if call.each_step:
+        return model.restore
+    return lambda values: run_calls(model, [call], dict(values))
+
+
 def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
     """A copy of `model` converted by `step`, with all its layers quantised.
 
@@ -107,12 +110,10 @@ def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
     twin = copy.deepcopy(model)
     step.convert(twin)
     search = step.method == "passionsr" and "lbq" not in step.ablate
-    runs: dict[str, Callable[[torch.Tensor], torch.Tensor]]
-    runs = {"encoder": twin.encoder, "decoder": twin.decoder, "denoiser": twin.clean_latent}
     for part in step.components:
         component = twin.get_submodule(part)
         with torch.no_grad():
-            observe(component, runs[part], stages.inputs[part])
+            observe(component, _run_of(twin, part), stages.inputs[part])
             start_ranges(component, search, search)
         set_mode(component, "quantise")
     return twin

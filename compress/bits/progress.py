@@ -1,12 +1,15 @@
 """A file of finished measurements, one a line, under the key of what they depend on."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress.core.errors import UserError
 from compress.core.files import write_text
 from compress.core.json_files import read_lines
+
+_LOG = logging.getLogger(__name__)
 
 
 def first_key(file: Path) -> str | None:
@@ -50,7 +53,7 @@ class Progress:
             write_text(self.file, "".join(json.dumps(line) + "\n" for line in lines))
             return lines[1:]
         if lines:
-            print(f"{self.file}: of another model, data or code; measuring anew")
+            _LOG.warning("%s: of another model, data or code; measuring anew", self.file)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.file, json.dumps({"key": self.key}) + "\n")
         return []

@@ -1,11 +1,13 @@
 """The float model whose layers are measured, and what made it."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from compress.core.errors import UserError
+from compress.core.folders import occupied
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
@@ -14,6 +16,7 @@ from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model, read_header
 from compress.recipe.recipe import Recipe, load_recipe
 from compress.recipe.run_passes import compress
+from compress.recipe.shipped import shipped_recipes
 
 RECIPES = (".yaml", ".yml")
 
@@ -43,16 +46,17 @@ def open_subject(path: str, overrides: list[str], cache: Path, workdir: Path) ->
     """Of a recipe the model before its first quantize pass; of a model file the model itself.
 
     Args:
-        path: A recipe, a run directory or a model.safetensors.
+        path: A recipe or the name of a shipped one, a run directory or a model.safetensors.
         overrides: Of the recipe, as typed.
         cache: The folder of the pass cache.
-        workdir: The folder for checkpoints of long passes.
+        workdir: A folder, in which one gets the checkpoints of long passes: KEY.work, by the key
+            that the pass cache has for the recipe. It goes once they are done.
 
     Raises:
         UserError: The recipe has no quantize pass, the model is quantised, or something cannot be
             read.
     """
-    if path.endswith(RECIPES):
+    if path.endswith(RECIPES) or (path in shipped_recipes() and not Path(path).exists()):
         return _of_recipe(path, overrides, cache, workdir)
     if overrides:
         raise UserError(
@@ -74,7 +78,10 @@ def _of_recipe(path: str, overrides: list[str], cache: Path, workdir: Path) -> S
             before = recipe.passes[:place]
             shortened = recipe.model_copy(update={"passes": before})
             stored = PassCache(cache, recipe.source, recipe.seed)
-            model = compress(shortened, stored, torch.device("cpu"), workdir).model
+            folder = workdir / f"{stored.key(before)}.work"
+            with occupied(folder, "-o"):
+                model = compress(shortened, stored, torch.device("cpu"), folder).model
+                shutil.rmtree(folder)
             return Subject(recipe.source, before, step, model.eval(), recipe, place)
     raise UserError(
         f"{path}: has no pass 'quantize', whose layers and methods are to be measured; add one"

@@ -93,7 +93,7 @@ def how_it_was_made(command: str, lines: list[str]) -> list[str]:
         break_on_hyphens=False,
     )
     return [
-        "Bits per layer by an integer program from the layers' sensitivities, as written by",
+        "Bits per layer by an integer program from the layers' sensitivities. Written by",
         *typed,
         *lines,
         "Codes below 8 bits are stored in 8-bit containers; the size is that of weights packed.",

@@ -1,9 +1,16 @@
-"""What the command lines have in common: devices and seeds, refused before any work."""
+"""What the command lines have in common: devices, seeds and numbers, refused before any work."""
 
+import argparse
+import math
 import re
+from collections.abc import Callable
 
 from compress.core.errors import UserError, nearest
 
+LARGEST_SIDE = 65535  # pixels of a side, as in a JPEG file
+MOST_IMAGES = 10_000  # in memory at once
+MOST_THREADS = 1024
+MOST = 10**9  # of what is counted, where an option has no limit of its own
 LARGEST_SEED = 2**31 - 1  # numpy's own generator takes no more than 32 bits, and stages add to it
 
 
@@ -12,6 +19,27 @@ def default_device() -> str:
     import torch  # takes seconds, which --help need not wait for
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def add_device(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Give `parser` the option --device.
+
+    Its default is None, because what this machine has is asked of torch: `chosen_device` does.
+
+    Args:
+        parser: It gets the option.
+        purpose: What is done there, for its help.
+    """
+    parser.add_argument(
+        "--device",
+        type=usable_device,
+        help=f"{purpose} (default: cuda where there is such a GPU, else cpu)",
+    )
+
+
+def chosen_device(options: argparse.Namespace) -> str:
+    """What --device says, else `default_device()`."""
+    return options.device or default_device()
 
 
 def device_counts() -> dict[str, int]:
@@ -60,3 +88,39 @@ def usable_seed(text: str) -> int:
     if not re.fullmatch("[0-9]{1,19}", text) or int(text) > LARGEST_SEED:
         raise UserError(f"--seed '{text}': choose a whole number from 0 to {LARGEST_SEED}")
     return int(text)
+
+
+def whole_number(option: str, least: int = 1, most: int = MOST) -> Callable[[str], int]:
+    """The type of an option that counts something.
+
+    Args:
+        option: What the user calls it, such as `--limit`.
+        least: The smallest number that it takes.
+        most: The largest.
+
+    Returns:
+        A function of what was typed; it raises UserError for what is no such number.
+    """
+
+    def read(text: str) -> int:
+        digits = re.fullmatch("[0-9]{1,19}", text)
+        if digits is None or not least <= int(text) <= most:
+            raise UserError(f"{option} '{text}': choose a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    return read
+
+
+def number(option: str, least: float = 0.0) -> Callable[[str], float]:
+    """The type of an option that measures something: any finite number above `least`, or it."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < least:
+            raise UserError(f"{option} '{text}': choose a number of {least:g} at least")
+        return value
+
+    return read

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import os
 import re
 import select
@@ -11,8 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from compress.core.extras import missing_package
+from compress.core.log import speaking
 from compress.core.os_errors import as_os_error, sentence
+from compress.core.quick_start import import_quickly
 
+_LOG = logging.getLogger(__name__)
 INTERRUPTED = "interrupted: what was finished is kept; run again with --resume"
 PACKAGES = ("compress", "export", "eval")
 MOST_SHOWN = 120  # characters of one of a user's values in a sentence
@@ -146,6 +150,9 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> int | Non
     except SystemExit as end:  # argparse, after its help
         if end.code:
             raise
+    except Exception:
+        _LOG.debug("where it ended", exc_info=True)
+        raise
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
@@ -163,8 +170,11 @@ def command(main: Callable[[list[str]], int | None]) -> Callable[..., None]:
         if signal.getsignal(signal.SIGINT) is _leave:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _prepare_streams()
+        if argv is None:  # the process is this command, and no program of somebody else's
+            import_quickly()
         try:
-            code = _call(main, sys.argv[1:] if argv is None else argv)
+            with speaking():
+                code = _call(main, sys.argv[1:] if argv is None else argv)
         except UserError as error:
             _fail(str(error))
         except BrokenPipeError:

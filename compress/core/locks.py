@@ -4,6 +4,7 @@ The lock is the system's own: it ends with its process, however that ends.
 """
 
 import errno
+import logging
 import os
 import platform
 import sys
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.core.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 if sys.platform == "win32":
     import msvcrt
@@ -84,10 +87,10 @@ def _take(descriptor: int, file: Path) -> bool:
             return False
         if error.errno not in NO_LOCKS:
             raise
-        print(
-            f"note: {file.parent} is on a file system without locks ({error.strerror}); "
-            "start no second process there",
-            file=sys.stderr,
+        _LOG.warning(
+            "%s is on a file system without locks (%s); start no second process there",
+            file.parent,
+            error.strerror,
         )
     return True
 

@@ -28,6 +28,11 @@ def hardware() -> str:
     return f"{processor()} CPU, {torch.get_num_threads()} threads"
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the weights of `module` lie; it has some."""
+    return next(module.parameters()).device
+
+
 def in_memory_format(module: M, memory_format: torch.memory_format) -> M:
     """`module`, whose weights of four axes are laid out like that from now on.
 

@@ -292,10 +292,10 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
         )
 
     def run(twin: SRModel) -> None:
-        twin.network(torch.empty(1, 3, height, width, device="meta"))
+        twin.image_of(twin.blank(height, width))
 
     rows = _count(model, run, Layer("process", type(model.process).__name__))
-    order = {name: i for i, name in enumerate(SRModel.COMPONENTS)}
+    order = {call.component: i for i, call in enumerate(model.wiring.calls)}
     rows.sort(key=lambda row: order.get(row.component, len(order)))
     return Cost((height, width), tuple(rows))
 

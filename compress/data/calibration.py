@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
-from compress.data.degradation import PRESETS, degrade
+from compress.data.degradation import degrade
 from compress.data.folder import data_hash, embedded_images
+from compress.data.presets import PRESETS
+from compress.model.calls import Values
+from compress.model.components import Components
 from compress.process.resample import SCALE
 
 
@@ -37,6 +41,29 @@ def calibration_images(data: str, count: int, size: int, seed: int) -> list[torc
         image = read_image(paths[i % len(paths)], min_side=size)
         crops.append(_crop(image, size, random))
     return crops
+
+
+def as_values(model: Components, images: list[torch.Tensor]) -> list[Values]:
+    """Calibration images as what a model takes.
+
+    A model that takes a further image is given another of them for it, resampled to its size: a
+    stand-in for a user's own.
+
+    Args:
+        model: Says which images it takes.
+        images: Low-resolution images, float [B, 3, h, w] in [0, 1].
+
+    Returns:
+        Values of each image.
+    """
+    given = []
+    for i, lr in enumerate(images):
+        others = {}
+        for name, size in model.wiring.images.items():
+            other = images[(i + 1) % len(images)]
+            others[name] = F.interpolate(other, size, mode="bicubic", antialias=True).clamp(0, 1)
+        given.append(model.given(lr, others))
+    return given
 
 
 def calibration_pairs(

@@ -6,12 +6,12 @@ batch. All randomness comes from one generator, so a seed gives the same pairs o
 """
 
 import math
-from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
 from compress.data.jpeg import jpeg
+from compress.data.presets import Degradation, SecondOrder, Stage
 
 KERNEL_SIZE = 21
 SMALLEST = 8  # pixels: no stage makes a smaller image
@@ -21,74 +21,6 @@ KERNEL_KINDS = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 # values up to a power of two.
 GREY_LEVELS = 256.0
 LUMA = (0.2989, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One blur-resize-noise-JPEG round.
-
-    Attributes:
-        blur_probability: That there is a blur.
-        blur_sigma: Its standard deviation in pixels, from and to.
-        resize_probability: Of making it larger, smaller, or neither.
-        resize_range: The factor, from and to.
-        gaussian_noise: Its standard deviation in 8-bit units, from and to.
-        poisson_scale: The factor of Poisson noise, from and to.
-        jpeg_quality: From and to, of 100.
-    """
-
-    blur_probability: float
-    blur_sigma: tuple[float, float]
-    resize_probability: tuple[float, float, float]
-    resize_range: tuple[float, float]
-    gaussian_noise: tuple[float, float]
-    poisson_scale: tuple[float, float]
-    jpeg_quality: tuple[float, float]
-
-
-@dataclass(frozen=True, repr=False)
-class SecondOrder:
-    """Two rounds, and what they have in common.
-
-    Attributes:
-        first: The round at the size of the photograph.
-        second: The round at the size of the result.
-        gaussian_probability: Of Gaussian noise; it is Poisson noise otherwise.
-        gray_probability: Of noise without colour.
-        sinc_probability: Of a sinc filter in place of a blur.
-        final_sinc_probability: Of a sinc filter at the end.
-    """
-
-    first: Stage
-    second: Stage
-    gaussian_probability: float = 0.5
-    gray_probability: float = 0.4
-    sinc_probability: float = 0.1
-    final_sinc_probability: float = 0.8
-
-    def __repr__(self) -> str:
-        """By its old name: the key of every pool of a teacher's images holds this text."""
-        values = [f"{field.name}={getattr(self, field.name)!r}" for field in fields(self)]
-        return f"Degradation({', '.join(values)})"
-
-
-# One, or several of which each batch gets one.
-Degradation = SecondOrder | tuple[SecondOrder, ...]
-
-REALESRGAN = SecondOrder(
-    Stage(1.0, (0.2, 3.0), (0.2, 0.7, 0.1), (0.15, 1.5), (1, 30), (0.05, 3.0), (30, 95)),
-    Stage(0.8, (0.2, 1.5), (0.3, 0.4, 0.3), (0.3, 1.2), (1, 25), (0.05, 2.5), (30, 95)),
-)
-# AdcSR's milder setting, nearer to photographs of a present-day camera.
-MILD = SecondOrder(
-    Stage(1.0, (0.1, 1.5), (0.2, 0.7, 0.1), (0.3, 1.5), (1, 15), (0.05, 2.0), (60, 95)),
-    Stage(0.5, (0.1, 1.0), (0.3, 0.4, 0.3), (0.6, 1.2), (1, 12), (0.05, 1.0), (60, 100)),
-)
-PRESETS: dict[str, Degradation] = {
-    "realesrgan": REALESRGAN,
-    "mild": MILD,
-    "mixed": (MILD, REALESRGAN),
-}
 
 
 class _Dice:

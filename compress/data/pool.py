@@ -8,6 +8,7 @@ afterwards, does not fit its checksum and is made again.
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -18,9 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from compress.data.degradation import Degradation, degrade
+from compress.data.degradation import degrade
 from compress.data.folder import RandomCrops
+from compress.data.presets import Degradation
 from compress.process.resample import SCALE
+
+_LOG = logging.getLogger(__name__)
 
 VERSION = 1  # of what a pair is made of; a pool of another version is another pool
 SUM_BYTES = 16
@@ -101,7 +105,7 @@ class TeacherPool:
         """uint8 images [side/4, side/4, 3] and [side, side, 3]."""
         if not np.array_equal(self.sums[k], self._sum(k)):
             if self.sums[k].any():
-                print(f"{self.folder}: pair {k} is damaged; it is made again")
+                _LOG.warning("%s: pair %d is damaged; it is made again", self.folder, k)
             self._make(k)
         return self.lr[k], self.target[k]
 

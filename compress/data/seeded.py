@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from compress.data.degradation import Degradation, degrade
+from compress.data.degradation import degrade
+from compress.data.presets import Degradation
 
 
 def seed_of(*key: int) -> int:

@@ -211,9 +211,11 @@ class EdgeSDSRSource(Source):
             decoder = LightDecoder(shape.decoder, shape.decoder_blocks, CHANNELS, shape.shuffle)
             process = Bidirectional(CHANNELS, self.mean, self.variance, self.sigma_min)
         model = SRModel(
-            encoder,
-            CleanDenoiser(unet, process.timestep),
-            decoder,
+            {
+                "encoder": encoder,
+                "denoiser": CleanDenoiser(unet, process.timestep),
+                "decoder": decoder,
+            },
             process,
             colour_fix=self.colour_fix,
             multiple=2 ** len(shape.unet),

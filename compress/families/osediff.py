@@ -136,9 +136,11 @@ class OSEDiffSource(Source):
         process = OneStep(timestep=TIMESTEP)
         # The nano encoder is trained to emit the signal inside z_t (stages/latents.py says why).
         model = SRModel(
-            VAEEncoder(vae, process.signal),
-            UNetDenoiser(unet, process.timestep, context),
-            VAEDecoder(vae),
+            {
+                "encoder": VAEEncoder(vae, process.signal),
+                "denoiser": UNetDenoiser(unet, process.timestep, context),
+                "decoder": VAEDecoder(vae),
+            },
             process,
             colour_fix=self.colour_fix,
             tiling=Tiling(colour_fix="wavelet", margin=MARGIN),

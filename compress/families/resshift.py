@@ -128,9 +128,11 @@ class ResShiftSource(Source):
         own_fix: ColourFix = "wavelet" if nano else "none"
         multiple = unet_config.multiple
         model = SRModel(
-            PairEncoder(vq),
-            PairDenoiser(unet, schedule.timesteps[schedule.last]),
-            CodeDecoder(vq),
+            {
+                "encoder": PairEncoder(vq),
+                "denoiser": PairDenoiser(unet, schedule.timesteps[schedule.last]),
+                "decoder": CodeDecoder(vq),
+            },
             process,
             colour_fix=self.colour_fix or own_fix,
             multiple=multiple,

@@ -3,12 +3,16 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from compress.core.config import Strict
 from compress.model.sr_model import SRModel
+
+# A component as a recipe names it; whether the model has it, `convert` says.
+ComponentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
 class FitContext:

@@ -9,10 +9,14 @@ does on `eval()`, and so has neither parameters nor MACs here; unmerged it holds
 more. RAM's captioner is not built.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import SwinConfig, SwinModel
+
+if TYPE_CHECKING:
+    from transformers import SwinConfig
 
 SIZE = 384
 TAGS = 4585
@@ -52,8 +56,10 @@ def _heads(x: torch.Tensor) -> torch.Tensor:
     return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
-def swin_large() -> SwinConfig:
+def swin_large() -> "SwinConfig":
     """Swin-L as RAM has it."""
+    from transformers import SwinConfig
+
     return SwinConfig(
         image_size=SIZE,
         patch_size=4,
@@ -69,6 +75,8 @@ class Tagger(nn.Module):
 
     def __init__(self):
         super().__init__()
+        from transformers import SwinModel
+
         self.swin = SwinModel(swin_large())
         self.image_proj = nn.Linear(self.swin.num_features, IMAGE_WIDTH)
         self.labels = nn.Parameter(torch.zeros(TAGS, IMAGE_WIDTH))

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from compress.model.sr_model import SRModel, Tiling
 from compress.networks.latent_diffusion import PromptEncoder, UNetDenoiser, VAEDecoder, VAEEncoder
@@ -69,6 +68,8 @@ def build_sd21(colour_fix: str = "adain") -> SRModel:
     Args:
         colour_fix: The model's colour correction, a key of `compress.process.colour.FIXES`.
     """
+    from transformers import CLIPTextConfig, CLIPTextModel  # takes a second; nano sizes need none
+
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SD21_UNET)
         vae = AutoencoderKL(**SD21_VAE)
@@ -77,11 +78,13 @@ def build_sd21(colour_fix: str = "adain") -> SRModel:
         )
     process = OneStep(timestep=TIMESTEP)
     model = SRModel(
-        VAEEncoder(vae),
-        UNetDenoiser(unet, process.timestep),
-        VAEDecoder(vae),
+        {
+            "text_encoder": text_encoder,
+            "encoder": VAEEncoder(vae),
+            "denoiser": UNetDenoiser(unet, process.timestep),
+            "decoder": VAEDecoder(vae),
+        },
         process,
-        text_encoder=text_encoder,
         colour_fix=colour_fix,
         tiling=Tiling(),
     )

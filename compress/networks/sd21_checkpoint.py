@@ -7,7 +7,7 @@ Shapes come from the model that is filled.
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -15,7 +15,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from compress.core.errors import UserError, first_line
 from compress.core.tensors import State, check_fit, few
@@ -23,6 +22,9 @@ from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder
 from compress.networks.osediff_file import merge_osediff, modern_names, read_osediff
 from compress.networks.variants import variant_of
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 SD21 = "SD 2.1-base weights"
 # Of a folder in diffusers' layout.
@@ -50,7 +52,7 @@ def _unreadable(base: str, part: str, error: Exception) -> UserError:
 def _pretrained(kind: Any, base: str, part: str) -> Any:
     """A network of one subfolder, complete, in float32; a UserError for all that can go wrong."""
     options: dict[str, Any] = {"output_loading_info": True}
-    options["dtype" if kind is CLIPTextModel else "torch_dtype"] = torch.float32
+    options["dtype" if part == "text_encoder" else "torch_dtype"] = torch.float32
     variant = variant_of(base, part)
     if variant is not None:
         options["variant"] = variant
@@ -66,7 +68,9 @@ def _pretrained(kind: Any, base: str, part: str) -> Any:
     return network
 
 
-def _tokenizer(base: str) -> CLIPTokenizer:
+def _tokenizer(base: str) -> "CLIPTokenizer":
+    from transformers import CLIPTokenizer
+
     try:
         return CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     except _UNREADABLE as error:
@@ -91,7 +95,7 @@ def _is_sd21_768(base: str, unet: UNet2DConditionModel) -> bool:
     return config.get("prediction_type") == "v_prediction"
 
 
-def token_ids(tokenizer: CLIPTokenizer, prompt: str, length: int) -> torch.Tensor:
+def token_ids(tokenizer: "CLIPTokenizer", prompt: str, length: int) -> torch.Tensor:
     """The prompt as int64 [1, length], padded.
 
     Raises:
@@ -108,6 +112,8 @@ def token_ids(tokenizer: CLIPTokenizer, prompt: str, length: int) -> torch.Tenso
 
 def _read_text(encoder: PromptEncoder, base: str, prompt: str) -> PromptEncoder:
     """The encoder with values, as a new one: its position ids are in no state dict."""
+    from transformers import CLIPTextModel
+
     loaded = _pretrained(CLIPTextModel, base, "text_encoder")
     check_fit(
         dict(encoder.text_model.named_parameters()),

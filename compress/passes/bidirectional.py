@@ -127,6 +127,7 @@ class BidirectionalConditioning(Pass):
             UserError: The model has no VAE encoder and noise-predicting UNet, or earlier passes
                 have replaced the layers that change.
         """
+        model.check_plain("pass 'bidirectional'")
         encoder = model.encoder
         denoiser = model.denoiser
         process = model.process

@@ -9,10 +9,9 @@ from torch import nn
 from compress.binary.config import BinaryConfig, Method
 from compress.binary.layers import BinaryLayer, binarise
 from compress.core.errors import UserError, nearest
-from compress.model.passes import Pass
+from compress.model.passes import ComponentName, Pass
 from compress.model.sr_model import SRModel
 
-Component = Literal["encoder", "denoiser", "decoder"]
 Layers = dict[str, nn.Module]
 
 
@@ -31,7 +30,7 @@ class Binarize(Pass):
         "bimacosr",
         description="How layers are made binary; compress/binary/config.py has the formulae.",
     )
-    components: tuple[Component, ...] = Field(
+    components: tuple[ComponentName, ...] = Field(
         ("denoiser",), min_length=1, description="Components whose layers are replaced."
     )
     binary: bool = Field(True, description="Keep the binary branch of `bimacosr`.")
@@ -69,7 +68,7 @@ class Binarize(Pass):
         config = self._config()
         layers: dict[str, Layers] = {}
         for part in self.components:
-            layers[part] = plain_layers(getattr(model, part))
+            layers[part] = plain_layers(model.component(part, "pass 'binarize': components"))
             if not layers[part]:
                 raise UserError(
                     f"pass 'binarize': no convolution or linear layer is left in the {part}; list "

@@ -71,6 +71,7 @@ class DecoderJoin(Pass):
             UserError: They are no UNet and no autoencoder's decoder with plain convolutions, or the
                 model's denoiser adds to a latent.
         """
+        model.check_plain("pass 'decoder_join'")
         decoder = model.decoder
         denoiser = model.denoiser
         if not isinstance(decoder, VAEDecoder) or not isinstance(denoiser, UNetDenoiser):

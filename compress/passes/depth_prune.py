@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.core.errors import UserError, nearest
-from compress.data.calibration import calibration_hash, calibration_images
+from compress.data.calibration import as_values, calibration_hash, calibration_images
 from compress.data.config import Calibration
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
@@ -179,7 +179,8 @@ class DepthPrune(Pass):
         return list(listed)
 
     def _unet(self, model: SRModel) -> UNet2DConditionModel:
-        unet = getattr(model.denoiser, "unet", None)
+        denoiser = model.component("denoiser", "pass 'depth_prune'")
+        unet = getattr(denoiser, "unet", None)
         if not isinstance(unet, UNet2DConditionModel):
             raise UserError(
                 f"pass 'depth_prune': drops blocks of diffusers' UNet; the denoiser is a "
@@ -222,8 +223,11 @@ class DepthPrune(Pass):
         config = self.calibration
         images = calibration_images(config.data, config.images, config.size, context.seed)
         with torch.no_grad(), observing(heavy) as moments:
-            for image in tqdm(images, desc="depth_prune: observing", leave=False):
-                before.network(image.to(context.device))
+            images = [image.to(context.device) for image in images]
+            for values in tqdm(
+                as_values(before, images), desc="depth_prune: observing", leave=False
+            ):
+                before.image_of(values)
         errors = {}
         for name in heavy:
             errors[name] = round(fit_shortcut(plain(light[name]), moments[name]), 6)

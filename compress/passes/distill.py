@@ -40,6 +40,7 @@ class Distill(DistillConfig):
         Raises:
             UserError: A pattern of `train` matches nothing, or the decoder does not suit a loss.
         """
+        model.check_plain("pass 'distill'")
         self.trained_names(model)
         if not hasattr(model.decoder, "features"):
             raise UserError(

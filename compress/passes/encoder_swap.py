@@ -65,9 +65,11 @@ class EncoderSwap(Pass):
         """Swap the encoder.
 
         Raises:
-            UserError: The denoiser is no UNet with a plain first convolution, it starts from the
-                encoder's moments, or the latent is no whole number of times smaller than the image.
+            UserError: The model is no plain one, the denoiser is no UNet with a plain first
+                convolution, it starts from the encoder's moments, or the latent is no whole number
+                of times smaller than the image.
         """
+        model.check_plain("pass 'encoder_swap'")
         smaller = 1 / model.latent_ratio
         factor = round(smaller)
         if isinstance(model.process, Bidirectional):

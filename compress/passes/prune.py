@@ -8,16 +8,15 @@ from pydantic import ConfigDict, Field
 from torch import nn
 from tqdm import tqdm
 
-from compress.data.calibration import calibration_hash, calibration_images
+from compress.data.calibration import as_values, calibration_hash, calibration_images
 from compress.data.config import Calibration
-from compress.model.passes import FitContext, Pass
+from compress.model.passes import ComponentName, FitContext, Pass
 from compress.model.sr_model import SRModel
 from compress.pruning.cut import cut
 from compress.pruning.graph import channel_graph
 from compress.pruning.observe import Moments
 from compress.pruning.score import activation_scores, l1_scores
 
-Component = Literal["encoder", "denoiser", "decoder"]
 Channels = Literal["first", "dependency", "l1", "activation"]
 
 
@@ -83,7 +82,7 @@ class ChannelPruning(Pass):
             "what they can linearly tell of the lost ones in the weights."
         ),
     )
-    components: tuple[Component, ...] = Field(
+    components: tuple[ComponentName, ...] = Field(
         ("denoiser",), description="Components whose channels are cut."
     )
     calibration: Calibration = Field(
@@ -94,7 +93,8 @@ class ChannelPruning(Pass):
     def convert(self, model: SRModel) -> None:
         """Cut the channels; without `activation` the values are final."""
         for name in self.components:
-            prune_component(getattr(model, name), name, self.ratio, self.channels)
+            part = model.component(name, f"pass '{self.pass_}': components")
+            prune_component(part, name, self.ratio, self.channels)
 
     @torch.no_grad()
     def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
@@ -108,10 +108,11 @@ class ChannelPruning(Pass):
         before = context.before(self.pass_)
         config = self.calibration
         images = calibration_images(config.data, config.images, config.size, context.seed)
+        images = [image.to(context.device) for image in images]
 
         def watch() -> None:
-            for image in tqdm(images, desc="prune: observing", leave=False):
-                before.network(image.to(context.device))
+            for values in tqdm(as_values(before, images), desc="prune: observing", leave=False):
+                before.image_of(values)
 
         for name in self.components:
             fit_component(getattr(model, name), getattr(before, name), name, self.ratio, watch)

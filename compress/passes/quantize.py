@@ -13,7 +13,7 @@ from compress.core.errors import UserError
 from compress.data.calibration import calibration_hash, calibration_images, calibration_pairs
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
-from compress.passes.quantize_config import Component, QuantizeConfig, Width
+from compress.passes.quantize_config import QuantizeConfig, Width
 from compress.quant.boundary_layers import find_boundary_layers
 from compress.quant.distributed import Options
 from compress.quant.explicit import reserve_factors
@@ -174,7 +174,7 @@ class Quantize(QuantizeConfig):
             names += bits.names
         return names
 
-    def _components_with_points(self) -> tuple[Component, ...]:
+    def _components_with_points(self) -> tuple[str, ...]:
         """The components whose tensors between operators are quantised."""
         if self.placement != "compat":
             return self.components

@@ -11,10 +11,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from compress.core.config import Strict
 from compress.data.config import Calibration
-from compress.model.passes import Pass
+from compress.model.passes import ComponentName, Pass
 from compress.quant.affine import BITS
 
-Component = Literal["encoder", "denoiser", "decoder"]
+COMPONENTS = ("encoder", "denoiser", "decoder")  # what is quantised unless a recipe says so
 # Keys that only `method: passionsr` has.
 LEARNED = ("explicit", "low_rank", "equalise", "polish", "ablate")
 
@@ -82,8 +82,8 @@ class QuantizeConfig(Pass):
             "encoder and decoder), or from every n-th row (placement `cpu`, in the decoder)."
         ),
     )
-    components: tuple[Component, ...] = Field(
-        ("encoder", "denoiser", "decoder"), description="Components that are quantised."
+    components: tuple[ComponentName, ...] = Field(
+        COMPONENTS, description="Components that are quantised."
     )
     weight_scheme: Literal["symmetric", "asymmetric"] = Field(
         "symmetric",

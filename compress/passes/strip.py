@@ -160,7 +160,7 @@ class Strip(Pass):
         Raises:
             UserError: The model has nothing to strip, or earlier passes have replaced the layers.
         """
-        denoiser = model.denoiser
+        denoiser = model.component("denoiser", "pass 'strip'")
         if isinstance(denoiser, PairDenoiser):
             self._strip_pair(model, denoiser)
         elif isinstance(denoiser, UNetDenoiser):

@@ -14,13 +14,12 @@ import torch
 
 from compress.core.errors import UserError
 from compress.model.sr_model import MARGIN, SRModel
+from compress.pipeline.backend_names import BACKENDS
 from compress.pipeline.onnx_files import UnusableError, VerifiedFiles, find_verified_files
 from compress.recipe.checkpoint import load_model
 from export.targets.host import tiles
 from export.targets.host.runtimes import load
 from export.targets.host.strips import StripError
-
-BACKENDS = ("auto", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from eval.reporting.pictures import open_entry
 from eval.score.benchmark import evaluate
 from eval.score.options import EvaluateOptions
 from eval.score.sources import key_of_file
+
+_LOG = logging.getLogger(__name__)
 
 LEAST_ERROR = 1e-10  # mean square error below which images count as equal: 100 dB
 
@@ -108,7 +111,7 @@ def _evaluate(
 ) -> dict:
     """Averages of one model on one data set, measured unless they are in `folder`."""
     if not (folder / "averages.json").is_file():
-        print(f"evaluate: {candidate.name} on {data.name}")
+        _LOG.info("evaluate: %s on %s", candidate.name, data.name)
         options = EvaluateOptions(
             recipe.eval.metrics,
             recipe.eval.iqa_weights,

@@ -1,61 +1,26 @@
-"""The exported files of a run: what its recipe asks for, checked early and made late."""
+"""The exported files of a run: what its recipe asks for."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
-from compress.core.errors import UserError
 from compress.core.files import write_text
 from compress.core.identity import file_digest
-from compress.data.calibration import calibration_images
 from compress.model.sr_model import SRModel
-from compress.recipe.checkpoint import MODEL_FILE, convert_all
+from compress.recipe.checkpoint import MODEL_FILE
 from compress.recipe.export_options import ExportOptions
 from compress.recipe.recipe import Recipe
 from compress.recipe.run_files import read_figures, read_manifest
-from export.graphs.export_onnx import check_low_bits, export_onnx
+from export.graphs.export_onnx import export_onnx
 from export.parity.rows import failures
 from export.targets.export_folder import export, finish
-from export.targets.parts import check_no_packed_weights, choose_parts
-from export.targets.table import check_options, check_packages, choose_target
 from export.timing.files import compare
 from export.timing.rows import Row
 
+_LOG = logging.getLogger(__name__)
+
 SPEED_REPEATS = 10  # runs of each file, of which the median counts
-
-
-def check_exports(recipe: Recipe, packages: bool = True) -> None:
-    """What `export` of a recipe asks for, against its model's structure; no weight is read.
-
-    Args:
-        recipe: Of any source and passes.
-        packages: Also look for what each target needs on this machine.
-
-    Raises:
-        UserError: A target, dtype, component, chip, rewrite or size that cannot be, or a package
-            that is missing; with the entry's place in the recipe.
-    """
-    if not recipe.export:
-        return
-    model = convert_all(recipe.source, recipe.passes)
-    for index, spec in enumerate(recipe.export):
-        try:
-            _check_export(model, spec)
-            if packages:
-                check_packages(spec.target)
-        except UserError as error:
-            raise UserError(f"export.{index}: {error}") from None
-
-
-def _check_export(model: SRModel, options: ExportOptions) -> None:
-    check_options(options)
-    parts = choose_parts(model, choose_target(options.target), options)
-    check_low_bits(model, options.low_bits)
-    if options.target != "onnx":
-        check_no_packed_weights(parts)
-    if options.target != "onnx" or set(parts.stems) != {"model"}:
-        # The calibration photographs must be large enough.
-        calibration_images(options.calibration, 1, max(options.lr_size), options.seed)
 
 
 def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict[str, list]:
@@ -78,7 +43,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
     for spec in recipe.export:
         file = run / spec.folder / "figures.json"
         if not file.is_file():
-            print(f"export: {spec.target}")
+            _LOG.info("export: %s", spec.target)
             write_text(file, json.dumps(_export_one(recipe, spec, source, model, run)))
         figures = read_figures(file)
         for kind, rows in collected.items():
@@ -94,7 +59,7 @@ def _export_one(
     made = export(model, folder, spec, file_digest(run / MODEL_FILE))
     finish(folder, failures(made.rows), keep=True)
     for note in made.notes:
-        print(note)
+        _LOG.info(note)
     speed: list[Row] = []
     if spec.reference and spec.target == "onnx" and "model" in made.graphs:
         speed = _measure_speed(recipe.name, spec, source, folder)

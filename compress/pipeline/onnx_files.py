@@ -12,10 +12,10 @@ from typing import Any
 
 from compress.core.identity import file_digest
 from compress.recipe.checkpoint import MODEL_FILE
+from export.targets.host.chain import WHOLE, further_images, parts
 from export.targets.host.folder import FolderError, read, sha256
 
 FOLDER = "onnx"  # of a run, from `export: [{target: onnx}]`
-PARTS = ("encoder", "denoiser", "decoder")
 
 
 class UnusableError(Exception):
@@ -29,7 +29,7 @@ class VerifiedFiles:
     Attributes:
         folder: Where they lie.
         manifest: What manifest.json says of them.
-        graphs: The graphs to run, in their order: the three parts, or "model" alone.
+        graphs: The graphs to run, in their order: all parts, or "model" alone.
         least_db: The smallest PSNR to torch that was measured when they were exported, in dB.
     """
 
@@ -58,6 +58,11 @@ def find_verified_files(run: Path) -> VerifiedFiles:
     _check_there(run, folder)
     manifest = _read_manifest(folder)
     _check_origin(run, folder, manifest)
+    others = further_images(manifest)
+    if others:
+        raise UnusableError(
+            f"{folder} needs the image '{min(others)}' besides; its own run.py takes it"
+        )
     least_db = _least_parity(folder / "parity.json")
     graphs = _graphs_of(manifest)
     if not graphs:
@@ -133,11 +138,9 @@ def _least_parity(file: Path) -> float:
 
 
 def _graphs_of(manifest: dict[str, Any]) -> list[str]:
-    """The graphs to run: the three parts, else the whole model; empty where there is neither."""
-    graphs = manifest["graphs"]
-    if all(name in graphs for name in PARTS):
-        return list(PARTS)
-    return ["model"] if "model" in graphs else []
+    """The graphs to run: all parts, else the whole model; empty where there is neither."""
+    whole = [WHOLE] if WHOLE in manifest["graphs"] else []
+    return parts(manifest) or whole
 
 
 def _changed_file(folder: Path, files: dict[str, Any], graphs: list[str]) -> Path | None:

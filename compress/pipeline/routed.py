@@ -1,10 +1,18 @@
 """Routing as the commands `route` and `upscale` share it: options, and the model of a router."""
 
 import argparse
+import logging
+from typing import TYPE_CHECKING
 
+from compress.core.arguments import number
 from compress.core.errors import UserError
-from compress.recipe.checkpoint import dump, read_header
-from compress.routing.router import Router
+
+if TYPE_CHECKING:
+    from compress.routing.router import Router
+
+_LOG = logging.getLogger(__name__)
+
+SHARPEST = 10.0  # R, or its loss, is within this: tanh, or 100 dB in units of 10
 
 
 def describe(path: str) -> str:
@@ -13,6 +21,8 @@ def describe(path: str) -> str:
     Args:
         path: A run directory or a model.safetensors.
     """
+    from compress.recipe.checkpoint import dump, read_header  # brings torch, as --help does not
+
     source, passes = read_header(path)
     fields = dump(source)
     names = [f"{fields['family']} {fields.get('size', '')}".strip()]
@@ -20,25 +30,25 @@ def describe(path: str) -> str:
     return " + ".join(names)
 
 
-def check_model(router: Router, path: str) -> None:
+def check_model(router: "Router", path: str) -> None:
     """Say where a router was trained for another model: its predictions are of that one's gains."""
     model = describe(path)
     trained_for = router.notes.get("model")
     if model != trained_for:
-        print(f"note: this router was trained for {trained_for}, the model is {model}")
+        _LOG.warning("this router was trained for %s, the model is %s", trained_for, model)
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """Add --threshold and --budget, which say how much to save."""
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=number("--threshold", -SHARPEST),
         help="quality that a run of the model must bring, in LPIPS or in "
         "10 dB (default: the router's own)",
     )
     parser.add_argument(
         "--budget",
-        type=float,
+        type=number("--budget"),
         help="instead: for each image a share of the MACs of the model on every tile",
     )
 

@@ -15,10 +15,11 @@ from compress.core.files import check_name, write_text
 from compress.core.processes import is_main, main_first, own_device
 from compress.model.sr_model import SRModel
 from compress.pipeline.evaluations import evaluate_both, open_all
-from compress.pipeline.exports import check_exports, export_all
+from compress.pipeline.export_checks import check_exports
+from compress.pipeline.exports import export_all
 from compress.pipeline.reports import write_reports
 from compress.recipe.cache import PassCache, code_version
-from compress.recipe.checkpoint import MODEL_FILE, load_model, save_model
+from compress.recipe.checkpoint import MODEL_FILE, convert_all, load_model, save_model
 from compress.recipe.inputs import check_inputs, paths_in
 from compress.recipe.recipe import Recipe, resolved, to_yaml
 from compress.recipe.run_files import LEDGER, RECIPE, read_ledger
@@ -140,7 +141,7 @@ class Runner:
     def _run(self) -> None:
         began = time.time()
         # A mistake in what follows the passes shows before hours of work.
-        check_exports(self.recipe)
+        check_exports(self.recipe, convert_all(self.recipe.source, self.recipe.passes))
         open_all(self.recipe)
         check_inputs(self.recipe.passes)
         source, model, record = self._models()

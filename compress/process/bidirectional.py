@@ -16,6 +16,7 @@ of the HR image.
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -52,6 +53,10 @@ class Bidirectional(nn.Module):
     """
 
     steps = 1
+    inputs = ("latent",)  # the values that it reads
+    period = PERIOD  # pixels of the latent after which it repeats itself
+    # The clean latent as a weighted sum of what is read, and of the prediction.
+    factors: ClassVar[dict[str, float]] = {"latent": 0.0, "prediction": 1.0}
     noise: torch.Tensor
 
     def __init__(

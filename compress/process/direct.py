@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -9,6 +10,11 @@ import torch
 @dataclass(frozen=True)
 class Direct:
     """No noise to subtract: the prediction is the clean latent."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("latent",)  # the values that it reads
+    period: ClassVar[int] = 1  # pixels of the latent after which it repeats itself
+    # The clean latent as a weighted sum of what is read, and of the prediction.
+    factors: ClassVar[dict[str, float]] = {"latent": 0.0, "prediction": 1.0}
 
     steps: int = 1
 

@@ -10,6 +10,7 @@ so an error in `eps` reaches the clean latent about fifteen times larger.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +32,9 @@ def alphas_cumprod(
 class OneStep:
     """The process of a one-step model: the clean latent from one prediction at a fixed timestep."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("latent",)  # the values that it reads
+    period: ClassVar[int] = 1  # pixels of the latent after which it repeats itself
+
     timestep: int = 999
     steps: int = 1
     alpha_bar: float = field(init=False)
@@ -48,6 +52,11 @@ class OneStep:
     def noise(self) -> float:
         """sqrt(1 - abar_t): the scale of the noise inside z_t."""
         return math.sqrt(1.0 - self.alpha_bar)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The clean latent as a weighted sum of the latent and the prediction."""
+        return {"latent": 1 / self.signal, "prediction": -self.noise / self.signal}
 
     def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
         """x0 from z_t `latent` and the epsilon `prediction`, both [B, C, h, w].

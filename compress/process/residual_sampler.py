@@ -36,6 +36,8 @@ class ResidualSampler(nn.Module):
         UserError: The sampler is unknown.
     """
 
+    inputs = ("latent",)  # the values that it reads
+    period = PERIOD  # pixels of the latent after which it repeats itself
     noise: torch.Tensor
 
     def __init__(self, schedule: ResidualShift, sampler: Sampler, channels: int = 3):
@@ -55,6 +57,11 @@ class ResidualSampler(nn.Module):
     def steps(self) -> int:
         """How often the denoiser is called."""
         return 1 if self.sampler == "one_step" else self.schedule.steps
+
+    @property
+    def factors(self) -> dict[str, float] | None:
+        """The clean latent as a weighted sum of what is read and the prediction, for one step."""
+        return {"latent": 0.0, "prediction": 1.0} if self.steps == 1 else None
 
     def draws(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
         """Noise [1, C, h, w] for a map [B, C, h, w], of one step after the other."""

@@ -8,15 +8,17 @@ weights of a tile's corner would be 0.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from compress.process.strips import shares, spans
 
 VARIANCE = 0.01  # of the weights, in units of the tile
-Function = Callable[[torch.Tensor], torch.Tensor]
+Function = Callable[..., torch.Tensor]  # of a piece of the map, and of those beside it
+Beside = Sequence[tuple[torch.Tensor, float]]  # further maps, and their side by that of the first
 
 
 def gaussian_weights(height: int, width: int) -> torch.Tensor:
@@ -80,9 +82,20 @@ def _axis_weights(
     return [torch.from_numpy(weight) for weight in weights]
 
 
+def _run_tile(
+    function: Function, maps: Beside, top: int, bottom: int, left: int, right: int
+) -> torch.Tensor:
+    """What the function makes of a tile, whose place is given in pixels of the first map."""
+    pieces = []
+    for x, scale in maps:
+        rows = slice(round(top * scale), round(bottom * scale))
+        columns = slice(round(left * scale), round(right * scale))
+        pieces.append(x[..., rows, columns])
+    return function(*pieces)
+
+
 def _blended_row(
-    function: Function,
-    band: torch.Tensor,
+    run: Callable[[int, int], torch.Tensor],
     columns: list[tuple[int, int]],
     along_y: torch.Tensor,
     along_x: list[torch.Tensor],
@@ -91,8 +104,7 @@ def _blended_row(
     """The weighted sum of one row of tiles, and the type in which the function gives its result.
 
     Args:
-        function: See `tiled`.
-        band: The rows of the map that the tiles cover.
+        run: The result of the tile between two columns.
         columns: First column and the one after the last of each tile.
         along_y: The tiles' weights along y.
         along_x: Each tile's weights along x.
@@ -101,22 +113,29 @@ def _blended_row(
     Returns:
         The sum in float32 or better.
     """
-    left, right = columns[0]
-    piece = function(band[..., left:right])
+    piece = run(*columns[0])
     wide = torch.promote_types(piece.dtype, torch.float32)
-    buffer = piece.new_zeros(*piece.shape[:3], round(band.shape[-1] * scale), dtype=wide)
+    buffer = piece.new_zeros(*piece.shape[:3], round(columns[-1][1] * scale), dtype=wide)
     for i, ((left, right), weights) in enumerate(zip(columns, along_x, strict=True)):
         if i > 0:
-            piece = function(band[..., left:right])
+            piece = run(left, right)
         weight = torch.outer(along_y, weights)
         buffer[..., round(left * scale) : round(right * scale)] += piece * weight.to(buffer)
     return buffer, piece.dtype
 
 
 def tiled_rows(
-    function: Function, x: torch.Tensor, how: Cut, scale: float = 1.0
+    function: Function, x: torch.Tensor, how: Cut, scale: float = 1.0, beside: Beside = ()
 ) -> Iterator[torch.Tensor]:
     """As `tiled`, in strips from top to bottom, each given as soon as it is complete.
+
+    Args:
+        function: Maps [B, C, h, w], and the pieces of the maps beside it, to [B, C', h*scale,
+            w*scale].
+        x: [B, C, H, W].
+        how: The tiles, in pixels of `x`.
+        scale: How many times larger the result is.
+        beside: Further maps, cut at the same places and given to `function` behind the first.
 
     Yields:
         [B, C', rows, W*scale].
@@ -125,8 +144,9 @@ def tiled_rows(
     tops, tall = how.places(height)
     lefts, wide = how.places(width)
     if len(tops) == len(lefts) == 1:
-        yield function(x)
+        yield function(x, *(other for other, _ in beside))
         return
+    maps = [(x, 1.0), *beside]
     rows = spans(tops, tall, how.margin)
     columns = spans(lefts, wide, how.margin)
     margin = round(how.margin * scale)
@@ -134,8 +154,8 @@ def tiled_rows(
     along_x = _axis_weights(lefts, wide, scale, margin, centre=0.5 * (round(wide * scale) - 1))
     rest: torch.Tensor | None = None  # of the tiles above: what those of the next row add to
     for i, (top, bottom) in enumerate(rows):
-        band = x[..., top:bottom, :]
-        buffer, dtype = _blended_row(function, band, columns, along_y[i], along_x, scale)
+        run = partial(_run_tile, function, maps, top, bottom)
+        buffer, dtype = _blended_row(run, columns, along_y[i], along_x, scale)
         if rest is not None:
             buffer[..., : rest.shape[-2], :] += rest
         complete = buffer.shape[-2]
@@ -171,8 +191,12 @@ def tiled(
     Returns:
         [B, C', H*scale, W*scale].
     """
-    height = round(x.shape[-2] * scale)
     strips = tiled_rows(function, x, Cut(tile, overlap, align, margin), scale)
+    return joined(strips, round(x.shape[-2] * scale))
+
+
+def joined(strips: Iterator[torch.Tensor], height: int) -> torch.Tensor:
+    """Strips [B, C, rows, W] from top to bottom as one map [B, C, height, W]."""
     first = next(strips)
     if first.shape[-2] == height:
         return first

@@ -4,20 +4,21 @@ Rounding errors of a row of weights have a mean. The layer's mean input turns it
 shift of the output. The bias takes that back.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from compress.quant.fit import layer_fit
 from compress.quant.layers import QuantLayer
+from compress.quant.objective import Run
 from compress.quant.watch import Layers, watching_inputs
 
 
 @torch.no_grad()
 def correct_biases(
     layers: Layers,
-    run: Callable[[torch.Tensor], torch.Tensor],
-    inputs: list[torch.Tensor],
+    run: Run,
+    inputs: list[Any],
 ) -> int:
     """Set the shift of every layer that has a bias and one group.
 

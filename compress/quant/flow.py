@@ -5,6 +5,7 @@ and what a tensor needs depends on both of its ends. Reading that off a run inst
 classes gives every family of networks the same rules.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,6 @@ from compress.cost.count import meta_copy
 from compress.model.sr_model import SRModel
 from compress.quant.calls import MOVES, NEUTRAL, SCALAR, operator_of, tensors_of
 
-COMPONENTS = ("encoder", "denoiser", "decoder")
 # The side of the image that is recorded, in pixels, where the model takes multiples of less.
 SIDE = 32
 
@@ -173,12 +173,12 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, (nn.Conv2d, nn.Linear)) or hasattr(module, "weight_bits")
 
 
-def record(model: SRModel, only: tuple[str, ...] = COMPONENTS) -> dict[str, Flow]:
+def record(model: SRModel, only: Sequence[str] | None = None) -> dict[str, Flow]:
     """Record the flow of the first call of each component.
 
     Args:
         model: It is not run. A twin without values on the meta device is.
-        only: Names of the components.
+        only: Names of the components; None for all that have an input.
 
     Returns:
         Component's name -> flow.
@@ -186,10 +186,12 @@ def record(model: SRModel, only: tuple[str, ...] = COMPONENTS) -> dict[str, Flow
     twin = meta_copy(model).eval()
     side = max(twin.multiple, SIDE // twin.multiple * twin.multiple)
     flows: dict[str, Flow] = {}
+    if only is None:
+        only = [name for name, _ in twin.components() if twin.wiring.call(name).inputs]
     for name in only:
         _FlowHooks(name, flows).attach(getattr(twin, name))
     with torch.no_grad():
-        twin.network(torch.empty(1, 3, side, side, device="meta"))
+        twin.image_of(twin.blank(side, side))
     return flows
 
 

@@ -37,11 +37,13 @@ def quantizable_layers(model: SRModel, components: Sequence[str]) -> dict[str, F
         Full name, the component's first -> layer, in the order of the modules.
 
     Raises:
-        UserError: There is none, or one belongs to a LoRA adapter that is not merged.
+        UserError: There is none, one belongs to a LoRA adapter that is not merged, or the model has
+            no such component.
     """
     layers: dict[str, FloatLayer] = {}
     for component in components:
-        for name, module in getattr(model, component).named_modules():
+        part = model.component(component, "pass 'quantize': components")
+        for name, module in part.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 layers[f"{component}.{name}"] = module
     if not layers:
@@ -245,7 +247,7 @@ def skip_concatenations(model: SRModel) -> dict[str, int]:
         The layer's full name -> how many input channels lie before the seam. Empty without a UNet
         of diffusers.
     """
-    unet = getattr(model.denoiser, "unet", None)
+    unet = getattr(getattr(model, "denoiser", None), "unet", None)
     if unet is None or not hasattr(unet, "mid_block"):
         return {}
     seams: dict[str, int] = {}

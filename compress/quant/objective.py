@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-Run = Callable[[torch.Tensor], torch.Tensor]
+Run = Callable[[Any], torch.Tensor]  # of one image's input, whatever the function takes
 
 
 def relative_error(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -21,12 +22,12 @@ class Objective:
 
     Attributes:
         run: Runs the component, and what comes after it up to the targets.
-        inputs: One tensor an image.
+        inputs: One an image.
         targets: As many, in the shapes that `run` returns.
     """
 
     run: Run
-    inputs: list[torch.Tensor]
+    inputs: list[Any]
     targets: list[torch.Tensor]
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Observed ranges and initial boundaries of a component in its learning state."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.quant.fit import LayerFit, Mode, RangeFit, layer_fit, range_fit
 from compress.quant.layers import QuantLayer, TensorQuantiser
-from compress.quant.objective import Objective, Run
+from compress.quant.objective import Objective
 
 
 def quant_layers(component: nn.Module) -> list[tuple[str, QuantLayer]]:
@@ -59,7 +59,7 @@ def _observed_tensors(component: nn.Module) -> Iterator[_Observed]:
 
 
 @torch.no_grad()
-def observe(component: nn.Module, run: Run, inputs: list[torch.Tensor]) -> None:
+def observe(component: nn.Module, run: Callable[[Any], object], inputs: list[Any]) -> None:
     """Watch the tensors that have quantisers, in float.
 
     Args:

@@ -6,7 +6,7 @@ of the layer's quantised input, the columns of W are rounded one after another. 
 i did to the output is made up for by the columns that are not rounded yet.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from compress.quant.affine import codes, qparams
 from compress.quant.fit import layer_fit
 from compress.quant.layers import QuantConv2d, QuantLayer
+from compress.quant.objective import Run
 from compress.quant.watch import Layers, watching_inputs
 
 POSITIONS = 4096  # of an input that enter H, per image
@@ -85,8 +86,8 @@ def feedback(
 @torch.no_grad()
 def round_weights(
     layers: Layers,
-    run: Callable[[torch.Tensor], torch.Tensor],
-    inputs: list[torch.Tensor],
+    run: Run,
+    inputs: list[Any],
 ) -> None:
     """Choose the rounding of every layer that has one group.
 

@@ -1,19 +1,22 @@
 """In which order the components of a model are fitted, and against what.
 
-`forward` is PassionSR's: encoder, denoiser, decoder, each against its own float output. `backward`
-is QArtSR's (arXiv 2503.05584, section 3.3): from the decoder to the encoder, each against the
-restored image through the quantised rest, so that errors count by what they do to pixels. `polish`
-then learns all boundaries together against the image.
+`forward` is PassionSR's: one after another in running order, each against its own float output; a
+component of the steps against the clean latent. `backward` is QArtSR's (arXiv 2503.05584, section
+3.3): from the last to the first, each against the restored image through the quantised rest, so
+that errors count by what they do to pixels. `polish` then learns all boundaries together against
+the image.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from compress.data.calibration import as_values
+from compress.model.calls import CLEAN_LATENT, IMAGE, Call, Values, run_calls
 from compress.model.sr_model import SRModel
 from compress.quant.distributed import Fitted, Options, fit_component
-from compress.quant.flow import COMPONENTS, Flow
+from compress.quant.flow import Flow
 from compress.quant.objective import Objective, Schedule, learn
 from compress.quant.ranges import set_mode
 
@@ -23,18 +26,16 @@ class FloatOutputs:
     """What the float model makes of the calibration images, one entry an image.
 
     Attributes:
-        images: Low-resolution images, [1, 3, h, w] in [0, 1].
-        latents: The encoder's.
-        predictions: The denoiser's, of all steps of the process, along the first axis.
-        clean: Clean latents.
-        restored: The decoder's target: restored images, or the photographs.
+        given: The images, as the model takes them.
+        values: All that there is once the model has run, but for what the steps make.
+        predictions: Of all steps of the process, along the first axis.
+        restored: The last component's target: restored images, or the photographs.
         float_error: Where the target is the photographs, the float model's own relative error.
     """
 
-    images: list[torch.Tensor]
-    latents: list[torch.Tensor]
+    given: list[Values]
+    values: list[Values]
     predictions: list[torch.Tensor]
-    clean: list[torch.Tensor]
     restored: list[torch.Tensor]
     float_error: float | None
 
@@ -48,20 +49,28 @@ def float_outputs(
     Args:
         source: The model before its quantisation.
         images: [1, 3, h, w] in [0, 1], of legal sizes.
-        references: Photographs, [1, 3, 4h, 4w], where they are the decoder's target.
+        references: Photographs, [1, 3, 4h, 4w], where they are the last component's target.
     """
-    context = source.context()
-    latents = [source.encoder(x) for x in images]
-    predictions = [torch.cat(source.predictions(z, context)) for z in latents]
-    clean = [source.clean_latent(z, context) for z in latents]
-    restored = [source.decoder(z) for z in clean]
+    given = as_values(source, images)
+    constants = source.constants()
+    wiring = source.wiring
+    all_values = []
+    predictions = []
+    for start in given:
+        values = {**start, **constants}
+        run_calls(source, wiring.before, values)
+        predictions.append(torch.cat(source.all_predictions(values)))
+        values[CLEAN_LATENT] = source.restore(values)
+        run_calls(source, wiring.after, values)
+        all_values.append(values)
+    restored = [values[IMAGE] for values in all_values]
+    outputs = FloatOutputs(given, all_values, predictions, restored, None)
     if references is None:
-        return FloatOutputs(images, latents, predictions, clean, restored, None)
+        return outputs
     total = 0.0
     for image, reference in zip(restored, references, strict=True):
         total += ((image - reference).square().mean() / reference.square().mean()).item()
-    error = total / len(images)
-    return FloatOutputs(images, latents, predictions, clean, references, error)
+    return replace(outputs, restored=references, float_error=total / len(images))
 
 
 def fit_model(
@@ -81,115 +90,110 @@ def fit_model(
         options: What is done.
         flows: The components that are fitted, by name, each with its flow or None. Figures come in
             this order.
-        references: Photographs of the images, [1, 3, 4h, 4w], where they are the decoder's target.
+        references: Photographs of the images, [1, 3, 4h, 4w], where they are the last component's
+            target.
 
     Returns:
         Component's name -> figures for the ledger; `polish` and `float_model` where there are such.
     """
-    outputs = float_outputs(source, images, references)
-    context = model.context()
-    is_backward = options.order == "backward"
-    fit = _fit_backward if is_backward else _fit_forward
+    fitting = _Fitting(model, float_outputs(source, images, references), options)
+    names = [name for name, _ in model.components() if name in flows]
     fitted: dict[str, Fitted] = {}
-    for name in reversed(COMPONENTS) if is_backward else COMPONENTS:
-        if name in flows:
-            fitted[name] = fit(name, model, outputs, options, flows[name], context)
-    polish_error = _polish(model, fitted, outputs, options, context) if options.polish else None
+    for name in reversed(names) if options.order == "backward" else names:
+        fitted[name] = fitting.fit(model.wiring.call(name), flows[name])
+    polish_error = fitting.polish(fitted) if options.polish else None
     figures = {name: fitted[name].freeze() for name in flows}
     if polish_error is not None:
         figures["polish"] = {"error": polish_error}
-    if outputs.float_error is not None:
-        figures["float_model"] = {"error_to_references": outputs.float_error}
+    if fitting.outputs.float_error is not None:
+        figures["float_model"] = {"error_to_references": fitting.outputs.float_error}
     return figures
 
 
-def _polish(
-    model: SRModel,
-    fitted: dict[str, Fitted],
-    outputs: FloatOutputs,
-    options: Options,
-    context: torch.Tensor | None,
-) -> tuple[float, float]:
-    """Learn all boundaries together; returns the error of the image before and after."""
-    parameters = []
-    for part in fitted.values():
-        set_mode(part.component, "quantise")
-        parameters += part.boundaries()
+class _Fitting:
+    """A model while its components are fitted.
 
-    def network(x: torch.Tensor) -> torch.Tensor:
-        return model.decoder(model.clean_latent(model.encoder(x), context))
-
-    objective = Objective(network, outputs.images, outputs.restored)
-    schedule = Schedule(options.polish, options.lr, options.seed)
-    return learn("all: boundaries", parameters, objective, schedule)
-
-
-def _fit_forward(
-    name: str,
-    model: SRModel,
-    outputs: FloatOutputs,
-    options: Options,
-    flow: Flow | None,
-    context: torch.Tensor | None,
-) -> Fitted:
-    """Fit a component against its own float output.
-
-    Its inputs come from the components that are quantised by then, or from the float ones.
+    Args:
+        model: The converted model.
+        outputs: Of the float model.
+        options: What is done.
     """
-    if name == "encoder":
-        encoder = Objective(model.encoder, outputs.images, outputs.latents)
-        return fit_component(name, model.encoder, encoder, options, flow)
-    latents = outputs.latents
-    if options.distributed:
-        latents = _run_all(model.encoder, outputs.images)
 
-    def clean_latent(z: torch.Tensor) -> torch.Tensor:
-        return model.clean_latent(z, context)
+    def __init__(self, model: SRModel, outputs: FloatOutputs, options: Options):
+        self.model = model
+        self.outputs = outputs
+        self.options = options
+        self.constants = model.constants()
 
-    if name == "denoiser":
-        denoiser = Objective(clean_latent, latents, outputs.clean)
+    def fit(self, call: Call, flow: Flow | None) -> Fitted:
+        """Fit one component in the order that the options say."""
+        if self.options.order == "backward":
+            inputs = self._float_inputs(call)
+            objective = Objective(self.model.image_of, inputs, self.outputs.restored)
+            return self._fit(call, objective, flow)
+        inputs = self._inputs(call) if self.options.distributed else self._float_inputs(call)
+        if call.each_step:
+            clean = [values[CLEAN_LATENT] for values in self.outputs.values]
+            predictions = Objective(self._predictions, inputs, self.outputs.predictions)
+            return self._fit(call, Objective(self.model.restore, inputs, clean), flow, predictions)
+        return self._fit(call, Objective(self._run(call), inputs, self._targets(call)), flow)
 
-        def predictions(z: torch.Tensor) -> torch.Tensor:
-            return torch.cat(model.predictions(z, context))
+    def _fit(
+        self, call: Call, objective: Objective, flow: Flow | None, other: Objective | None = None
+    ) -> Fitted:
+        component = getattr(self.model, call.component)
+        return fit_component(call.component, component, objective, self.options, flow, other)
 
-        on_predictions = Objective(predictions, latents, outputs.predictions)
-        return fit_component(name, model.denoiser, denoiser, options, flow, on_predictions)
-    clean = outputs.clean
-    if options.distributed:
-        clean = _run_all(clean_latent, latents)
-    decoder = Objective(model.decoder, clean, outputs.restored)
-    return fit_component(name, model.decoder, decoder, options, flow)
+    def polish(self, fitted: dict[str, Fitted]) -> tuple[float, float]:
+        """Learn all boundaries together; returns the error of the image before and after."""
+        parameters = []
+        for part in fitted.values():
+            set_mode(part.component, "quantise")
+            parameters += part.boundaries()
+        inputs = [{**given, **self.constants} for given in self.outputs.given]
+        objective = Objective(self.model.image_of, inputs, self.outputs.restored)
+        schedule = Schedule(self.options.polish, self.options.lr, self.options.seed)
+        return learn("all: boundaries", parameters, objective, schedule)
+
+    @torch.no_grad()
+    def _inputs(self, call: Call) -> list[Values]:
+        """What there is before a component, by the components that are quantised by then."""
+        found = []
+        for given in self.outputs.given:
+            start = {**given, **self.constants}
+            found.append(self.model.values_before(call.component, start))
+        return found
+
+    def _float_inputs(self, call: Call) -> list[Values]:
+        """What there is before a component in the float model."""
+        names = self.model.wiring.names_before(call.component)
+        return [
+            {name: value for name, value in values.items() if name in names} | self.constants
+            for values in self.outputs.values
+        ]
+
+    def _run(self, call: Call) -> Callable[[Values], torch.Tensor]:
+        """A component as a function of what there is before it."""
+
+        def run(values: Values) -> torch.Tensor:
+            local = dict(values)
+            run_calls(self.model, [call], local)
+            return _joined([local[name] for name in call.outputs])
+
+        return run
+
+    def _targets(self, call: Call) -> list[torch.Tensor]:
+        """What the float model's component puts out."""
+        if call.outputs == (IMAGE,):
+            return self.outputs.restored
+        return [_joined([values[name] for name in call.outputs]) for values in self.outputs.values]
+
+    def _predictions(self, values: Values) -> torch.Tensor:
+        return torch.cat(self.model.all_predictions(values))
 
 
-@torch.no_grad()
-def _run_all(
-    run: Callable[[torch.Tensor], torch.Tensor], inputs: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    return [run(x) for x in inputs]
-
-
-def _fit_backward(
-    name: str,
-    model: SRModel,
-    outputs: FloatOutputs,
-    options: Options,
-    flow: Flow | None,
-    context: torch.Tensor | None,
-) -> Fitted:
-    """Fit a component against the restored image, through the quantised rest."""
-    if name == "decoder":
-        decoder = Objective(model.decoder, outputs.clean, outputs.restored)
-        return fit_component(name, model.decoder, decoder, options, flow)
-
-    def from_latent(z: torch.Tensor) -> torch.Tensor:
-        return model.decoder(model.clean_latent(z, context))
-
-    if name == "denoiser":
-        denoiser = Objective(from_latent, outputs.latents, outputs.restored)
-        return fit_component(name, model.denoiser, denoiser, options, flow)
-
-    def from_image(x: torch.Tensor) -> torch.Tensor:
-        return from_latent(model.encoder(x))
-
-    encoder = Objective(from_image, outputs.images, outputs.restored)
-    return fit_component(name, model.encoder, encoder, options, flow)
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """A component's outputs as one tensor: the only one, or all in a row."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -9,6 +9,7 @@ checked against the digest it was written with: a damaged entry is told and its 
 
 import hashlib
 import json
+import logging
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from compress.model.sr_model import SRModel
 from compress.recipe import cache_entry, cache_folders
 from compress.recipe.checkpoint import convert_all, dump, save_model
 from compress.recipe.plan import label
+
+_LOG = logging.getLogger(__name__)
 
 KEY_DIGITS = 32  # hex digits of an entry's name
 CODE_DIGITS = 16
@@ -114,7 +117,8 @@ class PassCache:
                 continue
             model, entries = stored
             entries = [{**entry, "cached": True} for entry in entries]
-            print(f"{done} of {len(passes)} passes from the cache ({self.key(passes[:done])})")
+            key = self.key(passes[:done])
+            _LOG.info("%d of %d passes from the cache (%s)", done, len(passes), key)
             return Resumed(model, entries, done)
         model = self.source.build()
         self.source.load(model)
@@ -127,7 +131,7 @@ class PassCache:
         for root in self.roots:
             count = cache_folders.sweep(root)
             if count:
-                print(f"pass cache {root}: removed {count} unfinished entries of killed runs")
+                _LOG.info("pass cache %s: removed %d entries that killed runs left", root, count)
 
     def _sound(self, passes: list[Pass]) -> Path | None:
         """The folder of the entry of `passes`; None where there is none without damage."""
@@ -204,7 +208,7 @@ class PassCache:
     def _tell(self, line: str) -> None:
         if line not in self._told:
             self._told.add(line)
-            print(line)
+            _LOG.warning(line)
 
 
 def describe(source: Source, passes: list[Pass]) -> str:

@@ -6,6 +6,7 @@ Source and passes are built on the meta device and counted one by one. `plan_tex
 from compress.cost.cost import Cost, Replaced
 from compress.cost.count import measure, measure_module
 from compress.model.passes import Pass
+from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
 from compress.recipe.checkpoint import convert_all, dump
 from compress.recipe.recipe import Recipe
@@ -22,6 +23,18 @@ def label(step: Pass) -> str:
     return f"{name} W{step.weights}A{step.activations} {step.label()}{reduced}"
 
 
+def plan_model(
+    recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE
+) -> tuple[SRModel, list[tuple[str, Cost]]]:
+    """The compressed model on the meta device, and what `plan` says of it; as `plan`."""
+    model = recipe.source.build()
+    rows = [("source", measure(model, lr_size))]
+    for step in recipe.passes:
+        step.convert(model)
+        rows.append((label(step), measure(model, lr_size)))
+    return model, rows
+
+
 def plan(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> list[tuple[str, Cost]]:
     """(label, cost) of the source and after each pass.
 
@@ -32,12 +45,7 @@ def plan(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> list[tuple[str, 
     Raises:
         UserError: A pass does not act on what is before it.
     """
-    model = recipe.source.build()
-    rows = [("source", measure(model, lr_size))]
-    for step in recipe.passes:
-        step.convert(model)
-        rows.append((label(step), measure(model, lr_size)))
-    return rows
+    return plan_model(recipe, lr_size)[1]
 
 
 def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> Cost:

@@ -1,5 +1,6 @@
 """Running the passes of a recipe, each from where the cache leaves off."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import dump
 from compress.recipe.plan import label, plan
 from compress.recipe.recipe import Recipe
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class PassRunner:
         model, entries, done = self.cache.resume(passes[:count])
         model = model.to(self.device).eval().requires_grad_(False)
         for index in range(done, count):
-            print(f"pass {index + 1} of {len(passes)}: {label(passes[index])}")
+            _LOG.info("pass %d of %d: %s", index + 1, len(passes), label(passes[index]))
             entries.append(self._run(model, index))
             self._store(model, index + 1, entries)
         return model, entries

@@ -9,8 +9,8 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.core.errors import UserError
-from compress.core.image import list_images, read_image
-from compress.data.degradation import PRESETS
+from compress.core.image import MIN_SIDE, list_images, read_image
+from compress.data.presets import PRESETS
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
@@ -73,6 +73,11 @@ def degrade_originals(
     photographs = []
     for number, path in enumerate(list_images(data)[:limit]):
         hr = _centre_crop(read_image(path, convert=True), side)
+        if min(hr.shape[-2:]) < SCALE * MIN_SIDE:
+            raise UserError(
+                f"{path}: is smaller than {SCALE * MIN_SIDE} pixels a side, which a router needs "
+                "of an original; take it out of --data"
+            )
         lr = seeded_pair(hr, PRESETS[degradation], seed, number)
         photographs.append(Photograph(path.stem, lr, hr))
     return photographs

@@ -8,13 +8,14 @@ from tqdm import tqdm
 
 from compress.core.files import write_text
 from compress.core.json_files import read_lines
-from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops
+from compress.data.presets import PRESETS
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import upsample
-from compress.routing.config import RouterConfig, quality
+from compress.routing.config import RouterConfig
 from compress.routing.networks import PATHS
+from compress.routing.quality import quality
 from compress.routing.router import Router
 
 TILE_SALT = 1  # tells the pairs of tiles from those that the CNN is trained on, which have 0

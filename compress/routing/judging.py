@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from compress.routing.choice import choose, thresholds
-from compress.routing.config import UNIT, RouterConfig
+from compress.routing.config import RouterConfig
 from compress.routing.networks import PATHS
+from compress.routing.quality import UNIT
 
 DIGITS = 5  # of losses and means in the record
 SHARE_DIGITS = 4

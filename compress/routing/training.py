@@ -19,15 +19,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from compress.core.errors import UserError
 from compress.core.files import write_text
 from compress.core.machine import hardware
-from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
+from compress.data.presets import PRESETS
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
 from compress.routing.choice import values
-from compress.routing.config import UNIT, RouterConfig, quality
+from compress.routing.config import RouterConfig
 from compress.routing.gains import measure_tiles, tile_pair
 from compress.routing.judging import HeldOut, default_threshold, judge
+from compress.routing.quality import UNIT, quality
 from compress.routing.router import Router
 from compress.training.acceleration import accelerator
 from compress.training.ema import EMA

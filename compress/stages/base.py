@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from compress.data.degradation import Degradation
+from compress.core.machine import device_of
 from compress.data.folder import RandomCrops
+from compress.data.presets import Degradation
 from compress.model.sr_model import SRModel
 from compress.stages.companions import Companions
 from compress.stages.settings import Freezable, Loss, StageSettings
@@ -108,18 +109,20 @@ class StageRun:
         return self.crops(LATENT_POOL, POOL_BATCH, own if salt is None else salt)
 
     def first_crops(self, count: int = POOL_BATCH) -> torch.Tensor:
-        """A few clean crops [count, 3, crop, crop] that the stage is prepared with."""
-        return next(iter(self.crops(count, count, self.salt + PREPARE_SALT)))
+        """A few clean crops [count, 3, crop, crop] to prepare with, on the model's device."""
+        crops = next(iter(self.crops(count, count, self.salt + PREPARE_SALT)))
+        return crops.to(device_of(self.model))
 
     def clean_images(self) -> torch.Tensor:
-        """A few images [16, 3, crop, crop] of the kind that the stage makes."""
+        """A few images [16, 3, crop, crop] like those to be made, on the model's device."""
         if self.images:
             return self.first_crops(CLEAN_IMAGES)
         if self.taught is None:
             raise ValueError("a training has photographs or a teacher")
         salt = self.salt + PREPARE_SALT
         samples = self.taught.samples(self.settings.crop, CLEAN_IMAGES, salt, 0)
-        return torch.stack([samples[i][1] for i in range(CLEAN_IMAGES)])
+        images = torch.stack([samples[i][1] for i in range(CLEAN_IMAGES)])
+        return images.to(device_of(self.model))
 
     def perceptual(self) -> nn.Module | None:
         """The metric of the loss lpips, if the stage has that loss."""

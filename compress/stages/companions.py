@@ -15,10 +15,11 @@ from torch import nn
 from tqdm import tqdm
 
 from compress.core.errors import UserError
-from compress.core.machine import in_memory_format
+from compress.core.machine import device_of, in_memory_format
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
-from compress.data.degradation import Degradation, degrade
+from compress.data.degradation import degrade
+from compress.data.presets import Degradation
 from compress.data.seeded import seed_of, seeded_pair
 from compress.model.sr_model import SRModel
 from compress.networks.edge import ConvBlock, Level, LREncoder, conv3, levels
@@ -76,6 +77,7 @@ class X2Teacher(nn.Module):
         channels = expect(student.process, Bidirectional).channels
         self.encoder = LREncoder((widths[0] // 2, *widths), (1, *blocks), channels)
         self.denoiser = copy.deepcopy(student.denoiser)
+        self.to(device_of(student))
 
 
 class Companions:
@@ -109,7 +111,7 @@ class Companions:
             write_tensors(self.workdir / f"{name}.safetensors", module.state_dict(), {})
 
     def read(self, name: str, module: M, stage: str) -> M:
-        """`module`, frozen, with the values of NAME.safetensors, which `stage` left.
+        """`module` on the model's device, frozen, with NAME.safetensors, which `stage` left.
 
         Raises:
             UserError: That stage has not run.
@@ -119,7 +121,7 @@ class Companions:
             raise UserError(
                 f"stages: {file} does not exist; list {stage} before the stages that need it"
             )
-        read_tensors(module, file)
+        read_tensors(module.to(device_of(self.model)), file)
         return in_memory_format(module.eval().requires_grad_(False), torch.channels_last)
 
     def hr_encoder(self) -> HREncoder:
@@ -169,9 +171,9 @@ class Companions:
         for index, hr in enumerate(tqdm(loader, desc="latents of crops", leave=False)):
             x4 = seeded_pair(hr, degradation, *key, index)
             x2 = half_scale(hr, degradation, *key, index)
-            mean, _ = encoder(hr)
+            mean, _ = encoder(hr.to(device_of(encoder)))
             rows.append(
-                torch.cat([mean, F.pixel_unshuffle(x4, 2), F.pixel_unshuffle(x2, 4)], dim=1)
+                torch.cat([mean.cpu(), F.pixel_unshuffle(x4, 2), F.pixel_unshuffle(x2, 4)], dim=1)
             )
         self.pools[crop] = torch.cat(rows)
         return self.pools[crop]
@@ -187,9 +189,9 @@ class Companions:
         rows = []
         batches = pool.split(TAUGHT_BATCH)
         for batch in tqdm(batches, desc="the teacher's latents", leave=False):
-            x2 = F.pixel_shuffle(batch[:, -X2:], 4)
+            x2 = F.pixel_shuffle(batch[:, -X2:], 4).to(device_of(teacher))
             restored = self.process.restore(teacher.encoder(x2), teacher.denoiser)
-            rows.append(restored.float())
+            rows.append(restored.float().cpu())
         return torch.cat([pool, torch.cat(rows)], dim=1)
 
 

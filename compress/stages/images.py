@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from compress.data.degradation import Degradation
+from compress.data.presets import Degradation
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import VAEEncoder

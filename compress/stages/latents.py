@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from compress.data.degradation import Degradation
+from compress.core.machine import device_of
+from compress.data.presets import Degradation
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
@@ -89,7 +90,7 @@ def unit_latent(model: SRModel, crops: torch.Tensor) -> float:
     """
     encoder = expect(model.encoder, VAEEncoder)
     decoder = expect(model.decoder, VAEDecoder)
-    deviation = encoder.encode(crops * 2 - 1).std().item()
+    deviation = encoder.encode(crops.to(device_of(encoder)) * 2 - 1).std().item()
     half = encoder.quant_conv.out_channels // 2
     encoder.quant_conv.weight[:half] /= deviation
     encoder.quant_conv.bias[:half] /= deviation
@@ -132,9 +133,11 @@ def latent_pairs(
     """
     encoder = expect(model.encoder, VAEEncoder)
     signal = expect(model.process, OneStep).signal
+    device = device_of(encoder)
     rows = []
     for index, hr in enumerate(crops):
-        clean = encoder.encode(hr * 2 - 1)
-        encoded = encoder(seeded_pair(hr, degradation, *key, index)) * signal
-        rows.append(torch.stack([encoded, clean], dim=1))
+        lr = seeded_pair(hr, degradation, *key, index)
+        clean = encoder.encode(hr.to(device) * 2 - 1)
+        encoded = encoder(lr.to(device)) * signal
+        rows.append(torch.stack([encoded, clean], dim=1).cpu())
     return torch.cat(rows)

@@ -100,6 +100,13 @@ class TrainRecipe(Strict):
         ),
     )
     stages: list[StageConfig] = Field(min_length=1, description="The stages, in order.")
+    start: str | None = Field(
+        None,
+        description=(
+            "Weight file of the same source, whose values the training begins with instead of "
+            "random ones."
+        ),
+    )
     lpips_weights: str | None = Field(
         None, description="File with the weights of LPIPS under pyiqa's names, for the loss lpips."
     )

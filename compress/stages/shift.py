@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from compress.data.degradation import Degradation
+from compress.core.machine import device_of
+from compress.data.presets import Degradation
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.networks.residual_shift import CodeDecoder, PairEncoder
@@ -92,7 +93,8 @@ def start_codebook(model: SRModel, crops: torch.Tensor) -> torch.Tensor:
     """
     encoder = expect(model.encoder, PairEncoder)
     decoder = expect(model.decoder, CodeDecoder)
-    vectors = encoder.clean(crops).permute(0, 2, 3, 1).flatten(0, 2).double()  # [N, C]
+    latents = encoder.clean(crops.to(device_of(encoder)))
+    vectors = latents.permute(0, 2, 3, 1).flatten(0, 2).double()  # [N, C]
     mean = vectors.mean(dim=0)
     values, directions = torch.linalg.eigh(torch.cov(vectors.T))
     whiten = directions @ torch.diag(values**-0.5) @ directions.T
@@ -126,10 +128,11 @@ def latent_triples(
         [N, 9, h, w]: y, lr and the clean latent, three channels each.
     """
     encoder = expect(model.encoder, PairEncoder)
+    device = device_of(encoder)
     rows = []
     for index, hr in enumerate(crops):
-        paired = encoder(seeded_pair(hr, degradation, *key, index))
-        rows.append(torch.cat([paired, encoder.clean(hr)], dim=1))
+        paired = encoder(seeded_pair(hr, degradation, *key, index).to(device))
+        rows.append(torch.cat([paired, encoder.clean(hr.to(device))], dim=1).cpu())
     return torch.cat(rows)
 
 

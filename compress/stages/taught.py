@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from compress.core.config import Strict
 from compress.core.identity import default_root, file_digest
-from compress.data.degradation import Degradation
 from compress.data.folder import RandomCrops
 from compress.data.pairs import PairCrops, find_pairs, is_pairs, pairs_hash
 from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool
+from compress.data.presets import Degradation
 from compress.stages.teacher import load_teacher, teacher_file
 
 # The seed of crops is the training's times this, plus the salt of a stage.

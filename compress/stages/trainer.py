@@ -1,6 +1,7 @@
 """Training of a source model, stage after stage."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
+from compress.core.identity import content_digest
 from compress.core.machine import hardware, in_memory_format
 from compress.core.tensors import read_tensors
-from compress.data.degradation import PRESETS
 from compress.data.folder import data_hash, find_images
+from compress.data.presets import PRESETS
 from compress.process.resample import SCALE
 from compress.recipe.checkpoint import parse_source, save_model
 from compress.stages.averaged import AVERAGED, read_stage
@@ -31,6 +33,8 @@ from compress.training.initialise import initialise
 from compress.training.loop import Hooks, Plan
 from compress.training.session import Learning, Result, Session
 from compress.training.soften import CROPS, soften
+
+_LOG = logging.getLogger(__name__)
 
 # The weight decay of a discriminator, torch's own default of AdamW.
 DISCRIMINATOR_DECAY = 0.01
@@ -49,7 +53,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: TrainRecipe, workdir: Path):
-        """Build the model with random values, and make the working folder.
+        """Build the model with its first values, and make the working folder.
 
         Raises:
             UserError: Parts of the recipe do not fit each other, or files are missing.
@@ -64,6 +68,10 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
         self.source.start(self.model)
+        if recipe.start is not None:
+            self._read(Path(recipe.start))
+        # From here on: a stage is prepared with the model before accelerate sees it.
+        self.model.to(self.accelerator.device)
         self._check_crops()
         self.taught = self._open_teacher()
         self._check_images()
@@ -81,8 +89,7 @@ class Trainer:
             file = self.workdir / f"{name}.safetensors"
             record_file = self.workdir / f"{name}.json"
             if file.is_file() and record_file.is_file():
-                read_tensors(self.model, file)
-                in_memory_format(self.model, torch.channels_last)
+                self._read(file)
                 records.append(read_stage(record_file))
                 continue
             set_seed(self.recipe.seed + number)
@@ -93,8 +100,13 @@ class Trainer:
                 write_text(record_file, json.dumps(record))
                 images = config.steps * config.batch * self.accelerator.num_processes
                 seconds = max(1, record["seconds"])  # they are whole ones
-                print(f"{name}: {images / seconds:.1f} images/s")
+                _LOG.info("%s: %.1f images/s", name, images / seconds)
         return records
+
+    def _read(self, file: Path) -> None:
+        """Give the model the values of a weight file."""
+        read_tensors(self.model, file)
+        in_memory_format(self.model, torch.channels_last)
 
     def train_stage(self, number: int, config: StageConfig, name: str) -> dict[str, Any]:
         """Train one stage from the model's present values on, and return its record.
@@ -293,6 +305,9 @@ def _record(trainer: Trainer, records: list[dict[str, Any]]) -> dict[str, Any]:
     if trainer.taught is not None and recipe.teacher is not None:
         record["teacher_hash"] = trainer.taught.identity
         told["teacher"] |= {"path": Path(recipe.teacher.path).name, "cache": None}
+    if recipe.start is not None:
+        record["start_hash"] = content_digest(Path(recipe.start))
+        told["start"] = Path(recipe.start).name
     if recipe.lpips_weights:
         told["lpips_weights"] = Path(recipe.lpips_weights).name
     return record

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from compress.core.errors import UserError
 from compress.core.image import write_image
 from compress.core.machine import hardware, in_memory_format
-from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops, data_hash, find_images
+from compress.data.presets import PRESETS
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.sd21 import load_prior

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from compress.core.machine import hardware
-from compress.data.degradation import PRESETS, Degradation
 from compress.data.folder import RandomCrops, data_hash, find_images
+from compress.data.presets import PRESETS, Degradation
 from compress.data.seeded import seeded_pair
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.data.degradation import Degradation
+from compress.data.presets import Degradation
 from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.process.resample import upsample

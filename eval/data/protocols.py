@@ -1,10 +1,13 @@
 """Protocols: the sides in pixels that a benchmark prescribes, and which of them images fit."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
 from eval.data.named_sets import NamedSet
-from eval.data.pairing import Sizes
+
+if TYPE_CHECKING:
+    from eval.data.pairing import Sizes
 
 # Sides in pixels (small, large) that a protocol prescribes; `full` takes whole images of any size.
 PROTOCOLS = {"crop": (128, 512), "64-256": (64, 256), "full": None, "embedded": None}
@@ -20,7 +23,7 @@ def check_protocol(name: str | None) -> None:
 
 
 def choose_protocol(
-    asked: str | None, found: set[Sizes], folder: Path, known: NamedSet | None
+    asked: str | None, found: "set[Sizes]", folder: Path, known: NamedSet | None
 ) -> str:
     """The protocol that was asked for, or the one that the sizes are of.
 
@@ -45,7 +48,7 @@ def choose_protocol(
     return asked
 
 
-def _protocol_by_size(found: set[Sizes], folder: Path, known: NamedSet | None) -> str:
+def _protocol_by_size(found: "set[Sizes]", folder: Path, known: NamedSet | None) -> str:
     for name, sides in PROTOCOLS.items():
         is_allowed = known is None or name in known.protocols
         if is_allowed and sides is not None and _all_have(sides, found):
@@ -58,7 +61,7 @@ def _protocol_by_size(found: set[Sizes], folder: Path, known: NamedSet | None) -
     return "full"
 
 
-def _all_have(sides: tuple[int, int], found: set[Sizes]) -> bool:
+def _all_have(sides: tuple[int, int], found: "set[Sizes]") -> bool:
     """Whether every pair is of square images with these sides, as far as its images are there."""
     small_side, large_side = sides
     for small, large in found:

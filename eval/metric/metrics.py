@@ -98,17 +98,6 @@ METRICS: dict[str, Metric] = {
     "vsi": Metric(True, True, (_way(pyiqa_metric("vsi")),)),
     "mad": Metric(True, False, (_way(pyiqa_metric("mad")),)),
 }
-BENCHMARK = (
-    "psnr",
-    "ssim",
-    "lpips",
-    "lpips-squeeze",
-    "dists",
-    "niqe",
-    "musiq",
-    "clipiqa",
-    "maniqa-pipal",
-)
 
 
 def check_names(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.quant.placement import Placement
 
+# What `quantize` takes where a recipe does not say.
 COMPONENTS = ("encoder", "denoiser", "decoder")
 # Method of `binarize` -> its weights, and the bits of its inputs, where both are not one bit.
 BINARY = {
@@ -42,7 +43,7 @@ def _placement(step: dict[str, Any]) -> str:
     """What one quantize pass put on a grid, and what it left."""
     placement = Placement.of(step.get("placement", "compat"), step.get("attention", False))
     parts = step.get("components", COMPONENTS)
-    alone = f" in the {' and the '.join(parts)} alone" if set(parts) != set(COMPONENTS) else ""
+    alone = f" in the {' and the '.join(parts)} alone" if not set(parts) >= set(COMPONENTS) else ""
     sentences = [f"Placement {placement}{alone}: {placement.describe()}"]
     if step.get("outputs"):
         sentences.append(

@@ -9,7 +9,6 @@ from eval import published
 from eval.metric.metrics import METRICS
 from eval.reporting.board import Board, System
 
-FORMATS = ("text", "markdown", "csv")
 COLUMNS = {"size": "M (fp32-eq.)", "ops": "GMACs (fp32-eq.)"}  # axis -> heading
 NAMES = 2  # columns that are left-aligned: the system, and whose it is
 OURS = "ours"

@@ -4,6 +4,7 @@ Entries are written as soon as they are known, so that a killed evaluation goes 
 """
 
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 
 from compress.core.errors import UserError
 from compress.core.identity import default_root
+
+_LOG = logging.getLogger(__name__)
 
 Value = float | bytes | str
 # Part of every key: raise it when a score's meaning changes without its name or pyiqa's version.
@@ -87,9 +90,11 @@ class ScoreCache:
     def _give_up(self, error: Exception) -> None:
         """Say that nothing is kept from here on, and keep nothing."""
         self._base = None
-        print(
-            f"cache of scores {self._path}: cannot be used ({error}); "
-            "the evaluation goes on and keeps nothing there"
+        _LOG.warning(
+            "cache of scores %s: cannot be used (%s); "
+            "the evaluation goes on and keeps nothing there",
+            self._path,
+            error,
         )
 
     def _entry(self, base: sqlite3.Connection, key: str) -> Value | None:
@@ -104,9 +109,9 @@ class ScoreCache:
             return value
         self._damaged += 1
         if self._damaged == 1:
-            print(
-                f"cache of scores {self._path}: holds damaged entries; "
-                "their images are measured again"
+            _LOG.warning(
+                "cache of scores %s: holds damaged entries; their images are measured again",
+                self._path,
             )
         return None
 

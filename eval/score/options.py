@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compress.core.errors import UserError
-from eval.metric.metrics import BENCHMARK
+from eval.metric.benchmark import BENCHMARK
 
 # Images scored at once, by kind of device. On a CPU several make no metric faster, and their
 # buffers are too large to be kept.
@@ -66,6 +64,8 @@ class EvaluateOptions:
 
     def check(self) -> None:
         """Raise UserError for a device, number of processes, batch or speed that cannot be."""
+        import torch  # takes seconds, which --help need not wait for
+
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device '{self.device}': this machine has no usable GPU; choose cpu")
         if self.processes < 1 or self.images_at_once < 1:

@@ -4,15 +4,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from compress.bits.subject import open_subject
 from compress.core import folders, marks
-from compress.core.arguments import usable_seed
+from compress.core.arguments import MOST_IMAGES, usable_seed, whole_number
 from compress.core.errors import UserError, command
 from compress.core.identity import default_root
-from compress.core.program import program_name
-from compress.data.calibration import calibration_images
+from compress.core.program import command_parser
 from compress.recipe.export_options import parse_size
-from export.baselines.make import make
 from export.baselines.methods import METHODS, check, parse_bits
 
 KIBIBYTE = 2**10
@@ -23,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     methods = [
         f"{name}: {method.what} ({', '.join(method.widths)})" for name, method in METHODS.items()
     ]
-    p = argparse.ArgumentParser(
-        prog=program_name("export.baselines"),
+    p = command_parser(
+        "export.baselines",
         description="Quantise by another library",
         epilog=f"methods: {'; '.join(methods)}",
     )
@@ -45,7 +42,13 @@ def parser() -> argparse.ArgumentParser:
         default="embedded",
         help="folder of LR photographs to calibrate on (default: %(default)s)",
     )
-    p.add_argument("--images", type=int, default=16)
+    p.add_argument(
+        "--images",
+        type=whole_number("--images", most=MOST_IMAGES),
+        default=16,
+        metavar="N",
+        help="how many of them (default: %(default)s)",
+    )
     p.add_argument(
         "--lr-size",
         default="128x128",
@@ -74,6 +77,11 @@ def quantise(
     options: argparse.Namespace, width: tuple[int, int | None], size: tuple[int, int]
 ) -> int:
     """Make the files and list them; returns the exit code."""
+    # These bring torch with them. It takes seconds, which --help need not wait for.
+    from compress.bits.subject import open_subject
+    from compress.data.calibration import calibration_images
+    from export.baselines.make import make
+
     with tempfile.TemporaryDirectory() as folder:
         subject = open_subject(options.subject, options.overrides, default_root(), Path(folder))
     images = calibration_images(options.data, options.images, size[0], options.seed)

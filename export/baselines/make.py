@@ -7,21 +7,22 @@ import torch
 
 from compress.core.errors import UserError
 from compress.core.files import replacing
+from compress.data.calibration import as_values
 from compress.model.sr_model import SRModel
 from export.baselines.methods import Job, check
-from export.graphs.components import GRAPHS, check_size
+from export.graphs.components import build, check_size, graphs_of, parts_of, reaching
 from export.graphs.export_onnx import export_onnx
-
-COMPONENTS = ("encoder", "denoiser", "decoder")
 
 
 @torch.no_grad()
 def inputs_of(model: SRModel, images: list[torch.Tensor]) -> dict[str, list[np.ndarray]]:
-    """What every component reads while the float model restores `images`."""
-    latents = [model.encoder(image) for image in images]
-    clean_latents = [model.clean_latent(latent) for latent in latents]
-    inputs = {"encoder": images, "denoiser": latents, "decoder": clean_latents}
-    return {stem: [x.numpy() for x in tensors] for stem, tensors in inputs.items()}
+    """What every component, of one input each, reads while the float model restores `images`."""
+    known = as_values(model, images)
+    inputs = {}
+    for stem in parts_of(model):
+        known = [model.values_before(stem, values) for values in known]
+        inputs[stem] = [reaching(model, stem, values)[0][0].numpy() for values in known]
+    return inputs
 
 
 def make(
@@ -32,7 +33,7 @@ def make(
     folder: Path,
     lr_size: tuple[int, int] = (128, 128),
 ) -> dict[str, Path]:
-    """Write encoder.onnx, denoiser.onnx and decoder.onnx as a method quantises them.
+    """Write the ONNX file of each component as a method quantises it.
 
     Args:
         name: A key of METHODS.
@@ -46,7 +47,8 @@ def make(
         Name of a component -> its file.
 
     Raises:
-        UserError: What `check` refuses, images of another size, or a model of several steps.
+        UserError: What `check` refuses, images of another size, or a model of several steps or
+            with a component of several inputs.
     """
     weights, activations = width
     method = check(name, weights, activations)
@@ -60,16 +62,25 @@ def make(
         raise UserError(
             f"the model takes {model.process.steps} steps, and baselines know one file a component"
         )
+    graphs = graphs_of(model)
+    stems = parts_of(model)
+    for stem in stems:
+        if len(graphs[stem].inputs) > 1 or len(graphs[stem].outputs) > 1:
+            raise UserError(
+                f"{stem} has the inputs {', '.join(graphs[stem].inputs)}, and baselines know "
+                "components of one input and one output"
+            )
     source = folder / "float"
-    if not all((source / f"{stem}.onnx").is_file() for stem in COMPONENTS):
+    if not all((source / f"{stem}.onnx").is_file() for stem in stems):
         export_onnx(model, source, lr_size=lr_size, end_to_end=False)
     inputs = inputs_of(model, images)
     written = {}
-    for stem in COMPONENTS:
-        module = GRAPHS[stem].build(model).eval()
+    for stem in stems:
+        names = graphs[stem].inputs[0], graphs[stem].outputs[0]
         file = source / f"{stem}.onnx"
         target = folder / f"{stem}.onnx"
         with replacing(target) as partial:
-            method(Job(stem, file, module, inputs[stem], weights, activations), partial)
+            job = Job(stem, names, file, build(model, stem), inputs[stem], weights, activations)
+            method(job, partial)
         written[stem] = target
     return written

@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-
-import numpy as np
-from torch import nn
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
-from export.graphs.components import GRAPHS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
 ORT, NNCF, AO = "onnxruntime", "nncf", "torchao"
 INSTALL = {NNCF: "nncf==3.4.0", ORT: "onnxruntime>=1.31,<1.32", AO: "torchao>=0.18,<0.19"}
@@ -26,7 +27,8 @@ class Job:
     """One component to quantise.
 
     Attributes:
-        stem: encoder, denoiser or decoder.
+        stem: The component's name.
+        names: Of the graph's input and output.
         file: Its float graph, an ONNX file.
         module: The same in torch.
         arrays: Inputs to calibrate on, float32 [1, C, h, w].
@@ -35,17 +37,12 @@ class Job:
     """
 
     stem: str
+    names: tuple[str, str]
     file: Path
-    module: nn.Module
-    arrays: list[np.ndarray]
+    module: "nn.Module"
+    arrays: "list[np.ndarray]"
     weights: int
     activations: int | None
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """Of the graph's input and output."""
-        graph = GRAPHS[self.stem]
-        return graph.input, graph.output
 
     @property
     def activation_bits(self) -> int:

@@ -1,7 +1,14 @@
-"""The graphs that a model is exported as: the whole of it, and one per component."""
+"""The graphs that a model is exported as: the whole of it, and one per component.
+
+Their names, inputs and outputs follow from the model's calls. A component without inputs is a
+constant, which lies in the graphs that read it. In a process of one step, what the process makes
+of the latent lies in the graph of the component that sees it; with several steps a host program
+computes the states, and the graphs take them.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -9,11 +16,15 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.image import MIN_SIDE
 from compress.cost.count import meta_copy
+from compress.model.calls import LR, OF_PROCESS, PREDICTION, STATE, Call, Values, run_calls
 from compress.model.sr_model import SRModel
 from compress.process.colour import FIXES
+from compress.process.linear_steps import LinearSteps
 
-GREY = 0.5  # of the image that a graph is traced with
+GREY = 0.5  # of the images that a graph is traced with
 MAX_STEPS = 512  # of a dynamic side, in what the network takes whole multiples of
+MODEL = "model"  # the name of the graph of all
+Tensors = tuple[torch.Tensor, ...]
 
 
 def corrected(model: SRModel, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -28,53 +39,162 @@ class EndToEnd(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """`lr` [1, 3, h, w] in [0, 1] -> [1, 3, 4h, 4w] in [0, 1]."""
-        return corrected(self.model, self.model.network(lr), lr)
+    def forward(self, lr: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        """`lr` [1, 3, h, w] in [0, 1] -> [1, 3, 4h, 4w] in [0, 1].
+
+        `others` are the further images that the model takes.
+        """
+        images = dict(zip(self.model.wiring.images, others, strict=True))
+        return corrected(self.model, self.model.network(lr, images), lr)
 
 
-class Denoiser(nn.Module):
-    """The denoiser of a one-step model, with the context and the noise that belong to it."""
+class _FirstCall(Exception):  # noqa: N818  no error: it carries what was seen
+    """What a component puts out at the first step."""
 
-    def __init__(self, model: SRModel):
+    def __init__(self, outputs: tuple):
         super().__init__()
-        # Without the other networks, so that only the denoiser's layers are counted.
-        self.part = SRModel(
-            nn.Identity(),
-            model.denoiser,
-            nn.Identity(),
-            model.process,
-            text_encoder=model.text_encoder,
-        )
-
-    def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        """`latent` [1, C, h, w] -> what the network predicts, of that shape."""
-        return self.part.predictions(latent)[0]
+        self.outputs = outputs
 
 
-def _encoder(model: SRModel) -> nn.Module:
-    return model.encoder
+class Part(nn.Module):
+    """A component with the constants that it reads, and with the state of a process of one step.
 
+    Args:
+        model: The model.
+        call: The component's call.
+        inputs: The values that are given.
+    """
 
-def _decoder(model: SRModel) -> nn.Module:
-    return model.decoder
+    def __init__(self, model: SRModel, call: Call, inputs: tuple[str, ...]):
+        super().__init__()
+        # Without the other networks, so that only this one's layers are counted.
+        kept: dict[str, nn.Module | None] = {call.component: getattr(model, call.component)}
+        for other in model.wiring.calls:
+            if not other.inputs:
+                kept[other.component] = getattr(model, other.component)
+        self.part = SRModel(kept, model.process, wiring=model.wiring)
+        self.call = call
+        self.inputs = inputs
+
+    def forward(self, *given: torch.Tensor) -> Any:
+        """Values in the order of `inputs` -> what the component puts out."""
+        values: Values = dict.fromkeys(name for name in self.call.inputs if name not in OF_PROCESS)
+        values |= dict(zip(self.inputs, given, strict=True))
+        values |= self.part.constants()
+        if self.call.each_step and self.part.process.steps == 1:
+            outputs = self._at_first_step(values)
+        else:
+            run_calls(self.part, [self.call], values)
+            outputs = tuple(values[name] for name in self.call.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _at_first_step(self, values: Values) -> tuple:
+        seen: list[tuple] = []
+
+        def watch(call: Call, _inputs: tuple, outputs: tuple) -> None:
+            seen.append(outputs)
+            if PREDICTION not in call.outputs:  # the process cannot go on without a prediction
+                raise _FirstCall(outputs)
+
+        try:
+            self.part.restore(values, watch)
+        except _FirstCall as first:
+            return first.outputs
+        return seen[0]
 
 
 class GraphSpec(NamedTuple):
-    """What one ONNX file holds: how its module is made, and the names of its input and output."""
+    """What one ONNX file holds: how its module is made, and names of its inputs and outputs."""
 
     build: Callable[[SRModel], nn.Module]
-    input: str
-    output: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
-# File stem -> graph.
-GRAPHS: dict[str, GraphSpec] = {
-    "model": GraphSpec(EndToEnd, "lr", "sr"),
-    "encoder": GraphSpec(_encoder, "lr", "latent"),
-    "denoiser": GraphSpec(Denoiser, "latent", "prediction"),
-    "decoder": GraphSpec(_decoder, "clean_latent", "image"),
-}
+def graphs_of(model: SRModel) -> dict[str, GraphSpec]:
+    """File stem -> graph: `model`, then a component each, in running order."""
+    specs = {MODEL: GraphSpec(EndToEnd, (LR, *model.wiring.images), ("sr",))}
+    inside = _values_inside(model)
+    for name, _ in model.components():
+        call = model.wiring.call(name)
+        if call.inputs:
+            specs[name] = _spec(model, call, inside)
+    return specs
+
+
+def parts_of(model: SRModel) -> tuple[str, ...]:
+    """Names of the graphs of the components, in running order."""
+    return tuple(name for name in graphs_of(model) if name != MODEL)
+
+
+def has_parts(model: SRModel) -> bool:
+    """Whether a graph a component makes sense: one step, or steps that a host program can do."""
+    return model.process.steps == 1 or isinstance(model.process, LinearSteps)
+
+
+def build(model: SRModel, stem: str) -> nn.Module:
+    """What a graph computes, in evaluation mode."""
+    return graphs_of(model)[stem].build(model).eval()
+
+
+def _values_inside(model: SRModel) -> set[str]:
+    """The values that no graph takes: constants, and those that nothing makes."""
+    inside: set[str] = set()
+    for call in model.wiring.calls:
+        if not call.inputs or getattr(model, call.component) is None:
+            inside.update(call.outputs)
+    return inside
+
+
+def _spec(model: SRModel, call: Call, inside: set[str]) -> GraphSpec:
+    names = [name for name in call.inputs if name not in inside]
+    if call.each_step and model.process.steps == 1 and STATE in names:
+        place = names.index(STATE)
+        names[place : place + 1] = model.process.inputs
+    inputs = tuple(dict.fromkeys(names))
+    if inputs == call.inputs:
+        return GraphSpec(partial(_component, name=call.component), inputs, call.outputs)
+    return GraphSpec(partial(Part, call=call, inputs=inputs), inputs, call.outputs)
+
+
+def _component(model: SRModel, name: str) -> nn.Module:
+    return getattr(model, name)
+
+
+def reaching(model: SRModel, stem: str, values: Values) -> list[Tensors]:
+    """What reaches a graph, by what there is.
+
+    Args:
+        model: The model.
+        stem: The graph.
+        values: The images, or more; what is there already is not computed again.
+
+    Returns:
+        The graph's inputs: one tuple, or one for each step where the graphs take the states.
+    """
+    inputs = graphs_of(model)[stem].inputs
+    if stem == MODEL:
+        return [tuple(values[name] for name in inputs)]
+    known = model.values_before(stem, values)
+    if all(name in known for name in inputs):
+        return [tuple(known[name] for name in inputs)]
+    steps: list[Tensors] = []
+    seen = dict(known)
+
+    def watch(call: Call, arguments: tuple, outputs: tuple) -> None:
+        seen.update(zip(call.inputs, arguments, strict=True))
+        if call.component == stem:
+            steps.append(tuple(seen[name] for name in inputs))
+        seen.update(zip(call.outputs, outputs, strict=True))
+
+    model.restore(known, watch)
+    return steps
+
+
+def outputs_of(module: nn.Module, inputs: Tensors) -> Tensors:
+    """What a graph's module puts out, one tensor or several, as a tuple."""
+    result = module(*inputs)
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:
@@ -94,31 +214,39 @@ def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:
         )
 
 
-def example(model: SRModel, stem: str, lr_size: tuple[int, int]) -> torch.Tensor:
-    """An input of a graph: mid-grey, or zeros in the shape of what the parts before it give.
+def example(model: SRModel, stem: str, lr_size: tuple[int, int]) -> Tensors:
+    """Inputs of a graph: mid-grey images, or zeros in the shape of what the parts before it give.
 
     Args:
         model: The model.
-        stem: The graph, of GRAPHS.
+        stem: The graph.
         lr_size: Height and width of the low-resolution image.
     """
-    if GRAPHS[stem].input == "lr":
-        return torch.full((1, 3, *lr_size), GREY)
+    images = model.blank(*lr_size)
+    names = graphs_of(model)[stem].inputs
+    if set(names) <= set(images):
+        return tuple(torch.full(images[name].shape, GREY) for name in names)
     twin = meta_copy(model)
-    latent = twin.encoder(torch.empty(1, 3, *lr_size, device="meta"))
-    if stem != "denoiser":
-        latent = twin.clean_latent(latent)
-    return torch.zeros(latent.shape)
+    tensors = reaching(twin, stem, images)[0]
+    return tuple(
+        torch.full(x.shape, GREY) if name in images else torch.zeros(x.shape, dtype=x.dtype)
+        for name, x in zip(names, tensors, strict=True)
+    )
 
 
-def dynamic_axes(model: SRModel, stem: str) -> tuple[dict[int, object]]:
-    """Height and width of a graph's input for `torch.export`, in multiples of what it takes.
+def dynamic_axes(model: SRModel, stem: str) -> tuple[Any, ...]:
+    """Height and width of a graph's inputs for `torch.export`, in multiples of what it takes.
 
-    The batch stays 1.
+    The batch stays 1, and so do inputs that are no map of the image.
     """
-    step = model.multiple
-    if GRAPHS[stem].input != "lr":
-        step = int(model.multiple * model.latent_ratio)
-    rows = step * torch.export.Dim("rows", min=2, max=MAX_STEPS)
-    columns = step * torch.export.Dim("columns", min=2, max=MAX_STEPS)
-    return ({2: rows, 3: columns},)
+    rows = torch.export.Dim("rows", min=2, max=MAX_STEPS)
+    columns = torch.export.Dim("columns", min=2, max=MAX_STEPS)
+    axes: list[dict[int, object]] = []
+    for name in graphs_of(model)[stem].inputs:
+        ratio = model.wiring.ratios.get(name)
+        step = 0 if ratio is None else int(model.multiple * ratio)
+        axes.append({2: step * rows, 3: step * columns} if step else {})
+    if stem == MODEL:
+        return (axes[0], tuple(axes[1:])) if len(axes) > 1 else (axes[0],)
+    is_part = isinstance(graphs_of(model)[stem].build(model), Part)
+    return (tuple(axes),) if is_part else tuple(axes)

@@ -18,7 +18,16 @@ from compress.core.errors import UserError
 from compress.model.sr_model import SCALE, SRModel
 from compress.quant.placement import Placement
 from compress.quant.points import placement_of, placements_in
-from export.graphs.components import GRAPHS, GraphSpec, check_size, dynamic_axes, example
+from export.graphs.components import (
+    MODEL,
+    build,
+    check_size,
+    dynamic_axes,
+    example,
+    graphs_of,
+    has_parts,
+    parts_of,
+)
 from export.graphs.graph import (
     OPSET_16_BIT,
     check_opset,
@@ -36,10 +45,8 @@ from export.graphs.layers import (
 )
 
 __all__ = [
-    "GRAPHS",
     "OPSET",
     "OPSET_16_BIT",
-    "GraphSpec",
     "OnnxOptions",
     "check_low_bits",
     "check_size",
@@ -71,7 +78,7 @@ class OnnxOptions:
         low_bits: What weights of one or two bits become: `packed` bytes, or `int2`, `int4`.
         per_component: Write a file per component.
         end_to_end: Write a file of the whole model.
-        stems: The graphs of GRAPHS to write, in the place of the two above.
+        stems: The graphs to write, in the place of the two above.
         for_cpu: Have graphs in the forms of export/graphs/cpu_forms. None: those of a model that is
             quantised for it (placement `cpu`).
     """
@@ -142,19 +149,18 @@ def resolve_opset(opset: int | None, sixteen_bit: bool, low_bits: str) -> int:
 
 
 def graphs_to_write(model: SRModel, options: OnnxOptions) -> tuple[str, ...]:
-    """The graphs that an export writes, of GRAPHS.
+    """The graphs that an export writes.
 
     Raises:
         UserError: There are none, or a model of several steps has no file per component.
     """
     stems = options.stems
     if stems is None:
-        components = tuple(stem for stem in GRAPHS if stem != "model")
-        whole = ("model",) if options.end_to_end else ()
-        stems = (*whole, *components) if options.per_component else whole
+        whole = (MODEL,) if options.end_to_end else ()
+        stems = (*whole, *parts_of(model)) if options.per_component else whole
     if not stems:
         raise UserError("nothing to export: choose end_to_end, per_component or both")
-    if set(stems) - {"model"} and model.process.steps > 1:
+    if set(stems) - {MODEL} and not has_parts(model):
         raise UserError(
             f"the denoiser runs {model.process.steps} times with host code between, which one file "
             "a component cannot hold; export end to end only (per_component=False)"
@@ -164,7 +170,7 @@ def graphs_to_write(model: SRModel, options: OnnxOptions) -> tuple[str, ...]:
 
 @torch.no_grad()
 def export_onnx(model: SRModel, out_dir: Path, **options: Any) -> list[Path]:
-    """Write `model.onnx` (lr -> sr) and encoder, denoiser and decoder .onnx.
+    """Write `model.onnx` (lr -> sr) and one file for each component that has an input.
 
     Quantised layers become QuantizeLinear/DequantizeLinear pairs around integer weights. Weights of
     more than 1 GiB go to a `.data` file beside the graph.
@@ -194,7 +200,7 @@ def export_onnx(model: SRModel, out_dir: Path, **options: Any) -> list[Path]:
     was_training = model.training
     model.eval()
     for stem in stems:
-        module = GRAPHS[stem].build(model).eval()
+        module = build(model, stem)
         graph = _to_ir(module, model, stem, opset, chosen)
         path = Path(out_dir) / f"{stem}.onnx"
         written += write(graph, path, _metadata(module, model, stem, chosen))
@@ -222,15 +228,16 @@ def _to_ir(
     from export.graphs.quick_export import quick_export
     from export.graphs.translate import TABLE, drop_unit_factors
 
+    spec = graphs_of(model)[stem]
     with quiet(), quick_export():
         program = torch.onnx.export(
             module,
-            (example(model, stem, options.lr_size),),
+            example(model, stem, options.lr_size),
             dynamo=True,
             verbose=False,
             opset_version=opset,
-            input_names=[GRAPHS[stem].input],
-            output_names=[GRAPHS[stem].output],
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
             custom_translation_table=TABLE,
             dynamic_shapes=dynamic_axes(model, stem) if options.dynamic else None,
         )
@@ -264,7 +271,7 @@ def _metadata(
         "scale": str(SCALE),
         "lr_size": f"{height}x{width}",
         "dynamic": str(options.dynamic).lower(),
-        "colour_fix": model.colour_fix if stem == "model" else "none",
+        "colour_fix": model.colour_fix if stem == MODEL else "none",
         "quantised_layers": summary(module),
         "placement": placement_of(module),
     }

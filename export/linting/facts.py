@@ -199,7 +199,7 @@ def _zero_or_other(graph: Graph, name: str) -> str:
     """What a value is: zero (also where it is left out), other numbers, or computed."""
     if not name:
         return "zero"
-    values = graph.array(name)
+    values = graph.dequantised(name)
     if values is None:
         return "computed"
     return "other" if np.any(values.astype(np.float32)) else "zero"

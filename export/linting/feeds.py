@@ -38,10 +38,10 @@ def feeds_for(model: onnx.ModelProto, run: Path | None, images: int = 2) -> Feed
             return []
         return [{"lr": picture.numpy()} for picture in _pictures(sides[2], sides[3], images)]
     notes = {prop.key: prop.value for prop in model.metadata_props}
-    if run is None or "lr_size" not in notes:
+    if run is None or not {"lr_size", "component"} <= notes.keys():
         return []
     height, width = map(int, notes["lr_size"].split("x"))
-    latents = _latents(run, given.name, _pictures(height, width, images))
+    latents = _reaching(run, notes["component"], _pictures(height, width, images))
     if list(latents[0].shape) != sides:
         raise UserError(
             f"--run {run}: its {given.name} has the shape {list(latents[0].shape)} and the file's "
@@ -69,15 +69,24 @@ def _pictures(height: int, width: int, count: int) -> "list[torch.Tensor]":
     return [crop[..., :height, :width] for crop in crops]
 
 
-def _latents(run: Path, name: str, pictures: "list[torch.Tensor]") -> "list[torch.Tensor]":
-    """What a component gets of these pictures in the model of a run."""
+def _reaching(run: Path, stem: str, pictures: "list[torch.Tensor]") -> "list[torch.Tensor]":
+    """What a component of one input gets of these pictures in the model of a run.
+
+    Raises:
+        UserError: The run's model has no such component.
+    """
     import torch
 
+    from compress.data.calibration import as_values
     from compress.recipe.checkpoint import load_model
+    from export.graphs.components import graphs_of, reaching
 
     model = load_model(run)
+    graphs = graphs_of(model)
+    if stem not in graphs:
+        raise UserError(
+            f"--run {run}: its model has no {stem}; give the run that the file was exported from"
+        )
     with torch.no_grad():
-        latents = [model.encoder(picture) for picture in pictures]
-        if name == "clean_latent":
-            latents = [model.clean_latent(latent) for latent in latents]
-    return latents
+        tuples = [reaching(model, stem, values)[0] for values in as_values(model, pictures)]
+    return [x for (x, *_) in tuples]

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto
 
 from export.graphs.storage import inferred
-from export.linting.operators import RANDOM
+from export.linting.operators import QUANTISERS, RANDOM
 
 STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators
 
@@ -100,6 +100,24 @@ class Graph:
         if isinstance(value, TensorProto):
             return onnx.numpy_helper.to_array(value)
         return np.asarray(value)
+
+    def dequantised(self, name: str) -> np.ndarray | None:
+        """As `array`, also of a constant behind quantisers of one scale; without their rounding."""
+        node = self.producer.get(name)
+        if node is None or node.op_type not in QUANTISERS:
+            return self.array(name)
+        source = self.producer.get(node.input[0])
+        if node.op_type == "QuantizeLinear" or source is not None:
+            return self.dequantised(node.input[0])
+        codes = self.array(node.input[0])
+        scale = self.array(node.input[1])
+        if codes is None or scale is None or scale.size != 1:
+            return None
+        zero_point = self.array(optional_input(node, 2))
+        shifted = codes.astype(np.float32)
+        if zero_point is not None:
+            shifted -= zero_point.astype(np.float32)
+        return shifted * scale
 
     def integers(self, name: str) -> list[int] | None:
         """The numbers of a constant, or None where it is computed."""

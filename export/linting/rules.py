@@ -69,6 +69,7 @@ class Rule:
         named = {re.split(r"\W", part)[0] for part in parts}
         if "rank" in named:
             named.add("spatial")
+        named |= {key for key, value in facts.items() if value is None and key not in self.built}
         plain = defaults(self.op, LATEST) | PLAIN | self.built
         return [
             f"{key}={facts[key]}"

@@ -21,8 +21,8 @@ from export.graphs.storage import SMALL, inferred, load_graph, open_session, wit
 from export.parity.measure import finite_db, psnr
 from export.parity.probes import photographs
 from export.parity.session import ERRORS_ONLY, session
-from export.targets.contract import PARTS, Arrays, Exported
-from export.targets.host.tiles import clean_latent
+from export.targets.contract import Arrays, Exported
+from export.targets.host.chain import LR, run_parts, stages
 
 FILE = "drift.json"
 ABLE = ("onnx", "qnn")
@@ -92,29 +92,30 @@ def write_tapped(path: Path, out: Path) -> Where:
     return where
 
 
-def simulate(path: Path, x: np.ndarray) -> Arrays:
+def simulate(path: Path, *inputs: np.ndarray) -> Arrays:
     """All outputs of a graph, operator by operator in float32 arithmetic."""
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _all_outputs(open_session(path, options), x)
+    return _all_outputs(open_session(path, options), inputs)
 
 
-def run_in_onnxruntime(path: Path, entry: dict[str, Any], x: np.ndarray) -> Arrays:
+def run_in_onnxruntime(path: Path, entry: dict[str, Any], *inputs: np.ndarray) -> Arrays:
     """All outputs of a graph as onnxruntime computes it, on one thread."""
-    return _all_outputs(session(path, 1), x)
+    return _all_outputs(session(path, 1), inputs)
 
 
-def _all_outputs(loaded: ort.InferenceSession, x: np.ndarray) -> Arrays:
+def _all_outputs(loaded: ort.InferenceSession, inputs: tuple[np.ndarray, ...]) -> Arrays:
     names = [value.name for value in loaded.get_outputs()]
-    source = loaded.get_inputs()[0].name
-    return dict(zip(names, loaded.run(None, {source: x}), strict=True))
+    feed = {value.name: x for value, x in zip(loaded.get_inputs(), inputs, strict=True)}
+    return dict(zip(names, loaded.run(None, feed), strict=True))
 
 
 def measure_drift(folder: Path, made: Exported, lr_size: tuple[int, int]) -> list[Drift]:
     """Compare all layers of an exported folder on one photograph, and write drift.json there.
 
-    A later part reads what the simulation of the earlier ones gives. The peak of a layer's PSNR is
+    A later part reads what the simulation of the earlier ones gives; one that runs at several steps
+    is measured at the first. The peak of a layer's PSNR is
     the largest magnitude in the simulation.
 
     Args:
@@ -135,27 +136,58 @@ def measure_drift(folder: Path, made: Exported, lr_size: tuple[int, int]) -> lis
             "drift is measured on graphs that stay ONNX, in a runtime that runs here; target "
             f"{target} is not such a one ({', '.join(ABLE)} are)"
         )
-    run = made.tap_runner or run_in_onnxruntime
-    rows: list[Drift] = []
-    x = next(iter(photographs(lr_size).values())).numpy()
-    latent = None
-    parts = [stem for stem in PARTS if stem in made.graphs]
-    for stem in parts or list(made.graphs):
-        entry = made.graphs[stem]
-        taps = folder / f".{stem}.taps.onnx"
-        where = write_tapped(folder / entry.get("qdq", entry["file"]), taps)
-        simulated = simulate(taps, x)
-        computed = run(taps, entry, x)
+    tapped = _Tapped(folder, made, manifest)
+    photograph = next(iter(photographs(lr_size).values())).numpy()
+    values = {LR: photograph}
+    for name, (height, width) in manifest["host"].get("images", {}).items():
+        values[name] = next(iter(photographs((height, width)).values())).numpy()
+    if stages(manifest) is not None:
+        run_parts(manifest, tapped, [values])
+    else:
+        for stem in made.graphs:
+            inputs = [entry["name"] for entry in manifest["graphs"][stem]["inputs"]]
+            if not set(inputs) <= set(values):
+                raise UserError(
+                    f"drift of {stem} needs {', '.join(inputs)}, which the parts before it give; "
+                    "export it again without --component"
+                )
+            tapped(stem, [tuple(values[name] for name in inputs)])
+    write_text(folder / FILE, json.dumps(tapped.rows, indent=1) + "\n")
+    return tapped.rows
+
+
+class _Tapped:
+    """Runs the graphs of a folder with their inner tensors put out, in simulation and runtime.
+
+    Args:
+        folder: The exported folder.
+        made: What its target made.
+        manifest: Of the folder.
+
+    Attributes:
+        rows: Of the first run of each graph.
+    """
+
+    def __init__(self, folder: Path, made: Exported, manifest: dict[str, Any]):
+        self.folder = folder
+        self.made = made
+        self.graphs = manifest["graphs"]
+        self.run: Any = made.tap_runner or run_in_onnxruntime
+        self.rows: list[Drift] = []
+        self.seen: set[str] = set()
+
+    def __call__(self, stem: str, given: list[tuple[np.ndarray, ...]]) -> list[tuple]:
+        """What the simulation of a graph gives for the inputs of one photograph."""
+        (inputs,) = given
+        entry = self.made.graphs[stem]
+        taps = self.folder / f".{stem}.taps.onnx"
+        where = write_tapped(self.folder / entry.get("qdq", entry["file"]), taps)
+        simulated = simulate(taps, *inputs)
+        if stem not in self.seen:
+            self.rows += _rows(stem, where, simulated, self.run(taps, entry, *inputs))
+            self.seen.add(stem)
         taps.unlink()
-        rows += _rows(stem, where, simulated, computed)
-        result = simulated[manifest["graphs"][stem]["outputs"][0]["name"]]
-        if stem == "encoder":
-            x = result
-            latent = result
-        elif stem == "denoiser" and latent is not None:
-            x = clean_latent(manifest["host"]["clean_latent"], latent, result)
-    write_text(folder / FILE, json.dumps(rows, indent=1) + "\n")
-    return rows
+        return [tuple(simulated[value["name"]] for value in self.graphs[stem]["outputs"])]
 
 
 def _rows(stem: str, where: Where, simulated: Arrays, computed: Arrays) -> list[Drift]:

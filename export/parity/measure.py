@@ -12,7 +12,7 @@ two codes, a whole map flips or none of it, which a few draws of noise need not 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from compress.quant.calls import paused
 from compress.quant.layers import TensorQuantiser
 
 JITTER = 1e-6  # of a value
+Arrays = tuple[np.ndarray, ...]  # of one graph
 MOST_DB = 999.0  # stands for equality in JSON, which has no infinity
 
 
@@ -103,20 +104,30 @@ def unrounded(module: nn.Module) -> Iterator[None]:
             del vars(quantiser)["forward"]
 
 
+def worst_psnr(values: Arrays, references: Arrays, peaks: tuple[float, ...]) -> float:
+    """The smallest `psnr` of several arrays; NaN where one is not finite."""
+    found = [psnr(*three) for three in zip(values, references, peaks, strict=True)]
+    return math.nan if any(map(math.isnan, found)) else min(found)
+
+
 def measure_noise(
-    module: nn.Module, x: torch.Tensor, reference: np.ndarray, peak: float, seed: int
+    run: Callable[[], Arrays],
+    module: nn.Module,
+    references: Arrays,
+    peaks: tuple[float, ...],
+    seed: int,
 ) -> Noise:
     """How far a quantised simulation is from itself.
 
     Args:
+        run: Runs the simulation on one image.
         module: The simulation.
-        x: Its input.
-        reference: What it gives for `x`.
-        peak: For `psnr`.
+        references: What it gives there.
+        peaks: For `psnr`, of each output.
         seed: Of the disturbance.
     """
     with rounding_noise(module, seed):
-        self_db = finite_db(psnr(module(x).numpy(), reference, peak))
+        self_db = finite_db(worst_psnr(run(), references, peaks))
     with unrounded(module):
-        own_db = finite_db(psnr(module(x).numpy(), reference, peak))
+        own_db = finite_db(worst_psnr(run(), references, peaks))
     return Noise(self_db, own_db)

@@ -1,17 +1,20 @@
 """What torch computes of some images, which a runtime is compared with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from compress.core.errors import UserError
+from compress.data.calibration import as_values
+from compress.model.calls import CLEAN_LATENT, IMAGE, LR, Call, Values, run_calls
 from compress.model.sr_model import SRModel
-from export.graphs.components import GRAPHS, corrected
+from export.graphs.components import MODEL, Tensors, corrected, graphs_of
+from export.parity.measure import Arrays
 from export.parity.probes import PHOTOGRAPH
 
 Images = dict[str, torch.Tensor]
+Computed = tuple[Tensors, Tensors]  # inputs and outputs of a graph
 
 
 @dataclass(frozen=True)
@@ -19,18 +22,18 @@ class Case:
     """One graph on one image, as torch computes it.
 
     Attributes:
-        probe: The image's name.
+        probe: The image's name, and the step if there are several.
         lr: The image, float32 [1, 3, h, w] in [0, 1].
-        x: What reaches the graph, float32 [1, C, h, w].
+        inputs: What reaches the graph.
         expected: What the graph gives.
-        peak: 1 for images, the greatest magnitude for latents.
+        peaks: Of each output: 1 for images, the greatest magnitude for latents.
     """
 
     probe: str
     lr: torch.Tensor
-    x: torch.Tensor
-    expected: np.ndarray
-    peak: float
+    inputs: Tensors
+    expected: Arrays
+    peaks: tuple[float, ...]
 
     @property
     def is_photograph(self) -> bool:
@@ -44,7 +47,7 @@ class Case:
 
 
 class Reference:
-    """What torch computes of some images: each part once, for all graphs that hold it.
+    """What torch computes of some images: each component once, for all graphs that hold it.
 
     Args:
         model: It is set to evaluation.
@@ -53,66 +56,87 @@ class Reference:
 
     def __init__(self, model: SRModel, images: Images):
         self.model = model.eval()
-        self.images = images
-        self._parts: dict[tuple[str, str], torch.Tensor] = {}
-
-    def _once(self, part: str, probe: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        if (part, probe) not in self._parts:
-            self._parts[part, probe] = compute()
-        return self._parts[part, probe]
-
-    def latent(self, probe: str) -> torch.Tensor:
-        """What the encoder makes of an image."""
-        return self._once("latent", probe, lambda: self.model.encoder(self.images[probe]))
-
-    def clean_latent(self, probe: str) -> torch.Tensor:
-        """What the decoder gets."""
-        latent = self.latent(probe)
-        return self._once("clean latent", probe, lambda: self.model.clean_latent(latent))
-
-    def image(self, probe: str) -> torch.Tensor:
-        """What the decoder makes of that, before any correction."""
-        clean = self.clean_latent(probe)
-        return self._once("image", probe, lambda: self.model.decoder(clean))
-
-    def sr(self, probe: str) -> torch.Tensor:
-        """What the graph of the whole model gives."""
-        return corrected(self.model, self.image(probe), self.images[probe])
-
-    def prediction(self, probe: str) -> torch.Tensor:
-        """What the denoiser makes of the latent."""
-        return GRAPHS["denoiser"].build(self.model)(self.latent(probe))
+        self.graphs = graphs_of(model)
+        given = as_values(model, list(images.values()))
+        self._values: dict[str, Values] = dict(zip(images, given, strict=True))
+        self._steps: dict[str, dict[str, list[Computed]]] = {}
 
     @torch.no_grad()
     def cases(self, stem: str) -> list[Case]:
-        """What torch gives for graph `stem` on each image.
+        """What torch gives for graph `stem` on each image, at each step if it takes the states.
 
         Raises:
             UserError: Something that is not finite.
         """
-        graph = GRAPHS[stem]
-        inputs = {
-            "lr": self.images.__getitem__,
-            "latent": self.latent,
-            "clean_latent": self.clean_latent,
-        }
-        outputs = {
-            "sr": self.sr,
-            "latent": self.latent,
-            "prediction": self.prediction,
-            "image": self.image,
-        }
         cases = []
-        for probe, lr in self.images.items():
-            expected = outputs[graph.output](probe).numpy()
-            if not np.isfinite(expected).all():
-                raise UserError(
-                    f"{stem}: the torch model itself gives values that are not finite on the "
-                    f"{probe} probe, so there is nothing to compare with; calibrate or train it "
-                    "again"
-                )
-            peak = 1.0
-            if graph.output not in ("sr", "image"):
-                peak = float(np.abs(expected).max()) or 1.0
-            cases.append(Case(probe, lr, inputs[graph.input](probe), expected, peak))
+        for probe, values in self._values.items():
+            computed = self._computed(stem, probe)
+            for step, (inputs, outputs) in enumerate(computed, 1):
+                label = f"{probe}, step {step}" if len(computed) > 1 else probe
+                expected = tuple(output.numpy() for output in outputs)
+                self._check_finite(stem, probe, expected)
+                names = self.graphs[stem].outputs
+                peaks = tuple(_peak(*pair) for pair in zip(names, expected, strict=True))
+                cases.append(Case(label, values[LR], inputs, expected, peaks))
         return cases
+
+    def _computed(self, stem: str, probe: str) -> list[Computed]:
+        """Inputs and outputs of a graph, for each step where it is called at each."""
+        values = self._values[probe]
+        inputs = self.graphs[stem].inputs
+        if stem == MODEL:
+            self._finish(probe)
+            image = corrected(self.model, values[IMAGE], values[LR])
+            return [(_pick(values, inputs), (image,))]
+        call = self.model.wiring.call(stem)
+        if call.each_step:
+            self._restore(probe)
+            return self._steps[probe][stem]
+        if call in self.model.wiring.before:
+            run_calls(self.model, self.model.wiring.before, values)
+        else:
+            self._finish(probe)
+        return [(_pick(values, inputs), _pick(values, call.outputs))]
+
+    def _restore(self, probe: str) -> None:
+        """The process, whose calls are kept."""
+        values = self._values[probe]
+        if CLEAN_LATENT in values:
+            return
+        run_calls(self.model, self.model.wiring.before, values)
+        steps: dict[str, list[Computed]] = {name: [] for name in self.graphs}
+        seen = dict(values)
+
+        def keep(call: Call, inputs: tuple, outputs: tuple) -> None:
+            seen.update(zip(call.inputs, inputs, strict=True))
+            if call.component in steps:
+                names = self.graphs[call.component].inputs
+                steps[call.component].append((_pick(seen, names), outputs))
+            seen.update(zip(call.outputs, outputs, strict=True))
+
+        values[CLEAN_LATENT] = self.model.restore(values, keep)
+        self._steps[probe] = steps
+
+    def _finish(self, probe: str) -> None:
+        """The calls behind the process."""
+        self._restore(probe)
+        run_calls(self.model, self.model.wiring.after, self._values[probe])
+
+    @staticmethod
+    def _check_finite(stem: str, probe: str, expected: Arrays) -> None:
+        if not all(np.isfinite(output).all() for output in expected):
+            raise UserError(
+                f"{stem}: the torch model itself gives values that are not finite on the "
+                f"{probe} probe, so there is nothing to compare with; calibrate or train it "
+                "again"
+            )
+
+
+def _pick(values: Values, names: tuple[str, ...]) -> Tensors:
+    return tuple(values[name] for name in names)
+
+
+def _peak(name: str, expected: np.ndarray) -> float:
+    if name in ("sr", "image"):
+        return 1.0
+    return float(np.abs(expected).max()) or 1.0

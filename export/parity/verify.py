@@ -1,7 +1,7 @@
 """Exported graphs run in their runtime and compared with torch, on images that are hard.
 
-Every graph is given torch's own intermediate results. `export.parity.rules` says what it has to
-reach.
+Every graph is given torch's own intermediate results, at every step if it takes the states of
+several. `export.parity.rules` says what it has to reach; of several outputs the worst counts.
 """
 
 from collections.abc import Callable
@@ -14,40 +14,51 @@ import torch
 
 from compress.core.errors import UserError
 from compress.model.sr_model import SCALE, SRModel
-from export.graphs.components import GRAPHS, check_size
+from export.graphs.components import (
+    MODEL,
+    build,
+    check_size,
+    graphs_of,
+    outputs_of,
+)
 from export.graphs.layers import low_bit_layers
 from export.graphs.probes import probes
-from export.parity.measure import Noise, measure_noise, psnr
+from export.parity.measure import Arrays, Noise, measure_noise, worst_psnr
 from export.parity.probes import parity_images
 from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
 from export.parity.rules import code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
-from export.targets.contract import PARTS, Arrays, Exported, Parts, Row, Runner, Target
+from export.targets.contract import Exported, Parts, Row, Runner
 from export.targets.host.arithmetic import FIXES
+from export.targets.host.chain import run_parts, runner
 from export.targets.host.runtimes import load
-from export.targets.host.tiles import clean_latent
+from export.targets.target import Target
 
 END_TO_END = "end to end"
 CODE_DTYPES = ("w", "fp8")  # how the names of dtypes with codes begin
+# Runs a graph, by its name: label -> its inputs, to label -> its outputs.
+RunGraph = Callable[[str, dict[str, Arrays]], dict[str, Arrays]]
 
 # What a case has to reach in dB, and how far the simulation is from itself on it.
 Rule = Callable[[Case], tuple[float, Noise | None]]
 
 
-def compare(file: str, cases: list[Case], run: Callable[[Arrays], Arrays], rule: Rule) -> list[Row]:
+def compare(
+    file: str, cases: list[Case], run: Callable[[dict[str, Arrays]], dict[str, Arrays]], rule: Rule
+) -> list[Row]:
     """A row for each case of a graph.
 
     Args:
         file: What the rows call the graph.
         cases: Its cases.
-        run: Name of an image -> input, to name -> output.
+        run: Name of a case -> inputs, to name -> outputs.
         rule: What they have to reach.
     """
-    outputs = run({case.probe: case.x.numpy() for case in cases})
+    outputs = run({case.probe: tuple(x.numpy() for x in case.inputs) for case in cases})
     rows = []
     for case in cases:
-        db = psnr(outputs[case.probe], case.expected, case.peak)
+        db = worst_psnr(outputs[case.probe], case.expected, case.peaks)
         limit, noise = rule(case)
         rows.append(make_row(file, case.probe, db, limit, noise))
     return rows
@@ -55,14 +66,18 @@ def compare(file: str, cases: list[Case], run: Callable[[Arrays], Arrays], rule:
 
 def simulation_rule(model: SRModel, stem: str, tolerance: float | None, seed: int) -> Rule:
     """`simulation_limit` for graph `stem`; or `tolerance` in dB, where one is given."""
-    module = GRAPHS[stem].build(model).eval()
+    module = build(model, stem)
     is_quantised = bool(low_bit_layers(module))
 
     @torch.no_grad()
     def rule(case: Case) -> tuple[float, Noise | None]:
         noise = None
         if is_quantised:
-            noise = measure_noise(module, case.x, case.expected, case.peak, seed)
+
+            def run() -> Arrays:
+                return tuple(x.numpy() for x in outputs_of(module, case.inputs))
+
+            noise = measure_noise(run, module, case.expected, case.peaks, seed)
         if tolerance is not None:
             return tolerance, noise
         return simulation_limit(noise, case.is_of_one_colour), noise
@@ -94,7 +109,7 @@ def verify(
 
     Args:
         model: What was exported.
-        onnx_dir: Holds model.onnx, encoder.onnx, denoiser.onnx, decoder.onnx or some of them.
+        onnx_dir: Holds model.onnx and the files of the components, or some of them.
         tolerance: In dB; None for `simulation_limit`.
         threads: CPU threads; None for one per core.
         lr_size: Height and width for files that take any size.
@@ -107,9 +122,10 @@ def verify(
         UserError: There is no file, one cannot be loaded, or torch's values are not finite.
     """
     folder = Path(onnx_dir)
-    stems = [stem for stem in GRAPHS if _file(folder, stem).is_file()]
+    graphs = graphs_of(model)
+    stems = [stem for stem in graphs if _file(folder, stem).is_file()]
     if not stems:
-        names = ", ".join(_file(folder, stem).name for stem in GRAPHS)
+        names = ", ".join(_file(folder, stem).name for stem in graphs)
         raise UserError(f"{folder}: holds none of {names}; export first")
     rows: list[Row] = []
     references: dict[tuple[int, int], Reference] = {}
@@ -130,20 +146,37 @@ def _file(folder: Path, stem: str) -> Path:
     return folder / f"{stem}.onnx"
 
 
-def session_runner(loaded: ort.InferenceSession) -> Callable[[Arrays], Arrays]:
-    """Runs a graph of one input and one output: label -> input, to label -> output."""
-    source = loaded.get_inputs()[0].name
+def session_runner(
+    loaded: ort.InferenceSession,
+) -> Callable[[dict[str, Arrays]], dict[str, Arrays]]:
+    """Runs a graph: label -> inputs, to label -> outputs."""
+    names = [entry.name for entry in loaded.get_inputs()]
     return lambda arrays: {
-        label: loaded.run(None, {source: array})[0] for label, array in arrays.items()
+        label: tuple(loaded.run(None, dict(zip(names, inputs, strict=True))))
+        for label, inputs in arrays.items()
     }
 
 
-def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Runner:
+def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> RunGraph:
     """Runs the graphs of an exported folder as its run.py does, in this process."""
-    graphs = load(folder, list(stems), threads)
+    run_loaded = runner(load(folder, list(stems), threads))
 
-    def run(stem: str, arrays: Arrays) -> Arrays:
-        return {label: np.asarray(graphs[stem](array)) for label, array in arrays.items()}
+    def run(stem: str, arrays: dict[str, Arrays]) -> dict[str, Arrays]:
+        results = run_loaded(stem, list(arrays.values()))
+        return {
+            label: tuple(map(np.asarray, outputs))
+            for label, outputs in zip(arrays, results, strict=True)
+        }
+
+    return run
+
+
+def single_runner(run_single: Runner) -> RunGraph:
+    """The runner of a target whose graphs have one input and one output."""
+
+    def run(stem: str, arrays: dict[str, Arrays]) -> dict[str, Arrays]:
+        inputs = {label: x for label, (x,) in arrays.items()}
+        return {label: (y,) for label, y in run_single(stem, inputs).items()}
 
     return run
 
@@ -173,7 +206,10 @@ def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) 
     if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
         rows = _simulation_rows(parts, folder, images)
     else:
-        run = made.runner or host_runner(folder, parts.stems, options.threads)
+        if made.runner is None:
+            run = host_runner(folder, parts.stems, options.threads)
+        else:
+            run = single_runner(made.runner)
         threshold = target.dtypes[parts.dtype]
         if options.tolerance is not None:
             threshold = options.tolerance
@@ -187,7 +223,7 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     options = parts.options
     rows: list[Row] = []
     reference = Reference(parts.model, images)
-    for stem in [stem for stem in GRAPHS if stem in parts.stems]:
+    for stem in parts.stems:
         loaded = session(_file(folder, stem), options.threads)
         cases = reference.cases(stem)
         rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
@@ -195,9 +231,9 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     return rows
 
 
-def _runtime_rows(parts: Parts, images: Images, run: Runner, threshold: float) -> list[Row]:
+def _runtime_rows(parts: Parts, images: Images, run: RunGraph, threshold: float) -> list[Row]:
     """Of graphs in a target's own arithmetic, and of their chain."""
-    chained = set(parts.stems) == set(PARTS)
+    chained = parts.are_whole and MODEL not in parts.stems
     rows: list[Row] = []
     reference = Reference(parts.model, images)
     for stem in parts.stems:
@@ -205,33 +241,36 @@ def _runtime_rows(parts: Parts, images: Images, run: Runner, threshold: float) -
         rule = runtime_rule(parts.dtype, threshold, counts=not chained)
         rows += compare(stem, cases, partial(run, stem), rule)
     if chained:
-        cases = reference.cases("model")
+        cases = reference.cases(MODEL)
         rule = runtime_rule(parts.dtype, threshold, counts=True)
         rows += compare(END_TO_END, cases, partial(run_chain, parts, run), rule)
     return rows
 
 
-def run_chain(parts: Parts, run: Runner, images: Arrays) -> Arrays:
-    """Images through encoder, denoiser and decoder in their runtime, as a host program has them.
+def run_chain(parts: Parts, run: RunGraph, images: dict[str, Arrays]) -> dict[str, Arrays]:
+    """Images through the graphs of all components in their runtime, as a host program has them.
 
     Args:
-        parts: The three parts.
+        parts: All components.
         run: Their runtime.
-        images: Label -> float32 [1, 3, h, w] in [0, 1].
+        images: Label -> the inputs of the whole model: `lr`, float32 [1, 3, h, w] in [0, 1], and
+            further images.
 
     Returns:
-        Label -> float32 [1, 3, 4h, 4w] in [0, 1]; values that are not finite as they are.
+        Label -> float32 [1, 3, 4h, 4w]; values that are not finite as they are.
     """
-    latents = run("encoder", images)
-    predictions = run("denoiser", latents)
-    clean = {
-        label: clean_latent(parts.clean_latent, latent, predictions[label])
-        for label, latent in latents.items()
-    }
+    names = graphs_of(parts.model)[MODEL].inputs
+    labels = list(images)
+    batch = [dict(zip(names, images[label], strict=True)) for label in labels]
+
+    def run_batch(stem: str, given: list[Arrays]) -> list[Arrays]:
+        outputs = run(stem, dict(zip(labels, given, strict=True)))
+        return [outputs[label] for label in labels]
+
     correct = FIXES[parts.model.colour_fix]
-    restored = {}
-    for label, image in run("decoder", clean).items():
-        restored[label] = image
+    restored: dict[str, Arrays] = {}
+    for label, image in zip(labels, run_parts(parts.program, run_batch, batch), strict=True):
+        restored[label] = (image,)
         if np.isfinite(image).all():  # else the row says that it is not
-            restored[label] = correct(image, images[label], SCALE).clip(0, 1)
+            restored[label] = (correct(image, images[label][0], SCALE).clip(0, 1),)
     return restored

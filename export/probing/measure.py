@@ -1,8 +1,8 @@
 """One operator form through the compiler and the simulator, at several precisions."""
 
 import json
+import logging
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from compress.core.errors import UserError
-from export.probing.builder import build
+
+_LOG = logging.getLogger(__name__)
 
 INSTALL = "pip install onnxruntime-qnn==2.7.0"
 WORKER = Path(__file__).parent / "worker.py"
@@ -84,6 +85,8 @@ def _write_models(
     form: dict[str, Any], precisions: tuple[str, ...], folder: Path
 ) -> dict[str, str]:
     """Precision -> ONNX file, for those that can be built; the inputs go to x.npz."""
+    from export.probing.builder import build  # brings onnxruntime, as --help does not
+
     models = {}
     for precision in precisions:
         try:
@@ -91,7 +94,7 @@ def _write_models(
         except UserError:
             raise
         except Exception as error:  # no such operator in this onnxruntime: no fact about the chip
-            print(f"{form['op']} at {precision}: {str(error).splitlines()[0]}", file=sys.stderr)
+            _LOG.warning("%s at %s: %s", form["op"], precision, str(error).splitlines()[0])
             continue
         models[precision] = str(folder / f"{precision}.onnx")
         onnx.save(model, models[precision])

@@ -9,8 +9,9 @@ from onnx_ir.passes import common as passes
 
 from compress.core.errors import UserError, nearest
 from compress.core.files import MADE_BY
+from compress.data.calibration import as_values
 from compress.model.sr_model import SRModel
-from export.graphs.export_onnx import GRAPHS
+from export.graphs.components import graphs_of, reaching
 from export.graphs.graph import tidy, write
 from export.graphs.probes import probes
 from export.graphs.storage import load_ir
@@ -23,6 +24,7 @@ from export.rewrites.four_d import four_d
 from export.rewrites.fp16 import rescale
 from export.rewrites.norms import group_norm, instance_statistics, layer_statistics
 from export.rewrites.options import DEFAULTS, Options
+from export.rewrites.orders import FOR
 from export.rewrites.sampling import edge_padding, pixel_shuffle, resize_nearest
 
 # Name -> function(model, options): changes the model in place, returns how many places.
@@ -45,27 +47,6 @@ REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {
     "geglu": geglu,
     "conv_bias": conv_bias,
     "rescale": rescale,
-}
-
-_FIRST = (
-    "fold_constants",
-    "silu",
-    "gelu",
-    "resize_nearest",
-    "edge_padding",
-    "finite_masks",
-    "pixel_shuffle",
-    "group_norm",
-)
-_LAST = ("four_d", "fold_constants", "conv_bias", "geglu", "rescale")
-# Target -> its rewrites, in order.
-FOR: dict[str, tuple[str, ...]] = {
-    "qnn": (*_FIRST, "attention_heads", *_LAST),
-    # Its list has no division, no selection and no product of two computed tensors.
-    "mediatek": (*_FIRST, "selection", "division", "attention_convolutions", *_LAST),
-    # These two have no InstanceNorm. Their LayerNorm is decomposed anyway: here with no transpose.
-    "coreml": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
-    "litert": (*_FIRST, "instance_statistics", "layer_statistics", "attention_heads", *_LAST),
 }
 
 
@@ -145,11 +126,11 @@ def rewrite_exported(
         target: See `names_for`.
         lr_size: Height and width that they were exported at.
     """
-    images = list(probes(lr_size).values())
+    known = as_values(model, list(probes(lr_size).values()))
     for path in paths:
-        source = GRAPHS[path.stem].input
-        inputs = images if source == "lr" else [model.encoder(image) for image in images]
-        if source == "clean_latent":
-            inputs = [model.clean_latent(latent) for latent in inputs]
-        feeds = [{source: tensor.numpy()} for tensor in inputs]
+        names = graphs_of(model)[path.stem].inputs
+        tuples = [x for values in known for x in reaching(model, path.stem, values)]
+        feeds = [
+            {name: x.numpy() for name, x in zip(names, tensors, strict=True)} for tensors in tuples
+        ]
         rewrite_file(path, path, target, Options(feeds=feeds))

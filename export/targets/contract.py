@@ -1,4 +1,4 @@
-"""What a target is, what it is given, and what it makes."""
+"""What a target is given, and what it makes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,19 +10,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.data.calibration import calibration_images
+from compress.data.calibration import as_values, calibration_images
+from compress.model.calls import Values
 from compress.model.sr_model import SRModel
-from compress.process.bidirectional import PERIOD as BIDIRECTIONAL_PERIOD
-from compress.process.bidirectional import Bidirectional
-from compress.process.one_step import OneStep
-from compress.process.residual_sampler import PERIOD as SAMPLER_PERIOD
-from compress.process.residual_sampler import ResidualSampler
+from compress.process.linear_steps import LinearSteps
 from compress.recipe.export_options import ExportOptions
-from export.graphs.components import GRAPHS
+from export.graphs.components import (
+    MODEL,
+    GraphSpec,
+    Tensors,
+    build,
+    graphs_of,
+    parts_of,
+    reaching,
+)
 from export.graphs.layers import quantised_layers
 
-PARTS = ("encoder", "denoiser", "decoder")
 Arrays = dict[str, np.ndarray]
+# Factors of the clean latent where no host program computes one.
+PREDICTION_ALONE = {"latent": 0.0, "prediction": 1.0}
 
 
 class Row(TypedDict):
@@ -48,37 +54,8 @@ class Row(TypedDict):
     passed: bool
 
 
-@dataclass(frozen=True)
-class Target:
-    """A runtime that a model can be exported for.
-
-    Attributes:
-        module: `export.targets.to_<module>` has `write(parts, folder)`, which makes the files.
-        packages: Import names of what has to be installed here.
-        install: The command that installs them.
-        dtypes: What it can compute in -> the default threshold of parity in dB, end to end.
-        default: The dtype of a float model.
-        runs: Whether what is made can run where it was made.
-        takes_quantised: Whether the ranges of a quantize pass are kept.
-        whole: Whether it also writes one graph for all.
-        dynamic: Whether it takes images of any size.
-        remark: What to say where nothing runs here.
-    """
-
-    module: str
-    packages: tuple[str, ...]
-    install: str
-    dtypes: dict[str, float]
-    default: str
-    runs: bool = True
-    takes_quantised: bool = False
-    whole: bool = False
-    dynamic: bool = False
-    remark: str = ""
-
-
 class Runner(Protocol):
-    """Runs the graphs that a target made."""
+    """Runs the graphs that a target made, which have one input and one output."""
 
     def __call__(self, stem: str, arrays: Arrays) -> Arrays:
         """Run graph `stem` on each float32 array [1, C, h, w]; label -> output of that label."""
@@ -142,13 +119,23 @@ class Parts:
         return self.options.target
 
     def module(self, stem: str) -> nn.Module:
-        """What a graph computes; reads and returns float32 [1, C, h, w]."""
-        return GRAPHS[stem].build(self.model).eval()
+        """What a graph computes, in evaluation mode."""
+        return build(self.model, stem)
+
+    def spec(self, stem: str) -> GraphSpec:
+        """Names of a graph's inputs and outputs."""
+        return graphs_of(self.model)[stem]
 
     def names(self, stem: str) -> tuple[str, str]:
-        """Names of a graph's input and output."""
-        graph = GRAPHS[stem]
-        return graph.input, graph.output
+        """Names of the input and the output of a graph that has one of each."""
+        spec = self.spec(stem)
+        (source,), (result,) = spec.inputs, spec.outputs
+        return source, result
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether all graphs of components are exported."""
+        return set(parts_of(self.model)) <= set(self.stems)
 
     @cached_property
     def images(self) -> list[torch.Tensor]:
@@ -160,24 +147,27 @@ class Parts:
         return [crop[..., :height, :width].contiguous() for crop in crops]
 
     @cached_property
-    def _latents(self) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return [self.model.encoder(image) for image in self.images]
+    def known(self) -> list[Values]:
+        """What there is of each calibration image: itself, and what was computed already."""
+        return as_values(self.model, self.images)
 
-    @cached_property
-    def _clean_latents(self) -> list[torch.Tensor]:
-        with torch.no_grad():
-            return [self.model.clean_latent(latent) for latent in self._latents]
+    @torch.no_grad()
+    def tuples(self, stem: str) -> list[Tensors]:
+        """What reaches a graph for the calibration images, and at each step if there are several.
+
+        Each is a tuple of all its inputs.
+        """
+        if stem != MODEL:
+            for values in self.known:
+                values |= self.model.values_before(stem, values)
+        return [x for values in self.known for x in reaching(self.model, stem, values)]
 
     def inputs(self, stem: str) -> list[torch.Tensor]:
-        """What reaches a graph for the calibration images, float32 [1, C, h, w] each."""
-        source, _ = self.names(stem)
-        if source == "lr":
-            return self.images
-        return self._latents if source == "latent" else self._clean_latents
+        """As `tuples`, for a graph of one input."""
+        return [x for (x,) in self.tuples(stem)]
 
     def example(self, stem: str) -> torch.Tensor:
-        """An input to trace a graph with, float32 [1, C, h, w]."""
+        """An input to trace a graph of one input with."""
         return self.inputs(stem)[0]
 
     @property
@@ -189,16 +179,34 @@ class Parts:
         return 32 if self.dtype == "fp32" else 16
 
     @property
-    def clean_latent(self) -> dict[str, float]:
-        """What a host computes between denoiser and decoder.
-
-        Returns:
-            Factors of the `latent` and of the `prediction`.
-        """
+    def process(self) -> dict[str, Any]:
+        """What a host computes between the graphs, as host/chain.py reads it."""
         process = self.model.process
-        if isinstance(process, OneStep):
-            return {"latent": 1 / process.signal, "prediction": -process.noise / process.signal}
-        return {"latent": 0.0, "prediction": 1.0}
+        section: dict[str, Any] = {"clean_latent": dict(process.factors or PREDICTION_ALONE)}
+        images = self.model.wiring.images
+        if images:
+            section["images"] = {name: list(size) for name, size in images.items()}
+        if isinstance(process, LinearSteps) and process.steps > 1:
+            present = parts_of(self.model)
+            calls = self.model.wiring.steps
+            section["each_step"] = [c.component for c in calls if c.component in present]
+            section["start"] = dict(process.start)
+            section["steps"] = [
+                {"timestep": row.timestep, "factors": dict(row.factors)} for row in process.rows
+            ]
+        return section
+
+    @property
+    def program(self) -> dict[str, Any]:
+        """As much of the manifest as host/chain.py needs: the graphs of all components."""
+        graphs = {}
+        for stem in parts_of(self.model):
+            spec = self.spec(stem)
+            graphs[stem] = {
+                "inputs": [{"name": name} for name in spec.inputs],
+                "outputs": [{"name": name} for name in spec.outputs],
+            }
+        return {"graphs": graphs, "host": self.process}
 
     @property
     def align(self) -> int:
@@ -206,8 +214,7 @@ class Parts:
 
         Processes with noise repeat their map of noise, with a period in pixels of the latent.
         """
-        periods = {Bidirectional: BIDIRECTIONAL_PERIOD, ResidualSampler: SAMPLER_PERIOD}
-        period = periods.get(type(self.model.process), 1)
+        period = self.model.process.period
         return max(self.model.multiple, round(period / self.model.latent_ratio))
 
 

@@ -3,9 +3,11 @@
 from torch import nn
 
 from compress.quant.points import placements_in
+from export.graphs.components import MODEL, parts_of
 from export.graphs.layers import low_bit_layers
-from export.targets.contract import PARTS, Parts
+from export.targets.contract import Parts
 
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BINARISED = (
     "by the binarize pass: weights and inputs of one or two bits; a runtime unpacks them and "
     "multiplies in floating point"
@@ -14,7 +16,7 @@ BINARISED = (
 
 def exported_modules(parts: Parts) -> nn.ModuleList:
     """What the exported graphs compute: the whole model where it is among them, else each part."""
-    stems = ("model",) if "model" in parts.stems else parts.stems
+    stems = (MODEL,) if MODEL in parts.stems else parts.stems
     return nn.ModuleList([parts.module(stem) for stem in stems])
 
 
@@ -38,10 +40,11 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         single_fix: Name of the colour correction of an image that fits one tile, or `none`.
         tiles_fix: The same for an image of several tiles.
     """
-    chained = set(PARTS) <= set(parts.stems)
-    if not chained and "model" not in parts.stems:
+    chained = parts.are_whole
+    if not chained and MODEL not in parts.stems:
         names = ", ".join(parts.stems)
-        return [f"nothing: {names} alone makes no image; that takes all three parts, or model"]
+        count = COUNTS[min(len(parts_of(parts.model)), len(COUNTS) - 1)]
+        return [f"nothing: {names} alone makes no image; that takes all {count} parts, or model"]
     steps = [
         "RGB to float32 in [0, 1], NCHW",
         "reflection by `margin` pixels beyond all edges, and at the lower and right edge on to "
@@ -50,11 +53,13 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         "tiles of lr_size that share `overlap` pixels, at multiples of `align`, blended with "
         "Gaussian weights",
     ]
-    if chained:
+    if parts.model.wiring.images:
+        names = ", ".join(parts.model.wiring.images)
         steps.append(
-            "between denoiser and decoder: clean_latent = latent * a + prediction * b, in float32, "
-            "with a and b from `clean_latent`"
+            f"further images ({names}), as large as `images` says: each whole to each tile"
         )
+    if chained:
+        steps.append(_process_step(parts))
     if {single_fix, tiles_fix} == {"none"}:
         return [*steps, "no colour correction; a clamp to [0, 1]"]
     itself = "" if chained else "; model.onnx corrects an image of one tile by itself"
@@ -63,3 +68,22 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         f"several), then a clamp to [0, 1]{itself}"
     )
     return steps
+
+
+def _process_step(parts: Parts) -> str:
+    """What is computed between the graphs of the components."""
+    section = parts.process
+    if "steps" in section:
+        return (
+            f"{len(section['steps'])} steps: the state begins as the sum in `start`; "
+            f"{', '.join(section['each_step'])} run at each of `steps` with its timestep, and the "
+            "next state is the sum in its `factors`; the last is clean_latent; all in float32"
+        )
+    letters = "abcdefgh"[: len(section["clean_latent"])]
+    terms = [f"{name} * {x}" for name, x in zip(section["clean_latent"], letters, strict=True)]
+    wiring = parts.model.wiring
+    return (
+        f"between {wiring.steps[-1].component} and {wiring.after[0].component}: clean_latent = "
+        f"{' + '.join(terms)}, in float32, with {', '.join(letters[:-1])} and {letters[-1]} from "
+        "`clean_latent`"
+    )

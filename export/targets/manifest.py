@@ -18,6 +18,7 @@ from compress.core.marks import MARK_FILE
 from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.process import matching, strips
 from compress.recipe.run_files import read_manifest
+from export.graphs.components import Tensors, outputs_of
 from export.graphs.layers import summary
 from export.targets import host
 from export.targets.contract import Exported, Parts
@@ -61,29 +62,39 @@ def tools(names: tuple[str, ...]) -> dict[str, str]:
 
 @torch.no_grad()
 def interface(parts: Parts, stem: str) -> dict[str, list[dict[str, Any]]]:
-    """The input and the output of a graph, with the ranges that calibration images gave."""
-    source, result = parts.names(stem)
-    inputs = parts.inputs(stem)
-    outputs = [parts.module(stem)(x) for x in inputs[:OBSERVED_IMAGES]]
-    dynamic = parts.options.dynamic
+    """The inputs and outputs of a graph, with the ranges that calibration images gave."""
+    spec = parts.spec(stem)
+    inputs = parts.tuples(stem)
+    module = parts.module(stem)
+    outputs = [outputs_of(module, x) for x in inputs[:OBSERVED_IMAGES]]
     return {
-        "inputs": [_tensor_entry(source, inputs, dynamic)],
-        "outputs": [_tensor_entry(result, outputs, dynamic)],
+        "inputs": _entries(parts, spec.inputs, inputs),
+        "outputs": _entries(parts, spec.outputs, outputs),
     }
 
 
-def _tensor_entry(name: str, tensors: list[torch.Tensor], dynamic: bool) -> dict[str, Any]:
+def _entries(parts: Parts, names: tuple[str, ...], tuples: list[Tensors]) -> list[dict[str, Any]]:
+    return [
+        _tensor_entry(parts, name, list(tensors))
+        for name, tensors in zip(names, zip(*tuples, strict=True), strict=True)
+    ]
+
+
+def _tensor_entry(parts: Parts, name: str, tensors: list[torch.Tensor]) -> dict[str, Any]:
+    wiring = parts.model.wiring
     shape: list[Any] = list(tensors[0].shape)
     least = min(tensor.min().item() for tensor in tensors)
     most = max(tensor.max().item() for tensor in tensors)
-    entry = {
+    is_map = name in wiring.ratios or name in IMAGES
+    entry: dict[str, Any] = {
         "name": name,
-        "shape": [*shape[:2], "height", "width"] if dynamic else shape,
+        "shape": [*shape[:2], "height", "width"] if parts.options.dynamic and is_map else shape,
         "example_shape": shape,
-        "dtype": "float32",
-        "layout": "NCHW",
+        "dtype": str(tensors[0].dtype).removeprefix("torch."),
     }
-    if name in IMAGES:
+    if is_map or name in wiring.images:
+        entry["layout"] = "NCHW"
+    if name in IMAGES or name in wiring.images:
         return {**entry, "range": [0.0, 1.0]}
     return {**entry, "observed": [round(least, DIGITS), round(most, DIGITS)]}
 
@@ -115,7 +126,7 @@ def _host_section(parts: Parts) -> dict[str, Any]:
     model = parts.model
     return {
         "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
-        "clean_latent": parts.clean_latent,
+        **parts.process,
         "colour_fix": model.colour_fix,
         "colour_fix_of_tiles": tiles_fix(model),
         "overlap": OVERLAP,

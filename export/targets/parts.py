@@ -7,10 +7,18 @@ from compress.core.errors import UserError, nearest
 from compress.model.sr_model import SRModel
 from compress.quant.layers import QuantLayer
 from compress.recipe.export_options import ExportOptions
-from export.graphs.components import GRAPHS, check_size
+from export.graphs.components import (
+    MODEL,
+    check_size,
+    graphs_of,
+    has_parts,
+    outputs_of,
+    parts_of,
+)
 from export.graphs.layers import quantised_layers
-from export.targets.contract import PARTS, Parts, Target
-from export.targets.host.tiles import clean_latent
+from export.targets.contract import Parts
+from export.targets.host.chain import run_process, stages
+from export.targets.target import Target
 
 WIDE_BITS = 8  # more are written as 16
 SUM_TOLERANCE = 1e-3  # of the greatest magnitude
@@ -29,31 +37,47 @@ def choose_parts(model: SRModel, target: Target, options: ExportOptions) -> Part
     """
     check_size(model, options.lr_size)
     stems = _choose_stems(model, target, options.components)
+    _check_inputs(model, target, options.target, stems)
     return Parts(model, stems, _choose_dtype(model, target, options), options)
 
 
 def _choose_stems(
     model: SRModel, target: Target, components: tuple[str, ...] | None
 ) -> tuple[str, ...]:
+    graphs = graphs_of(model)
     for component in components or ():
-        if component not in GRAPHS:
+        if component not in graphs:
             raise UserError(
-                f"component '{component}' is unknown{nearest(component, GRAPHS)}; choose from "
-                f"{', '.join(GRAPHS)}"
+                f"component '{component}' is unknown{nearest(component, graphs)}; choose from "
+                f"{', '.join(graphs)}"
             )
-    has_steps = model.process.steps > 1
+    parts = parts_of(model)
     if components:
-        stems = components
-    elif has_steps:
-        stems = ("model",)
+        stems = tuple(stem for stem in graphs if stem in components)
+    elif not has_parts(model):
+        stems = (MODEL,)
     else:
-        stems = ("model", *PARTS) if target.whole else PARTS
-    if has_steps and set(stems) != {"model"}:
+        stems = (MODEL, *parts) if target.whole else parts
+    if not has_parts(model) and set(stems) != {MODEL}:
         raise UserError(
             f"the denoiser runs {model.process.steps} times with host code between, which one file "
             "a component cannot hold; export --component model"
         )
     return tuple(stems)
+
+
+def _check_inputs(model: SRModel, target: Target, name: str, stems: tuple[str, ...]) -> None:
+    """Refuse graphs of several inputs or outputs for a target that takes one of each."""
+    if target.several:
+        return
+    graphs = graphs_of(model)
+    for stem in stems:
+        for kind, names in (("inputs", graphs[stem].inputs), ("outputs", graphs[stem].outputs)):
+            if len(names) > 1:
+                raise UserError(
+                    f"target {name} takes graphs of one input and one output, and {stem} has the "
+                    f"{kind} {', '.join(names)}; choose onnx"
+                )
 
 
 def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str:
@@ -78,22 +102,45 @@ def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str
 
 @torch.no_grad()
 def check_host_arithmetic(parts: Parts) -> None:
-    """Raise UserError unless the parts and the host's sum give the model's clean latent."""
-    if "decoder" not in parts.stems or "denoiser" not in parts.stems:
+    """Raise UserError unless the parts and the host's sums give the model's clean latent."""
+    program = parts.program
+    found = stages(program) if parts.are_whole else None
+    if found is None:
         return
-    latent = parts.inputs("denoiser")[0]
-    prediction = parts.model.predictions(latent)[0]
-    computed = clean_latent(parts.clean_latent, latent.numpy(), prediction.numpy())
-    expected = parts.inputs("decoder")[0].numpy()
+    before, each, after = found
+    parts.tuples(after[-1])  # so that the clean latent is known
+    values = parts.known[0]
+    images = {"lr", *parts.model.wiring.images}
+    tile = {name: values[name].numpy() for name in images}
+    _run_stage(parts, before, tile)
+
+    def run(stem: str, given: list[tuple]) -> list[tuple]:
+        return [_run_module(parts, stem, arrays) for arrays in given]
+
+    run_process(program, run, each, [tile])
+    computed = tile["clean_latent"]
+    expected = values["clean_latent"].numpy()
     agrees = computed.shape == expected.shape
     if agrees:
         error = np.abs(computed - expected).max()
         agrees = not error > SUM_TOLERANCE * np.abs(expected).max()
     if not agrees:
         raise UserError(
-            "between denoiser and decoder this model needs more than a host program's sum of "
-            "latent and prediction; export --component model"
+            f"between {parts.model.wiring.steps[-1].component} and {after[0]} this model needs "
+            "more than a host program's sum of latent and prediction; export --component model"
         )
+
+
+def _run_stage(parts: Parts, stems: list[str], tile: dict[str, np.ndarray]) -> None:
+    for stem in stems:
+        spec = parts.spec(stem)
+        outputs = _run_module(parts, stem, tuple(tile[name] for name in spec.inputs))
+        tile.update(zip(spec.outputs, outputs, strict=True))
+
+
+def _run_module(parts: Parts, stem: str, arrays: tuple) -> tuple[np.ndarray, ...]:
+    tensors = tuple(torch.from_numpy(array) for array in arrays)
+    return tuple(x.numpy() for x in outputs_of(parts.module(stem), tensors))
 
 
 def check_no_packed_weights(parts: Parts) -> None:

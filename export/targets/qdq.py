@@ -13,7 +13,7 @@ float.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,14 +43,22 @@ from export.targets.ranges import Overrides, lift
 from export.targets.searches import PRODUCTS, searching_nodes
 
 QNN, TENSORRT, CPU = "qnn", "tensorrt", "cpu"
+Inputs = np.ndarray | tuple[np.ndarray, ...]  # of one run of a graph
 ACTIVATIONS = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
 
 
 class Samples(CalibrationDataReader):
-    """The inputs of one graph, by its input's name."""
+    """The inputs of one graph, by their names.
 
-    def __init__(self, name: str, arrays: Iterable[np.ndarray]):
-        self.feeds = iter([{name: array} for array in arrays])
+    Args:
+        names: Of the graph's inputs; one name for a graph of one.
+        arrays: Tuples of all inputs, or arrays for a graph of one.
+    """
+
+    def __init__(self, names: str | Sequence[str], arrays: Iterable[Inputs]):
+        keys = [names] if isinstance(names, str) else list(names)
+        tuples = [(x,) if isinstance(x, np.ndarray) else x for x in arrays]
+        self.feeds = iter([dict(zip(keys, x, strict=True)) for x in tuples])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next input; None behind the last."""
@@ -167,7 +175,7 @@ def products_config(
 def quantise(
     model: onnx.ModelProto,
     form: str,
-    arrays: list[np.ndarray],
+    arrays: Sequence[Inputs],
     activations: int,
     wide_io: bool = True,
 ) -> onnx.ModelProto:
@@ -176,7 +184,8 @@ def quantise(
     Args:
         model: With its weights. It is changed.
         form: `qnn`, `tensorrt` or `cpu`.
-        arrays: Inputs of the graph, for the ranges of the other tensors.
+        arrays: Inputs of the graph, for the ranges of the other tensors: arrays, or tuples where
+            it has several.
         activations: Bits, 8 or 16.
         wide_io: For `qnn` with 8 bits, whether inputs and outputs are in 16.
 
@@ -186,7 +195,7 @@ def quantise(
     model = prepare(fold(model))
     learned = lift(model)
     model = add_shapes(model)
-    samples = Samples(model.graph.input[0].name, arrays)
+    samples = Samples([entry.name for entry in model.graph.input], arrays)
     try:
         if form == QNN:
             # onnxruntime cannot put a conversion on a tensor whose range is given, so learned
@@ -218,6 +227,6 @@ def quantise_file(path: Path, form: str, parts: Parts, wide_io: bool = True) -> 
         parts: Give the inputs and the bits of activations.
         wide_io: For `qnn` with 8 bits, whether inputs and outputs are in 16.
     """
-    arrays = [x.numpy() for x in parts.inputs(path.stem)]
+    arrays = [tuple(x.numpy() for x in given) for given in parts.tuples(path.stem)]
     activations = 16 if parts.activation_bits == 16 else 8
     replace_file(quantise(load_graph(path), form, arrays, activations, wide_io), path)

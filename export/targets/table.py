@@ -2,13 +2,15 @@
 
 import importlib
 import importlib.util
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
 from compress.recipe.export_options import ExportOptions
-from export.parity.probes import check_probes
-from export.rewrites.apply import names_for
 from export.targets.chips import choose_chip
-from export.targets.contract import Target, Writer
+from export.targets.target import Target
+
+if TYPE_CHECKING:
+    from export.targets.contract import Writer
 
 # Thresholds in dB, end to end: fp16 rounds at 2^-11; 30 and 45 are what 8 and 16 bits are expected
 # to reach.
@@ -22,6 +24,7 @@ TARGETS: dict[str, Target] = {
         takes_quantised=True,
         whole=True,
         dynamic=True,
+        several=True,
     ),
     "qnn": Target(
         "qnn",
@@ -107,7 +110,7 @@ def choose_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def find_writer(target: Target) -> Writer:
+def find_writer(target: Target) -> "Writer":
     """The function that makes a target's files; its packages are imported where it needs them."""
     return importlib.import_module(f"export.targets.to_{target.module}").write
 
@@ -138,8 +141,12 @@ def check_options(options: ExportOptions) -> None:
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
         choose_chip(options.chip)
     if options.rewrite is not None:
+        from export.rewrites.apply import names_for  # brings torch, as --help does not
+
         names_for(options.rewrite)
     if options.probes is not None:
+        from export.parity.probes import check_probes  # brings torch, as --help does not
+
         check_probes(options.probes)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from compress.core.errors import UserError
 from compress.recipe import run_files
+from export.targets.host.chain import chain, further_images
 from export.targets.host.runtimes import load
-from export.targets.host.tiles import chain, chosen
+from export.targets.host.tiles import chosen
 from export.timing.rows import Measured, Row, make_rows
 from export.timing.turns import check_counts, interleaved
 
@@ -31,14 +32,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def whole(folder: Path, threads: int) -> Callable[[], object]:
-    """One run of an exported model on a random image of its size.
+    """One run of an exported model on random images of its size.
 
     That is all parts and the arithmetic between them, no tiles.
     """
     manifest = read_manifest(folder)
     graphs = load(Path(folder), chosen(manifest, None), threads)
-    lr = np.random.default_rng(0).random((1, 3, *manifest["lr_size"]), dtype=np.float32)
-    return lambda: chain(manifest, graphs, lr)
+    random = np.random.default_rng(0)
+    lr = random.random((1, 3, *manifest["lr_size"]), dtype=np.float32)
+    others = {
+        name: random.random((1, 3, *size), dtype=np.float32)
+        for name, size in further_images(manifest).items()
+    }
+    return lambda: chain(manifest, graphs, lr, others)
 
 
 def profile(folder: Path, threads: int, python: str = sys.executable) -> tuple[float, float]:

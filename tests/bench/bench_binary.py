@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import onnxruntime as ort
+from rows import add_json, write_rows
 from torch import nn
 
 from compress.binary.config import METHODS
@@ -28,7 +29,7 @@ from compress.families.resshift import ResShiftSource
 from compress.model.sr_model import SRModel
 from compress.passes.binarize import Binarize
 from compress.passes.pack import Pack
-from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.export_onnx import export_onnx
 from export.timing.files import feed
 from export.timing.turns import interleaved
 
@@ -66,7 +67,9 @@ def write(folder: Path, kind: str, method: str | None, side: int) -> tuple[Path,
     if method:
         Binarize(method=method).convert(model)
         Pack().convert(model)
-    export_onnx(model.eval().requires_grad_(False), folder, lr_size=(side, side), end_to_end=False)
+    export_onnx(
+        model.eval().requires_grad_(False), folder, lr_size=(side, side), stems=("denoiser",)
+    )
     derived = {
         id(b)
         for name, b in model.denoiser.named_buffers()
@@ -86,9 +89,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--method", choices=METHODS, default="bimacosr")
     parser.add_argument("--lr-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=10)
+    add_json(parser)
     options = parser.parse_args(argv)
-    for stem in set(GRAPHS) - {"denoiser"}:
-        del GRAPHS[stem]  # only the binarised component is of interest
     with tempfile.TemporaryDirectory() as folder:
         (plain, _), (packed, needed) = (
             write(Path(folder) / name, options.source, method, options.lr_size)
@@ -113,14 +115,28 @@ def main(argv: list[str]) -> None:
             f"{'denoiser':28}{'bytes':>12}{'ratio':>8}{'load KiB':>12}{'ratio':>8}"
             f"{'ms':>10}{'ratio':>8}"
         )
+        table = []
         for label, (file, _) in runs.items():
             size = file.stat().st_size
+            table.append(
+                {
+                    "denoiser": label,
+                    "bytes": size,
+                    "size": size / plain.stat().st_size,
+                    "load_kib": memory[label],
+                    "memory": memory[label] / max(1, memory["float"]),
+                    "ms": medians[label],
+                    "time": medians[label] / medians["float"],
+                    "of_its_bits": size / needed if file == packed else None,
+                }
+            )
             print(
                 f"{label:28}{size:>12,}{size / plain.stat().st_size:>8.3f}{memory[label]:>12,}"
                 f"{memory[label] / max(1, memory['float']):>8.3f}{medians[label]:>10.1f}"
                 f"{medians[label] / medians['float']:>8.3f}"
             )
         share = packed.stat().st_size / needed
+        write_rows(options.json, table)
         print(f"bits and float16 numbers: {needed:,} bytes; the file has {share:.3f} of that")
 
 

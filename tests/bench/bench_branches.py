@@ -17,6 +17,7 @@ import math
 from pathlib import Path
 
 import torch
+from rows import add_json, write_rows
 
 from compress.binary.config import METHODS
 from compress.core.errors import command
@@ -82,6 +83,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=METHODS[1:], default=METHODS[1:])
     parser.add_argument("-o", "--out", type=Path, required=True)
+    add_json(parser)
     options = parser.parse_args(argv)
 
     config = ResShiftSource(weights=options.weights)
@@ -103,6 +105,7 @@ def main(argv: list[str]) -> None:
     )
     title = f"denoiser, {options.steps} steps"
     print(f"{title:<40}{'kept':>6}{'bytes':>10}{'PSNR':>8}{'LPIPS':>9}")
+    table = []
     for name, binarize in rows.items():
         folder = options.out / name.replace(": ", "_").replace(" + ", "_").replace(" ", "_")
         file = folder / "figures.json"
@@ -123,11 +126,13 @@ def main(argv: list[str]) -> None:
                 json.dumps({"psnr": sum(psnr) / len(psnr), "lpips": sum(distance) / len(distance)})
             )
         figures, kept = json.loads(file.read_text()), len(binarize.keep or (0, 0))
+        size = packed_bytes(source, binarize)
+        table.append({"denoiser": name, "kept": kept, "bytes": size, **figures})
         print(
-            f"{name:<40}{kept:>6}{packed_bytes(source, binarize):>10,}{figures['psnr']:>8.2f}"
-            f"{figures['lpips']:>9.4f}",
+            f"{name:<40}{kept:>6}{size:>10,}{figures['psnr']:>8.2f}{figures['lpips']:>9.4f}",
             flush=True,
         )
+    write_rows(options.json, table)
 
 
 if __name__ == "__main__":

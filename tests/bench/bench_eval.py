@@ -24,6 +24,7 @@ from pyiqa.models.inference_model import (
     InferenceModel,
 )  # after compress, which mends torchvision for it
 from pyiqa.utils.img_util import imread2tensor
+from rows import add_json, write_rows
 
 from compress.core.errors import UserError, command
 from compress.core.machine import processor
@@ -71,6 +72,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--batch", type=int, default=1, help="as eval.run has it on the CPU")
     p.add_argument("--processes", type=int, default=2, help="0: only one process is measured")
+    add_json(p)
     options = p.parse_args(argv)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     names = check_names(options.metrics.split(","))
@@ -120,19 +122,25 @@ def main(argv: list[str]) -> None:
         f"{options.repeats} repeats"
     )
     base = statistics.median(times["pyiqa directly"])
+    table = []
     for label, values in times.items():
         median = statistics.median(values)
+        table.append({"way": label, "ms": median / len(files) * 1e3, "faster": base / median})
         print(
             f"{label:22}{median / len(files) * 1e3:9.1f} ms an image"
             f"{base / median:7.2f}x as fast as pyiqa directly"
         )
     with tempfile.TemporaryDirectory() as folder:
-        _cached(job, groups, Path(folder) / "c.sqlite", base, len(files))
+        taken = _cached(job, groups, Path(folder) / "c.sqlite", base, len(files))
+        cached = {"ms": taken / len(files) * 1e3, "faster": base / taken}
+        table.append({"way": "eval, all cached", **cached})
     if options.processes > 1:
-        _scaling(job, groups, options.processes)
+        more = _scaling(job, groups, options.processes)
+        table.append({"way": f"eval, {options.processes} processes against one", "faster": more})
+    write_rows(options.json, table)
 
 
-def _cached(job: Job, groups: list, file: Path, base: float, count: int) -> None:
+def _cached(job: Job, groups: list, file: Path, base: float, count: int) -> float:
     from dataclasses import replace
 
     from eval.score.cache import ScoreCache
@@ -145,9 +153,10 @@ def _cached(job: Job, groups: list, file: Path, base: float, count: int) -> None
         worker(group)
     taken = time.perf_counter() - start
     print(f"{'eval, all cached':22}{taken / count * 1e3:9.1f} ms an image{base / taken:7.2f}x")
+    return taken
 
 
-def _scaling(job: Job, groups: list, processes: int) -> None:
+def _scaling(job: Job, groups: list, processes: int) -> float:
     """Steady state of one process against several: from the first group's end to the last's."""
     rates = {}
     for count in (1, processes):
@@ -167,6 +176,7 @@ def _scaling(job: Job, groups: list, processes: int) -> None:
         f"{processes} processes: {rates[processes] / rates[1]:.2f}x the images a second of one "
         f"process (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
     )
+    return rates[processes] / rates[1]
 
 
 if __name__ == "__main__":

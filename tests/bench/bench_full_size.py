@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from random_weights import randomise
+from rows import add_json, write_rows
 
 from compress.core.errors import command
 from compress.families.adcsr import AdcSRSource
@@ -119,8 +120,9 @@ def main(argv: list[str]) -> int:
         "--lr-size", default="128x128", help="height x width of the input (default 128x128)"
     )
     p.add_argument("--folder", help="where the temporary folder goes (default: the system's)")
+    add_json(p)
     options = p.parse_args(argv)
-    size, peaks, rows = parse_size(options.lr_size), [], []
+    size, peaks, rows, phases_done = parse_size(options.lr_size), [], [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         phases = {
             "save": save,
@@ -139,11 +141,14 @@ def main(argv: list[str]) -> int:
                 ).result()
             rows = result if phase is compare else rows
             peaks.append(peak)
+            phases_done.append({"phase": name, "seconds": seconds, "peak_gib": peak})
             print(
                 f"{name:12}{seconds:8.1f} s{peak:8.2f} GiB  {'' if phase is compare else result}",
                 flush=True,
             )
     print(table(rows))
+    phases_done[-1]["parity_db"] = " / ".join(f"{row['psnr_db']:.1f}" for row in rows)
+    write_rows(options.json, phases_done)
     problem = failures(rows) or (
         f"a phase needs {max(peaks):.1f} GiB, more than {LIMIT_GIB:.0f}"
         if max(peaks) > LIMIT_GIB

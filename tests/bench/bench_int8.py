@@ -32,21 +32,24 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from rows import add_json, write_rows
 
 from compress.core.errors import UserError, command
-from compress.data.calibration import calibration_images
+from compress.data.calibration import as_values, calibration_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.strip import Strip
 from compress.recipe.export_options import parse_size
 from export.baselines.methods import Job
-from export.graphs.export_onnx import GRAPHS, export_onnx
+from export.graphs.components import graphs_of, reaching
+from export.graphs.export_onnx import export_onnx
 from export.parity.session import session, session_options
 from export.targets.host import processor
 from export.timing.files import compare, feed
 from export.timing.rows import table
 from export.timing.turns import interleaved
 
+STEMS = ("model", "encoder", "denoiser", "decoder")
 CONVERSIONS = {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -114,8 +117,7 @@ def shares(
     }
 
 
-def describe(path: Path, threads: int) -> str:
-    total, floats = shares(path, threads)
+def describe(total: dict[str, float], floats: dict[str, tuple[int, float]]) -> str:
     sums = ", ".join(
         f"{kind} {total.get(kind, 0):.1f} ms" for kind in ("integer", "conversion", "float")
     )
@@ -123,7 +125,7 @@ def describe(path: Path, threads: int) -> str:
     return f"{sums}; float: {stay}"
 
 
-def kernels(path: Path, threads: int, repeats: int) -> str:
+def kernels(path: Path, threads: int, repeats: int) -> dict[str, float]:
     """Medians of one file with exact and with fast kernels, interleaved.
 
     Beside them stands the largest difference of their results.
@@ -139,21 +141,15 @@ def kernels(path: Path, threads: int, repeats: int) -> str:
     apart = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
     times = interleaved({name: partial(one.run, None, x) for name, one in loaded.items()}, repeats)
     exact, fast = (float(np.median(times[name])) for name in ("exact", "fast"))
-    return (
-        f"exact kernels {exact:.1f} ms, fast kernels {fast:.1f} ms ({exact / fast:.2f}x); "
-        f"results differ by {apart:.2e} of the largest value"
-    )
+    return {"exact_ms": exact, "fast_ms": fast, "apart": apart}
 
 
 def inputs_of(
     source: SRModel, stem: str, size: tuple[int, int], count: int = 8
 ) -> list[np.ndarray]:
     """What graph `stem` reads when the float model restores calibration images."""
-    name, found = GRAPHS[stem][1], []
-    for lr in calibration_images("embedded", count, size[0], seed=0):
-        x = lr if name == "lr" else source.encoder(lr)
-        found.append((source.clean_latent(x) if name == "clean_latent" else x).numpy())
-    return found
+    images = calibration_images("embedded", count, size[0], seed=0)
+    return [reaching(source, stem, values)[0][0].numpy() for values in as_values(source, images)]
 
 
 def openvino_runs(files: dict[str, Path], threads: int) -> dict[str, Callable[[], object]]:
@@ -184,11 +180,13 @@ for turn in range(0, repeats, 3):
             start = time.perf_counter()
             run([x])
             times[label].append((time.perf_counter() - start) * 1e3)
-print("; ".join(f"{label}, OpenVINO {statistics.median(ms):.1f} ms" for label, ms in times.items()))
+print(json.dumps({f"{label}, OpenVINO": statistics.median(ms) for label, ms in times.items()}))
 """
 
 
-def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeats: int) -> str:
+def openvino_elsewhere(
+    python: str, files: dict[str, Path], threads: int, repeats: int
+) -> dict[str, float]:
     """The files' medians in OpenVINO, interleaved, in a process of another interpreter."""
     named = json.dumps({label: str(path) for label, path in files.items()})
     done = subprocess.run(
@@ -197,7 +195,38 @@ def openvino_elsewhere(python: str, files: dict[str, Path], threads: int, repeat
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"--openvino-python {python} failed ({why})")
-    return done.stdout.strip()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(files: dict[str, Path], threads: int, arguments: argparse.Namespace) -> list[dict]:
+    """Print what one part takes in all its forms; returns a row a form."""
+    repeats = arguments.repeats
+    rows: list[dict] = list(map(dict, compare(files, threads=threads, repeats=repeats)))
+    print(table(rows))
+    for row in rows:
+        if row["label"].split(" ", 1)[1] not in ("compressed", "beside"):
+            continue
+        total, floats = shares(files[row["label"]], threads)
+        row |= {f"{kind}_ms": total.get(kind, 0.0) for kind in ("integer", "conversion", "float")}
+        row |= kernels(files[row["label"]], threads, repeats)
+        print(f"{row['label']}: {describe(total, floats)}")
+        print(
+            f"{row['label']}: exact kernels {row['exact_ms']:.1f} ms, fast kernels "
+            f"{row['fast_ms']:.1f} ms; results differ by {row['apart']:.2e} of the largest value"
+        )
+    medians: dict[str, float] = {}
+    if arguments.openvino_python:
+        medians = openvino_elsewhere(arguments.openvino_python, files, threads, repeats)
+    elif importlib.util.find_spec("openvino"):
+        times = interleaved(openvino_runs(files, threads), repeats)
+        medians = {label: float(np.median(ms)) for label, ms in times.items()}
+    if medians:
+        print("; ".join(f"{label} {ms:.1f} ms" for label, ms in medians.items()))
+    more = [
+        {"label": label, "median_ms": ms, "ratio": rows[0]["median_ms"] / ms, "threads": threads}
+        for label, ms in medians.items()
+    ]
+    return rows + more
 
 
 @command
@@ -217,11 +246,12 @@ def main(argv: list[str]) -> None:
         metavar="PATH",
         help="an interpreter that has openvino, for the same files",
     )
-    p.add_argument("--components", default=",".join(GRAPHS), help=f"of {', '.join(GRAPHS)}")
+    p.add_argument("--components", default=",".join(STEMS), help=f"of {', '.join(STEMS)}")
+    add_json(p)
     arguments = p.parse_args(argv)
     size, stems = parse_size(arguments.lr_size), arguments.components.split(",")
-    if unknown := [stem for stem in stems if stem not in GRAPHS]:
-        raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(GRAPHS)}")
+    if unknown := [stem for stem in stems if stem not in STEMS]:
+        raise UserError(f"--components: '{unknown[0]}' is unknown; choose of {', '.join(STEMS)}")
     from compress.recipe.checkpoint import load_model, read_header
 
     print(processor.describe())
@@ -250,6 +280,7 @@ def main(argv: list[str]) -> None:
         )
         if nncf:
             export_onnx(stripped, plain_files, lr_size=size, end_to_end=False)
+        measured: list[dict] = []
         for stem in stems:
             files = {f"{stem} {name}": path / f"{stem}.onnx" for name, path in paths.items()}
             if nncf and stem != "model":  # of a whole model it asserts its way out
@@ -259,27 +290,19 @@ def main(argv: list[str]) -> None:
                     plain_files / f"{stem}.onnx",
                     Path(folder) / f"{stem}.nncf.onnx",
                 )
+                spec = graphs_of(source)[stem]
+                names = spec.inputs[0], spec.outputs[0]
                 plain(
-                    Job(stem, float_file, stripped, inputs_of(source, stem, size), 8, 8),
+                    Job(stem, names, float_file, stripped, inputs_of(source, stem, size), 8, 8),
                     files[f"{stem} nncf"],
                 )
             for threads in map(int, arguments.threads.split(",")):
-                print(table(compare(files, threads=threads, repeats=arguments.repeats)))
-                for name in (name for name in ("compressed", "beside") if name in paths):
-                    print(f"{name}: {describe(files[f'{stem} {name}'], threads)}")
-                    print(f"{name}: {kernels(files[f'{stem} {name}'], threads, arguments.repeats)}")
-                if arguments.openvino_python:
-                    print(
-                        openvino_elsewhere(
-                            arguments.openvino_python, files, threads, arguments.repeats
-                        )
-                    )
-                elif importlib.util.find_spec("openvino"):
-                    times = interleaved(openvino_runs(files, threads), arguments.repeats)
-                    print(
-                        "; ".join(f"{label} {np.median(ms):.1f} ms" for label, ms in times.items())
-                    )
+                measured += [
+                    {"part": stem, "form": row["label"].removeprefix(f"{stem} "), **row}
+                    for row in report(files, threads, arguments)
+                ]
                 print()
+        write_rows(arguments.json, measured)
     print(f"cores: {os.cpu_count()}")
 
 

@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rows import add_json, write_rows
 from torch import nn
 
+from compress.core.errors import command
 from compress.families.adcsr import ASSET
 from compress.model.sr_model import MARGIN, SCALE, SRModel, Tiling
 from compress.passes.encoder_swap import PixelUnshuffleEncoder
@@ -78,9 +80,8 @@ class Clock:
 
 def in_toolkit(what: str, fix: str, clock: Clock) -> Callable[[np.ndarray], np.ndarray]:
     if what == "stub":
-        model = SRModel(
-            PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), tiling=Tiling(margin=MARGIN)
-        ).eval()
+        parts = {"encoder": PixelUnshuffleEncoder(2), "denoiser": Same(), "decoder": Enlarge()}
+        model = SRModel(parts, Direct(), tiling=Tiling(margin=MARGIN)).eval()
     else:
         model = load_model(what)
     model.colour_fix, model.tiling = fix, Tiling(**{**vars(model.tiling), "colour_fix": None})
@@ -123,7 +124,8 @@ def child(options: argparse.Namespace) -> dict:
     return found | {"peak": resident(), "beside": resident() - alone, "shape": list(pixels.shape)}
 
 
-def main() -> None:
+@command
+def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default=str(ASSET))
     parser.add_argument(
@@ -132,14 +134,16 @@ def main() -> None:
     parser.add_argument("--fix", action="append", choices=FIXES, help="default: all")
     parser.add_argument("--png", action="store_true", help="write the result as well")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    add_json(parser)
+    options = parser.parse_args(argv)
     if options.child:
         print(json.dumps(child(options)))
         return
     print(f"{options.model} at {options.size}, {torch.get_num_threads()} threads; MiB and seconds")
     print(f"{'':10}{'loaded':>8}{'peak':>8}{'beside':>8}{'networks':>10}{'colour':>8}{'share':>8}")
+    table = []
     for fix in options.fix or FIXES:
-        command = [
+        words = [
             sys.executable,
             __file__,
             options.model,
@@ -149,16 +153,19 @@ def main() -> None:
             fix,
             "--child",
         ]
-        done = subprocess.run(command + ["--png"] * options.png, capture_output=True, text=True)
+        done = subprocess.run(words + ["--png"] * options.png, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
         row = json.loads(done.stdout.splitlines()[-1])
         colour = row["seconds"] - row["networks"]
+        row["share"] = colour / row["seconds"]
+        table.append({key: value for key, value in row.items() if key != "shape"})
         print(
             f"{fix:10}{row['loaded']:8}{row['peak']:8}{row['beside']:8}{row['networks']:10.1f}{colour:8.1f}"
             f"{100 * colour / row['seconds']:7.1f}%",
             flush=True,
         )
+    write_rows(options.json, table)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from random_weights import randomise
+from rows import add_json, write_rows
 
 from compress.core.errors import UserError, command
 from compress.cost.count import measure
@@ -98,6 +99,7 @@ def main(argv: list[str]) -> None:
     )
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--repeats", type=int, default=20)
+    add_json(p)
     options = p.parse_intermixed_args(argv)
     size = parse_size(options.lr_size)
     torch.set_num_threads(options.threads)
@@ -130,14 +132,28 @@ def main(argv: list[str]) -> None:
         f"{'':{width}}{'params M':>10}{'GMACs':>9}{'fewer':>8}{'median ms':>11}{'min ms':>9}"
         f"{'faster':>8}"
     )
+    table = []
     for label, (_, source) in found.items():
         cost, median = costs[label], statistics.median(times[label])
+        table.append(
+            {
+                "model": label,
+                "params_m": cost.params / 1e6,
+                "gmacs": cost.macs_full / 1e9,
+                "fewer": costs[source].macs_full / cost.macs_full,
+                "median_ms": median,
+                "min_ms": min(times[label]),
+                "faster": statistics.median(times[source]) / median,
+                "faster_at_best": min(times[source]) / min(times[label]),
+            }
+        )
         print(
             f"{label:{width}}{cost.params / 1e6:10.2f}{cost.macs_full / 1e9:9.2f}"
             f"{costs[source].macs_full / cost.macs_full:7.2f}x{median:11.1f}"
             f"{min(times[label]):9.1f}"
             f"{statistics.median(times[source]) / median:7.2f}x"
         )
+    write_rows(options.json, table)
 
 
 if __name__ == "__main__":

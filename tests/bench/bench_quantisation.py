@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from quantisation_table import METRICS, table
+from rows import add_json, write_rows
 from tqdm import tqdm
 
 from compress.core.errors import UserError, command, nearest
@@ -38,12 +39,13 @@ from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
 from eval.data.dataset import Pair, open_data
 from eval.metric.scorer import Metrics
-from export.baselines.make import COMPONENTS, make
+from export.baselines.make import make
 from export.baselines.methods import METHODS, check, parse_bits
 from export.graphs.export_onnx import export_onnx
 from export.parity.session import session
 from export.timing.files import compare
 
+COMPONENTS = ("encoder", "denoiser", "decoder")
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
 # What recipes/passionsr_w4a8.yaml has beside the widths.
@@ -217,7 +219,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--out", type=Path, default=Path("runs/quantisation"))
+    add_json(p)
     return p
+
+
+def plain(row: dict) -> dict:
+    """A row without mappings in it."""
+    metrics, ratio = row.get("metrics", {}), row.get("speed", {}).get("ratio")
+    rest = {key: value for key, value in row.items() if key not in ("metrics", "speed")}
+    return rest | metrics | {"speed": ratio}
 
 
 def check_choices(arguments: argparse.Namespace) -> None:
@@ -327,6 +337,7 @@ def main(argv: list[str]) -> None:
         + table(results)
     )
     write_text(folder / "table.txt", text + "\n")
+    write_rows(arguments.json, [plain(row) for row in results])
     print(text)
 
 

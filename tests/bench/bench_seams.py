@@ -2,6 +2,7 @@
 
     python tests/bench/bench_seams.py MODEL PHOTO --region 40:850,40:1480 [--router ROUTER] [-o PNG]
 
+PHOTO is a file, or `camera`, which scikit-image brings with it and which is gray.
 512 -> 2048 takes 25 tiles of 128 at a stride of 96. `region` is rows and columns of the result.
 Profiles are means over the region along a border's direction, in levels of 255. A border's step is
 what its profile jumps there beyond the median of eight neighbours at the same phase, which have the
@@ -10,9 +11,13 @@ border.
 """
 
 import argparse
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
+from rows import add_json, write_rows
 
 from compress.core.errors import command
 from compress.core.image import read_image, write_image
@@ -37,6 +42,14 @@ def jump(steps: torch.Tensor, at: int) -> float:
     return (steps[:, at] - torch.stack(near).median(0).values).abs().max().item()
 
 
+def photograph(name: str) -> torch.Tensor:
+    """float [1, 3, h, w] in [0, 1] of a file, or of scikit-image's `camera`."""
+    if name != "camera":
+        return read_image(name)
+    gray = Image.open(str(files("skimage") / "data" / "camera.png")).convert("RGB")
+    return torch.from_numpy(np.asarray(gray).copy()).permute(2, 0, 1)[None].float() / 255
+
+
 @torch.no_grad()
 @command
 def main(argv: list[str]) -> None:
@@ -49,11 +62,11 @@ def main(argv: list[str]) -> None:
         "--side", type=int, default=512, help="of the corner of the photograph that is taken"
     )
     parser.add_argument("-o", "--out", type=Path, help="the last result")
+    add_json(parser)
     options = parser.parse_args(argv)
-    model, lr = (
-        load_model(options.model),
-        read_image(options.photo)[..., : options.side, : options.side],
-    )
+    model = load_model(options.model)
+    lr = photograph(options.photo)[..., : options.side, : options.side]
+    table = []
     router = Router.load(options.router) if options.router else Router()
     rows, columns = (slice(*map(int, part.split(":"))) for part in options.region.split(","))
     for label, how in (
@@ -73,6 +86,16 @@ def main(argv: list[str]) -> None:
             inside = range(2 * PHASE, steps.shape[1] - 2 * PHASE)
             found += [jump(steps, i) for i in inside if i in borders]
             others += [jump(steps, i) for i in inside if i not in borders]
+        table.append(
+            {
+                "model": f"`{Path(options.model).stem}`"
+                + (", routed" if label == "routed" else ""),
+                "borders": len(found),
+                "step": max(found),
+                "elsewhere_median": sorted(others)[len(others) // 2],
+                "elsewhere_99": sorted(others)[len(others) * 99 // 100],
+            }
+        )
         print(
             f"{label}: {result.shares()}, {len(found)} borders in the region, "
             f"largest step {max(found):.2f} of 255; "
@@ -81,6 +104,7 @@ def main(argv: list[str]) -> None:
         )
         if options.out:
             write_image(result.image, options.out)
+    write_rows(options.json, table)
 
 
 if __name__ == "__main__":

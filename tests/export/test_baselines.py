@@ -41,7 +41,7 @@ def job(tmp_path_factory):
         output_names=["latent"],
         external_data=False,
     )
-    return Job("encoder", file, module, arrays, 8, 8)
+    return Job("encoder", ("lr", "latent"), file, module, arrays, 8, 8)
 
 
 def run(path, x):
@@ -64,7 +64,7 @@ def integer_weights(path):
 
 
 def at(job, width):
-    return Job(job.stem, job.file, job.module, job.arrays, *parse_bits(width))
+    return Job(job.stem, job.names, job.file, job.module, job.arrays, *parse_bits(width))
 
 
 LEAST = {"W8A8": 30, "W8A16": 38, "W6A6": 20, "W4A8": 15, "W8": 38, "W4": 15}  # dB
@@ -116,7 +116,7 @@ def test_constant_keys_of_several_heads_run(tmp_path, name):
         output_names=["latent"],
         external_data=False,
     )
-    job = Job("encoder", tmp_path / "float.onnx", module, arrays, 8, 8)
+    job = Job("encoder", ("lr", "latent"), tmp_path / "float.onnx", module, arrays, 8, 8)
     METHODS[name](job, tmp_path / "encoder.onnx")
     assert quality(job, tmp_path / "encoder.onnx") > 30
 
@@ -186,7 +186,12 @@ def tiny():
     """A model of three convolutions: [1, 3, h, w] -> [1, 4, h/2, w/2] -> [1, 3, 4h, 4w]."""
     torch.manual_seed(0)
     decoder = nn.Sequential(nn.Conv2d(4, 192, 3, padding=1), nn.PixelShuffle(8))
-    model = SRModel(nn.Conv2d(3, 4, 3, 2, 1), OfState(4, 4, 3, padding=1), decoder, Direct())
+    parts = {
+        "encoder": nn.Conv2d(3, 4, 3, 2, 1),
+        "denoiser": OfState(4, 4, 3, padding=1),
+        "decoder": decoder,
+    }
+    model = SRModel(parts, Direct())
     return model.eval().requires_grad_(False)
 
 

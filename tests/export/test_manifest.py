@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,8 +24,9 @@ from compress.process.padding import pad
 from compress.process.resample import upsample
 from compress.quant.placement import Placement
 from compress.recipe.export_options import ExportOptions
-from export.graphs.export_onnx import GRAPHS, summary
+from export.graphs.export_onnx import summary
 from export.graphs.probes import probes
+from export.targets.contract import Parts
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.export_folder import export, finish
 from export.targets.host import arithmetic, tiles
@@ -464,9 +464,11 @@ def test_what_runs_the_folder(folder):
     assert {graph["least_onnxruntime"] for graph in manifest["graphs"].values()} == {"1.18"}
 
 
-def parts_of(model, *stems: str) -> SimpleNamespace:
-    """What a description reads of Parts, which refuses a model without ranges."""
-    return SimpleNamespace(stems=stems, module=lambda stem: GRAPHS[stem][0](model).eval())
+def parts_of(model, *stems: str) -> Parts:
+    """As much of Parts as a description reads; its constructor refuses a model without ranges."""
+    parts = Parts.__new__(Parts)
+    parts.model, parts.stems = model, stems
+    return parts
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from compress.process.colour import FIXES, adain
 from compress.process.direct import Direct
 from compress.quant.layers import QuantConv2d, QuantLayer
 from export.graphs import graph
-from export.graphs.export_onnx import GRAPHS, export_onnx, resolve_opset
+from export.graphs.export_onnx import export_onnx, resolve_opset
 from export.graphs.probes import probes
 from export.graphs.translate import TABLE, bicubic_taps
 from export.parity.session import session
@@ -30,7 +30,13 @@ def nodes(model: onnx.ModelProto, kind: str) -> list[onnx.NodeProto]:
 
 def test_versions_metadata_and_bytes(float_files):
     model, folder = float_files
-    for stem, (_, source, result) in GRAPHS.items():
+    named = {
+        "model": ("lr", "sr"),
+        "encoder": ("lr", "latent"),
+        "denoiser": ("latent", "prediction"),
+        "decoder": ("clean_latent", "image"),
+    }
+    for stem, (source, result) in named.items():
         file = onnx.load(folder / f"{stem}.onnx")
         assert file.ir_version <= 13
         assert [o.version for o in file.opset_import if not o.domain] == [20]
@@ -64,7 +70,8 @@ class Enlarge(nn.Module):
 
 @pytest.mark.parametrize("name", FIXES)
 def test_every_colour_fix(tmp_path, name):
-    model = SRModel(PixelUnshuffleEncoder(2), Same(), Enlarge(), Direct(), colour_fix=name).eval()
+    parts = {"encoder": PixelUnshuffleEncoder(2), "denoiser": Same(), "decoder": Enlarge()}
+    model = SRModel(parts, Direct(), colour_fix=name).eval()
     export_onnx(model, tmp_path, lr_size=(32, 48), per_component=False)
     loaded = session(tmp_path / "model.onnx", 1)
     for lr in probes((32, 48)).values():

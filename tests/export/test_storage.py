@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import UserError
-from export.graphs.export_onnx import GRAPHS
+from export.graphs.components import reaching
 from export.graphs.maxima import absolute_maxima
 from export.graphs.probes import probes
 from export.graphs.storage import (
@@ -36,15 +36,16 @@ from export.parity.measure import psnr
 from export.parity.rows import failures
 from export.parity.session import session, session_options
 from export.parity.verify import verify
-from export.rewrites.apply import FOR, REWRITES, rewrite_file
+from export.rewrites.apply import REWRITES, rewrite_file
 from export.rewrites.options import Options
+from export.rewrites.orders import FOR
 from export.targets.float16 import as_float16
 from export.targets.onnx_files import replace_file
 from export.targets.qdq import quantise
 from export.targets.to_tensorrt import as_fp8
 from export.timing.files import compare
 
-STEMS = tuple(GRAPHS)
+STEMS = ("model", "encoder", "denoiser", "decoder")
 
 
 def outside(model: onnx.ModelProto, path, name: str = "weights.bin") -> None:
@@ -64,9 +65,11 @@ def external(float_files, tmp_path_factory):
     for stem in STEMS:
         outside(onnx.load(folder / f"{stem}.onnx"), out / f"{stem}.onnx", f"{stem}.weights")
     lr = probes((32, 32))["textured"]
-    latent = model.encoder(lr)
-    inputs = {"lr": lr, "latent": latent, "clean_latent": model.clean_latent(latent)}
-    return out, {stem: {GRAPHS[stem][1]: inputs[GRAPHS[stem][1]].numpy()} for stem in STEMS}
+    inputs = dict(zip(STEMS, ("lr", "lr", "latent", "clean_latent"), strict=True))
+    return out, {
+        stem: {name: reaching(model, stem, {"lr": lr})[0][0].numpy()}
+        for stem, name in inputs.items()
+    }
 
 
 def as_written() -> ort.SessionOptions:

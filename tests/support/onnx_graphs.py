@@ -35,6 +35,30 @@ def make(
     return onnx.shape_inference.infer_shapes(model)
 
 
+def graph_of(
+    nodes: list,
+    x=(1, 16, 8, 8),
+    constants: dict[str, np.ndarray] | None = None,
+    opset: int = 20,
+    kind: int = TensorProto.FLOAT,
+    more: dict | None = None,
+) -> onnx.ModelProto:
+    """A graph from `x` and the inputs `more` to `y`, as it stands in a file: no inferred shapes."""
+    inputs = [helper.make_tensor_value_info("x", kind, list(x))]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, sides)
+        for name, sides in (more or {}).items()
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs,
+        [helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
 def exported(layer: nn.Module, x: torch.Tensor, opset: int = 20) -> onnx.ModelProto:
     return torch.onnx.export(
         layer.eval(),

@@ -42,7 +42,8 @@ def tiny(seed: int = 0, colour_fix: str = "adain") -> SRModel:
     )
     process = OneStep(timestep=500)
     denoiser = UNetDenoiser(unet, process.timestep, nn.Parameter(torch.randn(1, 5, 8)))
-    model = SRModel(VAEEncoder(vae), denoiser, VAEDecoder(vae), process, colour_fix=colour_fix)
+    parts = {"encoder": VAEEncoder(vae), "denoiser": denoiser, "decoder": VAEDecoder(vae)}
+    model = SRModel(parts, process, colour_fix=colour_fix)
     return model.eval().requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ MANIFEST = "manifest.json"
 FORMAT = "diffusion-sr-compress/export/1"
 AGAIN = "copy the folder again, or export it again"
 BLOCK = 2**22  # bytes that are read at a time
-# Key of the manifest: its type. tiles.py and runtimes.py rely on these.
+# Key of the manifest: its type. tiles.py, chain.py and runtimes.py rely on these.
 NEEDED = {
     "target": str,
     "components": list,
@@ -29,6 +29,7 @@ HOST_NEEDED = {
     "align": int,
     "smallest": int,
 }
+OPTIONAL = {"images": dict, "each_step": list}
 LEAST = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
 FACTORS = {"latent": float, "prediction": float}
 TENSOR = {"name": str, "shape": list, "example_shape": list}
@@ -87,6 +88,7 @@ def _check_host(path: Path, host: dict) -> None:
     """What tiles.py takes from the manifest."""
     _check_types(path, "host.", host, HOST_NEEDED)
     _check_types(path, "host.clean_latent.", host["clean_latent"], FACTORS)
+    _check_process(path, host)
     if "margin" in host:  # folders of before there was one have none
         _check_types(path, "host.", host, {"margin": int})
     for key, least in LEAST.items():
@@ -100,13 +102,39 @@ def _are_sides(sides: list) -> bool:
 
 
 def _check_tensor(path: Path, where: str, entries: object) -> None:
-    """The one input or output of a graph: a name and two shapes of as many sides."""
-    if not isinstance(entries, list) or len(entries) != 1 or not isinstance(entries[0], dict):
-        raise _damaged(path, f"{where} is no list of one tensor")
-    _check_types(path, f"{where}[0].", entries[0], TENSOR)
-    shape, example = entries[0]["shape"], entries[0]["example_shape"]
-    if len(shape) != len(example) or not _are_sides(example):
-        raise _damaged(path, f"{where} has the shapes {shape} and {example}")
+    """The inputs or outputs of a graph: of each a name and two shapes of as many sides."""
+    if not isinstance(entries, list) or not entries:
+        raise _damaged(path, f"{where} is no list of tensors")
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise _damaged(path, f"{where} is no list of tensors")
+        _check_types(path, f"{where}[{i}].", entry, TENSOR)
+        shape, example = entry["shape"], entry["example_shape"]
+        if len(shape) != len(example) or not _are_sides(example):
+            raise _damaged(path, f"{where} has the shapes {shape} and {example}")
+
+
+def _check_process(path: Path, host: dict) -> None:
+    """What chain.py takes from the manifest of a model with further images, or several steps."""
+    _check_types(path, "host.", host, {key: OPTIONAL[key] for key in OPTIONAL if key in host})
+    for name, sides in host.get("images", {}).items():
+        if not isinstance(sides, list) or len(sides) != 2 or not _are_sides(sides):
+            raise _damaged(path, f"host.images.{name} is {sides!r}, not two sides in pixels")
+    if not host.get("each_step"):
+        return
+    _check_types(path, "host.", host, {"start": dict, "steps": list})
+    _check_factors(path, "host.start", host["start"])
+    for i, step in enumerate(host["steps"]):
+        if not isinstance(step, dict):
+            raise _damaged(path, f"host.steps.{i} is no step")
+        _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
+        _check_factors(path, f"host.steps.{i}.factors", step["factors"])
+
+
+def _check_factors(path: Path, where: str, factors: dict) -> None:
+    _check_types(path, f"{where}.", factors, dict.fromkeys(factors, float))
+    if not any(factors.values()):
+        raise _damaged(path, f"{where} holds no factor")
 
 
 def _is_listed(graph: object, files: dict) -> bool:

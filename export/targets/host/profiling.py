@@ -36,6 +36,14 @@ def example_shape(tensor: dict) -> list[int]:
     return [side if isinstance(side, int) else example for side, example in sides]
 
 
+def example(random: np.random.Generator, tensor: dict) -> np.ndarray:
+    """A value for a graph's input: random floats in [0, 1), or zeros for integers."""
+    shape = example_shape(tensor)
+    if tensor.get("dtype", "float32") == "float32":
+        return random.random(shape, dtype=np.float32)
+    return np.zeros(shape, tensor["dtype"])
+
+
 def profile(folder: Path, repeats: int, threads: int | None) -> dict[str, dict]:
     """Load every graph of a folder in turn and run it on random values.
 
@@ -58,11 +66,11 @@ def profile(folder: Path, repeats: int, threads: int | None) -> dict[str, dict]:
         began = time.perf_counter()
         run = load(folder, [name], threads)[name]
         loaded = time.perf_counter() - began
-        x = random.random(example_shape(graph["inputs"][0]), dtype=np.float32)
+        arrays = [example(random, tensor) for tensor in graph["inputs"]]
         times = []
         for _ in range(repeats + 1):
             began = time.perf_counter()
-            run(x)
+            run(*arrays)
             times.append((time.perf_counter() - began) * 1e3)
         peak = peak_mib()
         profiles[name] = {

@@ -1,7 +1,9 @@
 """The runtimes of exported graphs.
 
 Each takes a graph's entry in the manifest, the folder and a number of CPU threads (None: the
-runtime's choice), and returns a function of one float32 array.
+runtime's choice), and returns a function of the graph's inputs in their order: arrays in the types
+of the manifest. It gives one array, or a tuple where the graph has several outputs. Only `onnx`
+has several of either.
 """
 
 import json
@@ -15,7 +17,7 @@ import numpy as np
 
 from .processor import needs_exact_kernels, session_entries
 
-Graph = Callable[[np.ndarray], np.ndarray]
+Graph = Callable[..., Any]
 ERRORS_ONLY = 3  # onnxruntime's log severity
 REDUCED = 64  # weight codes up to this cannot overflow in 16-bit sums of two products
 QNN_PROVIDER = "QNNExecutionProvider"
@@ -35,8 +37,14 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
     loaded = ort.InferenceSession(
         str(folder / graph["file"]), options, providers=["CPUExecutionProvider"]
     )
-    name = graph["inputs"][0]["name"]
-    return lambda x: loaded.run(None, {name: x})[0]
+    names = [entry["name"] for entry in graph["inputs"]]
+    results = [entry["name"] for entry in graph["outputs"]]
+
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = loaded.run(results, dict(zip(names, arrays, strict=True)))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    return run
 
 
 def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:

@@ -11,45 +11,8 @@ import numpy as np
 
 from . import strips
 from .arithmetic import reflect
+from .chain import WHOLE, Values, chain, parts, without_tiles
 from .runtimes import Graph
-
-PARTS = ("encoder", "denoiser", "decoder")
-
-
-def clean_latent(factors: dict, latent: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """What the decoder reads: latent * a + prediction * b.
-
-    Args:
-        factors: a as `latent`, b as `prediction`.
-        latent: float32 [1, C, h, w], what the encoder gave.
-        prediction: float32 [1, C, h, w], what the denoiser gave. Where a is 0, the two may differ
-            in their channels.
-
-    Returns:
-        float32 of `prediction`'s shape.
-    """
-    clean = factors["prediction"] * prediction
-    if factors["latent"]:
-        clean = clean + factors["latent"] * latent
-    return clean.astype(np.float32)
-
-
-def chain(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
-    """One tile through all in one graph, or through encoder, denoiser and decoder.
-
-    Args:
-        manifest: As `folder.read` gives it.
-        graphs: `model`, or the three parts.
-        lr: float32 [1, 3, h, w] in [0, 1].
-
-    Returns:
-        float32 [1, 3, scale * h, scale * w].
-    """
-    if "model" in graphs:
-        return graphs["model"](lr)
-    latent = graphs["encoder"](lr)
-    prediction = graphs["denoiser"](latent)
-    return graphs["decoder"](clean_latent(manifest["host"]["clean_latent"], latent, prediction))
 
 
 @dataclass(frozen=True)
@@ -116,19 +79,23 @@ def _round_up(number: int, unit: int) -> int:
     return _divide_up(number, unit) * unit
 
 
-def tile_rows(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Iterator[np.ndarray]:
+def tile_rows(
+    manifest: dict, graphs: dict[str, Graph], lr: np.ndarray, images: Values | None = None
+) -> Iterator[np.ndarray]:
     """The blended tiles of an image before any correction, a strip of rows at a time.
 
     Args:
         manifest: As `folder.read` gives it.
-        graphs: `model`, or the three parts.
+        graphs: `model`, or those of the components.
         lr: float32 [1, 3, h, w] in [0, 1].
+        images: The further images of a model that takes some. Every tile sees all of each.
 
     Yields:
         Strips float32 [3, rows, scale * w] from top to bottom, each valid until the next is asked
         for. Their rows add up to scale * h.
     """
     scale = manifest["scale"]
+    others = without_tiles(manifest, graphs, images or {})
     height, width = lr.shape[2:]
     where = grid(manifest, height, width)
     margin = where.margin
@@ -147,7 +114,7 @@ def tile_rows(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Itera
     for top, vertical in zip(tops, shares_of_rows, strict=True):
         for left, horizontal in zip(lefts, shares_of_columns, strict=True):
             piece = padded[:, :, top : top + where.tile[0], left : left + where.tile[1]]
-            restored = chain(manifest, graphs, np.ascontiguousarray(piece))
+            restored = chain(manifest, graphs, np.ascontiguousarray(piece), others)
             weight = np.outer(vertical, horizontal).astype(np.float32)
             right = (left + where.tile[1]) * scale
             buffer[:, :, left * scale : right] += restored[0] * weight
@@ -169,23 +136,29 @@ def _shares(starts: list[int], side: int, scale: int) -> list[np.ndarray]:
     return strips.shares(scaled, scale * side, (scale * side - 1) / 2)
 
 
-def corrected(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> Iterator[np.ndarray]:
+def corrected(
+    manifest: dict, graphs: dict[str, Graph], lr: np.ndarray, images: Values | None = None
+) -> Iterator[np.ndarray]:
     """As `tile_rows`, with one colour correction over the whole; values may leave [0, 1]."""
     host = manifest["host"]
     where = grid(manifest, *lr.shape[2:])
     name = host["colour_fix_of_tiles"] if where.several else host["colour_fix"]
-    if "model" in graphs and where.size == lr.shape[2:]:
+    if WHOLE in graphs and where.size == lr.shape[2:]:
         name = "none"  # model.* corrected its own tile already, which is the image
-    return strips.corrected(tile_rows(manifest, graphs, lr), lr[0], name, manifest["scale"])
+    rows = tile_rows(manifest, graphs, lr, images)
+    return strips.corrected(rows, lr[0], name, manifest["scale"])
 
 
-def upscale(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
+def upscale(
+    manifest: dict, graphs: dict[str, Graph], lr: np.ndarray, images: Values | None = None
+) -> np.ndarray:
     """Upscale an image in tiles with Gaussian weights, and correct its colours once.
 
     Args:
         manifest: As `folder.read` gives it.
-        graphs: `model`, or the three parts.
+        graphs: `model`, or those of the components.
         lr: float32 [1, 3, h, w] in [0, 1], of any size.
+        images: See `tile_rows`.
 
     Returns:
         float32 [1, 3, scale * h, scale * w] in [0, 1].
@@ -194,13 +167,15 @@ def upscale(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndar
         StripError: Values are not finite, or a temporary file does not find room.
     """
     height, width = (side * manifest["scale"] for side in lr.shape[2:])
-    return strips.to_floats(corrected(manifest, graphs, lr), height, width)
+    return strips.to_floats(corrected(manifest, graphs, lr, images), height, width)
 
 
-def upscale_bytes(manifest: dict, graphs: dict[str, Graph], lr: np.ndarray) -> np.ndarray:
+def upscale_bytes(
+    manifest: dict, graphs: dict[str, Graph], lr: np.ndarray, images: Values | None = None
+) -> np.ndarray:
     """As `upscale`, uint8 [scale * h, scale * w, 3]; no float image is ever whole in memory."""
     height, width = (side * manifest["scale"] for side in lr.shape[2:])
-    return strips.to_bytes(corrected(manifest, graphs, lr), height, width)
+    return strips.to_bytes(corrected(manifest, graphs, lr, images), height, width)
 
 
 def chosen(manifest: dict, wanted: str | None) -> list[str]:
@@ -214,13 +189,17 @@ def chosen(manifest: dict, wanted: str | None) -> list[str]:
     Raises:
         SystemExit: The folder holds no whole model.
     """
-    parts = [name for name in PARTS if name in manifest["graphs"]]
-    take_whole = wanted == "model" or (wanted is None and len(parts) < len(PARTS))
-    if not take_whole:
-        return parts
-    if "model" not in manifest["graphs"]:
+    names = parts(manifest)
+    if names and wanted != WHOLE:
+        return names
+    if wanted == "parts":
+        raise SystemExit(
+            f"error: this folder holds {', '.join(manifest['graphs'])}, which are not all parts; "
+            "leave out --graphs, or export it again without --component"
+        )
+    if WHOLE not in manifest["graphs"]:
         raise SystemExit(
             f"error: this folder holds {', '.join(manifest['graphs'])}, which is no whole model; "
             "export it again without --component"
         )
-    return ["model"]
+    return [WHOLE]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress import sensitivity
+from compress.bits import subject as subjects
+from compress.bits import work
 from compress.bits.allocate import Goal, allocate, amounts, choose, predicted_ms
 from compress.bits.measure import measure_layers
 from compress.bits.picture import draw
@@ -125,12 +126,12 @@ def test_a_killed_run_goes_on(subject, images, rows, tmp_path, monkeypatch):
     assert [r["mse"] for r in again] == pytest.approx([r["mse"] for r in rows], rel=1e-4)
 
 
-def test_rows_of_another_key_are_dropped(tmp_path, capsys):
+def test_rows_of_another_key_are_dropped(tmp_path, caplog):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"key": "old"}\n{"layer": "x"}\n')
     assert Progress(file, "new").read() == []
     assert json.loads(file.read_text()) == {"key": "new"}
-    assert "measuring anew" in capsys.readouterr().out
+    assert "measuring anew" in caplog.text
 
 
 def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
@@ -254,7 +255,7 @@ def test_options_that_do_not_go_together(given, words):
         "out": "a.json",
     } | given
     with pytest.raises(UserError, match=words):
-        sensitivity.check(Namespace(**options | {"out": Path(options["out"])}))
+        work.check(Namespace(**options | {"out": Path(options["out"])}))
 
 
 def test_a_recipe_without_a_quantize_pass(tmp_path):
@@ -265,3 +266,36 @@ def test_a_recipe_without_a_quantize_pass(tmp_path):
             tmp_path,
             tmp_path,
         )
+
+
+def places_of(recipes, tmp_path, monkeypatch, compress):
+    """The folders for checkpoints that `open_subject` gives to the passes of each recipe."""
+    places = []
+
+    def watched(recipe, cache, device, workdir):
+        places.append(workdir)
+        return compress(recipe, cache, device, workdir)
+
+    monkeypatch.setattr(subjects, "compress", watched)
+    for overrides in recipes:
+        open_subject("minmax_w8a8", overrides, tmp_path / "cache", tmp_path)
+    return places
+
+
+def test_checkpoints_of_two_recipes_have_folders_of_their_own(tmp_path, monkeypatch):
+    """A recipe must not go on from what a killed call of another left beside the same -o."""
+    places = places_of(
+        [["seed=0"], ["seed=1"], ["seed=0"]], tmp_path, monkeypatch, subjects.compress
+    )
+    assert places[0] == places[2] != places[1]
+    assert not any(place.exists() for place in places)
+
+
+def test_checkpoints_of_a_killed_call_are_kept(tmp_path, monkeypatch):
+    def killed(recipe, cache, device, workdir):
+        (workdir / "pass_1").mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        places_of([[]], tmp_path, monkeypatch, killed)
+    assert [path.name for path in tmp_path.glob("*.work/*")] == ["pass_1"]

@@ -177,7 +177,8 @@ class Whole(nn.Module):
 
 
 def model_of(*layers: nn.Module) -> SRModel:
-    return SRModel(*map(Whole, layers), OneStep(), multiple=1, latent_ratio=1.0)
+    parts = zip(("encoder", "denoiser", "decoder"), map(Whole, layers), strict=True)
+    return SRModel(dict(parts), OneStep(), multiple=1, latent_ratio=1.0)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from skimage import data
 
 from compress.core.errors import UserError
 from compress.data.calibration import calibration_images
-from compress.data.degradation import PRESETS, _Dice, blur_kernels, degrade, sinc_kernels
+from compress.data.degradation import _Dice, blur_kernels, degrade, sinc_kernels
 from compress.data.folder import RandomCrops, find_images
 from compress.data.jpeg import jpeg
+from compress.data.presets import PRESETS
 
 
 def photograph(crop=128):

@@ -72,9 +72,12 @@ def from_golden(facts: dict, tensors: dict) -> SRModel:
         }
     )
     context = nn.Parameter(torch.randn(1, 5, 16))
-    return SRModel(
-        VAEEncoder(vae), UNetDenoiser(unet, 999, context), VAEDecoder(vae), OneStep()
-    ).eval()
+    parts = {
+        "encoder": VAEEncoder(vae),
+        "denoiser": UNetDenoiser(unet, 999, context),
+        "decoder": VAEDecoder(vae),
+    }
+    return SRModel(parts, OneStep()).eval()
 
 
 def test_every_pruned_tensor_is_the_authors(golden):

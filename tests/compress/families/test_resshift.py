@@ -24,12 +24,12 @@ from compress.networks.swin_layer import SwinUNetConfig
 from compress.networks.swin_unet import SwinUNet
 from compress.networks.vq_autoencoder import VQAutoencoder, VQConfig
 from compress.passes.strip import Strip
+from compress.pipeline.upscaling import tiling
 from compress.process.padding import pad
 from compress.process.residual_sampler import ResidualSampler
 from compress.process.residual_shift import ResidualShift
 from compress.recipe.checkpoint import load_model, parse_source, save_model
 from compress.training.initialise import initialise
-from compress.upscale import tiling
 from export.graphs.export_onnx import export_onnx
 
 
@@ -70,9 +70,11 @@ def test_sinsr_through_the_parts(shared, networks, case):
     (unet, vq), process = networks, ResidualSampler(ResidualShift.v1(), "one_step")
     process.draws = lambda like: iter([noise])
     model = SRModel(
-        PairEncoder(vq),
-        PairDenoiser(unet, 14),
-        CodeDecoder(vq),
+        {
+            "encoder": PairEncoder(vq),
+            "denoiser": PairDenoiser(unet, 14),
+            "decoder": CodeDecoder(vq),
+        },
         process,
         colour_fix="none",
         multiple=64,

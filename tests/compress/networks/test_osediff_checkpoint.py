@@ -94,13 +94,13 @@ def tiny(**unet) -> SRModel:
         text = PromptEncoder(
             CLIPTextModel(CLIPTextConfig(**TEXT)), torch.empty(1, TOKENS, dtype=torch.int64)
         )
-        return SRModel(
-            VAEEncoder(vae),
-            UNetDenoiser(UNet2DConditionModel(**{**UNET, **unet}), 999),
-            VAEDecoder(vae),
-            OneStep(),
-            text_encoder=text,
-        )
+        parts = {
+            "text_encoder": text,
+            "encoder": VAEEncoder(vae),
+            "denoiser": UNetDenoiser(UNet2DConditionModel(**{**UNET, **unet}), 999),
+            "decoder": VAEDecoder(vae),
+        }
+        return SRModel(parts, OneStep())
 
 
 def save_tokenizer(folder: Path) -> None:

@@ -22,6 +22,7 @@ from compress.passes import PASSES
 from compress.passes.binarize import Binarize
 from compress.passes.distill import Distill
 from compress.passes.pack import Pack
+from compress.process.direct import Direct
 from compress.recipe.checkpoint import convert_all, load_model, save_model
 from export.graphs.export_onnx import packed_bytes
 from export.graphs.graph import check_packed, tidy, write
@@ -213,7 +214,7 @@ def test_exported_weights_hold_bits(method, low_bits, tmp_path):
         nn.LayerNorm(64),
         binarise(nn.Linear(64, 256), config),
     ).eval()
-    holder = SRModel(nn.Identity(), net, nn.Identity(), None)
+    holder = SRModel({"denoiser": net}, Direct())
     Pack().convert(holder)
     x = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
@@ -266,7 +267,7 @@ def test_exported_weights_hold_bits(method, low_bits, tmp_path):
 
 def test_published_account_at_full_size():
     with torch.device("meta"):
-        model = SRModel(nn.Identity(), SwinUNet(), nn.Identity(), None)
+        model = SRModel({"denoiser": SwinUNet()}, Direct())
     latent = torch.empty(1, 3, 64, 64)
     Binarize().as_published().convert(model)
     cost = measure_module(
@@ -277,7 +278,7 @@ def test_published_account_at_full_size():
 
 def test_two_accounts_at_full_size():
     with torch.device("meta"):
-        model = SRModel(nn.Identity(), SwinUNet(), nn.Identity(), None)
+        model = SRModel({"denoiser": SwinUNet()}, Direct())
     latent = torch.empty(1, 3, 64, 64)
     inputs = latent, torch.zeros(1, dtype=torch.int64), latent
     whole = measure_module(model.denoiser, *inputs, name="denoiser")

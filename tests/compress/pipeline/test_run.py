@@ -100,7 +100,7 @@ def test_second_run_answers_from_the_cache(finished, capsys):
     assert (
         call(run.main, *QUICK, "export=[]", "--out", again, "--cache", cache) == 0
     )  # the passes are what is cached
-    assert "2 of 2 passes from the cache" in capsys.readouterr().out
+    assert "2 of 2 passes from the cache" in capsys.readouterr().err
     assert all(e["cached"] for e in json.loads((again / "ledger.json").read_text())["passes"])
     a, b = load_model(out), load_model(again)
     assert all(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from compress.core.errors import UserError
 from compress.families.osediff import OSEDiffSource
-from compress.model.sr_model import Tiling
+from compress.model.sr_model import SRModel, Tiling
 from compress.process.colour import FIXES, ColourFix, adain, mean_std, wavelet
 from compress.process.one_step import OneStep, alphas_cumprod
 from compress.process.resample import upsample
@@ -222,10 +222,4 @@ def test_user_errors(random_nano):
     with pytest.raises(UserError, match="too small"):
         random_nano(torch.rand(1, 3, 15, 64))
     with pytest.raises(UserError, match="adain, wavelet, mean_std, none"):
-        type(random_nano)(
-            random_nano.encoder,
-            random_nano.denoiser,
-            random_nano.decoder,
-            OneStep(),
-            colour_fix="x",
-        )
+        SRModel({}, OneStep(), colour_fix="x")

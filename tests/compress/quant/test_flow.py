@@ -72,7 +72,8 @@ def test_who_reads_whom():
         def forward(self, x, context):
             return x
 
-    flow = record(SRModel(Toy(), Same(), nn.Identity(), Direct()), ("encoder",))["encoder"]
+    parts = {"encoder": Toy(), "denoiser": Same(), "decoder": nn.Identity()}
+    flow = record(SRModel(parts, Direct()), ("encoder",))["encoder"]
     nodes = {node.name: node for node in flow.nodes if not node.inside}
     assert list(nodes) == [
         "mul",

@@ -4,6 +4,7 @@ and shortens it.
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -85,7 +86,8 @@ def small(tmp_path, spare=None):
     return PassCache(tmp_path / "cache", source, 0, spare), model, steps
 
 
-def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, capsys):
+def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     stored, model, steps = small(tmp_path)
     nothing = stored.resume(steps)
     assert nothing.done == 0
@@ -96,7 +98,7 @@ def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, capsys)
     again, ledger, count = stored.resume(steps)
     assert count == 1
     assert ledger == [{"pass": {"pass": "strip"}, "cached": True}]
-    assert "1 of 1 passes from the cache" in capsys.readouterr().out
+    assert "1 of 1 passes from the cache" in caplog.text
     assert all(
         torch.equal(a, b)
         for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
@@ -104,14 +106,13 @@ def test_what_is_stored_is_read_and_a_damaged_one_is_told_once(tmp_path, capsys)
     zero_a_part(tmp_path / "cache" / stored.key(steps))
     assert stored.resume(steps).done == 0
     assert stored.read(steps) is None
-    told = capsys.readouterr().out
-    assert told.count("is damaged") == 1
-    assert "is run again" in told
+    assert caplog.text.count("is damaged") == 1
+    assert "is run again" in caplog.text
     assert stored.store(model, steps, [])
     assert stored.resume(steps).done == 1
 
 
-def test_a_cache_that_cannot_be_written_keeps_in_the_run_or_nothing(tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written_keeps_in_the_run_or_nothing(tmp_path, monkeypatch, caplog):
     stored, model, steps = small(tmp_path, tmp_path / "run")
     real = cache.save_model
 
@@ -123,14 +124,14 @@ def test_a_cache_that_cannot_be_written_keeps_in_the_run_or_nothing(tmp_path, mo
     monkeypatch.setattr(cache, "save_model", full)
     assert stored.store(model, steps, [{}])
     assert stored.resume(steps).done == 1
-    assert "No space left on device" in capsys.readouterr().out
+    assert "No space left on device" in caplog.text
     assert not list((tmp_path / "cache").iterdir())  # no half of an entry
     monkeypatch.setattr(
         cache, "save_model", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only"))
     )
     nowhere, model, steps = small(tmp_path / "other")
     assert nowhere.store(model, steps, [{}]) is False
-    assert "the run goes on" in capsys.readouterr().out
+    assert "the run goes on" in caplog.text
 
 
 def test_a_cache_that_is_a_file_is_refused(tmp_path):

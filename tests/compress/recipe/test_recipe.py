@@ -83,7 +83,7 @@ def test_every_recipe_is_named_in_the_pages_about_recipes():
             r"calibration.imges: unknown key \(did you mean 'images'\?\)",
         ),
         ("source.family=osedif", r"family 'osedif' is unknown \(did you mean 'osediff'\?\)"),
-        ("passes.1.components=[enc]", "'encoder', 'denoiser' or 'decoder'"),
+        ("passes.1.components=[En coder]", "components.0"),
         ("nmae=x", r"nmae: unknown key \(did you mean 'name'\?\)"),
         ("passes=3", "must be a list"),
         ("passes=[strip]", "must be a mapping"),
@@ -104,6 +104,10 @@ def test_mistakes_get_a_sentence(change, said):
         (
             "export=[{target: onnx, components: [encodr]}]",
             r"component 'encodr' is unknown \(did you mean 'encoder'\?\)",
+        ),
+        (
+            "passes.1.components=[encodr]",
+            r"this model has no encodr \(did you mean 'encoder'\?\); its components are encoder, ",
         ),
         ("export=[{target: onxx}]", r"'onxx' is unknown \(did you mean 'onnx'\?\)"),
         ("export=[{target: onnx, dtype: w7a7}]", "has no w7a7"),

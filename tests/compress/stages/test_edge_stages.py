@@ -12,7 +12,7 @@ from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
-from compress.data.degradation import PRESETS
+from compress.data.presets import PRESETS
 from compress.data.seeded import seeded_pair
 from compress.families import edge_sd_sr
 from compress.families.edge_sd_sr import EdgeSDSRSource, Shape

@@ -11,7 +11,7 @@ from skimage import data
 from support.killed import killed
 
 from compress import train
-from compress.data.degradation import PRESETS
+from compress.data.presets import PRESETS
 from compress.families.resshift import ResShiftSource
 from compress.recipe.checkpoint import load_model, read_header
 from compress.stages import base

@@ -16,7 +16,8 @@ from support.killed import killed
 from compress import train
 from compress.core import marks
 from compress.core.errors import UserError
-from compress.data.degradation import PRESETS, degrade
+from compress.data.degradation import degrade
+from compress.data.presets import PRESETS
 from compress.families.osediff import OSEDiffSource
 from compress.recipe.checkpoint import load_model, save_model
 from compress.stages.images import Setting

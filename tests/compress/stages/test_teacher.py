@@ -11,10 +11,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from compress.core.errors import UserError
-from compress.data.degradation import PRESETS
 from compress.data.folder import RandomCrops
 from compress.data.pairs import PairCrops, find_pairs, is_pairs, pairs_hash
 from compress.data.pool import PoolPlan, TaughtCrops, TeacherPool, cut_pair, draw
+from compress.data.presets import PRESETS
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model, save_model
@@ -108,7 +108,7 @@ def test_pairs_are_a_function_of_the_plan(tmp_path, photographs):
 
 
 @pytest.mark.parametrize("file", ["lr.bin", "target.bin", "sums.bin"])
-def test_a_damaged_pair_is_made_again(tmp_path, photographs, capsys, file):
+def test_a_damaged_pair_is_made_again(tmp_path, photographs, caplog, file):
     made = pool(tmp_path, photographs, Counted())
     wanted = [np.array(made[k][1]) for k in range(6)]
     with (made.folder / file).open("r+b") as stream:
@@ -120,7 +120,7 @@ def test_a_damaged_pair_is_made_again(tmp_path, photographs, capsys, file):
     again = pool(tmp_path, photographs, teacher)
     assert all(np.array_equal(again[k][1], wanted[k]) for k in range(6))
     assert teacher.calls == 1
-    assert "pair 2 is damaged; it is made again" in capsys.readouterr().out
+    assert "pair 2 is damaged; it is made again" in caplog.text
 
 
 def test_a_full_disk_is_an_error_and_no_signal(tmp_path, photographs):

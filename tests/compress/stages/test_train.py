@@ -14,12 +14,14 @@ from support.killed import killed
 
 from compress import train
 from compress.core.errors import UserError
-from compress.data.degradation import PRESETS
+from compress.data.presets import PRESETS
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
-from compress.recipe.checkpoint import load_model
+from compress.recipe.checkpoint import load_model, save_model
 from compress.stages import base, latents
+from compress.stages.recipe import TrainRecipe
+from compress.stages.trainer import Trainer
 from compress.training import loop, losses, session
 from compress.training.discriminator import patch_discriminator
 from compress.training.ema import EMA
@@ -80,7 +82,7 @@ def call(*arguments):
 
 def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert call(recipe, "--workdir", tmp_path / "a", "-o", tmp_path / "a.safetensors") == 0
-    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().out, re.M) == [
+    assert re.findall(r"^(\w+): \d+\.\d images/s$", capsys.readouterr().err, re.M) == [
         "0_autoencoder",
         "1_latent",
         "2_end_to_end",
@@ -130,6 +132,25 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
     assert apart < 0.05 * moved  # what sums in another order make of Adam's first steps
     model = load_model(tmp_path / "a.safetensors")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3, 128, 128)
+
+
+def test_a_training_begins_with_the_weights_of_start(recipe, tmp_path):
+    trained = OSEDiffSource()
+    first = initialise(trained.build(), seed=7)
+    file = tmp_path / "first.safetensors"
+    save_model(first, file, trained, [], dtype=torch.float16)
+    raw = yaml.safe_load(recipe.read_text()) | {"start": str(file)}
+    trainer = Trainer(TrainRecipe.model_validate(raw), tmp_path / "work")
+    stored = load_file(file)
+    assert all(torch.equal(v, stored[k].float()) for k, v in trainer.model.state_dict().items())
+
+
+def test_start_of_another_structure_is_refused(recipe, tmp_path, capsys):
+    file = tmp_path / "edge.safetensors"
+    other = EdgeSDSRSource()
+    save_model(initialise(other.build(), 0), file, other, [])
+    assert call(recipe, f"start={file}", "--workdir", tmp_path / "work") == 2
+    assert str(file) in capsys.readouterr().err
 
 
 def nano(seed=0):

@@ -94,8 +94,11 @@ def test_verdicts(node, constants, qnn, mediatek):
     assert verdict(node, "mediatek", constants)[0] == mediatek
 
 
-def test_a_quantised_node_is_judged_at_its_own_precision():
-    """GroupNormalization is fine in float only; a product of 8 bits is the probe's 36 dB."""
+def test_a_quantised_node_is_judged_at_its_own_precision(tmp_path):
+    """By a table in which GroupNormalization is fine in float only, a product of 8 bits poorer."""
+    table = tmp_path / "qnn_v99.csv"
+    table.write_text("form,fp16,a8w8\nGroupNorm21,100.5,unsupported\nMatMul_aa4,102.0,36.0\n")
+    target = load("qnn", table=table)
     scales = {"s": np.float32(0.02), "z": np.uint8(128), "g": np.ones(16, np.float32)}
 
     def quantiser(name: str) -> list:
@@ -108,17 +111,17 @@ def test_a_quantised_node_is_judged_at_its_own_precision():
         *quantiser("x"),
         helper.make_node("GroupNormalization", ["x_dq", "g", "g"], ["y"], num_groups=4),
     ]
-    (found,) = lint(make(norm, constants=scales), load("qnn")).findings
+    (found,) = lint(make(norm, constants=scales), target).findings
     assert (found.verdict, found.precision) == (
         UNSUPPORTED,
         "a8w8",
     )
     assert "refuses it at a8w8" in found.reason
     norm[-1].input[0] = "x"
-    (found,) = lint(make(norm, constants=scales), load("qnn")).findings
+    (found,) = lint(make(norm, constants=scales), target).findings
     assert (found.verdict, found.precision) == (SUPPORTED, "fp16")
     product = [*quantiser("x"), helper.make_node("MatMul", ["x_dq", "x_dq"], ["y"])]
-    (found,) = lint(make(product, constants=scales), load("qnn")).findings
+    (found,) = lint(make(product, constants=scales), target).findings
     assert found.precision == "a8w8"
     assert "36.0 dB" in found.reason
 

@@ -5,35 +5,14 @@ import json
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from support.onnx_graphs import graph_of
 
 from export.lint import main
 from export.linting.feeds import feeds_for
 from export.linting.file import read_graph
 
 FLOAT = TensorProto.FLOAT
-
-
-def graph_of(
-    nodes: list,
-    x=(1, 16, 8, 8),
-    constants: dict[str, np.ndarray] | None = None,
-    opset: int = 20,
-    kind: int = FLOAT,
-    more: dict | None = None,
-) -> onnx.ModelProto:
-    inputs = [helper.make_tensor_value_info("x", kind, list(x))]
-    inputs += [
-        helper.make_tensor_value_info(name, FLOAT, sides) for name, sides in (more or {}).items()
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        inputs,
-        [helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
 def write(folder, model: onnx.ModelProto) -> str:

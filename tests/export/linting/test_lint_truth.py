@@ -7,7 +7,8 @@ import os
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from support.onnx_graphs import graph_of
 
 from export.lint import main
 from export.linting.check import lint
@@ -20,28 +21,6 @@ from export.probing.measure import SOCS, Simulator, measure
 from export.targets.qnn_process import find_python
 
 FLOAT = TensorProto.FLOAT
-
-
-def graph_of(
-    nodes: list,
-    x=(1, 16, 8, 8),
-    constants: dict[str, np.ndarray] | None = None,
-    opset: int = 20,
-    kind: int = FLOAT,
-    more: dict | None = None,
-) -> onnx.ModelProto:
-    inputs = [helper.make_tensor_value_info("x", kind, list(x))]
-    inputs += [
-        helper.make_tensor_value_info(name, FLOAT, sides) for name, sides in (more or {}).items()
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        inputs,
-        [helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(v, k) for k, v in (constants or {}).items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
 def resize(scales=(1, 1, 2, 2), roi: bool = False, **attributes):

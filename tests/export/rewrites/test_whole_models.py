@@ -23,8 +23,9 @@ from export.graphs.probes import probes
 from export.linting.graph import Graph
 from export.parity.measure import psnr
 from export.parity.session import session
-from export.rewrites.apply import FOR, REWRITES, names_for, rewrite, rewrite_file
+from export.rewrites.apply import REWRITES, names_for, rewrite, rewrite_file
 from export.rewrites.options import Options
+from export.rewrites.orders import FOR
 
 
 def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
@@ -133,7 +134,10 @@ def test_the_whole_nano(nano_file):
             "rewrite 'qnm' is unknown (did you mean 'qnn'?); choose a target (qnn",
         ),
         (["/nowhere.onnx", "--for", "qnn", "-o", "o.onnx"], "/nowhere.onnx: no such ONNX file"),
-        (["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"], "--chunk 0 is too small"),
+        (
+            ["m.onnx", "--for", "qnn", "--chunk", "0", "-o", "o.onnx"],
+            "--chunk '0': choose a whole number from 1",
+        ),
     ],
 )
 def test_refusals(capsys, tmp_path, monkeypatch, arguments, words):

@@ -1,0 +1,262 @@
+"""Named components, how they are called, and the process between them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.core.errors import UserError, nearest
+from compress.model.calls import (
+    CLEAN_LATENT,
+    IMAGE,
+    LATENT,
+    LR,
+    PREDICTION,
+    STATE,
+    TIMESTEP,
+    Call,
+    Values,
+    Watch,
+    Wiring,
+    run_calls,
+)
+from compress.process.bidirectional import Bidirectional
+from compress.process.direct import Direct
+from compress.process.linear_steps import LinearSteps
+from compress.process.one_step import OneStep
+from compress.process.residual_sampler import ResidualSampler
+
+ROLES = ("text_encoder", "encoder", "denoiser", "decoder")  # of a plain wiring
+SHOWN = 60  # characters of a name in a sentence
+Process = OneStep | Direct | ResidualSampler | Bidirectional | LinearSteps
+
+
+class Components(nn.Module):
+    """Networks under their names, in running order.
+
+    A component is an attribute of its name, which a pass may replace. One that the wiring calls and
+    that is not there, or None, is left out; who reads what it would make gets None.
+
+    Args:
+        components: Name -> network.
+        process: Calls the components of a step, once or for each of its steps.
+        wiring: The calls, in running order.
+
+    Raises:
+        ValueError: A component is never called.
+    """
+
+    def __init__(
+        self, components: Mapping[str, nn.Module | None], process: Process, wiring: Wiring
+    ):
+        super().__init__()
+        called = [call.component for call in wiring.calls]
+        idle = [name for name in components if name not in called]
+        if idle:
+            raise ValueError(f"component {idle[0]} is never called; the calls are of {called}")
+        for name in called:
+            setattr(self, name, components.get(name))
+        self.process = process
+        self.wiring = wiring
+
+    def components(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) of the parts this model has, in the order they run."""
+        for call in self.wiring.calls:
+            module = getattr(self, call.component)
+            if module is not None:
+                yield call.component, module
+
+    def component(self, name: str, who: str) -> Any:
+        """The component of that name.
+
+        Args:
+            name: Its name.
+            who: What needs it, such as "pass 'strip'", for the sentence of the error.
+
+        Raises:
+            UserError: The model has none.
+        """
+        module = getattr(self, name, None) if name in self._called() else None
+        if module is None:
+            names = [name for name, _ in self.components()]
+            raise UserError(
+                f"{who}: this model has no {name[:SHOWN]}{nearest(name, names)}; its components "
+                f"are {', '.join(names)}"
+            )
+        return module
+
+    def check_plain(self, who: str) -> None:
+        """Refuse a model with other components than encoder, denoiser, decoder and text encoder.
+
+        Args:
+            who: What needs a plain one, such as "pass 'distill'", for the sentence of the error.
+
+        Raises:
+            UserError: It has others, or lacks one of the first three.
+        """
+        others = [name for name in self._called() if name not in ROLES]
+        if others:
+            raise UserError(
+                f"{who}: knows models of encoder, denoiser and decoder alone, and this one has "
+                f"{', '.join(others)} besides"
+            )
+        for name in ROLES[1:]:
+            self.component(name, who)
+
+    def _called(self) -> list[str]:
+        return [call.component for call in self.wiring.calls]
+
+    def given(self, lr: torch.Tensor, images: Mapping[str, torch.Tensor] | None = None) -> Values:
+        """The images as values.
+
+        Args:
+            lr: The low-resolution image, float [B, 3, h, w] in [0, 1].
+            images: The further images that the model takes.
+
+        Raises:
+            UserError: One is missing, is not taken, or has another size than the model takes.
+        """
+        others = dict(images or {})
+        for name, size in self.wiring.images.items():
+            if name not in others:
+                raise UserError(f"this model also takes the image '{name}'; give it")
+            height, width = others[name].shape[-2:]
+            if (height, width) != tuple(size):
+                raise UserError(
+                    f"the image '{name}' has {width}x{height} pixels and this model takes "
+                    f"{size[1]}x{size[0]}; resize it"
+                )
+        unknown = others.keys() - self.wiring.images.keys()
+        if unknown:
+            raise UserError(f"this model takes no image '{min(unknown)}'; leave it out")
+        return {LR: lr, **others}
+
+    def blank(self, height: int, width: int, device: str = "meta") -> Values:
+        """Images without content, of an input of height x width."""
+        others = {
+            n: torch.empty(1, 3, *size, device=device) for n, size in self.wiring.images.items()
+        }
+        return self.given(torch.empty(1, 3, height, width, device=device), others)
+
+    def constants(self) -> Values:
+        """What the components without inputs put out, such as a text encoder's context."""
+        values: Values = {}
+        run_calls(self, [call for call in self.wiring.calls if not call.inputs], values)
+        return values
+
+    def context(self) -> torch.Tensor | None:
+        """What the text encoder puts out; None for a model without one."""
+        return self.constants().get("context")
+
+    def predict(
+        self, values: Values, state: torch.Tensor, *step: torch.Tensor, watch: Watch | None = None
+    ) -> torch.Tensor:
+        """The prediction of one step.
+
+        Args:
+            values: What there was before the process.
+            state: What the process shows, [B, C, h, w].
+            step: The timesteps, int64 [B], of a process of several steps.
+            watch: Told of each call.
+        """
+        local = {**values, STATE: state}
+        if step:
+            local[TIMESTEP] = step[0]
+        run_calls(self, self.wiring.steps, local, watch)
+        return local[PREDICTION]
+
+    def run_process(self, values: Values, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """The clean latent, by a function for the predictions."""
+        first, *others = (values[name] for name in self.process.inputs)
+        return self.process.restore(first, predict, *others)
+
+    def restore(self, values: Values, watch: Watch | None = None) -> torch.Tensor:
+        """The clean latent [B, C, h, w] of the values that there are before the process.
+
+        Args:
+            values: None of a step is among them.
+            watch: Told of each call of each step.
+        """
+
+        def predict(state: torch.Tensor, *step: torch.Tensor) -> torch.Tensor:
+            return self.predict(values, state, *step, watch=watch)
+
+        return self.run_process(values, predict)
+
+    def values_before(self, component: str, values: Values) -> Values:
+        """What there is once the calls before a component have run.
+
+        Args:
+            component: Its name. For a component of the steps it is what there is before the
+                process.
+            values: Images, or more; what is there already is not computed again.
+        """
+        known = dict(values)
+        call = self.wiring.call(component)
+        calls = self.wiring.before
+        if call in calls:
+            run_calls(self, calls[: calls.index(call)], known)
+            return known
+        run_calls(self, calls, known)
+        if not call.each_step:
+            if CLEAN_LATENT not in known:
+                known[CLEAN_LATENT] = self.restore(known)
+            after = self.wiring.after
+            run_calls(self, after[: after.index(call)], known)
+        return known
+
+    def image_of(self, values: Values) -> torch.Tensor:
+        """The image before any correction, from images or from what `values_before` gives."""
+        known = dict(values)
+        if CLEAN_LATENT not in known:
+            run_calls(self, self.wiring.before, known)
+            known[CLEAN_LATENT] = self.restore(known)
+        run_calls(self, self.wiring.after, known)
+        return known[IMAGE]
+
+    def network(
+        self, lr: torch.Tensor, images: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """What is trained, counted and exported: legal sizes, no tiles, no colour fix, no clamp."""
+        return self.image_of(self.given(lr, images))
+
+    def clean_latent(
+        self, latent: torch.Tensor, context: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The clean latent x0 [B, C', h, w] of an encoded low-resolution image.
+
+        It is for models whose steps read nothing but the latent and the context; `restore` is for
+        all.
+
+        Args:
+            latent: What the encoder put out, [B, C, h, w].
+            context: Saves a call of the text encoder.
+        """
+        return self.restore(self._of_latent(latent, context))
+
+    def predictions(
+        self, latent: torch.Tensor, context: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """What the process gets on the way to the clean latent: one tensor for each step.
+
+        Arguments are those of `clean_latent`.
+        """
+        return self.all_predictions(self._of_latent(latent, context))
+
+    def all_predictions(self, values: Values) -> list[torch.Tensor]:
+        """What the process gets on the way to the clean latent: one tensor for each step."""
+        found: list[torch.Tensor] = []
+
+        def note(call: Call, _inputs: tuple, outputs: tuple) -> None:
+            if PREDICTION in call.outputs:
+                found.append(outputs[call.outputs.index(PREDICTION)])
+
+        self.restore(values, note)
+        return found
+
+    def _of_latent(self, latent: torch.Tensor, context: torch.Tensor | None) -> Values:
+        values: Values = {LATENT: latent} | (self.constants() if context is None else {})
+        if context is not None:
+            values["context"] = context
+        return values

@@ -1,0 +1,169 @@
+"""A model on an image of any size, its components tile by tile."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from compress.model.calls import (
+    CLEAN_LATENT,
+    LATENT,
+    LR,
+    PREDICTION,
+    STATE,
+    Call,
+    Values,
+    run_calls,
+)
+from compress.model.components import Components
+from compress.process.padding import surround
+from compress.process.tiling import Cut, joined, tiled_rows
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a large image is cut into tiles.
+
+    Attributes:
+        tile: Side of a tile in latent pixels, a multiple of what the denoiser takes. Maps no larger
+            than this stay whole.
+        overlap: How many latent pixels neighbours share.
+        colour_fix: The colour correction of images of several tiles; None for the model's own.
+        margin: How many input pixels are reflected beyond every border and cropped from the result.
+            Networks see zeros there, and what they make of the outermost pixels is a frame. 0 is
+            what published pipelines do. Tiles at the borders have it beside `tile`.
+    """
+
+    tile: int = 96
+    overlap: int = 32
+    colour_fix: str | None = None
+    margin: int = 0
+
+
+# tests/bench/bench_frame.py: less leaves a frame on some family, more improves nothing.
+MARGIN = 16
+WHOLE = Tiling()
+
+
+class TiledRun:
+    """One image through a model.
+
+    What reads no map of the image, or makes something else, runs whole.
+
+    Args:
+        model: The model.
+        tiling: How the image is cut.
+        several: Whether there is more than one tile.
+        multiple: Sides of the input that the networks take are multiples of it.
+    """
+
+    def __init__(self, model: Components, tiling: Tiling, several: bool, multiple: int):
+        self.model = model
+        self.multiple = multiple
+        self.wiring = model.wiring
+        self.tiling = tiling
+        self.several = several
+
+    def cut(self, ratio: float) -> Cut:
+        """The tiles in pixels of a map of that ratio to the input."""
+        scale = ratio / self._ratio(LATENT)
+        margin = self.tiling.margin if self.several else 0  # one piece has it within
+        return Cut(
+            int(self.tiling.tile * scale),
+            int(self.tiling.overlap * scale),
+            int(self.multiple * ratio),
+            int(margin * ratio),
+        )
+
+    def rows(self, values: Values, report: Callable[[str], None]) -> Iterator[torch.Tensor]:
+        """The image with its margin, in strips from top to bottom.
+
+        Args:
+            values: The images, without margin. They are used up.
+            report: Told the name of each component before it runs.
+        """
+        values[LR] = surround(values[LR], self.tiling.margin, self.multiple)
+        for call in self.wiring.before:
+            self._run(call, values, report)
+        for call in self.wiring.steps:
+            report(call.component)
+        clean = self._restore(values)
+        *early, last = self.wiring.after
+        needed = {name for call in self.wiring.after for name in call.inputs}
+        for name in values.keys() - needed:
+            del values[name]
+        values[CLEAN_LATENT] = clean
+        del clean
+        for call in early:
+            self._run(call, values, report)
+        report(last.component)
+        maps = self._maps(last.inputs, values)
+        cut = replace(self.cut(self._ratio(maps[0])), align=1)
+        yield from self._strips(last, values, maps, cut, last.outputs[0])
+
+    def _ratio(self, name: str) -> float:
+        return self.wiring.ratios[name]
+
+    def _maps(self, names: tuple[str, ...], values: Values) -> list[str]:
+        """Those of the values that are maps of the image."""
+        return [n for n in names if n in self.wiring.ratios and values.get(n) is not None]
+
+    def _strips(
+        self, call: Call, values: Values, maps: list[str], cut: Cut, output: str
+    ) -> Iterator[torch.Tensor]:
+        """What a call of one output makes, tile by tile."""
+        first, *others = maps
+        run = self._function(call, values, maps)
+        scale = self._ratio(output) / self._ratio(first)
+        return tiled_rows(run, values[first], cut, scale, self._beside(first, others, values))
+
+    def _beside(
+        self, first: str, others: list[str], values: Values
+    ) -> list[tuple[torch.Tensor, float]]:
+        """Further maps with their sides by that of the first."""
+        return [(values[name], self._ratio(name) / self._ratio(first)) for name in others]
+
+    def _function(self, call: Call, values: Values, maps: list[str]) -> Callable[..., torch.Tensor]:
+        """A call as a function of pieces of its maps."""
+
+        def run(*pieces: torch.Tensor) -> torch.Tensor:
+            local = {name: values[name] for name in call.inputs}
+            local |= dict(zip(maps, pieces, strict=True))
+            run_calls(self.model, [call], local)
+            return local[call.outputs[0]]
+
+        return run
+
+    def _run(self, call: Call, values: Values, report: Callable[[str], None]) -> None:
+        """Run a call on the whole image, and add what it makes."""
+        if not call.inputs or getattr(self.model, call.component) is None:
+            run_calls(self.model, [call], values)
+            return
+        report(call.component)
+        maps = self._maps(call.inputs, values)
+        is_map = len(call.outputs) == 1 and call.outputs[0] in self.wiring.ratios
+        if not maps or not is_map:
+            run_calls(self.model, [call], values)
+            return
+        output = call.outputs[0]
+        first = values[maps[0]]
+        strips = self._strips(call, values, maps, self.cut(self._ratio(maps[0])), output)
+        height = round(first.shape[-2] * self._ratio(output) / self._ratio(maps[0]))
+        values[output] = joined(strips, height)
+
+    def _restore(self, values: Values) -> torch.Tensor:
+        """The clean latent; the components of a step run together on each tile of the state."""
+        ratio = self._ratio(STATE)
+        read = self._maps(self.wiring.read_by_steps(), values)
+        beside = [(values[name], self._ratio(name) / ratio) for name in read]
+
+        def predict(state: torch.Tensor, *step: torch.Tensor) -> torch.Tensor:
+            def run(piece: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+                local = values | dict(zip(read, others, strict=True))
+                return self.model.predict(local, piece, *step)
+
+            scale = self._ratio(PREDICTION) / ratio
+            strips = tiled_rows(run, state, self.cut(ratio), scale, beside)
+            return joined(strips, round(state.shape[-2] * scale))
+
+        return self.model.run_process(values, predict)

@@ -1,0 +1,99 @@
+"""Upscaling as `compress.upscale` does it: the model as a function of arrays, in tiles."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from compress.core.arguments import chosen_device
+from compress.core.errors import UserError
+from compress.core.image import to_uint8
+from compress.model.sr_model import MARGIN, SRModel, Tiling
+from compress.pipeline.backends import choose_backend
+from compress.pipeline.routed import check_model
+from compress.recipe.checkpoint import load_model
+from compress.routing.router import Router
+from compress.routing.text import summary
+
+_LOG = logging.getLogger(__name__)
+
+LEAST_TILE = 32  # latent pixels
+
+
+def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of arrays; says what computes it.
+
+    Args:
+        options: Of the command.
+
+    Returns:
+        A function that maps float32 [1, 3, h, w] in [0, 1] to uint8 [4h, 4w, 3].
+
+    Raises:
+        UserError: The model or an option cannot be used.
+    """
+    if options.route:
+        return routed(options)
+    backend = choose_backend(
+        options.model,
+        options.backend,
+        device=chosen_device(options),
+        needs_torch=None if options.tile is None else "--tile is",
+        prepare=lambda model: set_tile(options.tile, model),
+    )
+    _LOG.info("computed by %s", backend.sentence)
+    return backend.upscale
+
+
+def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+    """As `prepare`, each tile by the way that the router of --route sends it."""
+    if options.backend == "onnxruntime":
+        raise UserError("--backend onnxruntime: --route is for torch only; leave one of them out")
+    device = chosen_device(options)
+    model = load_model(options.model).to(device)
+    model.tiling = replace(model.tiling, margin=model.tiling.margin or MARGIN)
+    set_tile(options.tile, model)
+    router = Router.load(options.route).to(device)
+    check_model(router, options.model)
+
+    def upscale(lr: np.ndarray) -> np.ndarray:
+        result = router.upscale(
+            model,
+            torch.from_numpy(lr).to(device),
+            threshold=options.threshold,
+            budget=options.budget,
+        )
+        if not torch.isfinite(result.image).all():
+            raise UserError("the model gave values that are not finite")
+        print(summary(result))
+        return to_uint8(result.image)
+
+    return upscale
+
+
+def set_tile(tile: int | None, model: SRModel) -> None:
+    """Let `model` run in tiles of this side in latent pixels; None leaves it as it is."""
+    if tile is not None:
+        model.tiling = tiling(tile, model)
+
+
+def tiling(tile: int, model: SRModel) -> Tiling:
+    """The tiling of `model` with tiles of another side.
+
+    Args:
+        tile: Side in latent pixels.
+        model: What is run.
+
+    Raises:
+        UserError: The side is too small, or no multiple of what the model needs.
+    """
+    step = int(model.multiple * model.latent_ratio)
+    least = max(LEAST_TILE, 2 * step)
+    if tile < least or tile % step:
+        raise UserError(
+            f"--tile {tile}: must be a multiple of {step} of at least {least} latent pixels"
+        )
+    return replace(model.tiling, tile=tile, overlap=min(model.tiling.overlap, tile // 2))

@@ -1,0 +1,1 @@
+"""The measurements, a file for each page of docs/results."""

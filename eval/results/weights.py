@@ -1,0 +1,35 @@
+"""Which files of the repository decide about the figures of a model or a recipe."""
+
+from functools import cache
+from pathlib import Path
+
+from compress.core.config import read_yaml
+from eval.results.provenance import ROOT
+
+ASSETS = "compress/assets"
+# The embedded weights, by what a recipe calls the family.
+NANO = {
+    "osediff": f"{ASSETS}/osediff_nano.safetensors",
+    "adcsr": f"{ASSETS}/adcsr_nano.safetensors",
+    "resshift": f"{ASSETS}/sinsr_nano.safetensors",
+    "edge_sd_sr": f"{ASSETS}/edge_nano.safetensors",
+}
+
+
+def recipe_file(name: str) -> str:
+    """The file of a shipped recipe, below the root."""
+    for folder in ("recipes", "recipes/baselines"):
+        if (ROOT / folder / f"{name}.yaml").is_file():
+            return f"{folder}/{name}.yaml"
+    raise ValueError(f"no recipe is called {name}")
+
+
+@cache
+def family_of(name: str) -> str:
+    """The family of a shipped recipe's source."""
+    return str(read_yaml(Path(ROOT / recipe_file(name)))["source"]["family"])
+
+
+def recipe_inputs(name: str) -> tuple[str, ...]:
+    """The recipe, and the embedded weights that it starts from."""
+    return (NANO[family_of(name)], recipe_file(name))

@@ -1,0 +1,209 @@
+"""One tile through the graphs, with the process between them.
+
+manifest.json says what is needed: every graph names its inputs and outputs, and `host` has the
+factors of the process. A process of one step is one sum, `clean_latent`. One of several has
+`start`, the factors of the first state, and `steps`: what the graphs of `each_step` are told, and
+the factors of the next state. The last state is the clean latent.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from .runtimes import Graph
+
+WHOLE = "model"  # the name of the graph of all
+CLEAN_LATENT, IMAGE, LR = "clean_latent", "image", "lr"
+PREDICTION, STATE, TIMESTEP = "prediction", "state", "timestep"
+Values = dict[str, np.ndarray]
+# Runs a graph, by its name, on the inputs of several tiles: one tuple each, and so are the outputs.
+Run = Callable[[str, list[tuple[np.ndarray, ...]]], list[tuple[np.ndarray, ...]]]
+
+
+def weighted_sum(factors: dict[str, float], values: Values) -> np.ndarray:
+    """The sum of factor * value, float32.
+
+    Args:
+        factors: By the names of values. What has the factor 0 is left out.
+        values: Arrays of one shape.
+    """
+    # The prediction first: floats do not add up in every order alike.
+    names = sorted(factors, key=lambda name: name != PREDICTION)
+    terms = [factors[name] * values[name] for name in names if factors[name]]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total.astype(np.float32)
+
+
+def input_names(manifest: dict, name: str) -> list[str]:
+    """Names of a graph's inputs, in their order."""
+    return [entry["name"] for entry in manifest["graphs"][name]["inputs"]]
+
+
+def output_names(manifest: dict, name: str) -> list[str]:
+    """Names of a graph's outputs, in their order."""
+    return [entry["name"] for entry in manifest["graphs"][name]["outputs"]]
+
+
+def further_images(manifest: dict) -> dict[str, list[int]]:
+    """The images that are needed beside the low-resolution one: name -> height and width."""
+    return manifest["host"].get("images", {})
+
+
+def _ready(manifest: dict, names: Iterable[str], known: set[str]) -> list[str]:
+    """Those of the graphs that can run one after the other; `known` gets what they put out."""
+    order: list[str] = []
+    waiting = list(names)
+    while True:
+        runs = [name for name in waiting if known.issuperset(input_names(manifest, name))]
+        if not runs:
+            return order
+        order.append(runs[0])
+        waiting.remove(runs[0])
+        known.update(output_names(manifest, runs[0]))
+
+
+def stages(manifest: dict) -> tuple[list[str], list[str], list[str]] | None:
+    """The graphs of the components: before the process, at each step, and after it.
+
+    With one step those of the step are among the first. None where they are no whole model.
+    """
+    host = manifest["host"]
+    graphs = [name for name in manifest["graphs"] if name != WHOLE]
+    each = list(host.get("each_step", []))
+    if not set(each) <= set(graphs):
+        return None
+    known = {LR, *further_images(manifest)}
+    before = _ready(manifest, [name for name in graphs if name not in each], known)
+    if each:
+        at_step = known | {STATE, TIMESTEP}
+        if _ready(manifest, each, at_step) != each or PREDICTION not in at_step:
+            return None
+    elif not known.issuperset(name for name, factor in host[CLEAN_LATENT].items() if factor):
+        return None
+    known.add(CLEAN_LATENT)
+    rest = [name for name in graphs if name not in each and name not in before]
+    after = _ready(manifest, rest, known)
+    return (before, each, after) if IMAGE in known else None
+
+
+def parts(manifest: dict) -> list[str]:
+    """The graphs of the components in running order; none where they are no whole model."""
+    found = stages(manifest)
+    return [] if found is None else [name for stage in found for name in stage]
+
+
+def _run_graph(manifest: dict, run: Run, name: str, batch: list[Values]) -> None:
+    """Run a graph on every tile, and add what it puts out to the values of each."""
+    outputs = output_names(manifest, name)
+    if all(output in values for values in batch for output in outputs):
+        return
+    inputs = input_names(manifest, name)
+    given = [tuple(values[key] for key in inputs) for values in batch]
+    for values, results in zip(batch, run(name, given), strict=True):
+        values.update(zip(outputs, results, strict=True))
+
+
+def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) -> None:
+    """Add the clean latent to the values of every tile.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        run: Runs a graph.
+        each: The graphs of a step; none where they have run.
+        batch: The values of each tile.
+    """
+    host = manifest["host"]
+    if not each:
+        for values in batch:
+            values[CLEAN_LATENT] = weighted_sum(host[CLEAN_LATENT], values)
+        return
+    states = [weighted_sum(host["start"], values) for values in batch]
+    for step in host["steps"]:
+        timestep = np.array([step["timestep"]], np.int64)
+        at_step = [
+            {**values, STATE: state, TIMESTEP: timestep}
+            for values, state in zip(batch, states, strict=True)
+        ]
+        for name in each:
+            _run_graph(manifest, run, name, at_step)
+        states = [weighted_sum(step["factors"], values) for values in at_step]
+    for values, state in zip(batch, states, strict=True):
+        values[CLEAN_LATENT] = state
+
+
+def run_parts(manifest: dict, run: Run, batch: list[Values]) -> list[np.ndarray]:
+    """Tiles through the graphs of all components.
+
+    Args:
+        manifest: As `folder.read` gives it; it holds a whole model.
+        run: Runs a graph.
+        batch: Of each tile `lr`, float32 [1, 3, h, w] in [0, 1], and the further images. What a
+            graph would put out may be there already. It gets all other values.
+
+    Returns:
+        float32 [1, 3, scale * h, scale * w] each.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    found = stages(manifest)
+    if found is None:
+        raise ValueError("the graphs of this folder are no whole model")
+    before, each, after = found
+    for name in before:
+        _run_graph(manifest, run, name, batch)
+    run_process(manifest, run, each, batch)
+    for name in after:
+        _run_graph(manifest, run, name, batch)
+    return [values[IMAGE] for values in batch]
+
+
+def runner(graphs: dict[str, Graph]) -> Run:
+    """Runs loaded graphs, one tile after the other."""
+
+    def run(name: str, given: list[tuple[np.ndarray, ...]]) -> list[tuple[np.ndarray, ...]]:
+        results = []
+        for arrays in given:
+            result = graphs[name](*arrays)
+            results.append(result if isinstance(result, tuple) else (result,))
+        return results
+
+    return run
+
+
+def chain(
+    manifest: dict, graphs: dict[str, Graph], lr: np.ndarray, others: Values | None = None
+) -> np.ndarray:
+    """One tile through all in one graph, or through the graphs of the components.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        graphs: `model`, or those of the components.
+        lr: float32 [1, 3, h, w] in [0, 1].
+        others: The further images, and what `without_tiles` made of them.
+
+    Returns:
+        float32 [1, 3, scale * h, scale * w].
+    """
+    values = {LR: lr, **(others or {})}
+    if WHOLE in graphs:
+        (result,) = runner(graphs)(WHOLE, [tuple(values[n] for n in input_names(manifest, WHOLE))])
+        return result[0]
+    return run_parts(manifest, runner(graphs), [values])[0]
+
+
+def without_tiles(manifest: dict, graphs: dict[str, Graph], images: Values) -> Values:
+    """The further images, and all that the graphs make of them alone: it is the same in all tiles.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        graphs: `model`, or those of the components.
+        images: float32 [1, 3, height, width] in [0, 1] by their names.
+    """
+    values = dict(images)
+    if WHOLE not in graphs and images:
+        for name in _ready(manifest, graphs, set(values)):
+            _run_graph(manifest, runner(graphs), name, [values])
+    return values
