@@ -40,6 +40,12 @@ _LOG = logging.getLogger(__name__)
 DISCRIMINATOR_DECAY = 0.01
 
 
+# The file of a working folder that says what its training began with, and what it says of one that
+# began with random values; else it is the SHA-256 of the weight file.
+STARTED_FROM = "started_from.txt"
+RANDOM = "random values"
+
+
 class Trainer:
     """All stages of a recipe, in a working folder.
 
@@ -76,6 +82,7 @@ class Trainer:
         self.taught = self._open_teacher()
         self._check_images()
         workdir.mkdir(parents=True, exist_ok=True)
+        self._check_start()
         self.companions = Companions(self.model, workdir, self.accelerator.is_main_process)
 
     def run(self) -> list[dict[str, Any]]:
@@ -102,6 +109,23 @@ class Trainer:
                 seconds = max(1, record["seconds"])  # they are whole ones
                 _LOG.info("%s: %.1f images/s", name, images / seconds)
         return records
+
+    def _check_start(self) -> None:
+        """Refuse a working folder whose training began with other weights."""
+        start = self.recipe.start
+        digest = RANDOM if start is None else content_digest(Path(start))
+        file = self.workdir / STARTED_FROM
+        if file.is_file():
+            began = file.read_text(encoding="utf-8").strip()
+        else:
+            began = RANDOM if any(self.workdir.glob("*.json")) else digest
+        if began != digest:
+            raise UserError(
+                f"start: {self.workdir} holds a training that began with other weights; give "
+                "another --workdir"
+            )
+        if self.accelerator.is_main_process:
+            write_text(file, digest)
 
     def _read(self, file: Path) -> None:
         """Give the model the values of a weight file."""

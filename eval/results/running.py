@@ -83,6 +83,9 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
     Raises:
         UserError: Jobs failed. Their reasons were printed, and the others are kept for --resume.
     """
+    file = wish.results / f"{measurement.name}.json"
+    if file.is_file():
+        datafile.read(file)  # refuses to replace what is no result of ours
     partial = wish.places.workdir / f"{measurement.name}.partial.jsonl"
     if not wish.resume:
         partial.unlink(missing_ok=True)
@@ -112,7 +115,7 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
     data = datafile.assemble(measurement, pieces)
     if wish.short == Short():
         _take_pictures(measurement, wish.places, jobs)
-    datafile.write(data, wish.results / f"{measurement.name}.json")
+    datafile.write(data, file)
     partial.unlink(missing_ok=True)
     return data
 

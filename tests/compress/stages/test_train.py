@@ -145,6 +145,19 @@ def test_a_training_begins_with_the_weights_of_start(recipe, tmp_path):
     assert all(torch.equal(v, stored[k].float()) for k, v in trainer.model.state_dict().items())
 
 
+def test_a_folder_that_began_with_other_weights_is_refused(recipe, tmp_path, capsys):
+    source = OSEDiffSource()
+    raw = yaml.safe_load(recipe.read_text())
+    for seed in (1, 2):
+        save_model(initialise(source.build(), seed), tmp_path / f"{seed}.safetensors", source, [])
+    first = raw | {"start": str(tmp_path / "1.safetensors")}
+    Trainer(TrainRecipe.model_validate(first), tmp_path / "work")
+    Trainer(TrainRecipe.model_validate(first), tmp_path / "work")
+    for other in ([f"start={tmp_path / '2.safetensors'}"], []):
+        assert call(recipe, *other, "--workdir", tmp_path / "work") == 2
+        assert "began with other weights" in capsys.readouterr().err
+
+
 def test_start_of_another_structure_is_refused(recipe, tmp_path, capsys):
     file = tmp_path / "edge.safetensors"
     other = EdgeSDSRSource()
