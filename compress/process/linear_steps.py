@@ -1,18 +1,24 @@
-"""Steps whose states are weighted sums of named values, as Euler's and DDIM's without noise.
+"""Steps whose states are weighted sums of named values.
 
     state_0     = sum of start[v] * v             over the values that the process reads
-    state_{i+1} = sum of rows[i].factors[v] * v   over the same, the state and the prediction
+    state_{i+1} = sum of rows[i].factors[v] * v   over the same, the states and the predictions
 
-The last state is the clean latent. The factors are data: what exports a model hands them to a host
-program, which then computes the same sums between the graphs.
+Values of a step are `state` and `prediction`; those of an earlier one are `state_0`, `prediction_0`
+and so on. So Euler's and DDIM's steps, samplers that add noise again and multistep solvers are all
+settings of it: noise is one of the values that the process reads. The last state is the clean
+latent.
+
+The factors are data: what exports a model hands them to a host program, which then computes the
+same sums between the graphs.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-STATE, PREDICTION = "state", "prediction"
+STATE, PREDICTION = "state", "prediction"  # of the step; with `_0` and so on, of an earlier one
 Factors = Mapping[str, float]  # of a weighted sum, by the names of its values
 
 
@@ -22,7 +28,8 @@ class Row:
 
     Attributes:
         timestep: What the components of the step are told.
-        factors: Of the next state: those of `state`, `prediction`, and of what the process reads.
+        factors: Of the next state: those of the states and predictions so far, and of what the
+            process reads.
     """
 
     timestep: int
@@ -53,6 +60,7 @@ class LinearSteps:
         start: The factors of the first state.
         rows: The steps.
         inputs: Names of the values that the process reads.
+        period: Pixels of the latent after which its noise repeats itself; 1 without noise.
     """
 
     start: Factors
@@ -64,6 +72,12 @@ class LinearSteps:
     def steps(self) -> int:
         """How often the components of a step are called."""
         return len(self.rows)
+
+    @cached_property
+    def remembered(self) -> frozenset[str]:
+        """The states and predictions of earlier steps that a later one reads."""
+        given = {STATE, PREDICTION, *self.inputs}
+        return frozenset(name for row in self.rows for name in row.factors) - given
 
     @property
     def factors(self) -> Factors | None:
@@ -88,12 +102,15 @@ class LinearSteps:
         `predict` maps a state, and for more than one step the timesteps, int64 [B], to a
         prediction.
         """
-        given = dict(zip(self.inputs, (latent, *others), strict=True))
-        state = weighted_sum(self.start, given)
-        for row in self.rows:
+        values = dict(zip(self.inputs, (latent, *others), strict=True))
+        state = weighted_sum(self.start, values)
+        for step, row in enumerate(self.rows):
             told: tuple[torch.Tensor, ...] = ()
             if self.steps > 1:
                 told = (latent.new_full((latent.shape[0],), row.timestep, dtype=torch.int64),)
             prediction = predict(state, *told)
-            state = weighted_sum(row.factors, {**given, STATE: state, PREDICTION: prediction})
+            values |= {STATE: state, PREDICTION: prediction}
+            for name in self.remembered & {f"{STATE}_{step}", f"{PREDICTION}_{step}"}:
+                values[name] = values[name.rpartition("_")[0]]
+            state = weighted_sum(row.factors, values)
         return state

@@ -2,6 +2,8 @@
 
 import torch
 
+PERIOD = 64  # pixels of the latent after which a model's noise repeats itself
+
 
 def repeated(noise: torch.Tensor, like: torch.Tensor, top: int = 0, left: int = 0) -> torch.Tensor:
     """The map `noise` side by side, as large as another map.

@@ -16,15 +16,22 @@ import torch
 
 
 def alphas_cumprod(
-    beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    steps: int = 1000,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """abar_t of Stable Diffusion's `scaled_linear` schedule: float64 [steps].
 
-    Rounded as in diffusers, whose float32 table the published models were trained with.
+    Args:
+        beta_start: The first beta.
+        beta_end: The last one.
+        steps: How many there are.
+        dtype: Of the arithmetic. float32 is diffusers', with whose table most published models were
+            trained; the programs that come from LDM's compute in float64.
     """
-    roots = torch.linspace(
-        math.sqrt(beta_start), math.sqrt(beta_end), steps, dtype=torch.float32, device="cpu"
-    )
+    ends = math.sqrt(beta_start), math.sqrt(beta_end)
+    roots = torch.linspace(*ends, steps, dtype=dtype, device="cpu")
     return torch.cumprod(1.0 - roots**2, dim=0).double()
 
 

@@ -47,7 +47,7 @@ PROCESS = LinearSteps(
     {"latent": 1.0, "noise": 0.5},
     (
         Row(399, {"state": 0.6, "latent": 0.3, "prediction": -0.2}),
-        Row(199, {"state": 0.9, "prediction": -0.3}),
+        Row(199, {"state": 0.9, "prediction": -0.3, "prediction_0": 0.1}),
     ),
     ("latent", "noise"),
 )

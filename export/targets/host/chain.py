@@ -3,7 +3,8 @@
 manifest.json says what is needed: every graph names its inputs and outputs, and `host` has the
 factors of the process. A process of one step is one sum, `clean_latent`. One of several has
 `start`, the factors of the first state, and `steps`: what the graphs of `each_step` are told, and
-the factors of the next state. The last state is the clean latent.
+the factors of the next state. Those may name `state_0`, `prediction_0` and so on, of earlier steps.
+The last state is the clean latent.
 """
 
 from collections.abc import Callable, Iterable
@@ -120,15 +121,21 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
             values[CLEAN_LATENT] = weighted_sum(host[CLEAN_LATENT], values)
         return
     states = [weighted_sum(host["start"], values) for values in batch]
-    for step in host["steps"]:
+    remembered = {name for step in host["steps"] for name in step["factors"]}
+    earlier: list[Values] = [{} for _ in batch]
+    for number, step in enumerate(host["steps"]):
         timestep = np.array([step["timestep"]], np.int64)
         at_step = [
-            {**values, STATE: state, TIMESTEP: timestep}
-            for values, state in zip(batch, states, strict=True)
+            {**values, **before, STATE: state, TIMESTEP: timestep}
+            for values, before, state in zip(batch, earlier, states, strict=True)
         ]
         for name in each:
             _run_graph(manifest, run, name, at_step)
         states = [weighted_sum(step["factors"], values) for values in at_step]
+        for values, before in zip(at_step, earlier, strict=True):
+            for name in (STATE, PREDICTION):
+                if f"{name}_{number}" in remembered:
+                    before[f"{name}_{number}"] = values[name]
     for values, state in zip(batch, states, strict=True):
         values[CLEAN_LATENT] = state
 

@@ -1,0 +1,39 @@
+"""Noise as a component of a model: fixed maps, repeated over a latent of any size."""
+
+import torch
+from torch import nn
+
+from compress.process.noise import PERIOD, repeated
+
+
+class NoiseMaps(nn.Module):
+    """The noise that a process reads, as values of the model.
+
+    The maps are drawn once, on the CPU, from a seed, so that a result depends neither on a random
+    state nor on the order of tiles. Each draw has a map of its own.
+
+    Args:
+        draws: How many maps the process reads.
+        channels: C of the latent.
+        period: Side of a map.
+        seed: From which they are drawn.
+    """
+
+    maps: torch.Tensor
+
+    def __init__(self, draws: int, channels: int = 4, period: int = PERIOD, seed: int = 0):
+        super().__init__()
+        self.seed = seed
+        self.register_buffer("maps", torch.empty(draws, channels, period, period))
+
+    def reset_parameters(self) -> None:
+        """Draw the maps, on the CPU."""
+        self.maps = torch.randn(self.maps.shape, generator=torch.Generator().manual_seed(self.seed))
+
+    def forward(self, like: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Noise [B, C, h, w] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
+        found = []
+        for one in self.maps.split(1, dim=0):
+            noise = repeated(one.to(like.dtype), like)
+            found.append(noise.expand(len(like), -1, -1, -1) if len(like) > 1 else noise)
+        return found[0] if len(found) == 1 else tuple(found)
