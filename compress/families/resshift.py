@@ -12,9 +12,10 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
-from compress.core.tensors import State, check_fit, named_tensors, read_pickle, read_tensors
+from compress.core.tensors import read_tensors
 from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
+from compress.networks.released_file import fill, released_state
 from compress.networks.residual_shift import CodeDecoder, PairDenoiser, PairEncoder
 from compress.networks.swin_layer import SwinUNetConfig
 from compress.networks.swin_unet import SwinUNet
@@ -44,42 +45,7 @@ NANO_VQ = VQConfig(
     channels=8, multipliers=(2, 3, 6), blocks=1, codes=1024, groups=8, attention=False
 )
 
-# Keys that the tensors of a released checkpoint may lie under.
-LEVELS = ("state_dict", "ema", "params_ema", "params")
 TILE = 128  # latent pixels
-
-
-def released_state(path: str, key: str, wanted: str) -> State:
-    """The tensors of a released checkpoint under the network's own names.
-
-    They lie at the top or under one of LEVELS. Their names may begin with prefixes that training
-    leaves (compress.core.tensors.plain_name).
-
-    Args:
-        path: The checkpoint.
-        key: The recipe's key, for the sentence of an error.
-        wanted: The name of the released file, for that as well.
-
-    Raises:
-        UserError: The file is no such checkpoint.
-    """
-    content = read_pickle(path, key, wanted)
-    for _ in LEVELS:  # and no more: a pickled mapping may hold itself
-        content = _one_level_down(content)
-    state = named_tensors(content, f"{key}: {path}", wanted)
-    floats = {}
-    for name, tensor in state.items():
-        floats[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return floats
-
-
-def _one_level_down(content: object) -> object:
-    """What lies under the first of LEVELS; `content` itself where there is none."""
-    if isinstance(content, dict):
-        for level in LEVELS:
-            if isinstance(content.get(level), dict):
-                return content[level]
-    return content
 
 
 class ResShiftSource(Source):
@@ -192,10 +158,4 @@ def _named(key: str, path: str | None, wanted: str) -> str:
 def _load_parts(key: str, file: str, wanted: str, parts: list[nn.Module]) -> None:
     """Fill modules, which share one released file, with its tensors."""
     state = released_state(file, f"source.{key}", wanted)
-    expected: dict[str, torch.Tensor] = {}
-    for part in parts:
-        expected |= part.state_dict()
-    check_fit(expected, state, f"source.{key}: {file}", wanted)
-    for part in parts:
-        own = {name: state[name] for name in part.state_dict()}
-        part.load_state_dict(own, assign=True)
+    fill(parts, state, f"source.{key}: {file}", wanted)
