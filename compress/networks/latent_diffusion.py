@@ -10,6 +10,9 @@ from torch import nn
 from compress.process.resample import upsample
 
 
+LOGVAR = (-30.0, 20.0)  # the bounds of a posterior's log-variance, as in diffusers
+
+
 def _present(layer: nn.Module | None) -> nn.Module:
     """The 1x1 convolution beside the latent.
 
@@ -22,9 +25,9 @@ def _present(layer: nn.Module | None) -> nn.Module:
 
 
 class VAEEncoder(nn.Module):
-    """Bicubic x4, then the posterior mean of a KL autoencoder.
+    """Bicubic x4, then the posterior of a KL autoencoder: its mean, or a sample where noise is given.
 
-    OSEDiff's script samples the posterior; the mean makes the result deterministic.
+    Published scripts sample the posterior; the mean makes the result deterministic.
 
     Args:
         vae: Its encoder is taken over.
@@ -56,9 +59,19 @@ class VAEEncoder(nn.Module):
         """
         return self.encode(image * 2 - 1) / self.signal
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2]."""
-        return self.encode(upsample(lr) * 2 - 1)
+    def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2].
+
+        Args:
+            lr: The low-resolution image.
+            noise: Standard normal [B, 4, h/2, w/2]; with it the result is a sample.
+        """
+        image = upsample(lr) * 2 - 1
+        if noise is None:
+            return self.encode(image)
+        mean, logvar = self.moments(image)
+        deviation = (0.5 * logvar.clamp(*LOGVAR)).exp()
+        return (mean + deviation * noise) * self.scaling_factor
 
 
 class VAEDecoder(nn.Module):
@@ -90,24 +103,34 @@ class VAEDecoder(nn.Module):
 
 
 class UNetDenoiser(nn.Module):
-    """A conditional UNet at one fixed timestep.
+    """A conditional UNet at one fixed timestep, or at those of a process of several steps.
+
+    With classifier-free guidance the UNet runs on both contexts, as one batch of twice the size:
+
+        prediction = negative + guidance * (positive - negative)
 
     Args:
         unet: The network.
-        timestep: What it is told.
-        context: The constant text embedding [1, tokens, dim]; None while a text encoder provides
-            it,
-            and after the `strip` pass has folded it into keys and values.
+        timestep: What it is told where the process names none.
+        context: The constant text embedding [1, tokens, dim], with guidance [2, tokens, dim] whose
+            first is the negative one. None while a text encoder provides it, and after the `strip`
+            pass has folded it into keys and values.
+        guidance: The factor; 1 is no guidance, and one call for it.
     """
 
     context: nn.Parameter | None
 
     def __init__(
-        self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
+        self,
+        unet: UNet2DConditionModel,
+        timestep: int,
+        context: nn.Parameter | None = None,
+        guidance: float = 1.0,
     ):
         super().__init__()
         self.unet = unet
         self.timestep = timestep
+        self.guidance = guidance
         self.register_parameter("context", context)
 
     def batch_context(
@@ -115,16 +138,48 @@ class UNetDenoiser(nn.Module):
     ) -> torch.Tensor | None:
         """The context for every image of a batch, the own one where none is given."""
         text = self.context if context is None else context
-        return None if text is None else text.expand(latent.shape[0], -1, -1)
+        return None if text is None else repeat_each(text, latent.shape[0])
 
-    def forward(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Latent [B, 4, h, w] -> prediction [B, 4, h, w]."""
-        text = self.batch_context(latent, context)
-        return self.unet(latent, self.timestep, encoder_hidden_states=text, return_dict=False)[0]
+    def forward(
+        self,
+        latent: torch.Tensor,
+        context: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Latent [B, 4, h, w] -> prediction [B, 4, h, w].
+
+        Args:
+            latent: The state.
+            context: See above; the own one where none is given.
+            timesteps: int64 [B], of a process of several steps.
+        """
+        step = self.timestep if timesteps is None else timesteps
+        if self.guidance == 1.0:
+            text = self.batch_context(latent, context)
+            return self.unet(latent, step, encoder_hidden_states=text, return_dict=False)[0]
+        both = torch.cat([latent, latent])
+        if timesteps is not None:
+            step = torch.cat([timesteps, timesteps])
+        text = self.batch_context(both, context)
+        found = self.unet(both, step, encoder_hidden_states=text, return_dict=False)[0]
+        negative, positive = found.chunk(2)
+        return negative + self.guidance * (positive - negative)
+
+
+def repeat_each(constants: torch.Tensor, batch: int) -> torch.Tensor:
+    """Constants [k, ...] for a batch of a multiple of k, each for its share: [batch, ...]."""
+    if len(constants) == 1:
+        return constants.expand(batch, *constants.shape[1:])
+    return constants.repeat_interleave(batch // len(constants), dim=0)
 
 
 class ConstantProjection(nn.Module):
-    """The projection of a constant, which ignores its input."""
+    """The projection of a constant, which ignores its input.
+
+    Args:
+        value: [1, tokens, channels], or [2, ...] for the two halves of a guided batch.
+        requires_grad: Whether it is trained.
+    """
 
     def __init__(self, value: torch.Tensor, requires_grad: bool = True):
         super().__init__()
@@ -132,7 +187,7 @@ class ConstantProjection(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, ...] -> the value [B, tokens, channels]."""
-        return self.value.expand(x.shape[0], -1, -1)
+        return repeat_each(self.value, x.shape[0])
 
 
 class NoTimeEmbedding(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from compress.process.noise import PERIOD, repeated
+from compress.process.noise import PERIOD, repeated_to
 
 
 class NoiseMaps(nn.Module):
@@ -15,14 +15,23 @@ class NoiseMaps(nn.Module):
     Args:
         draws: How many maps the process reads.
         channels: C of the latent.
+        ratio: Sides of the noise by those of the map that it is made for.
         period: Side of a map.
         seed: From which they are drawn.
     """
 
     maps: torch.Tensor
 
-    def __init__(self, draws: int, channels: int = 4, period: int = PERIOD, seed: int = 0):
+    def __init__(
+        self,
+        draws: int,
+        channels: int = 4,
+        ratio: float = 0.5,
+        period: int = PERIOD,
+        seed: int = 0,
+    ):
         super().__init__()
+        self.ratio = ratio
         self.seed = seed
         self.register_buffer("maps", torch.empty(draws, channels, period, period))
 
@@ -31,9 +40,10 @@ class NoiseMaps(nn.Module):
         self.maps = torch.randn(self.maps.shape, generator=torch.Generator().manual_seed(self.seed))
 
     def forward(self, like: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """Noise [B, C, h, w] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
+        """Noise [B, C, h', w'] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
+        height, width = (int(side * self.ratio) for side in like.shape[-2:])
         found = []
         for one in self.maps.split(1, dim=0):
-            noise = repeated(one.to(like.dtype), like)
+            noise = repeated_to(one.to(like.dtype), height, width)
             found.append(noise.expand(len(like), -1, -1, -1) if len(like) > 1 else noise)
         return found[0] if len(found) == 1 else tuple(found)

@@ -1,6 +1,6 @@
 """The architecture of Stable Diffusion 2.1-base, and models made of it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -62,27 +62,47 @@ SD21_TEXT: dict[str, Any] = {
 }
 
 
+class SD21Parts(NamedTuple):
+    """The networks of SD 2.1-base."""
+
+    text_encoder: PromptEncoder
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+
+
+def sd21_parts(prompts: int = 1) -> SD21Parts:
+    """The networks of SD 2.1-base on the meta device; no weight is read.
+
+    Args:
+        prompts: How many constant texts the text encoder has.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel  # takes a second; nano sizes need none
+
+    with torch.device("meta"):
+        return SD21Parts(
+            PromptEncoder(
+                CLIPTextModel(CLIPTextConfig(**SD21_TEXT)),
+                torch.empty(prompts, TOKENS, dtype=torch.int64),
+            ),
+            UNet2DConditionModel(**SD21_UNET),
+            AutoencoderKL(**SD21_VAE),
+        )
+
+
 def build_sd21(colour_fix: str = "adain") -> SRModel:
     """SD 2.1-base as a one-step model in evaluation mode, on the meta device; no weight is read.
 
     Args:
         colour_fix: The model's colour correction, a key of `compress.process.colour.FIXES`.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel  # takes a second; nano sizes need none
-
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**SD21_UNET)
-        vae = AutoencoderKL(**SD21_VAE)
-        text_encoder = PromptEncoder(
-            CLIPTextModel(CLIPTextConfig(**SD21_TEXT)), torch.empty(1, TOKENS, dtype=torch.int64)
-        )
+    parts = sd21_parts()
     process = OneStep(timestep=TIMESTEP)
     model = SRModel(
         {
-            "text_encoder": text_encoder,
-            "encoder": VAEEncoder(vae),
-            "denoiser": UNetDenoiser(unet, process.timestep),
-            "decoder": VAEDecoder(vae),
+            "text_encoder": parts.text_encoder,
+            "encoder": VAEEncoder(parts.vae),
+            "denoiser": UNetDenoiser(parts.unet, process.timestep),
+            "decoder": VAEDecoder(parts.vae),
         },
         process,
         colour_fix=colour_fix,

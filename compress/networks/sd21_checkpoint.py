@@ -6,6 +6,7 @@ Shapes come from the model that is filled.
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ def token_ids(tokenizer: "CLIPTokenizer", prompt: str, length: int) -> torch.Ten
     return ids
 
 
-def _read_text(encoder: PromptEncoder, base: str, prompt: str) -> PromptEncoder:
+def _read_text(encoder: PromptEncoder, base: str, prompts: Sequence[str]) -> PromptEncoder:
     """The encoder with values, as a new one: its position ids are in no state dict."""
     from transformers import CLIPTextModel
 
@@ -121,8 +122,9 @@ def _read_text(encoder: PromptEncoder, base: str, prompt: str) -> PromptEncoder:
         f"base '{base}', text_encoder",
         SD21,
     )
-    ids = token_ids(_tokenizer(base), prompt, encoder.token_ids.shape[1])
-    return PromptEncoder(loaded, ids).eval()
+    tokenizer = _tokenizer(base)
+    ids = [token_ids(tokenizer, prompt, encoder.token_ids.shape[1]) for prompt in prompts]
+    return PromptEncoder(loaded, torch.cat(ids)).eval()
 
 
 def _part(state: State, prefixes: tuple[str, ...]) -> State:
@@ -152,14 +154,14 @@ def _check_states(expected: dict[str, State], states: dict[str, State], where: s
         check_fit(expected[network], state, f"{where}, {network}", SD21)
 
 
-def load_sd21(model: SRModel, base: str, lora: str | None, prompt: str = "") -> None:
+def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> None:
     """Fill a model from `OSEDiffSource(size="sd21").build()` with weights.
 
     Args:
         model: Its structure is on the meta device.
         base: SD 2.1-base, a folder in diffusers' layout or a hub id.
         lora: Either published `osediff.pkl`, merged into the base; None for the base alone.
-        prompt: The constant text.
+        prompts: The constant texts; with guidance the negative one first.
 
     Raises:
         UserError: A source is wrong, incomplete or cannot be reached; the first keys that do not
@@ -181,7 +183,7 @@ def load_sd21(model: SRModel, base: str, lora: str | None, prompt: str = "") -> 
     if lora is not None and entries is not None:
         states = _with_lora(states, expected, entries, lora)
     if isinstance(model.text_encoder, PromptEncoder):
-        model.text_encoder = _read_text(model.text_encoder, base, prompt)
+        model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
     unet.load_state_dict(states["unet"], assign=True)
     encoder = _part(states["vae"], ("encoder.", "quant_conv."))
     decoder = _part(states["vae"], ("decoder.", "post_quant_conv."))

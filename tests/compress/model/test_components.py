@@ -49,11 +49,13 @@ def by_hand(model: SRModel, lr: torch.Tensor, reference: torch.Tensor) -> torch.
     features = model.reference_encoder(reference)
     latent = model.encoder(clear)
     state = latent + 0.5 * model.noise_predictor(clear)
-    for t, (a, b, c) in ((399, (0.6, 0.3, -0.2)), (199, (0.9, 0.0, -0.3))):
+    first: torch.Tensor | float = 0.0  # the prediction of the first step
+    for t, (a, b, c, d) in ((399, (0.6, 0.3, -0.2, 0.0)), (199, (0.9, 0.0, -0.3, 0.1))):
         timestep = torch.tensor([t])
         high, low = model.control(state, timestep, clear)
         prediction = model.denoiser(state, timestep, high, low, features)
-        state = a * state + b * latent + c * prediction
+        state = a * state + b * latent + c * prediction + d * first
+        first = prediction
     return model.decoder(state)
 
 

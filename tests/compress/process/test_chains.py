@@ -186,9 +186,9 @@ def test_what_makes_no_chain_is_a_sentence(make, words):
 def test_noise_is_one_map_a_draw_and_repeats_itself():
     maps = NoiseMaps(2, channels=3, period=8, seed=1)
     maps.reset_parameters()
-    first, second = maps(torch.zeros(2, 5, 20, 12))
+    first, second = maps(torch.zeros(2, 5, 40, 24))
     assert first.shape == second.shape == (2, 3, 20, 12)
     assert torch.equal(first[..., 8:16, :4], first[..., :8, 8:])
     assert torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
-    assert NoiseMaps(1)(torch.zeros(1, 4, 8, 8)).shape == (1, 4, 8, 8)
+    assert NoiseMaps(1)(torch.zeros(1, 4, 16, 16)).shape == (1, 4, 8, 8)

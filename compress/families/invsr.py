@@ -1,0 +1,217 @@
+"""InvSR (arXiv 2412.09013): SD-Turbo as it is, started from a noise that a network predicts.
+
+A small network predicts from the LR image the noise that makes the LR latent a good start, and one
+to five plain steps follow.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import Field, field_validator, model_validator
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.calls import (
+    CLEAN_LATENT,
+    IMAGE,
+    LATENT,
+    LR,
+    PREDICTION,
+    STATE,
+    TIMESTEP,
+    Call,
+    Wiring,
+    map_ratios,
+)
+from compress.model.source import Source
+from compress.model.sr_model import MARGIN, SRModel, Tiling
+from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.noise_maps import NoiseMaps
+from compress.networks.noise_predictor import (
+    PUBLISHED,
+    NoisePredictor,
+    PredictorConfig,
+    load_noise_predictor,
+)
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21_checkpoint import PARTS, load_sd21
+from compress.process.colour import ColourFix
+from compress.process.epsilon_chains import INVSR_TIMESTEPS, check_timesteps, inversion
+
+POSITIVE = (
+    "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, meticulous detailing, hyper "
+    "sharpness, perfect without deformations"
+)
+NEGATIVE = (
+    "Low quality, blurring, jpeg artifacts, deformed, over-smooth, cartoon, noisy,painting, "
+    "drawing, sketch, oil painting"
+)
+START_NOISE, DRAWN = "start_noise", ("predictor_noise", "posterior_noise")
+
+
+class InvSRSource(NanoWidths, Source):
+    """InvSR: a noise predictor, and SD-Turbo's UNet and VAE."""
+
+    family: Literal["invsr"] = Field("invsr", description="The name of this family.")
+    size: Literal["nano", "full"] = Field(
+        "nano",
+        description="`full` reads SD-Turbo from `base` and the predictor from `predictor`; `nano` "
+        "has the same parts, small.",
+    )
+    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    base: str | None = Field(
+        None, description="For `full`, SD-Turbo: a folder in diffusers' layout, or a hub id."
+    )
+    predictor: str | None = Field(
+        None, description="For `full`, the file noise_predictor_sd_turbo_v5.pth."
+    )
+    steps: int = Field(1, ge=1, le=5, description="Steps, at the timesteps of the paper.")
+    timesteps: tuple[int, ...] | None = Field(
+        None,
+        description="Timesteps from 1 to 1000, descending, in the place of those that `steps` "
+        "chooses.",
+    )
+    prompt: str = Field(POSITIVE, description="For `full`, the constant prompt.")
+    negative_prompt: str = Field(
+        NEGATIVE, description="For `full`, the prompt that guidance leads away from."
+    )
+    guidance: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="Factor of classifier-free guidance. Above 1 the UNet runs on two prompts.",
+    )
+    sample: bool = Field(
+        False,
+        description="Whether the start noise and the latent are drawn from their Gaussians, with "
+        "fixed noise, as published; else they are the means.",
+    )
+    colour_fix: ColourFix = Field("none", description="How the image is corrected by the input.")
+
+    @field_validator("timesteps")
+    @classmethod
+    def _descending(cls, timesteps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if timesteps is not None:
+            try:
+                check_timesteps([t - 1 for t in timesteps], shown=timesteps)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return timesteps
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> "InvSRSource":
+        if self.size == "nano" and self.guidance != 1:
+            raise ValueError("guidance is for size 'full'; the nano has one prompt, leave it out")
+        return self
+
+    def listed(self) -> tuple[int, ...]:
+        """The timesteps, counted from 1."""
+        return self.timesteps or INVSR_TIMESTEPS[self.steps]
+
+    def build(self) -> SRModel:
+        """The structure, on the meta device; no weight is read."""
+        if self.size == "full":
+            parts = sd21_parts(prompts=1 if self.guidance == 1 else 2)
+            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
+            config = PUBLISHED
+        else:
+            with torch.device("meta"):
+                text, unet, vae = None, self.nano_unet(), self.nano_vae()
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+            config = nano_predictor(self.latent_channels)
+        first = float(self.listed()[0] - 1)
+        with torch.device("meta"):
+            networks: dict[str, nn.Module | None] = {
+                "text_encoder": text,
+                "noise": NoiseMaps(len(DRAWN), config.latent_channels) if self.sample else None,
+                "noise_predictor": NoisePredictor(config, first),
+                "encoder": VAEEncoder(vae),
+                "denoiser": UNetDenoiser(unet, int(first), context, self.guidance),
+                "decoder": VAEDecoder(vae),
+            }
+        return invsr_model(networks, self.listed(), self.colour_fix)
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.size == "full":
+            base = _named("base", self.base, "SD-Turbo, a folder or a hub id")
+            predictor = _named("predictor", self.predictor, "noise_predictor_sd_turbo_v5.pth")
+            prompts = [self.prompt] if self.guidance == 1 else [self.negative_prompt, self.prompt]
+            load_sd21(model, base, None, *prompts)
+            load_noise_predictor(
+                model.component("noise_predictor", "InvSR"), predictor, "source.predictor"
+            )
+            if self.sample:
+                model.component("noise", "InvSR").reset_parameters()
+        else:
+            weights = _named("weights", self.weights, "the weight file of a nano")
+            read_tensors(model, Path(weights))
+        model.eval().requires_grad_(False)
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        named: list[str | Path] = []
+        if self.base:
+            named += [Path(self.base) / part for part in PARTS]
+        named += [file for file in (self.weights, self.predictor) if file]
+        return files_key(named)
+
+
+def nano_predictor(latent_channels: int) -> PredictorConfig:
+    """The nano's predictor: without the first level's attention, the dearest layers by far."""
+    return PredictorConfig(
+        channels=(32, 64),
+        layers=1,
+        attention=(False, True),
+        head_channels=16,
+        time_channels=64,
+        groups=8,
+        latent_channels=latent_channels,
+    )
+
+
+def invsr_model(
+    networks: dict[str, nn.Module | None], listed: tuple[int, ...], colour_fix: str = "none"
+) -> SRModel:
+    """The model of InvSR's parts.
+
+    Args:
+        networks: `noise_predictor`, `encoder`, `denoiser`, `decoder`, and where they are needed
+            `text_encoder` and `noise`.
+        listed: Timesteps, counted from 1.
+        colour_fix: A key of `compress.process.colour.FIXES`.
+    """
+    told = (TIMESTEP,) if len(listed) > 1 else ()
+    drawn = DRAWN if networks.get("noise") is not None else ()
+    calls = (
+        Call("text_encoder", (), ("context",)),
+        Call("noise", (LR,), DRAWN),
+        Call("noise_predictor", (LR, *drawn[:1]), (START_NOISE,)),
+        Call("encoder", (LR, *drawn[1:]), (LATENT,)),
+        Call("denoiser", (STATE, "context", *told), (PREDICTION,), each_step=True),
+        Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
+    )
+    ratios = map_ratios(0.5, **dict.fromkeys((START_NOISE, *DRAWN), 0.5))
+    return SRModel(
+        networks,
+        inversion(listed),
+        wiring=Wiring(calls, ratios),
+        colour_fix=colour_fix,
+        tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
+    ).eval()
+
+
+def _named(key: str, value: str | None, what: str) -> str:
+    """What a recipe names. Raises UserError where it does not."""
+    if value is None:
+        raise UserError(f"source.{key}: InvSR needs {what}; set source.{key} (--plan needs none)")
+    return value
