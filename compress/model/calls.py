@@ -161,6 +161,16 @@ def plain(latent_ratio: float = 0.5, several_steps: bool = False) -> Wiring:
     return Wiring(calls, map_ratios(latent_ratio))
 
 
+def name_in_model(component: str, path: str) -> str:
+    """The full name of a module.
+
+    Args:
+        component: Its component's name.
+        path: Its name in the component; empty for the component itself, which may be a bare layer.
+    """
+    return f"{component}.{path}" if path else component
+
+
 def map_ratios(latent_ratio: float, scale: float = 4.0, **others: float) -> dict[str, float]:
     """The ratios of the values that every model has, and of `others`."""
     latents = dict.fromkeys((LATENT, STATE, PREDICTION, CLEAN_LATENT), latent_ratio)
