@@ -65,7 +65,7 @@ class Points(nn.Module):
         self.table = nn.ModuleDict({key(name): quantiser for name, quantiser in quantisers.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` as it is: a component that is an nn.Sequential calls its points as its last module."""
+        """`x` as it is: an nn.Sequential with points calls them as its last module."""
         return x
 
     def names(self) -> list[str]:
