@@ -110,6 +110,8 @@ def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
     twin = copy.deepcopy(model)
     step.convert(twin)
     search = step.method == "passionsr" and "lbq" not in step.ablate
+    for part in step.components:  # until its turn, for a process may call it between steps
+        set_mode(twin.get_submodule(part), "float")
     for part in step.components:
         component = twin.get_submodule(part)
         with torch.no_grad():

@@ -46,6 +46,11 @@ class Call:
     outputs: tuple[str, ...]
     each_step: bool = False
 
+    def result(self, values: Values) -> Any:
+        """What the component returned, out of all values: one tensor, or a tuple of several."""
+        made = tuple(values[name] for name in self.outputs)
+        return made[0] if len(made) == 1 else made
+
 
 # Told of each call: it, its arguments, and what it put out.
 Watch = Callable[[Call, tuple, tuple], None]

@@ -9,6 +9,7 @@ program, which then computes the same sums between the graphs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -53,7 +54,10 @@ class LinearSteps:
         start: The factors of the first state.
         rows: The steps.
         inputs: Names of the values that the process reads.
+        period: Pixels of the latent after which it repeats itself.
     """
+
+    adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
 
     start: Factors
     rows: tuple[Row, ...]

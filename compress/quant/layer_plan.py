@@ -7,6 +7,7 @@ It can be printed, and it is applied in one go.
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
@@ -223,7 +224,7 @@ class LayerPlan:
         """
         replaced = []
         for choice in self.choices:
-            layer = model.get_submodule(choice.name)
+            layer: Any = model.get_submodule(choice.name)  # one of the plan's
             new, parts = _replacement(layer, choice)
             model.set_submodule(choice.name, new)
             replaced += parts
