@@ -10,7 +10,7 @@ Mistakes raise `compress.core.errors.UserError`, whose text is what the commands
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,23 +100,29 @@ def compress(
     return Compressed(source, load(folder), read_ledger(folder)["passes"], plan(parsed))
 
 
-def upscale(model: SRModel | str | Path, photograph: Photograph) -> np.ndarray:
+def upscale(
+    model: SRModel | str | Path,
+    photograph: Photograph,
+    images: Mapping[str, Photograph] | None = None,
+) -> np.ndarray:
     """A photograph four times as large.
 
     Args:
         model: From `load` or `compress`, or what `load` takes.
         photograph: A file, an RGB image of Pillow, uint8 [h, w, 3], or float [1, 3, h, w] or
             [3, h, w] in [0, 1]. Both sides at least 16 pixels.
+        images: The further images of a model that takes some, by their names, in its sizes.
 
     Returns:
         uint8 [4h, 4w, 3].
 
     Raises:
-        UserError: The model or the photograph cannot be used.
+        UserError: The model, the photograph or a further image cannot be used.
     """
     network = model if isinstance(model, SRModel) else load(model)
     device = next(network.parameters()).device
-    return network.upscale_bytes(_as_tensor(photograph).to(device))
+    others = {name: _as_tensor(image).to(device) for name, image in (images or {}).items()}
+    return network.upscale_bytes(_as_tensor(photograph).to(device), images=others)
 
 
 def _as_tensor(photograph: Photograph) -> torch.Tensor:

@@ -7,9 +7,7 @@ Reading, naming and writing are in compress/photographs, which an exported run.p
 
 import argparse
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compress.core.arguments import LARGEST_SIDE, add_device, whole_number
 from compress.core.errors import UserError, command
@@ -18,9 +16,6 @@ from compress.photographs import batch
 from compress.photographs.problem import PhotographError
 from compress.pipeline.backend_names import BACKENDS
 from compress.pipeline.routed import add_choice, check_choice
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DESCRIPTION = (
     "Upscale photographs of any size: `python -m compress.upscale RUN|MODEL IMAGE... [-o DIR]`. "
@@ -70,7 +65,7 @@ def main(argv: list[str]) -> int:
         raise UserError(str(error)) from None
 
 
-def _prepare(options: argparse.Namespace) -> "Callable[[np.ndarray], np.ndarray]":
+def _prepare(options: argparse.Namespace) -> batch.Upscale:
     """The model as a function of arrays, loaded when every name and header was looked at."""
     from compress.pipeline.upscaling import prepare  # brings torch
 

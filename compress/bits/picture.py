@@ -24,7 +24,7 @@ BRIGHT = 0.6  # of the range of colours, from which on text is black
 def short(layer: str) -> str:
     """A layer's name without the words that all of its component share."""
     part, _, rest = layer.partition(".")
-    name = rest.removeprefix(f"{part}.").removeprefix("unet.")
+    name = (rest or part).removeprefix(f"{part}.").removeprefix("unet.")
     return name.replace("transformer_blocks", "blocks")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.data.calibration import as_values
-from compress.model.calls import Values, run_calls
+from compress.model.calls import Values, name_in_model, run_calls
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
 from compress.quant.layers import QuantLayer, SplitConv2d
@@ -73,7 +73,7 @@ def probed_layers(step: Quantize, model: SRModel) -> list[str]:
     names: list[str] = []
     for part, component in twin.components():
         if part in step.components:
-            names += [f"{part}.{name}" for name in _layers_in(component)]
+            names += [name_in_model(part, name) for name in _layers_in(component)]
     return names
 
 
@@ -110,6 +110,8 @@ def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
     twin = copy.deepcopy(model)
     step.convert(twin)
     search = step.method == "passionsr" and "lbq" not in step.ablate
+    for part in step.components:  # until its turn, for a process may call it between steps
+        set_mode(twin.get_submodule(part), "float")
     for part in step.components:
         component = twin.get_submodule(part)
         with torch.no_grad():
@@ -122,11 +124,9 @@ def prepared(step: Quantize, model: SRModel, stages: Stages) -> SRModel:
 @contextmanager
 def swapped(model: SRModel, layer: str, other: nn.Module) -> Iterator[None]:
     """`model` with the module of that name replaced inside."""
-    parent, _, attribute = layer.rpartition(".")
-    owner = model.get_submodule(parent)
     before = model.get_submodule(layer)
-    owner.register_module(attribute, other)
+    model.set_submodule(layer, other)
     try:
         yield
     finally:
-        owner.register_module(attribute, before)
+        model.set_submodule(layer, before)

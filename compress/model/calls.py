@@ -46,6 +46,11 @@ class Call:
     outputs: tuple[str, ...]
     each_step: bool = False
 
+    def result(self, values: Values) -> Any:
+        """What the component returned, out of all values: one tensor, or a tuple of several."""
+        made = tuple(values[name] for name in self.outputs)
+        return made[0] if len(made) == 1 else made
+
 
 # Told of each call: it, its arguments, and what it put out.
 Watch = Callable[[Call, tuple, tuple], None]
@@ -159,6 +164,16 @@ def plain(latent_ratio: float = 0.5, several_steps: bool = False) -> Wiring:
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
     return Wiring(calls, map_ratios(latent_ratio))
+
+
+def name_in_model(component: str, path: str) -> str:
+    """The full name of a module.
+
+    Args:
+        component: Its component's name.
+        path: Its name in the component; empty for the component itself, which may be a bare layer.
+    """
+    return f"{component}.{path}" if path else component
 
 
 def map_ratios(latent_ratio: float, scale: float = 4.0, **others: float) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Named components, how they are called, and the process between them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,15 +21,10 @@ from compress.model.calls import (
     Wiring,
     run_calls,
 )
-from compress.process.bidirectional import Bidirectional
-from compress.process.direct import Direct
-from compress.process.linear_steps import LinearSteps
-from compress.process.one_step import OneStep
-from compress.process.residual_sampler import ResidualSampler
+from compress.process.contract import Process, Steps
 
 ROLES = ("text_encoder", "encoder", "denoiser", "decoder")  # of a plain wiring
 SHOWN = 60  # characters of a name in a sentence
-Process = OneStep | Direct | ResidualSampler | Bidirectional | LinearSteps
 
 
 class Components(nn.Module):
@@ -40,7 +35,8 @@ class Components(nn.Module):
 
     Args:
         components: Name -> network.
-        process: Calls the components of a step, once or for each of its steps.
+        process: Calls the components of a step, once or for each of its steps, and any other one
+            between them.
         wiring: The calls, in running order.
 
     Raises:
@@ -166,23 +162,30 @@ class Components(nn.Module):
         run_calls(self, self.wiring.steps, local, watch)
         return local[PREDICTION]
 
-    def run_process(self, values: Values, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """The clean latent, by a function for the predictions."""
+    def replacing(self, values: Values, others: Values) -> Values:
+        """The values that the components of a step read, some of them replaced by the process.
+
+        Raises:
+            ValueError: No component of a step reads one of `others`.
+        """
+        unread = others.keys() - set(self.wiring.read_by_steps())
+        if unread:
+            raise ValueError(f"no component of a step reads {min(unread)}")
+        return {**values, **others}
+
+    def run_process(self, values: Values, steps: Steps) -> torch.Tensor:
+        """The clean latent, by what the process may call."""
         first, *others = (values[name] for name in self.process.inputs)
-        return self.process.restore(first, predict, *others)
+        return self.process.restore(first, steps, *others)
 
     def restore(self, values: Values, watch: Watch | None = None) -> torch.Tensor:
         """The clean latent [B, C, h, w] of the values that there are before the process.
 
         Args:
             values: None of a step is among them.
-            watch: Told of each call of each step.
+            watch: Told of each call of each step, and between the steps.
         """
-
-        def predict(state: torch.Tensor, *step: torch.Tensor) -> torch.Tensor:
-            return self.predict(values, state, *step, watch=watch)
-
-        return self.run_process(values, predict)
+        return self.run_process(values, _OnWholeMaps(self, values, watch))
 
     def values_before(self, component: str, values: Values) -> Values:
         """What there is once the calls before a component have run.
@@ -260,3 +263,30 @@ class Components(nn.Module):
         if context is not None:
             values["context"] = context
         return values
+
+
+class _OnWholeMaps:
+    """What a process may call, without tiles.
+
+    Args:
+        model: The model.
+        values: What there was before the process.
+        watch: Told of each call.
+    """
+
+    def __init__(self, model: Components, values: Values, watch: Watch | None):
+        self.model = model
+        self.values = values
+        self.watch = watch
+
+    def __call__(
+        self, state: torch.Tensor, *timesteps: torch.Tensor, **values: Any
+    ) -> torch.Tensor:
+        known = self.model.replacing(self.values, values)
+        return self.model.predict(known, state, *timesteps, watch=self.watch)
+
+    def call(self, component: str, *inputs: Any) -> Any:
+        call = self.model.wiring.call(component)
+        local = dict(zip(call.inputs, inputs, strict=True))
+        run_calls(self.model, [call], local, self.watch)
+        return call.result(local)

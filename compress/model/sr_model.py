@@ -14,7 +14,7 @@ from compress.core.errors import UserError
 from compress.core.image import MIN_SIDE, check_image_tensor
 from compress.model.calls import LATENT, Wiring, plain
 from compress.model.components import Components, Process
-from compress.model.tiled_run import MARGIN, WHOLE, TiledRun, Tiling
+from compress.model.tiled_run import MARGIN, WHOLE, TiledRun, Tiling, report_nothing
 from compress.process import strips
 from compress.process.colour import FIXES
 from compress.process.padding import round_up
@@ -40,8 +40,8 @@ class SRModel(Components):
 
     Args:
         components: Name -> network, in running order.
-        process: `process.restore(latent, predict)` calls the components of a step once, or for each
-            of `process.steps`, and returns the clean latent.
+        process: `process.restore(latent, steps)` calls the components of a step once or several
+            times, and returns the clean latent (compress/process/contract.py).
         wiring: The calls of a model with other components; None for those above.
         colour_fix: How the image is corrected by the input, one of
             `compress.process.colour.FIXES`.
@@ -133,7 +133,7 @@ class SRModel(Components):
         left = how.margin * SCALE
         skip = how.margin * SCALE
         missing = height * SCALE
-        for strip in run.rows(values, progress or _report_nothing):
+        for strip in run.rows(values, progress or report_nothing):
             rows = strip[..., skip : skip + missing, left : left + width * SCALE]
             skip = max(0, skip - strip.shape[-2])
             missing -= rows.shape[-2]
@@ -199,7 +199,3 @@ class SRModel(Components):
             return strips.to_bytes(fixed, height * SCALE, width * SCALE)
         except strips.StripError as error:
             raise UserError(str(error)) from None
-
-
-def _report_nothing(_component: str) -> None:
-    pass

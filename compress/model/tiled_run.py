@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -153,17 +154,52 @@ class TiledRun:
 
     def _restore(self, values: Values) -> torch.Tensor:
         """The clean latent; the components of a step run together on each tile of the state."""
+        return self.model.run_process(values, _InTiles(self, values))
+
+    def predict(
+        self, values: Values, state: torch.Tensor, *timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """The prediction of one step, tile by tile; arguments are those of `Steps`."""
         ratio = self._ratio(STATE)
         read = self._maps(self.wiring.read_by_steps(), values)
-        beside = [(values[name], self._ratio(name) / ratio) for name in read]
 
-        def predict(state: torch.Tensor, *step: torch.Tensor) -> torch.Tensor:
-            def run(piece: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-                local = values | dict(zip(read, others, strict=True))
-                return self.model.predict(local, piece, *step)
+        def run(piece: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+            local = values | dict(zip(read, others, strict=True))
+            return self.model.predict(local, piece, *timesteps)
 
-            scale = self._ratio(PREDICTION) / ratio
-            strips = tiled_rows(run, state, self.cut(ratio), scale, beside)
-            return joined(strips, round(state.shape[-2] * scale))
+        scale = self._ratio(PREDICTION) / ratio
+        strips = tiled_rows(run, state, self.cut(ratio), scale, self._beside(STATE, read, values))
+        return joined(strips, round(state.shape[-2] * scale))
 
-        return self.model.run_process(values, predict)
+    def call(self, component: str, inputs: tuple[Any, ...]) -> Any:
+        """What a component makes of other inputs than in the model's run, tile by tile."""
+        call = self.wiring.call(component)
+        local = dict(zip(call.inputs, inputs, strict=True))
+        self._run(call, local, report_nothing)
+        return call.result(local)
+
+
+class _InTiles:
+    """What a process may call, in tiles.
+
+    Args:
+        run: The run.
+        values: What there was before the process.
+    """
+
+    def __init__(self, run: TiledRun, values: Values):
+        self.run = run
+        self.values = values
+
+    def __call__(
+        self, state: torch.Tensor, *timesteps: torch.Tensor, **values: Any
+    ) -> torch.Tensor:
+        known = self.run.model.replacing(self.values, values)
+        return self.run.predict(known, state, *timesteps)
+
+    def call(self, component: str, *inputs: Any) -> Any:
+        return self.run.call(component, inputs)
+
+
+def report_nothing(_component: str) -> None:
+    """What is told of nothing."""

@@ -9,6 +9,7 @@ from torch import nn
 from compress.binary.config import BinaryConfig, Method
 from compress.binary.layers import BinaryLayer, binarise
 from compress.core.errors import UserError, nearest
+from compress.model.calls import name_in_model
 from compress.model.passes import ComponentName, Pass
 from compress.model.sr_model import SRModel
 
@@ -77,9 +78,9 @@ class Binarize(Pass):
         kept = self._kept(layers)
         for component, found in layers.items():
             for name, layer in found.items():
-                if f"{component}.{name}" not in kept:
-                    binary = _binary(layer, f"{component}.{name}", config)
-                    getattr(model, component).set_submodule(name, binary)
+                full_name = name_in_model(component, name)
+                if full_name not in kept:
+                    model.set_submodule(full_name, _binary(layer, full_name, config))
 
     def _config(self) -> BinaryConfig:
         """How every layer is made binary."""
@@ -103,7 +104,7 @@ class Binarize(Pass):
             return _ends(layers)
         names: list[str] = []
         for part, found in layers.items():
-            names += [f"{part}.{name}" for name in found]
+            names += [name_in_model(part, name) for name in found]
         kept: set[str] = set()
         for pattern in self.keep:
             matching = fnmatch.filter(names, pattern)
@@ -129,7 +130,11 @@ def _ends(layers: dict[str, Layers]) -> set[str]:
     """Full names of the first and the last convolution of every component."""
     ends: set[str] = set()
     for part, found in layers.items():
-        convs = [f"{part}.{name}" for name, layer in found.items() if isinstance(layer, nn.Conv2d)]
+        convs = [
+            name_in_model(part, name)
+            for name, layer in found.items()
+            if isinstance(layer, nn.Conv2d)
+        ]
         ends.update(convs[:1])
         ends.update(convs[-1:])
     return ends

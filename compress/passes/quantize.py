@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.data.calibration import calibration_hash, calibration_images, calibration_pairs
+from compress.model.calls import name_in_model
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.quantize_config import QuantizeConfig, Width
@@ -129,8 +130,8 @@ class Quantize(QuantizeConfig):
             return sensitive, boundary
         for component, flow in record(model, self.components).items():
             found = find_boundary_layers(flow)
-            sensitive.update(f"{component}.{name}" for name in found.sensitive)
-            boundary.update(f"{component}.{name}" for name in found.boundary)
+            sensitive.update(name_in_model(component, name) for name in found.sensitive)
+            boundary.update(name_in_model(component, name) for name in found.boundary)
         return sensitive, boundary
 
     def _layers_with_output(self, layers: dict[str, FloatLayer], boundary: set[str]) -> set[str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import header, reading, writing
+from . import further, header, reading, writing
 from .problem import CannotWriteError, PhotographError, shown
 
 SCALE = 4
 LONGEST_NAME = 255  # bytes, of the file systems in use
-Upscale = Callable[[np.ndarray], np.ndarray]
+# Pixels, and the photograph's file, by which its further images are found -> the result's pixels.
+Upscale = Callable[[np.ndarray, Path], np.ndarray]
 _REMEDY = (
     "pass --max-pixels {pixels} to have it computed nevertheless; its result has 16 times as many"
 )
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
         metavar="N",
         help="refuse photographs of more pixels, width times height (default: %(default)s)",
     )
+    further.add_argument(parser)
 
 
 def arguments(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
@@ -211,8 +213,8 @@ def run(
         sources: The photographs.
         options: What `add_arguments` added.
         prepare: Loads the model; called once, after every name and header was looked at. It gives
-            the function from float32 [1, 3, h, w] in [0, 1] to [1, 3, 4h, 4w] in [0, 1], or to
-            uint8 [4h, 4w, 3].
+            the function from float32 [1, 3, h, w] in [0, 1] and the photograph's file to
+            [1, 3, 4h, 4w] in [0, 1], or to uint8 [4h, 4w, 3].
         failures: What that function may raise about one photograph, besides PhotographError.
 
     Returns:
@@ -286,7 +288,7 @@ def _upscale_one(job: Job, options: argparse.Namespace, upscale: Upscale) -> str
     writing.check_size((width * SCALE, height * SCALE), options.format, shown(job.source))
     lr = photograph.pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
     photograph.pixels = np.empty((0, 0, 3), np.uint8)  # the result needs the room
-    pixels = writing.to_bytes(upscale(lr))
+    pixels = writing.to_bytes(upscale(lr, job.source))
     if pixels.shape != (height * SCALE, width * SCALE, 3):
         raise PhotographError(
             f"the model gave {pixels.shape[1]}x{pixels.shape[0]} pixels for {width}x{height}"

@@ -5,7 +5,7 @@ RUN/onnx compute the same several times faster. They run in tiles of the size th
 exported for, by the program of an exported folder. `onnx_files` says when they are taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import torch
 
 from compress.core.errors import UserError
 from compress.model.sr_model import MARGIN, SRModel
+from compress.photographs.further import Images, Size
 from compress.pipeline.backend_names import BACKENDS
 from compress.pipeline.onnx_files import UnusableError, VerifiedFiles, find_verified_files
 from compress.recipe.checkpoint import load_model
 from export.targets.host import tiles
+from export.targets.host.chain import further_images
 from export.targets.host.runtimes import load
 from export.targets.host.strips import StripError
 
@@ -28,13 +30,16 @@ class Backend:
 
     Attributes:
         name: One of BACKENDS, but "auto".
-        upscale: Maps float32 [1, 3, h, w] in [0, 1] to uint8 [4h, 4w, 3].
+        upscale: Maps float32 [1, 3, h, w] in [0, 1], and the further images by their names, to
+            uint8 [4h, 4w, 3].
         sentence: What computes it, and why.
+        images: Height and width of the further images that the model takes, by their names.
     """
 
     name: str
-    upscale: Callable[[np.ndarray], np.ndarray]
+    upscale: Callable[[np.ndarray, Images], np.ndarray]
     sentence: str
+    images: Mapping[str, Size]
 
 
 def choose_backend(
@@ -86,9 +91,9 @@ def _onnxruntime(files: VerifiedFiles) -> Backend:
     graphs = load(files.folder, files.graphs)
     height, width = manifest["lr_size"]
 
-    def upscale(lr: np.ndarray) -> np.ndarray:
+    def upscale(lr: np.ndarray, images: Images) -> np.ndarray:
         try:
-            return tiles.upscale_bytes(manifest, graphs, lr)
+            return tiles.upscale_bytes(manifest, graphs, lr, images)
         except StripError as error:
             raise UserError(str(error)) from None
 
@@ -97,6 +102,7 @@ def _onnxruntime(files: VerifiedFiles) -> Backend:
         upscale,
         f"onnxruntime with {files.folder} ({manifest.get('dtype')}, tiles of {width}x{height}, "
         f"verified: {files.least_db:.1f} dB to torch at least); --backend torch for torch",
+        further_images(manifest),
     )
 
 
@@ -109,7 +115,8 @@ def _torch(
     if prepare is not None:
         prepare(model)
 
-    def upscale(lr: np.ndarray) -> np.ndarray:
-        return model.upscale_bytes(torch.from_numpy(lr).to(device))
+    def upscale(lr: np.ndarray, images: Images) -> np.ndarray:
+        others = {name: torch.from_numpy(image).to(device) for name, image in images.items()}
+        return model.upscale_bytes(torch.from_numpy(lr).to(device), images=others)
 
-    return Backend("torch", upscale, f"torch on {device}: {reason}")
+    return Backend("torch", upscale, f"torch on {device}: {reason}", model.wiring.images)

@@ -12,7 +12,7 @@ from typing import Any
 
 from compress.core.identity import file_digest
 from compress.recipe.checkpoint import MODEL_FILE
-from export.targets.host.chain import WHOLE, further_images, parts
+from export.targets.host.chain import WHOLE, parts
 from export.targets.host.folder import FolderError, read, sha256
 
 FOLDER = "onnx"  # of a run, from `export: [{target: onnx}]`
@@ -58,11 +58,6 @@ def find_verified_files(run: Path) -> VerifiedFiles:
     _check_there(run, folder)
     manifest = _read_manifest(folder)
     _check_origin(run, folder, manifest)
-    others = further_images(manifest)
-    if others:
-        raise UnusableError(
-            f"{folder} needs the image '{min(others)}' besides; its own run.py takes it"
-        )
     least_db = _least_parity(folder / "parity.json")
     graphs = _graphs_of(manifest)
     if not graphs:

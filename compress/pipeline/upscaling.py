@@ -2,8 +2,8 @@
 
 import argparse
 import logging
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from compress.core.arguments import chosen_device
 from compress.core.errors import UserError
 from compress.core.image import to_uint8
 from compress.model.sr_model import MARGIN, SRModel, Tiling
+from compress.photographs.batch import Upscale
+from compress.photographs.further import FurtherImages
 from compress.pipeline.backends import choose_backend
 from compress.pipeline.routed import check_model
 from compress.recipe.checkpoint import load_model
@@ -23,17 +25,19 @@ _LOG = logging.getLogger(__name__)
 LEAST_TILE = 32  # latent pixels
 
 
-def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+def prepare(options: argparse.Namespace) -> Upscale:
     """The model as a function of arrays; says what computes it.
 
     Args:
         options: Of the command.
 
     Returns:
-        A function that maps float32 [1, 3, h, w] in [0, 1] to uint8 [4h, 4w, 3].
+        A function that maps float32 [1, 3, h, w] in [0, 1] and the photograph's file to uint8
+        [4h, 4w, 3].
 
     Raises:
         UserError: The model or an option cannot be used.
+        PhotographError: The further images are not those that the model takes.
     """
     if options.route:
         return routed(options)
@@ -45,13 +49,16 @@ def prepare(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
         prepare=lambda model: set_tile(options.tile, model),
     )
     _LOG.info("computed by %s", backend.sentence)
-    return backend.upscale
+    further = FurtherImages(options.image, backend.images, options.images)
+    return lambda lr, photograph: backend.upscale(lr, further.of(photograph))
 
 
-def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
+def routed(options: argparse.Namespace) -> Upscale:
     """As `prepare`, each tile by the way that the router of --route sends it."""
     if options.backend == "onnxruntime":
         raise UserError("--backend onnxruntime: --route is for torch only; leave one of them out")
+    if options.image:
+        raise UserError("--image and --route exclude each other; a router sees one image")
     device = chosen_device(options)
     model = load_model(options.model).to(device)
     model.tiling = replace(model.tiling, margin=model.tiling.margin or MARGIN)
@@ -59,7 +66,7 @@ def routed(options: argparse.Namespace) -> Callable[[np.ndarray], np.ndarray]:
     router = Router.load(options.route).to(device)
     check_model(router, options.model)
 
-    def upscale(lr: np.ndarray) -> np.ndarray:
+    def upscale(lr: np.ndarray, _photograph: Path) -> np.ndarray:
         result = router.upscale(
             model,
             torch.from_numpy(lr).to(device),

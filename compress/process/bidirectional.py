@@ -55,6 +55,7 @@ class Bidirectional(nn.Module):
     steps = 1
     inputs = ("latent",)  # the values that it reads
     period = PERIOD  # pixels of the latent after which it repeats itself
+    adaptive = False  # the number of steps is the same for every image
     # The clean latent as a weighted sum of what is read, and of the prediction.
     factors: ClassVar[dict[str, float]] = {"latent": 0.0, "prediction": 1.0}
     noise: torch.Tensor

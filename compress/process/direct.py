@@ -13,6 +13,7 @@ class Direct:
 
     inputs: ClassVar[tuple[str, ...]] = ("latent",)  # the values that it reads
     period: ClassVar[int] = 1  # pixels of the latent after which it repeats itself
+    adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
     # The clean latent as a weighted sum of what is read, and of the prediction.
     factors: ClassVar[dict[str, float]] = {"latent": 0.0, "prediction": 1.0}
 

@@ -15,6 +15,7 @@ same sums between the graphs.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
@@ -62,6 +63,8 @@ class LinearSteps:
         inputs: Names of the values that the process reads.
         period: Pixels of the latent after which its noise repeats itself; 1 without noise.
     """
+
+    adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
 
     start: Factors
     rows: tuple[Row, ...]

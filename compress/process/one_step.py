@@ -41,6 +41,7 @@ class OneStep:
 
     inputs: ClassVar[tuple[str, ...]] = ("latent",)  # the values that it reads
     period: ClassVar[int] = 1  # pixels of the latent after which it repeats itself
+    adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
 
     timestep: int = 999
     steps: int = 1

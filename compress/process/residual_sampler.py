@@ -38,6 +38,7 @@ class ResidualSampler(nn.Module):
 
     inputs = ("latent",)  # the values that it reads
     period = PERIOD  # pixels of the latent after which it repeats itself
+    adaptive = False  # the number of steps is the same for every image
     noise: torch.Tensor
 
     def __init__(self, schedule: ResidualShift, sampler: Sampler, channels: int = 3):

@@ -27,7 +27,7 @@ class Node:
     Attributes:
         name: Module and operator, unique in its component.
         op: A value of `OPERATORS`, or "layer".
-        layer: A layer's name inside the component.
+        layer: A layer's name inside the component; empty where the component is the layer.
         index: An operator's place in the sequence of calls.
         inside: Whether it is part of what a layer does.
         scalar: Whether it computes with a plain number.
@@ -209,10 +209,10 @@ class _FlowHooks:
         self.recorder: _Recorder | None = None
 
     def attach(self, component: nn.Module) -> None:
-        """Register all hooks; the component's own run first before it and last after it."""
+        """Register all hooks; the recorder begins first and ends last."""
         component.register_forward_pre_hook(self._begin)
         for path, module in component.named_modules():
-            if path:
+            if path or is_layer(module):
                 self._attach_inner(path, module)
         component.register_forward_hook(self._end)
 

@@ -7,12 +7,14 @@ It can be printed, and it is applied in one go.
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import CrossAttnUpBlock2D, UpBlock2D
 from torch import nn
 
 from compress.core.errors import UserError, nearest
+from compress.model.calls import name_in_model
 from compress.model.sr_model import SRModel
 from compress.quant.layers import (
     LayerOptions,
@@ -23,6 +25,7 @@ from compress.quant.layers import (
 )
 
 FloatLayer = nn.Conv2d | nn.Linear
+PLAIN_FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)
 SENSITIVE_BITS = 8  # what the layers at a component's boundary have at least, unless pinned
 
 
@@ -37,15 +40,15 @@ def quantizable_layers(model: SRModel, components: Sequence[str]) -> dict[str, F
         Full name, the component's first -> layer, in the order of the modules.
 
     Raises:
-        UserError: There is none, one belongs to a LoRA adapter that is not merged, or the model has
-            no such component.
+        UserError: There is none, one belongs to a LoRA adapter that is not merged or computes more
+            than its class in torch, or the model has no such component.
     """
     layers: dict[str, FloatLayer] = {}
     for component in components:
         part = model.component(component, "pass 'quantize': components")
         for name, module in part.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                layers[f"{component}.{name}"] = module
+                layers[name_in_model(component, name)] = module
     if not layers:
         raise UserError(
             f"pass 'quantize': no convolution or linear layer is left to quantise in "
@@ -58,6 +61,12 @@ def quantizable_layers(model: SRModel, components: Sequence[str]) -> dict[str, F
             "layer before quantising, for a product of two quantised matrices is not the quantised "
             "product"
         )
+    for name, layer in layers.items():
+        if type(layer).forward not in PLAIN_FORWARDS:
+            raise UserError(
+                f"pass 'quantize': {name} is a {type(layer).__name__}, a layer with a forward of "
+                "its own, which the pass does not see; let a module hold the plain layer instead"
+            )
     return layers
 
 
@@ -169,7 +178,7 @@ class LayerChoice:
 
     Attributes:
         component: The component's name.
-        path: The layer's name in it.
+        path: The layer's name in it; empty where the component is the layer.
         options: How it is quantised.
         split_at: Where a convolution on a skip-concatenation is cut into two, in input channels;
             None for a layer that stays whole.
@@ -183,7 +192,7 @@ class LayerChoice:
     @property
     def name(self) -> str:
         """The layer's full name."""
-        return f"{self.component}.{self.path}"
+        return name_in_model(self.component, self.path)
 
 
 @dataclass(frozen=True)
@@ -215,11 +224,9 @@ class LayerPlan:
         """
         replaced = []
         for choice in self.choices:
-            component = getattr(model, choice.component)
-            layer = component.get_submodule(choice.path)
-            parent, _, attribute = choice.path.rpartition(".")
+            layer: Any = model.get_submodule(choice.name)  # one of the plan's
             new, parts = _replacement(layer, choice)
-            component.get_submodule(parent).register_module(attribute, new)
+            model.set_submodule(choice.name, new)
             replaced += parts
         return replaced
 

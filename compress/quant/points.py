@@ -64,6 +64,10 @@ class Points(nn.Module):
         self.norm_stride = norm_stride
         self.table = nn.ModuleDict({key(name): quantiser for name, quantiser in quantisers.items()})
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` as it is: an nn.Sequential with points calls them as its last module."""
+        return x
+
     def names(self) -> list[str]:
         """The names of all points."""
         return [name.replace("/", ".") for name in self.table]

@@ -48,10 +48,11 @@ class _Observed(NamedTuple):
 def _observed_tensors(component: nn.Module) -> Iterator[_Observed]:
     """The inputs of layers, by channels, and all other tensors with a quantiser."""
     for name, module in component.named_modules():
+        owner, _, attribute = name.rpartition(".")
         if isinstance(module, LayerFit):
-            label = name.removesuffix(".fit") + "'s input"
+            label = f"{owner or 'the layer'}'s input"
             yield _Observed(label, module.is_observed, module.channel_low, module.channel_high)
-        elif isinstance(module, TensorQuantiser) and not name.endswith(".input"):
+        elif isinstance(module, TensorQuantiser) and attribute != "input":
             fit = module.fit
             if isinstance(fit, RangeFit):
                 label = name.replace("points.table.", "").replace("/", ".")

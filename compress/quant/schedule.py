@@ -98,6 +98,8 @@ def fit_model(
     """
     fitting = _Fitting(model, float_outputs(source, images, references), options)
     names = [name for name, _ in model.components() if name in flows]
+    for name in names:  # until its turn, for a process may call it between steps
+        set_mode(getattr(model, name), "float")
     fitted: dict[str, Fitted] = {}
     for name in reversed(names) if options.order == "backward" else names:
         fitted[name] = fitting.fit(model.wiring.call(name), flows[name])
@@ -134,8 +136,11 @@ class _Fitting:
         inputs = self._inputs(call) if self.options.distributed else self._float_inputs(call)
         if call.each_step:
             clean = [values[CLEAN_LATENT] for values in self.outputs.values]
+            objective = Objective(self.model.restore, inputs, clean)
+            if self.model.process.adaptive:  # it need not take as many steps as the float model
+                return self._fit(call, objective, flow)
             predictions = Objective(self._predictions, inputs, self.outputs.predictions)
-            return self._fit(call, Objective(self.model.restore, inputs, clean), flow, predictions)
+            return self._fit(call, objective, flow, predictions)
         return self._fit(call, Objective(self._run(call), inputs, self._targets(call)), flow)
 
     def _fit(

@@ -10,7 +10,7 @@ from compress.core.files import replacing
 from compress.data.calibration import as_values
 from compress.model.sr_model import SRModel
 from export.baselines.methods import Job, check
-from export.graphs.components import build, check_size, graphs_of, parts_of, reaching
+from export.graphs.components import build, check_process, check_size, graphs_of, parts_of, reaching
 from export.graphs.export_onnx import export_onnx
 
 
@@ -58,6 +58,7 @@ def make(
             f"baselines calibrate on images of the exported size, {lr_size[0]}x{lr_size[1]}; give "
             "at least one, all of that size"
         )
+    check_process(model)
     if model.process.steps > 1:
         raise UserError(
             f"the model takes {model.process.steps} steps, and baselines know one file a component"

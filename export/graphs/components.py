@@ -132,6 +132,20 @@ def has_parts(model: SRModel) -> bool:
     return model.process.steps == 1 or isinstance(model.process, LinearSteps)
 
 
+def check_process(model: SRModel) -> None:
+    """Refuse a model whose process takes more steps for some images than for others.
+
+    Raises:
+        UserError: It is such a model.
+    """
+    if model.process.adaptive:
+        raise UserError(
+            f"{type(model.process).__name__} decides for each image how many steps it takes, up to "
+            f"{model.process.steps}, and an exported file has a fixed number; set a fixed number "
+            "of steps in the source"
+        )
+
+
 def build(model: SRModel, stem: str) -> nn.Module:
     """What a graph computes, in evaluation mode."""
     return graphs_of(model)[stem].build(model).eval()

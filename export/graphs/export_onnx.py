@@ -21,6 +21,7 @@ from compress.quant.points import placement_of, placements_in
 from export.graphs.components import (
     MODEL,
     build,
+    check_process,
     check_size,
     dynamic_axes,
     example,
@@ -152,8 +153,10 @@ def graphs_to_write(model: SRModel, options: OnnxOptions) -> tuple[str, ...]:
     """The graphs that an export writes.
 
     Raises:
-        UserError: There are none, or a model of several steps has no file per component.
+        UserError: There are none, a model of several steps has no file per component, or the number
+            of steps is not fixed.
     """
+    check_process(model)
     stems = options.stems
     if stems is None:
         whole = (MODEL,) if options.end_to_end else ()

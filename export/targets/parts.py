@@ -9,6 +9,7 @@ from compress.quant.layers import QuantLayer
 from compress.recipe.export_options import ExportOptions
 from export.graphs.components import (
     MODEL,
+    check_process,
     check_size,
     graphs_of,
     has_parts,
@@ -33,8 +34,10 @@ def choose_parts(model: SRModel, target: Target, options: ExportOptions) -> Part
         options: `check_options` has nothing against them.
 
     Raises:
-        UserError: A size, a component or a dtype that the model cannot have.
+        UserError: A size, a component or a dtype that the model cannot have, or a number of steps
+            that is not fixed.
     """
+    check_process(model)
     check_size(model, options.lr_size)
     stems = _choose_stems(model, target, options.components)
     _check_inputs(model, target, options.target, stems)

@@ -132,8 +132,10 @@ def test_run_py_takes_the_second_image(exported, tmp_path):
     flat = deepcopy(model)
     flat.tiling = Tiling()
     expected = flat(tensor(picture), images={"reference": tensor(reference)})
-    for graphs in ("parts", "model"):
-        done = run("--image", "reference=reference.png", "--graphs", graphs, out=graphs)
+    (tmp_path / "references").mkdir()
+    Image.fromarray(reference).save(tmp_path / "references" / "small.bmp")
+    for graphs, given in (("parts", "reference.png"), ("model", "references")):
+        done = run("--image", f"reference={given}", "--graphs", graphs, out=graphs)
         assert done.returncode == 0, done.stderr
         found = tensor(np.asarray(Image.open(tmp_path / graphs / "small_x4.png")))
         assert (found - expected).abs().max() < 0.02

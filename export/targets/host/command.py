@@ -11,14 +11,13 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from .arithmetic import FIXES
-from .chain import Values, further_images
+from .chain import further_images
 from .folder import FolderError, read, verify
 
 # The export copies the toolkit's compress/photographs here.
-from .photographs import batch, reading  # type: ignore[import-not-found]
+from .photographs import batch  # type: ignore[import-not-found]
+from .photographs.further import FurtherImages  # type: ignore[import-not-found]
 from .photographs.problem import PhotographError  # type: ignore[import-not-found]
 from .profiling import profile
 from .runtimes import RUNTIMES, load
@@ -38,13 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--graphs",
         choices=["model", "parts"],
         help="one graph for all, or the parts (default)",
-    )
-    parser.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="a further image of a model that takes some, for all photographs",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS
@@ -79,11 +71,11 @@ def main() -> int:
             print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
             return 0
         names = chosen(manifest, arguments.graphs)
-        others = read_further(manifest, arguments.image)
+        further = FurtherImages(arguments.image, further_images(manifest), arguments.images)
         return batch.run(
             arguments.images,
             arguments,
-            lambda: prepare(arguments, manifest, names, others),
+            lambda: prepare(arguments, manifest, names, further),
             failures=(StripError,),
         )
     except (FolderError, PhotographError) as error:
@@ -111,43 +103,12 @@ def _check_known(manifest: dict) -> None:
             )
 
 
-def read_further(manifest: dict, given: list[str]) -> Values:
-    """The further images that the model takes, float32 [1, 3, height, width] in [0, 1].
-
-    Args:
-        manifest: Says which, and of what size.
-        given: Of the command line, NAME=FILE each.
-
-    Raises:
-        FolderError: One is missing, is not taken, or has another size.
-        PhotographError: A file is no photograph.
-    """
-    needed = further_images(manifest)
-    files = dict(entry.partition("=")[::2] for entry in given)
-    for name in files:
-        if name not in needed:
-            takes = f"it takes {', '.join(needed)}" if needed else "it takes none"
-            raise FolderError(f"--image {name}: this model takes no such image; {takes}")
-    images: Values = {}
-    for name, (height, width) in needed.items():
-        if not files.get(name):
-            raise FolderError(
-                f"this model also takes the image '{name}', {width}x{height} pixels; give it with "
-                f"--image {name}=FILE"
-            )
-        pixels = reading.read(Path(files[name]), convert=True).pixels
-        if pixels.shape[:2] != (height, width):
-            raise FolderError(
-                f"{files[name]} has {pixels.shape[1]}x{pixels.shape[0]} pixels and the image "
-                f"'{name}' has {width}x{height}; resize it"
-            )
-        images[name] = pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    return images
-
-
 def prepare(
-    arguments: argparse.Namespace, manifest: dict, names: list[str], others: Values
+    arguments: argparse.Namespace, manifest: dict, names: list[str], further: FurtherImages
 ) -> batch.Upscale:
-    """The graphs as one function, float32 [1, 3, h, w] in [0, 1] -> uint8 [4h, 4w, 3]."""
+    """The graphs as one function.
+
+    It maps float32 [1, 3, h, w] in [0, 1] and the photograph's file to uint8 [4h, 4w, 3].
+    """
     graphs = load(arguments.folder, names, arguments.threads)
-    return lambda lr: upscale_bytes(manifest, graphs, lr, others)
+    return lambda lr, photograph: upscale_bytes(manifest, graphs, lr, further.of(photograph))

@@ -49,11 +49,11 @@ def test_a_verified_export_is_taken(run):
     assert "verified: " in backend.sentence
     assert "32x32" in backend.sentence
     lr = probes((40, 56))["textured"].numpy()
-    pixels = backend.upscale(lr)
+    pixels = backend.upscale(lr, {})
     assert pixels.dtype == np.uint8
     assert pixels.shape == (160, 224, 3)
     with pytest.raises(UserError, match="not finite"):
-        backend.upscale(lr * np.float32(np.nan))
+        backend.upscale(lr * np.float32(np.nan), {})
 
 
 def test_torch_on_request_and_without_a_frame(run):
@@ -65,7 +65,7 @@ def test_torch_on_request_and_without_a_frame(run):
     lr = probes((24, 32))["textured"]
     with torch.no_grad():
         expected = seen[0](lr)[0].permute(1, 2, 0).numpy() * 255
-    assert np.abs(backend.upscale(lr.numpy()) - expected).max() <= 0.51
+    assert np.abs(backend.upscale(lr.numpy(), {}) - expected).max() <= 0.51
 
 
 def test_options_that_only_torch_has(run):

@@ -16,6 +16,7 @@ from PIL import Image
 from compress import upscale
 from compress.core.errors import UserError
 from compress.core.image import to_uint8
+from compress.model.calls import plain
 from compress.model.sr_model import Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
@@ -32,7 +33,8 @@ class Loaded:
         self.loads += 1
         return self.enlarge
 
-    def enlarge(self, lr: np.ndarray) -> np.ndarray:
+    def enlarge(self, lr: np.ndarray, photograph: Path) -> np.ndarray:
+        assert photograph.is_file()
         assert lr.dtype == np.float32
         assert lr.ndim == 4
         assert lr.min() >= 0
@@ -207,9 +209,11 @@ def test_a_model_is_not_loaded_for_nothing(tmp_path, model):
 
 
 def test_values_that_are_not_finite_fail_one_photograph(tmp_path, model, capsys):
-    def enlarge(lr):
+    def enlarge(lr, photograph):
         model.calls += 1
-        return model.enlarge(lr) if model.calls > 1 else np.full((1, 3, 80, 80), np.nan, np.float32)
+        if model.calls == 1:
+            return np.full((1, 3, 80, 80), np.nan, np.float32)
+        return model.enlarge(lr, photograph)
 
     sources = [photograph(tmp_path / "a.png"), photograph(tmp_path / "b.png")]
     assert batch.run(sources, options(tmp_path / "o"), lambda: enlarge) == 2
@@ -326,8 +330,10 @@ def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
 
 class Repeats(torch.nn.Module):
     tiling = Tiling()
+    wiring = plain()
 
-    def upscale_bytes(self, image: torch.Tensor) -> np.ndarray:
+    def upscale_bytes(self, image: torch.Tensor, images: dict[str, torch.Tensor]) -> np.ndarray:
+        assert not images
         return to_uint8(self(image))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
