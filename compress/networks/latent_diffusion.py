@@ -89,24 +89,19 @@ class VAEDecoder(nn.Module):
         return self.tail(self.features(latent))
 
 
-class UNetDenoiser(nn.Module):
-    """A conditional UNet at one fixed timestep.
+class Conditioned(nn.Module):
+    """A network that is told a timestep and a text.
 
     Args:
-        unet: The network.
-        timestep: What it is told.
+        timestep: What it is told where the process gives none.
         context: The constant text embedding [1, tokens, dim]; None while a text encoder provides
-            it,
-            and after the `strip` pass has folded it into keys and values.
+            it, and after the `strip` pass has folded it into keys and values.
     """
 
     context: nn.Parameter | None
 
-    def __init__(
-        self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
-    ):
+    def __init__(self, timestep: int, context: nn.Parameter | None = None):
         super().__init__()
-        self.unet = unet
         self.timestep = timestep
         self.register_parameter("context", context)
 
@@ -117,10 +112,35 @@ class UNetDenoiser(nn.Module):
         text = self.context if context is None else context
         return None if text is None else text.expand(latent.shape[0], -1, -1)
 
-    def forward(self, latent: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """Latent [B, 4, h, w] -> prediction [B, 4, h, w]."""
+
+class UNetDenoiser(Conditioned):
+    """A conditional UNet, at one fixed timestep or at those that a process gives.
+
+    Args:
+        unet: The network.
+        timestep: See `Conditioned`.
+        context: See `Conditioned`.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
+    ):
+        super().__init__(timestep, context)
+        self.unet = unet
+
+    def forward(
+        self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor
+    ) -> torch.Tensor:
+        """Latent [B, 4, h, w] -> prediction [B, 4, h, w].
+
+        Args:
+            latent: What the process shows.
+            context: [1 or B, tokens, dim], if not the own one.
+            step: The timesteps, int64 [B], if not the own one.
+        """
         text = self.batch_context(latent, context)
-        return self.unet(latent, self.timestep, encoder_hidden_states=text, return_dict=False)[0]
+        timestep = step[0] if step else self.timestep
+        return self.unet(latent, timestep, encoder_hidden_states=text, return_dict=False)[0]
 
 
 class ConstantProjection(nn.Module):
