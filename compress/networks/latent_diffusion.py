@@ -21,10 +21,14 @@ def _present(layer: nn.Module | None) -> nn.Module:
     return layer
 
 
+LEAST_LOGVAR, MOST_LOGVAR = -30.0, 20.0  # of a posterior that is sampled
+
+
 class VAEEncoder(nn.Module):
     """Bicubic x4, then the posterior mean of a KL autoencoder.
 
-    OSEDiff's script samples the posterior; the mean makes the result deterministic.
+    The authors' scripts sample the posterior; the mean makes the result deterministic. A sample is
+    made of noise that is given.
 
     Args:
         vae: Its encoder is taken over.
@@ -40,9 +44,18 @@ class VAEEncoder(nn.Module):
         self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """Scaled latent mean [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1]."""
-        return self.moments(image)[0] * self.scaling_factor
+    def encode(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Scaled latent [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1].
+
+        Args:
+            image: The image.
+            noise: Standard normal, of the shape of the result, for a sample of the posterior;
+                without it the result is the mean.
+        """
+        mean, logvar = self.moments(image)
+        if noise is not None:
+            mean = mean + (logvar.clamp(LEAST_LOGVAR, MOST_LOGVAR) / 2).exp() * noise
+        return mean * self.scaling_factor
 
     def moments(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance, each [B, 4, H/8, W/8], unscaled."""
@@ -56,9 +69,17 @@ class VAEEncoder(nn.Module):
         """
         return self.encode(image * 2 - 1) / self.signal
 
-    def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2]."""
-        return self.encode(upsample(lr) * 2 - 1)
+    def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, 3, h, w] in [0, 1], and noise for a sample -> [B, 4, h/2, w/2]."""
+        return self.encode(upsample(lr) * 2 - 1, noise)
+
+
+class ImageEncoder(VAEEncoder):
+    """The same of an image that is enlarged already, such as a preprocessor's."""
+
+    def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, 3, H, W] in [0, 1], and noise for a sample -> [B, 4, H/8, W/8]."""
+        return self.encode(image * 2 - 1, noise)
 
 
 class VAEDecoder(nn.Module):

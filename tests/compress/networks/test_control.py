@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from support.golden import Golden, manifest, recorded
 from support.ldm_golden import ldm_networks
@@ -21,6 +21,7 @@ from compress.networks.control import (
     start_from_unet,
 )
 from compress.networks.control_file import load_control
+from compress.networks.latent_diffusion import ImageEncoder
 from compress.networks.sd21 import SD21_UNET
 
 T = 999
@@ -83,6 +84,21 @@ def test_ccsr_v2_is_the_authors(shared):
     golden.check(middle, "control.mid")
     eps = ControlledDenoiser(unet, T)(x, context, *skips, middle, t)
     golden.check(eps, "control.eps")
+
+
+@torch.no_grad()
+def test_a_sampled_condition_latent_is_the_authors(shared):
+    golden = Golden(shared / "golden", "ccsr_v2")
+    others = Golden(shared / "golden", "invsr_pipeline")  # has the autoencoder
+    vae = AutoencoderKL(**others.facts["config"]["vae"]).eval()
+    vae.load_state_dict(others.weights("vae."))
+    encoder = ImageEncoder(vae)
+    for case in "acd":
+        image, noise = golden[f"inputs.{case}.image"], golden[f"inputs.{case}.noise_vae"]
+        found = encoder(image, noise)
+        height, width = golden[f"outputs.{case}.cond_latent"].shape[-2:]  # the first tile of d
+        golden.check(found[..., :height, :width], f"{case}.cond_latent")
+        assert torch.equal(encoder(image), encoder.encode(2 * image - 1))
 
 
 @torch.no_grad()
