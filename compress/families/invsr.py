@@ -4,11 +4,11 @@ A small network predicts from the LR image the noise that makes the LR latent a 
 to five plain steps follow.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
@@ -41,7 +41,7 @@ from compress.networks.noise_predictor import (
 from compress.networks.sd21 import TOKENS, sd21_parts
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
 from compress.process.colour import ColourFix
-from compress.process.epsilon_chains import INVSR_TIMESTEPS, check_timesteps, inversion
+from compress.process.epsilon_chains import INVSR_TIMESTEPS, check_timesteps, guided, inversion
 
 POSITIVE = (
     "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, meticulous detailing, hyper "
@@ -131,10 +131,10 @@ class InvSRSource(NanoWidths, Source):
                 "noise": NoiseMaps(len(DRAWN), config.latent_channels) if self.sample else None,
                 "noise_predictor": NoisePredictor(config, first),
                 "encoder": VAEEncoder(vae),
-                "denoiser": UNetDenoiser(unet, int(first), context, self.guidance),
+                "denoiser": UNetDenoiser(unet, int(first), context),
                 "decoder": VAEDecoder(vae),
             }
-        return invsr_model(networks, self.listed(), self.colour_fix)
+        return invsr_model(networks, self.listed(), self.guidance, self.colour_fix)
 
     def load(self, model: SRModel) -> None:
         """Read the values into what `build` returned.
@@ -145,7 +145,7 @@ class InvSRSource(NanoWidths, Source):
         if self.size == "full":
             base = _named("base", self.base, "SD-Turbo, a folder or a hub id")
             predictor = _named("predictor", self.predictor, "noise_predictor_sd_turbo_v5.pth")
-            prompts = [self.prompt] if self.guidance == 1 else [self.negative_prompt, self.prompt]
+            prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
             load_sd21(model, base, None, *prompts)
             load_noise_predictor(
                 model.component("noise_predictor", "InvSR"), predictor, "source.predictor"
@@ -180,7 +180,10 @@ def nano_predictor(latent_channels: int) -> PredictorConfig:
 
 
 def invsr_model(
-    networks: dict[str, nn.Module | None], listed: tuple[int, ...], colour_fix: str = "none"
+    networks: Mapping[str, nn.Module | None],
+    listed: tuple[int, ...],
+    guidance: float = 1.0,
+    colour_fix: str = "none",
 ) -> SRModel:
     """The model of InvSR's parts.
 
@@ -188,12 +191,15 @@ def invsr_model(
         networks: `noise_predictor`, `encoder`, `denoiser`, `decoder`, and where they are needed
             `text_encoder` and `noise`.
         listed: Timesteps, counted from 1.
+        guidance: Above 1 the text encoder has two contexts.
         colour_fix: A key of `compress.process.colour.FIXES`.
     """
-    told = (TIMESTEP,) if len(listed) > 1 else ()
+    process = guided(inversion(listed), guidance)
+    told = (TIMESTEP,) if process.steps > 1 else ()
+    contexts = ("context",) if guidance == 1 else ("context", "negative_context")
     drawn = DRAWN if networks.get("noise") is not None else ()
     calls = (
-        Call("text_encoder", (), ("context",)),
+        Call("text_encoder", (), contexts),
         Call("noise", (LR,), DRAWN),
         Call("noise_predictor", (LR, *drawn[:1]), (START_NOISE,)),
         Call("encoder", (LR, *drawn[1:]), (LATENT,)),
@@ -203,7 +209,7 @@ def invsr_model(
     ratios = map_ratios(0.5, **dict.fromkeys((START_NOISE, *DRAWN), 0.5))
     return SRModel(
         networks,
-        inversion(listed),
+        process,
         wiring=Wiring(calls, ratios),
         colour_fix=colour_fix,
         tiling=Tiling(colour_fix="wavelet", margin=MARGIN),

@@ -10,9 +10,6 @@ from torch import nn
 from compress.process.resample import upsample
 
 
-LOGVAR = (-30.0, 20.0)  # the bounds of a posterior's log-variance, as in diffusers
-
-
 def _present(layer: nn.Module | None) -> nn.Module:
     """The 1x1 convolution beside the latent.
 
@@ -24,10 +21,14 @@ def _present(layer: nn.Module | None) -> nn.Module:
     return layer
 
 
-class VAEEncoder(nn.Module):
-    """Bicubic x4, then the posterior of a KL autoencoder: its mean, or a sample where noise is given.
+LEAST_LOGVAR, MOST_LOGVAR = -30.0, 20.0  # of a posterior that is sampled
 
-    Published scripts sample the posterior; the mean makes the result deterministic.
+
+class VAEEncoder(nn.Module):
+    """Bicubic x4, then the posterior mean of a KL autoencoder.
+
+    The authors' scripts sample the posterior; the mean makes the result deterministic. A sample is
+    made of noise that is given.
 
     Args:
         vae: Its encoder is taken over.
@@ -43,9 +44,18 @@ class VAEEncoder(nn.Module):
         self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """Scaled latent mean [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1]."""
-        return self.moments(image)[0] * self.scaling_factor
+    def encode(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Scaled latent [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1].
+
+        Args:
+            image: The image.
+            noise: Standard normal, of the shape of the result, for a sample of the posterior;
+                without it the result is the mean.
+        """
+        mean, logvar = self.moments(image)
+        if noise is not None:
+            mean = mean + (logvar.clamp(LEAST_LOGVAR, MOST_LOGVAR) / 2).exp() * noise
+        return mean * self.scaling_factor
 
     def moments(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance, each [B, 4, H/8, W/8], unscaled."""
@@ -60,18 +70,16 @@ class VAEEncoder(nn.Module):
         return self.encode(image * 2 - 1) / self.signal
 
     def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2].
+        """[B, 3, h, w] in [0, 1], and noise for a sample -> [B, 4, h/2, w/2]."""
+        return self.encode(upsample(lr) * 2 - 1, noise)
 
-        Args:
-            lr: The low-resolution image.
-            noise: Standard normal [B, 4, h/2, w/2]; with it the result is a sample.
-        """
-        image = upsample(lr) * 2 - 1
-        if noise is None:
-            return self.encode(image)
-        mean, logvar = self.moments(image)
-        deviation = (0.5 * logvar.clamp(*LOGVAR)).exp()
-        return (mean + deviation * noise) * self.scaling_factor
+
+class ImageEncoder(VAEEncoder):
+    """The same of an image that is enlarged already, such as a preprocessor's."""
+
+    def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, 3, H, W] in [0, 1], and noise for a sample -> [B, 4, H/8, W/8]."""
+        return self.encode(image * 2 - 1, noise)
 
 
 class VAEDecoder(nn.Module):
@@ -102,35 +110,20 @@ class VAEDecoder(nn.Module):
         return self.tail(self.features(latent))
 
 
-class UNetDenoiser(nn.Module):
-    """A conditional UNet at one fixed timestep, or at those of a process of several steps.
-
-    With classifier-free guidance the UNet runs on both contexts, as one batch of twice the size:
-
-        prediction = negative + guidance * (positive - negative)
+class Conditioned(nn.Module):
+    """A network that is told a timestep and a text.
 
     Args:
-        unet: The network.
-        timestep: What it is told where the process names none.
-        context: The constant text embedding [1, tokens, dim], with guidance [2, tokens, dim] whose
-            first is the negative one. None while a text encoder provides it, and after the `strip`
-            pass has folded it into keys and values.
-        guidance: The factor; 1 is no guidance, and one call for it.
+        timestep: What it is told where the process gives none.
+        context: The constant text embedding [1, tokens, dim]; None while a text encoder provides
+            it, and after the `strip` pass has folded it into keys and values.
     """
 
     context: nn.Parameter | None
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        timestep: int,
-        context: nn.Parameter | None = None,
-        guidance: float = 1.0,
-    ):
+    def __init__(self, timestep: int, context: nn.Parameter | None = None):
         super().__init__()
-        self.unet = unet
         self.timestep = timestep
-        self.guidance = guidance
         self.register_parameter("context", context)
 
     def batch_context(
@@ -138,48 +131,41 @@ class UNetDenoiser(nn.Module):
     ) -> torch.Tensor | None:
         """The context for every image of a batch, the own one where none is given."""
         text = self.context if context is None else context
-        return None if text is None else repeat_each(text, latent.shape[0])
+        return None if text is None else text.expand(latent.shape[0], -1, -1)
+
+
+class UNetDenoiser(Conditioned):
+    """A conditional UNet, at one fixed timestep or at those that a process gives.
+
+    Args:
+        unet: The network.
+        timestep: See `Conditioned`.
+        context: See `Conditioned`.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, timestep: int, context: nn.Parameter | None = None
+    ):
+        super().__init__(timestep, context)
+        self.unet = unet
 
     def forward(
-        self,
-        latent: torch.Tensor,
-        context: torch.Tensor | None = None,
-        timesteps: torch.Tensor | None = None,
+        self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor
     ) -> torch.Tensor:
         """Latent [B, 4, h, w] -> prediction [B, 4, h, w].
 
         Args:
-            latent: The state.
-            context: See above; the own one where none is given.
-            timesteps: int64 [B], of a process of several steps.
+            latent: What the process shows.
+            context: [1 or B, tokens, dim], if not the own one.
+            step: The timesteps, int64 [B], if not the own one.
         """
-        step = self.timestep if timesteps is None else timesteps
-        if self.guidance == 1.0:
-            text = self.batch_context(latent, context)
-            return self.unet(latent, step, encoder_hidden_states=text, return_dict=False)[0]
-        both = torch.cat([latent, latent])
-        if timesteps is not None:
-            step = torch.cat([timesteps, timesteps])
-        text = self.batch_context(both, context)
-        found = self.unet(both, step, encoder_hidden_states=text, return_dict=False)[0]
-        negative, positive = found.chunk(2)
-        return negative + self.guidance * (positive - negative)
-
-
-def repeat_each(constants: torch.Tensor, batch: int) -> torch.Tensor:
-    """Constants [k, ...] for a batch of a multiple of k, each for its share: [batch, ...]."""
-    if len(constants) == 1:
-        return constants.expand(batch, *constants.shape[1:])
-    return constants.repeat_interleave(batch // len(constants), dim=0)
+        text = self.batch_context(latent, context)
+        timestep = step[0] if step else self.timestep
+        return self.unet(latent, timestep, encoder_hidden_states=text, return_dict=False)[0]
 
 
 class ConstantProjection(nn.Module):
-    """The projection of a constant, which ignores its input.
-
-    Args:
-        value: [1, tokens, channels], or [2, ...] for the two halves of a guided batch.
-        requires_grad: Whether it is trained.
-    """
+    """The projection of a constant, which ignores its input."""
 
     def __init__(self, value: torch.Tensor, requires_grad: bool = True):
         super().__init__()
@@ -187,7 +173,7 @@ class ConstantProjection(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, ...] -> the value [B, tokens, channels]."""
-        return repeat_each(self.value, x.shape[0])
+        return self.value.expand(x.shape[0], -1, -1)
 
 
 class NoTimeEmbedding(nn.Module):
@@ -199,7 +185,12 @@ class NoTimeEmbedding(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """A text encoder on one fixed prompt."""
+    """A text encoder on fixed prompts.
+
+    Args:
+        text_model: The network.
+        token_ids: int64 [prompts, tokens].
+    """
 
     token_ids: torch.Tensor
 
@@ -211,6 +202,7 @@ class PromptEncoder(nn.Module):
         for module in text_model.modules():
             module._non_persistent_buffers_set.clear()
 
-    def forward(self) -> torch.Tensor:
-        """The context [1, tokens, dim]."""
-        return self.text_model(self.token_ids)[0]
+    def forward(self) -> Any:
+        """The context [1, tokens, dim] of one prompt, or a tuple of those of several."""
+        contexts = self.text_model(self.token_ids)[0].split(1)
+        return contexts[0] if len(contexts) == 1 else contexts

@@ -16,13 +16,13 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import nn
 
+from compress.networks.latent_diffusion import LEAST_LOGVAR, MOST_LOGVAR
 from compress.networks.released_file import fill, released_state
 
 PREDICTOR = "InvSR's noise_predictor_sd_turbo_v5.pth"
 TIMESTEP = 199.0  # where one step starts
 LEAST_SINUSOIDS = 128  # channels
 EPS = 1e-6  # of every GroupNorm
-LEAST_LOGVAR, MOST_LOGVAR = -30.0, 20.0
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> Non
         model: Its structure is on the meta device.
         base: SD 2.1-base, a folder in diffusers' layout or a hub id.
         lora: Either published `osediff.pkl`, merged into the base; None for the base alone.
-        prompts: The constant texts; with guidance the negative one first.
+        prompts: The constant texts; one for each row of the text encoder's token ids.
 
     Raises:
         UserError: A source is wrong, incomplete or cannot be reached; the first keys that do not

@@ -109,6 +109,35 @@ def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
     return LinearSteps(first_state(start, bars[0]), tuple(rows), names, PERIOD)
 
 
+def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps:
+    """A chain with classifier-free guidance: two calls a step, on two contexts.
+
+        prediction = negative + guidance * (positive - negative)
+
+    The first of the two reads `negative_context` in the place of `context`, and leaves the state.
+
+    Args:
+        process: The chain without guidance, whose rows read no earlier steps.
+        guidance: The factor; 1 leaves the chain as it is.
+        first: The first step that is guided. Those before it read the negative context alone.
+    """
+    if guidance == 1:
+        return process
+    negative = {"context": "negative_context"}
+    rows: list[Row] = []
+    for step, row in enumerate(process.rows):
+        if step < first:
+            rows.append(Row(row.timestep, row.factors, negative))
+            continue
+        factors = dict(row.factors)
+        gain = factors[PREDICTION]
+        factors[PREDICTION] = guidance * gain
+        factors[f"{PREDICTION}_{len(rows)}"] = (1 - guidance) * gain
+        rows += [Row(row.timestep, {STATE: 1.0}, negative), Row(row.timestep, factors)]
+    inputs = (*process.inputs, "negative_context")
+    return LinearSteps(process.start, tuple(rows), inputs, process.period)
+
+
 def first_state(start: str, alpha_bar: float) -> dict[str, float]:
     """The factors of the first state.
 

@@ -13,7 +13,7 @@ same sums between the graphs.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -31,10 +31,13 @@ class Row:
         timestep: What the components of the step are told.
         factors: Of the next state: those of the states and predictions so far, and of what the
             process reads.
+        instead: What the components of the step read in the place of other values, by the names of
+            these, such as `negative_context` for `context`.
     """
 
     timestep: int
     factors: Factors
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 def weighted_sum(factors: Factors, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -98,20 +101,21 @@ class LinearSteps:
         self,
         latent: torch.Tensor,
         predict: Callable[..., torch.Tensor],
-        *others: torch.Tensor,
+        *more: torch.Tensor,
     ) -> torch.Tensor:
         """The clean latent of `latent` and of the other values that the process reads.
 
         `predict` maps a state, and for more than one step the timesteps, int64 [B], to a
         prediction.
         """
-        values = dict(zip(self.inputs, (latent, *others), strict=True))
+        values = dict(zip(self.inputs, (latent, *more), strict=True))
         state = weighted_sum(self.start, values)
         for step, row in enumerate(self.rows):
             told: tuple[torch.Tensor, ...] = ()
             if self.steps > 1:
                 told = (latent.new_full((latent.shape[0],), row.timestep, dtype=torch.int64),)
-            prediction = predict(state, *told)
+            others = {name: values[given] for name, given in row.instead.items()}
+            prediction = predict(state, *told, **others)
             values |= {STATE: state, PREDICTION: prediction}
             for name in self.remembered & {f"{STATE}_{step}", f"{PREDICTION}_{step}"}:
                 values[name] = values[name.rpartition("_")[0]]

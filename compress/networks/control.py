@@ -1,0 +1,289 @@
+"""Control networks (ControlNet, arXiv 2302.05543) on latents, and the UNet that they steer.
+
+A control network is a copy of a UNet's encoder and middle block. What its levels make goes through
+1x1 convolutions and is added to the UNet's skips and to its middle block. The forms differ in how
+the condition enters:
+
+| form              | condition enters by                       | of                               |
+|-------------------|-------------------------------------------|----------------------------------|
+| `AddedControl`    | conv_in(latent) + condition_conv_in(cond) | CCSR v2 (arXiv 2401.00877)       |
+| `JoinedControl`   | conv_in of both, 8 channels               | CCSR v1, DoSSR (arXiv 2409.17778)|
+| `ControlNetwork`  | conv_in(latent) + hint                    | any, once its hint is split off  |
+
+The blocks are diffusers'.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.networks.latent_diffusion import Conditioned, UNetDenoiser
+
+KERNEL = 3  # of the convolution that a condition enters by
+# The keys of a UNet's config that shape a control network as well.
+SHARED = (
+    "block_out_channels",
+    "layers_per_block",
+    "down_block_types",
+    "attention_head_dim",
+    "cross_attention_dim",
+    "use_linear_projection",
+    "norm_num_groups",
+)
+COPIED = ("time_embedding", "down_blocks", "mid_block")  # of a UNet, where a training starts
+
+
+def control_parts(unet: Mapping[str, Any], in_channels: int, **options: Any) -> ControlNetModel:
+    """Diffusers' control network beside a UNet, for a form to take its parts.
+
+    Args:
+        unet: The UNet's config, such as `compress.networks.sd21.SD21_UNET`.
+        in_channels: Of `conv_in`.
+        options: Further arguments of `ControlNetModel`.
+    """
+    shared = {key: unet[key] for key in SHARED if key in unet}
+    return ControlNetModel(in_channels=in_channels, **shared, **options)
+
+
+class ControlNetwork(Conditioned):
+    """A control network whose condition is a hint: a map as wide as its first level.
+
+    Args:
+        parts: Diffusers' network or another control network, whose layers are taken over.
+        timestep: What it is told where the process gives none.
+        context: The constant text embedding, see `Conditioned`.
+    """
+
+    def __init__(
+        self,
+        parts: "ControlNetModel | ControlNetwork",
+        timestep: int,
+        context: nn.Parameter | None = None,
+    ):
+        super().__init__(timestep, context)
+        self.time_proj = parts.time_proj
+        # Diffusers' modules, or what passes put in their place.
+        self.time_embedding: Any = parts.time_embedding
+        self.time_embed_act = None  # as in a UNet without one
+        self.conv_in: Any = parts.conv_in
+        self.down_blocks = parts.down_blocks
+        self.mid_block: Any = parts.mid_block
+        self.controlnet_down_blocks = parts.controlnet_down_blocks
+        self.controlnet_mid_block: Any = parts.controlnet_mid_block
+
+    def entry(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """What the first level takes, [B, C, h, w], of a latent and a condition."""
+        return self.conv_in(latent) + condition
+
+    def hint(self) -> nn.Module:
+        """What makes the hint of a condition, for a component of its own.
+
+        Raises:
+            TypeError: The condition is the hint already.
+        """
+        raise TypeError(f"{type(self).__name__} takes a hint already")
+
+    def embedding(self, latent: torch.Tensor, step: tuple[torch.Tensor, ...]) -> Any:
+        """The time embedding [B, 4C] of every image of a batch."""
+        own = torch.full((1,), self.timestep, device=latent.device)
+        timestep = step[0] if step else own
+        sinusoids = self.time_proj(timestep.expand(latent.shape[0]))
+        return self.time_embedding(sinusoids.to(latent.dtype))
+
+    def forward(
+        self,
+        latent: torch.Tensor,
+        condition: torch.Tensor,
+        context: Any = None,
+        *step: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """The residuals: one for each skip of the UNet, in its order, and that of the middle block.
+
+        Args:
+            latent: What the process shows, [B, 4, h, w].
+            condition: Of the form, for the whole batch.
+            context: [1 or B, tokens, dim], if not the own one.
+            step: The timesteps, int64 [B], if not the own one.
+        """
+        text = self.batch_context(latent, context)
+        embedding = self.embedding(latent, step)
+        x = self.entry(latent, condition)
+        skips = [x]
+        for block in self.down_blocks:
+            x, made = _through(block, x, embedding, text)
+            skips += made
+        middle = self.mid_block(x, embedding, encoder_hidden_states=text)
+        residuals = zip(self.controlnet_down_blocks, skips, strict=True)
+        return *(conv(skip) for conv, skip in residuals), self.controlnet_mid_block(middle)
+
+
+def _through(block: Any, x: torch.Tensor, embedding: Any, text: Any) -> tuple[torch.Tensor, tuple]:
+    """A level's output and what its UNet would skip, one map behind each block."""
+    if getattr(block, "has_cross_attention", False):
+        return block(x, embedding, encoder_hidden_states=text)
+    return block(x, embedding)
+
+
+class AddedControl(ControlNetwork):
+    """CCSR v2's form: two convolutions, one of the latent, one of the condition latent.
+
+    Args:
+        parts: With as many input channels as the latent has.
+        timestep: See `ControlNetwork`.
+        context: See `ControlNetwork`.
+        channels: Of the condition.
+    """
+
+    def __init__(
+        self,
+        parts: ControlNetModel,
+        timestep: int,
+        context: nn.Parameter | None = None,
+        channels: int = 4,
+    ):
+        super().__init__(parts, timestep, context)
+        width = parts.conv_in.out_channels
+        self.condition_conv_in: Any = nn.Conv2d(channels, width, KERNEL, padding=KERNEL // 2)
+
+    def entry(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """See `ControlNetwork`; `condition` is a scaled latent [B, 4, h, w]."""
+        return self.conv_in(latent) + self.condition_conv_in(condition)
+
+    def hint(self) -> nn.Module:
+        """The convolution of the condition."""
+        return self.condition_conv_in
+
+
+class JoinedControl(ControlNetwork):
+    """CCSR v1's and DoSSR's form: one convolution of latent and condition latent, 4 + 4 channels.
+
+    `parts` has as many input channels as both have together.
+    """
+
+    def entry(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """See `ControlNetwork`; `condition` is a scaled latent [B, 4, h, w]."""
+        return self.conv_in(torch.cat([latent, condition], dim=1))
+
+
+def split_hint(control: ControlNetwork) -> tuple[nn.Module, ControlNetwork]:
+    """Divide a control network into what sees the condition alone and what sees each step.
+
+    So the first runs once where the condition is the same at all steps.
+
+    Args:
+        control: Is left alone. The results share its layers, but for a joined convolution.
+
+    Returns:
+        A module condition -> hint, and the network of that hint.
+
+    Raises:
+        TypeError: The condition is a hint already.
+    """
+    hinted = ControlNetwork(control, control.timestep, control.context)
+    if isinstance(control, JoinedControl):
+        own, hint = _split_channels(control.conv_in)
+        hinted.conv_in = own
+        return hint, hinted
+    return control.hint(), hinted
+
+
+def _split_channels(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """A convolution of two maps as two, whose sum it is; the first has the bias."""
+    half = conv.in_channels // 2
+    pieces = []
+    for start, bias in ((0, True), (half, False)):
+        piece = nn.Conv2d(
+            half, conv.out_channels, KERNEL, padding=KERNEL // 2, bias=bias, device="meta"
+        )
+        weight = conv.weight.detach()[:, start : start + half].clone()
+        piece.weight = nn.Parameter(weight, conv.weight.requires_grad)
+        if bias and conv.bias is not None:
+            piece.bias = conv.bias
+        pieces.append(piece)
+    return pieces[0], pieces[1]
+
+
+@torch.no_grad()
+def start_from_unet(control: ControlNetwork, unet: UNet2DConditionModel) -> None:
+    """Begin a training as ControlNet does: as the UNet's encoder, whose outputs count nothing.
+
+    Args:
+        control: What it has besides the UNet's layers becomes 0: the 1x1 convolutions, and the
+            weights of the condition.
+        unet: Of the same widths. Its tensors are copied.
+
+    Raises:
+        UserError: The UNet has other widths.
+    """
+    for name in COPIED:
+        own = control.get_submodule(name)
+        try:
+            own.load_state_dict(unet.get_submodule(name).state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"control network: its {name} has other layers than the UNet's; build it from the "
+                "UNet's config"
+            ) from None
+    for module in (control.controlnet_down_blocks, control.controlnet_mid_block):
+        _zero(module.parameters())
+    if not isinstance(control, JoinedControl):
+        if type(control) is not ControlNetwork:
+            _zero(control.hint().parameters())
+        control.conv_in.load_state_dict(unet.conv_in.state_dict())
+        return
+    _zero(control.conv_in.parameters())
+    control.conv_in.weight[:, : unet.conv_in.in_channels] = unet.conv_in.weight
+    control.conv_in.bias.copy_(unet.conv_in.bias)
+
+
+def _zero(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.zero_()
+
+
+class ControlledDenoiser(UNetDenoiser):
+    """A UNet that residuals of a control network are added to."""
+
+    def ratios(self, latent: float = 0.5) -> dict[str, float]:
+        """The residuals as values of a model's wiring, in their order: name -> side by that of lr.
+
+        There is one for each skip, and the last is of the middle block.
+
+        Args:
+            latent: The ratio of the latent.
+        """
+        ratios = [latent]
+        for block in self.unet.down_blocks:
+            ratios += [latent] * len(block.resnets)
+            if block.downsamplers:
+                latent /= 2
+                ratios.append(latent)
+        ratios.append(latent)
+        return {f"residual_{i}": ratio for i, ratio in enumerate(ratios)}
+
+    def forward(
+        self, latent: torch.Tensor, context: Any = None, *others: torch.Tensor
+    ) -> torch.Tensor:
+        """Latent [B, 4, h, w] -> prediction [B, 4, h, w].
+
+        Args:
+            latent: What the process shows.
+            context: [1 or B, tokens, dim], if not the own one.
+            others: The residuals, as a control network returns them, and after them the timesteps,
+                int64 [B], if not the own one.
+        """
+        count = len(self.ratios())
+        step = others[count:]
+        return self.unet(
+            latent,
+            step[0] if step else self.timestep,
+            encoder_hidden_states=self.batch_context(latent, context),
+            down_block_additional_residuals=others[: count - 1],
+            mid_block_additional_residual=others[count - 1],
+            return_dict=False,
+        )[0]
