@@ -1,0 +1,251 @@
+"""CCSR (arXiv 2401.00877) and CCSR-v2: SD 2.1-base steered by a control network on latents.
+
+A jump from the noisiest timestep, a few steps down, and the clean latent goes to a decoder that was
+trained for detail (compress/process/truncated_chains.py).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from pydantic import Field, model_validator
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.source import Source
+from compress.model.sr_model import SRModel
+from compress.networks.control import (
+    AddedControl,
+    ControlledDenoiser,
+    ControlNetwork,
+    JoinedControl,
+    control_parts,
+    split_hint,
+)
+from compress.networks.control_file import load_control
+from compress.networks.controlled import controlled_model, empty_prompt
+from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
+from compress.networks.ldm_checkpoint import Part, load_parts
+from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.noise_maps import NoiseMaps
+from compress.networks.released_file import fill, released_state
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21_checkpoint import PARTS, load_sd21
+from compress.process.colour import ColourFix
+from compress.process.epsilon_chains import LAST, guided
+from compress.process.linear_steps import LinearSteps
+from compress.process.truncated_chains import leading_chain, spaced_chain
+
+CHECKPOINT = "CCSR's real-world_ccsr.ckpt"
+DECODER = "the VAE's diffusion_pytorch_model.safetensors"
+TEXT = "cond_stage_model.model."
+# What version 1's file has and nothing at inference reads.
+UNUSED = (
+    "decoder_loss.",
+    "first_stage_model.encoder.",
+    "first_stage_model.quant_conv.",
+    f"{TEXT}transformer.resblocks.23.",
+    f"{TEXT}text_projection",
+    f"{TEXT}logit_scale",
+)
+POSITIVE = "clean, high-resolution, 8k"
+NEGATIVE = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
+# steps, t_max and t_min as each version was published.
+CHAINS = {1: (45, 0.6667, 0.3333), 2: (1, 0.6667, 0.0)}
+
+
+class CCSRSource(NanoWidths, Source):
+    """CCSR: a control network beside SD 2.1-base, and a decoder trained for detail."""
+
+    family: Literal["ccsr"] = Field("ccsr", description="The name of this family.")
+    size: Literal["nano", "full"] = Field(
+        "nano",
+        description="`full` reads the published files; `nano` has the same parts, small.",
+    )
+    version: Literal[1, 2] = Field(2, description="Of the method: 1 or 2.")
+    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    base: str | None = Field(
+        None,
+        description="For `full` of version 2, Stable Diffusion 2.1-base: a folder in diffusers' "
+        "layout, or a hub id.",
+    )
+    controlnet: str | None = Field(
+        None, description="For `full` of version 2, the control network's safetensors file."
+    )
+    vae: str | None = Field(
+        None, description="For `full` of version 2, the safetensors file of the trained VAE."
+    )
+    checkpoint: str | None = Field(
+        None, description="For `full` of version 1, the file real-world_ccsr.ckpt."
+    )
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Timesteps of the schedule; null: 45 for version 1, 1 for version 2.",
+    )
+    t_max: float | None = Field(
+        None, ge=0, le=1, description="Where the jump lands in the schedule; null: 0.6667."
+    )
+    t_min: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Where the chain ends in the schedule; null: 0.3333 for version 1, 0 for "
+        "version 2.",
+    )
+    start_from: Literal["lr", "noise"] = Field(
+        "lr",
+        description="For version 2, what the chain begins at: the latent of the input with noise, "
+        "or noise alone, as version 1 does.",
+    )
+    prompt: str = Field(POSITIVE, description="For `full` of version 2, the constant prompt.")
+    negative_prompt: str = Field(
+        NEGATIVE, description="For `full` of version 2, the prompt that guidance leads away from."
+    )
+    guidance: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="For `full` of version 2, the factor of classifier-free guidance. Above 1 the "
+        "steps after the first run on two prompts.",
+    )
+    sample: bool = Field(
+        False,
+        description="For version 2, whether the latent of the input is drawn from its Gaussian, "
+        "with fixed noise, as published; else it is the mean.",
+    )
+    colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
+
+    @model_validator(mode="after")
+    def _of_one_version(self) -> "CCSRSource":
+        if self.guidance != 1 and (self.size == "nano" or self.version == 1):
+            raise ValueError("guidance is for size 'full' of version 2; leave it out")
+        if self.sample and self.version == 1:
+            raise ValueError("sample is for version 2; version 1 takes the mean, leave it out")
+        try:
+            self.process()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def process(self) -> LinearSteps:
+        """The chain of steps.
+
+        Raises:
+            UserError: `steps`, `t_max` and `t_min` leave none.
+        """
+        own = (self.steps, self.t_max, self.t_min)
+        steps, t_max, t_min = (
+            published if value is None else value
+            for value, published in zip(own, CHAINS[self.version], strict=True)
+        )
+        if self.version == 1:
+            return spaced_chain(int(steps), t_max, t_min)
+        return guided(
+            leading_chain(int(steps), t_max, t_min, self.start_from), self.guidance, first=1
+        )
+
+    def build(self) -> SRModel:
+        """The structure, on the meta device; no weight is read."""
+        if self.size == "full":
+            parts = sd21_parts(prompts=1 if self.guidance == 1 else 2)
+            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
+        else:
+            with torch.device("meta"):
+                text, unet, vae = None, self.nano_unet(), self.nano_vae()
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+        process = self.process()
+        channels = unet.config["in_channels"]
+        hint, control = split_hint(self._control(unet, context))
+        draws = sum(name.startswith("noise_") for name in process.inputs) + self.sample
+        with torch.device("meta"):
+            networks: dict[str, nn.Module | None] = {
+                "text_encoder": text,
+                "noise": NoiseMaps(draws, channels),
+                "encoder": VAEEncoder(vae),
+                "hint": hint,
+                "control": control,
+                "denoiser": ControlledDenoiser(unet, LAST, context),
+                "decoder": VAEDecoder(vae),
+            }
+        return controlled_model(
+            networks, process, posterior=self.sample, colour_fix=self.colour_fix
+        )
+
+    def _control(
+        self, unet: UNet2DConditionModel, context: nn.Parameter | None = None
+    ) -> ControlNetwork:
+        """The control network beside a UNet, on the meta device."""
+        channels = unet.config["in_channels"]
+        with torch.device("meta"):
+            if self.version == 1:
+                return JoinedControl(control_parts(unet.config, 2 * channels), LAST, context)
+            return AddedControl(control_parts(unet.config, channels), LAST, context, channels)
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.size == "nano":
+            weights = _named("weights", self.weights, "the weight file of a nano")
+            read_tensors(model, Path(weights))
+        else:
+            unet = model.component("denoiser", "CCSR").unet
+            control = self._control(unet)
+            if self.version == 1:
+                self._load_checkpoint(model, control)
+            else:
+                self._load_folders(model, control)
+            model.hint, model.control = split_hint(control)
+            model.component("noise", "CCSR").reset_parameters()
+        model.eval().requires_grad_(False)
+
+    def _load_checkpoint(self, model: SRModel, control: ControlNetwork) -> None:
+        """Version 1's one file."""
+        path = _named("checkpoint", self.checkpoint, "real-world_ccsr.ckpt")
+        key = "source.checkpoint"
+        text = model.component("text_encoder", "CCSR")
+        unet = model.denoiser.unet
+        parts = [
+            Part("model.diffusion_model.", unet, unet_names(unet)),
+            Part("control_model.", control, unet_names(control)),
+            Part("first_stage_model.", model.decoder, vae_names(model.decoder)),
+            Part("cond_encoder.", model.encoder, vae_names(model.encoder)),
+            Part(TEXT, text.text_model, text_names(text.text_model)),
+        ]
+        state = released_state(path, key, CHECKPOINT)
+        load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
+        text.token_ids = empty_prompt(TOKENS)
+
+    def _load_folders(self, model: SRModel, control: ControlNetwork) -> None:
+        """Version 2's control network and VAE, beside SD 2.1-base."""
+        base = _named("base", self.base, "Stable Diffusion 2.1-base, a folder or a hub id")
+        controlnet = _named("controlnet", self.controlnet, "the control network's safetensors file")
+        vae = _named("vae", self.vae, "the safetensors file of the trained VAE")
+        prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
+        load_sd21(model, base, None, *prompts)
+        load_control(control, controlnet, "source.controlnet")
+        state = released_state(vae, "source.vae", DECODER)
+        fill([model.encoder, model.decoder], state, f"source.vae: {vae}", DECODER)
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        named: list[str | Path] = []
+        if self.base:
+            named += [Path(self.base) / part for part in PARTS]
+        others = (self.weights, self.controlnet, self.vae, self.checkpoint)
+        return files_key(named + [file for file in others if file])
+
+
+def _named(key: str, value: str | None, what: str) -> str:
+    """What a recipe names. Raises UserError where it does not."""
+    if value is None:
+        raise UserError(f"source.{key}: CCSR needs {what}; set source.{key} (--plan needs none)")
+    return value
