@@ -18,6 +18,7 @@ from compress.core.tensors import read_tensors
 from compress.model.source import ReplacedPart, Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.osediff_file import LORA_ALPHA
 from compress.networks.sd21 import TIMESTEP, TOKENS, build_sd21
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
 from compress.process.colour import ColourFix
@@ -83,6 +84,13 @@ class OSEDiffSource(Source):
     lora: str | None = Field(
         None, description="For `sd21`, the file osediff.pkl, in either published format."
     )
+    lora_alpha: float = Field(
+        LORA_ALPHA,
+        gt=0,
+        le=4096,
+        description="For `sd21`, the alpha of the LoRA in `lora`, which that file does not store: "
+        "its pairs count alpha / rank, which is 8 / 4 = 2 in OSEDiff.",
+    )
     prompt: str = Field(
         "", description="For `sd21`, the one prompt that replaces the tagger's words."
     )
@@ -118,6 +126,8 @@ class OSEDiffSource(Source):
                     )
         # Not whether they are set: a stored header names all fields.
         fields = type(self).model_fields
+        if self.size == "nano" and self.lora_alpha != fields["lora_alpha"].default:
+            raise ValueError("lora_alpha is of size 'sd21'; nano has no LoRA, leave it out")
         for name in ("latent_channels", "time_channels", *WIDTHS):
             if self.size != "nano" and getattr(self, name) != fields[name].default:
                 raise ValueError(
@@ -182,7 +192,7 @@ class OSEDiffSource(Source):
                     "source.base: size 'sd21' needs Stable Diffusion 2.1-base; set source.base to "
                     "a folder in diffusers' layout or a hub id (--plan needs none)"
                 )
-            load_sd21(model, self.base, self.lora, self.prompt)
+            load_sd21(model, self.base, self.lora, self.prompt, self.lora_alpha)
         else:
             file = Path(self.weights) if self.weights else ASSET
             if not file.is_file():
