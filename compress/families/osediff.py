@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
@@ -17,6 +17,7 @@ from compress.model.source import ReplacedPart, Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.osediff_file import LORA_ALPHA
 from compress.networks.sd21 import TIMESTEP, TOKENS, build_sd21
 from compress.networks.sd21_checkpoint import PARTS, load_sd21
 from compress.process.colour import ColourFix
@@ -49,10 +50,24 @@ class OSEDiffSource(NanoWidths, Source):
     lora: str | None = Field(
         None, description="For `sd21`, the file osediff.pkl, in either published format."
     )
+    lora_alpha: float = Field(
+        LORA_ALPHA,
+        gt=0,
+        le=4096,
+        description="For `sd21`, the alpha of the LoRA in `lora`, which that file does not store: "
+        "its pairs count alpha / rank, which is 8 / 4 = 2 in OSEDiff.",
+    )
     prompt: str = Field(
         "", description="For `sd21`, the one prompt that replaces the tagger's words."
     )
     colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
+
+    @model_validator(mode="after")
+    def _alpha_of_a_lora(self) -> "OSEDiffSource":
+        # Not whether it is set: a stored header names all fields.
+        if self.size == "nano" and self.lora_alpha != LORA_ALPHA:
+            raise ValueError("lora_alpha is of size 'sd21'; nano has no LoRA, leave it out")
+        return self
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
@@ -87,7 +102,7 @@ class OSEDiffSource(NanoWidths, Source):
                     "source.base: size 'sd21' needs Stable Diffusion 2.1-base; set source.base to "
                     "a folder in diffusers' layout or a hub id (--plan needs none)"
                 )
-            load_sd21(model, self.base, self.lora, self.prompt)
+            load_sd21(model, self.base, self.lora, self.prompt, lora_alpha=self.lora_alpha)
         else:
             file = Path(self.weights) if self.weights else ASSET
             if not file.is_file():

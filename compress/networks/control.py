@@ -8,13 +8,15 @@ the condition enters:
 |-------------------|-------------------------------------------|----------------------------------|
 | `AddedControl`    | conv_in(latent) + condition_conv_in(cond) | CCSR v2 (arXiv 2401.00877)       |
 | `JoinedControl`   | conv_in of both, 8 channels               | CCSR v1, DoSSR (arXiv 2409.17778)|
+| `PixelControl`    | conv_in(latent) + convolutions of pixels  | SeeSR (arXiv 2311.16518), AddSR  |
 | `ControlNetwork`  | conv_in(latent) + hint                    | any, once its hint is split off  |
 
 The blocks are diffusers'.
 """
 
+import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -53,11 +55,16 @@ def control_parts(unet: Mapping[str, Any], in_channels: int, **options: Any) -> 
 class ControlNetwork(Conditioned):
     """A control network whose condition is a hint: a map as wide as its first level.
 
+    Attributes:
+        condition_layer: The name of what makes a hint of the condition; None for a hint.
+
     Args:
         parts: Diffusers' network or another control network, whose layers are taken over.
         timestep: What it is told where the process gives none.
         context: The constant text embedding, see `Conditioned`.
     """
+
+    condition_layer: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -66,27 +73,21 @@ class ControlNetwork(Conditioned):
         context: nn.Parameter | None = None,
     ):
         super().__init__(timestep, context)
-        self.time_proj = parts.time_proj
+        self.time_proj: Any = parts.time_proj
         # Diffusers' modules, or what passes put in their place.
         self.time_embedding: Any = parts.time_embedding
         self.time_embed_act = None  # as in a UNet without one
         self.conv_in: Any = parts.conv_in
-        self.down_blocks = parts.down_blocks
+        self.down_blocks: Any = parts.down_blocks
         self.mid_block: Any = parts.mid_block
-        self.controlnet_down_blocks = parts.controlnet_down_blocks
+        self.controlnet_down_blocks: Any = parts.controlnet_down_blocks
         self.controlnet_mid_block: Any = parts.controlnet_mid_block
 
     def entry(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """What the first level takes, [B, C, h, w], of a latent and a condition."""
-        return self.conv_in(latent) + condition
-
-    def hint(self) -> nn.Module:
-        """What makes the hint of a condition, for a component of its own.
-
-        Raises:
-            TypeError: The condition is the hint already.
-        """
-        raise TypeError(f"{type(self).__name__} takes a hint already")
+        name = self.condition_layer
+        hint = condition if name is None else getattr(self, name)(condition)
+        return self.conv_in(latent) + hint
 
     def embedding(self, latent: torch.Tensor, step: tuple[torch.Tensor, ...]) -> Any:
         """The time embedding [B, 4C] of every image of a batch."""
@@ -110,27 +111,38 @@ class ControlNetwork(Conditioned):
             context: [1 or B, tokens, dim], if not the own one.
             step: The timesteps, int64 [B], if not the own one.
         """
-        text = self.batch_context(latent, context)
+        return self.steer(latent, condition, self.batch_context(latent, context), step)
+
+    def steer(
+        self,
+        latent: torch.Tensor,
+        condition: torch.Tensor,
+        prompt: Any,
+        step: tuple[torch.Tensor, ...],
+    ) -> tuple[torch.Tensor, ...]:
+        """See `forward`; `prompt` is what the blocks' attention takes."""
         embedding = self.embedding(latent, step)
         x = self.entry(latent, condition)
         skips = [x]
         for block in self.down_blocks:
-            x, made = _through(block, x, embedding, text)
+            x, made = _through(block, x, embedding, prompt)
             skips += made
-        middle = self.mid_block(x, embedding, encoder_hidden_states=text)
+        middle = self.mid_block(x, embedding, encoder_hidden_states=prompt)
         residuals = zip(self.controlnet_down_blocks, skips, strict=True)
         return *(conv(skip) for conv, skip in residuals), self.controlnet_mid_block(middle)
 
 
-def _through(block: Any, x: torch.Tensor, embedding: Any, text: Any) -> tuple[torch.Tensor, tuple]:
+def _through(
+    block: Any, x: torch.Tensor, embedding: Any, prompt: Any
+) -> tuple[torch.Tensor, tuple]:
     """A level's output and what its UNet would skip, one map behind each block."""
     if getattr(block, "has_cross_attention", False):
-        return block(x, embedding, encoder_hidden_states=text)
+        return block(x, embedding, encoder_hidden_states=prompt)
     return block(x, embedding)
 
 
 class AddedControl(ControlNetwork):
-    """CCSR v2's form: two convolutions, one of the latent, one of the condition latent.
+    """CCSR v2's form: two convolutions, one of the latent, one of the scaled condition latent.
 
     Args:
         parts: With as many input channels as the latent has.
@@ -138,6 +150,8 @@ class AddedControl(ControlNetwork):
         context: See `ControlNetwork`.
         channels: Of the condition.
     """
+
+    condition_layer = "condition_conv_in"
 
     def __init__(
         self,
@@ -150,13 +164,23 @@ class AddedControl(ControlNetwork):
         width = parts.conv_in.out_channels
         self.condition_conv_in: Any = nn.Conv2d(channels, width, KERNEL, padding=KERNEL // 2)
 
-    def entry(self, latent: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """See `ControlNetwork`; `condition` is a scaled latent [B, 4, h, w]."""
-        return self.conv_in(latent) + self.condition_conv_in(condition)
 
-    def hint(self) -> nn.Module:
-        """The convolution of the condition."""
-        return self.condition_conv_in
+class PixelControl(ControlNetwork):
+    """The form of ControlNet itself: convolutions that make a hint of an image.
+
+    The condition is [B, 3, 8h, 8w] in [0, 1].
+
+    Args:
+        parts: With as many input channels as the latent has.
+        timestep: See `ControlNetwork`.
+        context: See `ControlNetwork`.
+    """
+
+    condition_layer = "controlnet_cond_embedding"
+
+    def __init__(self, parts: ControlNetModel, timestep: int, context: nn.Parameter | None = None):
+        super().__init__(parts, timestep, context)
+        self.controlnet_cond_embedding: Any = parts.controlnet_cond_embedding
 
 
 class JoinedControl(ControlNetwork):
@@ -184,12 +208,18 @@ def split_hint(control: ControlNetwork) -> tuple[nn.Module, ControlNetwork]:
     Raises:
         TypeError: The condition is a hint already.
     """
-    hinted = ControlNetwork(control, control.timestep, control.context)
     if isinstance(control, JoinedControl):
-        own, hint = _split_channels(control.conv_in)
-        hinted.conv_in = own
+        hinted = ControlNetwork(control, control.timestep, control.context)
+        hinted.conv_in, hint = _split_channels(control.conv_in)
         return hint, hinted
-    return control.hint(), hinted
+    name = control.condition_layer
+    layer = nn.Identity() if name is None else control.get_submodule(name)
+    if name is None or isinstance(layer, nn.Identity):
+        raise TypeError(f"{type(control).__name__} takes a hint already")
+    hinted = copy.copy(control)
+    hinted._parameters = dict(control._parameters)
+    hinted._modules = {**control._modules, name: nn.Identity()}
+    return layer, hinted
 
 
 def _split_channels(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -232,8 +262,8 @@ def start_from_unet(control: ControlNetwork, unet: UNet2DConditionModel) -> None
     for module in (control.controlnet_down_blocks, control.controlnet_mid_block):
         _zero(module.parameters())
     if not isinstance(control, JoinedControl):
-        if type(control) is not ControlNetwork:
-            _zero(control.hint().parameters())
+        if control.condition_layer is not None:
+            _zero(control.get_submodule(control.condition_layer).parameters())
         control.conv_in.load_state_dict(unet.conv_in.state_dict())
         return
     _zero(control.conv_in.parameters())
@@ -258,7 +288,8 @@ class ControlledDenoiser(UNetDenoiser):
             latent: The ratio of the latent.
         """
         ratios = [latent]
-        for block in self.unet.down_blocks:
+        blocks: Any = self.unet.down_blocks
+        for block in blocks:
             ratios += [latent] * len(block.resnets)
             if block.downsamplers:
                 latent /= 2
@@ -277,12 +308,18 @@ class ControlledDenoiser(UNetDenoiser):
             others: The residuals, as a control network returns them, and after them the timesteps,
                 int64 [B], if not the own one.
         """
+        return self.steered(latent, self.batch_context(latent, context), others)
+
+    def steered(
+        self, latent: torch.Tensor, prompt: Any, others: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        """See `forward`; `prompt` is what the blocks' attention takes."""
         count = len(self.ratios())
         step = others[count:]
         return self.unet(
             latent,
             step[0] if step else self.timestep,
-            encoder_hidden_states=self.batch_context(latent, context),
+            encoder_hidden_states=prompt,
             down_block_additional_residuals=others[: count - 1],
             mid_block_additional_residual=others[count - 1],
             return_dict=False,

@@ -200,19 +200,14 @@ class CleanDenoiser(UNetDenoiser):
         super().__init__(unet, timestep)
 
     def forward(
-        self,
-        latent: torch.Tensor,
-        context: torch.Tensor | None = None,
-        timesteps: torch.Tensor | None = None,
+        self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor
     ) -> torch.Tensor:
         """The clean latent [B, C, h, w].
 
         Args:
             latent: [B, 2C, h, w] as process/bidirectional.py pairs them.
             context: See `UNetDenoiser`.
-            timesteps: int64 [B].
+            step: See `UNetDenoiser`.
         """
         mean = latent.chunk(2, dim=1)[1]
-        text = self.batch_context(latent, context)
-        step = self.timestep if timesteps is None else timesteps
-        return mean + self.unet(latent, step, encoder_hidden_states=text, return_dict=False)[0]
+        return mean + super().forward(latent, context, *step)

@@ -69,8 +69,16 @@ class VAEEncoder(nn.Module):
         """
         return self.encode(image * 2 - 1) / self.signal
 
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2]."""
+        return self.encode(upsample(lr) * 2 - 1)
+
+
+class SampledEncoder(VAEEncoder):
+    """The same, for noise that makes a sample of the posterior."""
+
     def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1], and noise for a sample -> [B, 4, h/2, w/2]."""
+        """[B, 3, h, w] in [0, 1] and noise [B, 4, h/2, w/2], if any -> [B, 4, h/2, w/2]."""
         return self.encode(upsample(lr) * 2 - 1, noise)
 
 
@@ -78,7 +86,7 @@ class ImageEncoder(VAEEncoder):
     """The same of an image that is enlarged already, such as a preprocessor's."""
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, 3, H, W] in [0, 1], and noise for a sample -> [B, 4, H/8, W/8]."""
+        """[B, 3, H, W] in [0, 1] and noise [B, 4, H/8, W/8], if any -> [B, 4, H/8, W/8]."""
         return self.encode(image * 2 - 1, noise)
 
 

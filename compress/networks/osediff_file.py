@@ -20,8 +20,8 @@ from compress.core.tensors import (
     read_pickle,
 )
 
-# peft's default. The file does not store it.
-LORA_ALPHA = 8
+# peft's default, which OSEDiff leaves: at its rank 4 the pairs count 2. The file does not store it.
+LORA_ALPHA = 8.0
 MOST_RANK = 4096
 MOST_SHOWN = 20  # characters of a rank that is none
 LORA_ENTRIES = (
@@ -179,7 +179,9 @@ def _shown_rank(value: Any) -> str:
     return str(value) if type(value) is int else kind_of(value)
 
 
-def merge_osediff(base: State, entries: dict[str, Any], network: str, path: str) -> State:
+def merge_osediff(
+    base: State, entries: dict[str, Any], network: str, path: str, alpha: float = LORA_ALPHA
+) -> State:
     """OSEDiff's format for one network: every module that the file lists must come with a pair.
 
     Args:
@@ -187,6 +189,7 @@ def merge_osediff(base: State, entries: dict[str, Any], network: str, path: str)
         entries: From `read_osediff`.
         network: "unet" or "vae".
         path: Of the file, for the sentence of an error.
+        alpha: The pairs count alpha / rank.
 
     Raises:
         UserError: The file is incomplete or inconsistent, or does not fit the base.
@@ -213,7 +216,7 @@ def merge_osediff(base: State, entries: dict[str, Any], network: str, path: str)
             f"{where}: states rank {rank}, which {len(wrong)} tensors do not have ({few(wrong)}); "
             "the file is inconsistent, fetch it again"
         )
-    return merge_lora(base, lora, LORA_ALPHA / rank, where)
+    return merge_lora(base, lora, alpha / rank, where)
 
 
 def modern_names(state: State) -> State:

@@ -21,7 +21,12 @@ from compress.core.errors import UserError, first_line
 from compress.core.tensors import State, check_fit, few
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder
-from compress.networks.osediff_file import merge_osediff, modern_names, read_osediff
+from compress.networks.osediff_file import (
+    LORA_ALPHA,
+    merge_osediff,
+    modern_names,
+    read_osediff,
+)
 from compress.networks.variants import variant_of
 
 if TYPE_CHECKING:
@@ -154,7 +159,13 @@ def _check_states(expected: dict[str, State], states: dict[str, State], where: s
         check_fit(expected[network], state, f"{where}, {network}", SD21)
 
 
-def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> None:
+def load_sd21(
+    model: SRModel,
+    base: str,
+    lora: str | None,
+    *prompts: str,
+    lora_alpha: float = LORA_ALPHA,
+) -> None:
     """Fill a model from `OSEDiffSource(size="sd21").build()` with weights.
 
     Args:
@@ -162,6 +173,7 @@ def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> Non
         base: SD 2.1-base, a folder in diffusers' layout or a hub id.
         lora: Either published `osediff.pkl`, merged into the base; None for the base alone.
         prompts: The constant texts; one for each row of the text encoder's token ids.
+        lora_alpha: What `lora` holds as pairs counts alpha / rank.
 
     Raises:
         UserError: A source is wrong, incomplete or cannot be reached; the first keys that do not
@@ -181,7 +193,7 @@ def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> Non
     }
     _check_states(expected, states, f"base '{base}'")
     if lora is not None and entries is not None:
-        states = _with_lora(states, expected, entries, lora)
+        states = _with_lora(states, expected, entries, lora, lora_alpha)
     if isinstance(model.text_encoder, PromptEncoder):
         model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
     unet.load_state_dict(states["unet"], assign=True)
@@ -192,12 +204,16 @@ def load_sd21(model: SRModel, base: str, lora: str | None, *prompts: str) -> Non
 
 
 def _with_lora(
-    states: dict[str, State], expected: dict[str, State], entries: dict[str, Any], path: str
+    states: dict[str, State],
+    expected: dict[str, State],
+    entries: dict[str, Any],
+    path: str,
+    alpha: float,
 ) -> dict[str, State]:
     """The states after `osediff.pkl`: merged pairs, or the tensors that it holds in full."""
     if "state_dict_unet" in entries:
         return {
-            network: merge_osediff(state, entries, network, path)
+            network: merge_osediff(state, entries, network, path, alpha)
             for network, state in states.items()
         }
     full: dict[str, State] = {}

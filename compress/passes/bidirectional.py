@@ -67,13 +67,10 @@ class GainDenoiser(CleanDenoiser):
         self.gain = gain
 
     def forward(
-        self,
-        latent: torch.Tensor,
-        context: torch.Tensor | None = None,
-        timesteps: torch.Tensor | None = None,
+        self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor
     ) -> torch.Tensor:
         """Predict the clean latent from [z_T, mu_L]."""
-        clean = super().forward(latent, context, timesteps)
+        clean = super().forward(latent, context, *step)
         if self.gain == 1:
             return clean
         return clean + (self.gain - 1) * latent.chunk(2, dim=1)[1]

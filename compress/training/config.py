@@ -10,6 +10,7 @@ from compress.core.errors import UserError, nearest
 from compress.data.config import Photographs
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
+from compress.networks.osediff_file import LORA_ALPHA
 
 Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -46,6 +47,9 @@ class Discriminator(Strict):
         ),
     )
     rank: int = Field(4, gt=0, description="Rank of the LoRA that the UNet learns with.")
+    alpha: float = Field(
+        LORA_ALPHA, gt=0, description="Alpha of that LoRA, which counts alpha / rank."
+    )
     lr: float = Field(1e-6, gt=0, description="Learning rate of the discriminator.")
 
 
@@ -67,6 +71,9 @@ class Prior(Strict):
         description="The text that the scores are guided away from.",
     )
     rank: int = Field(4, gt=0, description="Rank of the LoRA of the copy that follows the student.")
+    alpha: float = Field(
+        LORA_ALPHA, gt=0, description="Alpha of that LoRA, which counts alpha / rank."
+    )
     lr: float = Field(5e-5, gt=0, description="Learning rate of that copy.")
 
 

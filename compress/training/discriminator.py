@@ -4,14 +4,18 @@ On images it is a patch discriminator (pix2pix, arXiv 1611.07004), on features a
 source's own UNet with LoRA.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from compress.networks.osediff_file import LORA_ALPHA
 from compress.training.lora import AdaptedUNet, add_lora
-from compress.training.score import VSD_STEPS, Steps, diffuse
+from compress.training.score import ALL_STEPS, Steps, diffuse, draw_steps
 
 SLOPE = 0.2  # of LeakyReLU below 0, pix2pix's
 GROUPS = 8  # of GroupNorm
+HEAD_NARROWER = 4  # times fewer channels than the middle block, inside a head
 MOST_WIDER = 8  # a layer has at most so many times the channels of the first
 
 
@@ -77,21 +81,46 @@ class UNetDiscriminator(AdaptedUNet):
     trained = ("denoiser.unet.conv_in.base_layer.",)
 
     def __init__(
-        self, denoiser: nn.Module, in_channels: int, context: torch.Tensor | None, rank: int = 4
+        self,
+        denoiser: nn.Module,
+        in_channels: int,
+        context: torch.Tensor | None,
+        rank: int = 4,
+        alpha: float = LORA_ALPHA,
     ):
-        """Copy the UNet of `denoiser`, for features of `in_channels` channels and LoRA of `rank`.
+        """Copy the UNet of a denoiser.
+
+        Args:
+            denoiser: At its timestep.
+            in_channels: Of the features.
+            context: Replaces the denoiser's own prompt [1, tokens, dim], if given.
+            rank: Of the LoRA.
+            alpha: Of the LoRA; it counts alpha / rank.
 
         Raises:
             UserError: The denoiser is no UNet, or lacks its prompt.
         """
         super().__init__(denoiser, context, any_timestep=False)
         self.unet.conv_in = widen_input(self.unet.conv_in, in_channels).requires_grad_(False)
-        add_lora(self.unet, rank)
+        add_lora(self.unet, rank, alpha)
         self.requires_grad_(True)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits [B, 4, h, w] of features [B, in_channels, h, w]."""
         return self.denoiser(features)
+
+
+def keep_trunk(unet: Any) -> None:
+    """Leave a UNet's encoder and middle block, in place: it then returns what the latter makes."""
+    # With no decoder and no output layers, diffusers' own forward returns that.
+    unet.up_blocks = nn.ModuleList()
+    unet.conv_norm_out = None
+    unet.conv_out = nn.Identity()
+
+
+def mlp_head(width: int, hidden: int) -> nn.Sequential:
+    """An MLP at every position: features [B, width, h, w] -> one logit each, [B, 1, h, w]."""
+    return nn.Sequential(nn.Conv2d(width, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, 1, 1))
 
 
 class NoiseAwareDiscriminator(AdaptedUNet):
@@ -101,8 +130,9 @@ class NoiseAwareDiscriminator(AdaptedUNet):
     the UNet judge latents under noise of a random level: every sample gets its own timestep. What
     is kept of the UNet learns by LoRA, and a random head on its middle block in full.
 
-    No code is published. Ours are the head's two convolutions (in the paper an MLP on patches), the
-    range of timesteps (that of OSEDiff's VSD), and the prompt (the source's).
+    No code is published. Ours are the head's widths (the paper says an MLP on patches), that all
+    timesteps are drawn evenly, and the prompt (the source's). A real latent and a fake one that are
+    judged as a pair share the timestep: `draw` gives it to both calls.
     """
 
     trained = ("head.",)
@@ -112,8 +142,9 @@ class NoiseAwareDiscriminator(AdaptedUNet):
         denoiser: nn.Module,
         context: torch.Tensor | None,
         alphas_cumprod: torch.Tensor,
-        rank: int = 4,
-        steps: Steps = VSD_STEPS,
+        rank: int = 16,
+        alpha: float = 16,
+        steps: Steps = ALL_STEPS,
     ):
         """Copy the encoder and the middle of a UNet.
 
@@ -122,6 +153,7 @@ class NoiseAwareDiscriminator(AdaptedUNet):
             context: Replaces the denoiser's own prompt [1, tokens, dim], if given.
             alphas_cumprod: abar of every timestep.
             rank: Of the LoRA.
+            alpha: Of the LoRA; it counts alpha / rank.
             steps: The range of timesteps, both ends included.
 
         Raises:
@@ -131,28 +163,32 @@ class NoiseAwareDiscriminator(AdaptedUNet):
         self.steps = steps
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.alphas_cumprod: torch.Tensor
-        # With no decoder and no output layers, diffusers' own forward returns the output of the
-        # middle block.
-        self.unet.up_blocks = nn.ModuleList()
-        self.unet.conv_norm_out = None
-        self.unet.conv_out = nn.Identity()
-        add_lora(self.unet, rank)
+        keep_trunk(self.unet)
+        add_lora(self.unet, rank, alpha)
         width = self.unet.config.block_out_channels[-1]
-        groups = self.unet.config.norm_num_groups
-        device = self.unet.device
-        dtype = self.unet.dtype
-        self.head = nn.Sequential(
-            nn.GroupNorm(groups, width, device=device, dtype=dtype),
-            nn.SiLU(),
-            nn.Conv2d(width, width // 4, 3, padding=1, device=device, dtype=dtype),
-            nn.SiLU(),
-            nn.Conv2d(width // 4, 1, 1, device=device, dtype=dtype),
-        )
+        head = mlp_head(width, width // HEAD_NARROWER)
+        self.head = head.to(self.unet.device, self.unet.dtype)
         self.requires_grad_(True)
 
+    def draw(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Timesteps, int64 [count], for latents that are judged as pairs."""
+        device = self.alphas_cumprod.device if generator is None else generator.device
+        return draw_steps(count, self.steps, generator, device)
+
     def forward(
-        self, latent: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        latent: torch.Tensor,
+        generator: torch.Generator | None = None,
+        timesteps: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits [B, 1, h/8, w/8] of `latent` [B, 4, h, w]; `generator` draws the noise."""
-        noisy, timesteps, _, _ = diffuse(latent, self.alphas_cumprod, self.steps, generator)
+        """Logits of patches [B, 1, h/8, w/8].
+
+        Args:
+            latent: Scaled latents, [B, 4, h, w].
+            generator: Draws timesteps and noise.
+            timesteps: Those of `draw`, if they are not drawn.
+        """
+        noisy, timesteps, _, _ = diffuse(
+            latent, self.alphas_cumprod, self.steps, generator, timesteps
+        )
         return self.head(self.predict(noisy, timesteps, self.denoiser.context))

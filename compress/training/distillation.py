@@ -51,9 +51,13 @@ def discriminator(
     judge: UNetDiscriminator | NoiseAwareDiscriminator
     if options.kind == "unet_lora":
         norm: Any = model.decoder.get_submodule("decoder.mid_block.resnets.0.norm1")
-        judge = UNetDiscriminator(denoiser, norm.num_channels, teacher.context, options.rank)
+        judge = UNetDiscriminator(
+            denoiser, norm.num_channels, teacher.context, options.rank, options.alpha
+        )
     else:
-        judge = NoiseAwareDiscriminator(denoiser, teacher.context, alphas_cumprod(), options.rank)
+        judge = NoiseAwareDiscriminator(
+            denoiser, teacher.context, alphas_cumprod(), options.rank, options.alpha
+        )
     return judge, judge.trainable_parameters()
 
 
@@ -73,10 +77,11 @@ def score_pair(prior: Prior, teacher: Teacher) -> ScorePair:
                 "prior.base 'source': the source has no text context to guide with; give the "
                 "folder or hub id of SD 2.1-base"
             )
-        return ScorePair(teacher.source.denoiser, context, torch.zeros_like(context), prior.rank)
+        zeros = torch.zeros_like(context)
+        return ScorePair(teacher.source.denoiser, context, zeros, prior.rank, prior.alpha)
     denoiser, context = load_prior(prior.base, prior.prompt)
     denoiser, negative = load_prior(prior.base, prior.negative_prompt)
-    return ScorePair(denoiser, context, negative, prior.rank)
+    return ScorePair(denoiser, context, negative, prior.rank, prior.alpha)
 
 
 def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: int) -> None:

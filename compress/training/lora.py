@@ -31,10 +31,15 @@ def lora_modules(unet: nn.Module) -> list[str]:
     ]
 
 
-def add_lora(unet: nn.Module, rank: int) -> None:
-    """Put LoRA of `rank` on every layer of `lora_modules`, in place.
+def add_lora(unet: nn.Module, rank: int, alpha: float = LORA_ALPHA) -> None:
+    """Put LoRA on every layer of `lora_modules`, in place.
 
     It starts as the identity (B = 0).
+
+    Args:
+        unet: The network.
+        rank: Of the pairs.
+        alpha: They count alpha / rank.
 
     Raises:
         UserError: No such layer is left.
@@ -46,7 +51,10 @@ def add_lora(unet: nn.Module, rank: int) -> None:
             "from the source model, before the passes that replace layers"
         )
     config = LoraConfig(
-        r=rank, lora_alpha=LORA_ALPHA, target_modules=names, init_lora_weights="gaussian"
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft says it is an int, and divides it
+        target_modules=names,
+        init_lora_weights="gaussian",
     )
     inject_adapter_in_model(config, unet, ADAPTER)
 

@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.networks.osediff_file import LORA_ALPHA
 from compress.training.lora import ADAPTER, AdaptedUNet, add_lora, check_prompt, takes_prompt
 
 Fixed = Callable[[torch.Tensor, torch.Tensor, bool], torch.Tensor]
@@ -32,6 +33,7 @@ def diffuse(
     alphas_cumprod: torch.Tensor,
     steps: Steps,
     generator: torch.Generator | None = None,
+    timesteps: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Add noise to latents: z_t = sqrt(abar_t) * z + sqrt(1 - abar_t) * eps.
 
@@ -40,21 +42,32 @@ def diffuse(
         alphas_cumprod: abar of every timestep.
         steps: t is drawn evenly from this range, both ends included, for each sample.
         generator: Draws on its own device; None draws on the latent's.
+        timesteps: t, int64 [B], if they are not drawn.
 
     Returns:
         z_t, t [B], eps and abar_t [B, 1, 1, 1], in float32 or better.
     """
     latent = latent.to(torch.promote_types(latent.dtype, torch.float32))
     device = latent.device if generator is None else generator.device
-    first, last = steps
-    timesteps = torch.randint(
-        first, last + 1, latent.shape[:1], generator=generator, device=device
-    ).to(latent.device)
+    if timesteps is None:
+        timesteps = draw_steps(latent.shape[0], steps, generator, device)
+    timesteps = timesteps.to(latent.device)
     noise = torch.randn(latent.shape, generator=generator, device=device, dtype=latent.dtype).to(
         latent.device
     )
     alpha_bar = alphas_cumprod.to(latent)[timesteps].view(-1, 1, 1, 1)
     return _mix(latent, noise, alpha_bar), timesteps, noise, alpha_bar
+
+
+def draw_steps(
+    count: int,
+    steps: Steps,
+    generator: torch.Generator | None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """Timesteps, int64 [count], drawn evenly from a range with both ends."""
+    first, last = steps
+    return torch.randint(first, last + 1, (count,), generator=generator, device=device)
 
 
 def _mix(latent: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
@@ -178,6 +191,7 @@ class ScorePair(AdaptedUNet):
         context: torch.Tensor | None,
         negative_context: torch.Tensor,
         rank: int = 4,
+        alpha: float = LORA_ALPHA,
     ):
         """Copy the UNet of a pretrained diffusion model.
 
@@ -187,6 +201,7 @@ class ScorePair(AdaptedUNet):
             context: The prompt [1, tokens, dim]; None means the denoiser's own.
             negative_context: The negative prompt, of the same shape.
             rank: Of the LoRA.
+            alpha: Of the LoRA; it counts alpha / rank.
 
         Raises:
             UserError: The UNet is stripped of its prompt or its timestep.
@@ -202,7 +217,7 @@ class ScorePair(AdaptedUNet):
             "negative_context", negative_context.detach().clone(), persistent=False
         )
         self.negative_context: torch.Tensor
-        add_lora(self.unet, rank)
+        add_lora(self.unet, rank, alpha)
         self.requires_grad_(True)
 
     @contextmanager

@@ -21,8 +21,9 @@ from compress.networks.control import (
     start_from_unet,
 )
 from compress.networks.control_file import load_control
-from compress.networks.latent_diffusion import ImageEncoder
+from compress.networks.latent_diffusion import ImageEncoder, SampledEncoder
 from compress.networks.sd21 import SD21_UNET
+from compress.process.resample import upsample
 
 T = 999
 BLOCKS = {  # of DoSSR's golden, in latent-diffusion's names
@@ -99,6 +100,9 @@ def test_a_sampled_condition_latent_is_the_authors(shared):
         height, width = golden[f"outputs.{case}.cond_latent"].shape[-2:]  # the first tile of d
         golden.check(found[..., :height, :width], f"{case}.cond_latent")
         assert torch.equal(encoder(image), encoder.encode(2 * image - 1))
+        small = image[:, :, ::4, ::4]
+        sampled = SampledEncoder(vae)(small, noise)
+        assert torch.equal(sampled, encoder(upsample(small), noise))
 
 
 @torch.no_grad()
@@ -206,7 +210,7 @@ def test_a_split_hint_changes_nothing(nano, form):
     hint, hinted = split_hint(nano[form])
     found = hinted(latent, hint(condition), context)
     expected = nano[form](latent, condition, context)
-    assert type(hinted) is ControlNetwork
+    assert type(hinted) is (ControlNetwork if form == "joined" else AddedControl)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
     with pytest.raises(TypeError, match="takes a hint already"):

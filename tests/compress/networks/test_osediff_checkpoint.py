@@ -255,6 +255,23 @@ def test_osediff_file_equals_peft(base, adapted, entries, tmp_path):
             assert (getattr(plain, part)(*args) - getattr(model, part)(*args)).abs().max() > 1e-3
 
 
+def test_alpha_of_the_file_is_the_recipe_s(base, entries, tmp_path):
+    path = saved(entries, tmp_path)
+    models = [tiny() for _ in range(3)]
+    for model, lora, alpha in zip(models, (None, path, path), (8, 4, 8), strict=True):
+        load_sd21(model, str(base), lora, lora_alpha=alpha)
+    name = "mid_block.resnets.0.conv1.weight"
+    plain, once, twice = (m.denoiser.unet.state_dict()[name].double() for m in models)
+    assert (once - plain).abs().max() > 1e-3
+    torch.testing.assert_close(twice - plain, 2 * (once - plain), rtol=0, atol=1e-6)
+
+
+def test_nano_has_no_alpha():
+    with pytest.raises(ValueError, match="lora_alpha is of size 'sd21'"):
+        OSEDiffSource(lora_alpha=16)
+    assert OSEDiffSource(size="sd21", lora_alpha=16).lora_alpha == 16
+
+
 def test_adcsr_file_with_old_and_new_names(base, adapted, entries, tmp_path):
     merged = tiny()
     load_sd21(merged, str(base), saved(entries, tmp_path))

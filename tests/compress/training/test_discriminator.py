@@ -8,11 +8,18 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.cost.count import measure_module
 from compress.families.osediff import OSEDiffSource
+from compress.networks.latent_diffusion import UNetDenoiser
 from compress.passes.strip import Strip
 from compress.process.one_step import alphas_cumprod
 from compress.training import losses
-from compress.training.discriminator import NoiseAwareDiscriminator, UNetDiscriminator, widen_input
+from compress.training.discriminator import (
+    NoiseAwareDiscriminator,
+    UNetDiscriminator,
+    keep_trunk,
+    widen_input,
+)
 from compress.training.lora import lora_modules
 
 LATENT = OSEDiffSource().latent_channels
@@ -72,9 +79,44 @@ def test_noise_aware_counts_at_sd21(sd21):
         if n.split(".")[0] in ("conv_in", "down_blocks", "mid_block")
     ]
     assert len(kept) == 110 == sum(isinstance(m, LoraLayer) for m in judge.modules())
-    head = 2 * 1280 + (1280 * 9 + 1) * 320 + 321
-    assert count(judge.trainable_parameters()) == 1_630_608 + head == 5_320_209
+    head = 1281 * 320 + 321
+    assert count(judge.trainable_parameters()) == 6_522_432 + head
+    scales = {m.scaling["default"] for m in judge.modules() if isinstance(m, LoraLayer)}
+    assert scales == {1.0}  # alpha 16, rank 16
     assert not any(".up_blocks" in n or ".conv_out" in n for n, _ in judge.named_parameters())
+
+
+def test_the_trunk_counts_as_published(sd21):
+    unet = copy.deepcopy(sd21[0].unet)
+    keep_trunk(unet)
+    denoiser = UNetDenoiser(unet, 999)
+    cost = measure_module(denoiser, torch.empty(1, 4, 64, 64), sd21[1], name="trunk")
+    assert cost.params == 351_662_080
+    assert round(cost.macs_paper / 1e9, 2) == 105.72
+    assert round(cost.macs_full / 1e9, 2) == 130.95
+
+
+@pytest.mark.parametrize(("rank", "alpha", "factor"), [(16, 16, 1), (4, 8, 2), (16, 8, 0.5)])
+def test_lora_counts_alpha_by_rank(random_nano, rank, alpha, factor):
+    judge = UNetDiscriminator(random_nano.denoiser, 8, None, rank, alpha)
+    scales = {m.scaling["default"] for m in judge.modules() if isinstance(m, LoraLayer)}
+    assert scales == {factor}
+
+
+@torch.no_grad()
+def test_pairs_share_the_timestep_and_not_the_noise(random_nano):
+    judge = NoiseAwareDiscriminator(random_nano.denoiser, None, alphas_cumprod())
+    seen = []
+    judge.unet.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    steps = judge.draw(64, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(2):  # of the same latents
+        judge(torch.zeros(64, LATENT, 8, 8), generator, steps)
+    assert steps.min() < 100
+    assert steps.max() > 900
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert torch.equal(seen[0][1], steps)
+    assert not torch.equal(seen[0][0], seen[1][0])
 
 
 @torch.no_grad()
