@@ -26,7 +26,7 @@ from compress.networks.control import (
     split_hint,
 )
 from compress.networks.control_file import load_control
-from compress.networks.controlled import controlled_model, empty_prompt
+from compress.networks.controlled import controlled_model, padded
 from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
@@ -222,7 +222,7 @@ class CCSRSource(NanoWidths, Source):
         ]
         state = released_state(path, key, CHECKPOINT)
         load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
-        text.token_ids = empty_prompt(TOKENS)
+        text.token_ids = padded((), TOKENS)  # the empty prompt
 
     def _load_folders(self, model: SRModel, control: ControlNetwork) -> None:
         """Version 2's control network and VAE, beside SD 2.1-base."""

@@ -1,6 +1,6 @@
 """Models of a control network and a UNet: their calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ from compress.model.calls import (
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import ControlledDenoiser
 from compress.process.linear_steps import LinearSteps
+from compress.process.resample import SCALE
 
 HINT, POSTERIOR_NOISE = "hint", "posterior_noise"
+CLEAR, CONDITION = "clear_image", "condition"  # of a model with a preprocessor
 START, END = 49406, 49407  # the tokens around a prompt of CLIP
 
 
@@ -34,11 +36,12 @@ def controlled_model(
     """The model of a control network that sees the latent of the input, and of a UNet.
 
     What of the control network depends on the latent alone is the component `hint`, which runs
-    once.
+    once. With a preprocessor the encoders read its image, and a second encoder makes the latent
+    that the control network sees.
 
     Args:
-        networks: `noise`, `encoder`, `hint`, `control`, `denoiser`, `decoder`, and `text_encoder`
-            where the networks hold no context.
+        networks: `noise`, `encoder`, `hint`, `control`, `denoiser`, `decoder`; `text_encoder` where
+            the networks hold no context; `preprocessor` and `condition_encoder` or neither.
         process: The chain of steps.
         posterior: Whether the encoder samples its posterior, with the last of the noise.
         colour_fix: A key of `compress.process.colour.FIXES`.
@@ -51,16 +54,23 @@ def controlled_model(
     contexts = tuple(name for name in ("negative_context",) if name in process.inputs)
     drawn = [name for name in process.inputs if name.startswith("noise_")]
     drawn += [POSTERIOR_NOISE] if posterior else []
+    seen, condition = (CLEAR, CONDITION) if "preprocessor" in networks else (LR, LATENT)
+    before = (
+        Call("preprocessor", (LR,), (CLEAR,)),
+        Call("condition_encoder", (CLEAR,), (CONDITION,)),
+    )
     calls = (
         Call("text_encoder", (), ("context", *contexts)),
         Call("noise", (LR,), tuple(drawn)),
-        Call("encoder", (LR, *([POSTERIOR_NOISE] if posterior else [])), (LATENT,)),
-        Call("hint", (LATENT,), (HINT,)),
+        *(before if "preprocessor" in networks else ()),
+        Call("encoder", (seen, *([POSTERIOR_NOISE] if posterior else [])), (LATENT,)),
+        Call("hint", (condition,), (HINT,)),
         Call("control", (STATE, HINT, "context", *told), tuple(residuals), each_step=True),
         Call("denoiser", (STATE, "context", *residuals, *told), (PREDICTION,), each_step=True),
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
-    ratios = map_ratios(0.5, **dict.fromkeys((*drawn, HINT), 0.5), **residuals)
+    halves = dict.fromkeys((*drawn, HINT, CONDITION), 0.5)
+    ratios = map_ratios(0.5, **halves, **{CLEAR: float(SCALE)}, **residuals)
     return SRModel(
         networks,
         process,
@@ -70,6 +80,9 @@ def controlled_model(
     ).eval()
 
 
-def empty_prompt(tokens: int) -> torch.Tensor:
-    """The token ids of the empty prompt, int64 [1, tokens]."""
-    return torch.tensor([[START, END, *[0] * (tokens - 2)]])
+def padded(ids: Sequence[int], length: int) -> torch.Tensor:
+    """A prompt's token ids between those of its start and end, and zeros, int64 [1, length].
+
+    So does open_clip. A file of latent-diffusion brings no tokenizer.
+    """
+    return torch.tensor([[START, *ids, END, *[0] * (length - len(ids) - 2)]])

@@ -1,0 +1,158 @@
+"""DoSSR (arXiv 2409.17778): a diffusion that shifts from HR to LR, solved from its middle.
+
+A preprocessor cleans and enlarges the input. Its latent, noised half-way, is the start; a control
+network sees it beside each state (compress/process/shift_solver.py).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from pydantic import Field
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.source import Source
+from compress.model.sr_model import SRModel
+from compress.networks.control import (
+    ControlledDenoiser,
+    JoinedControl,
+    control_parts,
+    split_hint,
+)
+from compress.networks.controlled import controlled_model, padded
+from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
+from compress.networks.ldm_checkpoint import Part, load_parts
+from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.noise_maps import NoiseMaps
+from compress.networks.released_file import released_state
+from compress.networks.rrdbnet import PUBLISHED, RRDBConfig, RRDBNet
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.process.colour import ColourFix
+from compress.process.shift_solver import START, shift_solver
+
+CHECKPOINT = "DoSSR's dossr_default.ckpt or dossr_onestep.ckpt"
+TEXT = "cond_stage_model.model."
+# What the file has and nothing at inference reads.
+UNUSED = (
+    f"{TEXT}transformer.resblocks.23.",
+    f"{TEXT}text_projection",
+    f"{TEXT}logit_scale",
+)
+# "clean, high-resolution, 8k" in CLIP's vocabulary.
+PROMPT = (3772, 267, 1400, 268, 9977, 267, 279, 330)
+NANO_RRDB = RRDBConfig(channels=16, blocks=2, growth=8)
+
+
+class DoSSRSource(NanoWidths, Source):
+    """DoSSR: a preprocessor, a control network and SD 2.1-base."""
+
+    family: Literal["dossr"] = Field("dossr", description="The name of this family.")
+    size: Literal["nano", "full"] = Field(
+        "nano",
+        description="`full` reads the published file; `nano` has the same parts, small.",
+    )
+    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    checkpoint: str | None = Field(
+        None,
+        description="For `full`, the file dossr_default.ckpt (5 steps) or dossr_onestep.ckpt "
+        "(1 step).",
+    )
+    steps: int = Field(5, ge=1, le=50, description="Calls of the networks.")
+    order: Literal[1, 2, 3] = Field(3, description="Of the solver.")
+    sample: bool = Field(
+        False,
+        description="Whether the latent of the input is drawn from its Gaussian, with fixed noise, "
+        "as published; else it is the mean.",
+    )
+    colour_fix: ColourFix = Field(
+        "wavelet",
+        description="How the image is corrected by the input. As published it is by the "
+        "preprocessor's image.",
+    )
+
+    def build(self) -> SRModel:
+        """The structure, on the meta device; no weight is read."""
+        if self.size == "full":
+            parts = sd21_parts()
+            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
+            condition_vae, config = sd21_parts().vae, PUBLISHED
+        else:
+            with torch.device("meta"):
+                text, unet, vae = None, self.nano_unet(), self.nano_vae()
+                condition_vae, config = self.nano_vae(), NANO_RRDB
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+        process = shift_solver(self.steps, self.order)
+        draws = sum(name.startswith("noise_") for name in process.inputs) + self.sample
+        hint, control = split_hint(_control(unet, context))
+        with torch.device("meta"):
+            networks: dict[str, nn.Module | None] = {
+                "text_encoder": text,
+                "noise": NoiseMaps(draws, unet.config["in_channels"]),
+                "preprocessor": RRDBNet(config),
+                "condition_encoder": ImageEncoder(condition_vae),
+                "encoder": ImageEncoder(vae),
+                "hint": hint,
+                "control": control,
+                "denoiser": ControlledDenoiser(unet, START, context),
+                "decoder": VAEDecoder(vae),
+            }
+        return controlled_model(
+            networks, process, posterior=self.sample, colour_fix=self.colour_fix
+        )
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.size == "nano":
+            read_tensors(model, Path(_named("weights", self.weights, "the weight file of a nano")))
+        else:
+            self._load_checkpoint(model, _named("checkpoint", self.checkpoint, CHECKPOINT))
+        model.eval().requires_grad_(False)
+
+    def _load_checkpoint(self, model: SRModel, path: str) -> None:
+        unet = model.component("denoiser", "DoSSR").unet
+        control = _control(unet)
+        text = model.component("text_encoder", "DoSSR")
+        preprocessor = model.component("preprocessor", "DoSSR")
+        condition = model.component("condition_encoder", "DoSSR")
+        parts = [
+            Part("model.diffusion_model.", unet, unet_names(unet)),
+            Part("control_model.", control, unet_names(control)),
+            Part("first_stage_model.", model.encoder, vae_names(model.encoder)),
+            Part("first_stage_model.", model.decoder, vae_names(model.decoder)),
+            Part("cond_encoder.", condition, vae_names(condition)),
+            Part(TEXT, text.text_model, text_names(text.text_model)),
+            Part("preprocess_model.", preprocessor, {n: n for n in preprocessor.state_dict()}),
+        ]
+        key = "source.checkpoint"
+        state = released_state(path, key, CHECKPOINT)
+        load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
+        text.token_ids = padded(PROMPT, TOKENS)
+        model.hint, model.control = split_hint(control)
+        model.component("noise", "DoSSR").reset_parameters()
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        return files_key([file for file in (self.weights, self.checkpoint) if file])
+
+
+def _control(unet: UNet2DConditionModel, context: nn.Parameter | None = None) -> JoinedControl:
+    """The control network beside a UNet, on the meta device."""
+    channels = unet.config["in_channels"]
+    with torch.device("meta"):
+        return JoinedControl(control_parts(unet.config, 2 * channels), START, context)
+
+
+def _named(key: str, value: str | None, what: str) -> str:
+    """What a recipe names. Raises UserError where it does not."""
+    if value is None:
+        raise UserError(f"source.{key}: DoSSR needs {what}; set source.{key} (--plan needs none)")
+    return value
