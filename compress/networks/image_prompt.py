@@ -82,6 +82,15 @@ def add_image_attention(network: Any, token_width: int = TOKEN_WIDTH) -> None:
             attentions[i] = PromptedAttention(attentions[i], token_width)
 
 
+def image_modules(network: nn.Module) -> set[nn.Module]:
+    """The modules whose attention is on image tokens and not on the text, with all below them."""
+    found: set[nn.Module] = set()
+    for module in network.modules():
+        if isinstance(module, PromptedAttention):
+            found.update(module.image.modules())
+    return found
+
+
 def prompted_names(network: nn.Module) -> Names:
     """The tensors' names in the authors' files, which have `image_attentions` beside `attentions`.
 

@@ -64,6 +64,7 @@ class TimedEncoder(nn.Module):
         sinusoids = max(LEAST_SINUSOIDS, first)
         self.time_proj = Timesteps(sinusoids, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding: Any = TimestepEmbedding(sinusoids, config.time_channels)
+        self.time_embed_act = None  # as in a UNet without one
         self.conv_in = nn.Conv2d(3, first, 3, padding=1)
         self.down_blocks = nn.ModuleList()
         before = first

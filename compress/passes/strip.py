@@ -25,6 +25,7 @@ from compress.folding.film import fold_film
 from compress.folding.phases import to_phases
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
+from compress.networks.image_prompt import image_modules
 from compress.networks.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
 from compress.networks.residual_shift import PairDenoiser
 
@@ -41,7 +42,7 @@ def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def fold_context(unet: UNet2DConditionModel, context: torch.Tensor) -> None:
-    """Replace the keys and values of every cross-attention by those of a constant text.
+    """Replace the keys and values of every cross-attention on the text by those of a constant one.
 
     Args:
         unet: Changed in place.
@@ -50,8 +51,11 @@ def fold_context(unet: UNet2DConditionModel, context: torch.Tensor) -> None:
     Raises:
         UserError: A projection is no plain linear layer any more.
     """
+    elsewhere = image_modules(unet)
     for name, attention in unet.named_modules():
         if not isinstance(attention, Attention) or not attention.is_cross_attention:
+            continue
+        if attention in elsewhere:
             continue
         for side in ("to_k", "to_v"):
             layer = attention.get_submodule(side)
@@ -104,9 +108,10 @@ def _fold_embedding(block: ResnetBlock2D, embedding: torch.Tensor, name: str) ->
 
 
 def remove_context(unet: UNet2DConditionModel) -> None:
-    """Drop every cross-attention with its norm, folding nothing."""
+    """Drop every cross-attention on the text with its norm, folding nothing."""
+    elsewhere = image_modules(unet)
     for module in unet.modules():
-        if isinstance(module, BasicTransformerBlock):
+        if isinstance(module, BasicTransformerBlock) and module not in elsewhere:
             for name in ("attn2", "norm2"):
                 setattr(module, name, None)
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.networks.image_prompt import image_modules
 from compress.networks.latent_diffusion import UNetDenoiser
 from compress.networks.osediff_file import LORA_ALPHA
 
@@ -60,11 +61,15 @@ def add_lora(unet: nn.Module, rank: int, alpha: float = LORA_ALPHA) -> None:
 
 
 def _cross_attentions(unet: nn.Module) -> list[Attention]:
-    """Those that still project a prompt: not removed, and not folded to constants."""
+    """Those that still project a text: not removed, and not folded to constants."""
+    elsewhere = image_modules(unet)
     return [
         m
         for m in unet.modules()
-        if isinstance(m, Attention) and m.is_cross_attention and isinstance(m.to_k, nn.Linear)
+        if isinstance(m, Attention)
+        and m not in elsewhere
+        and m.is_cross_attention
+        and isinstance(m.to_k, nn.Linear)
     ]
 
 

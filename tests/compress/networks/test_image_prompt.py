@@ -1,5 +1,6 @@
 """AddSR's networks: the authors' numbers, published names and counts, LoRA, ONNX."""
 
+import copy
 import re
 
 import pytest
@@ -31,6 +32,7 @@ from compress.networks.visual_tokens import (
     token_names,
     token_tensors,
 )
+from compress.passes.strip import fold_context, fold_timestep
 
 T = 999
 STEPS = (999, 749, 499, 249)
@@ -231,6 +233,23 @@ def test_a_split_hint_changes_nothing(nano):
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     with pytest.raises(TypeError, match="takes a hint already"):
         split_hint(hinted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["control", "denoiser"])
+def test_text_and_timestep_fold_and_the_tokens_stay(nano, name):
+    latent, image, context, tokens = nano_inputs()
+    residuals = nano["control"](latent, image, context, tokens)
+    before = (image,) if name == "control" else ()
+    after = () if name == "control" else residuals
+    folded = copy.deepcopy(nano[name])
+    network = folded if name == "control" else folded.unet
+    fold_context(network, context)
+    fold_timestep(network, T)
+    found = folded(latent, *before, None, tokens, *after)
+    expected = nano[name](latent, *before, context, tokens, *after)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(folded(latent, *before, None, 0 * tokens, *after)[-1], found[-1])
 
 
 def test_onnx_computes_the_same_residuals(nano):

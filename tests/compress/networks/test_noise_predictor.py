@@ -1,5 +1,7 @@
 """InvSR's noise predictor: the authors' numbers, published names and counts, small sizes, ONNX."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,6 +15,7 @@ from compress.networks.noise_predictor import (
     PredictorConfig,
     load_noise_predictor,
 )
+from compress.passes.strip import fold_timestep
 
 NANO = PredictorConfig(
     channels=(8, 16),
@@ -110,6 +113,15 @@ def test_component_gives_the_mean_or_a_sample_at_its_timestep(nano):
     assert torch.equal(nano(lr), nano.moments(lr, timestep)[0])
     assert torch.equal(nano(lr, noise), nano.sample(lr, noise, timestep))
     assert not torch.equal(nano(lr), nano.moments(lr, torch.tensor([99.0]))[0])
+
+
+@torch.no_grad()
+def test_its_timestep_folds_into_biases(nano):
+    lr = torch.rand(1, 3, 8, 12)
+    folded = copy.deepcopy(nano)
+    fold_timestep(folded.encoder, int(nano.timestep))
+    torch.testing.assert_close(folded(lr), nano(lr))
+    assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in nano.parameters())
 
 
 def test_onnx_computes_the_same(nano):
