@@ -139,19 +139,24 @@ def _part(state: State, prefixes: tuple[str, ...]) -> State:
 def _base_states(model: SRModel, base: str) -> dict[str, State]:
     """The tensors of the base's "unet" and "vae"."""
     unet = _pretrained(UNet2DConditionModel, base, "unet")
-    vae = _pretrained(AutoencoderKL, base, "vae")
     if _is_sd21_768(base, unet):
         raise UserError(
             f"base '{base}': this is SD 2.1 (768 pixels, v-prediction); OSEDiff needs SD 2.1-base "
             "(512 pixels, epsilon prediction), give the folder or hub id of that"
         )
+    return {"unet": unet.state_dict(), "vae": _vae_state(model, base)}
+
+
+def _vae_state(model: SRModel, base: str) -> State:
+    """The tensors of the base's "vae"."""
+    vae = _pretrained(AutoencoderKL, base, "vae")
     factor = vae.config["scaling_factor"]
     if factor != model.decoder.scaling_factor:
         raise UserError(
             f"base '{base}': its VAE has a scaling factor of {factor} instead of "
             f"{model.decoder.scaling_factor}; give SD 2.1-base weights"
         )
-    return {"unet": unet.state_dict(), "vae": vae.state_dict()}
+    return vae.state_dict()
 
 
 def _check_states(expected: dict[str, State], states: dict[str, State], where: str) -> None:
@@ -179,11 +184,7 @@ def load_sd21(
         UserError: A source is wrong, incomplete or cannot be reached; the first keys that do not
             fit are told.
     """
-    if not Path(base).is_dir() and not _HUB_ID.fullmatch(base):
-        raise UserError(
-            f"base '{base}' is neither a folder nor a hub id (owner/name); give SD 2.1-base in "
-            f"diffusers' {LAYOUT}"
-        )
+    _check_place(base)
     entries = None if lora is None else read_osediff(lora)
     states = _base_states(model, base)
     unet: nn.Module = model.denoiser.get_submodule("unet")
@@ -197,8 +198,41 @@ def load_sd21(
     if isinstance(model.text_encoder, PromptEncoder):
         model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
     unet.load_state_dict(states["unet"], assign=True)
-    encoder = _part(states["vae"], ("encoder.", "quant_conv."))
-    decoder = _part(states["vae"], ("decoder.", "post_quant_conv."))
+    _fill_vae(model, states["vae"])
+
+
+def load_vae_and_text(model: SRModel, base: str, *prompts: str) -> None:
+    """Fill a model's VAE and text encoder, whose UNet comes from elsewhere.
+
+    Args:
+        model: Its structure is on the meta device.
+        base: SD 2-base or 2.1-base, which have one VAE and text encoder: a folder in diffusers'
+            layout or a hub id.
+        prompts: The constant texts; one for each row of the text encoder's token ids.
+
+    Raises:
+        UserError: The base is wrong, incomplete or cannot be reached.
+    """
+    _check_place(base)
+    state = _vae_state(model, base)
+    expected = model.encoder.state_dict() | model.decoder.state_dict()
+    _check_states({"vae": expected}, {"vae": state}, f"base '{base}'")
+    if isinstance(model.text_encoder, PromptEncoder):
+        model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
+    _fill_vae(model, state)
+
+
+def _check_place(base: str) -> None:
+    if not Path(base).is_dir() and not _HUB_ID.fullmatch(base):
+        raise UserError(
+            f"base '{base}' is neither a folder nor a hub id (owner/name); give SD 2.1-base in "
+            f"diffusers' {LAYOUT}"
+        )
+
+
+def _fill_vae(model: SRModel, state: State) -> None:
+    encoder = _part(state, ("encoder.", "quant_conv."))
+    decoder = _part(state, ("decoder.", "post_quant_conv."))
     model.encoder.load_state_dict(encoder, assign=True)
     model.decoder.load_state_dict(decoder, assign=True)
 

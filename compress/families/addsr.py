@@ -1,0 +1,271 @@
+"""AddSR (arXiv 2404.01717): SeeSR distilled to one to four steps.
+
+SD 2-base with image attention, a control network that sees pixels, and DAPE's image tokens. The
+prompt is constant here: the tags that the authors put before it need the tagger.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import Field
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.calls import (
+    CLEAN_LATENT,
+    IMAGE,
+    LATENT,
+    LR,
+    PREDICTION,
+    STATE,
+    TIMESTEP,
+    Call,
+    Wiring,
+    map_ratios,
+)
+from compress.model.source import Source
+from compress.model.sr_model import MARGIN, SRModel, Tiling
+from compress.networks.control import control_parts, split_hint
+from compress.networks.controlled import POSTERIOR_NOISE
+from compress.networks.image_prompt import (
+    PromptedControl,
+    PromptedDenoiser,
+    add_image_attention,
+    load_prompted,
+)
+from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
+from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.noise_maps import NoiseMaps
+from compress.networks.resizing import Enlarged, Squeezed
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21_checkpoint import PARTS, load_vae_and_text
+from compress.networks.visual_tokens import VisualTokens, load_visual_tokens
+from compress.process.colour import ColourFix
+from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
+from compress.process.linear_steps import LinearSteps
+from compress.process.resample import SCALE
+from compress.process.self_refined import CONDITION, HINT, SelfRefined
+from compress.process.self_refined import TOKENS as IMAGE_TOKENS
+
+PROMPT = "clean, high-resolution, 8k, extremely detailed, best quality, sharp"
+HINT_CHANNELS = (16, 32, 96, 256)  # of the convolutions that make a hint of pixels
+NANO_HINT = (8, 12, 16, 24)
+SQUEEZED = "visual_input"
+NANO_TOKEN = 32  # width of an image token
+NANO_SWIN: dict[str, Any] = {
+    "image_size": 96,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [1, 1],
+    "num_heads": [2, 4],
+    "window_size": 6,
+}
+
+
+class AddSRSource(NanoWidths, Source):
+    """AddSR: SD 2-base with image attention, a control network, and DAPE's image tokens."""
+
+    family: Literal["addsr"] = Field("addsr", description="The name of this family.")
+    size: Literal["nano", "full"] = Field(
+        "nano",
+        description="`full` reads the published files; `nano` has the same parts, small.",
+    )
+    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    base: str | None = Field(
+        None,
+        description="For `full`, Stable Diffusion 2-base, of which the VAE and the text encoder "
+        "are read: a folder in diffusers' layout, or a hub id.",
+    )
+    unet: str | None = Field(None, description="For `full`, the weight file in AddSR's unet/.")
+    controlnet: str | None = Field(
+        None, description="For `full`, the weight file in AddSR's controlnet/."
+    )
+    ram: str | None = Field(None, description="For `full`, the file ram_swin_large_14m.pth.")
+    dape: str | None = Field(None, description="For `full`, the file DAPE.pth.")
+    steps: int = Field(4, ge=1, le=4, description="Steps, at 999, 749, 499 and 249.")
+    psr_weight: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="From the second step on, the share of the image that the step before made "
+        "in what the networks see; the rest is the input.",
+    )
+    start_from: Literal["lr", "noise"] = Field(
+        "lr",
+        description="What the chain begins at: the latent of the input with noise, or noise alone.",
+    )
+    prompt: str = Field(PROMPT, description="For `full`, the constant prompt.")
+    sample: bool = Field(
+        False,
+        description="Whether the latent of the input is drawn from its Gaussian, with fixed noise, "
+        "as published; else it is the mean.",
+    )
+    colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
+
+    def build(self) -> SRModel:
+        """The structure, on the meta device; no weight is read."""
+        if self.size == "full":
+            parts = sd21_parts()
+            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
+            with torch.device("meta"):
+                tokens = VisualTokens()
+        else:
+            from transformers import SwinConfig
+
+            with torch.device("meta"):
+                text, unet, vae = None, self.nano_unet(), self.nano_vae()
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+                tokens = VisualTokens(SwinConfig(**NANO_SWIN), NANO_TOKEN)
+        width = tokens.image_proj.out_features
+        with torch.device("meta"):
+            parts_of_control = control_parts(
+                unet.config,
+                unet.config["in_channels"],
+                conditioning_embedding_out_channels=(
+                    HINT_CHANNELS if self.size == "full" else NANO_HINT
+                ),
+            )
+            control = PromptedControl(parts_of_control, ADDSR_TIMESTEPS[0], context)
+            add_image_attention(unet, width)
+            add_image_attention(control, width)
+        return addsr_model(
+            {
+                "text_encoder": text,
+                "noise": NoiseMaps(self.steps + self.sample, unet.config["in_channels"]),
+            },
+            Networks(unet, vae, control, tokens),
+            self.process(tokens.size),
+            posterior=self.sample,
+            colour_fix=self.colour_fix,
+        )
+
+    def process(self, tokens_side: int) -> LinearSteps | SelfRefined:
+        """The chain of steps; one step has no refinement.
+
+        Args:
+            tokens_side: Height and width of the image that tokens are made of.
+        """
+        timesteps = ADDSR_TIMESTEPS[: self.steps]
+        if self.steps == 1:
+            return renoised(timesteps, self.start_from)
+        return SelfRefined(timesteps, self.psr_weight, tokens_side, self.start_from)
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.size == "nano":
+            read_tensors(model, Path(_named("weights", self.weights, "the weight file of a nano")))
+        else:
+            self._load_files(model)
+        model.eval().requires_grad_(False)
+
+    def _load_files(self, model: SRModel) -> None:
+        base = _named("base", self.base, "Stable Diffusion 2-base, a folder or a hub id")
+        unet = _named("unet", self.unet, "the weight file in AddSR's unet/")
+        controlnet = _named("controlnet", self.controlnet, "the weight file in AddSR's controlnet/")
+        ram = _named("ram", self.ram, "ram_swin_large_14m.pth")
+        dape = _named("dape", self.dape, "DAPE.pth")
+        load_vae_and_text(model, base, self.prompt)
+        load_prompted(model.denoiser.unet, unet, "source.unet", "AddSR's UNet")
+        with torch.device("meta"):
+            parts = control_parts(
+                model.denoiser.unet.config,
+                model.denoiser.unet.config["in_channels"],
+                conditioning_embedding_out_channels=HINT_CHANNELS,
+            )
+            control = PromptedControl(parts, ADDSR_TIMESTEPS[0])
+            add_image_attention(control)
+        load_prompted(control, controlnet, "source.controlnet", "AddSR's control network")
+        model.hint, model.control = split_hint(control)
+        load_visual_tokens(model.component("tokens", "AddSR"), ram, dape, "source.ram and .dape")
+        model.component("noise", "AddSR").reset_parameters()
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        named: list[str | Path] = []
+        if self.base:
+            named += [Path(self.base) / part for part in PARTS]
+        others = (self.weights, self.unet, self.controlnet, self.ram, self.dape)
+        return files_key(named + [file for file in others if file])
+
+
+class Networks(NamedTuple):
+    """What AddSR's model is made of; each may be on the meta device."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    control: PromptedControl
+    tokens: VisualTokens
+
+
+def addsr_model(
+    others: Mapping[str, nn.Module | None],
+    parts: Networks,
+    process: LinearSteps | SelfRefined,
+    posterior: bool = False,
+    colour_fix: str = "adain",
+) -> SRModel:
+    """The model of AddSR's networks.
+
+    Args:
+        others: `noise`, and `text_encoder` where the networks hold no context.
+        parts: The networks, with image attention.
+        process: The chain of steps.
+        posterior: Whether the encoder samples its posterior, with the last of the noise.
+        colour_fix: A key of `compress.process.colour.FIXES`.
+    """
+    hint, control = split_hint(parts.control)
+    denoiser = PromptedDenoiser(parts.unet, control.timestep, control.context)
+    residuals = denoiser.ratios()
+    told = (TIMESTEP,) if process.steps > 1 else ()
+    drawn = [name for name in process.inputs if name.startswith("noise_")]
+    drawn += [POSTERIOR_NOISE] if posterior else []
+    prompts = ("context", IMAGE_TOKENS)
+    calls = (
+        Call("text_encoder", (), ("context",)),
+        Call("noise", (LR,), tuple(drawn)),
+        Call("squeeze", (LR,), (SQUEEZED,)),
+        Call("tokens", (SQUEEZED,), (IMAGE_TOKENS,)),
+        Call("enlarge", (LR,), (CONDITION,)),
+        Call("encoder", (CONDITION, *([POSTERIOR_NOISE] if posterior else [])), (LATENT,)),
+        Call("hint", (CONDITION,), (HINT,)),
+        Call("control", (STATE, HINT, *prompts, *told), tuple(residuals), each_step=True),
+        Call("denoiser", (STATE, *prompts, *residuals, *told), (PREDICTION,), each_step=True),
+        Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
+    )
+    ratios = map_ratios(
+        0.5, **dict.fromkeys((*drawn, HINT), 0.5), **{CONDITION: float(SCALE)}, **residuals
+    )
+    networks = {
+        **others,
+        "squeeze": Squeezed(parts.tokens.size),
+        "tokens": parts.tokens,
+        "enlarge": Enlarged(),
+        "encoder": ImageEncoder(parts.vae),
+        "hint": hint,
+        "control": control,
+        "denoiser": denoiser,
+        "decoder": VAEDecoder(parts.vae),
+    }
+    return SRModel(
+        networks,
+        process,
+        wiring=Wiring(calls, ratios),
+        colour_fix=colour_fix,
+        tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
+    ).eval()
+
+
+def _named(key: str, value: str | None, what: str) -> str:
+    """What a recipe names. Raises UserError where it does not."""
+    if value is None:
+        raise UserError(f"source.{key}: AddSR needs {what}; set source.{key} (--plan needs none)")
+    return value
