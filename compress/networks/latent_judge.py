@@ -81,8 +81,8 @@ class LatentJudge(nn.Module):
         """Maps of logits, positive for real, the smallest first; the last two have h x w.
 
         Args:
-            latent: Scaled latents [B, 4, h, w]; sides are multiples of 4 for three levels. Fake
-                ones are clamped to [-LARGEST, LARGEST] by the caller.
+            latent: Scaled latents [B, 4, h, w]. Fake ones are clamped to [-LARGEST, LARGEST] by the
+                caller.
             context: The prompt [1 or B, tokens, dim].
             timestep: Where the latent comes from, [1 or B].
         """
@@ -103,23 +103,21 @@ class LatentJudge(nn.Module):
         logits = [head(x)]
         for block, head in zip(self.up_blocks, heads, strict=True):
             count = len(block.resnets)
-            x = _through(block, x, embedding, context, tuple(skips[-count:]))
+            used = tuple(skips[-count:])
             del skips[-count:]
+            # Of the level above, for sides that halving rounds.
+            side = skips[-1].shape[-2:] if skips else None
+            x = _through(
+                block, x, embedding, context, res_hidden_states_tuple=used, upsample_size=side
+            )
             logits.append(head(x))
         return tuple(logits)
 
 
 def _through(
-    block: Any,
-    x: torch.Tensor,
-    embedding: torch.Tensor,
-    context: torch.Tensor,
-    skips: tuple[torch.Tensor, ...] | None = None,
+    block: Any, x: torch.Tensor, embedding: torch.Tensor, context: torch.Tensor, **options: Any
 ) -> Any:
-    """What a level puts out; `skips` are for one on the way up."""
-    options: dict[str, Any] = {}
-    if skips is not None:
-        options["res_hidden_states_tuple"] = skips
+    """What a level puts out, with the text where it takes one."""
     if getattr(block, "has_cross_attention", False):
         options["encoder_hidden_states"] = context
     return block(hidden_states=x, temb=embedding, **options)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.core.tensors import State, check_fit
-from compress.networks.ldm_names import Names
+from compress.networks.ldm_names import Names, text_names, unet_names, vae_names
 
 # Tables of the diffusion, which the process computes itself.
 SCHEDULE = (
@@ -35,6 +35,17 @@ TABLES = (
     "lambdas",
     "one_minus_lambdas",
 )
+# Prefixes of the networks in a file of Stable Diffusion 2, of CCSR v1 and of DoSSR.
+UNET, CONTROL = "model.diffusion_model.", "control_model."
+AUTOENCODER, CONDITION = "first_stage_model.", "cond_encoder."
+TEXT, PREPROCESSOR = "cond_stage_model.model.", "preprocess_model."
+LOSS = "decoder_loss."  # of CCSR v1's training
+# What SD 2 leaves out of the text encoder: its last layer, and what compares texts with images.
+BEHIND_TEXT = (
+    f"{TEXT}transformer.resblocks.23.",
+    f"{TEXT}text_projection",
+    f"{TEXT}logit_scale",
+)
 IN_PROJ = ".attn.in_proj_"  # of open_clip: q, k and v in one
 SIDES = ("q", "k", "v")
 
@@ -51,6 +62,26 @@ class Part(NamedTuple):
     prefix: str
     network: nn.Module
     names: Names
+
+
+def same_part(prefix: str, network: nn.Module) -> Part:
+    """A network that is called the same in the file, such as DoSSR's preprocessor."""
+    return Part(prefix, network, {name: name for name in network.state_dict()})
+
+
+def unet_part(prefix: str, network: nn.Module) -> Part:
+    """A UNet or a control network of the file."""
+    return Part(prefix, network, unet_names(network))
+
+
+def vae_part(prefix: str, network: nn.Module) -> Part:
+    """An autoencoder of the file, or a half of one."""
+    return Part(prefix, network, vae_names(network))
+
+
+def text_part(network: nn.Module, prefix: str = TEXT) -> Part:
+    """The text encoder of the file, which is open_clip's, for transformers' CLIP text model."""
+    return Part(prefix, network, text_names(network))
 
 
 def load_parts(

@@ -7,8 +7,16 @@ from support.golden import Golden
 
 from compress.networks.control import ControlledDenoiser, JoinedControl, control_parts
 from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
-from compress.networks.ldm_checkpoint import Part, load_parts
-from compress.networks.ldm_names import unet_names, vae_names
+from compress.networks.ldm_checkpoint import (
+    AUTOENCODER,
+    CONDITION,
+    CONTROL,
+    PREPROCESSOR,
+    UNET,
+    load_parts,
+    unet_part,
+    vae_part,
+)
 
 TIMESTEP = 999
 GROUPS = 32
@@ -71,22 +79,17 @@ def ldm_networks(
         VAEEncoder(vae),
         VAEDecoder(vae),
     )
-    unet = networks.denoiser.unet
     load_parts(
         [
-            Part("model.diffusion_model.", unet, unet_names(unet)),
-            Part("control_model.", networks.control, unet_names(networks.control)),
-            Part("cond_encoder.", networks.encoder, vae_names(networks.encoder)),
-            Part("first_stage_model.", networks.decoder, vae_names(networks.decoder)),
+            unet_part(UNET, networks.denoiser.unet),
+            unet_part(CONTROL, networks.control),
+            vae_part(CONDITION, networks.encoder),
+            vae_part(AUTOENCODER, networks.decoder),
         ],
         golden.weights(),
         "golden",
         golden.facts["name"],
-        unused=(
-            "first_stage_model.encoder.",
-            "first_stage_model.quant_conv.",
-            "preprocess_model.",
-        ),
+        unused=(f"{AUTOENCODER}encoder.", f"{AUTOENCODER}quant_conv.", PREPROCESSOR),
     )
     for network in networks:
         network.eval().requires_grad_(False)

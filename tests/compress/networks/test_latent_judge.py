@@ -50,9 +50,9 @@ def nano() -> LatentJudge:
 
 
 def test_every_parameter_learns_and_the_latent_gets_a_gradient(nano):
-    latent = torch.randn(2, 4, 4, 6, requires_grad=True)
+    latent = torch.randn(2, 4, 4, 5, requires_grad=True)
     logits = nano(latent, torch.randn(1, 3, 8), torch.tensor([199]))
-    assert [tuple(map_.shape) for map_ in logits] == [(2, 1, 2, 3), (2, 1, 4, 6), (2, 1, 4, 6)]
+    assert [tuple(map_.shape) for map_ in logits] == [(2, 1, 2, 3), (2, 1, 4, 5), (2, 1, 4, 5)]
     sum(map_.mean() for map_ in logits).backward()
     assert latent.grad is not None
     assert latent.grad.abs().sum() > 0

@@ -10,17 +10,23 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from compress.core.errors import UserError
 from compress.networks.control import JoinedControl, control_parts
 from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
-from compress.networks.ldm_checkpoint import TABLES, Part, load_parts, split_projections
-from compress.networks.ldm_names import text_names, unet_names, vae_names
-from compress.networks.sd21 import SD21_TEXT, SD21_UNET, SD21_VAE
-
-TEXT = "cond_stage_model.model."
-# Behind the 23 layers that Stable Diffusion 2 uses.
-BEHIND_TEXT = (
-    f"{TEXT}transformer.resblocks.23.",
-    f"{TEXT}text_projection",
-    f"{TEXT}logit_scale",
+from compress.networks.ldm_checkpoint import (
+    AUTOENCODER,
+    BEHIND_TEXT,
+    CONDITION,
+    CONTROL,
+    LOSS,
+    PREPROCESSOR,
+    TABLES,
+    UNET,
+    Part,
+    load_parts,
+    split_projections,
+    text_part,
+    unet_part,
+    vae_part,
 )
+from compress.networks.sd21 import SD21_TEXT, SD21_UNET, SD21_VAE
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +41,16 @@ def parts() -> list[Part]:
         condition = VAEEncoder(AutoencoderKL(**SD21_VAE))
         text = CLIPTextModel(CLIPTextConfig(**SD21_TEXT))
     return [
-        Part("model.diffusion_model.", unet, unet_names(unet)),
-        Part("control_model.", control, unet_names(control)),
-        Part("first_stage_model.", encoder, vae_names(encoder)),
-        Part("first_stage_model.", decoder, vae_names(decoder)),
-        Part("cond_encoder.", condition, vae_names(condition)),
-        Part(TEXT, text, text_names(text)),
+        unet_part(UNET, unet),
+        unet_part(CONTROL, control),
+        vae_part(AUTOENCODER, encoder),
+        vae_part(AUTOENCODER, decoder),
+        vae_part(CONDITION, condition),
+        text_part(text),
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "others"), [("ccsr_v1_ckpt", "decoder_loss."), ("dossr_ckpt", "preprocess_model.")]
-)
+@pytest.mark.parametrize(("name", "others"), [("ccsr_v1_ckpt", LOSS), ("dossr_ckpt", PREPROCESSOR)])
 def test_every_published_name_has_its_place(shared, parts, name, others):
     file = {
         n: torch.empty(shape, device="meta")

@@ -7,10 +7,10 @@ from support.onnx_parity import check_onnx
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
+from compress.networks.ldm_checkpoint import PREPROCESSOR, load_parts, same_part
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet, load_rrdbnet
 
 NANO = RRDBConfig(channels=6, blocks=1, growth=4)
-PREFIX = "preprocess_model."
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def test_output_is_the_authors(shared):
     network = RRDBNet(
         RRDBConfig(config["num_feat"], config["num_block"], config["num_grow_ch"])
     ).eval()
-    network.load_state_dict(golden.weights(PREFIX))
+    weights = {n: t for n, t in golden.weights().items() if n.startswith(PREPROCESSOR)}
+    load_parts([same_part(PREPROCESSOR, network)], weights, "golden", "DoSSR")
     for case in golden.facts["cases"]:
         lr = golden[f"inputs.{case}.lr_u8"].permute(2, 0, 1)[None] / 255
         golden.check(network.unclamped(lr), f"{case}.preprocess")
@@ -41,7 +42,9 @@ def published() -> RRDBNet:
 
 def test_names_and_shapes_are_the_published(shared, published):
     tensors = manifest(shared, "dossr_ckpt")["tensors"]
-    expected = {n.removeprefix(PREFIX): s for n, s in tensors.items() if n.startswith(PREFIX)}
+    expected = {
+        n.removeprefix(PREPROCESSOR): s for n, s in tensors.items() if n.startswith(PREPROCESSOR)
+    }
     assert {n: list(t.shape) for n, t in published.state_dict().items()} == expected
 
 
