@@ -5,7 +5,12 @@ A family stands above the passes, because a published compressed model may be ma
 """
 
 from compress.families.adcsr import AdcSRSource
+from compress.families.addsr import AddSRSource
+from compress.families.ccsr import CCSRSource
+from compress.families.dfosd import DFOSDSource
+from compress.families.dossr import DoSSRSource
 from compress.families.edge_sd_sr import EdgeSDSRSource
+from compress.families.invsr import InvSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
 from compress.model.source import Source
@@ -15,4 +20,9 @@ FAMILIES: dict[str, type[Source]] = {
     "adcsr": AdcSRSource,
     "resshift": ResShiftSource,
     "edge_sd_sr": EdgeSDSRSource,
+    "dfosd": DFOSDSource,
+    "invsr": InvSRSource,
+    "ccsr": CCSRSource,
+    "addsr": AddSRSource,
+    "dossr": DoSSRSource,
 }

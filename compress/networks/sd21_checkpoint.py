@@ -116,8 +116,17 @@ def token_ids(tokenizer: "CLIPTokenizer", prompt: str, length: int) -> torch.Ten
     return ids
 
 
-def _read_text(encoder: PromptEncoder, base: str, prompts: Sequence[str]) -> PromptEncoder:
-    """The encoder with values, as a new one: its position ids are in no state dict."""
+def read_text(encoder: PromptEncoder, base: str, prompts: Sequence[str]) -> PromptEncoder:
+    """The encoder with values, as a new one: its position ids are in no state dict.
+
+    Args:
+        encoder: Its structure.
+        base: A folder in diffusers' layout or a hub id.
+        prompts: The texts, one for each row of the encoder's token ids.
+
+    Raises:
+        UserError: The base holds another text encoder, or a prompt is too long.
+    """
     from transformers import CLIPTextModel
 
     loaded = _pretrained(CLIPTextModel, base, "text_encoder")
@@ -196,7 +205,7 @@ def load_sd21(
     if lora is not None and entries is not None:
         states = _with_lora(states, expected, entries, lora, lora_alpha)
     if isinstance(model.text_encoder, PromptEncoder):
-        model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
+        model.text_encoder = read_text(model.text_encoder, base, prompts or ("",))
     unet.load_state_dict(states["unet"], assign=True)
     _fill_vae(model, states["vae"])
 
@@ -218,7 +227,7 @@ def load_vae_and_text(model: SRModel, base: str, *prompts: str) -> None:
     expected = model.encoder.state_dict() | model.decoder.state_dict()
     _check_states({"vae": expected}, {"vae": state}, f"base '{base}'")
     if isinstance(model.text_encoder, PromptEncoder):
-        model.text_encoder = _read_text(model.text_encoder, base, prompts or ("",))
+        model.text_encoder = read_text(model.text_encoder, base, prompts or ("",))
     _fill_vae(model, state)
 
 

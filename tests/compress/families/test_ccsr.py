@@ -264,31 +264,52 @@ ENCODER = (34_163_664, 541_149_364_224, 558_329_233_408)
 HINT = 47_185_920  # MACs of the part of the control network that runs once here
 
 
+def sums(parts: list, name: str) -> int:
+    return sum(getattr(part, name) for part in parts)
+
+
 @pytest.mark.parametrize(
-    ("options", "params", "paper", "full"),
+    ("options", "params", "calls", "paper", "full"),
     [
-        ({}, 1_312_718_187, 2_229_666_496_512, 2_352_276_684_800),
-        # The authors' encode twice, and compute the hint at each of 3 and 16 calls.
+        ({}, 1_312_718_187, 1, 2_229_666_496_512, 2_352_276_684_800),
+        # With guidance the authors encode twice, and compute the hint at each of 3 calls.
         (
-            {"steps": 6, "t_min": 0.5, "guidance": 4.5},
+            {},
             1_312_718_187,
+            3,
             3_667_690_930_176 - ENCODER[1] - 2 * HINT,
             3_983_981_887_488 - ENCODER[2] - 2 * HINT,
         ),
+        # And at each of version 1's 16 calls.
         (
-            {"version": 1},
+            {"version": 1, "steps": 3},
             1_312_717_867,
+            16,
             8_956_229_517_312 - 15 * HINT,
             10_402_596_454_400 - 15 * HINT,
         ),
     ],
 )
-def test_full_size_has_the_published_counts(options, params, paper, full):
-    found = measure(CCSRSource(size="full", **options).build()).components()
-    parts = [part for name, part in found.items() if name != "text_encoder"]
-    assert sum(part.params for part in parts) == params
-    assert sum(part.macs_paper for part in parts) == paper
-    assert sum(part.macs_full for part in parts) == full
+def test_full_size_has_the_published_counts(options, params, calls, paper, full):
+    source = CCSRSource(size="full", **options)
+    found = measure(source.build()).components()
+    once = [p for name, p in found.items() if name not in ("text_encoder", "control", "denoiser")]
+    steps = [found["control"], found["denoiser"]]
+    counted = source.process().steps
+    assert sums(once, "params") + sums(steps, "params") == params
+    for name, expected in (("macs_paper", paper), ("macs_full", full)):
+        assert sums(once, name) + sums(steps, name) // counted * calls == expected
+
+
+def test_guidance_is_three_calls_in_two_steps():
+    source = CCSRSource(size="full", steps=6, t_min=0.5, guidance=4.5)
+    rows = source.process().rows
+    assert [row.timestep for row in rows] == [999, 499, 499]
+    assert [dict(row.instead) for row in rows] == [
+        {"context": "negative_context"},
+        {"context": "negative_context"},
+        {},
+    ]
 
 
 @pytest.mark.parametrize(

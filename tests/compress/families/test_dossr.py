@@ -94,26 +94,38 @@ ENCODER = (541_149_364_224, 558_329_233_408)
 HINT = 47_185_920  # MACs of the part of the control network that runs once here
 
 
-@pytest.mark.parametrize(
-    ("steps", "paper", "full"),
-    [
-        (1, 3_064_529_338_368, 3_204_319_395_840),
-        (5, 4_858_279_477_248, 5_351_071_334_400),
-        (10, 7_100_467_150_848, 8_034_511_257_600),
-    ],
-)
-def test_full_size_has_the_published_counts(steps, paper, full):
-    found = measure(DoSSRSource(size="full", steps=steps).build()).components()
-    parts = [part for name, part in found.items() if name != "text_encoder"]
-    assert sum(part.macs_paper for part in parts) == paper - (steps - 1) * HINT
-    assert sum(part.macs_full for part in parts) == full - (steps - 1) * HINT
-    if steps == 1:
-        assert found["preprocessor"].params == 16_697_987
-        assert found["condition_encoder"].macs_paper == ENCODER[0]
-        # 23 of the 24 layers of the text encoder are there.
-        layer_24_and_projection = 354_032_641 - 340_387_840
-        total = sum(part.params for part in found.values()) + layer_24_and_projection
-        assert total == 1_717_612_159
+SUMS = {  # steps -> products of convolutions and linear layers, and of all
+    1: (3_064_529_338_368, 3_204_319_395_840),
+    5: (4_858_279_477_248, 5_351_071_334_400),
+    10: (7_100_467_150_848, 8_034_511_257_600),
+}
+
+
+def test_full_size_has_the_published_counts():
+    found = measure(DoSSRSource(size="full", steps=1).build()).components()
+    assert found["preprocessor"].params == 16_697_987
+    assert found["condition_encoder"].macs_paper == ENCODER[0]
+    # 23 of the 24 layers of the text encoder are there.
+    layer_24_and_projection = 354_032_641 - 340_387_840
+    total = sum(part.params for part in found.values()) + layer_24_and_projection
+    assert total == 1_717_612_159
+    of_step = [found["control"], found["denoiser"]]
+    once = [part for name, part in found.items() if name != "text_encoder"]
+    for steps, (paper, full) in SUMS.items():
+        more = steps - 1
+        assert sum(p.macs_paper for p in once) + more * sum(p.macs_paper for p in of_step) == (
+            paper - more * HINT
+        )
+        assert sum(p.macs_full for p in once) + more * sum(p.macs_full for p in of_step) == (
+            full - more * HINT
+        )
+
+
+def test_cost_counts_every_step():
+    one, three = (measure(DoSSRSource(steps=steps).build()).components() for steps in (1, 3))
+    for name, part in one.items():
+        times = 3 if name in ("control", "denoiser") else 1
+        assert three[name].macs_full == times * part.macs_full, name
 
 
 def test_the_nano_is_a_small_model_of_the_same_parts():
