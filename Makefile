@@ -14,11 +14,12 @@ run: .venv/installed
 	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" \
 	    -o runs/upscaled/$(basename $(notdir $(RECIPE))) --existing skip
 
-# One thread for each of the workers: two pools of spinning threads on the same cores are slower than one.
+# One thread for each of the workers: two pools of spinning threads on the same cores are slower
+# than one.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-# Without what a whole model has to be compressed, trained or exported for: minutes less, for the hand.
+# Without what a whole model has to be compressed, trained or exported for: minutes less.
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
@@ -29,12 +30,13 @@ format: .venv/installed
 lint: .venv/installed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m codespell_lib compress export eval recipes README.md CONTRIBUTING.md CHANGELOG.md docs
+	$(BIN)/python -m codespell_lib compress export eval recipes docs \
+	    README.md CONTRIBUTING.md CHANGELOG.md
 
 types: .venv/installed
 	$(BIN)/python -m mypy
 
-# The reference from the configs, then the site in build/site. The builder has an environment of its own.
+# The reference from the configs, then the site in build/site. The builder has its own environment.
 docs: .venv/installed .venv-docs/installed
 	$(BIN)/python -m compress.reference
 	.venv-docs/bin/zensical build --clean --strict
@@ -42,9 +44,11 @@ docs: .venv/installed .venv-docs/installed
 plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan
 
-# torch before everything else: a later unpinned requirement would pull another build of several gigabytes.
+# torch before everything else: a later unpinned requirement would pull another build of several
+# gigabytes.
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'

@@ -50,7 +50,7 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     """(module, arguments) of every command line of a page."""
     lines = spans(page)
     for _, _, body in FENCE.findall(text_of(page)):
-        lines += body.replace("\\\n", " ").splitlines()
+        lines += body.replace("\\\n", "").splitlines()
     found = []
     for line in lines:
         match = COMMAND.match(line.strip())

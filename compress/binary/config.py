@@ -82,7 +82,9 @@ class BinaryConfig:
     @property
     def act_bits(self) -> int | None:
         """Bits of an input of the binary branch, None without one."""
-        return ACT_BITS.get(self.method, 1) if self.binary else None
+        if self.binary:
+            return ACT_BITS.get(self.method, 1)
+        return None
 
 
 DEFAULT = BinaryConfig()

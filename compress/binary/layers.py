@@ -214,7 +214,9 @@ class BinaryLayer(nn.Module):
         return self._add_bias(y)
 
     def _add_bias(self, y: torch.Tensor) -> torch.Tensor:
-        return y if self.bias is None else y + self.per_channel(self.bias)
+        if self.bias is None:
+            return y
+        return y + self.per_channel(self.bias)
 
     def per_channel(self, values: torch.Tensor) -> torch.Tensor:
         """[C] in the shape that broadcasts over the layer's input."""

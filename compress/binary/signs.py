@@ -15,7 +15,9 @@ def sign(x: torch.Tensor, zero: bool = False) -> torch.Tensor:
 
     sign(0) is +1, so that one bit holds the result; with `zero` it is 0.
     """
-    return torch.sign(x) if zero else torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    if zero:
+        return torch.sign(x)
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
 
 class ClipSign(torch.autograd.Function):

@@ -16,8 +16,8 @@ from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import parse_recipe, resolved
 
 WORST = 12  # layers in the table
-LINE = 110  # characters of a line of a recipe
-COMMAND_LINE = 112  # of a command in its head
+LINE = 100  # characters of a line of a recipe
+COMMAND_LINE = 98  # of a command in its head
 
 
 def report(rows: list[dict], widths: list[Width], worst: int = WORST) -> str:
@@ -121,7 +121,7 @@ def write_recipe(subject: Subject, choice: Choice, path: Path, how: list[str]) -
     data["passes"][subject.place] = _entry(choice)
     data["name"] = path.stem
     parse_recipe(data, str(path))
-    text = yaml.safe_dump(data, sort_keys=False, width=LINE, default_flow_style=None)
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=LINE, default_flow_style=None)
     head = [f"made by {MADE_BY}", *how]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(f"# {line}\n" for line in head) + text)
@@ -139,4 +139,19 @@ def _entry(choice: Choice) -> dict:
     for name, width in whole["pins"].items():
         same = width["weights"] == width["activations"]
         pins[name] = width["weights"] if same else width
-    return entry | {"pins": pins}
+    return entry | {"pins": _OneALine(pins)}
+
+
+class _OneALine(dict):
+    """A mapping that is written with one key a line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """As `yaml.safe_dump`, which writes a mapping of plain values on as few lines as it can."""
+
+
+def _write_one_a_line(dumper: yaml.SafeDumper, mapping: _OneALine) -> yaml.Node:
+    return dumper.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=False)
+
+
+_Dumper.add_representer(_OneALine, _write_one_a_line)

@@ -126,7 +126,9 @@ def _holder(file: Path) -> str:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return lines[1] if len(lines) > 1 else "another process"
+    if len(lines) > 1:
+        return lines[1]
+    return "another process"
 
 
 def _release(descriptor: int, file: Path) -> None:

@@ -73,7 +73,9 @@ def _number_in(text: str, kind: str) -> int | None:
     """The errno that an exception of the type named `kind` speaks of; None for none."""
     if kind == "SafetensorError":
         told = re.search(r"os error (\d+)", text)
-        return None if told is None else int(told[1])
+        if told is None:
+            return None
+        return int(told[1])
     for name, words, number in _WORDS:
         if kind == name and words in text:
             return number

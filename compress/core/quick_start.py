@@ -61,7 +61,9 @@ class _Compiler(ModuleType):
     @staticmethod
     def disable(marked: Any = None, *_: Any, **__: Any) -> Any:
         """`marked`, or a decorator that leaves what it gets as it is."""
-        return (lambda function: function) if marked is None else marked
+        if marked is None:
+            return lambda function: function
+        return marked
 
 
 class _Submodules(MetaPathFinder, Loader):

@@ -166,7 +166,9 @@ def parse(text: str, where: str) -> Any:
         )
     try:
         node = _Loader(text).get_single_node()
-        return None if node is None else _build(node)
+        if node is None:
+            return None
+        return _build(node)
     except yaml.reader.ReaderError as error:
         code = error.character if isinstance(error.character, int) else ord(error.character)
         raise UserError(

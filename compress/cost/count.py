@@ -42,6 +42,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from compress.core.errors import UserError
 from compress.cost.cost import FLOAT32, FLOAT_BITS, Arithmetic, Cost, Layer
+from compress.cost.shapes import call_on_meta
 from compress.model.sr_model import SRModel
 
 M = TypeVar("M", bound=nn.Module)
@@ -73,7 +74,7 @@ class _LinearCalls(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         """Run a function of torch, and know while it is F.linear."""
         if func is not F.linear:
-            return func(*args, **(kwargs or {}))
+            return call_on_meta(func, args, kwargs or {})
         self.active = True
         try:
             return func(*args, **(kwargs or {}))
@@ -194,6 +195,27 @@ def meta_copy(model: M) -> M:
     return copy.deepcopy(model, memo)
 
 
+def _without_values(model: M) -> M:
+    """The model itself where it is what `meta_copy` would make of it, else that copy."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        is_narrow = tensor.is_floating_point() and tensor.dtype != torch.float32
+        if is_narrow or not tensor.is_meta:
+            return meta_copy(model)
+    return model
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and the modes of before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _leaves(model: nn.Module) -> set[nn.Module]:
     """Modules without children; a quantised layer is one, and the quantisers inside it are none."""
     quantised: set[nn.Module] = set()
@@ -268,8 +290,8 @@ def _count(model: M, run: Callable[[M], object], outside: Layer) -> list[Layer]:
     """
     seen: set[int] = set()
     rows = {name: _storage(name, module, seen) for name, module in model.named_modules()}
-    twin = meta_copy(model).eval()
-    with _recording(twin, rows, outside):
+    twin = _without_values(model)
+    with _evaluating(twin), _recording(twin, rows, outside):
         run(twin)
     return [row for row in (*rows.values(), outside) if row.is_used]
 

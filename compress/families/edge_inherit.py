@@ -117,7 +117,9 @@ def matching(pair: _Pair, where: str) -> dict[Space, Space]:
 def _twin_axes(layer: nn.Module, pair: _Pair) -> Axes | None:
     """The axes of the base's layer of the same name; None where it has none."""
     twin = pair.twins.get(pair.names[layer])
-    return None if twin is None else pair.base.layers.get(twin)
+    if twin is None:
+        return None
+    return pair.base.layers.get(twin)
 
 
 def kept(

@@ -49,7 +49,9 @@ class Call:
     def result(self, values: Values) -> Any:
         """What the component returned, out of all values: one tensor, or a tuple of several."""
         made = tuple(values[name] for name in self.outputs)
-        return made[0] if len(made) == 1 else made
+        if len(made) == 1:
+            return made[0]
+        return made
 
 
 # Told of each call: it, its arguments, and what it put out.

@@ -156,7 +156,9 @@ def diffusers_name(name: str, levels: int) -> str:
 
 def _float(tensor: torch.Tensor) -> torch.Tensor:
     """In float32, if it is floating point; what is not stays, to be refused by its name."""
-    return tensor.float() if tensor.is_floating_point() else tensor
+    if tensor.is_floating_point():
+        return tensor.float()
+    return tensor
 
 
 def half_decoder(state: State, levels: int, where: str = DECODER) -> State:

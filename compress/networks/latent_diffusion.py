@@ -139,7 +139,9 @@ class Conditioned(nn.Module):
     ) -> torch.Tensor | None:
         """The context for every image of a batch, the own one where none is given."""
         text = self.context if context is None else context
-        return None if text is None else text.expand(latent.shape[0], -1, -1)
+        if text is None:
+            return None
+        return text.expand(latent.shape[0], -1, -1)
 
 
 class UNetDenoiser(Conditioned):

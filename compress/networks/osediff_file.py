@@ -176,7 +176,9 @@ def _lora_entry(name: str, value: Any, where: str) -> Any:
 def _shown_rank(value: Any) -> str:
     if type(value) is str:
         return value[:MOST_SHOWN]
-    return str(value) if type(value) is int else kind_of(value)
+    if type(value) is int:
+        return str(value)
+    return kind_of(value)
 
 
 def merge_osediff(

@@ -162,7 +162,9 @@ class Level(nn.Module):
         """[B, C_in, h, w] -> [B, C_out, *, *]."""
         x = self.block(x)
         sample = getattr(self, self.sample_name)
-        return x if sample is None else sample(x)
+        if sample is None:
+            return x
+        return sample(x)
 
 
 class Encoder(nn.Module):

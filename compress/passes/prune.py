@@ -120,7 +120,9 @@ class ChannelPruning(Pass):
 
     def data_key(self) -> str:
         """Identity of the calibration images, where they matter."""
-        return calibration_hash(self.calibration.data) if self.channels == "activation" else ""
+        if self.channels == "activation":
+            return calibration_hash(self.calibration.data)
+        return ""
 
 
 class Prune(ChannelPruning):

@@ -274,7 +274,9 @@ class Quantize(QuantizeConfig):
 
     def label(self) -> str:
         """The placement that a figure of this pass belongs to."""
-        return f"{self.grids} with outputs" if self.outputs else str(self.grids)
+        if self.outputs:
+            return f"{self.grids} with outputs"
+        return str(self.grids)
 
     def as_published(self) -> "Quantize":
         """This pass without what PassionSR does not have."""

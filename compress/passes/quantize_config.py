@@ -36,7 +36,9 @@ class Width(Strict):
     @classmethod
     def of(cls, bits: "int | Width") -> "Width":
         """A pin's value: one number stands for both."""
-        return bits if isinstance(bits, Width) else cls(weights=bits, activations=bits)
+        if isinstance(bits, Width):
+            return bits
+        return cls(weights=bits, activations=bits)
 
 
 class QuantizeConfig(Pass):

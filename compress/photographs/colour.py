@@ -86,7 +86,9 @@ def _by_profile(image: Image.Image, icc: bytes) -> Image.Image:
     if not _changes(transform, image.mode):
         return image.convert("L" if grey else "RGB")
     converted = _apply(image, transform)
-    return converted.convert("L") if grey else converted
+    if grey:
+        return converted.convert("L")
+    return converted
 
 
 def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -233,7 +233,9 @@ def bits(image: Image.Image) -> int:
     if rawmode == "1":
         return 1
     digits = re.sub("[^0-9]", "", str(rawmode).partition(";")[2])
-    return int(digits) if digits else 8
+    if digits:
+        return int(digits)
+    return 8
 
 
 def _pixi_bits(path: Path) -> int:

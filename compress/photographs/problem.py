@@ -17,4 +17,6 @@ def shown(path: Path | str) -> str:
 
 
 def _printable(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]
+    if character.isprintable():
+        return character
+    return ascii(character)[1:-1]

@@ -125,7 +125,9 @@ def _white(image: Image.Image, values: np.ndarray, depth: int, name: str) -> flo
     """The value of white. Raises PhotographError for floats outside of [0, 1]."""
     if image.mode != "F":
         # PPM's values are spread to 16 bits by the decoder; a TIFF of 12 bits keeps its own.
-        return 65535.0 if image.format in ("PNG", "PPM") else 2.0**depth - 1
+        if image.format in ("PNG", "PPM"):
+            return 65535.0
+        return 2.0**depth - 1
     if not np.isfinite(values).all():
         raise PhotographError(
             f"{name}: the image contains NaN or infinite values; give one whose pixels are finite"
@@ -149,7 +151,9 @@ def _on_white(image: Image.Image, depth: int) -> Image.Image:
         rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     laid = Image.alpha_composite(white, rgba).convert("RGB")
-    return laid.convert("L") if header.grey(image) else laid
+    if header.grey(image):
+        return laid.convert("L")
+    return laid
 
 
 def _spread_transparency(image: Image.Image, depth: int) -> None:

@@ -102,7 +102,9 @@ class Bidirectional(nn.Module):
         """z_T [B, C, h, w] from the encoder's [B, 2C, h, w] and eps, [1 or B, C, h, w]."""
         mean, sigma = self.moments(latent)
         spread = sigma * noise if self.variance else noise.expand_as(mean)
-        return mean + spread if self.mean else spread
+        if self.mean:
+            return mean + spread
+        return spread
 
     def diffuse(
         self,

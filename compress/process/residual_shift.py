@@ -121,7 +121,9 @@ class ResidualShift:
 
     def eta(self, t: int) -> float:
         """eta_t; 0 before the first step (t = -1)."""
-        return self.sqrt_etas[t] ** 2 if t >= 0 else 0.0
+        if t >= 0:
+            return self.sqrt_etas[t] ** 2
+        return 0.0
 
     @property
     def prior_std(self) -> float:

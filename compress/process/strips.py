@@ -92,7 +92,9 @@ def cubic(t: float) -> float:
     t = abs(t)
     if t <= 1:
         return 1.25 * t**3 - 2.25 * t**2 + 1
-    return -0.75 * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
+    if t < 2:
+        return -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+    return 0.0
 
 
 def phases(scale: int) -> list[list[float]]:

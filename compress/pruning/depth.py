@@ -218,4 +218,6 @@ def plain(module: nn.Module) -> Shortcut:
 
 def tensor_of(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """A block's result, which an attention gives as a tuple of one."""
-    return output[0] if isinstance(output, tuple) else output
+    if isinstance(output, tuple):
+        return output[0]
+    return output

@@ -66,7 +66,9 @@ class Grid:
         """The highest code."""
         if self.reduced:
             return REDUCED
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        if self.signed:
+            return 2 ** (self.bits - 1) - 1
+        return 2**self.bits - 1
 
     @property
     def dtype(self) -> torch.dtype:

@@ -95,7 +95,9 @@ def attend_in_chunks(
             scores = scores + mask
         weights = roles["probs"]((scores - scores.amax(-1, keepdim=True)).exp())
         parts.append(weights @ value / weights.sum(-1, keepdim=True))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts, -2)
 
 
 def rows_of_chunk(*shape: int) -> int:

@@ -32,7 +32,9 @@ def find_pairs(component: nn.Module, flow: Flow) -> list[Site]:
 
 
 def _layer_of(component: nn.Module, node: Node) -> nn.Module | None:
-    return None if node.layer is None else component.get_submodule(node.layer)
+    if node.layer is None:
+        return None
+    return component.get_submodule(node.layer)
 
 
 def _consumers(component: nn.Module, node: Node, channels: int) -> list[QuantLayer]:

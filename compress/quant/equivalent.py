@@ -37,7 +37,9 @@ def input_channel_max(weight: torch.Tensor) -> torch.Tensor:
 
 def on_channels(values: torch.Tensor, x: torch.Tensor, conv: bool) -> torch.Tensor:
     """[C] -> broadcastable against `x`: axis 1 for maps (`conv`), the last for tokens."""
-    return values.view(1, -1, *[1] * (x.ndim - 2)) if conv else values
+    if conv:
+        return values.view(1, -1, *[1] * (x.ndim - 2))
+    return values
 
 
 def conv2d(
@@ -86,4 +88,6 @@ def linear(
     """As `conv2d` for [..., in]. The released code has the offset's sign wrong: off by 2 W o."""
     shifted = x if offset is None else x - offset
     y = F.linear(shifted / scale, weight * scale, bias)
-    return y if offset is None else y + F.linear(offset, weight)
+    if offset is None:
+        return y
+    return y + F.linear(offset, weight)

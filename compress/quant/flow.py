@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from compress.cost.count import meta_copy
+from compress.cost.shapes import call_on_meta
 from compress.model.sr_model import SRModel
 from compress.quant.calls import MOVES, NEUTRAL, SCALAR, operator_of, tensors_of
 
@@ -51,7 +52,9 @@ class Node:
     @property
     def source(self) -> "Node | None":
         """The maker of the first operand; None for a constant, or without operands."""
-        return self.inputs[0] if self.inputs else None
+        if self.inputs:
+            return self.inputs[0]
+        return None
 
 
 INPUT = "input"
@@ -143,7 +146,7 @@ class _Recorder(TorchFunctionMode):
         inputs = tensors_of((args, kwargs))
         # Before the call: an operator in place changes its input's origin.
         origins = [self.origin.get(id(t)) for t in inputs]
-        out = func(*args, **kwargs)
+        out = call_on_meta(func, args, kwargs)
         if op is not None and op != NEUTRAL:
             self._add_operator(op, args, inputs, out)
         elif origins and (op == NEUTRAL or name in MOVES):

@@ -215,15 +215,21 @@ class QuantLayer(nn.Module):
 
     def quantise_input(self, x: torch.Tensor) -> torch.Tensor:
         """Round the input to its grid; it stays as it is where it comes from a grid."""
-        return x if self.input is None else self.input(x)
+        if self.input is None:
+            return x
+        return self.input(x)
 
     def quantise_output(self, y: torch.Tensor) -> torch.Tensor:
         """Round the result to its grid; it stays as it is without one."""
-        return y if self.output is None else self.output(y)
+        if self.output is None:
+            return y
+        return self.output(y)
 
     def add_branch(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Add the low-rank branch's share, computed from the float input `x`, to the result."""
-        return y if self.branch is None else y + self.branch(x, self.apply_weight)
+        if self.branch is None:
+            return y
+        return y + self.branch(x, self.apply_weight)
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Compute the layer's result.
@@ -286,7 +292,9 @@ class QuantLinear(QuantLayer):
         product back into a float Gemm.
         """
         y = F.linear(x, weight)
-        return y if bias is None else y + bias.view(*[1] * (x.ndim - 1), -1)
+        if bias is None:
+            return y
+        return y + bias.view(*[1] * (x.ndim - 1), -1)
 
 
 def slice_input(layer: nn.Conv2d, start: int, stop: int, bias: bool) -> nn.Conv2d:

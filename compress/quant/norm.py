@@ -65,4 +65,6 @@ def _sample(x: torch.Tensor, stride: int, rows: bool) -> torch.Tensor:
     """The positions of [B, C, h, w] that moments are taken from."""
     if rows:
         return x[:, :, :: max(1, min(stride, x.shape[2] // LEAST_ROWS))]
-    return F.max_pool2d(x, 1, stride) if stride > 1 else x
+    if stride > 1:
+        return F.max_pool2d(x, 1, stride)
+    return x

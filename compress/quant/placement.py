@@ -14,7 +14,9 @@ class Placement(StrEnum):
     @classmethod
     def of(cls, placement: str, attention: bool = False) -> "Placement":
         """The placement of a `quantize` pass with these two settings."""
-        return cls.ATTENTION if attention and placement == cls.COMPAT else cls(placement)
+        if attention and placement == cls.COMPAT:
+            return cls.ATTENTION
+        return cls(placement)
 
     @property
     def whole_graph(self) -> bool:

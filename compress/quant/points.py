@@ -142,7 +142,9 @@ class QuantizedOperators(TorchFunctionMode):
             out = args[0] * roles["gate"](torch.sigmoid(args[0]))
         else:
             out = func(*args, **kwargs)
-        return roles["out"](out) if "out" in roles else out
+        if "out" in roles:
+            return roles["out"](out)
+        return out
 
 
 class _RunsWithPoints(nn.Module):

@@ -126,7 +126,9 @@ class StageRun:
 
     def perceptual(self) -> nn.Module | None:
         """The metric of the loss lpips, if the stage has that loss."""
-        return self.build_perceptual() if self.settings.losses.get("lpips") else None
+        if self.settings.losses.get("lpips"):
+            return self.build_perceptual()
+        return None
 
 
 class Stage(nn.Module):

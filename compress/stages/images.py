@@ -77,7 +77,9 @@ class ImageStage(Stage):
 
     def clean(self, batch: Batch) -> torch.Tensor:
         """The images to make, [B, 3, H, W]."""
-        return batch if isinstance(batch, torch.Tensor) else batch[1]
+        if isinstance(batch, torch.Tensor):
+            return batch
+        return batch[1]
 
     def terms(self, image: torch.Tensor, target: torch.Tensor) -> Terms:
         """The terms that compare the stage's image with what it should be."""

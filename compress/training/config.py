@@ -162,7 +162,9 @@ class DistillConfig(Pass):
     @property
     def judged(self) -> str | None:
         """What the discriminator looks at: features, latent or image; None without one."""
-        return JUDGED[self.discriminator.kind] if self.losses.get("gan") else None
+        if self.losses.get("gan"):
+            return JUDGED[self.discriminator.kind]
+        return None
 
     def trained_names(self, model: SRModel) -> list[str]:
         """Names of the parameters of `model` that learn.

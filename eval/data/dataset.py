@@ -149,7 +149,9 @@ def _pair(name: str, files: PairOfFiles, convert: bool) -> Pair:
 
 
 def _reader(file: Path | None, convert: bool) -> Read | None:
-    return None if file is None else partial(read_image, file, convert)
+    if file is None:
+        return None
+    return partial(read_image, file, convert)
 
 
 def _count(known: NamedSet | None, protocol: str, total: int, folder: Path) -> tuple[str, ...]:

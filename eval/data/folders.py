@@ -71,7 +71,9 @@ def locate(spec: DataSpec) -> Located:
 
 def _two_folders(spec: DataSpec) -> Located:
     """`lr` and `hr`, of a published data set where `data` names one."""
-    small, large, known = spec.lr, spec.hr, None
+    small = spec.lr
+    large = spec.hr
+    known: NamedSet | None = None
     if spec.data is not None:
         key, _, root = str(spec.data).partition("=")
         known = _set_beside_folders(key, root)
@@ -82,18 +84,22 @@ def _two_folders(spec: DataSpec) -> Located:
         raise UserError(
             f"{known.name} has small images and their originals; give both --lr and --hr"
         )
-    layout = Layout(
-        (str(small),) if small else (),
-        (str(large),) if large else (),
-        *_suffixes(known, small, large),
-    )
+    layout = Layout(_places(small), _places(large), *_suffixes(known, small, large))
     return Located(layout, Path(small or large or ""), known)
+
+
+def _places(folder: str | Path | None) -> tuple[str, ...]:
+    """A folder as a layout holds it: none where there is none."""
+    return (str(folder),) if folder else ()
 
 
 def _published(known: NamedSet, root: Path, protocol: str | None) -> Located:
     """A published data set, as its makers lay it out or in one of LAYOUTS."""
-    for name, entry in known.protocols.items():
-        layout = _own_layout(entry, root) if protocol in (None, name) else None
+    protocols = list(known.protocols.values())
+    if protocol is not None:
+        protocols = [known.protocols[protocol]]
+    for entry in protocols:
+        layout = _own_layout(entry, root)
         if layout is not None:
             return Located(layout, root, known)
     layout = _common_layout(root, with_originals=known.reference)
@@ -131,7 +137,7 @@ def _common_layout(root: Path, with_originals: bool) -> Layout | None:
         if small.lower() not in inside:
             continue
         originals = inside.get(large.lower()) if with_originals else None
-        return Layout((str(inside[small.lower()]),), (str(originals),) if originals else ())
+        return Layout((str(inside[small.lower()]),), _places(originals))
     return None
 
 
@@ -186,17 +192,23 @@ def _suffixes(
     """How names of small and large images end, by the first layout that both folders fit."""
     if known is None:
         return "", ""
-    small_stems, large_stems = _stems(small), _stems(large)
+    small_stems = _stems(small)
+    large_stems = _stems(large)
     for entry in known.protocols.values():
         for layout in entry.layouts:
-            if not layout.small_suffix and not layout.large_suffix:
-                continue
-            if not any(stem.endswith(layout.small_suffix) for stem in small_stems):
-                continue
-            if any(stem.endswith(layout.large_suffix) for stem in large_stems):
-                return layout.small_suffix, layout.large_suffix
+            suffixes = (layout.small_suffix, layout.large_suffix)
+            fits = _any_ends(small_stems, suffixes[0]) and _any_ends(large_stems, suffixes[1])
+            if any(suffixes) and fits:
+                return suffixes
     return "", ""
 
 
+def _any_ends(stems: list[str], suffix: str) -> bool:
+    return any(stem.endswith(suffix) for stem in stems)
+
+
 def _stems(folder: str | Path | None) -> list[str]:
-    return [path.stem for path in list_images(folder)] if folder else []
+    """Names of the images in a folder without their suffixes; none where there is no folder."""
+    if not folder:
+        return []
+    return [path.stem for path in list_images(folder)]

@@ -97,7 +97,9 @@ class _InDouble(TorchFunctionMode):
     """Every `.float()` gives float64."""
 
     def __torch_function__(self, func, kinds, args=(), kwargs=None):
-        return args[0].double() if func is torch.Tensor.float else func(*args, **(kwargs or {}))
+        if func is torch.Tensor.float:
+            return args[0].double()
+        return func(*args, **(kwargs or {}))
 
 
 class Vif(nn.Module):

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlparse
 
-import scipy.io
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -139,6 +138,8 @@ def sound(path: Path) -> Path:
     Raises:
         UserError: It is cut off, or holds something that runs when it is unpickled.
     """
+    import scipy.io  # takes a while, and plans check names of metrics alone
+
     try:
         if path.suffix == ".mat":
             scipy.io.loadmat(path)

@@ -52,7 +52,9 @@ def cell(value: object, key: str = "") -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     unit = _unit(key)
-    return _plain(value) if unit is None else _shortened(value, unit)
+    if unit is None:
+        return _plain(value)
+    return _shortened(value, unit)
 
 
 def _shortened(value: float, unit: str) -> str:

@@ -85,4 +85,6 @@ def _binary(step: dict[str, Any], packed: bool) -> str:
 
 def plural(count: int, one: str, many: str | None = None) -> str:
     """`one` where `count` is 1, else `many`, by default `one` with an s."""
-    return one if count == 1 else many or f"{one}s"
+    if count == 1:
+        return one
+    return many or f"{one}s"

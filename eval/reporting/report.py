@@ -136,7 +136,9 @@ def _first_evaluation(run: Run) -> Evaluation:
 
     def rank(one: Evaluation) -> int:
         name = one.data.lower()
-        return wanted.index(name) if name in wanted else len(wanted)
+        if name in wanted:
+            return wanted.index(name)
+        return len(wanted)
 
     return min(run.evaluations, key=rank)
 
@@ -235,7 +237,9 @@ def _cost_tiles(rows: list[Row]) -> list[dict[str, str]]:
 
 def _parity_tile(rows: list[Row]) -> dict[str, str]:
     def badness(row: Row) -> float:
-        return -math.inf if row["psnr_db"] is None else row["psnr_db"]
+        if row["psnr_db"] is None:
+            return -math.inf
+        return row["psnr_db"]
 
     worst = min(rows, key=badness)
     value = worst["psnr_db"]

@@ -45,7 +45,9 @@ def averages(
 def _figure(name: str, outcomes: list[Outcome], has_weights: bool) -> Figure:
     if not METRICS[name].features:
         return _mean(name, outcomes)
-    return _distance(name, outcomes) if has_weights else (None, None)
+    if has_weights:
+        return _distance(name, outcomes)
+    return (None, None)
 
 
 def _mean(name: str, outcomes: list[Outcome]) -> Figure:

@@ -67,7 +67,9 @@ def find_source(given: SRModel | str | Path, data: DataSet, device: str, process
 
 def model_file(source: Path) -> Path:
     """The model's file of a run directory; `source` itself where it is a file."""
-    return source / MODEL_FILE if source.is_dir() else source
+    if source.is_dir():
+        return source / MODEL_FILE
+    return source
 
 
 def key_of_file(path: Path) -> str:

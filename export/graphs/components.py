@@ -86,7 +86,9 @@ class Part(nn.Module):
         else:
             run_calls(self.part, [self.call], values)
             outputs = tuple(values[name] for name in self.call.outputs)
-        return outputs[0] if len(outputs) == 1 else outputs
+        if len(outputs) == 1:
+            return outputs[0]
+        return outputs
 
     def _at_first_step(self, values: Values) -> tuple:
         seen: list[tuple] = []
@@ -208,7 +210,9 @@ def reaching(model: SRModel, stem: str, values: Values) -> list[Tensors]:
 def outputs_of(module: nn.Module, inputs: Tensors) -> Tensors:
     """What a graph's module puts out, one tensor or several, as a tuple."""
     result = module(*inputs)
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    if isinstance(result, (tuple, list)):
+        return tuple(result)
+    return (result,)
 
 
 def check_size(model: SRModel, lr_size: tuple[int, int]) -> None:
@@ -263,4 +267,6 @@ def dynamic_axes(model: SRModel, stem: str) -> tuple[Any, ...]:
     if stem == MODEL:
         return (axes[0], tuple(axes[1:])) if len(axes) > 1 else (axes[0],)
     is_part = isinstance(graphs_of(model)[stem].build(model), Part)
-    return (tuple(axes),) if is_part else tuple(axes)
+    if is_part:
+        return (tuple(axes),)
+    return tuple(axes)

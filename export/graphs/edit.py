@@ -63,7 +63,9 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None:
         return None
     sides = [side for side in value.shape if isinstance(side, int)]
-    return tuple(sides) if len(sides) == len(value.shape) else None
+    if len(sides) == len(value.shape):
+        return tuple(sides)
+    return None
 
 
 def infer(model: ir.Model) -> None:
@@ -104,7 +106,9 @@ def operand(node: ir.Node, index: int) -> ir.Value:
 
 def optional_operand(node: ir.Node, index: int) -> ir.Value | None:
     """An input, or None where the node leaves it out."""
-    return node.inputs[index] if index < len(node.inputs) else None
+    if index < len(node.inputs):
+        return node.inputs[index]
+    return None
 
 
 def operands(node: ir.Node) -> list[ir.Value]:

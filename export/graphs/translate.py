@@ -62,7 +62,9 @@ def dequantize_per_tensor(
 ) -> ir.Value:
     """`dequantize_per_tensor` of compress/quant/operators.py, to float32 or `out_dtype`."""
     x = op.DequantizeLinear(codes, *_parameters(scale, zero_point, dtype))
-    return x if out_dtype in (-1, None) else op.Cast(x, to=out_dtype)
+    if out_dtype in (-1, None):
+        return x
+    return op.Cast(x, to=out_dtype)
 
 
 def dequantize_per_channel(

@@ -104,7 +104,9 @@ def _type(graph: Graph, node: onnx.NodeProto) -> str:
     for name in graph.computed(numbers):
         kind = graph.types.get(name, NOT_KNOWN)
         if kind not in (*FLOATS, NOT_KNOWN):
-            return "float" if node.op_type == "DequantizeLinear" else type_name(kind)
+            if node.op_type == "DequantizeLinear":
+                return "float"
+            return type_name(kind)
     return "float"
 
 

@@ -122,12 +122,16 @@ class Graph:
     def integers(self, name: str) -> list[int] | None:
         """The numbers of a constant, or None where it is computed."""
         values = self.array(name)
-        return None if values is None else values.reshape(-1).tolist()
+        if values is None:
+            return None
+        return values.reshape(-1).tolist()
 
 
 def optional_input(node: onnx.NodeProto, index: int) -> str:
     """The name of an input, empty where the node leaves it out."""
-    return node.input[index] if index < len(node.input) else ""
+    if index < len(node.input):
+        return node.input[index]
+    return ""
 
 
 def type_name(kind: int) -> str:

@@ -119,7 +119,9 @@ def shown(value: Any) -> Any:
         return value.decode(errors="replace")
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value))
+    return value
 
 
 def defaults(op: str, opset: int) -> dict[str, Any]:

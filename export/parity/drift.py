@@ -76,7 +76,9 @@ def _behind_pair(value: str, consumers: dict[str, list[onnx.NodeProto]]) -> str 
         return value
     readers = consumers.get(pairs[0].output[0], [])
     halves = [node for node in readers if node.op_type == "DequantizeLinear"]
-    return halves[0].output[0] if halves else None
+    if halves:
+        return halves[0].output[0]
+    return None
 
 
 def write_tapped(path: Path, out: Path) -> Where:
@@ -216,4 +218,6 @@ def table(rows: list[Drift], worst: int = WORST_SHOWN) -> str:
 
 
 def _order(row: Drift) -> float:
-    return -np.inf if row["db"] is None else row["db"]
+    if row["db"] is None:
+        return -np.inf
+    return row["db"]

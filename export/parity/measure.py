@@ -107,7 +107,9 @@ def unrounded(module: nn.Module) -> Iterator[None]:
 def worst_psnr(values: Arrays, references: Arrays, peaks: tuple[float, ...]) -> float:
     """The smallest `psnr` of several arrays; NaN where one is not finite."""
     found = [psnr(*three) for three in zip(values, references, peaks, strict=True)]
-    return math.nan if any(map(math.isnan, found)) else min(found)
+    if any(map(math.isnan, found)):
+        return math.nan
+    return min(found)
 
 
 def measure_noise(

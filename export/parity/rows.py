@@ -49,7 +49,9 @@ def failures(rows: list[Row]) -> str | None:
 
 def _order(row: Row) -> float:
     """From the worst on."""
-    return -math.inf if row["psnr_db"] is None else row["psnr_db"]
+    if row["psnr_db"] is None:
+        return -math.inf
+    return row["psnr_db"]
 
 
 def _simulation_noise(row: Row) -> str:

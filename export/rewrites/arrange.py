@@ -103,7 +103,9 @@ def _in_steps(view: View, groups: Groups, at: Before) -> ir.Value:
 
 
 def _reshaped(base: ir.Value, have: list[int], sides: list[int], at: Before) -> ir.Value:
-    return base if have == sides else at.reshape(base, sides)
+    if have == sides:
+        return base
+    return at.reshape(base, sides)
 
 
 def _next_transpose(source: list[int], target: list[int]) -> tuple[Groups, list[int]]:

@@ -186,7 +186,9 @@ def _one_head(at: Before, region: Region, extent: Extent, head: int, form: Form)
 
 
 def _concatenated(at: Before, values: list[ir.Value], axis: int) -> ir.Value:
-    return values[0] if len(values) == 1 else at("Concat", *values, axis=axis)
+    if len(values) == 1:
+        return values[0]
+    return at("Concat", *values, axis=axis)
 
 
 def _slice_head(at: Before, value: ir.Value, axis: int, head: int) -> ir.Value:

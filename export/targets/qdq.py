@@ -113,7 +113,9 @@ def fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = ir.from_proto(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
-    return ir.to_proto(graph) if fold_constants(graph) else model
+    if fold_constants(graph):
+        return ir.to_proto(graph)
+    return model
 
 
 def qnn_config(

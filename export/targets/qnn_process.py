@@ -125,4 +125,6 @@ def _refused_node(block: str) -> str:
     if kind is None:
         return "a node"
     name = re.search(rf"Operator type: {kind[1]} Node name: (\S+)", block)
-    return kind[1] if name is None else f"{kind[1]} {name[1]}"
+    if name is None:
+        return kind[1]
+    return f"{kind[1]} {name[1]}"

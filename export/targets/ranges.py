@@ -249,7 +249,9 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 def _permutation(node: onnx.NodeProto, rank: int) -> list[int]:
     """The axes of a Transpose; all in reverse where it does not say."""
     orders = [list(entry.ints) for entry in node.attribute if entry.name == "perm"]
-    return orders[0] if orders else list(range(rank))[::-1]
+    if orders:
+        return orders[0]
+    return list(range(rank))[::-1]
 
 
 def _entries(

@@ -64,7 +64,9 @@ class Writer:
 
     def whole(self, value: ir.Value | None) -> ir.Value | None:
         """The tensor of `value` in the shape that the original graph believes in; None for None."""
-        return None if value is None else self.output(value)
+        if value is None:
+            return None
+        return self.output(value)
 
     def output(self, value: ir.Value) -> ir.Value:
         """As `whole`, of a value that there is."""

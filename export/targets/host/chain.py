@@ -92,7 +92,9 @@ def stages(manifest: dict) -> tuple[list[str], list[str], list[str]] | None:
 def parts(manifest: dict) -> list[str]:
     """The graphs of the components in running order; none where they are no whole model."""
     found = stages(manifest)
-    return [] if found is None else [name for stage in found for name in stage]
+    if found is None:
+        return []
+    return [name for stage in found for name in stage]
 
 
 def _run_graph(manifest: dict, run: Run, name: str, batch: list[Values]) -> None:

@@ -103,4 +103,6 @@ def _described_features() -> str:
     if known is None:
         return "x86, features not known"
     there = [name for name in REPORTED if name in known]
-    return ", ".join(there) if there else f"none of {', '.join(REPORTED)}"
+    if there:
+        return ", ".join(there)
+    return f"none of {', '.join(REPORTED)}"

@@ -27,7 +27,9 @@ def peak_mib() -> float:
         ) from None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts bytes, Linux KiB.
-    return peak / MEBIBYTE if sys.platform == "darwin" else peak / KIBIBYTE
+    if sys.platform == "darwin":
+        return peak / MEBIBYTE
+    return peak / KIBIBYTE
 
 
 def example_shape(tensor: dict) -> list[int]:

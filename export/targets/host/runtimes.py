@@ -42,7 +42,9 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
 
     def run(*arrays: np.ndarray) -> Any:
         outputs = loaded.run(results, dict(zip(names, arrays, strict=True)))
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        if len(outputs) == 1:
+            return outputs[0]
+        return tuple(outputs)
 
     return run
 
