@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
-from support.tiny_model import TinySource, save_tiny, tiny
+from support.tiny_model import TinySource, tiny
 from torch import nn
 
 from compress.cost.count import measure
@@ -188,7 +188,7 @@ def test_each_pass_alone_and_all_run_save_and_load(tmp_path, monkeypatch, names)
         for name in names
     ]
     monkeypatch.setitem(FAMILIES, "tiny", TinySource)
-    source, model = save_tiny(tmp_path / "tiny.safetensors"), tiny()
+    source, model = TinySource(), tiny()
     for step in passes:
         step.convert(model)
     save_model(model, tmp_path / "model.safetensors", source, passes)
