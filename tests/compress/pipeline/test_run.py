@@ -28,7 +28,7 @@ QUICK = [
     "source={family: tiny}",
     "passes.1.method=minmax",
     "passes.1.calibration={images: 1, size: 32}",
-    "export=[{target: onnx, lr_size: [32, 32]}]",
+    "export=[{target: onnx, lr_size: [32, 32], components: [model, decoder]}]",
     "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}",
 ]
 
