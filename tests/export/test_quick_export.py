@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import helper
 from onnxscript import rewriter
-from support.onnx_graphs import exported, kinds, make
+from support.onnx_graphs import exported, exported_by_torch, kinds, make
 from torch import nn
 
 from export.graphs.quick_export import quick_export
@@ -44,9 +44,8 @@ def test_the_file_is_that_of_torch_alone_but_for_tracebacks():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU())
     x = torch.randn(1, 3, 8, 8)
-    alone = exported(network, x)
-    with quick_export():
-        quick = exported(network, x)
+    alone = exported_by_torch(network, x)
+    quick = exported(network, x)
     assert drop_traces(alone) > 0 == drop_traces(quick)
     assert quick.SerializeToString() == alone.SerializeToString()
 

@@ -29,6 +29,7 @@ from compress.recipe.checkpoint import convert_all, load_model, save_model
 from export.graphs.export_onnx import packed_bytes
 from export.graphs.graph import check_packed, tidy, write
 from export.graphs.packed import INTEGERS, NARROW_LEAST, add_functions, as_integers, lookup
+from export.graphs.quick_export import quick_export
 from export.graphs.translate import TABLE
 
 FIRST_LAST = {"unet.conv_in", "unet.conv_out"}
@@ -211,6 +212,7 @@ def test_distillation_of_a_binary_model(tmp_path):
         ("ternary", "int4"),
     ],
 )
+@quick_export()
 def test_exported_weights_hold_bits(method, low_bits, tmp_path):
     torch.manual_seed(0)
     config = BinaryConfig(method=method)

@@ -17,6 +17,7 @@ from compress.quant.attention import attend, attend_in_chunks
 from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant.norm import group_norm
 from export.graphs.export_onnx import export_onnx
+from export.graphs.quick_export import quick_export
 from export.parity.session import session
 from export.parity.verify import verify
 
@@ -323,6 +324,7 @@ def test_a_reduced_range_leaves_other_widths(tiny):
     assert grids["decoder.decoder.conv_in"].reduced
 
 
+@quick_export()
 def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
     """onnxruntime adds a map's numbers one after the other.
 
