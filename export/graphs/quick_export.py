@@ -56,7 +56,7 @@ _populate_slowly = exported_program._populate_param_buffer_metadata_to_new_gm
 
 def _populate(metadata: dict[str, Any], graph: Any, signature: Any) -> None:
     """As torch, which makes the two tables of a signature anew for each of its inputs."""
-    tables = SimpleNamespace(
+    tables: Any = SimpleNamespace(
         inputs_to_parameters=signature.inputs_to_parameters,
         inputs_to_buffers=signature.inputs_to_buffers,
     )
