@@ -14,6 +14,7 @@ from export.baselines import methods
 from export.baselines.make import make
 from export.baselines.methods import METHODS, Job, check, label, parse_bits
 from export.baselines.weight_only import converted
+from export.graphs.quick_export import quick_export
 from export.parity.measure import psnr
 from export.parity.session import session
 
@@ -87,6 +88,7 @@ def test_every_method_at_every_width(job, tmp_path, name, width):
 
 
 @pytest.mark.parametrize("name", ["ort-minmax", "ort-qnn", "nncf"])
+@quick_export()
 def test_constant_keys_of_several_heads_run(tmp_path, name):
     """A product with a constant of four dimensions, as attention to a constant text is."""
     if METHODS[name].library == "nncf":

@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.quant.layers import TensorQuantiser
 from export.graphs.graph import spell_out, tidy, write
+from export.graphs.quick_export import quick_export
 from export.graphs.storage import open_session
 from export.graphs.translate import TABLE
 from export.parity.session import session_options
@@ -33,6 +34,7 @@ class Readers(nn.Module):
         )
 
 
+@quick_export()
 def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
     torch.manual_seed(0)
     net, x = Readers().eval(), torch.randn(1, 8, 16)
@@ -140,6 +142,7 @@ def test_a_convolution_by_a_computed_kernel_has_them():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
+@quick_export()
 def test_the_bicubic_convolution_has_them(tmp_path, scale):
     class Up(nn.Module):
         def forward(self, x):

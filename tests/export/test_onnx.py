@@ -20,6 +20,7 @@ from compress.quant.layers import QuantConv2d, QuantLayer
 from export.graphs import graph
 from export.graphs.export_onnx import export_onnx, resolve_opset
 from export.graphs.probes import probes
+from export.graphs.quick_export import quick_export
 from export.graphs.translate import TABLE, bicubic_taps
 from export.parity.session import session
 
@@ -142,6 +143,7 @@ def test_int8_file_is_smaller(int8_files, float_files):
     assert sizes[1] < sizes[0] - sum(3 * m.weight_q.numel() for m in layers) + 1500 * len(layers)
 
 
+@quick_export()
 def test_six_bits_stay_on_their_grid(tmp_path):
     layer = next(
         m
@@ -176,6 +178,7 @@ def test_six_bits_stay_on_their_grid(tmp_path):
         np.testing.assert_allclose(y, layer(x).numpy(), rtol=1e-4, atol=1e-4)
 
 
+@quick_export()
 def test_narrow_limits_are_clipped_by_the_translation(tmp_path):
     class Narrow(torch.nn.Module):
         def forward(self, x):
@@ -206,6 +209,7 @@ def test_narrow_limits_are_clipped_by_the_translation(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
+@quick_export()
 def test_bicubic_as_convolution(tmp_path, scale):
     class Up(torch.nn.Module):
         def forward(self, x):

@@ -267,7 +267,7 @@ def test_lint_and_picture(external, float_files, target, tmp_path, capsys):
         with pytest.raises(SystemExit):
             lint_main(
                 [
-                    str(folder / "model.onnx"),
+                    str(folder / "encoder.onnx"),
                     "--target",
                     target,
                     "--picture",

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.graphs.graph import tidy
+from export.graphs.quick_export import quick_export
 from export.graphs.translate import TABLE
 from export.linting.graph import Graph
 from export.parity.measure import psnr
@@ -60,6 +61,11 @@ def graph_of(
 
 
 def exported(layer: nn.Module, x: torch.Tensor, opset: int = 20) -> onnx.ModelProto:
+    with quick_export():
+        return exported_by_torch(layer, x, opset)
+
+
+def exported_by_torch(layer: nn.Module, x: torch.Tensor, opset: int = 20) -> onnx.ModelProto:
     return torch.onnx.export(
         layer.eval(),
         (x,),

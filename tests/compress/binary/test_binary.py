@@ -17,6 +17,7 @@ from compress.binary.released import load_released
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
 from compress.networks.swin_unet import SwinUNet
+from export.graphs.quick_export import quick_export
 
 LAYERS = ["conv3x3", "conv3x3_same", "conv1x1", "linear", "conv3x3_stride2_quirk"]
 NAMES = {
@@ -379,6 +380,7 @@ def test_full_size_counts_of_the_published_student(shared):
     )
 
 
+@quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -312,21 +312,20 @@ with claimed(Path(sys.argv[1]), "run", "--out"):
 
 
 def test_the_second_process_gets_a_sentence_and_a_killed_one_gives_way(here):
-    holder = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(here / "run")],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[3],
-    )
-    try:
-        assert holder.stdout.readline() == "held\n"
-        said = refusal(claim, "run")
-        assert f"process {holder.pid} on " in said
-        assert "is writing it" in said
-        assert (here / ".run.partial" / "half").exists(), "the first is not disturbed"
-    finally:
-        holder.kill()
-        holder.wait()
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            said = refusal(claim, "run")
+            assert f"process {holder.pid} on " in said
+            assert "is writing it" in said
+            assert (here / ".run.partial" / "half").exists(), "the first is not disturbed"
+        finally:
+            holder.kill()
     assert lock_of(here / "run").exists()  # as kill -9 leaves it
     assert claim("run")
     assert not lock_of(here / "run").exists()

@@ -6,9 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
+from support.tiny_model import TinySource, tiny
 from torch import nn
 
 from compress.cost.count import measure
+from compress.families import FAMILIES
 from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
@@ -175,7 +177,7 @@ def test_published_counts_at_other_sizes(side, paper, full):
     ],
     ids=lambda names: "+".join(names),
 )
-def test_each_pass_alone_and_all_run_save_and_load(random_nano, tmp_path, names):
+def test_each_pass_alone_and_all_run_save_and_load(tmp_path, monkeypatch, names):
     passes = [
         parse_pass(
             {"pass": name}
@@ -185,21 +187,19 @@ def test_each_pass_alone_and_all_run_save_and_load(random_nano, tmp_path, names)
         )
         for name in names
     ]
+    monkeypatch.setitem(FAMILIES, "tiny", TinySource)
+    source, model = TinySource(), tiny()
     for step in passes:
-        step.convert(random_nano)
-    save_model(random_nano, tmp_path / "model.safetensors", OSEDiffSource(), passes)
+        step.convert(model)
+    save_model(model, tmp_path / "model.safetensors", source, passes)
     loaded = load_model(tmp_path / "model.safetensors")
     lr = torch.rand(1, 3, 40, 24)  # not a multiple of 16: padded and cropped
     with torch.no_grad():
-        image = random_nano(lr)
+        image = model(lr)
         torch.testing.assert_close(loaded(lr), image, rtol=1e-4, atol=1e-5)
     assert image.shape == (1, 3, 160, 96)
     assert torch.isfinite(image).all()
-    assert (
-        measure(loaded).totals()
-        == measure(random_nano).totals()
-        != measure(OSEDiffSource().build()).totals()
-    )
+    assert measure(loaded).totals() == measure(model).totals() != measure(source.build()).totals()
 
 
 def test_swapped_encoder_is_the_image_rearranged(random_nano):
@@ -221,10 +221,10 @@ def test_swapped_encoder_is_the_image_rearranged(random_nano):
     assert torch.equal(widened.weight[:, 8:], weight)
 
 
-def test_joined_model_exports_whole_and_in_parts(random_nano, tmp_path):
-    convert(random_nano, "dependency", halve=True)
-    files = export_onnx(random_nano, tmp_path, lr_size=(32, 48))
+def test_joined_model_exports_whole_and_in_parts(tmp_path):
+    model = convert(tiny(), "dependency", halve=True)
+    files = export_onnx(model, tmp_path, lr_size=(32, 48))
     assert {file.stem for file in files} == {"model", "encoder", "denoiser", "decoder"}
-    rows = verify(random_nano, tmp_path)
+    rows = verify(model, tmp_path)
     assert not failures(rows)
     assert len(rows) == 16

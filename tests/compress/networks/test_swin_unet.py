@@ -20,6 +20,7 @@ from compress.networks.swin_layer import (
     shift_mask,
 )
 from compress.networks.swin_unet import SwinUNet, timestep_embedding
+from export.graphs.quick_export import quick_export
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,7 @@ def test_what_it_refuses():
             )
 
 
+@quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     net = tiny()  # at a size that its masks were not built for
     inputs = {

@@ -15,6 +15,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
 from compress.networks.vq_autoencoder import Codebook, VQAutoencoder, VQConfig
+from export.graphs.quick_export import quick_export
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,7 @@ def test_what_it_refuses():
     assert VQConfig(multipliers=(1, 2)).factor == 2
 
 
+@quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     torch.manual_seed(1)
     net = VQAutoencoder(VQConfig(channels=32, multipliers=(1, 2), blocks=1, codes=64)).eval()

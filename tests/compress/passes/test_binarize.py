@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from support.tiny_model import TinySource, tiny
 from torch import nn
 
 from compress.binary.config import METHODS, BinaryConfig
@@ -14,6 +15,7 @@ from compress.binary.layers import BinaryLayer, binarise
 from compress.binary.packed import pack, unpack
 from compress.core.errors import UserError
 from compress.cost.count import measure, measure_module
+from compress.families import FAMILIES
 from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
@@ -27,6 +29,7 @@ from compress.recipe.checkpoint import convert_all, load_model, save_model
 from export.graphs.export_onnx import packed_bytes
 from export.graphs.graph import check_packed, tidy, write
 from export.graphs.packed import INTEGERS, NARROW_LEAST, add_functions, as_integers, lookup
+from export.graphs.quick_export import quick_export
 from export.graphs.translate import TABLE
 
 FIRST_LAST = {"unet.conv_in", "unet.conv_out"}
@@ -44,9 +47,10 @@ def binary_layers(model) -> dict[str, BinaryLayer]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_same_structure_on_meta_and_real(method, tmp_path):
-    source, passes = OSEDiffSource(), [Binarize(method=method), Pack()]
-    model = nano()
+def test_same_structure_on_meta_and_real(method, tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "tiny", TinySource)
+    source, passes = TinySource(), [Binarize(method=method), Pack()]
+    model = tiny()
     for step in passes:
         step.convert(model)
         meta = convert_all(source, passes[: passes.index(step) + 1])
@@ -54,9 +58,7 @@ def test_same_structure_on_meta_and_real(method, tmp_path):
             k: (v.shape, v.dtype) for k, v in model.state_dict().items()
         }
         assert measure(meta, (32, 32)) == measure(model, (32, 32))
-    layers = binary_layers(model.denoiser)
-    assert len(layers) == 144
-    assert not FIRST_LAST & layers.keys()
+    assert binary_layers(model.denoiser)
     save_model(model, tmp_path / "model.safetensors", source, passes)
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
@@ -65,6 +67,13 @@ def test_same_structure_on_meta_and_real(method, tmp_path):
     # The safetensors header is names and shapes: about 100 bytes a tensor.
     file = (tmp_path / "model.safetensors").stat().st_size
     assert cost.container_bytes <= file <= cost.container_bytes + 250 * len(model.state_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_layer_of_the_nano_but_the_first_and_the_last_is_binary(method):
+    layers = binary_layers(convert_all(OSEDiffSource(), [Binarize(method=method)]).denoiser)
+    assert len(layers) == 144
+    assert not FIRST_LAST & layers.keys()
 
 
 def test_three_branches_start_closer_than_one():
@@ -203,6 +212,7 @@ def test_distillation_of_a_binary_model(tmp_path):
         ("ternary", "int4"),
     ],
 )
+@quick_export()
 def test_exported_weights_hold_bits(method, low_bits, tmp_path):
     torch.manual_seed(0)
     config = BinaryConfig(method=method)

@@ -129,8 +129,8 @@ def test_a_profile_is_applied_and_the_result_says_srgb(tmp_path):
     assert abs(int(found.pixels[0, 0, 0]) - 120) > 20
     assert (reading.read(tmp_path / "wide.png", managed=False).pixels == (120, 200, 90)).all()
     writing.save(found.pixels, found, tmp_path / "out.png", "png", None)
-    result = Image.open(tmp_path / "out.png")
-    named = ImageCms.ImageCmsProfile(io.BytesIO(result.info["icc_profile"]))
+    with Image.open(tmp_path / "out.png") as result:
+        named = ImageCms.ImageCmsProfile(io.BytesIO(result.info["icc_profile"]))
     assert "sRGB" in ImageCms.getProfileDescription(named)
     writing.save(found.pixels, found, tmp_path / "again.png", "png", None)
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "again.png").read_bytes()
@@ -202,7 +202,8 @@ def test_twelve_bit_and_inverted_tiffs(tmp_path):
         tmp_path / "a.tif", tiffinfo={262: 0}
     )  # white is zero, as in some scans
     assert (reading.read(tmp_path / "a.tif", convert=True).pixels == 0).all()
-    assert header.bits(Image.open(tmp_path / "a.tif")) == 16
+    with Image.open(tmp_path / "a.tif") as picture:
+        assert header.bits(picture) == 16
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,8 @@ def test_damaged_exif_is_told_and_left_out(tmp_path):
     found = reading.read(tmp_path / "a.jpg")
     assert found.notes == ["its EXIF block is damaged and is left out"]
     writing.save(found.pixels, found, tmp_path / "b.jpg", "jpeg", 90)
-    assert "exif" not in Image.open(tmp_path / "b.jpg").info
+    with Image.open(tmp_path / "b.jpg") as picture:
+        assert "exif" not in picture.info
 
 
 def test_exif_that_a_format_cannot_hold_is_told(tmp_path):
@@ -345,7 +347,8 @@ def test_exif_that_a_format_cannot_hold_is_told(tmp_path):
     assert writing.save(found.pixels, found, tmp_path / "b.jpg", "jpeg", None) == [
         "the maker note is too long for JPEG and is left out"
     ]
-    assert Image.open(tmp_path / "b.jpg").getexif()[271] == "Maker"
+    with Image.open(tmp_path / "b.jpg") as picture:
+        assert picture.getexif()[271] == "Maker"
     found.kept.xmp = bytes(70000)
     assert "XMP" in writing.save(found.pixels, found, tmp_path / "c.jpg", "jpeg", None)[1]
     assert writing.save(found.pixels, found, tmp_path / "d.tif", "tiff", None) == []

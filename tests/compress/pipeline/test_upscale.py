@@ -255,7 +255,8 @@ def test_format_and_quality(tmp_path, model):
             model.prepare,
         )
     low, high = ((tmp_path / q / "a_x4.jpg") for q in ("30", "95"))
-    assert Image.open(low).format == "JPEG"
+    with Image.open(low) as picture:
+        assert picture.format == "JPEG"
     assert low.stat().st_size < high.stat().st_size
     tall = tmp_path / "tall.png"
     Image.new("RGB", (16, 4200)).save(tall)
@@ -288,7 +289,8 @@ def test_convert_by_default_or_not(tmp_path, model, capsys):
     assert (
         batch.run([tmp_path / "a.png"], options(tmp_path / "o", convert=True), model.prepare) == 0
     )
-    assert Image.open(tmp_path / "o" / "a_x4.png").mode == "L"
+    with Image.open(tmp_path / "o" / "a_x4.png") as picture:
+        assert picture.mode == "L"
     assert (
         batch.run(
             [tmp_path / "a.png"],
@@ -318,9 +320,9 @@ def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             upscale.main([*call, *flags])
         assert ended.value.code == code
-    result = Image.open(tmp_path / "o" / "grey_x4.png")
-    assert result.mode == "L"
-    assert result.size == (80, 96)
+    with Image.open(tmp_path / "o" / "grey_x4.png") as result:
+        assert result.mode == "L"
+        assert result.size == (80, 96)
     told = capsys.readouterr().err.splitlines()
     said = [line for line in told if line.startswith("error: ")]
     assert len(said) == 2

@@ -17,6 +17,7 @@ from compress.quant.attention import attend, attend_in_chunks
 from compress.quant.layers import QuantLayer, TensorQuantiser
 from compress.quant.norm import group_norm
 from export.graphs.export_onnx import export_onnx
+from export.graphs.quick_export import quick_export
 from export.parity.session import session
 from export.parity.verify import verify
 
@@ -66,7 +67,7 @@ def test_a_tensor_has_one_quantiser(full):
     assert first.conv1.input is not None
     steps = {step.name: step for step in model.decoder.points.steps}
     resize = next(step for name, step in steps.items() if name.endswith(".resize"))
-    before = steps[resize.name.replace("upsamplers.0.resize", "resnets.1.add")]
+    before = steps[resize.name.replace("upsamplers.0.resize", "resnets.0.add")]
     assert resize.roles["out"] == before.roles["out"]
     assert model.decoder.get_submodule(resize.name.replace(".resize", ".conv")).input is None
 
@@ -233,9 +234,9 @@ def test_cpu_file_convolves_adds_and_attends_in_integers(cpu, cpu_file, tmp_path
         if isinstance(m, QuantLayer) and m.weight_q.ndim == 4 and m.output
     ]
     # One more: between codes, onnxruntime itself rounds the weight of a convolution left in float.
-    assert kinds.count("QLinearConv") == len(layers) + 1 > 20
-    assert kinds.count("QLinearAdd") >= 8
-    assert kinds.count("BatchNormalization") >= 20
+    assert kinds.count("QLinearConv") == len(layers) + 1 > 15
+    assert kinds.count("QLinearAdd") >= 6
+    assert kinds.count("BatchNormalization") >= 12
     assert "Softmax" not in kinds
     assert "MatMul" not in kinds
     assert kinds.count("MatMulIntegerToFloat") >= 6
@@ -323,6 +324,7 @@ def test_a_reduced_range_leaves_other_widths(tiny):
     assert grids["decoder.decoder.conv_in"].reduced
 
 
+@quick_export()
 def test_moments_of_flat_maps_survive_float32_sums(tmp_path):
     """onnxruntime adds a map's numbers one after the other.
 
@@ -367,7 +369,7 @@ def test_maps_in_parts_change_no_code(cpu, cpu_file, tmp_path, monkeypatch):
         assert not any(n.op_type == "ReduceMean" and n.input[0] in squares for n in graph.node)
         x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
         results.append(session(file, 1).run(None, {"clean_latent": x})[0])
-    assert kinds[0].count("ReduceSumSquare") == kinds[1].count("ReduceSumSquare") >= 20
+    assert kinds[0].count("ReduceSumSquare") == kinds[1].count("ReduceSumSquare") >= 12
     assert kinds[1].count("BatchNormalization") > 2 * kinds[0].count("BatchNormalization")
     assert (results[0] == results[1]).all()
 
@@ -433,7 +435,7 @@ def test_float_forms_change_no_value(tiny, tmp_path, monkeypatch):
     kinds = {form: [n.op_type for n in onnx.load(file).graph.node] for form, file in files.items()}
     assert "BatchNormalization" not in kinds[False]
     assert kinds[False].count("Softmax") == 1
-    assert kinds[True].count("BatchNormalization") >= 20
+    assert kinds[True].count("BatchNormalization") >= 12
     assert kinds[True].count("Softmax") > 1
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
     before, after = (session(file, 1).run(None, {"clean_latent": x})[0] for file in files.values())

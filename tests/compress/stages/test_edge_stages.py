@@ -23,7 +23,7 @@ from compress.stages.images import Setting
 from compress.training import session
 from compress.training.initialise import initialise
 
-COMMON = {"batch": 1, "crop": 128, "lr": 1e-3}
+COMMON = {"batch": 1, "crop": 64, "lr": 1e-3}
 STAGES = [
     {"stage": "edge_autoencoder", "steps": 2, "losses": {"l1": 1.0, "kl": 1e-5}, **COMMON},
     {"stage": "edge_encoder", "steps": 2, "losses": {"nll": 1.0, "latent": 0.1}, **COMMON},
@@ -48,9 +48,9 @@ ON_IMAGES = {
     "edge_decoder": edge_images.EdgeDecoder,
 }
 TINY = Shape(
-    unet=(16, 16, 16),
+    unet=(16, 16),
     unet_blocks=1,
-    attention=(2,),
+    attention=(1,),
     groups=4,
     head=8,
     shuffle=True,

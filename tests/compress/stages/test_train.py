@@ -15,6 +15,7 @@ from support.killed import killed
 from compress import train
 from compress.core.errors import UserError
 from compress.data.presets import PRESETS
+from compress.families import osediff
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.process.resample import upsample
@@ -47,6 +48,8 @@ STAGES = [
         "losses": {"mse": 1.0, "gan": 0.1},
     },
 ]
+WIDTHS = {"unet_channels": [16] * 4, "vae_channels": [8] * 4}
+PLAIN = {"down_block_types": ("DownBlock2D",) * 4, "up_block_types": ("UpBlock2D",) * 4}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def recipe(folder, tmp_path, monkeypatch):
+    """Of the smallest nano: least widths, one residual block where a level has two or three."""
     monkeypatch.setattr(base, "LATENT_POOL", 4)
+    monkeypatch.setattr(osediff, "NANO_UNET", osediff.NANO_UNET | PLAIN)
+    monkeypatch.setattr(osediff, "NANO_VAE", osediff.NANO_VAE | {"layers_per_block": 0})
     path = tmp_path / "train.yaml"
     path.write_text(
         yaml.safe_dump(
             {
                 "name": "tiny",
-                "source": {"family": "osediff", "size": "nano"},
+                "source": {"family": "osediff", "size": "nano"} | WIDTHS,
                 "data": {"folders": [str(folder)]},
                 "stages": STAGES,
             }
@@ -135,7 +141,7 @@ def test_all_stages_and_resume(recipe, folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_training_begins_with_the_weights_of_start(recipe, tmp_path):
-    trained = OSEDiffSource()
+    trained = OSEDiffSource(**WIDTHS)
     first = initialise(trained.build(), seed=7)
     file = tmp_path / "first.safetensors"
     save_model(first, file, trained, [], dtype=torch.float16)
@@ -146,7 +152,7 @@ def test_a_training_begins_with_the_weights_of_start(recipe, tmp_path):
 
 
 def test_a_folder_that_began_with_other_weights_is_refused(recipe, tmp_path, capsys):
-    source = OSEDiffSource()
+    source = OSEDiffSource(**WIDTHS)
     raw = yaml.safe_load(recipe.read_text())
     for seed in (1, 2):
         save_model(initialise(source.build(), seed), tmp_path / f"{seed}.safetensors", source, [])

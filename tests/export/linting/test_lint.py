@@ -237,7 +237,8 @@ def test_the_command(tmp_path, capsys):
     assert found["fp16_overflow"] == {}
     from PIL import Image
 
-    assert Image.open(tmp_path / "g.png").size[0] > 1000
+    with Image.open(tmp_path / "g.png") as picture:
+        assert picture.size[0] > 1000
 
 
 @pytest.mark.parametrize(
