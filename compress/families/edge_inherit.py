@@ -30,7 +30,7 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.families.edge_base import EITHER, read_unet, trim
-from compress.passes.strip import fold_timestep, remove_context
+from compress.folding.conditions import fold_timesteps, remove_context
 from compress.pruning.choose import best, choose
 from compress.pruning.cut import keep_temperature
 from compress.pruning.graph import Axes, Axis, ChannelGraph, Space, unet_graph
@@ -57,7 +57,7 @@ def inherit(small: UNet2DConditionModel, base: str) -> None:
     source = read_unet(base)
     trim(source, small, where)
     remove_context(source)
-    fold_timestep(source, TIMESTEP)
+    fold_timesteps(source, [TIMESTEP])
     pair = _Pair(
         unet_graph(small),
         unet_graph(source),

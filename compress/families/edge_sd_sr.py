@@ -20,10 +20,10 @@ from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
 from compress.families.edge_inherit import inherit
+from compress.folding.conditions import remove_context
 from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.edge import CleanDenoiser, LightDecoder, LREncoder
-from compress.passes.strip import remove_context
 from compress.process.bidirectional import Bidirectional
 from compress.process.colour import ColourFix
 

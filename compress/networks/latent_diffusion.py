@@ -134,6 +134,11 @@ class Conditioned(nn.Module):
         self.timestep = timestep
         self.register_parameter("context", context)
 
+    @property
+    def network(self) -> Any:
+        """What has the time embedding and the attention on the text."""
+        return self
+
     def batch_context(
         self, latent: torch.Tensor, context: torch.Tensor | None
     ) -> torch.Tensor | None:
@@ -158,6 +163,11 @@ class UNetDenoiser(Conditioned):
     ):
         super().__init__(timestep, context)
         self.unet = unet
+
+    @property
+    def network(self) -> Any:
+        """The UNet."""
+        return self.unet
 
     def forward(
         self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor

@@ -128,6 +128,11 @@ class NoisePredictor(nn.Module):
         self.encoder = TimedEncoder(config)
         self.timestep = timestep
 
+    @property
+    def network(self) -> TimedEncoder:
+        """What has the time embedding."""
+        return self.encoder
+
     def raw_moments(self, lr: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
         """Mean and unclamped log-variance of `lr` [B, 3, h, w] in [0, 1], [B, 2C, h/2, w/2].
 

@@ -8,120 +8,40 @@ one rounding of the stored type.
 The pass also folds what is computed four times: nearest enlargement before a convolution.
 """
 
-import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import ConfigDict, Field
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.folding.conditions import (
+    fold_context,
+    fold_timesteps,
+    remove_context,
+    remove_timestep,
+)
 from compress.folding.film import fold_film
 from compress.folding.phases import to_phases
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
-from compress.networks.image_prompt import image_modules
-from compress.networks.latent_diffusion import ConstantProjection, NoTimeEmbedding, UNetDenoiser
+from compress.networks.latent_diffusion import Conditioned, UNetDenoiser
 from compress.networks.residual_shift import PairDenoiser
 
 
-def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
-    """Compute `layer(x)` in float64, for a plain linear layer."""
-    if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
-        raise UserError(
-            f"pass 'strip': {name} is a {type(layer).__name__}, only a plain Linear can be folded; "
-            "list strip before the passes that replace layers"
-        )
-    bias = None if layer.bias is None else layer.bias.double()
-    return F.linear(x.double(), layer.weight.double(), bias)
-
-
-def fold_context(unet: UNet2DConditionModel, context: torch.Tensor) -> None:
-    """Replace the keys and values of every cross-attention on the text by those of a constant one.
-
-    Args:
-        unet: Changed in place.
-        context: [1, tokens, dim].
+def timesteps_of(model: SRModel) -> tuple[int, ...]:
+    """All timesteps that a process of several steps tells, each once.
 
     Raises:
-        UserError: A projection is no plain linear layer any more.
+        UserError: The process does not say which they are.
     """
-    elsewhere = image_modules(unet)
-    for name, attention in unet.named_modules():
-        if not isinstance(attention, Attention) or not attention.is_cross_attention:
-            continue
-        if attention in elsewhere:
-            continue
-        for side in ("to_k", "to_v"):
-            layer = attention.get_submodule(side)
-            if isinstance(layer, ConstantProjection):
-                continue
-            value = _project(layer, context, f"{name}.{side}")
-            weight = layer.get_parameter("weight")
-            constant = ConstantProjection(value.to(weight.dtype), weight.requires_grad)
-            setattr(attention, side, constant)
-
-
-def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
-    """Move a constant time embedding into the bias of every residual block's first convolution.
-
-    Args:
-        unet: Changed in place.
-        timestep: The only one the model runs at.
-
-    Raises:
-        UserError: A residual block has no plain convolution with an additive time embedding.
-    """
-    if isinstance(unet.time_embedding, NoTimeEmbedding):
-        return
-    steps = torch.full((1,), timestep, device=unet.conv_in.weight.device)
-    embed = copy.deepcopy(unet.time_embedding).double()
-    embedding = embed(unet.time_proj(steps).double())  # [1, 4 * width]
-    if unet.time_embed_act is not None:
-        embedding = unet.time_embed_act(embedding)
-    for name, block in unet.named_modules():
-        if isinstance(block, ResnetBlock2D) and block.time_emb_proj is not None:
-            _fold_embedding(block, embedding, name)
-    unet.register_module("time_embedding", NoTimeEmbedding())
-
-
-def _fold_embedding(block: ResnetBlock2D, embedding: torch.Tensor, name: str) -> None:
-    """Add what `embedding` [1, 4 * width] becomes in a residual block to its first bias."""
-    conv = block.conv1
-    if block.time_embedding_norm != "default" or type(conv) is not nn.Conv2d or conv.bias is None:
+    told = getattr(model.process, "timesteps", None)
+    if told is None:
         raise UserError(
-            f"pass 'strip': {name} has no plain convolution with an additive time embedding "
-            f"({type(conv).__name__}, {block.time_embedding_norm}); set timestep=keep, or "
-            "list strip before the passes that replace layers"
+            f"pass 'strip': the process is a {type(model.process).__name__}, which does not say "
+            "its timesteps; set timestep=keep"
         )
-    x = embedding if block.skip_time_act else block.nonlinearity(embedding)
-    shift = _project(block.get_submodule("time_emb_proj"), x, f"{name}.time_emb_proj")[0]
-    bias = conv.bias
-    folded = (bias.double() + shift).to(bias.dtype)
-    conv.bias = nn.Parameter(folded, requires_grad=bias.requires_grad)
-    setattr(block, "time_emb_proj", None)  # noqa: B010  diffusers declares a layer, and reads None
-
-
-def remove_context(unet: UNet2DConditionModel) -> None:
-    """Drop every cross-attention on the text with its norm, folding nothing."""
-    elsewhere = image_modules(unet)
-    for module in unet.modules():
-        if isinstance(module, BasicTransformerBlock) and module not in elsewhere:
-            for name in ("attn2", "norm2"):
-                setattr(module, name, None)
-
-
-def remove_timestep(unet: UNet2DConditionModel) -> None:
-    """Drop the time embedding and its projections, folding nothing."""
-    for module in unet.modules():
-        if isinstance(module, ResnetBlock2D):
-            setattr(module, "time_emb_proj", None)  # noqa: B010  as above
-    unet.register_module("time_embedding", NoTimeEmbedding())
+    return tuple(dict.fromkeys(told))
 
 
 class Strip(Pass):
@@ -145,8 +65,9 @@ class Strip(Pass):
     timestep: Literal["fold", "keep", "remove"] = Field(
         "fold",
         description=(
-            "`fold` folds the fixed timestep, exactly; `remove` drops the time embedding, as "
-            "AdcSR, so that the model must be trained again."
+            "`fold` folds the timestep, exactly: one into biases, several into a set of biases for "
+            "each; `remove` drops the time embedding, as AdcSR, so that the model must be trained "
+            "again."
         ),
     )
     upsample: Literal["keep", "phases"] = Field(
@@ -169,8 +90,8 @@ class Strip(Pass):
         if isinstance(denoiser, PairDenoiser):
             self._strip_pair(model, denoiser)
         elif isinstance(denoiser, UNetDenoiser):
-            self._strip_text(model, denoiser)
-            self._strip_timestep(denoiser)
+            self._strip_text(model)
+            self._strip_timestep(model)
         else:
             raise UserError(
                 f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a "
@@ -179,24 +100,39 @@ class Strip(Pass):
         if self.upsample == "phases":
             to_phases(model)
 
-    def _strip_text(self, model: SRModel, denoiser: UNetDenoiser) -> None:
-        if self.text == "remove":
+    def _strip_text(self, model: SRModel) -> None:
+        """Of the denoiser, and of a control network beside it."""
+        told = [part for _, part in model.components() if isinstance(part, Conditioned)]
+        if self.text != "keep" and self.text != "remove" and model.text_encoder is not None:
+            context = model.text_encoder()
+            if isinstance(context, tuple):
+                raise UserError(
+                    f"pass 'strip': the model has {len(context)} prompts, for guidance, so none is "
+                    "constant; set source.guidance=1 or text=keep"
+                )
+            for part in told:
+                part.context = nn.Parameter(context, requires_grad=False)
+        if self.text != "keep":
             model.text_encoder = None
-            denoiser.context = None
-            remove_context(denoiser.unet)
-            return
-        if self.text != "keep" and model.text_encoder is not None:
-            denoiser.context = nn.Parameter(model.text_encoder(), requires_grad=False)
-            model.text_encoder = None
-        if self.text == "constant" and denoiser.context is not None:
-            fold_context(denoiser.unet, denoiser.context)
-            denoiser.context = None
+        for part in told:
+            if self.text == "remove":
+                remove_context(part.network)
+            elif self.text == "constant" and part.context is not None:
+                fold_context(part.network, part.context)
+            if self.text in ("remove", "constant"):
+                part.context = None
 
-    def _strip_timestep(self, denoiser: UNetDenoiser) -> None:
-        if self.timestep == "fold":
-            fold_timestep(denoiser.unet, denoiser.timestep)
-        elif self.timestep == "remove":
-            remove_timestep(denoiser.unet)
+    def _strip_timestep(self, model: SRModel) -> None:
+        """Of all that is told one: the denoiser, a control network, a noise predictor."""
+        for _, part in model.components():
+            if not hasattr(part, "timestep") or not hasattr(part, "network"):
+                continue
+            if self.timestep == "fold":
+                # What is not called at each step is told its own timestep alone.
+                several = isinstance(part, Conditioned) and model.process.steps > 1
+                fold_timesteps(part.network, timesteps_of(model) if several else [part.timestep])
+            elif self.timestep == "remove" and isinstance(part, Conditioned):
+                remove_timestep(part.network)
 
     def _strip_pair(self, model: SRModel, denoiser: PairDenoiser) -> None:
         """ResShift's denoiser: fold its one timestep."""

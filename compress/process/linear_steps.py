@@ -79,6 +79,11 @@ class LinearSteps:
         """How often the components of a step are called."""
         return len(self.rows)
 
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """What the components of each step are told."""
+        return tuple(row.timestep for row in self.rows)
+
     @cached_property
     def remembered(self) -> frozenset[str]:
         """The states and predictions of earlier steps that a later one reads."""

@@ -130,8 +130,15 @@ def parts_of(model: SRModel) -> tuple[str, ...]:
 
 
 def has_parts(model: SRModel) -> bool:
-    """Whether a graph a component makes sense: one step, or steps that a host program can do."""
-    return model.process.steps == 1 or isinstance(model.process, LinearSteps)
+    """Whether a graph a component makes sense: one step, or steps that a host program can do.
+
+    It cannot where a step reads another constant than the others, such as a second prompt: those
+    lie in the graphs.
+    """
+    process = model.process
+    if not isinstance(process, LinearSteps):
+        return process.steps == 1
+    return not any(row.instead for row in process.rows)
 
 
 def check_process(model: SRModel) -> None:

@@ -14,6 +14,7 @@ from transformers import SwinConfig
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
+from compress.folding.conditions import fold_context, fold_timesteps
 from compress.networks.control import control_parts, split_hint
 from compress.networks.image_prompt import (
     PromptedControl,
@@ -32,7 +33,6 @@ from compress.networks.visual_tokens import (
     token_names,
     token_tensors,
 )
-from compress.passes.strip import fold_context, fold_timestep
 
 T = 999
 STEPS = (999, 749, 499, 249)
@@ -245,7 +245,7 @@ def test_text_and_timestep_fold_and_the_tokens_stay(nano, name):
     folded = copy.deepcopy(nano[name])
     network = folded if name == "control" else folded.unet
     fold_context(network, context)
-    fold_timestep(network, T)
+    fold_timesteps(network, [T])
     found = folded(latent, *before, None, tokens, *after)
     expected = nano[name](latent, *before, context, tokens, *after)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

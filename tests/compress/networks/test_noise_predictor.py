@@ -10,12 +10,12 @@ from support.onnx_parity import check_onnx
 
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
+from compress.folding.conditions import fold_timesteps
 from compress.networks.noise_predictor import (
     NoisePredictor,
     PredictorConfig,
     load_noise_predictor,
 )
-from compress.passes.strip import fold_timestep
 
 NANO = PredictorConfig(
     channels=(8, 16),
@@ -119,7 +119,7 @@ def test_component_gives_the_mean_or_a_sample_at_its_timestep(nano):
 def test_its_timestep_folds_into_biases(nano):
     lr = torch.rand(1, 3, 8, 12)
     folded = copy.deepcopy(nano)
-    fold_timestep(folded.encoder, int(nano.timestep))
+    fold_timesteps(folded.encoder, [nano.timestep])
     torch.testing.assert_close(folded(lr), nano(lr))
     assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in nano.parameters())
 

@@ -11,8 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from compress.core.errors import UserError
 from compress.cost.count import measure
 from compress.families.osediff import OSEDiffSource
-from compress.networks.latent_diffusion import PromptEncoder
-from compress.passes.strip import ConstantProjection, Strip
+from compress.networks.latent_diffusion import ConstantProjection, PromptEncoder
+from compress.passes.strip import Strip
 
 LATENT = OSEDiffSource().latent_channels
 
