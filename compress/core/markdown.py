@@ -46,9 +46,9 @@ def describe_type(form: Schema, definitions: Schema) -> str:
     if "$ref" in form:
         name = form["$ref"].rpartition("/")[2]
         target = definitions.get(name, {})
-        return (
-            describe_type(target, definitions) if "enum" in target else f"[{name}](#{name.lower()})"
-        )
+        if "enum" in target:
+            return describe_type(target, definitions)
+        return f"[{name}](#{name.lower()})"
     for union in ("anyOf", "oneOf"):
         if union in form:
             words = [describe_type(option, definitions) for option in form[union]]

@@ -174,11 +174,12 @@ class AddSRSource(NanoWidths, Source):
         ram = _named("ram", self.ram, "ram_swin_large_14m.pth")
         dape = _named("dape", self.dape, "DAPE.pth")
         load_vae_and_text(model, base, self.prompt)
-        load_prompted(model.denoiser.unet, unet, "source.unet", "AddSR's UNet")
+        network: UNet2DConditionModel = model.component("denoiser", "AddSR").unet
+        load_prompted(network, unet, "source.unet", "AddSR's UNet")
         with torch.device("meta"):
             parts = control_parts(
-                model.denoiser.unet.config,
-                model.denoiser.unet.config["in_channels"],
+                network.config,
+                network.config["in_channels"],
                 conditioning_embedding_out_channels=HINT_CHANNELS,
             )
             control = PromptedControl(parts, ADDSR_TIMESTEPS[0])

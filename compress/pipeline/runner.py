@@ -1,10 +1,11 @@
 """One run directory from a recipe: its passes, then exports, evaluation and reports."""
 
+import contextlib
 import json
 import platform
 import time
 from contextlib import ExitStack
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -30,17 +31,23 @@ LIBRARIES = ("torch", "torchao", "diffusers", "onnx", "onnxruntime", "pyiqa")
 FOR_RESUMING = ("passes", "pass_*/*.checkpoint", "pass_*/.*.old")
 
 
-def ledger(recipe: Recipe, done: Compressed) -> dict:
-    """What stands in ledger.json: the recipe, figures of its passes, costs, versions."""
+def installed_versions() -> dict[str, str]:
+    """Versions of the code, Python and the libraries; one that is not installed is left out."""
     versions = {"code": code_version(), "python": platform.python_version()}
     for name in LIBRARIES:
-        versions[name] = version(name)
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def ledger(recipe: Recipe, done: Compressed) -> dict:
+    """What stands in ledger.json: the recipe, figures of its passes, costs, versions."""
     return {
         "name": recipe.name,
         "recipe": resolved(recipe),
         "passes": done.entries,
         "cost": {"before": done.costs[0][1].as_dict(), "after": done.costs[-1][1].as_dict()},
-        "versions": versions,
+        "versions": installed_versions(),
     }
 
 

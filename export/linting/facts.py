@@ -23,9 +23,13 @@ from export.linting.operators import (
     yes_or_no,
 )
 
-ALIGN = (
-    16  # channels of a computed kernel that MediaTek's accelerator takes come in multiples of it
-)
+ALIGN = 16  # channels of a computed kernel that MediaTek's accelerator takes are multiples of it
+# Attribute of a Resize -> the other attribute, and its value, that it does something with.
+WORKS_WITH = {
+    "cubic_coeff_a": ("mode", "cubic"),
+    "nearest_mode": ("mode", "nearest"),
+    "extrapolation_value": ("coordinate_transformation_mode", "tf_crop_and_resize"),
+}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 NOT_KNOWN = 0  # of a type
 Facts = dict[str, Any]
@@ -44,34 +48,44 @@ def facts_of(graph: Graph, node: onnx.NodeProto) -> Facts:
     op = node.op_type
     ranks = [len(graph.shape(name)) for name in graph.active(node)]
     given = attributes_of(node)
-    attributes = defaults(op, graph.opset)
+    attributes = _all_attributes(op, graph.opset, given)
+    computed = of_attributes(op, given) | operand_facts(graph, node) | axis_facts(graph, node)
+    for fact in FACTS.get(kind_of(op), ()):
+        computed |= fact(graph, node)
+    facts: Facts = {"op": op, "rank": max(ranks, default=0), **attributes, **computed}
+    facts["marks"] = _marks(op, attributes, computed)
+    return facts
+
+
+def _all_attributes(op: str, opset: int, given: Facts) -> Facts:
+    """A node's attributes and the defaults of others, in the words that rules have for them."""
+    attributes = defaults(op, opset)
     attributes |= {name: shown(value) for name, value in given.items()}
     for name, older in ALIASES.get(op, {}).items():
         given_now: Any = attributes.get(name)
         attributes[name] = older.get(given_now, given_now)
-    computed = of_attributes(op, given) | operand_facts(graph, node) | axis_facts(graph, node)
-    for fact in FACTS.get(kind_of(op), ()):
-        computed |= fact(graph, node)
-    free = (*FREE.get(kind_of(op), ()), *_idle(op, attributes))
-    marks = [name for name in attributes if name not in free]
-    marks += [name for name in computed if name in PLAIN and name not in FREE.get(kind_of(op), ())]
-    facts: Facts = {"op": op, "rank": max(ranks, default=0), **attributes, **computed}
-    facts["marks"] = list(dict.fromkeys(marks))
-    return facts
+    return attributes
+
+
+def _marks(op: str, attributes: Facts, computed: Facts) -> list[str]:
+    """The facts that a rule has to cover, each once."""
+    free = FREE.get(kind_of(op), ())
+    idle = _idle(op, attributes)
+    marks: dict[str, None] = {}
+    for name in attributes:
+        if name not in free and name not in idle:
+            marks[name] = None
+    for name in computed:
+        if name in PLAIN and name not in free:
+            marks[name] = None
+    return list(marks)
 
 
 def _idle(op: str, attributes: Facts) -> list[str]:
     """Attributes of a Resize that do nothing in its mode, and so need no rule."""
     if op != "Resize":
         return []
-    needed = {
-        "cubic_coeff_a": attributes.get("mode") == "cubic",
-        "nearest_mode": attributes.get("mode") == "nearest",
-        "extrapolation_value": (
-            attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize"
-        ),
-    }
-    return [name for name, works in needed.items() if not works]
+    return [name for name, (key, value) in WORKS_WITH.items() if attributes.get(key) != value]
 
 
 def operand_facts(graph: Graph, node: onnx.NodeProto) -> Facts:

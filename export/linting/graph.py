@@ -51,28 +51,45 @@ class Graph:
         self.model = inferred(model)
         graph = self.model.graph
         self.opset = opset_of(model) or 1
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.constants: dict[str, TensorProto] = {}
         self.producer: dict[str, onnx.NodeProto] = {}
+        self.types: dict[str, int] = {}
+        self.shapes: dict[str, list[int]] = {}
+        self.open: set[str] = set()
+        self.sides: dict[str, str] = {}
         for node in graph.node:
             self.producer.update(dict.fromkeys(node.output, node))
         self.producer.pop("", None)  # an output that a node leaves out
-        values = [*graph.value_info, *graph.input, *graph.output]
-        self.types = {value.name: value.type.tensor_type.elem_type for value in values}
-        self.types |= {name: tensor.data_type for name, tensor in self.constants.items()}
-        shaped = [value for value in values if self._is_shaped(value)]
-        self.shapes = {value.name: [side or 0 for side in _numbers(value)] for value in shaped}
-        self.shapes |= {name: list(tensor.dims) for name, tensor in self.constants.items()}
-        self.open = {value.name for value in shaped if None in _numbers(value)}
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            self._note_value(value)
+        for tensor in graph.initializer:
+            self._note_constant(tensor)
         self.given_open = any(value.name in self.open for value in graph.input)
-        self.sides = {value.name: _written(value) for value in shaped}
         self.fixed: set[str] = set(self.constants)
         for node in graph.node:
             if node.op_type not in RANDOM and not self.computed(node.input):
                 self.fixed.update(node.output)
 
-    def _is_shaped(self, value: onnx.ValueInfoProto) -> bool:
-        has_shape = value.type.tensor_type.HasField("shape")
-        return has_shape and value.name not in self.constants
+    def _note_value(self, value: onnx.ValueInfoProto) -> None:
+        """Its type, and what is known of its sides."""
+        name = value.name
+        self.types[name] = value.type.tensor_type.elem_type
+        if not value.type.tensor_type.HasField("shape"):
+            return
+        numbers = _numbers(value)
+        self.shapes[name] = [side or 0 for side in numbers]
+        self.sides[name] = _written(value)
+        if None in numbers:
+            self.open.add(name)
+
+    def _note_constant(self, tensor: TensorProto) -> None:
+        """A stored tensor; what a value of its name says of sides does not count."""
+        name = tensor.name
+        self.constants[name] = tensor
+        self.types[name] = tensor.data_type
+        self.shapes[name] = list(tensor.dims)
+        self.sides.pop(name, None)
+        self.open.discard(name)
 
     def computed(self, names: Iterable[str]) -> list[str]:
         """Those of these values that depend on the graph's input; absent ones are left out."""

@@ -56,17 +56,23 @@ class Shuffled(NamedTuple):
 
 def _shuffled(node: ir.Node) -> Shuffled | None:
     """A DepthToSpace by 2 as torch orders channels, of codes that nothing else reads."""
-    dequantise = dequantise_of(node.inputs[0])
-    quantise = None if dequantise is None else maker_of(dequantise.inputs[0])
-    conv = None if quantise is None else maker_of(quantise.inputs[0], "Conv")
-    weight = None if conv is None else maker_of(conv.inputs[1], "DequantizeLinear")
-    sides = static_shape(node.inputs[0])
-    if dequantise is None or quantise is None or conv is None or weight is None:
-        return None
-    if sides is None or sides[0] != 1:
-        return None
     order = node.attributes.get_string("mode", "DCR")
     if order != "CRD" or node.attributes.get_int("blocksize") != FACTOR:
+        return None
+    sides = static_shape(node.inputs[0])
+    if sides is None or sides[0] != 1:
+        return None
+    dequantise = dequantise_of(node.inputs[0])
+    if dequantise is None:
+        return None
+    quantise = maker_of(dequantise.inputs[0])
+    if quantise is None:
+        return None
+    conv = maker_of(quantise.inputs[0], "Conv")
+    if conv is None:
+        return None
+    weight = maker_of(conv.inputs[1], "DequantizeLinear")
+    if weight is None:
         return None
     if any(len(made.outputs[0].uses()) > 1 for made in (conv, quantise, dequantise)):
         return None
