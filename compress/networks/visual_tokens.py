@@ -83,13 +83,17 @@ class VisualTokens(nn.Module):
         pooled = found.pooler_output[:, None]
         return self.image_proj(torch.cat([pooled, found.last_hidden_state], dim=1))
 
-    def refined(self, image: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, 145, 512] of an image of the process, [B, 3, H, W] in [0, 1].
+    def refined(self, image: torch.Tensor, clamp: bool = False) -> torch.Tensor:
+        """Tokens [B, 145, 512] of an image of the process, [B, 3, H, W], resized bicubically.
 
-        It is resized by bicubic interpolation, and not clamped after.
+        Args:
+            image: About [0, 1].
+            clamp: Whether what the resizing overshoots is cut, as AddSR's training does with the
+                images of its data set, and not with its own.
         """
         side = (self.size, self.size)
-        return self.tokens(F.interpolate(image, side, mode="bicubic", align_corners=False))
+        resized = F.interpolate(image, side, mode="bicubic", align_corners=False)
+        return self.tokens(resized.clamp(0, 1) if clamp else resized)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Tokens [B, 145, 512] of the input, [B, 3, h, w] in [0, 1], resized bilinearly."""

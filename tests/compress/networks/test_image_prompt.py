@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
+from support.addsr_golden import T, addsr_networks, control_of, unet_of
 from support.golden import Golden, manifest, recorded
 from support.onnx_parity import check_onnx
 from torch import nn
@@ -15,15 +16,12 @@ from transformers import SwinConfig
 from compress.core.errors import UserError
 from compress.cost.count import measure_module
 from compress.folding.conditions import fold_context, fold_timesteps
-from compress.networks.control import control_parts, split_hint
+from compress.networks.control import split_hint
 from compress.networks.image_prompt import (
-    PromptedControl,
     PromptedDenoiser,
-    add_image_attention,
     load_prompted,
     prompted_names,
 )
-from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.sd21 import SD21_UNET
 from compress.networks.visual_tokens import (
     BUFFERS,
@@ -31,10 +29,8 @@ from compress.networks.visual_tokens import (
     load_visual_tokens,
     merged_qkv,
     token_names,
-    token_tensors,
 )
 
-T = 999
 STEPS = (999, 749, 499, 249)
 HINT_CHANNELS = (16, 32, 96, 256)
 NANO = {
@@ -60,19 +56,6 @@ NANO_SWIN = {
 }
 
 
-def unet_of(config: dict, width: int = 512) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(**config)
-    add_image_attention(unet, width)
-    return unet
-
-
-def control_of(config: dict, channels: tuple[int, ...], width: int = 512) -> PromptedControl:
-    parts = control_parts(config, 4, conditioning_embedding_out_channels=channels)
-    control = PromptedControl(parts, T)
-    add_image_attention(control, width)
-    return control
-
-
 @pytest.fixture(scope="module")
 def golden(shared) -> Golden:
     return Golden(shared / "golden", "addsr_pipeline")
@@ -80,28 +63,7 @@ def golden(shared) -> Golden:
 
 @pytest.fixture(scope="module")
 def networks(golden) -> dict[str, nn.Module]:
-    config = golden.facts["config"]
-    unet = unet_of(config["unet"])
-    control = control_of(config["unet"], tuple(config["cond_embedding"]))
-    for name, network in (("unet", unet), ("controlnet", control)):
-        weights = golden.weights(f"{name}.")
-        load_parts([Part("", network, prompted_names(network))], weights, name, "AddSR")
-    swin = config["dape"]
-    with torch.device("meta"):
-        tokens = VisualTokens(
-            SwinConfig(
-                image_size=swin["img_size"],
-                **{key: swin[key] for key in NANO_SWIN if key != "image_size"},
-            )
-        )
-    weights = golden.weights("dape.")
-    lora = {name: tensor for name, tensor in weights.items() if ".lora_" in name}
-    base = {name: tensor for name, tensor in weights.items() if name not in lora}
-    tokens.load_state_dict(token_tensors(tokens, base, lora, "golden"), assign=True)
-    found = {"denoiser": PromptedDenoiser(unet, T), "control": control, "tokens": tokens}
-    for network in found.values():
-        network.eval().requires_grad_(False)
-    return found
+    return addsr_networks(golden)
 
 
 def own_name(block: str) -> str:
