@@ -2,6 +2,7 @@
 
 import compress  # noqa: F401  # isort: skip  first: it lets torchvision load beside a torch without CUDA
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 
 keep_freed_memory()
+gc.set_threshold(50_000)  # new objects until the collector looks for cycles; it takes 10 % at 700
 # The same in the processes that tests start.
 for _option in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(_option, str(LARGEST_BUFFER))

@@ -7,6 +7,7 @@ from torch import nn
 from export.baselines.methods import Job
 from export.graphs.export_onnx import quiet
 from export.graphs.graph import tidy
+from export.graphs.quick_export import quick_export
 from export.graphs.translate import TABLE
 
 
@@ -19,7 +20,7 @@ def export_module(module: nn.Module, job: Job, opset: int) -> ir.Model:
         opset: Of the graph.
     """
     source, result = job.names
-    with quiet():
+    with quiet(), quick_export():
         program = torch.onnx.export(
             module,
             (torch.from_numpy(job.arrays[0]),),
