@@ -5,17 +5,14 @@ prompt is constant here: the tags that the authors put before it need the tagger
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import Field
 from torch import nn
 
-from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
+from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.calls import (
     CLEAN_LATENT,
     IMAGE,
@@ -28,7 +25,6 @@ from compress.model.calls import (
     Wiring,
     map_ratios,
 )
-from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import control_parts, split_hint
 from compress.networks.controlled import POSTERIOR_NOISE
@@ -39,11 +35,9 @@ from compress.networks.image_prompt import (
     load_prompted,
 )
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
-from compress.networks.nano import NANO_UNET, NanoWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.resizing import Enlarged, Squeezed
-from compress.networks.sd21 import TOKENS, sd21_parts
-from compress.networks.sd21_checkpoint import PARTS, load_vae_and_text
+from compress.networks.sd21_checkpoint import load_vae_and_text
 from compress.networks.visual_tokens import VisualTokens, load_visual_tokens
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
@@ -67,8 +61,18 @@ NANO_SWIN: dict[str, Any] = {
 }
 
 
-class AddSRSource(NanoWidths, Source):
+class AddSRSource(StableDiffusionSource):
     """AddSR: SD 2-base with image attention, a control network, and DAPE's image tokens."""
+
+    title: ClassVar[str] = "AddSR"
+    files: ClassVar[dict[str, str]] = {
+        "weights": "the weight file of a nano",
+        "base": "Stable Diffusion 2-base, a folder or a hub id",
+        "unet": "the weight file in AddSR's unet/",
+        "controlnet": "the weight file in AddSR's controlnet/",
+        "ram": "ram_swin_large_14m.pth",
+        "dape": "DAPE.pth",
+    }
 
     family: Literal["addsr"] = Field("addsr", description="The name of this family.")
     size: Literal["nano", "full"] = Field(
@@ -109,25 +113,15 @@ class AddSRSource(NanoWidths, Source):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        if self.size == "full":
-            parts = sd21_parts()
-            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
-            with torch.device("meta"):
-                tokens = VisualTokens()
-        else:
-            from transformers import SwinConfig
-
-            with torch.device("meta"):
-                text, unet, vae = None, self.nano_unet(), self.nano_vae()
-                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
-                tokens = VisualTokens(SwinConfig(**NANO_SWIN), NANO_TOKEN)
+        text, unet, vae, context = self.parts()
+        tokens = self._tokens()
         width = tokens.image_proj.out_features
         with torch.device("meta"):
             parts_of_control = control_parts(
                 unet.config,
                 unet.config["in_channels"],
                 conditioning_embedding_out_channels=(
-                    HINT_CHANNELS if self.size == "full" else NANO_HINT
+                    NANO_HINT if self.is_nano() else HINT_CHANNELS
                 ),
             )
             control = PromptedControl(parts_of_control, ADDSR_TIMESTEPS[0], context)
@@ -144,6 +138,15 @@ class AddSRSource(NanoWidths, Source):
             colour_fix=self.colour_fix,
         )
 
+    def _tokens(self) -> VisualTokens:
+        """The network of image tokens, on the meta device."""
+        from transformers import SwinConfig  # takes a second
+
+        with torch.device("meta"):
+            if self.is_nano():
+                return VisualTokens(SwinConfig(**NANO_SWIN), NANO_TOKEN)
+            return VisualTokens()
+
     def process(self, tokens_side: int) -> LinearSteps | SelfRefined:
         """The chain of steps; one step has no refinement.
 
@@ -155,24 +158,13 @@ class AddSRSource(NanoWidths, Source):
             return renoised(timesteps, self.start_from)
         return SelfRefined(timesteps, self.psr_weight, tokens_side, self.start_from)
 
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.size == "nano":
-            read_tensors(model, Path(_named("weights", self.weights, "the weight file of a nano")))
-        else:
-            self._load_files(model)
-        model.eval().requires_grad_(False)
-
-    def _load_files(self, model: SRModel) -> None:
-        base = _named("base", self.base, "Stable Diffusion 2-base, a folder or a hub id")
-        unet = _named("unet", self.unet, "the weight file in AddSR's unet/")
-        controlnet = _named("controlnet", self.controlnet, "the weight file in AddSR's controlnet/")
-        ram = _named("ram", self.ram, "ram_swin_large_14m.pth")
-        dape = _named("dape", self.dape, "DAPE.pth")
+    def load_full(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`."""
+        base = self.named("base")
+        unet = self.named("unet")
+        controlnet = self.named("controlnet")
+        ram = self.named("ram")
+        dape = self.named("dape")
         load_vae_and_text(model, base, self.prompt)
         network: UNet2DConditionModel = model.component("denoiser", "AddSR").unet
         load_prompted(network, unet, "source.unet", "AddSR's UNet")
@@ -188,14 +180,6 @@ class AddSRSource(NanoWidths, Source):
         model.hint, model.control = split_hint(control)
         load_visual_tokens(model.component("tokens", "AddSR"), ram, dape, "source.ram and .dape")
         model.component("noise", "AddSR").reset_parameters()
-
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        named: list[str | Path] = []
-        if self.base:
-            named += [Path(self.base) / part for part in PARTS]
-        others = (self.weights, self.unet, self.controlnet, self.ram, self.dape)
-        return files_key(named + [file for file in others if file])
 
 
 class Networks(NamedTuple):
@@ -263,10 +247,3 @@ def addsr_model(
         colour_fix=colour_fix,
         tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
     ).eval()
-
-
-def _named(key: str, value: str | None, what: str) -> str:
-    """What a recipe names. Raises UserError where it does not."""
-    if value is None:
-        raise UserError(f"source.{key}: AddSR needs {what}; set source.{key} (--plan needs none)")
-    return value

@@ -4,8 +4,7 @@ A jump from the noisiest timestep, a few steps down, and the clean latent goes t
 trained for detail (compress/process/truncated_chains.py).
 """
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,9 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
-from compress.model.source import Source
+from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.sr_model import SRModel
 from compress.networks.control import (
     AddedControl,
@@ -30,11 +27,10 @@ from compress.networks.controlled import controlled_model, padded
 from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
-from compress.networks.nano import NANO_UNET, NanoWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import fill, released_state
-from compress.networks.sd21 import TOKENS, sd21_parts
-from compress.networks.sd21_checkpoint import PARTS, load_sd21
+from compress.networks.sd21 import TOKENS
+from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import LAST, guided
 from compress.process.linear_steps import LinearSteps
@@ -58,8 +54,17 @@ NEGATIVE = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
 CHAINS = {1: (45, 0.6667, 0.3333), 2: (1, 0.6667, 0.0)}
 
 
-class CCSRSource(NanoWidths, Source):
+class CCSRSource(StableDiffusionSource):
     """CCSR: a control network beside SD 2.1-base, and a decoder trained for detail."""
+
+    title: ClassVar[str] = "CCSR"
+    files: ClassVar[dict[str, str]] = {
+        "weights": "the weight file of a nano",
+        "base": "Stable Diffusion 2.1-base, a folder or a hub id",
+        "controlnet": "the control network's safetensors file",
+        "vae": "the safetensors file of the trained VAE",
+        "checkpoint": "real-world_ccsr.ckpt",
+    }
 
     family: Literal["ccsr"] = Field("ccsr", description="The name of this family.")
     size: Literal["nano", "full"] = Field(
@@ -152,13 +157,7 @@ class CCSRSource(NanoWidths, Source):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        if self.size == "full":
-            parts = sd21_parts(prompts=1 if self.guidance == 1 else 2)
-            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
-        else:
-            with torch.device("meta"):
-                text, unet, vae = None, self.nano_unet(), self.nano_vae()
-                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+        text, unet, vae, context = self.parts(prompts=1 if self.guidance == 1 else 2)
         process = self.process()
         channels = unet.config["in_channels"]
         hint, control = split_hint(self._control(unet, context))
@@ -187,29 +186,19 @@ class CCSRSource(NanoWidths, Source):
                 return JoinedControl(control_parts(unet.config, 2 * channels), LAST, context)
             return AddedControl(control_parts(unet.config, channels), LAST, context, channels)
 
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.size == "nano":
-            weights = _named("weights", self.weights, "the weight file of a nano")
-            read_tensors(model, Path(weights))
+    def load_full(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`."""
+        control = self._control(model.component("denoiser", "CCSR").unet)
+        if self.version == 1:
+            self._load_checkpoint(model, control)
         else:
-            unet = model.component("denoiser", "CCSR").unet
-            control = self._control(unet)
-            if self.version == 1:
-                self._load_checkpoint(model, control)
-            else:
-                self._load_folders(model, control)
-            model.hint, model.control = split_hint(control)
-            model.component("noise", "CCSR").reset_parameters()
-        model.eval().requires_grad_(False)
+            self._load_folders(model, control)
+        model.hint, model.control = split_hint(control)
+        model.component("noise", "CCSR").reset_parameters()
 
     def _load_checkpoint(self, model: SRModel, control: ControlNetwork) -> None:
         """Version 1's one file."""
-        path = _named("checkpoint", self.checkpoint, "real-world_ccsr.ckpt")
+        path = self.named("checkpoint")
         key = "source.checkpoint"
         text = model.component("text_encoder", "CCSR")
         unet = model.denoiser.unet
@@ -226,26 +215,11 @@ class CCSRSource(NanoWidths, Source):
 
     def _load_folders(self, model: SRModel, control: ControlNetwork) -> None:
         """Version 2's control network and VAE, beside SD 2.1-base."""
-        base = _named("base", self.base, "Stable Diffusion 2.1-base, a folder or a hub id")
-        controlnet = _named("controlnet", self.controlnet, "the control network's safetensors file")
-        vae = _named("vae", self.vae, "the safetensors file of the trained VAE")
+        base = self.named("base")
+        controlnet = self.named("controlnet")
+        vae = self.named("vae")
         prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
         load_sd21(model, base, None, *prompts)
         load_control(control, controlnet, "source.controlnet")
         state = released_state(vae, "source.vae", DECODER)
         fill([model.encoder, model.decoder], state, f"source.vae: {vae}", DECODER)
-
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        named: list[str | Path] = []
-        if self.base:
-            named += [Path(self.base) / part for part in PARTS]
-        others = (self.weights, self.controlnet, self.vae, self.checkpoint)
-        return files_key(named + [file for file in others if file])
-
-
-def _named(key: str, value: str | None, what: str) -> str:
-    """What a recipe names. Raises UserError where it does not."""
-    if value is None:
-        raise UserError(f"source.{key}: CCSR needs {what}; set source.{key} (--plan needs none)")
-    return value

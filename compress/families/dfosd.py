@@ -5,24 +5,20 @@ open is chosen here: the timestep is 399, the prompt has the shape of CLIP's, th
 posterior's mean.
 """
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
-from compress.model.source import Source
+from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.networks.lora_file import merge_lora_file
-from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.lora_file import LORA, merge_lora_file
 from compress.networks.released_file import released_state
-from compress.networks.sd21 import SD21_UNET, TOKENS, sd21_parts
-from compress.networks.sd21_checkpoint import PARTS, load_sd21, read_text
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21_checkpoint import load_sd21, read_text
 from compress.process.colour import ColourFix
 from compress.process.one_step import OneStep
 
@@ -31,8 +27,16 @@ LORA_ALPHA = 16.0  # at rank 16
 PROMPT = "a file with the one tensor 'prompt', [1, 77, 1024]"
 
 
-class DFOSDSource(NanoWidths, Source):
+class DFOSDSource(StableDiffusionSource):
     """DFOSD: OSEDiff's parts, an earlier timestep, and a prompt that is learnt."""
+
+    title: ClassVar[str] = "DFOSD"
+    files: ClassVar[dict[str, str]] = {
+        "weights": "the weight file of a nano",
+        "base": "Stable Diffusion 2.1-base, a folder or a hub id",
+        "lora": LORA,
+        "learned_prompt": PROMPT,
+    }
 
     family: Literal["dfosd"] = Field("dfosd", description="The name of this family.")
     size: Literal["nano", "full"] = Field(
@@ -66,15 +70,11 @@ class DFOSDSource(NanoWidths, Source):
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
         process = OneStep(timestep=self.timestep)
-        if self.size == "full":
-            parts = sd21_parts()
-            unet, vae, width, signal = parts.unet, parts.vae, SD21_UNET["cross_attention_dim"], 1.0
-        else:
-            with torch.device("meta"):
-                unet, vae = self.nano_unet(), self.nano_vae()
-            width = NANO_UNET["cross_attention_dim"]
-            # The nano encoder emits the signal inside z_t (stages/latents.py says why).
-            signal = process.signal
+        parts = self.parts()
+        unet, vae = parts.unet, parts.vae
+        width = unet.config["cross_attention_dim"]
+        # The nano encoder emits the signal inside z_t (stages/latents.py says why).
+        signal = process.signal if self.is_nano() else 1.0
         context = nn.Parameter(torch.empty(1, TOKENS, width, device="meta"))
         return SRModel(
             {
@@ -87,24 +87,16 @@ class DFOSDSource(NanoWidths, Source):
             tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
         ).eval()
 
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.size == "nano":
-            read_tensors(model, Path(_named("weights", self.weights, "the weight file of a nano")))
-        else:
-            base = _named("base", self.base, "Stable Diffusion 2.1-base, a folder or a hub id")
-            load_sd21(model, base, None)
-            denoiser = model.component("denoiser", "DFOSD")
-            if self.lora is not None:
-                own = denoiser.unet.state_dict()
-                merged = merge_lora_file(own, self.lora, self.lora_alpha, "source.lora")
-                denoiser.unet.load_state_dict(merged, assign=True)
-            denoiser.context = nn.Parameter(self._prompt(base, denoiser.context))
-        model.eval().requires_grad_(False)
+    def load_full(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`."""
+        base = self.named("base")
+        load_sd21(model, base, None)
+        denoiser = model.component("denoiser", "DFOSD")
+        if self.lora is not None:
+            own = denoiser.unet.state_dict()
+            merged = merge_lora_file(own, self.lora, self.lora_alpha, "source.lora")
+            denoiser.unet.load_state_dict(merged, assign=True)
+        denoiser.context = nn.Parameter(self._prompt(base, denoiser.context))
 
     def _prompt(self, base: str, like: torch.Tensor) -> torch.Tensor:
         """The learnt prompt, or that of the empty text."""
@@ -118,18 +110,3 @@ class DFOSDSource(NanoWidths, Source):
                 f"{tuple(like.shape)}; give {PROMPT}"
             )
         return state["prompt"]
-
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        named: list[str | Path] = []
-        if self.base:
-            named += [Path(self.base) / part for part in PARTS]
-        others = (self.weights, self.lora, self.learned_prompt)
-        return files_key(named + [file for file in others if file])
-
-
-def _named(key: str, value: str | None, what: str) -> str:
-    """What a recipe names. Raises UserError where it does not."""
-    if value is None:
-        raise UserError(f"source.{key}: DFOSD needs {what}; set source.{key} (--plan needs none)")
-    return value

@@ -4,18 +4,14 @@ A preprocessor cleans and enlarges the input. Its latent, noised half-way, is th
 network sees it beside each state (compress/process/shift_solver.py).
 """
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
 from pydantic import Field
 from torch import nn
 
-from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
-from compress.model.source import Source
+from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.sr_model import SRModel
 from compress.networks.control import (
     ControlledDenoiser,
@@ -27,11 +23,10 @@ from compress.networks.controlled import controlled_model, padded
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
-from compress.networks.nano import NANO_UNET, NanoWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import released_state
 from compress.networks.rrdbnet import PUBLISHED, RRDBConfig, RRDBNet
-from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21 import TOKENS
 from compress.process.colour import ColourFix
 from compress.process.shift_solver import START, shift_solver
 
@@ -48,8 +43,14 @@ PROMPT = (3772, 267, 1400, 268, 9977, 267, 279, 330)
 NANO_RRDB = RRDBConfig(channels=16, blocks=2, growth=8)
 
 
-class DoSSRSource(NanoWidths, Source):
+class DoSSRSource(StableDiffusionSource):
     """DoSSR: a preprocessor, a control network and SD 2.1-base."""
+
+    title: ClassVar[str] = "DoSSR"
+    files: ClassVar[dict[str, str]] = {
+        "weights": "the weight file of a nano",
+        "checkpoint": CHECKPOINT,
+    }
 
     family: Literal["dossr"] = Field("dossr", description="The name of this family.")
     size: Literal["nano", "full"] = Field(
@@ -77,15 +78,9 @@ class DoSSRSource(NanoWidths, Source):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        if self.size == "full":
-            parts = sd21_parts()
-            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
-            condition_vae, config = sd21_parts().vae, PUBLISHED
-        else:
-            with torch.device("meta"):
-                text, unet, vae = None, self.nano_unet(), self.nano_vae()
-                condition_vae, config = self.nano_vae(), NANO_RRDB
-                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+        text, unet, vae, context = self.parts()
+        condition_vae = self.parts().vae
+        config = NANO_RRDB if self.is_nano() else PUBLISHED
         process = shift_solver(self.steps, self.order)
         draws = sum(name.startswith("noise_") for name in process.inputs) + self.sample
         hint, control = split_hint(_control(unet, context))
@@ -105,19 +100,9 @@ class DoSSRSource(NanoWidths, Source):
             networks, process, posterior=self.sample, colour_fix=self.colour_fix
         )
 
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.size == "nano":
-            read_tensors(model, Path(_named("weights", self.weights, "the weight file of a nano")))
-        else:
-            self._load_checkpoint(model, _named("checkpoint", self.checkpoint, CHECKPOINT))
-        model.eval().requires_grad_(False)
-
-    def _load_checkpoint(self, model: SRModel, path: str) -> None:
+    def load_full(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`."""
+        path = self.named("checkpoint")
         unet = model.component("denoiser", "DoSSR").unet
         control = _control(unet)
         text = model.component("text_encoder", "DoSSR")
@@ -139,20 +124,9 @@ class DoSSRSource(NanoWidths, Source):
         model.hint, model.control = split_hint(control)
         model.component("noise", "DoSSR").reset_parameters()
 
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        return files_key([file for file in (self.weights, self.checkpoint) if file])
-
 
 def _control(unet: UNet2DConditionModel, context: nn.Parameter | None = None) -> JoinedControl:
     """The control network beside a UNet, on the meta device."""
     channels = unet.config["in_channels"]
     with torch.device("meta"):
         return JoinedControl(control_parts(unet.config, 2 * channels), START, context)
-
-
-def _named(key: str, value: str | None, what: str) -> str:
-    """What a recipe names. Raises UserError where it does not."""
-    if value is None:
-        raise UserError(f"source.{key}: DoSSR needs {what}; set source.{key} (--plan needs none)")
-    return value

@@ -5,16 +5,14 @@ to five plain steps follow.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
+from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.calls import (
     CLEAN_LATENT,
     IMAGE,
@@ -27,10 +25,8 @@ from compress.model.calls import (
     Wiring,
     map_ratios,
 )
-from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
-from compress.networks.nano import NANO_UNET, NanoWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.noise_predictor import (
     PUBLISHED,
@@ -38,8 +34,7 @@ from compress.networks.noise_predictor import (
     PredictorConfig,
     load_noise_predictor,
 )
-from compress.networks.sd21 import TOKENS, sd21_parts
-from compress.networks.sd21_checkpoint import PARTS, load_sd21
+from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import INVSR_TIMESTEPS, check_timesteps, guided, inversion
 
@@ -54,8 +49,15 @@ NEGATIVE = (
 START_NOISE, DRAWN = "start_noise", ("predictor_noise", "posterior_noise")
 
 
-class InvSRSource(NanoWidths, Source):
+class InvSRSource(StableDiffusionSource):
     """InvSR: a noise predictor, and SD-Turbo's UNet and VAE."""
+
+    title: ClassVar[str] = "InvSR"
+    files: ClassVar[dict[str, str]] = {
+        "weights": "the weight file of a nano",
+        "base": "SD-Turbo, a folder or a hub id",
+        "predictor": "noise_predictor_sd_turbo_v5.pth",
+    }
 
     family: Literal["invsr"] = Field("invsr", description="The name of this family.")
     size: Literal["nano", "full"] = Field(
@@ -115,15 +117,8 @@ class InvSRSource(NanoWidths, Source):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        if self.size == "full":
-            parts = sd21_parts(prompts=1 if self.guidance == 1 else 2)
-            text, unet, vae, context = parts.text_encoder, parts.unet, parts.vae, None
-            config = PUBLISHED
-        else:
-            with torch.device("meta"):
-                text, unet, vae = None, self.nano_unet(), self.nano_vae()
-                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
-            config = nano_predictor(self.latent_channels)
+        text, unet, vae, context = self.parts(prompts=1 if self.guidance == 1 else 2)
+        config = nano_predictor(self.latent_channels) if self.is_nano() else PUBLISHED
         first = float(self.listed()[0] - 1)
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {
@@ -136,34 +131,16 @@ class InvSRSource(NanoWidths, Source):
             }
         return invsr_model(networks, self.listed(), self.guidance, self.colour_fix)
 
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.size == "full":
-            base = _named("base", self.base, "SD-Turbo, a folder or a hub id")
-            predictor = _named("predictor", self.predictor, "noise_predictor_sd_turbo_v5.pth")
-            prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
-            load_sd21(model, base, None, *prompts)
-            load_noise_predictor(
-                model.component("noise_predictor", "InvSR"), predictor, "source.predictor"
-            )
-            if self.sample:
-                model.component("noise", "InvSR").reset_parameters()
-        else:
-            weights = _named("weights", self.weights, "the weight file of a nano")
-            read_tensors(model, Path(weights))
-        model.eval().requires_grad_(False)
-
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        named: list[str | Path] = []
-        if self.base:
-            named += [Path(self.base) / part for part in PARTS]
-        named += [file for file in (self.weights, self.predictor) if file]
-        return files_key(named)
+    def load_full(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`."""
+        base, predictor = self.named("base"), self.named("predictor")
+        prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
+        load_sd21(model, base, None, *prompts)
+        load_noise_predictor(
+            model.component("noise_predictor", "InvSR"), predictor, "source.predictor"
+        )
+        if self.sample:
+            model.component("noise", "InvSR").reset_parameters()
 
 
 def nano_predictor(latent_channels: int) -> PredictorConfig:
@@ -214,10 +191,3 @@ def invsr_model(
         colour_fix=colour_fix,
         tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
     ).eval()
-
-
-def _named(key: str, value: str | None, what: str) -> str:
-    """What a recipe names. Raises UserError where it does not."""
-    if value is None:
-        raise UserError(f"source.{key}: InvSR needs {what}; set source.{key} (--plan needs none)")
-    return value

@@ -1,0 +1,100 @@
+"""What families have in common that are made of Stable Diffusion's UNet and VAE."""
+
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.source import Source
+from compress.model.sr_model import SRModel
+from compress.networks.latent_diffusion import PromptEncoder
+from compress.networks.nano import NANO_UNET, NanoWidths
+from compress.networks.sd21 import TOKENS, sd21_parts
+from compress.networks.sd21_checkpoint import PARTS
+
+
+class Parts(NamedTuple):
+    """The networks, on the meta device.
+
+    Attributes:
+        text_encoder: None for a nano.
+        unet: The UNet.
+        vae: The autoencoder.
+        context: A nano's constant text, which takes the text encoder's place; else None.
+    """
+
+    text_encoder: PromptEncoder | None
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    context: nn.Parameter | None
+
+
+class StableDiffusionSource(NanoWidths, Source):
+    """A source with the sizes `full` and `nano`.
+
+    Attributes:
+        title: The family's own name.
+        files: Keys that name a file, or a base, and what it is.
+    """
+
+    title: ClassVar[str]
+    files: ClassVar[dict[str, str]]
+
+    def parts(self, prompts: int = 1) -> Parts:
+        """The networks of the size that is chosen.
+
+        Args:
+            prompts: How many constant texts the full size has.
+        """
+        if self.is_nano():
+            with torch.device("meta"):
+                context = nn.Parameter(torch.empty(1, TOKENS, NANO_UNET["cross_attention_dim"]))
+                return Parts(None, self.nano_unet(), self.nano_vae(), context)
+        full = sd21_parts(prompts)
+        return Parts(full.text_encoder, full.unet, full.vae, None)
+
+    def named(self, key: str) -> str:
+        """What a key names.
+
+        Raises:
+            UserError: The recipe does not set it.
+        """
+        value: str | None = getattr(self, key)
+        if value is None:
+            raise UserError(
+                f"source.{key}: {self.title} needs {self.files[key]}; set source.{key} "
+                "(--plan needs none)"
+            )
+        return value
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.is_nano():
+            read_tensors(model, Path(self.named("weights")))
+        else:
+            self.load_full(model)
+        model.eval().requires_grad_(False)
+
+    def load_full(self, model: SRModel) -> None:
+        """Read the published files into a model of full size.
+
+        Raises:
+            UserError: As `load` does.
+        """
+        raise NotImplementedError
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        named: dict[str, str | None] = {key: getattr(self, key) for key in self.files}
+        base = named.pop("base", None)
+        parts = [] if base is None else [Path(base) / part for part in PARTS]
+        return files_key([*parts, *filter(None, named.values())])
