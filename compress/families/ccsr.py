@@ -24,7 +24,7 @@ from compress.networks.control import (
 )
 from compress.networks.control_file import load_control
 from compress.networks.controlled import controlled_model, padded
-from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
+from compress.networks.latent_diffusion import SampledEncoder, VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
 from compress.networks.noise_maps import NoiseMaps
@@ -166,7 +166,7 @@ class CCSRSource(StableDiffusionSource):
             networks: dict[str, nn.Module | None] = {
                 "text_encoder": text,
                 "noise": NoiseMaps(draws, channels),
-                "encoder": VAEEncoder(vae),
+                "encoder": SampledEncoder(vae) if self.sample else VAEEncoder(vae),
                 "hint": hint,
                 "control": control,
                 "denoiser": ControlledDenoiser(unet, LAST, context),

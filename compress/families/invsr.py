@@ -26,7 +26,12 @@ from compress.model.calls import (
     map_ratios,
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
-from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.latent_diffusion import (
+    SampledEncoder,
+    UNetDenoiser,
+    VAEDecoder,
+    VAEEncoder,
+)
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.noise_predictor import (
     PUBLISHED,
@@ -125,7 +130,7 @@ class InvSRSource(StableDiffusionSource):
                 "text_encoder": text,
                 "noise": NoiseMaps(len(DRAWN), config.latent_channels) if self.sample else None,
                 "noise_predictor": NoisePredictor(config, first),
-                "encoder": VAEEncoder(vae),
+                "encoder": SampledEncoder(vae) if self.sample else VAEEncoder(vae),
                 "denoiser": UNetDenoiser(unet, int(first), context),
                 "decoder": VAEDecoder(vae),
             }

@@ -14,7 +14,7 @@ from compress.cost.count import measure
 from compress.families.invsr import DRAWN, InvSRSource, invsr_model
 from compress.model.calls import Call
 from compress.model.sr_model import SRModel
-from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
+from compress.networks.latent_diffusion import SampledEncoder, UNetDenoiser, VAEDecoder
 from compress.networks.noise_predictor import NoisePredictor, PredictorConfig
 from compress.process.colour import wavelet
 
@@ -52,7 +52,7 @@ def published(golden: Golden, case: str) -> SRModel:
         "text_encoder": ConstantText(*contexts[: 1 if facts["cfg"] == 1 else 2]),
         "noise": GivenNoise(*draws),
         "noise_predictor": predictor,
-        "encoder": VAEEncoder(vae),
+        "encoder": SampledEncoder(vae),
         "denoiser": UNetDenoiser(unet, listed[0] - 1),
         "decoder": VAEDecoder(vae),
     }
