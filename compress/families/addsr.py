@@ -20,10 +20,10 @@ from compress.model.calls import (
     LR,
     PREDICTION,
     STATE,
-    TIMESTEP,
     Call,
     Wiring,
     map_ratios,
+    told,
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import control_parts, split_hint
@@ -42,6 +42,7 @@ from compress.networks.visual_tokens import VisualTokens, load_visual_tokens
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
 from compress.process.linear_steps import LinearSteps
+from compress.process.noise import draws
 from compress.process.resample import SCALE
 from compress.process.self_refined import CONDITION, HINT, SelfRefined
 from compress.process.self_refined import TOKENS as IMAGE_TOKENS
@@ -210,20 +211,20 @@ def addsr_model(
     hint, control = split_hint(parts.control)
     denoiser = PromptedDenoiser(parts.unet, control.timestep, control.context)
     residuals = denoiser.ratios()
-    told = (TIMESTEP,) if process.steps > 1 else ()
-    drawn = [name for name in process.inputs if name.startswith("noise_")]
-    drawn += [POSTERIOR_NOISE] if posterior else []
+    sampled = (POSTERIOR_NOISE,) * posterior
+    drawn = (*draws(process.inputs), *sampled)
+    step = told(process.steps)
     prompts = ("context", IMAGE_TOKENS)
     calls = (
         Call("text_encoder", (), ("context",)),
-        Call("noise", (LR,), tuple(drawn)),
+        Call("noise", (LR,), drawn),
         Call("squeeze", (LR,), (SQUEEZED,)),
         Call("tokens", (SQUEEZED,), (IMAGE_TOKENS,)),
         Call("enlarge", (LR,), (CONDITION,)),
-        Call("encoder", (CONDITION, *([POSTERIOR_NOISE] if posterior else [])), (LATENT,)),
+        Call("encoder", (CONDITION, *sampled), (LATENT,)),
         Call("hint", (CONDITION,), (HINT,)),
-        Call("control", (STATE, HINT, *prompts, *told), tuple(residuals), each_step=True),
-        Call("denoiser", (STATE, *prompts, *residuals, *told), (PREDICTION,), each_step=True),
+        Call("control", (STATE, HINT, *prompts, *step), tuple(residuals), each_step=True),
+        Call("denoiser", (STATE, *prompts, *residuals, *step), (PREDICTION,), each_step=True),
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
     ratios = map_ratios(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.families.stable_diffusion import StableDiffusionSource
+from compress.families.stable_diffusion import GuidedSource
 from compress.model.sr_model import SRModel
 from compress.networks.control import (
     AddedControl,
@@ -34,6 +34,7 @@ from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import LAST, guided
 from compress.process.linear_steps import LinearSteps
+from compress.process.noise import draws
 from compress.process.truncated_chains import leading_chain, spaced_chain
 
 CHECKPOINT = "CCSR's real-world_ccsr.ckpt"
@@ -54,7 +55,7 @@ NEGATIVE = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
 CHAINS = {1: (45, 0.6667, 0.3333), 2: (1, 0.6667, 0.0)}
 
 
-class CCSRSource(StableDiffusionSource):
+class CCSRSource(GuidedSource):
     """CCSR: a control network beside SD 2.1-base, and a decoder trained for detail."""
 
     title: ClassVar[str] = "CCSR"
@@ -157,15 +158,14 @@ class CCSRSource(StableDiffusionSource):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        text, unet, vae, context = self.parts(prompts=1 if self.guidance == 1 else 2)
+        text, unet, vae, context = self.parts(len(self.prompts()))
         process = self.process()
         channels = unet.config["in_channels"]
         hint, control = split_hint(self._control(unet, context))
-        draws = sum(name.startswith("noise_") for name in process.inputs) + self.sample
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {
                 "text_encoder": text,
-                "noise": NoiseMaps(draws, channels),
+                "noise": NoiseMaps(len(draws(process.inputs)) + self.sample, channels),
                 "encoder": SampledEncoder(vae) if self.sample else VAEEncoder(vae),
                 "hint": hint,
                 "control": control,
@@ -218,8 +218,7 @@ class CCSRSource(StableDiffusionSource):
         base = self.named("base")
         controlnet = self.named("controlnet")
         vae = self.named("vae")
-        prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
-        load_sd21(model, base, None, *prompts)
+        load_sd21(model, base, None, *self.prompts())
         load_control(control, controlnet, "source.controlnet")
         state = released_state(vae, "source.vae", DECODER)
         fill([model.encoder, model.decoder], state, f"source.vae: {vae}", DECODER)

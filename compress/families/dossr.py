@@ -28,6 +28,7 @@ from compress.networks.released_file import released_state
 from compress.networks.rrdbnet import PUBLISHED, RRDBConfig, RRDBNet
 from compress.networks.sd21 import TOKENS
 from compress.process.colour import ColourFix
+from compress.process.noise import draws
 from compress.process.shift_solver import START, shift_solver
 
 CHECKPOINT = "DoSSR's dossr_default.ckpt or dossr_onestep.ckpt"
@@ -82,12 +83,13 @@ class DoSSRSource(StableDiffusionSource):
         condition_vae = self.parts().vae
         config = NANO_RRDB if self.is_nano() else PUBLISHED
         process = shift_solver(self.steps, self.order)
-        draws = sum(name.startswith("noise_") for name in process.inputs) + self.sample
         hint, control = split_hint(_control(unet, context))
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {
                 "text_encoder": text,
-                "noise": NoiseMaps(draws, unet.config["in_channels"]),
+                "noise": NoiseMaps(
+                    len(draws(process.inputs)) + self.sample, unet.config["in_channels"]
+                ),
                 "preprocessor": RRDBNet(config),
                 "condition_encoder": ImageEncoder(condition_vae),
                 "encoder": ImageEncoder(vae),

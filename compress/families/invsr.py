@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.families.stable_diffusion import StableDiffusionSource
+from compress.families.stable_diffusion import GuidedSource
 from compress.model.calls import (
     CLEAN_LATENT,
     IMAGE,
@@ -20,10 +20,10 @@ from compress.model.calls import (
     LR,
     PREDICTION,
     STATE,
-    TIMESTEP,
     Call,
     Wiring,
     map_ratios,
+    told,
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import (
@@ -41,7 +41,13 @@ from compress.networks.noise_predictor import (
 )
 from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.colour import ColourFix
-from compress.process.epsilon_chains import INVSR_TIMESTEPS, check_timesteps, guided, inversion
+from compress.process.epsilon_chains import (
+    INVSR_TIMESTEPS,
+    check_timesteps,
+    contexts,
+    guided,
+    inversion,
+)
 
 POSITIVE = (
     "Cinematic, high-contrast, photo-realistic, 8k, ultra HD, meticulous detailing, hyper "
@@ -54,7 +60,7 @@ NEGATIVE = (
 START_NOISE, DRAWN = "start_noise", ("predictor_noise", "posterior_noise")
 
 
-class InvSRSource(StableDiffusionSource):
+class InvSRSource(GuidedSource):
     """InvSR: a noise predictor, and SD-Turbo's UNet and VAE."""
 
     title: ClassVar[str] = "InvSR"
@@ -122,7 +128,7 @@ class InvSRSource(StableDiffusionSource):
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
-        text, unet, vae, context = self.parts(prompts=1 if self.guidance == 1 else 2)
+        text, unet, vae, context = self.parts(len(self.prompts()))
         config = nano_predictor(self.latent_channels) if self.is_nano() else PUBLISHED
         first = float(self.listed()[0] - 1)
         with torch.device("meta"):
@@ -139,8 +145,7 @@ class InvSRSource(StableDiffusionSource):
     def load_full(self, model: SRModel) -> None:
         """See `StableDiffusionSource`."""
         base, predictor = self.named("base"), self.named("predictor")
-        prompts = [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]
-        load_sd21(model, base, None, *prompts)
+        load_sd21(model, base, None, *self.prompts())
         load_noise_predictor(
             model.component("noise_predictor", "InvSR"), predictor, "source.predictor"
         )
@@ -177,15 +182,13 @@ def invsr_model(
         colour_fix: A key of `compress.process.colour.FIXES`.
     """
     process = guided(inversion(listed), guidance)
-    told = (TIMESTEP,) if process.steps > 1 else ()
-    contexts = ("context",) if guidance == 1 else ("context", "negative_context")
     drawn = DRAWN if networks.get("noise") is not None else ()
     calls = (
-        Call("text_encoder", (), contexts),
+        Call("text_encoder", (), contexts(process)),
         Call("noise", (LR,), DRAWN),
         Call("noise_predictor", (LR, *drawn[:1]), (START_NOISE,)),
         Call("encoder", (LR, *drawn[1:]), (LATENT,)),
-        Call("denoiser", (STATE, "context", *told), (PREDICTION,), each_step=True),
+        Call("denoiser", (STATE, "context", *told(process.steps)), (PREDICTION,), each_step=True),
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
     ratios = map_ratios(0.5, **dict.fromkeys((START_NOISE, *DRAWN), 0.5))

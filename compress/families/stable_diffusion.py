@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from pydantic import Field
 from torch import nn
 
 from compress.core.errors import UserError
@@ -98,3 +99,23 @@ class StableDiffusionSource(NanoWidths, Source):
         base = named.pop("base", None)
         parts = [] if base is None else [Path(base) / part for part in PARTS]
         return files_key([*parts, *filter(None, named.values())])
+
+
+class GuidedSource(StableDiffusionSource):
+    """A source whose full size may have classifier-free guidance; its subclasses set prompts."""
+
+    prompt: str = Field("", description="For `full`, the constant prompt.")
+    negative_prompt: str = Field(
+        "", description="For `full`, the prompt that guidance leads away from."
+    )
+    guidance: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="For `full`, the factor of classifier-free guidance. Above 1 steps run on two "
+        "prompts.",
+    )
+
+    def prompts(self) -> list[str]:
+        """The constant texts: with guidance the negative one as well."""
+        return [self.prompt] if self.guidance == 1 else [self.prompt, self.negative_prompt]

@@ -29,6 +29,11 @@ OF_PROCESS = (STATE, TIMESTEP)  # what the process gives at each step
 Values = dict[str, Any]  # a value's name -> tensor, or None for one that nothing makes
 
 
+def one_or_all(outputs: Sequence[Any]) -> Any:
+    """What a component returns: one output as it is, several as a tuple."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a component.
@@ -48,10 +53,7 @@ class Call:
 
     def result(self, values: Values) -> Any:
         """What the component returned, out of all values: one tensor, or a tuple of several."""
-        made = tuple(values[name] for name in self.outputs)
-        if len(made) == 1:
-            return made[0]
-        return made
+        return one_or_all([values[name] for name in self.outputs])
 
 
 # Told of each call: it, its arguments, and what it put out.
@@ -176,6 +178,11 @@ def name_in_model(component: str, path: str) -> str:
         path: Its name in the component; empty for the component itself, which may be a bare layer.
     """
     return f"{component}.{path}" if path else component
+
+
+def told(steps: int) -> tuple[str, ...]:
+    """The input of a component of a step by which it is told the timestep: with several steps."""
+    return (TIMESTEP,) if steps > 1 else ()
 
 
 def map_ratios(latent_ratio: float, scale: float = 4.0, **others: float) -> dict[str, float]:

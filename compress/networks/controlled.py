@@ -12,14 +12,16 @@ from compress.model.calls import (
     LR,
     PREDICTION,
     STATE,
-    TIMESTEP,
     Call,
     Wiring,
     map_ratios,
+    told,
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import ControlledDenoiser
+from compress.process.epsilon_chains import contexts
 from compress.process.linear_steps import LinearSteps
+from compress.process.noise import draws
 from compress.process.resample import SCALE
 
 HINT, POSTERIOR_NOISE = "hint", "posterior_noise"
@@ -50,23 +52,22 @@ def controlled_model(
     if not isinstance(denoiser, ControlledDenoiser):
         raise TypeError("the denoiser takes no residuals of a control network")
     residuals = denoiser.ratios()
-    told = (TIMESTEP,) if process.steps > 1 else ()
-    contexts = tuple(name for name in ("negative_context",) if name in process.inputs)
-    drawn = [name for name in process.inputs if name.startswith("noise_")]
-    drawn += [POSTERIOR_NOISE] if posterior else []
+    sampled = (POSTERIOR_NOISE,) * posterior
+    drawn = (*draws(process.inputs), *sampled)
+    step = told(process.steps)
     seen, condition = (CLEAR, CONDITION) if "preprocessor" in networks else (LR, LATENT)
     before = (
         Call("preprocessor", (LR,), (CLEAR,)),
         Call("condition_encoder", (CLEAR,), (CONDITION,)),
     )
     calls = (
-        Call("text_encoder", (), ("context", *contexts)),
-        Call("noise", (LR,), tuple(drawn)),
+        Call("text_encoder", (), contexts(process)),
+        Call("noise", (LR,), drawn),
         *(before if "preprocessor" in networks else ()),
-        Call("encoder", (seen, *([POSTERIOR_NOISE] if posterior else [])), (LATENT,)),
+        Call("encoder", (seen, *sampled), (LATENT,)),
         Call("hint", (condition,), (HINT,)),
-        Call("control", (STATE, HINT, "context", *told), tuple(residuals), each_step=True),
-        Call("denoiser", (STATE, "context", *residuals, *told), (PREDICTION,), each_step=True),
+        Call("control", (STATE, HINT, "context", *step), tuple(residuals), each_step=True),
+        Call("denoiser", (STATE, "context", *residuals, *step), (PREDICTION,), each_step=True),
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
     halves = dict.fromkeys((*drawn, HINT, CONDITION), 0.5)

@@ -7,6 +7,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from compress.model.calls import one_or_all
 from compress.process.resample import upsample
 
 
@@ -224,5 +225,4 @@ class PromptEncoder(nn.Module):
 
     def forward(self) -> Any:
         """The context [1, tokens, dim] of one prompt, or a tuple of those of several."""
-        contexts = self.text_model(self.token_ids)[0].split(1)
-        return contexts[0] if len(contexts) == 1 else contexts
+        return one_or_all(self.text_model(self.token_ids)[0].split(1))

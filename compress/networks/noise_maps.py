@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from compress.model.calls import one_or_all
 from compress.process.noise import PERIOD, repeated_to
 
 
@@ -45,5 +46,5 @@ class NoiseMaps(nn.Module):
         found = []
         for one in self.maps.split(1, dim=0):
             noise = repeated_to(one.to(like.dtype), height, width)
-            found.append(noise.expand(len(like), -1, -1, -1) if len(like) > 1 else noise)
-        return found[0] if len(found) == 1 else tuple(found)
+            found.append(noise.expand(len(like), -1, -1, -1))
+        return one_or_all(found)

@@ -17,7 +17,7 @@ import torch
 
 from compress.core.errors import UserError
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row
-from compress.process.noise import PERIOD
+from compress.process.noise import DRAW, PERIOD
 from compress.process.one_step import alphas_cumprod
 
 LAST = 999  # the noisiest timestep
@@ -29,12 +29,13 @@ INVSR_TIMESTEPS: Mapping[int, tuple[int, ...]] = {
     4: (200, 150, 100, 50),
     5: (250, 200, 150, 100, 50),
 }
+CONTEXT, NEGATIVE = "context", "negative_context"  # of the two prompts of guidance
 ADDSR_TIMESTEPS = (999, 749, 499, 249)
 
 
 def noise(draw: int) -> str:
     """The name of the value with the noise of a draw, counted from 0."""
-    return f"noise_{draw}"
+    return f"{DRAW}{draw}"
 
 
 def clean(alpha_bar: float, scale: float = 1.0) -> dict[str, float]:
@@ -109,6 +110,13 @@ def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
     return LinearSteps(first_state(start, bars[0]), tuple(rows), names, PERIOD)
 
 
+def contexts(process: LinearSteps) -> tuple[str, ...]:
+    """The contexts that the components of a chain's steps read."""
+    if NEGATIVE in process.inputs:
+        return (CONTEXT, NEGATIVE)
+    return (CONTEXT,)
+
+
 def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps:
     """A chain with classifier-free guidance: two calls a step, on two contexts.
 
@@ -123,7 +131,7 @@ def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps
     """
     if guidance == 1:
         return process
-    negative = {"context": "negative_context"}
+    negative = {CONTEXT: NEGATIVE}
     rows: list[Row] = []
     for step, row in enumerate(process.rows):
         if step < first:
@@ -134,7 +142,7 @@ def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps
         factors[PREDICTION] = guidance * gain
         factors[f"{PREDICTION}_{len(rows)}"] = (1 - guidance) * gain
         rows += [Row(row.timestep, {STATE: 1.0}, negative), Row(row.timestep, factors)]
-    inputs = (*process.inputs, "negative_context")
+    inputs = (*process.inputs, NEGATIVE)
     return LinearSteps(process.start, tuple(rows), inputs, process.period)
 
 

@@ -1,8 +1,16 @@
 """A fixed map of noise, repeated over a latent of any size."""
 
+from collections.abc import Iterable
+
 import torch
 
 PERIOD = 64  # pixels of the latent after which a model's noise repeats itself
+DRAW = "noise_"  # and a number: the values of noise, in the order in which they are drawn
+
+
+def draws(names: Iterable[str]) -> list[str]:
+    """Those of the values that are noise."""
+    return [name for name in names if name.startswith(DRAW)]
 
 
 def repeated(noise: torch.Tensor, like: torch.Tensor, top: int = 0, left: int = 0) -> torch.Tensor:

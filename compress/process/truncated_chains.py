@@ -16,7 +16,7 @@ import torch
 from compress.core.errors import UserError
 from compress.process.epsilon_chains import LAST, clean, first_state, noise, noised
 from compress.process.linear_steps import STATE, LinearSteps, Row
-from compress.process.noise import PERIOD
+from compress.process.noise import DRAW, PERIOD, draws
 from compress.process.one_step import alphas_cumprod
 
 
@@ -146,7 +146,7 @@ def _next_state(alpha_bar: float, earlier: float, draw: int) -> dict[str, float]
 def _chain(start: dict[str, float], rows: Sequence[Row]) -> LinearSteps:
     """The chain, with the values that it reads in their order."""
     read = {name: None for factors in (start, *(row.factors for row in rows)) for name in factors}
-    drawn = sorted((n for n in read if n.startswith("noise_")), key=lambda n: int(n[6:]))
+    drawn = sorted(draws(read), key=lambda name: int(name.removeprefix(DRAW)))
     latent = ["latent"] if "latent" in read else []
     return LinearSteps(start, tuple(rows), (*latent, *drawn), PERIOD)
 
