@@ -201,7 +201,7 @@ class CCSRSource(GuidedSource):
         path = self.named("checkpoint")
         key = "source.checkpoint"
         text = model.component("text_encoder", "CCSR")
-        unet = model.denoiser.unet
+        unet = model.component("denoiser", "CCSR").unet
         parts = [
             Part("model.diffusion_model.", unet, unet_names(unet)),
             Part("control_model.", control, unet_names(control)),

@@ -45,6 +45,7 @@ OF_ENCODER = ("in_channels", "layers_per_block", "norm_num_groups", "down_block_
 class NanoWidths(Strict):
     """Widths of a nano: keys of a source, and the networks that they make."""
 
+    size: str = Field("nano", description="`nano`, or a published size.")
     latent_channels: int = Field(
         4, gt=0, le=1024, description="For `nano`, the channels of the latent."
     )
@@ -68,7 +69,7 @@ class NanoWidths(Strict):
 
     def is_nano(self) -> bool:
         """Whether these widths are in use: those of a published size are published."""
-        return getattr(self, "size", "nano") == "nano"
+        return self.size == "nano"
 
     @model_validator(mode="after")
     def _legal_widths(self) -> "NanoWidths":

@@ -8,7 +8,7 @@ one rounding of the stored type.
 The pass also folds what is computed four times: nearest enlargement before a convolution.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -124,9 +124,12 @@ class Strip(Pass):
 
     def _strip_timestep(self, model: SRModel) -> None:
         """Of all that is told one: the denoiser, a control network, a noise predictor."""
-        for _, part in model.components():
-            if not hasattr(part, "timestep") or not hasattr(part, "network"):
-                continue
+        timed: list[Any] = [
+            part
+            for _, part in model.components()
+            if hasattr(part, "timestep") and hasattr(part, "network")
+        ]
+        for part in timed:
             if self.timestep == "fold":
                 # What is not called at each step is told its own timestep alone.
                 several = isinstance(part, Conditioned) and model.process.steps > 1

@@ -56,7 +56,7 @@ def test_a_stored_header_gives_its_source_back(family):
 def test_widths_belong_to_nano():
     with pytest.raises(
         UserError,
-        match="latent_channels is of size 'nano'; the architecture of 'sd21' is published",
+        match="latent_channels is of size 'nano'; the architecture of a full size is published",
     ):
         parse_source({"family": "osediff", "size": "sd21", "latent_channels": 16})
     assert parse_source({"family": "osediff", "latent_channels": 16}).latent_channels == 16

@@ -15,9 +15,9 @@ from support.killed import killed
 from compress import train
 from compress.core.errors import UserError
 from compress.data.presets import PRESETS
-from compress.families import osediff
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.osediff import OSEDiffSource
+from compress.networks import nano as nano_networks
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model, save_model
 from compress.stages import base, latents
@@ -64,8 +64,8 @@ def folder(tmp_path_factory):
 def recipe(folder, tmp_path, monkeypatch):
     """Of the smallest nano: least widths, one residual block where a level has two or three."""
     monkeypatch.setattr(base, "LATENT_POOL", 4)
-    monkeypatch.setattr(osediff, "NANO_UNET", osediff.NANO_UNET | PLAIN)
-    monkeypatch.setattr(osediff, "NANO_VAE", osediff.NANO_VAE | {"layers_per_block": 0})
+    monkeypatch.setattr(nano_networks, "NANO_UNET", nano_networks.NANO_UNET | PLAIN)
+    monkeypatch.setattr(nano_networks, "NANO_VAE", nano_networks.NANO_VAE | {"layers_per_block": 0})
     path = tmp_path / "train.yaml"
     path.write_text(
         yaml.safe_dump(
