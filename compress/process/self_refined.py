@@ -8,7 +8,7 @@ the enlarged input:
 The hint of the control network and the image tokens are made of it anew.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -47,10 +47,15 @@ class SelfRefined:
     tokens_side: int = 384
     start: str = "lr"
 
-    @property
-    def chain(self) -> LinearSteps:
-        """The steps without refinement."""
-        return renoised(self.timesteps, self.start)
+    chain: LinearSteps = field(init=False)  # the steps without refinement
+    _clean: tuple[dict[str, float], ...] = field(init=False)  # the clean latent of each step
+
+    def __post_init__(self) -> None:
+        # Once, as numbers: reading them off a tensor would stop torch.export.
+        bars = alphas_cumprod()
+        found = tuple(clean(bars[timestep].item()) for timestep in self.timesteps)
+        object.__setattr__(self, "chain", renoised(self.timesteps, self.start))
+        object.__setattr__(self, "_clean", found)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -69,13 +74,12 @@ class SelfRefined:
         values = dict(zip(chain.inputs, (latent, *noises), strict=True))
         state = weighted_sum(chain.start, values)
         refined: dict[str, torch.Tensor] = {}
-        for row in chain.rows:
+        for row, factors in zip(chain.rows, self._clean, strict=True):
             told = latent.new_full((len(latent),), row.timestep, dtype=torch.int64)
             prediction = steps(state, told, **refined)
             values |= {STATE: state, PREDICTION: prediction}
             if row is not chain.rows[-1]:
-                alpha_bar = alphas_cumprod()[row.timestep].item()
-                decoded = steps.call("decoder", weighted_sum(clean(alpha_bar), values))
+                decoded = steps.call("decoder", weighted_sum(factors, values))
                 refined = self._see(decoded, enlarged, steps)
             state = weighted_sum(row.factors, values)
         return state

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from bench.random_weights import randomise
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from support.call_by_call import watched
@@ -19,6 +20,7 @@ from compress.networks.control import control_parts
 from compress.networks.image_prompt import PromptedControl, add_image_attention, prompted_names
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.visual_tokens import VisualTokens, token_tensors
+from compress.process import epsilon_chains, self_refined
 from compress.process.colour import adain, wavelet
 from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
 from compress.process.self_refined import SelfRefined
@@ -154,6 +156,29 @@ def test_later_steps_decode_and_look_again():
     for name in ("denoiser", "control", "decoder", "hint", "tokens"):
         assert three[name].macs_full == 3 * one[name].macs_full
     assert three["encoder"].macs_full == one["encoder"].macs_full
+
+
+def test_the_chain_is_numbers_before_it_runs(monkeypatch):
+    """torch.export follows what runs, and cannot read a number off a tensor."""
+    model = randomise(AddSRSource(steps=2).build())
+
+    def read_again(*_arguments: object) -> None:
+        raise AssertionError("a table was read while the model ran")
+
+    for name in ("alphas_cumprod", "renoised", "clean"):
+        monkeypatch.setattr(self_refined, name, read_again)
+    monkeypatch.setattr(epsilon_chains, "alphas_cumprod", read_again)
+    values = {"latent": torch.zeros(1, 4, 4, 4), "condition": torch.zeros(1, 3, 32, 32)}
+    values |= {f"noise_{draw}": torch.zeros(1, 4, 4, 4) for draw in range(2)}
+
+    class Steps:
+        def __call__(self, state, timestep, **others):
+            return state
+
+        def call(self, component, *inputs):
+            return torch.zeros(1, 3, 32, 32)
+
+    assert torch.equal(model.run_process(values, Steps()), torch.zeros(1, 4, 4, 4))
 
 
 def test_files_that_are_not_named():
