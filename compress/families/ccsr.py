@@ -23,13 +23,12 @@ from compress.networks.control import (
     split_hint,
 )
 from compress.networks.control_file import load_control
-from compress.networks.controlled import controlled_model, padded
+from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import SampledEncoder, VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import fill, released_state
-from compress.networks.sd21 import TOKENS
 from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.colour import ColourFix
 from compress.process.epsilon_chains import LAST, guided
@@ -211,7 +210,7 @@ class CCSRSource(GuidedSource):
         ]
         state = released_state(path, key, CHECKPOINT)
         load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
-        text.token_ids = padded((), TOKENS)  # the empty prompt
+        set_prompt(text, ())
 
     def _load_folders(self, model: SRModel, control: ControlNetwork) -> None:
         """Version 2's control network and VAE, beside SD 2.1-base."""

@@ -19,14 +19,13 @@ from compress.networks.control import (
     control_parts,
     split_hint,
 )
-from compress.networks.controlled import controlled_model, padded
+from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import released_state
 from compress.networks.rrdbnet import PUBLISHED, RRDBConfig, RRDBNet
-from compress.networks.sd21 import TOKENS
 from compress.process.colour import ColourFix
 from compress.process.noise import draws
 from compress.process.shift_solver import START, shift_solver
@@ -122,7 +121,7 @@ class DoSSRSource(StableDiffusionSource):
         key = "source.checkpoint"
         state = released_state(path, key, CHECKPOINT)
         load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
-        text.token_ids = padded(PROMPT, TOKENS)
+        set_prompt(text, PROMPT)
         model.hint, model.control = split_hint(control)
         model.component("noise", "DoSSR").reset_parameters()
 

@@ -19,6 +19,7 @@ from compress.model.calls import (
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import ControlledDenoiser
+from compress.networks.latent_diffusion import PromptEncoder
 from compress.process.epsilon_chains import contexts
 from compress.process.linear_steps import LinearSteps
 from compress.process.noise import draws
@@ -79,6 +80,18 @@ def controlled_model(
         colour_fix=colour_fix,
         tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
     ).eval()
+
+
+def set_prompt(text: PromptEncoder, ids: Sequence[int]) -> None:
+    """Give a text encoder whose weights were read its one prompt, and the positions of tokens.
+
+    Args:
+        text: Its buffers may be on the meta device.
+        ids: The prompt's token ids, without those of its start and end.
+    """
+    length = text.token_ids.shape[1]
+    text.token_ids = padded(ids, length)
+    text.text_model.get_submodule("embeddings").position_ids = torch.arange(length)[None]
 
 
 def padded(ids: Sequence[int], length: int) -> torch.Tensor:

@@ -113,7 +113,8 @@ def load_parts(
     check_fit(expected, found, where, wanted)
     for part in parts:
         tensors = {name: found[part.prefix + file] for name, file in part.names.items()}
-        part.network.load_state_dict(tensors, assign=True)
+        # Their names were compared above; position ids are in no file (`set_prompt`).
+        part.network.load_state_dict(tensors, assign=True, strict=False)
 
 
 def _as_linear(tensor: torch.Tensor, want: torch.Tensor) -> torch.Tensor:

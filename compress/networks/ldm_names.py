@@ -160,7 +160,7 @@ def text_names(network: nn.Module) -> Names:
     There q, k and v are one tensor; `compress.networks.ldm_checkpoint` splits it under these names.
     """
     names = {}
-    for name in network.state_dict():
+    for name, _ in network.named_parameters():  # position ids are in no file
         if name in TEXT:
             names[name] = TEXT[name]
             continue

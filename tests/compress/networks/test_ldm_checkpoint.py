@@ -9,7 +9,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from compress.core.errors import UserError
 from compress.networks.control import JoinedControl, control_parts
-from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
+from compress.networks.controlled import set_prompt
+from compress.networks.latent_diffusion import PromptEncoder, VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import (
     AUTOENCODER,
     BEHIND_TEXT,
@@ -26,6 +27,7 @@ from compress.networks.ldm_checkpoint import (
     unet_part,
     vae_part,
 )
+from compress.networks.ldm_names import text_names
 from compress.networks.sd21 import SD21_TEXT, SD21_UNET, SD21_VAE
 
 
@@ -114,3 +116,28 @@ def test_joint_projections_are_split_in_the_order_q_k_v():
         "a.attn.v_proj.bias": [4, 5],
         "b": [0, 1, 2, 3, 4, 5],
     }
+
+
+def test_a_text_encoder_is_read_with_its_prompt():
+    """Built on the meta device, as a source builds it: no buffer may stay without a value."""
+    config = CLIPTextConfig(
+        vocab_size=50000,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=7,
+    )
+    torch.manual_seed(0)
+    plain = CLIPTextModel(config).eval()
+    with torch.device("meta"):
+        text = PromptEncoder(CLIPTextModel(config), torch.empty(1, 7, dtype=torch.int64)).eval()
+    names = text_names(text.text_model)
+    own = plain.state_dict()
+    state = {"text." + file: own[name] for name, file in names.items()}
+    load_parts([Part("text.", text.text_model, names)], state, "x", "x")
+    set_prompt(text, (3, 4))
+    assert text.token_ids.tolist() == [[49406, 3, 4, 49407, 0, 0, 0]]
+    assert not [name for name, tensor in text.state_dict().items() if tensor.is_meta]
+    with torch.no_grad():
+        assert torch.equal(text(), plain(text.token_ids)[0])
