@@ -10,6 +10,7 @@ Loss = Literal[
     "l1",
     "mse",
     "frequency",
+    "texture",
     "blocks",
     "lpips",
     "kl",
@@ -25,7 +26,7 @@ Loss = Literal[
 Freezable = Literal["encoder", "decoder"]
 Learning = Literal["joint", "frozen"]
 # The losses that compare images.
-ON_IMAGES: tuple[Loss, ...] = ("l1", "mse", "frequency", "lpips", "gan")
+ON_IMAGES: tuple[Loss, ...] = ("l1", "mse", "frequency", "texture", "lpips", "gan")
 
 
 class StageSettings(Strict):

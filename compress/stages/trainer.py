@@ -184,7 +184,7 @@ class Trainer:
         session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
         if config.losses.get("gan"):
             judge = in_memory_format(patch_discriminator(), torch.channels_last)
-            session.add_critic(list(judge.parameters()), config.gan_lr, judge)
+            session.add_critic(list(judge.parameters()), config.gan_lr, judge, paired=True)
         return session
 
     def _write_averaged(self, folder: Path) -> None:

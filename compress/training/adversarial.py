@@ -3,11 +3,15 @@
 import torch
 from torch import nn
 
-from compress.training.losses import gan_discriminator, gan_generator
+from compress.training.losses import gan_discriminator, gan_generator, gan_paired
 
 
 def adversarial(
-    discriminator: nn.Module, trained: list[nn.Parameter], real: torch.Tensor, fake: torch.Tensor
+    discriminator: nn.Module,
+    trained: list[nn.Parameter],
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    paired: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The losses of a generator and of the discriminator that judges it.
 
@@ -18,14 +22,25 @@ def adversarial(
         trained: Its own parameters that learn.
         real: What it should take for real.
         fake: What the generator made, of the same shape.
+        paired: Whether each real one is compared with the fake one of the same scene, so that the
+            discriminator need not tell scenes apart.
 
     Returns:
         (generator's loss, discriminator's loss), each a scalar.
     """
-    critic = gan_discriminator(discriminator(real), discriminator(fake.detach()))
+    real_logits = discriminator(real)
+    fake_logits = discriminator(fake.detach())
+    if paired:
+        critic = gan_paired(real_logits, fake_logits)
+    else:
+        critic = gan_discriminator(real_logits, fake_logits)
     for parameter in trained:
         parameter.requires_grad_(False)
-    generator = gan_generator(discriminator(fake))
+    fake_logits = discriminator(fake)
+    if paired:
+        generator = gan_paired(fake_logits, real_logits.detach())
+    else:
+        generator = gan_generator(fake_logits)
     for parameter in trained:
         parameter.requires_grad_(True)
     return generator, critic

@@ -146,7 +146,8 @@ class _Distilling:
         )
         if config.judged:
             judge, judging = discriminator(config, model, teacher)
-            self.session.add_critic(judging, config.discriminator.lr, judge)
+            paired = config.discriminator.kind == "patch"
+            self.session.add_critic(judging, config.discriminator.lr, judge, paired)
         if config.prior is not None and scores is not None and config.losses.get("vsd"):
             self.session.add_critic(scores.trainable_parameters(), config.prior.lr)
 

@@ -97,6 +97,7 @@ class Session:
         self._also: list[nn.Parameter] = []
         self._discriminator: nn.Module | None = None
         self._judging: list[nn.Parameter] = []
+        self._paired = False
         self._start: list[torch.Tensor] = []
         if learning.blend < 1:
             self._start = [p.detach().clone() for p in trained]
@@ -111,7 +112,11 @@ class Session:
         self._also += parameters
 
     def add_critic(
-        self, parameters: list[nn.Parameter], lr: float, discriminator: nn.Module | None = None
+        self,
+        parameters: list[nn.Parameter],
+        lr: float,
+        discriminator: nn.Module | None = None,
+        paired: bool = False,
     ) -> None:
         """Train `parameters` against the stage.
 
@@ -120,11 +125,13 @@ class Session:
             lr: Their learning rate.
             discriminator: Turns what it judges into logits, positive for real. The term `gan`
                 comes from it.
+            paired: Whether it compares a real image with the fake one of the same scene.
         """
         self.critics.append({"params": parameters, "lr": lr})
         if discriminator is not None:
             self._discriminator = discriminator
             self._judging = parameters
+            self._paired = paired
 
     def run(
         self, plan: Plan, loader: Iterable, forward: Forward, hooks: Hooks = NO_HOOKS
@@ -186,7 +193,9 @@ class Session:
         if self._discriminator is not None:
             if result.real is None or result.fake is None:
                 raise ValueError("a session with a discriminator needs something real and fake")
-            terms["gan"], judged = adversarial(modules[1], self._judging, result.real, result.fake)
+            terms["gan"], judged = adversarial(
+                modules[1], self._judging, result.real, result.fake, self._paired
+            )
             critic.append(judged)
         losses = {"loss": weighted_sum(terms, self.weights)}
         for name, term in terms.items():

@@ -58,7 +58,10 @@ def test_frozen_parts_are_those_that_a_stage_names():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"losses": {"kl": 1.0}}, "has no loss 'kl'; choose from l1, mse, frequency, lpips, gan"),
+        (
+            {"losses": {"kl": 1.0}},
+            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, gan",
+        ),
         ({"losses": {"l1": 0.0}}, "has no loss above 0"),
         ({"losses": {"l3": 1.0}}, "Input should be 'l1', 'mse'"),
         ({"stage": "latent", "soften": 0.1}, "makes no image, and has no soften"),

@@ -158,9 +158,11 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
     )
 
 
-def test_gradients_of_a_gan_go_where_they_belong():
+@pytest.mark.parametrize("paired", [False, True])
+def test_gradients_of_a_gan_go_where_they_belong(paired):
     judge, fake = nn.Linear(3, 1), torch.randn(4, 3, requires_grad=True)
-    generator, critic = adversarial(judge, list(judge.parameters()), torch.randn(4, 3), fake)
+    real = torch.randn(4, 3)
+    generator, critic = adversarial(judge, list(judge.parameters()), real, fake, paired)
     generator.backward()
     assert fake.grad.abs().sum() > 0
     assert judge.weight.grad is None
