@@ -11,6 +11,7 @@ from compress.passes.decoder_light import DecoderLight
 from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
 from compress.passes.encoder_swap import EncoderSwap
+from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
 from compress.passes.prune import Prune
 from compress.passes.quantize import Quantize
@@ -26,6 +27,7 @@ PASSES: dict[str, type[Pass]] = {
     "bidirectional": BidirectionalConditioning,
     "depth_prune": DepthPrune,
     "binarize": Binarize,
+    "one_step": OneStep,
     "distill": Distill,
     "pack": Pack,
     "quantize": Quantize,
