@@ -11,6 +11,7 @@ from compress.passes.decoder_light import DecoderLight
 from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
 from compress.passes.encoder_swap import EncoderSwap
+from compress.passes.near_attention import NearAttentionPass
 from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
 from compress.passes.prune import Prune
@@ -26,6 +27,7 @@ PASSES: dict[str, type[Pass]] = {
     "decoder_light": DecoderLight,
     "bidirectional": BidirectionalConditioning,
     "depth_prune": DepthPrune,
+    "near_attention": NearAttentionPass,
     "binarize": Binarize,
     "one_step": OneStep,
     "distill": Distill,

@@ -74,8 +74,8 @@ class Distill(DistillConfig):
         if further:
             raise UserError(
                 f"pass 'distill': the denoiser reads {min(further)} besides its state, so it can "
-                "be neither discriminator nor prior; take discriminator.kind: patch, and a prior of "
-                "its own"
+                "be neither discriminator nor prior; take discriminator.kind: patch, and a prior "
+                "of its own"
             )
 
     def _losses_on_latents(self) -> list[str]:
