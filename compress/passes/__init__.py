@@ -10,6 +10,7 @@ from compress.passes.decoder import DecoderHalve, DecoderJoin
 from compress.passes.decoder_light import DecoderLight
 from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
+from compress.passes.encoder_light import EncoderLight
 from compress.passes.encoder_swap import EncoderSwap
 from compress.passes.near_attention import NearAttentionPass
 from compress.passes.one_step import OneStep
@@ -21,6 +22,7 @@ from compress.passes.strip import Strip
 PASSES: dict[str, type[Pass]] = {
     "strip": Strip,
     "encoder_swap": EncoderSwap,
+    "encoder_light": EncoderLight,
     "prune": Prune,
     "decoder_halve": DecoderHalve,
     "decoder_join": DecoderJoin,
