@@ -314,6 +314,6 @@ class _OnWholeMaps:
 
     def call(self, component: str, *inputs: Any) -> Any:
         call = self.model.wiring.call(component)
-        local = dict(zip(call.inputs, inputs, strict=True))
+        local = call.given(inputs)
         run_calls(self.model, [call], local, self.watch)
         return call.result(local)

@@ -12,6 +12,7 @@ from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
 from compress.passes.encoder_light import EncoderLight
 from compress.passes.encoder_swap import EncoderSwap
+from compress.passes.freeze import Freeze
 from compress.passes.near_attention import NearAttentionPass
 from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
@@ -21,6 +22,7 @@ from compress.passes.strip import Strip
 
 PASSES: dict[str, type[Pass]] = {
     "strip": Strip,
+    "freeze": Freeze,
     "encoder_swap": EncoderSwap,
     "encoder_light": EncoderLight,
     "prune": Prune,

@@ -1,10 +1,10 @@
 """In which order the components of a model are fitted, and against what.
 
 `forward` is PassionSR's: one after another in running order, each against its own float output; a
-component of the steps against the clean latent, over all steps. `backward` is QArtSR's (arXiv 2503.05584, section
-3.3): from the last to the first, each against the restored image through the quantised rest, so
-that errors count by what they do to pixels. `polish` then learns all boundaries together against
-the image.
+component of the steps against the clean latent. What runs at several steps, or between them, is
+observed at all of them. `backward` is QArtSR's (arXiv 2503.05584, section 3.3): from the last to
+the first, each against the restored image through the quantised rest, so that errors count by what
+they do to pixels. `polish` then learns all boundaries together against the image.
 """
 
 from collections.abc import Callable
@@ -69,10 +69,9 @@ def float_outputs(
             if PREDICTION in call.outputs:
                 made.append(outputs[call.outputs.index(PREDICTION)])
             if not call.each_step:
-                seen = dict(zip(call.inputs, inputs, strict=True))
-                between.append(
-                    (call.component, seen | dict(zip(call.outputs, outputs, strict=True)))
-                )
+                names = (*call.inputs, *call.outputs)
+                seen = dict(zip(names, (*inputs, *outputs), strict=True))
+                between.append((call.component, seen))
 
         values[CLEAN_LATENT] = source.restore(values, note)
         predictions.append(torch.cat(made))
