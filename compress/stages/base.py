@@ -16,7 +16,7 @@ from compress.model.sr_model import SRModel
 from compress.stages.companions import Companions
 from compress.stages.settings import Freezable, Loss, StageSettings
 from compress.stages.taught import SEED_FACTOR, Taught
-from compress.training.adversarial import SOFTPLUS, Form, Judged
+from compress.training.adversarial import PAIRED, Form, Judged
 from compress.training.discriminator import patch_discriminator
 from compress.training.perceptual import MetricFiles, metrics
 from compress.training.terms import Terms
@@ -147,7 +147,7 @@ class Stage(nn.Module):
     may_freeze: ClassVar[tuple[Freezable, ...]] = ()  # parts of the model that it may hold still
     takes_teacher: ClassVar[bool] = False  # whether a teacher of the recipe gives its images
     takes_lora: ClassVar[tuple[str, ...]] = ()  # parts of the model that may learn by LoRA
-    form: ClassVar[Form] = SOFTPLUS  # of the loss gan
+    form: ClassVar[Form] = PAIRED  # of the loss gan
     balances: ClassVar[bool] = False  # whether it has a last layer for `gan_balance`
     trained: tuple[str, ...] = ()  # the parts of the model that learn, by their names
     in_full: tuple[str, ...] = ()  # parameters of these that learn in full where the part has LoRA

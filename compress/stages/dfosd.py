@@ -16,7 +16,7 @@ from compress.process.one_step import alphas_cumprod
 from compress.stages.base import Batch, Stage, StageRun
 from compress.stages.clean import CleanLatents
 from compress.stages.images import ImageStage, Setting
-from compress.training.adversarial import Judged
+from compress.training.adversarial import SOFTPLUS, Judged
 from compress.training.discriminator import NoiseAwareDiscriminator, told_of_pair
 from compress.training.hidden import Hidden
 from compress.training.terms import Terms, wants
@@ -28,6 +28,7 @@ class DFOSD(ImageStage):
     name = "dfosd"
     families = ("dfosd", "osediff")
     takes_lora = ("denoiser",)
+    form = SOFTPLUS
     trained = ("denoiser",)
     in_full = ("denoiser.context",)
 

@@ -13,7 +13,7 @@ from compress.stages.taught import TeacherConfig
 from compress.training.config import BLENDED_LORA
 
 MOST_SEED = 2**31 - 1
-OF_GAN = ("gan_after", "gan_balance")  # keys that mean nothing without the loss gan
+OF_GAN = ("gan_form", "gan_after", "gan_balance")  # keys that mean nothing without the loss gan
 
 
 def _known_stage(name: str) -> str:

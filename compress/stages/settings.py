@@ -11,6 +11,7 @@ Loss = Literal[
     "l1",
     "mse",
     "frequency",
+    "texture",
     "blocks",
     "lpips",
     "ea_lpips",
@@ -37,6 +38,7 @@ ON_IMAGES: tuple[Loss, ...] = (
     "l1",
     "mse",
     "frequency",
+    "texture",
     "lpips",
     "ea_lpips",
     "ea_dists",
@@ -93,6 +95,13 @@ class StageSettings(Strict):
         ),
     )
     gan_lr: float = Field(1e-4, description="Learning rate of the discriminator of the loss gan.")
+    gan_form: Literal["softplus", "hinge", "paired"] | None = Field(
+        None,
+        description=(
+            "The losses of both sides of the loss gan: softplus, hinge, or paired, which compares "
+            "real and made of one scene; null: those of the stage."
+        ),
+    )
     gan_after: int = Field(
         0,
         ge=0,

@@ -30,7 +30,7 @@ from compress.stages.start import begin_with, start_file
 from compress.stages.taught import Photographs, Taught
 from compress.training.acceleration import PRECISION
 from compress.training.adapters import adapt, layers_below, merge, merged
-from compress.training.adversarial import Judged
+from compress.training.adversarial import FORMS, Judged
 from compress.training.initialise import initialise
 from compress.training.loop import Hooks, Plan
 from compress.training.perceptual import missing
@@ -187,7 +187,8 @@ class Trainer:
             judge, judging = stage.critic()
             judge = in_memory_format(judge.to(self.accelerator.device), torch.channels_last)
             last = stage.last_layer() if config.gan_balance else None
-            adversary = Adversary(stage.form, config.gan_after, last)
+            form = stage.form if config.gan_form is None else FORMS[config.gan_form]
+            adversary = Adversary(form, config.gan_after, last)
             session.add_critic(judging, config.gan_lr, judge, adversary)
         return session
 

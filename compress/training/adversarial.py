@@ -10,6 +10,7 @@ from torch import nn
 from compress.training.losses import (
     gan_discriminator,
     gan_generator,
+    gan_paired,
     hinge_discriminator,
     hinge_generator,
 )
@@ -26,16 +27,28 @@ class Form:
     """What each side minimises.
 
     Attributes:
-        generator: Logits of what was made -> a scalar.
+        generator: Logits of what was made, and of what is real -> a scalar.
         discriminator: Logits of what is real, and of what was made -> a scalar.
     """
 
-    generator: Callable[[torch.Tensor], torch.Tensor]
+    generator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     discriminator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-SOFTPLUS = Form(gan_generator, gan_discriminator)
-HINGE = Form(hinge_generator, hinge_discriminator)
+def _softplus(fake: torch.Tensor, _real: torch.Tensor) -> torch.Tensor:
+    return gan_generator(fake)
+
+
+def _hinge(fake: torch.Tensor, _real: torch.Tensor) -> torch.Tensor:
+    return hinge_generator(fake)
+
+
+SOFTPLUS = Form(_softplus, gan_discriminator)
+HINGE = Form(_hinge, hinge_discriminator)
+# Each real one is compared with the fake one of the same scene, so that the discriminator need not
+# tell scenes apart.
+PAIRED = Form(gan_paired, gan_paired)
+FORMS = {"softplus": SOFTPLUS, "hinge": HINGE, "paired": PAIRED}
 
 
 def maps(logits: Logits) -> Sequence[torch.Tensor]:
@@ -43,9 +56,10 @@ def maps(logits: Logits) -> Sequence[torch.Tensor]:
     return (logits,) if isinstance(logits, torch.Tensor) else logits
 
 
-def generator_loss(form: Form, fake: Logits) -> torch.Tensor:
+def generator_loss(form: Form, fake: Logits, real: Logits) -> torch.Tensor:
     """The generator's loss, mean over the maps of logits."""
-    found = [form.generator(one) for one in maps(fake)]
+    pairs = zip(maps(fake), maps(real), strict=True)
+    found = [form.generator(of_fake, of_real.detach()) for of_fake, of_real in pairs]
     return reduce(torch.add, found) / len(found)
 
 
@@ -94,7 +108,7 @@ def adversarial(
     critic = discriminator_loss(form, of_real, discriminator(seen.fake.detach(), **seen.told))
     for parameter in trained:
         parameter.requires_grad_(False)
-    generator = generator_loss(form, discriminator(seen.fake, **seen.told))
+    generator = generator_loss(form, discriminator(seen.fake, **seen.told), of_real)
     for parameter in trained:
         parameter.requires_grad_(True)
     return generator, critic

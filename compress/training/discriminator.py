@@ -14,7 +14,6 @@ from compress.training.lora import AdaptedUNet, add_lora
 from compress.training.score import ALL_STEPS, Steps, diffuse, draw_steps
 
 SLOPE = 0.2  # of LeakyReLU below 0, pix2pix's
-GROUPS = 8  # of GroupNorm
 HEAD_NARROWER = 4  # times fewer channels than the middle block, inside a head
 MOST_WIDER = 8  # a layer has at most so many times the channels of the first
 
@@ -22,7 +21,8 @@ MOST_WIDER = 8  # a layer has at most so many times the channels of the first
 def patch_discriminator(width: int = 32, layers: int = 3, in_channels: int = 3) -> nn.Sequential:
     """Images [B, 3, H, W] -> logits of patches [B, 1, about H/8, about W/8].
 
-    It has GroupNorm and not BatchNorm, so that a batch of one image works.
+    It has no normalisation: GroupNorm divides by the strength of detail, by which a soft image is
+    told from a sharp one. It judges pairs (`adversarial`), which need none.
 
     Args:
         width: Channels of the first layer; each further one doubles them, up to 8 times as many.
@@ -34,11 +34,7 @@ def patch_discriminator(width: int = 32, layers: int = 3, in_channels: int = 3) 
     for layer in range(1, layers + 1):
         out = width * min(2**layer, MOST_WIDER)
         stride = 2 if layer < layers else 1
-        blocks += [
-            nn.Conv2d(channels, out, 4, stride, 1, bias=False),
-            nn.GroupNorm(GROUPS, out),
-            nn.LeakyReLU(SLOPE),
-        ]
+        blocks += [nn.Conv2d(channels, out, 4, stride, 1), nn.LeakyReLU(SLOPE)]
         channels = out
     return nn.Sequential(*blocks, nn.Conv2d(channels, 1, 4, 1, 1))
 

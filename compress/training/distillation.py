@@ -20,7 +20,7 @@ from compress.networks.sd21 import load_prior
 from compress.process.one_step import alphas_cumprod
 from compress.training.acceleration import accelerator
 from compress.training.adapters import adapt, layers_of, merge
-from compress.training.adversarial import Judged
+from compress.training.adversarial import PAIRED, SOFTPLUS, Judged
 from compress.training.config import DistillConfig, Prior
 from compress.training.discriminator import (
     NoiseAwareDiscriminator,
@@ -31,7 +31,7 @@ from compress.training.discriminator import (
 from compress.training.loop import Hooks, Plan
 from compress.training.perceptual import metrics
 from compress.training.score import ScorePair
-from compress.training.session import Learning, Result, Session
+from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.soften import CROPS, soften
 from compress.training.student import Aim, Distillation, Teacher
 
@@ -150,7 +150,9 @@ class _Distilling:
         self.judge: nn.Module | None = None
         if config.judged:
             self.judge, judging = discriminator(config, model, teacher)
-            self.session.add_critic(judging, config.discriminator.lr, self.judge)
+            form = PAIRED if config.discriminator.kind == "patch" else SOFTPLUS
+            rate = config.discriminator.lr
+            self.session.add_critic(judging, rate, self.judge, Adversary(form))
         if config.prior is not None and scores is not None and config.losses.get("vsd"):
             self.session.add_critic(scores.trainable_parameters(), config.prior.lr)
 

@@ -18,6 +18,12 @@ from compress.core.tensors import UNREADABLE, State
 
 BACKBONES = ("alexnet", "vgg16")  # of torchvision, which pyiqa builds metrics on
 FLAT = 1e-6  # added to a squared gradient
+# Of the texture loss: the side of a block, the step between blocks, and the blocks that one
+# strength is taken over, along each side. All but the last in pixels.
+BLOCK = 8
+BLOCK_STEP = 4
+BLOCKS_TOGETHER = 3
+FAINT = 1e-5  # added to a mean square: a strength of 0 has no derivative
 
 
 def kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
@@ -38,6 +44,41 @@ def frequency(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.view_as_real(difference).abs().mean()
 
 
+def cosines(side: int) -> torch.Tensor:
+    """The orthonormal 2-D cosine transform of a block, without its mean.
+
+    Returns:
+        Filters [side * side - 1, 1, side, side], each of norm 1.
+    """
+    position = torch.arange(side) + 0.5
+    order = torch.arange(side)
+    waves = torch.cos(torch.pi / side * order[:, None] * position)  # [order, position]
+    waves = F.normalize(waves, dim=1)
+    pairs = torch.einsum("ay,bx->abyx", waves, waves)
+    return pairs.reshape(side * side, 1, side, side)[1:]
+
+
+def texture(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """How much the strength of detail differs between two images [B, C, H, W].
+
+    Blocks of 8 x 8 pixels, every 4 pixels, are transformed by cosines. The strength of a wave at a
+    place is the root of its mean square over 3 x 3 blocks, 16 x 16 pixels. The loss is the mean L1
+    of the strengths of all waves, channels and places.
+
+    It does not ask where a wave has its crests. So an image whose detail cannot be told from the
+    input pays for being soft, and not for putting its grain elsewhere. L1 alone does the reverse.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        filters = cosines(BLOCK).to(image.device)
+
+        def strengths(x: torch.Tensor) -> torch.Tensor:
+            planes = x.float().flatten(0, 1)[:, None]  # [B * C, 1, H, W]
+            waves = F.conv2d(planes, filters, stride=BLOCK_STEP)
+            return (F.avg_pool2d(waves.square(), BLOCKS_TOGETHER, 1) + FAINT).sqrt()
+
+        return F.l1_loss(strengths(image), strengths(target))
+
+
 def gan_generator(fake_logits: torch.Tensor) -> torch.Tensor:
     """The generator's non-saturating loss: softplus(-D(fake)), D being the logits."""
     return F.softplus(-fake_logits).mean()
@@ -56,6 +97,15 @@ def hinge_generator(fake_logits: torch.Tensor) -> torch.Tensor:
 def hinge_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
     """The discriminator's hinge loss: (relu(1 - D(real)) + relu(1 + D(fake))) / 2."""
     return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+
+
+def gan_paired(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """The relativistic loss softplus(D(second) - D(first)) of logits of one scene (1807.00734).
+
+    It falls as `first` is taken for more real than `second`. The discriminator has the real image
+    first, the generator its own.
+    """
+    return F.softplus(second - first).mean()
 
 
 @contextmanager

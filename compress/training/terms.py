@@ -33,7 +33,7 @@ def image_terms(
     weights: Weights,
     perceptual: Mapping[str, nn.Module],
 ) -> Terms:
-    """The terms that compare two images: frequency, l1, mse, and those of PERCEPTUAL.
+    """The terms that compare two images: frequency, texture, l1, mse, and those of PERCEPTUAL.
 
     Args:
         image: What a network made, [B, 3, H, W] in about [0, 1].
@@ -47,6 +47,8 @@ def image_terms(
     terms: Terms = {}
     if wants(weights, "frequency"):
         terms["frequency"] = losses.frequency(image, target)
+    if wants(weights, "texture"):
+        terms["texture"] = losses.texture(image, target)
     if wants(weights, "l1"):
         terms["l1"] = F.l1_loss(image.float(), target)
     if wants(weights, "mse"):

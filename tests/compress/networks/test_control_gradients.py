@@ -149,7 +149,7 @@ def test_the_balance_of_ccsrs_decoder(folder):
     judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 1, 1))
     state = {n.removeprefix("main."): t for n, t in golden.under("inputs.disc.").items()}
     judge.load_state_dict(state)
-    generator = generator_loss(HINGE, judge(image))
+    generator = generator_loss(HINGE, judge(image), judge(target))
     factor = golden.facts["config"]["disc_weight"]
     weight = decoder.decoder.conv_out.weight
     found = factor * balance(nll, generator, weight)

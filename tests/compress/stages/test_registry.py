@@ -67,7 +67,7 @@ def test_frozen_parts_are_those_that_a_stage_names():
     [
         (
             {"losses": {"kl": 1.0}},
-            "has no loss 'kl'; choose from l1, mse, frequency, lpips, ea_lpips, ea_dists, gan",
+            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, ea_lpips",
         ),
         ({"losses": {"l1": 0.0}}, "has no loss above 0"),
         ({"losses": {"l3": 1.0}}, "Input should be 'l1', 'mse'"),

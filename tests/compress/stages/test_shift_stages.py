@@ -174,7 +174,7 @@ def test_student_starts_as_its_teacher():
         ("stages.0.stage=latent", "does not fit the family 'resshift'"),
         (
             "stages.0.losses={kl: 1.0}",
-            "has no loss 'kl'; choose from l1, mse, frequency, lpips, ea_lpips, ea_dists, gan, vq",
+            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, ea_lpips",
         ),
         ("stages.3.losses={teacher: 0}", "no loss above 0"),
         ("stages.2.crop=64", "multiple of 128"),

@@ -3,6 +3,7 @@ weights on the way.
 """
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -138,6 +139,23 @@ def test_frequency_by_hand():
         for n in (64, 256)
     )
     assert small == pytest.approx(large, rel=0.03)
+
+
+def test_texture_by_hand():
+    """Of one cosine wave: its strength is its size, wherever its crests are."""
+    rows = torch.arange(64) + 0.5
+    wave = torch.cos(torch.pi / 8 * 4 * rows)[:, None].expand(64, 64)  # order 4 of 8
+    image = (0.5 + 0.2 * wave).expand(1, 3, 64, 64)
+    flat = torch.full_like(image, 0.5)
+    # A block holds 8 columns and 8 rows: norm 8 * sqrt(1 / 2) for the wave of size 1.
+    strength = 0.2 * 8 * math.sqrt(0.5)
+    rest = math.sqrt(losses.FAINT)  # the strength of nothing
+    wanted = (math.sqrt(strength**2 + losses.FAINT) - rest) / 63  # one of 63 waves
+    assert losses.texture(image, flat).item() == pytest.approx(wanted, rel=1e-3)
+    shifted = (0.5 - 0.2 * wave).expand(1, 3, 64, 64)
+    assert losses.texture(image, shifted).item() == pytest.approx(0, abs=1e-6)
+    filters = losses.cosines(8).flatten(1)
+    torch.testing.assert_close(filters @ filters.T, torch.eye(63), atol=1e-6, rtol=0)
 
 
 def smooth(count, side, seed=0):

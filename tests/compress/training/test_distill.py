@@ -17,7 +17,7 @@ from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
 from compress.training import loop, session
 from compress.training.acceleration import accelerator as new_accelerator
-from compress.training.adversarial import Judged, adversarial
+from compress.training.adversarial import FORMS, Judged, adversarial
 from compress.training.ema import EMA
 
 
@@ -158,11 +158,11 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
     )
 
 
-def test_gradients_of_a_gan_go_where_they_belong():
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_gradients_of_a_gan_go_where_they_belong(form):
     judge, fake = nn.Linear(3, 1), torch.randn(4, 3, requires_grad=True)
-    generator, critic = adversarial(
-        judge, list(judge.parameters()), Judged(torch.randn(4, 3), fake)
-    )
+    seen = Judged(torch.randn(4, 3), fake)
+    generator, critic = adversarial(judge, list(judge.parameters()), seen, form)
     generator.backward()
     assert fake.grad.abs().sum() > 0
     assert judge.weight.grad is None
