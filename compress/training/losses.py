@@ -89,6 +89,16 @@ def gan_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> t
     return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
 
 
+def hinge_generator(fake_logits: torch.Tensor) -> torch.Tensor:
+    """The generator's loss of a hinge GAN: -D(fake), D being the logits."""
+    return -fake_logits.mean()
+
+
+def hinge_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """The discriminator's hinge loss: (relu(1 - D(real)) + relu(1 + D(fake))) / 2."""
+    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+
+
 def gan_paired(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The relativistic loss softplus(D(second) - D(first)) of logits of one scene (1807.00734).
 
@@ -223,13 +233,13 @@ def sobel(image: torch.Tensor) -> torch.Tensor:
     return (squared + FLAT).sqrt().expand(-1, 3, -1, -1)
 
 
-class EADists(nn.Module):
-    """`dists` of the images plus `dists` of their edges, mean over the batch."""
+class EdgeAware(nn.Module):
+    """A metric of the images plus that of their edges, mean over the batch."""
 
-    def __init__(self, dists: nn.Module):
-        """`dists` gives one distance for each image."""
+    def __init__(self, metric: nn.Module):
+        """`metric` gives one distance for each image."""
         super().__init__()
-        self.dists = dists
+        self.metric = metric
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The distance, a scalar, of images [B, 3, H, W] in [0, 1]."""
@@ -237,7 +247,8 @@ class EADists(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             image = image.float()
             target = target.float()
-            return (self.dists(image, target) + self.dists(sobel(image), sobel(target))).mean()
+            edges = self.metric(sobel(image), sobel(target))
+            return (self.metric(image, target) + edges).mean()
 
 
 def ea_dists(weights: str | Path) -> nn.Module:
@@ -261,7 +272,7 @@ def ea_dists(weights: str | Path) -> nn.Module:
     with _without_download():
         metric = DISTS(pretrained=False)
     # Constants of the architecture: the normalisation and the windows of the pooling.
-    return EADists(
+    return EdgeAware(
         _fill(
             metric,
             state,
@@ -269,3 +280,14 @@ def ea_dists(weights: str | Path) -> nn.Module:
             re.compile(r"mean|std|.*\.filter"),
         )
     )
+
+
+def ea_lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
+    """EA-LPIPS of DFOSD: LPIPS(x, y) + LPIPS(S(x), S(y)) with S = `sobel`.
+
+    Arguments and errors are those of `lpips`.
+
+    Returns:
+        A frozen module, called as loss(image, target).
+    """
+    return EdgeAware(lpips(weights, net))
