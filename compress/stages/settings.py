@@ -90,6 +90,13 @@ class StageSettings(Strict):
             "photograph, as published, or that of the low-resolution image, as the chain begins."
         ),
     )
+    timesteps: Literal["all", "chain"] = Field(
+        "all",
+        description=(
+            "In the stage dossr, the timesteps that are drawn: all 1000, as published, or those of "
+            "the model's chain alone."
+        ),
+    )
     lora: LoRA | None = Field(
         None,
         description=(
