@@ -48,7 +48,8 @@ class StageRun:
         taught: The teacher's samples; None without a teacher.
         taught_before: How many of them earlier stages have seen.
         companions: What the training has beside the model.
-        metric_files: Where the weights of perceptual losses are.
+        metric_files: Where the weights of perceptual losses on images are.
+        latent_lpips_weights: Those of the loss latent_lpips.
         processes: How many processes train together.
         process: The number of this one.
         tell: Prints a line, in the first process.
@@ -64,6 +65,7 @@ class StageRun:
     taught_before: int
     companions: Companions
     metric_files: MetricFiles
+    latent_lpips_weights: str | None
     processes: int
     process: int
     tell: Callable[[str], None]

@@ -1,8 +1,8 @@
 """Training of control networks: CCSR's first stage, DoSSR's shift; and CCSR's decoder.
 
 In both the control network learns. The UNet is held still as published; `denoiser: joint` trains it
-as well, which a nano needs whose UNet has learnt a single timestep. The losses on latents are in
-the units of the latent, so that `latent_scale` squared goes into a mean square.
+as well. The losses on latents are in the units of the latent, so that `latent_scale` squared goes
+into a mean square.
 """
 
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from compress.networks.latent_diffusion import VAEDecoder
+from compress.process.linear_steps import LinearSteps
 from compress.process.one_step import alphas_cumprod
 from compress.stages.base import Batch, Stage, StageRun
 from compress.stages.clean import CleanLatents
@@ -104,7 +105,8 @@ class CCSR(ControlStage):
 class DoSSR(ControlStage):
     """DoSSR's control network learns on the way from HR to LR: `shift` is |x0 - z_0|, mean.
 
-    The timestep is drawn from all; from 500 on the mean is the latent of the input.
+    The timestep is drawn from all; from 500 on the mean is the latent of the input. With
+    `timesteps: chain` it is one of those that the model's chain has.
     """
 
     name = "dossr"
@@ -112,12 +114,20 @@ class DoSSR(ControlStage):
     losses: ClassVar[tuple[Loss, ...]] = ("shift",)
     condition = "condition"
 
+    def __init__(self, setting: Setting, run: StageRun):
+        """As the base; which timesteps are drawn is in the recipe."""
+        super().__init__(setting, run)
+        self.timesteps = list(range(len(alphas_cumprod())))
+        if run.settings.timesteps == "chain":
+            self.timesteps = list(expect(self.model.process, LinearSteps).timesteps)
+
     def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
         """The clean latent that is predicted, and the term."""
         lr, target = self.pair(batch, index)
         condition = self.seen(lr)[self.condition].float()
         clean = self.clean_latents(target)
-        timesteps = torch.randint(len(alphas_cumprod()), (len(clean),), device=clean.device)
+        choice = torch.randint(len(self.timesteps), (len(clean),))
+        timesteps = torch.tensor(self.timesteps)[choice].to(clean.device)
         state = shifted(clean, condition, torch.randn_like(clean), timesteps)
         found = self.steps(condition).clean(state, timesteps).float()
         return found, {"shift": F.l1_loss(found, clean)}

@@ -22,6 +22,7 @@ from compress.stages.base import Batch, Stage, StageRun
 from compress.stages.clean import CleanLatents
 from compress.stages.images import ImageStage, Setting
 from compress.stages.settings import ON_IMAGES
+from compress.training import losses
 from compress.training.adversarial import HINGE, Judged
 from compress.training.inversion import clean_of, noised_start
 from compress.training.networks import expect
@@ -33,14 +34,23 @@ class InvSR(ImageStage):
 
     name = "invsr"
     families = ("invsr",)
-    losses = ("latent", *ON_IMAGES)
+    losses = ("latent", "latent_lpips", *ON_IMAGES)
     takes_teacher = True
     form = HINGE
     trained = ("noise_predictor",)
 
-    def __init__(self, setting: Setting, clean: CleanLatents):
-        """Train the predictor of `setting.model` towards the latents that `clean` makes."""
+    def __init__(self, setting: Setting, clean: CleanLatents, lpips_weights: str | None = None):
+        """Train the predictor of `setting.model`.
+
+        Args:
+            setting: What the stage computes with.
+            clean: Makes the latents to predict.
+            lpips_weights: The file of the loss latent_lpips, where that is wanted.
+        """
         super().__init__(setting)
+        self.latent_lpips: nn.Module | None = None
+        if lpips_weights is not None and wants(self.weights, "latent_lpips"):
+            self.latent_lpips = losses.latent_lpips(lpips_weights, self.channels)
         self.clean_latents = clean
         self.timesteps = expect(self.model.process, LinearSteps).timesteps
         text = self.model.context()
@@ -51,7 +61,8 @@ class InvSR(ImageStage):
     @classmethod
     def prepare(cls, run: StageRun) -> tuple[Stage, DataLoader]:
         """The stage, and its batches."""
-        return cls(Setting.of(run), CleanLatents(run)), run.samples()
+        stage = cls(Setting.of(run), CleanLatents(run), run.latent_lpips_weights)
+        return stage, run.samples()
 
     def critic(self) -> tuple[nn.Module, list[nn.Parameter]]:
         """A new discriminator, of which all learns."""
@@ -91,6 +102,8 @@ class InvSR(ImageStage):
         terms: Terms = {}
         if wants(self.weights, "latent"):
             terms["latent"] = F.mse_loss(restored, wanted)
+        if self.latent_lpips is not None:
+            terms["latent_lpips"] = self.latent_lpips(restored, wanted).mean()
         if wants(self.weights, *(loss for loss in ON_IMAGES if loss != "gan")):
             terms |= self.terms(self.model.decoder(restored), target)
         if not wants(self.weights, "gan"):

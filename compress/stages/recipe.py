@@ -145,6 +145,11 @@ class TrainRecipe(Strict):
         None,
         description="File with the weights of DISTS under pyiqa's names, for the loss ea_dists.",
     )
+    latent_lpips_weights: str | None = Field(
+        None,
+        description="File with the weights of LPIPS of vgg under pyiqa's names, for the loss "
+        "latent_lpips; its first convolution may take three channels.",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Number format of the arithmetic."
     )

@@ -57,7 +57,7 @@ def record_of(made: Made, stages: list[dict[str, Any]]) -> dict[str, Any]:
     if made.start is not None:
         record["start_hash"] = content_digest(made.start)
         told["start"] = made.start.name
-    for key in set(METRIC_FILES.values()):
+    for key in {*METRIC_FILES.values(), "latent_lpips_weights"}:
         if told[key] is not None:
             told[key] = Path(told[key]).name
     return record

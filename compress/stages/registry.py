@@ -1,5 +1,6 @@
 """All stages of training, by name."""
 
+from compress.stages.addsr import AddSR
 from compress.stages.base import Stage
 from compress.stages.clean import HREncoderStage
 from compress.stages.controlled import CCSR, Decoder, DoSSR, Preprocessor
@@ -23,6 +24,7 @@ _ALL: tuple[type[Stage], ...] = (
     Preprocessor,
     CCSR,
     DoSSR,
+    AddSR,
     VQAutoencoderStage,
     ShiftTeacher,
     ShiftStudent,

@@ -23,6 +23,7 @@ Loss = Literal[
     "inverse",
     "truth",
     "latent",
+    "latent_lpips",
     "nll",
     "distill",
     "noise",
@@ -30,6 +31,8 @@ Loss = Literal[
     "jump",
     "jump_noise",
     "shift",
+    "ta_add",
+    "ta_add_by_step",
 ]
 Freezable = Literal["encoder", "decoder"]
 Learning = Literal["joint", "frozen"]
@@ -83,8 +86,15 @@ class StageSettings(Strict):
     start_from: Literal["hr", "lr"] = Field(
         "hr",
         description=(
-            "In the stage ccsr, what is noised for the first call: the latent of the photograph, "
-            "as published, or that of the low-resolution image, as the chain begins."
+            "In the stages ccsr and addsr, what is noised for the first call: the latent of the "
+            "photograph, as published, or that of the low-resolution image, as the chain begins."
+        ),
+    )
+    timesteps: Literal["all", "chain"] = Field(
+        "all",
+        description=(
+            "In the stage dossr, the timesteps that are drawn: all 1000, as published, or those of "
+            "the model's chain alone."
         ),
     )
     lora: LoRA | None = Field(

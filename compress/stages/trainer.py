@@ -36,6 +36,7 @@ from compress.training.loop import Hooks, Plan
 from compress.training.perceptual import missing
 from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.soften import CROPS, soften
+from compress.training.terms import wants
 
 _LOG = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ class Trainer:
             taught_before=taught_before,
             companions=self.companions,
             metric_files=recipe,
+            latent_lpips_weights=recipe.latent_lpips_weights,
             processes=self.accelerator.num_processes,
             process=self.accelerator.process_index,
             tell=self.accelerator.print,
@@ -238,7 +240,10 @@ class Trainer:
 
     def _check_metrics(self) -> None:
         for stage in self.recipe.stages:
-            absent = missing(dict(stage.losses.items()), self.recipe)
+            weights: dict[str, float] = dict(stage.losses.items())
+            absent = missing(weights, self.recipe)
+            if wants(weights, "latent_lpips") and self.recipe.latent_lpips_weights is None:
+                absent = "latent_lpips", "latent_lpips_weights"
             if absent is not None:
                 loss, key = absent
                 raise UserError(

@@ -17,6 +17,9 @@ from compress.core.errors import UserError
 from compress.core.tensors import UNREADABLE, State
 
 BACKBONES = ("alexnet", "vgg16")  # of torchvision, which pyiqa builds metrics on
+RGB = 3
+POOLED_SLICES = ("slice2", "slice3", "slice4")  # of pyiqa's VGG16, that begin with pooling
+FIRST_KERNEL = "net.slice1.0.weight"
 FLAT = 1e-6  # added to a squared gradient
 # Of the texture loss: the side of a block, the step between blocks, and the blocks that one
 # strength is taken over, along each side. All but the last in pixels.
@@ -291,3 +294,48 @@ def ea_lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
         A frozen module, called as loss(image, target).
     """
     return EdgeAware(lpips(weights, net))
+
+
+def latent_lpips(weights: str | Path, channels: int) -> nn.Module:
+    """LPIPS on latents, InvSR's (arXiv 2412.09013): VGG16 without its pooling but the last one.
+
+    Latents are small and are not scaled. A first convolution of three channels is widened as the
+    authors began their training: its red kernel stands for every channel.
+
+    Args:
+        weights: A safetensors or torch file with pyiqa's names for LPIPS of vgg, whose first
+            convolution takes three channels or `channels`.
+        channels: Of the latents.
+
+    Returns:
+        A frozen module, called as loss(latent, target); one distance for each latent.
+
+    Raises:
+        UserError: The file cannot be read, or is of another network.
+    """
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    state = _read(weights, "latent_lpips", "the 'vgg' network")
+    kernel = state.get(FIRST_KERNEL)
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == RGB:
+        state = {**state, FIRST_KERNEL: kernel[:, :1].repeat(1, channels, 1, 1)}
+    with warnings.catch_warnings(), _without_download():
+        warnings.simplefilter("ignore", UserWarning)
+        # Version 0.0 is that without a scaling of its input.
+        metric = LPIPS(net="vgg", version="0.0", pretrained=False, pnet_rand=True)
+    for name in POOLED_SLICES:
+        getattr(metric.net, name)[0] = nn.Identity()
+    first = metric.net.slice1[0]
+    metric.net.slice1[0] = nn.Conv2d(channels, first.out_channels, 3, padding=1)
+    where = f"latent LPIPS weights {weights} do not fit the 'vgg' network"
+    return _OnLatents(_fill(metric, state, where, re.compile(r"lins\.|scaling_layer")))
+
+
+class _OnLatents(nn.Module):
+    def __init__(self, metric: nn.Module):
+        super().__init__()
+        self.metric = metric
+
+    def forward(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        distance: torch.Tensor = self.metric(latent, target, normalize=False)
+        return distance

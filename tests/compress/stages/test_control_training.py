@@ -98,6 +98,15 @@ def test_dossrs_loss_falls_and_only_its_control_network_learns(dossr, tmp_path):
     assert learning(check_learning(dossr, tmp_path / "w")) == {"hint", "control"}
 
 
+def test_dossr_draws_all_timesteps_or_those_of_the_chain(dossr, tmp_path):
+    for which, count in (("all", 1000), ("chain", 1)):
+        recipe = dossr | {"stages": [DOSSR | {"timesteps": which}]}
+        _, stage, batch = prepared(recipe, tmp_path / which)
+        assert len(stage.timesteps) == count
+        assert stage(batch, 0)[1]["shift"].isfinite()
+    assert stage.timesteps == [499]
+
+
 def test_the_preprocessor_learns_alone(dossr, tmp_path):
     trainer = check_learning(dossr | {"stages": [PREPROCESSOR]}, tmp_path / "w")
     assert learning(trainer) == {"preprocessor"}

@@ -95,6 +95,7 @@ def test_a_training_begins_as_the_nano_that_it_takes_over(raw, tmp_path, steps):
     ("change", "said"),
     [
         ("stages.0.losses={kl: 1.0}", "stage 'invsr' has no loss 'kl'"),
+        ("stages.0.losses={latent_lpips: 1.0}", "give latent_lpips_weights=FILE"),
         ("stages.0.lora={rank: 4}", "stage 'invsr' trains nothing by lora"),
         (
             "stages.0.stage=edge_encoder",

@@ -27,6 +27,7 @@ def test_stages_of_every_family():
     first = ["autoencoder", "pixel_blocks", "latent", "hr_encoder", "dfosd"]
     assert stages_of("osediff") == stages_of("dfosd") == [*first, "end_to_end", "decoder"]
     assert stages_of("invsr") == ["hr_encoder", "invsr", "end_to_end", "decoder"]
+    assert stages_of("addsr") == ["hr_encoder", "addsr", "end_to_end", "decoder"]
     assert stages_of("ccsr") == ["hr_encoder", "ccsr", "end_to_end", "decoder"]
     assert stages_of("dossr") == ["hr_encoder", "preprocessor", "dossr", "end_to_end", "decoder"]
     assert stages_of("resshift") == ["vq_autoencoder", "resshift", "sinsr", "end_to_end"]

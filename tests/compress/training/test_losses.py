@@ -130,3 +130,25 @@ def test_files_that_do_not_fit(state, tmp_path):
     torch.save({"params": state}, tmp_path / "nested.pth")
     with pytest.raises(UserError, match="are not named tensors alone"):
         losses.ea_dists(tmp_path / "nested.pth")
+
+
+def test_latent_lpips_widens_the_red_kernel_and_keeps_the_resolution(tmp_path):
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    with losses._without_download():
+        image_metric = LPIPS(net="vgg", pretrained=False, pnet_rand=True)
+    state = {k: v for k, v in image_metric.state_dict().items() if not k.startswith("lins.")}
+    torch.save(state, tmp_path / "vgg.pth")
+    metric = losses.latent_lpips(tmp_path / "vgg.pth", 4)
+    kernel = metric.metric.net.slice1[0].weight
+    assert torch.equal(kernel, state[losses.FIRST_KERNEL][:, :1].expand(-1, 4, -1, -1))
+    shapes = [tuple(map_.shape[-2:]) for map_ in metric.metric.net(torch.randn(1, 4, 8, 8))]
+    assert shapes == [(8, 8)] * 4 + [(4, 4)]
+    latent = torch.randn(2, 4, 8, 8, requires_grad=True)
+    assert metric(latent, latent).abs().max() < 1e-9
+    metric(latent, torch.randn(2, 4, 8, 8)).sum().backward()
+    assert latent.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in metric.parameters())
+    torch.save({"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}, tmp_path / "half.pth")
+    with pytest.raises(UserError, match="latent LPIPS weights"):
+        losses.latent_lpips(tmp_path / "half.pth", 4)
