@@ -4,7 +4,7 @@
 # For developers: make format, make lint, make types, make test-fast, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
-RECIPE ?= recipes/passionsr_w8a8.yaml
+RECIPE ?= recipes/passionsr_fast_w8a8.yaml
 
 .PHONY: run test test-fast plan format lint types docs clean
 

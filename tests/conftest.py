@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
-import compress  # noqa: F401  # isort: skip  first: it lets torchvision load beside a torch without CUDA
+# First: it lets torchvision load beside a torch without CUDA.
+import compress  # noqa: F401  # isort: skip
 
 import gc
 import os

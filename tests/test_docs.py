@@ -1,10 +1,7 @@
-"""README and docs say what is: commands parse, links lead somewhere, examples run."""
+"""README and docs say what is: links lead somewhere, paths exist, examples run."""
 
-import argparse
-import importlib.util
 import json
 import re
-import shlex
 import sys
 import types
 from functools import cache
@@ -12,142 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.pages import FENCE, NAMES, PAGES, ROOT, prose, spans, text_of
 
-from compress.cli import SUBCOMMANDS
-from compress.core.config import override, read_yaml, validate
+from compress.core.config import read_yaml
 from compress.core.image import read_image, write_image
 from compress.families import FAMILIES
 from compress.passes import PASSES
 from compress.pipeline import reference_pages as reference
-from compress.recipe.recipe import load_recipe
-from compress.stages.recipe import TrainRecipe
-from eval.metric.metrics import METRICS, check_names
+from eval.metric.metrics import METRICS
 from export.rewrites import apply
-from export.targets.table import TARGETS, check_dtype
+from export.targets.table import TARGETS
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXAMPLES = sorted((ROOT / "docs" / "extend").glob("*.md"))
-FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```", re.M | re.S)
-MODULE = r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)"
-COMMAND = re.compile(rf"(?:{MODULE}|sr-compress ([a-z]+))(.*)")
 TOP = ("compress", "export", "eval", "recipes", "tests", "docs", "notebooks")
 PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(TOP)})/[\w./*-]*")
 
 
-@cache
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def spans(page: Path) -> list[str]:
-    """The code between backticks outside of fences."""
-    return re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page)))
-
-
-def commands(page: Path) -> list[tuple[str, list[str]]]:
-    """(module, arguments) of every command line of a page."""
-    lines = spans(page)
-    for _, _, body in FENCE.findall(text_of(page)):
-        lines += body.replace("\\\n", "").splitlines()
-    found = []
-    for line in lines:
-        match = COMMAND.match(line.strip())
-        if match:
-            arguments = shlex.split(match[3], comments=True)
-            found.append(called(match[2], arguments) if match[2] else (match[1], arguments))
-    return found
-
-
-def called(subcommand: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """What `sr-compress SUBCOMMAND` calls; without arguments it is a mention."""
-    chosen = SUBCOMMANDS[subcommand]
-    return chosen.module, [*chosen.options, *arguments] if arguments else []
-
-
-class Parsed(BaseException):
-    """Ends a command after its parser, before its work; nothing catches it on the way."""
-
-    def __init__(self, options: argparse.Namespace):
-        super().__init__()
-        self.options = options
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    """What the real parser of a command makes of arguments; the command does not run."""
-
-    def stopping(method):
-        def parse_then_stop(self, args=None, namespace=None):
-            raise Parsed(method(self, args, namespace))
-
-        return parse_then_stop
-
-    for name in ("parse_args", "parse_intermixed_args"):
-        method = getattr(argparse.ArgumentParser, name)
-        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(method))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # for `--device cuda`
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-
-    def parsed(module: str, arguments: list[str]) -> argparse.Namespace:
-        main = getattr(importlib.import_module(module), "main", None)
-        if main is None:  # a package, or a file that hands over to another
-            main = main_of(module)
-        with pytest.raises(Parsed) as end:
-            main(arguments)
-        return end.value.options
-
-    return parsed
-
-
-def main_of(module: str):
-    """`main` of what `python -m MODULE` runs where the module itself has none."""
-    if importlib.util.find_spec(f"{module}.__main__"):
-        return importlib.import_module(f"{module}.__main__").main
-    source = Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")
-    home = re.search(r"^    from (\S+) import main$", source, re.M)[1]
-    return importlib.import_module(home).main
-
-
-def check_values(module: str, options: argparse.Namespace) -> None:
-    """What a parser leaves to the command: recipes with their overrides, targets, metrics."""
-    recipe = str(getattr(options, "recipe", ""))
-    if recipe.startswith("recipes/") and module == "compress.train":
-        validate(TrainRecipe, override(read_yaml(ROOT / recipe), options.overrides), recipe)
-    elif recipe.startswith("recipes/"):
-        load_recipe(ROOT / recipe, getattr(options, "overrides", None))
-    elif module == "export.run" and options.target.islower() and options.target != "pt2":
-        dtype = getattr(options, "dtype", "")
-        check_dtype(options.target, dtype if dtype.islower() else None)
-        if hasattr(options, "rewrite"):
-            apply.names_for(options.rewrite)
-    elif module == "eval.run":
-        check_names(name for name in options.metrics.split(",") if name != "mae")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_parse(page, parse):
-    for module, arguments in commands(page):
-        if not arguments:  # a mention
-            assert importlib.util.find_spec(module)
-            continue
-        check_values(module, parse(module, arguments))
-
-
-def test_a_wrong_command_does_not_parse(parse):
-    with pytest.raises(SystemExit):
-        parse("export.run", ["RUN", "--targett", "onnx"])
-
-
-def test_commands_are_found():
-    assert sum(len(commands(page)) for page in PAGES) > 60
-
-
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_to_files(page):
-    prose = FENCE.sub("", text_of(page))
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" in link:
             continue
         file, _, anchor = link.partition("#")
@@ -159,7 +39,7 @@ def test_links_lead_to_files(page):
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
-    heads = re.findall(r"^#+ (.+)$", FENCE.sub("", text_of(page)), re.M)
+    heads = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w -]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 

@@ -31,9 +31,8 @@ def _row(cells: list[str]) -> str:
 
 
 def docstring(config: type[BaseModel]) -> str:
-    """The docstring of a config, one line a paragraph; empty for one that has none of its own."""
-    text = inspect.cleandoc(config.__doc__ or "")
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    """The docstring of a config; empty for one that has none of its own."""
+    return inspect.cleandoc(config.__doc__ or "")
 
 
 def describe_type(form: Schema, definitions: Schema) -> str:

@@ -27,14 +27,17 @@ from compress.model.calls import (
 )
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.control import control_parts, split_hint
+from compress.networks.control_start import begin_control
 from compress.networks.controlled import POSTERIOR_NOISE
 from compress.networks.image_prompt import (
     PromptedControl,
     PromptedDenoiser,
     add_image_attention,
     load_prompted,
+    silence_images,
 )
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
+from compress.networks.nano import ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.resizing import Enlarged, Squeezed
 from compress.networks.sd21_checkpoint import load_vae_and_text
@@ -62,7 +65,7 @@ NANO_SWIN: dict[str, Any] = {
 }
 
 
-class AddSRSource(StableDiffusionSource):
+class AddSRSource(ControlWidths, StableDiffusionSource):
     """AddSR: SD 2-base with image attention, a control network, and DAPE's image tokens."""
 
     title: ClassVar[str] = "AddSR"
@@ -104,6 +107,13 @@ class AddSRSource(StableDiffusionSource):
         "lr",
         description="What the chain begins at: the latent of the input with noise, or noise alone.",
     )
+    image_heads: int | None = Field(
+        None,
+        gt=0,
+        le=64,
+        description="For `nano`, heads of the attention on image tokens; null: those of the "
+        "attention on the text.",
+    )
     prompt: str = Field(PROMPT, description="For `full`, the constant prompt.")
     sample: bool = Field(
         False,
@@ -121,13 +131,14 @@ class AddSRSource(StableDiffusionSource):
             parts_of_control = control_parts(
                 unet.config,
                 unet.config["in_channels"],
+                self.control_channels,
                 conditioning_embedding_out_channels=(
                     NANO_HINT if self.is_nano() else HINT_CHANNELS
                 ),
             )
             control = PromptedControl(parts_of_control, ADDSR_TIMESTEPS[0], context)
-            add_image_attention(unet, width)
-            add_image_attention(control, width)
+            add_image_attention(unet, width, self.image_heads)
+            add_image_attention(control, width, self.image_heads)
         return addsr_model(
             {
                 "text_encoder": text,
@@ -158,6 +169,14 @@ class AddSRSource(StableDiffusionSource):
         if self.steps == 1:
             return renoised(timesteps, self.start_from)
         return SelfRefined(timesteps, self.psr_weight, tokens_side, self.start_from)
+
+    def begin(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`: control network and image attention add nothing."""
+        unet = model.component("denoiser", "AddSR").unet
+        control = model.component("control", "AddSR")
+        begin_control(model.component("hint", "AddSR"), control, unet)
+        silence_images(unet)
+        silence_images(control)
 
     def load_full(self, model: SRModel) -> None:
         """See `StableDiffusionSource`."""

@@ -23,10 +23,12 @@ from compress.networks.control import (
     split_hint,
 )
 from compress.networks.control_file import load_control
+from compress.networks.control_start import begin_control
 from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import SampledEncoder, VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.nano import ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import fill, released_state
 from compress.networks.sd21_checkpoint import load_sd21
@@ -54,7 +56,7 @@ NEGATIVE = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
 CHAINS = {1: (45, 0.6667, 0.3333), 2: (1, 0.6667, 0.0)}
 
 
-class CCSRSource(GuidedSource):
+class CCSRSource(ControlWidths, GuidedSource):
     """CCSR: a control network beside SD 2.1-base, and a decoder trained for detail."""
 
     title: ClassVar[str] = "CCSR"
@@ -182,8 +184,24 @@ class CCSRSource(GuidedSource):
         channels = unet.config["in_channels"]
         with torch.device("meta"):
             if self.version == 1:
-                return JoinedControl(control_parts(unet.config, 2 * channels), LAST, context)
-            return AddedControl(control_parts(unet.config, channels), LAST, context, channels)
+                parts = control_parts(unet.config, 2 * channels, self.control_channels)
+                return JoinedControl(parts, LAST, context)
+            parts = control_parts(unet.config, channels, self.control_channels)
+            return AddedControl(parts, LAST, context, channels)
+
+    def start(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`; without its file the control network begins as the UNet."""
+        if self.is_nano() or self.version == 1 or self.controlnet is not None:
+            super().start(model)
+            return
+        load_sd21(model, self.named("base"), None, *self.prompts())
+        model.component("noise", "CCSR").reset_parameters()
+        self.begin(model)
+
+    def begin(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`: the control network adds nothing."""
+        unet = model.component("denoiser", "CCSR").unet
+        begin_control(model.component("hint", "CCSR"), model.component("control", "CCSR"), unet)
 
     def load_full(self, model: SRModel) -> None:
         """See `StableDiffusionSource`."""

@@ -19,10 +19,12 @@ from compress.networks.control import (
     control_parts,
     split_hint,
 )
+from compress.networks.control_start import begin_control
 from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.nano import ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.recolouring import Recoloured
 from compress.networks.released_file import released_state
@@ -44,7 +46,7 @@ PROMPT = (3772, 267, 1400, 268, 9977, 267, 279, 330)
 NANO_RRDB = RRDBConfig(channels=16, blocks=2, growth=8)
 
 
-class DoSSRSource(StableDiffusionSource):
+class DoSSRSource(ControlWidths, StableDiffusionSource):
     """DoSSR: a preprocessor, a control network and SD 2.1-base."""
 
     title: ClassVar[str] = "DoSSR"
@@ -93,7 +95,7 @@ class DoSSRSource(StableDiffusionSource):
         condition_vae = self.parts().vae
         config = NANO_RRDB if self.is_nano() else PUBLISHED
         process = shift_solver(self.steps, self.order)
-        hint, control = split_hint(_control(unet, context))
+        hint, control = split_hint(_control(unet, context, self.control_channels))
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {
                 "text_encoder": text,
@@ -112,6 +114,11 @@ class DoSSRSource(StableDiffusionSource):
             networks["colour"] = Recoloured()
         colour_fix = "none" if "colour" in networks else self.colour_fix
         return controlled_model(networks, process, posterior=self.sample, colour_fix=colour_fix)
+
+    def begin(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`: the control network adds nothing."""
+        unet = model.component("denoiser", "DoSSR").unet
+        begin_control(model.component("hint", "DoSSR"), model.component("control", "DoSSR"), unet)
 
     def load_full(self, model: SRModel) -> None:
         """See `StableDiffusionSource`."""
@@ -138,8 +145,12 @@ class DoSSRSource(StableDiffusionSource):
         model.component("noise", "DoSSR").reset_parameters()
 
 
-def _control(unet: UNet2DConditionModel, context: nn.Parameter | None = None) -> JoinedControl:
-    """The control network beside a UNet, on the meta device."""
+def _control(
+    unet: UNet2DConditionModel,
+    context: nn.Parameter | None = None,
+    widths: tuple[int, ...] | None = None,
+) -> JoinedControl:
+    """The control network beside a UNet, on the meta device; `widths` are its own."""
     channels = unet.config["in_channels"]
     with torch.device("meta"):
-        return JoinedControl(control_parts(unet.config, 2 * channels), START, context)
+        return JoinedControl(control_parts(unet.config, 2 * channels, widths), START, context)

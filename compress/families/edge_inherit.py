@@ -59,6 +59,21 @@ def inherit(small: UNet2DConditionModel, base: str) -> None:
     trim(source, small, where)
     remove_context(source)
     fold_timesteps(source, [TIMESTEP])
+    cut_from(small, source, where)
+
+
+@torch.no_grad()
+def cut_from(small: UNet2DConditionModel, source: UNet2DConditionModel, where: str) -> None:
+    """Fill the UNet `small` with the channels of a wider one that its largest weights use.
+
+    Args:
+        small: Has the same levels, or fewer blocks. Its time embedding is left alone.
+        source: The wider one.
+        where: What begins the sentence of an error.
+
+    Raises:
+        UserError: The two do not fit.
+    """
     pair = _Pair(
         unet_graph(small),
         unet_graph(source),

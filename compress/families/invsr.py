@@ -57,6 +57,7 @@ NEGATIVE = (
     "Low quality, blurring, jpeg artifacts, deformed, over-smooth, cartoon, noisy,painting, "
     "drawing, sketch, oil painting"
 )
+FIRST_LOGVAR = -10.0  # of the predictor where a nano's training begins
 START_NOISE, DRAWN = "start_noise", ("predictor_noise", "posterior_noise")
 
 
@@ -141,6 +142,17 @@ class InvSRSource(GuidedSource):
                 "decoder": VAEDecoder(vae),
             }
         return invsr_model(networks, self.listed(), self.guidance, self.colour_fix)
+
+    @torch.no_grad()
+    def begin(self, model: SRModel) -> None:
+        """See `StableDiffusionSource`: the predicted noise is 0, and hardly varies."""
+        predictor = model.component("noise_predictor", "InvSR")
+        last: nn.Conv2d = predictor.encoder.conv_out
+        half = last.out_channels // 2
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        if last.bias is not None:
+            last.bias[half:] = FIRST_LOGVAR
 
     def load_full(self, model: SRModel) -> None:
         """See `StableDiffusionSource`."""

@@ -11,6 +11,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.core.tensors import read_tensors
+from compress.families.taking_over import take_networks
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder
@@ -92,6 +93,24 @@ class StableDiffusionSource(NanoWidths, Source):
             UserError: As `load` does.
         """
         raise NotImplementedError
+
+    def start(self, model: SRModel) -> None:
+        """What a training begins with: for a full size the published files, for a nano nothing."""
+        if not self.is_nano():
+            self.load(model)
+
+    def take_over(self, model: SRModel, other: SRModel, where: str) -> None:
+        """See `Source`: a nano takes the networks of a nano of one step."""
+        if not self.is_nano():
+            raise UserError(
+                f"{where} is a nano, and source.size '{self.size}' begins with published files; "
+                "leave start out"
+            )
+        take_networks(model, other, self.nano_unet(), where)
+        self.begin(model)
+
+    def begin(self, model: SRModel) -> None:
+        """Let what the family adds to a nano count nothing at first, in place; by default none."""
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""

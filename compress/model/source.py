@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from compress.core.config import Strict
+from compress.core.errors import UserError
 from compress.model.sr_model import SRModel
 
 
@@ -53,6 +54,22 @@ class Source(Strict):
 
     def start(self, model: SRModel) -> None:
         """Change the random values that a training begins with, in place. By default none."""
+
+    def take_over(self, model: SRModel, other: SRModel, where: str) -> None:
+        """Begin a training of `model` with the networks of another one, in place.
+
+        Args:
+            model: Has random values.
+            other: A model of another source. It is used up.
+            where: What begins the sentence of an error.
+
+        Raises:
+            UserError: This source takes none over, or not that one.
+        """
+        raise UserError(
+            f"{where} is of another source, and the family '{self.family}' takes nothing over; "
+            "give a weight file of the recipe's own source"
+        )
 
     def replaced(self) -> ReplacedPart | None:
         """What the published system runs and this model does not, for its cost. By default none."""

@@ -15,15 +15,13 @@ The blocks are diffusers'.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from compress.core.errors import UserError
 from compress.networks.latent_diffusion import Conditioned, UNetDenoiser
 
 KERNEL = 3  # of the convolution that a condition enters by
@@ -37,19 +35,51 @@ SHARED = (
     "use_linear_projection",
     "norm_num_groups",
 )
-COPIED = ("time_embedding", "down_blocks", "mid_block")  # of a UNet, where a training starts
 
 
-def control_parts(unet: Mapping[str, Any], in_channels: int, **options: Any) -> ControlNetModel:
+def control_parts(
+    unet: Mapping[str, Any],
+    in_channels: int,
+    channels: Sequence[int] | None = None,
+    **options: Any,
+) -> ControlNetModel:
     """Diffusers' control network beside a UNet, for a form to take its parts.
 
     Args:
         unet: The UNet's config, such as `compress.networks.sd21.SD21_UNET`.
         in_channels: Of `conv_in`.
+        channels: Of its levels, with heads as wide as the UNet's; None for the UNet's own. Its last
+            1x1 convolutions put out what the UNet's skips have.
         options: Further arguments of `ControlNetModel`.
     """
     shared = {key: unet[key] for key in SHARED if key in unet}
-    return ControlNetModel(in_channels=in_channels, **shared, **options)
+    if channels is None:
+        return ControlNetModel(in_channels=in_channels, **shared, **options)
+    widths = unet["block_out_channels"]
+    heads = zip(widths, unet["attention_head_dim"], channels, strict=True)
+    shared["block_out_channels"] = tuple(channels)
+    shared["attention_head_dim"] = tuple(own * count // width for width, count, own in heads)
+    parts: Any = ControlNetModel(in_channels=in_channels, **shared, **options)
+    skips = _skip_widths(widths, parts.down_blocks)
+    for index, (old, width) in enumerate(zip(parts.controlnet_down_blocks, skips, strict=True)):
+        parts.controlnet_down_blocks[index] = nn.Conv2d(old.in_channels, width, 1)
+    parts.controlnet_mid_block = nn.Conv2d(channels[-1], widths[-1], 1)
+    found: ControlNetModel = parts
+    return found
+
+
+def _skip_widths(widths: Sequence[int], down_blocks: Iterable[Any]) -> list[int]:
+    """Channels of a UNet's skips, in their order.
+
+    Args:
+        widths: Of its levels.
+        down_blocks: Of a network with as many blocks.
+    """
+    found = [widths[0]]
+    for width, block in zip(widths, down_blocks, strict=True):
+        count = len(block.resnets) + (block.downsamplers is not None)
+        found += [width] * count
+    return found
 
 
 class ControlNetwork(Conditioned):
@@ -236,44 +266,6 @@ def _split_channels(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
             piece.bias = conv.bias
         pieces.append(piece)
     return pieces[0], pieces[1]
-
-
-@torch.no_grad()
-def start_from_unet(control: ControlNetwork, unet: UNet2DConditionModel) -> None:
-    """Begin a training as ControlNet does: as the UNet's encoder, whose outputs count nothing.
-
-    Args:
-        control: What it has besides the UNet's layers becomes 0: the 1x1 convolutions, and the
-            weights of the condition.
-        unet: Of the same widths. Its tensors are copied.
-
-    Raises:
-        UserError: The UNet has other widths.
-    """
-    for name in COPIED:
-        own = control.get_submodule(name)
-        try:
-            own.load_state_dict(unet.get_submodule(name).state_dict())
-        except RuntimeError:
-            raise UserError(
-                f"control network: its {name} has other layers than the UNet's; build it from the "
-                "UNet's config"
-            ) from None
-    for module in (control.controlnet_down_blocks, control.controlnet_mid_block):
-        _zero(module.parameters())
-    if not isinstance(control, JoinedControl):
-        if control.condition_layer is not None:
-            _zero(control.get_submodule(control.condition_layer).parameters())
-        control.conv_in.load_state_dict(unet.conv_in.state_dict())
-        return
-    _zero(control.conv_in.parameters())
-    control.conv_in.weight[:, : unet.conv_in.in_channels] = unet.conv_in.weight
-    control.conv_in.bias.copy_(unet.conv_in.bias)
-
-
-def _zero(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.zero_()
 
 
 class ControlledDenoiser(UNetDenoiser):

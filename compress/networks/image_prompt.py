@@ -34,19 +34,20 @@ class Prompts(NamedTuple):
 
 
 class PromptedAttention(nn.Module):
-    """A transformer on the text, and behind it one on image tokens, of the same widths.
+    """A transformer on the text, and behind it one on image tokens, with heads of the same width.
 
     Args:
         text: The transformer that is there.
         token_width: Of the image tokens.
+        heads: Of the one on image tokens; None for as many as the other has.
     """
 
-    def __init__(self, text: Transformer2DModel, token_width: int):
+    def __init__(self, text: Transformer2DModel, token_width: int, heads: int | None = None):
         super().__init__()
         config = text.config
         self.text: Any = text
         self.image: Any = Transformer2DModel(
-            num_attention_heads=config["num_attention_heads"],
+            num_attention_heads=heads or config["num_attention_heads"],
             attention_head_dim=config["attention_head_dim"],
             in_channels=config["in_channels"],
             norm_num_groups=config["norm_num_groups"],
@@ -64,12 +65,15 @@ class PromptedAttention(nn.Module):
         return (x,)
 
 
-def add_image_attention(network: Any, token_width: int = TOKEN_WIDTH) -> None:
+def add_image_attention(
+    network: Any, token_width: int = TOKEN_WIDTH, heads: int | None = None
+) -> None:
     """Put image attention behind each transformer of a UNet or a control network, in place.
 
     Args:
         network: Has diffusers' blocks.
         token_width: Of the image tokens.
+        heads: Of the image attention; None for those of the transformer before it.
     """
     blocks: list[Any] = [
         *network.down_blocks,
@@ -79,7 +83,16 @@ def add_image_attention(network: Any, token_width: int = TOKEN_WIDTH) -> None:
     for block in blocks:
         attentions: Any = getattr(block, "attentions", ())
         for i in range(len(attentions)):
-            attentions[i] = PromptedAttention(attentions[i], token_width)
+            attentions[i] = PromptedAttention(attentions[i], token_width, heads)
+
+
+@torch.no_grad()
+def silence_images(network: nn.Module) -> None:
+    """Let image attention add nothing, where a training begins, in place."""
+    for module in network.modules():
+        if isinstance(module, PromptedAttention):
+            for parameter in module.image.proj_out.parameters():
+                nn.init.zeros_(parameter)
 
 
 def image_modules(network: nn.Module) -> set[nn.Module]:

@@ -33,7 +33,28 @@ INVSR_JUDGE: dict[str, Any] = {
     "addition_embed_type": "text",
     "addition_embed_type_num_heads": 64,
 }
+PUBLISHED_TEXT = 1024  # features of the text that it is told
+# The same for a nano, whose text is narrower.
+NANO_JUDGE: dict[str, Any] = {
+    **INVSR_JUDGE,
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": (1, 1, 1),
+    "attention_head_dim": (2, 2, 4),
+    "norm_num_groups": 8,
+    "addition_embed_type_num_heads": 4,
+}
 SMALLEST_GROUP = 4  # channels, of the logits' GroupNorm
+
+
+def judge_sizes(channels: int, text: int) -> dict[str, Any]:
+    """Arguments of a `LatentJudge`: the published ones, or for a narrower text those of a nano.
+
+    Args:
+        channels: Of the latent.
+        text: Features of the text.
+    """
+    base = INVSR_JUDGE if text == PUBLISHED_TEXT else NANO_JUDGE
+    return {**base, "in_channels": channels, "cross_attention_dim": text}
 
 
 def _logits(channels: int, groups: int) -> nn.Sequential:

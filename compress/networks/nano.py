@@ -9,7 +9,12 @@ from pydantic import Field, model_validator
 from compress.core.config import Strict
 
 # Widths of the nano model are multiples of these: of an attention head, of GroupNorm's groups.
-WIDTHS = {"unet_channels": 16, "vae_channels": 8, "encoder_channels": 8}
+WIDTHS = {
+    "unet_channels": 16,
+    "vae_channels": 8,
+    "encoder_channels": 8,
+    "control_channels": 16,
+}
 MOST_WIDTH = 8192  # beyond any network of the family: SD 2.1 has 1280
 # Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter
 # of the positions. The VAE carries the larger share of the MACs, as in SD. Widths and latent
@@ -59,6 +64,13 @@ class NanoWidths(Strict):
     encoder_channels: tuple[int, int, int, int] | None = Field(
         None, description="For `nano`, the encoder's channels; null: those of `vae_channels`."
     )
+    latent_scale: float = Field(
+        1.0,
+        gt=0,
+        le=4096,
+        description="For `nano`, what the latent is multiplied by: the larger, the less the noise "
+        "of the schedule counts beside it.",
+    )
     time_channels: int | None = Field(
         None,
         gt=0,
@@ -74,14 +86,15 @@ class NanoWidths(Strict):
     @model_validator(mode="after")
     def _legal_widths(self) -> "NanoWidths":
         for name, multiple in WIDTHS.items():
-            for width in getattr(self, name) or ():
+            for width in getattr(self, name, None) or ():
                 if not 0 < width <= MOST_WIDTH or width % multiple:
                     raise ValueError(
                         f"{name} has {width}; choose multiples of {multiple} up to {MOST_WIDTH}"
                     )
         # Not whether they are set: a stored header names all fields.
         fields = type(self).model_fields
-        for name in ("latent_channels", "time_channels", *WIDTHS):
+        named = ("latent_channels", "latent_scale", "time_channels", *WIDTHS)
+        for name in (name for name in named if name in fields):
             if not self.is_nano() and getattr(self, name) != fields[name].default:
                 raise ValueError(
                     f"{name} is of size 'nano'; the architecture of a full size is published, "
@@ -106,7 +119,9 @@ class NanoWidths(Strict):
     def nano_vae(self) -> AutoencoderKL:
         """The VAE, with values as diffusers draws them."""
         vae = AutoencoderKL(
-            **NANO_VAE, latent_channels=self.latent_channels, block_out_channels=self.vae_channels
+            **NANO_VAE | {"scaling_factor": self.latent_scale},
+            latent_channels=self.latent_channels,
+            block_out_channels=self.vae_channels,
         )
         if self.encoder_channels:
             vae.encoder = Encoder(
@@ -115,3 +130,12 @@ class NanoWidths(Strict):
                 **{name: NANO_VAE[name] for name in OF_ENCODER},
             )
         return vae
+
+
+class ControlWidths(NanoWidths):
+    """The same with a control network beside the UNet."""
+
+    control_channels: tuple[int, int, int, int] | None = Field(
+        None,
+        description="For `nano`, the control network's channels; null: those of `unet_channels`.",
+    )

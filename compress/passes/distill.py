@@ -27,12 +27,13 @@ class Distill(DistillConfig):
     |----------|---------------------------------------------------------------------|
     | features | feature (L1 to the teacher's), gan                                  |
     | latents  | latent (L1 to the teacher's), vsd, tsm                              |
-    | images   | l1, mse, lpips, ea_dists against `target`, the teacher's image or   |
-    |          | the photograph                                                      |
+    | images   | l1, mse, lpips, ea_lpips, ea_dists against `target`, the teacher's  |
+    |          | image or the photograph                                             |
 
     `gan` uses `discriminator`, `vsd` and `tsm` a `prior`. `train` are patterns of parameter names,
-    by default those that AdcSR trains. `steps` counts optimiser steps, each of `accumulate`
-    batches. A killed run resumes from its last checkpoint.
+    by default those that AdcSR trains. With `lora` the plain convolutions and linear layers among
+    them learn by pairs of that rank, which are merged at the end. `steps` counts optimiser steps,
+    each of `accumulate` batches. A killed run resumes from its last checkpoint.
     """
 
     def convert(self, model: SRModel) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compress.core.markdown import describe_default, describe_type, docstring, table
+from compress.core.wrapping import wrap
 from compress.families import FAMILIES
 from compress.passes import PASSES
 from compress.recipe.recipe import Recipe
@@ -180,7 +181,7 @@ def generated() -> dict[Path, str]:
         "training": training_page(),
         "targets": targets_page(),
     }
-    files = {PAGES / f"{name}.md": HEAD + text for name, text in pages.items()}
+    files = {PAGES / f"{name}.md": HEAD + wrap(text) for name, text in pages.items()}
     for name, schema in {"recipe": recipe_schema(), "train": training_schema()}.items():
         text = json.dumps(schema, indent=1, ensure_ascii=False, sort_keys=True)
         files[SCHEMAS / f"{name}.schema.json"] = text + "\n"

@@ -18,6 +18,7 @@ REDUCED = 64  # 2 * 255 * 64 = 32,640: two products of a byte with such a weight
 # The least scale is this many times the least normal number of the type, so that its inverse
 # is finite.
 SCALE_ABOVE_TINY = 2.0**24
+TRIED_AT_ONCE = 2**16  # values that a search rounds in one call, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,19 @@ def quantize_weight(
 
 
 def _row_errors(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Mean square error of every row of `x` [rows, samples] on the grid of [low, high], [rows]."""
-    rounded = fake_quantize(x, low[:, None], high[:, None], grid)
-    return (rounded - x).square().mean(1)
+    """Mean square error of every row of `x` on each of n grids.
+
+    Args:
+        x: [rows, samples].
+        low: Lower ends, [n, rows].
+        high: Upper ends, [n, rows].
+        grid: The codes.
+
+    Returns:
+        [n, rows].
+    """
+    rounded = fake_quantize(x, low[..., None], high[..., None], grid)
+    return (rounded - x).square().mean(-1)
 
 
 def best_shrink(
@@ -213,15 +224,17 @@ def best_shrink(
     """
     low_factor = torch.ones_like(low)
     high_factor = torch.ones_like(high)
-    least = _row_errors(x, low, high, grid)
+    least = _row_errors(x, low[None], high[None], grid)[0]
     rounds = [("low", "high")] if grid.symmetric else [("high",), ("low",), ("high",)]
+    factors = torch.linspace(1.0, floor, steps).to(low)[:, None].expand(-1, len(low))
     for ends in rounds:
-        for factor in torch.linspace(1.0, floor, steps).tolist():
-            tried_low = torch.full_like(low_factor, factor) if "low" in ends else low_factor
-            tried_high = torch.full_like(high_factor, factor) if "high" in ends else high_factor
-            error = _row_errors(x, low * tried_low, high * tried_high, grid)
-            is_better = error < least
-            least = torch.where(is_better, error, least)
-            low_factor = torch.where(is_better, tried_low, low_factor)
-            high_factor = torch.where(is_better, tried_high, high_factor)
+        for tried in factors.split(max(1, TRIED_AT_ONCE // max(1, x.numel()))):
+            tried_low = tried if "low" in ends else low_factor.expand_as(tried)
+            tried_high = tried if "high" in ends else high_factor.expand_as(tried)
+            errors = _row_errors(x, low * tried_low, high * tried_high, grid)
+            error, place = errors.min(0, keepdim=True)  # the first of equal ones
+            is_better = error[0] < least
+            least = torch.where(is_better, error[0], least)
+            low_factor = torch.where(is_better, tried_low.gather(0, place)[0], low_factor)
+            high_factor = torch.where(is_better, tried_high.gather(0, place)[0], high_factor)
     return low_factor, high_factor

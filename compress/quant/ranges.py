@@ -123,9 +123,18 @@ def best_start(component: nn.Module, objective: Objective) -> tuple[float, tuple
     Returns:
         The mean error, and the arguments of `start_ranges` that give it. They are in effect.
     """
+    # Every search once. What one finds does not depend on the others.
+    start_ranges(component, True, True, True)
+    found = [[(log, log.detach().clone()) for log in logs] for logs in _learned_logs(component)]
+
+    @torch.no_grad()
+    def take(choice: tuple[bool, ...]) -> None:
+        for logs, is_searched in zip(found, (*choice, False), strict=False):
+            for log, value in logs:
+                log.copy_(value if is_searched else torch.zeros_like(value))
 
     def error(choice: tuple[bool, ...]) -> float:
-        start_ranges(component, *choice)
+        take(choice)
         return objective.mean_error()
 
     choices: list[tuple[bool, ...]] = [(False, False), (False, True), (True, False), (True, True)]
@@ -138,10 +147,20 @@ def best_start(component: nn.Module, objective: Objective) -> tuple[float, tuple
             least = tried
     inputs = {layer.input for _, layer in quant_layers(component)}
     if any(q not in inputs and not q.pinned for q in quantisers(component)):
-        searched = error((*best, True))
-        is_better = searched < least
-        best = (*best, is_better)
-        if is_better:
-            least = searched
-    start_ranges(component, *best)
+        tried = error((*best, True))
+        best = (*best, tried < least)
+        least = min(tried, least)
+    take(best)
     return least, best
+
+
+def _learned_logs(component: nn.Module) -> tuple[list[nn.Parameter], ...]:
+    """The boundaries' factors: of layers' inputs, of weights, of all other tensors."""
+    layers = [layer for _, layer in quant_layers(component)]
+    inputs = {layer.input for layer in layers if layer.input is not None}
+    others = [quantiser for quantiser in quantisers(component) if quantiser not in inputs]
+    return (
+        [range_fit(quantiser).log for quantiser in inputs],
+        [layer_fit(layer).weight_log for layer in layers],
+        [range_fit(quantiser).log for quantiser in others],
+    )

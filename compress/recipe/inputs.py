@@ -11,9 +11,8 @@ from compress.core.errors import UserError, shown
 from compress.data.calibration import calibration_images, calibration_pairs
 from compress.data.config import Calibration
 from compress.model.passes import Pass
+from compress.training.config import METRIC_FILES
 
-# A file that a pass may name -> the loss that reads it.
-WEIGHT_FILES = {"lpips_weights": "lpips", "dists_weights": "ea_dists"}
 # Keys of a recipe under which a single word may be a folder, and not only a family or a metric.
 FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights", "calibration")
 
@@ -87,7 +86,7 @@ def _check_calibration(calibration: Calibration, paired: bool) -> None:
 
 
 def _check_weight_files(config: BaseModel) -> None:
-    for name, loss in WEIGHT_FILES.items():
+    for loss, name in METRIC_FILES.items():
         file = getattr(config, name, None)
         if file is None or Path(file).is_file():
             continue

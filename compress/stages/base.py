@@ -16,6 +16,9 @@ from compress.model.sr_model import SRModel
 from compress.stages.companions import Companions
 from compress.stages.settings import Freezable, Loss, StageSettings
 from compress.stages.taught import SEED_FACTOR, Taught
+from compress.training.adversarial import PAIRED, Form, Judged
+from compress.training.discriminator import patch_discriminator
+from compress.training.perceptual import MetricFiles, metrics
 from compress.training.terms import Terms
 
 LATENT_POOL = 4096  # precomputed crops of the stages on latents
@@ -45,7 +48,8 @@ class StageRun:
         taught: The teacher's samples; None without a teacher.
         taught_before: How many of them earlier stages have seen.
         companions: What the training has beside the model.
-        build_perceptual: Gives the metric of the loss lpips.
+        metric_files: Where the weights of perceptual losses on images are.
+        latent_lpips_weights: Those of the loss latent_lpips.
         processes: How many processes train together.
         process: The number of this one.
         tell: Prints a line, in the first process.
@@ -60,7 +64,8 @@ class StageRun:
     taught: Taught | None
     taught_before: int
     companions: Companions
-    build_perceptual: Callable[[], nn.Module]
+    metric_files: MetricFiles
+    latent_lpips_weights: str | None
     processes: int
     process: int
     tell: Callable[[str], None]
@@ -124,19 +129,18 @@ class StageRun:
         images = torch.stack([samples[i][1] for i in range(CLEAN_IMAGES)])
         return images.to(device_of(self.model))
 
-    def perceptual(self) -> nn.Module | None:
-        """The metric of the loss lpips, if the stage has that loss."""
-        if self.settings.losses.get("lpips"):
-            return self.build_perceptual()
-        return None
+    def perceptual(self) -> dict[str, nn.Module]:
+        """The metrics of the stage's losses, by their names."""
+        return metrics(self.weights, self.metric_files)
 
 
 class Stage(nn.Module):
     """Base of all stages. Called as (batch, index of the batch) -> (result, terms of the loss).
 
-    The result is what a discriminator judges, in the stages that have one. One module computes
-    network and losses, as distributed training wants it. A subclass says of itself what the class
-    attributes below ask; registry.py lists it.
+    The result is the image that a discriminator judges beside the batch's own, in the stages that
+    have one; a `Judged` says otherwise what it compares. One module computes network and losses, as
+    distributed training wants it. A subclass says of itself what the class attributes below ask;
+    registry.py lists it.
     """
 
     name: ClassVar[str]  # in recipes
@@ -144,7 +148,11 @@ class Stage(nn.Module):
     losses: ClassVar[tuple[Loss, ...]]  # that it has
     may_freeze: ClassVar[tuple[Freezable, ...]] = ()  # parts of the model that it may hold still
     takes_teacher: ClassVar[bool] = False  # whether a teacher of the recipe gives its images
+    takes_lora: ClassVar[tuple[str, ...]] = ()  # parts of the model that may learn by LoRA
+    form: ClassVar[Form] = PAIRED  # of the loss gan
+    balances: ClassVar[bool] = False  # whether it has a last layer for `gan_balance`
     trained: tuple[str, ...] = ()  # the parts of the model that learn, by their names
+    in_full: tuple[str, ...] = ()  # parameters of these that learn in full where the part has LoRA
 
     @classmethod
     def prepare(cls, run: StageRun) -> tuple["Stage", DataLoader]:
@@ -159,6 +167,15 @@ class Stage(nn.Module):
         """What learns beside the model; by default nothing."""
         return []
 
+    def critic(self) -> tuple[nn.Module, list[nn.Parameter]]:
+        """A new discriminator of the loss gan, and what of it learns; by default of images."""
+        judge = patch_discriminator()
+        return judge, list(judge.parameters())
+
+    def last_layer(self) -> nn.Parameter:
+        """The weight that `gan_balance` looks at, of a stage that `balances`."""
+        raise NotImplementedError
+
     def figures(self) -> dict[str, float]:
         """What the record of the stage says besides its losses."""
         return {}
@@ -166,6 +183,6 @@ class Stage(nn.Module):
     def finish(self) -> None:
         """What follows the training; by default nothing."""
 
-    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor, Terms]:
+    def forward(self, batch: Batch, index: int) -> tuple[torch.Tensor | Judged, Terms]:
         """The result for one batch, and the terms of the loss (class docstring)."""
         raise NotImplementedError

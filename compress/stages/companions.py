@@ -1,4 +1,4 @@
-"""What the training of an Edge-SD-SR model has beside the model.
+"""What a training has beside the model, such as that of an Edge-SD-SR model.
 
 The HR encoder and the x2 teacher belong to the training: they lie beside its checkpoints, in files
 of their own, and never in the model. The same holds for latents that are computed once.
@@ -124,13 +124,18 @@ class Companions:
         read_tensors(module.to(device_of(self.model)), file)
         return in_memory_format(module.eval().requires_grad_(False), torch.channels_last)
 
-    def hr_encoder(self) -> HREncoder:
-        """The HR encoder that the stage edge_autoencoder left.
+    def hr_encoder(self, channels: int | None = None, stage: str = "edge_autoencoder") -> HREncoder:
+        """The HR encoder that a stage left.
+
+        Args:
+            channels: Of its latent; None for those of the process of an Edge-SD-SR model.
+            stage: The name of that stage.
 
         Raises:
             UserError: It has not run.
         """
-        return self.read("hr_encoder", HREncoder(self.process.channels), "edge_autoencoder")
+        encoder = HREncoder(self.process.channels if channels is None else channels)
+        return self.read("hr_encoder", encoder, stage)
 
     def teacher(self) -> X2Teacher:
         """The x2 teacher that the stage edge_teacher left.

@@ -1,5 +1,6 @@
 """The stages whose result is an image, and what they have in common."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from compress.data.seeded import seeded_pair
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import VAEEncoder
 from compress.stages.base import Batch, Stage, StageRun
-from compress.stages.settings import ON_IMAGES
+from compress.stages.settings import ON_IMAGES, ON_SD
 from compress.training import losses
 from compress.training.networks import expect
 from compress.training.terms import Terms, Weights, image_terms, wants
@@ -27,14 +28,14 @@ class Setting:
     Attributes:
         model: The model that is trained.
         weights: The factors of the losses.
-        perceptual: The metric of the loss lpips, where it is wanted.
+        perceptual: The metrics of losses, by their names.
         degradation: Makes low-resolution images of photographs.
         key: The degraded images are a function of it.
     """
 
     model: SRModel
     weights: Weights
-    perceptual: nn.Module | None
+    perceptual: Mapping[str, nn.Module]
     degradation: Degradation
     key: tuple[int, ...]
 
@@ -59,11 +60,11 @@ class ImageStage(Stage):
     losses = ON_IMAGES
 
     def __init__(self, setting: Setting):
-        """Train `setting.model`. The metric becomes a part of this module."""
+        """Train `setting.model`. The metrics become a part of this module."""
         super().__init__()
         self.model = setting.model
         self.weights = setting.weights
-        self.perceptual = setting.perceptual
+        self.perceptual = nn.ModuleDict(setting.perceptual)
         self.degradation = setting.degradation
         self.key = setting.key
 
@@ -83,15 +84,14 @@ class ImageStage(Stage):
 
     def terms(self, image: torch.Tensor, target: torch.Tensor) -> Terms:
         """The terms that compare the stage's image with what it should be."""
-        perceptual = {} if self.perceptual is None else {"lpips": self.perceptual}
-        return image_terms(image, target, self.weights, perceptual)
+        return image_terms(image, target, self.weights, dict(self.perceptual.items()))
 
 
 class Autoencoder(ImageStage):
     """A KL autoencoder on clean crops."""
 
     name = "autoencoder"
-    families = ("osediff",)
+    families = ("osediff", "dfosd")
     losses = (*ON_IMAGES, "kl")
     takes_teacher = True
     trained = ("encoder", "decoder")
@@ -119,10 +119,15 @@ class EndToEnd(ImageStage):
     """All networks, from the low-resolution image to the restored one."""
 
     name = "end_to_end"
-    families = ("osediff", "resshift", "edge_sd_sr")
+    families = ("osediff", "adcsr", "resshift", "edge_sd_sr", *ON_SD)
     may_freeze = ("encoder", "decoder")
     takes_teacher = True
-    trained = ("encoder", "denoiser", "decoder")
+    takes_lora = ("denoiser", "control")
+
+    def __init__(self, setting: Setting):
+        """Train all networks of `setting.model` but a text encoder."""
+        super().__init__(setting)
+        self.trained = tuple(name for name, _ in self.model.components() if name != "text_encoder")
 
     @classmethod
     def prepare(cls, run: StageRun) -> tuple[Stage, DataLoader]:

@@ -47,8 +47,9 @@ class Latent(Stage):
     """
 
     name = "latent"
-    families = ("osediff",)
+    families = ("osediff", "dfosd")
     losses = ("l1", "mse")
+    takes_lora = ("denoiser",)
     trained = ("denoiser",)
 
     def __init__(self, model: SRModel, weights: Weights):

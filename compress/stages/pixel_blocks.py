@@ -47,7 +47,7 @@ class PixelBlocks(ImageStage):
     """
 
     name = "pixel_blocks"
-    families = ("osediff",)
+    families = ("osediff", "dfosd")
     losses = ("blocks", *ON_IMAGES)
     takes_teacher = True
 

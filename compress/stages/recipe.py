@@ -7,11 +7,13 @@ from pydantic_core import PydanticKnownError
 
 from compress.core.config import Strict
 from compress.core.files import FileName
-from compress.stages.registry import STAGES, stages_that_freeze
+from compress.stages.registry import STAGES, stages_that_freeze, stages_with_lora
 from compress.stages.settings import ON_IMAGES, Loss, StageSettings
 from compress.stages.taught import TeacherConfig
+from compress.training.config import BLENDED_LORA
 
 MOST_SEED = 2**31 - 1
+OF_GAN = ("gan_form", "gan_after", "gan_balance")  # keys that mean nothing without the loss gan
 
 
 def _known_stage(name: str) -> str:
@@ -38,6 +40,8 @@ class StageConfig(StageSettings):
     def _check(self) -> "StageConfig":
         self._check_losses()
         self._check_frozen()
+        self._check_lora()
+        self._check_gan()
         return self
 
     def _check_losses(self) -> None:
@@ -68,6 +72,27 @@ class StageConfig(StageSettings):
                     f"stage '{self.stage}' cannot hold the {part} still; "
                     f"{', '.join(stages_that_freeze(part))} can"
                 )
+
+    def _check_lora(self) -> None:
+        if self.lora is None:
+            return
+        if not STAGES[self.stage].takes_lora:
+            raise ValueError(
+                f"stage '{self.stage}' trains nothing by lora; {', '.join(stages_with_lora())} can"
+            )
+        if self.blend < 1:
+            raise ValueError(BLENDED_LORA)
+
+    def _check_gan(self) -> None:
+        given = [key for key in OF_GAN if getattr(self, key)]
+        if given and not self.losses.get("gan"):
+            raise ValueError(f"{given[0]} is of the loss gan, which stage '{self.stage}' lacks")
+        if not self.gan_balance:
+            return
+        if not STAGES[self.stage].balances:
+            raise ValueError(f"stage '{self.stage}' has no gan_balance; decoder has")
+        if not any(factor for loss, factor in self.losses.items() if loss != "gan"):
+            raise ValueError("gan_balance compares the loss gan with others; name one")
 
 
 class Data(Strict):
@@ -103,15 +128,27 @@ class TrainRecipe(Strict):
     start: str | None = Field(
         None,
         description=(
-            "Weight file of the same source, whose values the training begins with instead of "
-            "random ones."
+            "Weight file whose values the training begins with instead of random ones. It is of "
+            "the same source; or of another nano on Stable Diffusion's UNet, whose networks are "
+            "taken over. `osediff_nano` is the embedded one."
         ),
     )
     lpips_weights: str | None = Field(
-        None, description="File with the weights of LPIPS under pyiqa's names, for the loss lpips."
+        None,
+        description="File with the weights of LPIPS under pyiqa's names, for the losses lpips and "
+        "ea_lpips.",
     )
     lpips_net: Literal["squeeze", "alex", "vgg"] = Field(
-        "squeeze", description="The network of the loss lpips."
+        "squeeze", description="The network of the losses lpips and ea_lpips."
+    )
+    dists_weights: str | None = Field(
+        None,
+        description="File with the weights of DISTS under pyiqa's names, for the loss ea_dists.",
+    )
+    latent_lpips_weights: str | None = Field(
+        None,
+        description="File with the weights of LPIPS of vgg under pyiqa's names, for the loss "
+        "latent_lpips; its first convolution may take three channels.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Number format of the arithmetic."

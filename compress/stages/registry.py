@@ -1,9 +1,14 @@
 """All stages of training, by name."""
 
+from compress.stages.addsr import AddSR
 from compress.stages.base import Stage
+from compress.stages.clean import HREncoderStage
+from compress.stages.controlled import CCSR, Decoder, DoSSR, Preprocessor
+from compress.stages.dfosd import DFOSD
 from compress.stages.edge_images import EdgeAutoencoder, EdgeDecoder, EdgeOneStep
 from compress.stages.edge_latents import EdgeEncoder, EdgeJoint, EdgeTeacher
 from compress.stages.images import Autoencoder, EndToEnd
+from compress.stages.invsr import InvSR
 from compress.stages.latents import Latent
 from compress.stages.pixel_blocks import PixelBlocks
 from compress.stages.shift import ShiftStudent, ShiftTeacher, VQAutoencoderStage
@@ -13,6 +18,13 @@ _ALL: tuple[type[Stage], ...] = (
     Autoencoder,
     PixelBlocks,
     Latent,
+    HREncoderStage,
+    DFOSD,
+    InvSR,
+    Preprocessor,
+    CCSR,
+    DoSSR,
+    AddSR,
     VQAutoencoderStage,
     ShiftTeacher,
     ShiftStudent,
@@ -23,6 +35,7 @@ _ALL: tuple[type[Stage], ...] = (
     EdgeOneStep,
     EdgeDecoder,
     EndToEnd,
+    Decoder,
 )
 STAGES: dict[str, type[Stage]] = {stage.name: stage for stage in _ALL}
 
@@ -40,3 +53,8 @@ def taught_stages() -> list[str]:
 def stages_that_freeze(part: str) -> list[str]:
     """Names of the stages that may hold `part`, encoder or decoder, still."""
     return [name for name, stage in STAGES.items() if part in stage.may_freeze]
+
+
+def stages_with_lora() -> list[str]:
+    """Names of the stages in which a part of the model may learn by LoRA."""
+    return [name for name, stage in STAGES.items() if stage.takes_lora]

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from compress.core.config import Strict
+from compress.training.config import LoRA
 
 Loss = Literal[
     "l1",
@@ -13,6 +14,8 @@ Loss = Literal[
     "texture",
     "blocks",
     "lpips",
+    "ea_lpips",
+    "ea_dists",
     "kl",
     "gan",
     "vq",
@@ -20,13 +23,34 @@ Loss = Literal[
     "inverse",
     "truth",
     "latent",
+    "latent_lpips",
     "nll",
     "distill",
+    "noise",
+    "first",
+    "jump",
+    "jump_noise",
+    "shift",
+    "ta_add",
+    "ta_add_by_step",
 ]
 Freezable = Literal["encoder", "decoder"]
 Learning = Literal["joint", "frozen"]
 # The losses that compare images.
-ON_IMAGES: tuple[Loss, ...] = ("l1", "mse", "frequency", "texture", "lpips", "gan")
+ON_IMAGES: tuple[Loss, ...] = (
+    "l1",
+    "mse",
+    "frequency",
+    "texture",
+    "lpips",
+    "ea_lpips",
+    "ea_dists",
+    "gan",
+)
+
+
+# The families on Stable Diffusion's UNet that are trained as OSEDiff's nano or from it.
+ON_SD = ("dfosd", "invsr", "ccsr", "addsr", "dossr")
 
 
 class StageSettings(Strict):
@@ -52,7 +76,61 @@ class StageSettings(Strict):
     decoder: Learning = Field(
         "joint", description="Whether the decoder learns as well, in the stage end_to_end."
     )
+    denoiser: Learning = Field(
+        "frozen",
+        description=(
+            "Whether the UNet learns as well, in the stages ccsr, dossr and addsr, where it is "
+            "held still as published."
+        ),
+    )
+    start_from: Literal["hr", "lr"] = Field(
+        "hr",
+        description=(
+            "In the stages ccsr and addsr, what is noised for the first call: the latent of the "
+            "photograph, as published, or that of the low-resolution image, as the chain begins."
+        ),
+    )
+    timesteps: Literal["all", "chain"] = Field(
+        "all",
+        description=(
+            "In the stage dossr, the timesteps that are drawn: all 1000, as published, or those of "
+            "the model's chain alone."
+        ),
+    )
+    lora: LoRA | None = Field(
+        None,
+        description=(
+            "LoRA on the UNet, and on what steers it, in the place of their whole weights; the "
+            "pairs are merged at the end of the stage. null trains in full."
+        ),
+    )
     gan_lr: float = Field(1e-4, description="Learning rate of the discriminator of the loss gan.")
+    gan_form: Literal["softplus", "hinge", "paired"] | None = Field(
+        None,
+        description=(
+            "The losses of both sides of the loss gan: softplus, hinge, or paired, which compares "
+            "real and made of one scene; null: those of the stage."
+        ),
+    )
+    gan_after: int = Field(
+        0,
+        ge=0,
+        description="Steps in which the discriminator of the loss gan learns before it teaches.",
+    )
+    gan_balance: bool = Field(
+        False,
+        description=(
+            "Whether the loss gan counts so often that its gradient at the decoder's last layer is "
+            "as large as that of the other losses, times its factor."
+        ),
+    )
+    clean: Literal["encoder", "hr_encoder"] = Field(
+        "encoder",
+        description=(
+            "Whose latents of photographs are the clean ones: the model's encoder's, or those of "
+            "the encoder that the stage hr_encoder left, for a model whose encoder keeps no detail."
+        ),
+    )
     ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
     blend: float = Field(
         1.0,
@@ -71,6 +149,12 @@ class StageSettings(Strict):
             "that makes images."
         ),
     )
+
+    @property
+    def held(self) -> list[str]:
+        """The components that are held still."""
+        encoders = ["encoder", "condition_encoder"] if self.encoder == "frozen" else []
+        return [*encoders, *(["decoder"] if self.decoder == "frozen" else [])]
 
     @property
     def frozen(self) -> list[Freezable]:

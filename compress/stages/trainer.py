@@ -14,9 +14,9 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
 from compress.core.identity import content_digest
-from compress.core.machine import hardware, in_memory_format
+from compress.core.machine import in_memory_format
 from compress.core.tensors import read_tensors
-from compress.data.folder import data_hash, find_images
+from compress.data.folder import find_images
 from compress.data.presets import PRESETS
 from compress.process.resample import SCALE
 from compress.recipe.checkpoint import parse_source, save_model
@@ -24,15 +24,19 @@ from compress.stages.averaged import AVERAGED, read_stage
 from compress.stages.base import SOFTEN_SALT, Batch, Stage, StageRun
 from compress.stages.companions import Companions
 from compress.stages.recipe import StageConfig, TrainRecipe
+from compress.stages.record import Made, record_of
 from compress.stages.registry import STAGES, stages_of, taught_stages
+from compress.stages.start import begin_with, start_file
 from compress.stages.taught import Photographs, Taught
-from compress.training import losses
 from compress.training.acceleration import PRECISION
-from compress.training.discriminator import patch_discriminator
+from compress.training.adapters import adapt, layers_below, merge, merged
+from compress.training.adversarial import FORMS, Judged
 from compress.training.initialise import initialise
 from compress.training.loop import Hooks, Plan
-from compress.training.session import Learning, Result, Session
+from compress.training.perceptual import missing
+from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.soften import CROPS, soften
+from compress.training.terms import wants
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ class Trainer:
         """
         self.recipe = recipe
         self.workdir = workdir
-        self._check_lpips()
+        self._check_metrics()
         self.source = parse_source(recipe.source)
         self._check_family()
         self.images = find_images(recipe.data.folders)
@@ -74,8 +78,9 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
         self.model = initialise(self.source.build(), recipe.seed)
         self.source.start(self.model)
-        if recipe.start is not None:
-            self._read(Path(recipe.start))
+        self.start = start_file(recipe.start)
+        if self.start is not None:
+            begin_with(self.start, self.source, self.model)
         # From here on: a stage is prepared with the model before accelerate sees it.
         self.model.to(self.accelerator.device)
         self._check_crops()
@@ -112,8 +117,7 @@ class Trainer:
 
     def _check_start(self) -> None:
         """Refuse a working folder whose training began with other weights."""
-        start = self.recipe.start
-        digest = RANDOM if start is None else content_digest(Path(start))
+        digest = RANDOM if self.start is None else content_digest(self.start)
         file = self.workdir / STARTED_FROM
         if file.is_file():
             began = file.read_text(encoding="utf-8").strip()
@@ -151,7 +155,8 @@ class Trainer:
         plan = Plan(name=name, workdir=self.workdir, steps=config.steps)
         log = session.run(plan, loader, _forward, Hooks(write_beside=self._write_averaged))
         session.blend()
-        self.model.eval()
+        merge(self.model)
+        in_memory_format(self.model.eval(), torch.channels_last)
         record = {
             "stage": config.stage,
             "steps": config.steps,
@@ -167,10 +172,7 @@ class Trainer:
 
     def _session(self, config: StageConfig, stage: Stage) -> Session:
         """The session of a stage, all of whose learning parameters and no others have gradients."""
-        self.model.requires_grad_(False)
-        parts = [part for part in stage.trained if part not in config.frozen]
-        trained = [p for part in parts for p in self.model.get_submodule(part).parameters()]
-        trained += stage.companions()
+        trained = self._trained(config, stage)
         for parameter in trained:
             parameter.requires_grad_(True)
         self.model.train()
@@ -183,12 +185,30 @@ class Trainer:
         )
         session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
         if config.losses.get("gan"):
-            judge = in_memory_format(patch_discriminator(), torch.channels_last)
-            session.add_critic(list(judge.parameters()), config.gan_lr, judge, paired=True)
+            judge, judging = stage.critic()
+            judge = in_memory_format(judge.to(self.accelerator.device), torch.channels_last)
+            last = stage.last_layer() if config.gan_balance else None
+            form = stage.form if config.gan_form is None else FORMS[config.gan_form]
+            adversary = Adversary(form, config.gan_after, last)
+            session.add_critic(judging, config.gan_lr, judge, adversary)
         return session
 
+    def _trained(self, config: StageConfig, stage: Stage) -> list[nn.Parameter]:
+        """What learns in a stage; the rest of the model takes no gradient. LoRA is put on."""
+        model = self.model.requires_grad_(False)
+        parts = [part for part in stage.trained if part not in config.held]
+        trained: list[nn.Parameter] = []
+        if config.lora is not None:
+            by_pairs = [part for part in parts if part in stage.takes_lora]
+            parts = [part for part in parts if part not in by_pairs]
+            layers = layers_below(model, by_pairs)
+            trained += adapt(model, layers, config.lora, f"stage '{config.stage}'")
+            trained += [model.get_parameter(name) for name in stage.in_full]
+        trained += [p for part in parts for p in model.get_submodule(part).parameters()]
+        return trained + stage.companions()
+
     def _write_averaged(self, folder: Path) -> None:
-        save_model(self.model, folder / AVERAGED, self.source, [])
+        save_model(merged(self.model), folder / AVERAGED, self.source, [])
 
     def _soften(self, run: StageRun) -> float:
         """Soften the model's image as the stage says; returns the figure of it."""
@@ -211,24 +231,24 @@ class Trainer:
             taught=self.taught,
             taught_before=taught_before,
             companions=self.companions,
-            build_perceptual=self._build_perceptual,
+            metric_files=recipe,
+            latent_lpips_weights=recipe.latent_lpips_weights,
             processes=self.accelerator.num_processes,
             process=self.accelerator.process_index,
             tell=self.accelerator.print,
         )
 
-    def _build_perceptual(self) -> nn.Module:
-        if self.recipe.lpips_weights is None:
-            raise ValueError("the loss lpips needs lpips_weights")
-        return losses.lpips(self.recipe.lpips_weights, self.recipe.lpips_net)
-
-    def _check_lpips(self) -> None:
-        uses_lpips = any("lpips" in stage.losses for stage in self.recipe.stages)
-        if uses_lpips and self.recipe.lpips_weights is None:
-            raise UserError(
-                "lpips_weights: a stage uses the lpips loss; give lpips_weights=FILE with pyiqa's "
-                "names"
-            )
+    def _check_metrics(self) -> None:
+        for stage in self.recipe.stages:
+            weights: dict[str, float] = dict(stage.losses.items())
+            absent = missing(weights, self.recipe)
+            if wants(weights, "latent_lpips") and self.recipe.latent_lpips_weights is None:
+                absent = "latent_lpips", "latent_lpips_weights"
+            if absent is not None:
+                loss, key = absent
+                raise UserError(
+                    f"{key}: a stage uses the {loss} loss; give {key}=FILE with pyiqa's names"
+                )
 
     def _check_family(self) -> None:
         legal = stages_of(self.source.family)
@@ -280,9 +300,11 @@ def _forward(stage: nn.Module, index: int, batch: Batch) -> Result:
         batch = [images.contiguous(memory_format=torch.channels_last) for images in batch]
     elif batch.ndim == 4:
         batch = batch.contiguous(memory_format=torch.channels_last)
-    image, terms = stage(batch, index)
+    made, terms = stage(batch, index)
+    if isinstance(made, Judged):
+        return Result(terms, made)
     real = batch if isinstance(batch, torch.Tensor) else batch[1]
-    return Result(terms, real, image.float())
+    return Result(terms, Judged(real, made.float()))
 
 
 def train_model(recipe: TrainRecipe, workdir: Path, out: Path) -> None:
@@ -304,34 +326,8 @@ def train_model(recipe: TrainRecipe, workdir: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(trainer.model, out, trainer.source, [], dtype=torch.float16)
     record_file = out.with_suffix(".json")
-    record = {"made_by": MADE_BY, **_record(trainer, records)}
+    teacher = None if trainer.taught is None else trainer.taught.identity
+    made = Made(recipe, trainer.images, trainer.start, teacher)
+    record = {"made_by": MADE_BY, **record_of(made, records)}
     write_text(record_file, json.dumps(record, indent=1))
     print(f"wrote {out} and {record_file.name} after {time.time() - began:.0f} s")
-
-
-def _record(trainer: Trainer, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is known of a finished training.
-
-    Files are named without their folders: where they lay on this machine is of no use to anyone.
-    """
-    recipe = trainer.recipe
-    told = recipe.model_dump(mode="json")
-    told["data"]["folders"] = [Path(folder).name for folder in recipe.data.folders]
-    record = {
-        "recipe": told,
-        "hardware": hardware(),
-        "images": len(trainer.images),
-        "data_hash": data_hash(trainer.images),
-        "torch": torch.__version__,
-        "seconds": sum(record["seconds"] for record in records),
-        "stages": records,
-    }
-    if trainer.taught is not None and recipe.teacher is not None:
-        record["teacher_hash"] = trainer.taught.identity
-        told["teacher"] |= {"path": Path(recipe.teacher.path).name, "cache": None}
-    if recipe.start is not None:
-        record["start_hash"] = content_digest(Path(recipe.start))
-        told["start"] = Path(recipe.start).name
-    if recipe.lpips_weights:
-        told["lpips_weights"] = Path(recipe.lpips_weights).name
-    return record

@@ -12,12 +12,15 @@ from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
 from compress.networks.osediff_file import LORA_ALPHA
 
-Loss = Literal["feature", "latent", "l1", "mse", "lpips", "ea_dists", "gan", "vsd", "tsm"]
+Loss = Literal[
+    "feature", "latent", "l1", "mse", "lpips", "ea_lpips", "ea_dists", "gan", "vsd", "tsm"
+]
 Precision = Literal["fp32", "bf16", "fp16"]
 LpipsNet = Literal["squeeze", "alex", "vgg"]
 # What a discriminator of each kind looks at.
 JUDGED = {"unet_lora": "features", "noise_aware": "latent", "patch": "image"}
 ON_LATENTS = ("latent", "vsd", "tsm")
+BLENDED_LORA = "blend takes back a part of whole weights, and lora trains pairs; leave one out"
 # What AdcSR trains: the decoder alone, then the UNet with the decoder's middle block.
 TRAINED = {"decoder": ("decoder.*",), "student": ("denoiser.*", "decoder.decoder.mid_block.*")}
 # Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first
@@ -27,13 +30,19 @@ SIZES = {
     "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
     "nano": ((96, 48, 24), (2, 2, 1), True),
 }
+# A perceptual loss -> the key of a recipe that names the file of its weights.
+METRIC_FILES = {"lpips": "lpips_weights", "ea_lpips": "lpips_weights", "ea_dists": "dists_weights"}
 # What a loss needs to be computed: the loss -> another key of the section.
-_NEEDS = {
-    "lpips": "lpips_weights",
-    "ea_dists": "dists_weights",
-    "vsd": "prior",
-    "tsm": "prior",
-}
+_NEEDS = METRIC_FILES | {"vsd": "prior", "tsm": "prior"}
+
+
+class LoRA(Strict):
+    """LoRA on what a recipe trains. DFOSD's is of rank 16 and alpha 16."""
+
+    rank: int = Field(16, gt=0, le=4096, description="Rank of the pairs.")
+    alpha: float = Field(
+        16.0, gt=0, le=4096, description="Alpha of the pairs, which count alpha / rank."
+    )
 
 
 class Discriminator(Strict):
@@ -99,12 +108,20 @@ class DistillConfig(Pass):
         min_length=1,
         description=(
             "Factors of the losses. On features: feature (L1 to the teacher's). On latents: latent "
-            "(L1), vsd, tsm. On images: l1, mse, lpips, ea_dists. gan uses the discriminator."
+            "(L1), vsd, tsm. On images: l1, mse, lpips, ea_lpips, ea_dists. gan uses the "
+            "discriminator."
         ),
     )
     train: tuple[str, ...] | None = Field(
         None,
         description="Patterns of the names of parameters that learn; by default AdcSR's.",
+    )
+    lora: LoRA | None = Field(
+        None,
+        description=(
+            "LoRA in the place of whole weights: of what learns, the plain convolutions and linear "
+            "layers get pairs, which are merged at the end. null trains in full."
+        ),
     )
     data: Photographs = Field(Photographs(), description="The photographs to train on.")
     steps: int = Field(gt=0, description="Optimiser steps.")
@@ -151,11 +168,13 @@ class DistillConfig(Pass):
         for loss, need in _NEEDS.items():
             if weights.get(loss) and getattr(self, need) is None:
                 raise ValueError(f"the loss {loss} needs {need}; set it, or leave the loss out")
+        if self.lora is not None and self.blend < 1:
+            raise ValueError(BLENDED_LORA)
         bad = sorted(set(weights) & {"feature", *ON_LATENTS})
         if self.stage == "decoder" and bad:
             raise ValueError(
                 f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; "
-                "choose among l1, mse, lpips, ea_dists and gan"
+                "choose among l1, mse, lpips, ea_lpips, ea_dists and gan"
             )
         return self
 

@@ -188,3 +188,10 @@ class NoiseAwareDiscriminator(AdaptedUNet):
             latent, self.alphas_cumprod, self.steps, generator, timesteps
         )
         return self.head(self.predict(noisy, timesteps, self.denoiser.context))
+
+
+def told_of_pair(judge: nn.Module | None, count: int) -> dict[str, torch.Tensor]:
+    """What a discriminator is told of `count` pairs: a noise-aware one, their timesteps."""
+    if isinstance(judge, NoiseAwareDiscriminator):
+        return {"timesteps": judge.draw(count)}
+    return {}

@@ -18,17 +18,20 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.sd21 import load_prior
 from compress.process.one_step import alphas_cumprod
-from compress.training import losses
 from compress.training.acceleration import accelerator
+from compress.training.adapters import adapt, layers_of, merge
+from compress.training.adversarial import PAIRED, SOFTPLUS, Judged
 from compress.training.config import DistillConfig, Prior
 from compress.training.discriminator import (
     NoiseAwareDiscriminator,
     UNetDiscriminator,
     patch_discriminator,
+    told_of_pair,
 )
 from compress.training.loop import Hooks, Plan
+from compress.training.perceptual import metrics
 from compress.training.score import ScorePair
-from compress.training.session import Learning, Result, Session
+from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.soften import CROPS, soften
 from compress.training.student import Aim, Distillation, Teacher
 
@@ -144,10 +147,12 @@ class _Distilling:
             dict(config.losses.items()),
             Learning(lr=config.lr, ema=config.ema, blend=config.blend),
         )
+        self.judge: nn.Module | None = None
         if config.judged:
-            judge, judging = discriminator(config, model, teacher)
-            paired = config.discriminator.kind == "patch"
-            self.session.add_critic(judging, config.discriminator.lr, judge, paired)
+            self.judge, judging = discriminator(config, model, teacher)
+            form = PAIRED if config.discriminator.kind == "patch" else SOFTPLUS
+            rate = config.discriminator.lr
+            self.session.add_critic(judging, rate, self.judge, Adversary(form))
         if config.prior is not None and scores is not None and config.losses.get("vsd"):
             self.session.add_critic(scores.trainable_parameters(), config.prior.lr)
 
@@ -158,7 +163,10 @@ class _Distilling:
         def forward(stage: nn.Module, index: int, hr: torch.Tensor) -> Result:
             if before_batch is not None:
                 before_batch(index)
-            return Result(*stage(hr.contiguous(memory_format=torch.channels_last), index))
+            terms, real, fake = stage(hr.contiguous(memory_format=torch.channels_last), index)
+            if real is None:
+                return Result(terms, None)
+            return Result(terms, Judged(real, fake, told_of_pair(self.judge, len(real))))
 
         self.workdir.mkdir(parents=True, exist_ok=True)
         plan = Plan(
@@ -169,6 +177,7 @@ class _Distilling:
             checkpoint_every=config.checkpoint_every,
         )
         log = self.session.run(plan, self._loader(), forward, Hooks(after_step=self._sampler()))
+        merge(self.model)
         in_memory_format(self.model.requires_grad_(False), torch.contiguous_format)
         self.session.blend()
         softened = self._soften()
@@ -199,20 +208,17 @@ class _Distilling:
             part.requires_grad_(False)
             in_memory_format(part.to(self.context.device), torch.channels_last)
         trained = [p for name, p in self.model.named_parameters() if name in names]
+        if self.config.lora is not None:
+            layers = layers_of(self.model, names)
+            trained = adapt(self.model, layers, self.config.lora, "pass 'distill'")
         for parameter in trained:
             parameter.requires_grad_(True)
         return trained
 
     def _perceptual(self) -> dict[str, nn.Module]:
         """The metrics that losses use, on the device."""
-        config = self.config
-        perceptual: dict[str, nn.Module] = {}
-        if config.losses.get("lpips") and config.lpips_weights is not None:
-            metric = losses.lpips(config.lpips_weights, config.lpips_net)
-            perceptual["lpips"] = metric.to(self.context.device)
-        if config.losses.get("ea_dists") and config.dists_weights is not None:
-            perceptual["ea_dists"] = losses.ea_dists(config.dists_weights).to(self.context.device)
-        return perceptual
+        found = metrics(dict(self.config.losses.items()), self.config)
+        return {name: metric.to(self.context.device) for name, metric in found.items()}
 
     def _aim(self) -> Aim:
         config = self.config

@@ -16,10 +16,16 @@ def reset_parameters(network: nn.Module) -> None:
             reset()
 
 
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """Zeros on the CPU for a tensor on the meta device; others as they are."""
+    return torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor
+
+
 def initialise(model: SRModel, seed: int) -> SRModel:
     """Random values for a model on the meta device.
 
-    Each module has its own initialisation; the text context comes from N(0, 1).
+    Each module has its own initialisation; the text context, one for all components, comes from
+    N(0, 1). What no module initialises is 0, and what has values keeps them.
 
     Args:
         model: Is moved to the CPU, in place.
@@ -29,9 +35,13 @@ def initialise(model: SRModel, seed: int) -> SRModel:
         `model`, channels last.
     """
     set_seed(seed)
-    model.to_empty(device="cpu")
+    model._apply(_zeros)
     reset_parameters(model)
-    context = getattr(model.denoiser, "context", None)
-    if context is not None:
-        nn.init.normal_(context)
+    first = getattr(model.denoiser, "context", None)
+    if first is not None:
+        nn.init.normal_(first)
+        for module in model.modules():
+            own = getattr(module, "context", None)
+            if isinstance(own, nn.Parameter) and own is not first:
+                own.data.copy_(first)
     return in_memory_format(model, torch.channels_last)

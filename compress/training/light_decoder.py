@@ -222,4 +222,4 @@ def distil_decoder(
 
 
 def _forward(stage: nn.Module, index: int, hr: torch.Tensor) -> Result:
-    return Result(stage(hr, index), None, None)
+    return Result(stage(hr, index), None)

@@ -17,6 +17,9 @@ from compress.core.errors import UserError
 from compress.core.tensors import UNREADABLE, State
 
 BACKBONES = ("alexnet", "vgg16")  # of torchvision, which pyiqa builds metrics on
+RGB = 3
+POOLED_SLICES = ("slice2", "slice3", "slice4")  # of pyiqa's VGG16, that begin with pooling
+FIRST_KERNEL = "net.slice1.0.weight"
 FLAT = 1e-6  # added to a squared gradient
 # Of the texture loss: the side of a block, the step between blocks, and the blocks that one
 # strength is taken over, along each side. All but the last in pixels.
@@ -87,6 +90,16 @@ def gan_generator(fake_logits: torch.Tensor) -> torch.Tensor:
 def gan_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
     """The discriminator's loss: softplus(D(fake)) + softplus(-D(real)), D being the logits."""
     return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+
+
+def hinge_generator(fake_logits: torch.Tensor) -> torch.Tensor:
+    """The generator's loss of a hinge GAN: -D(fake), D being the logits."""
+    return -fake_logits.mean()
+
+
+def hinge_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+    """The discriminator's hinge loss: (relu(1 - D(real)) + relu(1 + D(fake))) / 2."""
+    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
 
 
 def gan_paired(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -223,13 +236,13 @@ def sobel(image: torch.Tensor) -> torch.Tensor:
     return (squared + FLAT).sqrt().expand(-1, 3, -1, -1)
 
 
-class EADists(nn.Module):
-    """`dists` of the images plus `dists` of their edges, mean over the batch."""
+class EdgeAware(nn.Module):
+    """A metric of the images plus that of their edges, mean over the batch."""
 
-    def __init__(self, dists: nn.Module):
-        """`dists` gives one distance for each image."""
+    def __init__(self, metric: nn.Module):
+        """`metric` gives one distance for each image."""
         super().__init__()
-        self.dists = dists
+        self.metric = metric
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The distance, a scalar, of images [B, 3, H, W] in [0, 1]."""
@@ -237,7 +250,8 @@ class EADists(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             image = image.float()
             target = target.float()
-            return (self.dists(image, target) + self.dists(sobel(image), sobel(target))).mean()
+            edges = self.metric(sobel(image), sobel(target))
+            return (self.metric(image, target) + edges).mean()
 
 
 def ea_dists(weights: str | Path) -> nn.Module:
@@ -261,7 +275,7 @@ def ea_dists(weights: str | Path) -> nn.Module:
     with _without_download():
         metric = DISTS(pretrained=False)
     # Constants of the architecture: the normalisation and the windows of the pooling.
-    return EADists(
+    return EdgeAware(
         _fill(
             metric,
             state,
@@ -269,3 +283,59 @@ def ea_dists(weights: str | Path) -> nn.Module:
             re.compile(r"mean|std|.*\.filter"),
         )
     )
+
+
+def ea_lpips(weights: str | Path, net: str = "squeeze") -> nn.Module:
+    """EA-LPIPS of DFOSD: LPIPS(x, y) + LPIPS(S(x), S(y)) with S = `sobel`.
+
+    Arguments and errors are those of `lpips`.
+
+    Returns:
+        A frozen module, called as loss(image, target).
+    """
+    return EdgeAware(lpips(weights, net))
+
+
+def latent_lpips(weights: str | Path, channels: int) -> nn.Module:
+    """LPIPS on latents, InvSR's (arXiv 2412.09013): VGG16 without its pooling but the last one.
+
+    Latents are small and are not scaled. A first convolution of three channels is widened as the
+    authors began their training: its red kernel stands for every channel.
+
+    Args:
+        weights: A safetensors or torch file with pyiqa's names for LPIPS of vgg, whose first
+            convolution takes three channels or `channels`.
+        channels: Of the latents.
+
+    Returns:
+        A frozen module, called as loss(latent, target); one distance for each latent.
+
+    Raises:
+        UserError: The file cannot be read, or is of another network.
+    """
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    state = _read(weights, "latent_lpips", "the 'vgg' network")
+    kernel = state.get(FIRST_KERNEL)
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == RGB:
+        state = {**state, FIRST_KERNEL: kernel[:, :1].repeat(1, channels, 1, 1)}
+    with warnings.catch_warnings(), _without_download():
+        warnings.simplefilter("ignore", UserWarning)
+        # Version 0.0 is that without a scaling of its input.
+        metric = LPIPS(net="vgg", version="0.0", pretrained=False, pnet_rand=True)
+    for name in POOLED_SLICES:
+        getattr(metric.net, name)[0] = nn.Identity()
+    first = metric.net.slice1[0]
+    metric.net.slice1[0] = nn.Conv2d(channels, first.out_channels, 3, padding=1)
+    where = f"latent LPIPS weights {weights} do not fit the 'vgg' network"
+    return _OnLatents(_fill(metric, state, where, re.compile(r"lins\.|scaling_layer")))
+
+
+class _OnLatents(nn.Module):
+    def __init__(self, metric: nn.Module):
+        super().__init__()
+        self.metric = metric
+
+    def forward(self, latent: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        distance: torch.Tensor = self.metric(latent, target, normalize=False)
+        return distance

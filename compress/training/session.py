@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from compress.training.adversarial import adversarial
+from compress.training.adversarial import SOFTPLUS, Form, Judged, adversarial, balance
 from compress.training.ema import EMA
 from compress.training.loop import NO_HOOKS, Hooks, Parts, Plan, train
 from compress.training.terms import Terms, Weights, weighted_sum
@@ -46,18 +46,33 @@ class Learning:
     fused: bool | None = None
 
 
+@dataclass(frozen=True)
+class Adversary:
+    """How a discriminator and what it judges learn from one another.
+
+    Attributes:
+        form: Of both losses.
+        after: The steps after which the term `gan` counts; until then the discriminator learns
+            alone.
+        balanced: The weight of the last layer before what is judged, where the term `gan` counts
+            `balance` times; None counts it once.
+    """
+
+    form: Form = SOFTPLUS
+    after: int = 0
+    balanced: nn.Parameter | None = None
+
+
 class Result(NamedTuple):
     """What a stage gives for one batch.
 
     Attributes:
         terms: Of the loss. One called "regulariser" belongs to the critic.
-        real: What the discriminator sees as real; None without one.
-        fake: What it sees as made.
+        judged: What the discriminator compares; None without one.
     """
 
     terms: Terms
-    real: torch.Tensor | None
-    fake: torch.Tensor | None
+    judged: Judged | None
 
 
 # (the stage as accelerate prepared it, index of the batch, batch) -> the result.
@@ -96,8 +111,8 @@ class Session:
         self.critics: list[dict[str, Any]] = []
         self._also: list[nn.Parameter] = []
         self._discriminator: nn.Module | None = None
+        self._adversary = Adversary()
         self._judging: list[nn.Parameter] = []
-        self._paired = False
         self._start: list[torch.Tensor] = []
         if learning.blend < 1:
             self._start = [p.detach().clone() for p in trained]
@@ -116,7 +131,7 @@ class Session:
         parameters: list[nn.Parameter],
         lr: float,
         discriminator: nn.Module | None = None,
-        paired: bool = False,
+        adversary: Adversary | None = None,
     ) -> None:
         """Train `parameters` against the stage.
 
@@ -125,13 +140,13 @@ class Session:
             lr: Their learning rate.
             discriminator: Turns what it judges into logits, positive for real. The term `gan`
                 comes from it.
-            paired: Whether it compares a real image with the fake one of the same scene.
+            adversary: How both learn from one another.
         """
         self.critics.append({"params": parameters, "lr": lr})
         if discriminator is not None:
+            self._adversary = adversary or Adversary()
             self._discriminator = discriminator
             self._judging = parameters
-            self._paired = paired
 
     def run(
         self, plan: Plan, loader: Iterable, forward: Forward, hooks: Hooks = NO_HOOKS
@@ -147,7 +162,8 @@ class Session:
         optimizers = prepared[len(modules) :]
 
         def step(index: int, batch: Any) -> dict[str, torch.Tensor]:
-            return self._losses(modules, forward(modules[0], index, batch))
+            made = forward(modules[0], index, batch)
+            return self._losses(modules, made, index // plan.accumulate)
 
         ema = EMA(self.trained, self.learning.ema)
         log = train(plan, Parts(self.accelerator, modules, optimizers, ema), loader, step, hooks)
@@ -184,22 +200,37 @@ class Session:
             )
         return optimizers
 
-    def _losses(self, modules: list[nn.Module], result: Result) -> dict[str, torch.Tensor]:
+    def _losses(
+        self, modules: list[nn.Module], result: Result, step: int
+    ) -> dict[str, torch.Tensor]:
         """What the optimisers minimise, and the single terms, which are shown."""
         terms = dict(result.terms)
+        weights = dict(self.weights)
         critic: list[torch.Tensor] = []
         if REGULARISER in terms:
             critic.append(terms.pop(REGULARISER))
         if self._discriminator is not None:
-            if result.real is None or result.fake is None:
+            if result.judged is None:
                 raise ValueError("a session with a discriminator needs something real and fake")
-            terms["gan"], judged = adversarial(
-                modules[1], self._judging, result.real, result.fake, self._paired
+            generator, judged = adversarial(
+                modules[1], self._judging, result.judged, self._adversary.form
             )
             critic.append(judged)
-        losses = {"loss": weighted_sum(terms, self.weights)}
+            weights["gan"] *= self._gan_counts(terms, generator, step)
+            terms["gan"] = generator
+        losses = {"loss": weighted_sum(terms, weights)}
         for name, term in terms.items():
             losses[name] = term.detach()
         if critic:
             losses["critic"] = sum(critic[1:], start=critic[0])
         return losses
+
+    def _gan_counts(self, terms: Terms, generator: torch.Tensor, step: int) -> float:
+        """How often the weight of the term `gan` counts at a step, beside the other terms."""
+        adversary = self._adversary
+        if step < adversary.after:
+            return 0.0
+        if adversary.balanced is None:
+            return 1.0
+        others = weighted_sum(terms, self.weights)
+        return balance(others, generator, adversary.balanced).item()

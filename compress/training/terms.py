@@ -13,7 +13,7 @@ Terms = dict[str, torch.Tensor]
 # The name of a term -> its factor. A term that is absent or has a factor of 0 is not computed.
 Weights = Mapping[str, float]
 
-PERCEPTUAL = ("lpips", "ea_dists")
+PERCEPTUAL = ("lpips", "ea_lpips", "ea_dists")
 
 
 def wants(weights: Weights, *names: str) -> bool:
@@ -33,13 +33,13 @@ def image_terms(
     weights: Weights,
     perceptual: Mapping[str, nn.Module],
 ) -> Terms:
-    """The terms that compare two images: frequency, texture, l1, mse, lpips, ea_dists.
+    """The terms that compare two images: frequency, texture, l1, mse, and those of PERCEPTUAL.
 
     Args:
         image: What a network made, [B, 3, H, W] in about [0, 1].
         target: What it should be, of the same shape.
         weights: Tells which terms are wanted.
-        perceptual: The metrics `lpips` and `ea_dists`, where they are wanted.
+        perceptual: The metrics of PERCEPTUAL by their names, where they are wanted.
 
     Returns:
         The terms that are wanted, each a scalar.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8
@@ -16,6 +17,7 @@ from eval.reporting.rundir import Scores
 
 SIDE = 192  # pixels of a crop
 MOST = 12  # images in a report
+WHOLE_SIDE = 1024  # pixels of the longer side of a whole photograph, at most
 # By which a report sorts: the first that has values.
 ORDER = ("lpips", "lpips-squeeze", "dists", "lpips-vgg", "musiq", "ssim", "psnr", "niqe")
 LOW, HIGH = "small image, bicubic", "original"
@@ -79,6 +81,43 @@ def crops(
             own = {model: scores[model][name] for model in images if name in scores.get(model, {})}
             found.append(Crop(name, versions, own))
     return found
+
+
+def whole(
+    names: list[str], restored: dict[str, Path], scores: dict[str, Scores], data: DataSet | None
+) -> Crop | None:
+    """One whole photograph before and after: the small image enlarged, and the last model's.
+
+    Args:
+        names: The images, from the worst on; the middle one is shown, which is neither luck nor
+            misfortune.
+        restored: Folders of PNGs by model.
+        scores: Model -> image -> metric -> value.
+        data: The data set, for the small image.
+
+    Returns:
+        The two versions, reduced where they are large; None where one of them is not there.
+    """
+    if not names or data is None:
+        return None
+    name = names[len(names) // 2]
+    images = _restored(name, restored)
+    pair = next((pair for pair in data.pairs if pair.name == name), None)
+    if not images:
+        return None
+    model, after = list(images.items())[-1]
+    before = _around(pair, after.shape).get(LOW)
+    if before is None:
+        return None
+    own = {model: scores[model][name]} if name in scores.get(model, {}) else {}
+    return Crop(name, {LOW: _reduced(before), model: _reduced(after)}, own)
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    """`image`, uint8 [H, W, 3], with sides of at most WHOLE_SIDE."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((WHOLE_SIDE, WHOLE_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
 
 
 def _restored(name: str, folders: dict[str, Path]) -> Images:

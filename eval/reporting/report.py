@@ -17,7 +17,7 @@ from eval.reporting.blocks import environment
 from eval.reporting.board import System, gather
 from eval.reporting.cells import COSTS, Row, cell, heading
 from eval.reporting.chart import chart_data
-from eval.reporting.notes import notes
+from eval.reporting.notes import notes, plural
 from eval.reporting.pictures import HIGH, LOW, Crop
 from eval.reporting.rundir import Evaluation, Run, Scores
 from eval.reporting.spread import spread
@@ -46,6 +46,7 @@ class ReportData:
         parity: Rows with `file`, `probe` and `psnr_db`, of an exported file against the compressed
             model; None is an output that is not finite.
         latency: Rows of export.latency, measured.
+        whole: A typical image, whole, before and after; None where its files are not there.
         crops: The worst images.
         chart: What chart_data gives.
         ledger: A row a pass.
@@ -65,6 +66,7 @@ class ReportData:
     scores: dict[str, Scores] = field(default_factory=dict)
     parity: list[Row] = field(default_factory=list)
     latency: list[Row] = field(default_factory=list)
+    whole: Crop | None = None
     crops: list[Crop] = field(default_factory=list)
     chart: dict[str, Any] | None = None
     ledger: list[Row] = field(default_factory=list)
@@ -108,6 +110,9 @@ def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:
         for model, averages in one.averages.items()
     }
     left_out = compressed.get("problems", {})
+    names_by_quality = pictures.worst_first(one.scores["compressed"])
+    restored = {model: one.restored(model) for model in one.scores}
+    data = pictures.data_of(run.recipe, one.data)
     return replace(
         figures,
         dataset=one.data,
@@ -117,12 +122,8 @@ def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:
         blanks=compressed["blank"],
         notes=[*figures.notes, *(f"left out: {name}: {why}" for name, why in left_out.items())],
         fidelity_db=float(np.mean(list(one.fidelity.values()))) if one.fidelity else None,
-        crops=pictures.crops(
-            pictures.worst_first(one.scores["compressed"]),
-            {model: one.restored(model) for model in one.scores},
-            one.scores,
-            pictures.data_of(run.recipe, one.data),
-        ),
+        whole=pictures.whole(names_by_quality, restored, one.scores, data),
+        crops=pictures.crops(names_by_quality, restored, one.scores, data),
         chart=_chart(run, one),
     )
 
@@ -211,6 +212,7 @@ def tiles(figures: ReportData) -> list[dict[str, str]]:
                 "detail": "between the 8-bit images of both",
             }
         )
+    found += _speed_tiles(figures.latency)
     compared = [row for row in figures.parity if "psnr_db" in row]
     if compared:
         found.append(_parity_tile(compared))
@@ -233,6 +235,23 @@ def _cost_tiles(rows: list[Row]) -> list[dict[str, str]]:
                 }
             )
     return found
+
+
+def _speed_tiles(rows: list[Row]) -> list[dict[str, str]]:
+    """How much faster an exported file is than the source in float32, the fastest of them."""
+    whole = [row for row in rows if row.keys() >= {"label", "ratio", "threads", "machine"}]
+    faster = [row for row in whole if row["label"] != whole[0]["label"]]
+    if not faster:
+        return []
+    best = max(faster, key=lambda row: row["ratio"])
+    return [
+        {
+            "title": "Speed in onnxruntime",
+            "value": f"{best['ratio']:.2f} ×",
+            "detail": f"that of {whole[0]['label']}, {best['threads']} "
+            f"{plural(best['threads'], 'thread')}, {best['machine']}",
+        }
+    ]
 
 
 def _parity_tile(rows: list[Row]) -> dict[str, str]:

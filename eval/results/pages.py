@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compress.core import markdown
 from compress.core.errors import UserError
+from compress.core.wrapping import wrap
 from eval.results import datafile, said
 from eval.results.datafile import Data
 from eval.results.measurement import Measurement
@@ -30,9 +31,7 @@ from eval.results.provenance import RESULTS
 from eval.results.staleness import reasons
 
 TEMPLATES = Path(__file__).parent / "pages"
-HEAD = (
-    "<!-- Written by python -m eval.results --render from eval/results/pages/{}. Do not edit. -->"
-)
+HEAD = "<!-- Written by eval.results --render from eval/results/pages/{}. Do not edit. -->"
 README = "README.md"
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)((?:> )?<!-- end of results -->)", re.S)
 Rows = list[dict[str, Any]]
@@ -147,8 +146,8 @@ class Pages:
         return (f"stale, {day}" if why else day), took
 
     def render(self, template: str) -> str:
-        """The text of a template."""
-        return self._environment.get_template(template).render()
+        """The text of a template, in lines of at most 100 columns."""
+        return wrap(self._environment.get_template(template).render())
 
     def texts(self) -> dict[Path, str]:
         """Path below the root -> text, of every page that has a template, and of the README."""

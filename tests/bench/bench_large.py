@@ -161,8 +161,8 @@ def main(argv: list[str]) -> None:
         row["share"] = colour / row["seconds"]
         table.append({key: value for key, value in row.items() if key != "shape"})
         print(
-            f"{fix:10}{row['loaded']:8}{row['peak']:8}{row['beside']:8}{row['networks']:10.1f}{colour:8.1f}"
-            f"{100 * colour / row['seconds']:7.1f}%",
+            f"{fix:10}{row['loaded']:8}{row['peak']:8}{row['beside']:8}"
+            f"{row['networks']:10.1f}{colour:8.1f}{100 * colour / row['seconds']:7.1f}%",
             flush=True,
         )
     write_rows(options.json, table)

@@ -3,11 +3,11 @@
 One folder a kind, as `try_cases.py` takes them. Nothing is downloaded and nothing random is in it.
 """
 
+import argparse
 import io
 import json
 import pickle
 import struct
-import sys
 import zlib
 from pathlib import Path
 
@@ -356,5 +356,12 @@ def write_cases(folder: Path) -> None:
     (folder / "expected.json").write_text(text, encoding="utf-8")
 
 
+def main() -> None:
+    """Write the cases into the folder that the command names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where to write them; must not exist")
+    write_cases(parser.parse_args().folder)
+
+
 if __name__ == "__main__":
-    write_cases(Path(sys.argv[1]))
+    main()

@@ -13,9 +13,17 @@ from support.golden import Golden
 from compress.networks.image_prompt import prompted_names
 from compress.networks.latent_diffusion import VAEDecoder, VAEEncoder
 from compress.networks.token_judge import TokenJudge
-from compress.process.one_step import alphas_cumprod
+from compress.training.adversarial import HINGE
+from compress.training.controlled import noised
+from compress.training.timestep_adaptive import (
+    STATES,
+    Prompted,
+    adaptive,
+    distances,
+    lower,
+    signals,
+)
 
-STATES = 4  # of the teacher
 LOSSES, GRADIENTS = 1e-4, 1e-3  # the golden's relative tolerances
 
 
@@ -36,18 +44,13 @@ class Step:
         vae.load_state_dict(pipeline.weights("vae."))
         self.encoder, self.decoder = VAEEncoder(vae), VAEDecoder(vae)
 
-    def noised(self, latent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        table = alphas_cumprod()[t].view(-1, 1, 1, 1)
-        return table.sqrt().float() * latent + (1 - table).sqrt().float() * self.given["noise"]
+        networks = self.networks
+        self.steps = Prompted(networks["control"], networks["denoiser"], self.given["text"])
 
     def clean(
-        self, state: torch.Tensor, t: torch.Tensor, image: torch.Tensor, tokens: torch.Tensor
+        self, latent: torch.Tensor, t: torch.Tensor, image: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor:
-        text = self.given["text"]
-        residuals = self.networks["control"](state, image, text, tokens, t)
-        eps = self.networks["denoiser"](state, text, tokens, *residuals, t)
-        table = alphas_cumprod()[t].view(-1, 1, 1, 1)
-        return (state - (1 - table).sqrt().float() * eps) / table.sqrt().float()
+        return self.steps.clean(noised(latent, self.given["noise"], t), t, image, tokens)
 
     def image(self, latent: torch.Tensor) -> torch.Tensor:
         return (2 * self.decoder(latent) - 1).clamp(-1, 1)
@@ -60,20 +63,21 @@ class Step:
         """The last prediction; its condition is the LR image, or what a first pass made of it."""
         lr, t = self.given["lr"], self.given["timesteps_stu"]
         if "x0_first" not in self.golden.under(f"outputs.{self.case}."):
-            return self.clean(self.noised(latent, t), t, lr, self.seen(lr))
+            return self.clean(latent, t, lr, self.seen(lr))
         with torch.no_grad():
-            first = self.image(self.clean(self.noised(latent, t), t, lr, self.seen(lr)))
+            first = self.image(self.clean(latent, t, lr, self.seen(lr)))
         self.golden.check(first, f"{self.case}.x0_first")
         second = self.golden[f"outputs.{self.case}.timesteps_second"]
+        assert torch.equal(lower(t), second)
         tokens = self.networks["tokens"].refined(first)
-        return self.clean(self.noised(latent, second), second, first, tokens)
+        return self.clean(latent, second, first, tokens)
 
     def teacher(self, latent: torch.Tensor) -> torch.Tensor:
         """Its predictions [4, B, C, h, w]."""
         hr = self.given["hr"] / 2 + 0.5
         tokens = self.seen(hr)
         steps = self.given["timesteps_tea"].chunk(STATES)
-        return torch.stack([self.clean(self.noised(latent, t), t, hr, tokens) for t in steps])
+        return torch.stack([self.clean(latent, t, hr, tokens) for t in steps])
 
     def judge(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Images in [-1, 1] -> logits [B, N], by two projections that stand for a transformer."""
@@ -116,17 +120,20 @@ def test_a_step_is_the_authors(shared, case):
         teacher = step.teacher(student)
         step.golden.check(teacher, f"{case}.z0_tea")
         targets = torch.stack([step.image(z) for z in teacher])
-    weights = step.golden[f"outputs.{case}.sqrt_alpha_bar_tea"]
-    distances = (weights * ((targets - image) / 2).square()).mean(dim=(0, 2, 3, 4))
-    distances = distances * torch.tensor(step.golden.facts["cases"][case]["TA_weights"])
-    step.close(distances[0].view(1), "dis_loss1")
-    step.close(distances[1].view(1), "dis_loss2")
+    given = step.golden.under(f"inputs.{case}.")
+    signal = signals(given["timesteps_tea"].view(STATES, -1))[:, :, None, None, None]
+    factors = adaptive(given["t_TA"])
+    assert factors.tolist() == pytest.approx(step.golden.facts["cases"][case]["TA_weights"])
+    found = distances(image, targets, signal, factors)
+    step.close(found[0].view(1), "dis_loss1")
+    step.close(found[1].view(1), "dis_loss2")
     logits = step.judge()  # each call is a step of its spectral norms, in the authors' order
-    step.close(F.relu(1 - logits(step.given["hr"])).mean().view(1), "loss_real")
-    step.close(F.relu(1 + logits(image.detach())).mean().view(1), "loss_fake")
-    adversarial = -logits(image).mean()
+    of_real, of_fake = logits(step.given["hr"]), logits(image.detach())
+    step.close(F.relu(1 - of_real).mean().view(1), "loss_real")
+    step.close(F.relu(1 + of_fake).mean().view(1), "loss_fake")
+    adversarial = HINGE.generator(logits(image), of_real)
     step.close(adversarial.view(1), "gan_loss")
-    loss = distances.mean() + step.golden.facts["config"]["gan_weight"] * adversarial
+    loss = found.mean() + step.golden.facts["config"]["gan_weight"] * adversarial
     step.close(loss.view(1), "loss")
     names = list(step.golden.under(f"outputs.{case}.grad."))
     gradients = torch.autograd.grad(loss, [parameters[name] for name in names])

@@ -18,9 +18,9 @@ from compress.networks.control import (
     JoinedControl,
     control_parts,
     split_hint,
-    start_from_unet,
 )
 from compress.networks.control_file import load_control
+from compress.networks.control_start import start_from_unet
 from compress.networks.latent_diffusion import ImageEncoder, SampledEncoder
 from compress.networks.sd21 import SD21_UNET
 from compress.process.resample import upsample

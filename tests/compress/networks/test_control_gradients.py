@@ -11,21 +11,24 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from support.golden import Golden
 from support.ldm_golden import ldm_networks
+from torch import nn
 
 from compress.networks.control import AddedControl, ControlledDenoiser, control_parts
 from compress.networks.ldm_checkpoint import CONTROL, PREPROCESSOR
 from compress.networks.ldm_names import unet_names
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet
-from compress.process.one_step import alphas_cumprod
+from compress.process.epsilon_chains import LAST
+from compress.training.adversarial import HINGE, balance, generator_loss
+from compress.training.controlled import Draws, Steps, noised, shifted, truncated_terms
 
 # One of DoSSR's gradients differs by 1.6e-4 between float32 and float64 here.
 OF_FLOAT32 = 3e-4
-LAST, TAU = 999, 667  # timesteps of CCSR: the first call and the one after the jump
-
-
-def signal_and_noise(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    table = alphas_cumprod()[t].view(-1, 1, 1, 1)
-    return table.sqrt(), (1 - table).sqrt()
+V2_NAMES = {"noise": "loss_ori", "first": "loss_x0", "jump": "loss_x0_from_tao"}
+V1_NAMES = {
+    "first": "loss_x0",
+    "jump": "loss_x0_from_tao",
+    "jump_noise": "loss_noise_from_tao",
+}
 
 
 def double(golden: Golden) -> dict[str, torch.Tensor]:
@@ -34,35 +37,12 @@ def double(golden: Golden) -> dict[str, torch.Tensor]:
     return {n: t.double() if t.is_floating_point() else t for n, t in found.items()}
 
 
-class Steps:
-    """What a training calls: a prediction of noise, and clean latents of it.
-
-    Args:
-        control: Learns.
-        denoiser: Is frozen.
-        condition: The condition latent.
-        context: The text.
-        locked: Whether the UNet's encoder runs without gradient.
-    """
-
-    def __init__(self, control: Any, denoiser: Any, condition: Any, context: Any, locked: bool):
-        self.control = control.double().requires_grad_(True)
-        self.denoiser = denoiser.double().requires_grad_(False)
-        self.condition, self.context, self.locked = condition, context, locked
-
-    def eps(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        residuals = self.control(x, self.condition, self.context, t)
-        seen = x.detach() if self.locked else x
-        return self.denoiser(seen, self.context, *residuals, t)
-
-    def clean(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        signal, noise = signal_and_noise(t)
-        return (x - noise * self.eps(x, t)) / signal
-
-
-def noised(clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    signal, strength = signal_and_noise(t)
-    return signal * clean + strength * noise
+def steps_of(control: Any, denoiser: Any, condition: Any, context: Any, locked: bool) -> Steps:
+    """What a training calls, in float64; the control network learns."""
+    control.double().requires_grad_(True)
+    return Steps(
+        control, denoiser.double().requires_grad_(False), condition, context, locked=locked
+    )
 
 
 def check_gradients(
@@ -90,6 +70,11 @@ def check_gradients(
         assert (found - expected).norm() / expected.norm() <= limit, name
 
 
+def draws_of(given: dict[str, torch.Tensor]) -> Draws:
+    """What a golden of CCSR drew."""
+    return Draws(given["t"], given["noise_t"], given["noise_T"], given["noise_tau"])
+
+
 @pytest.fixture(scope="module")
 def folder(shared):
     return shared / "golden"
@@ -106,36 +91,26 @@ def test_stage_one_of_ccsr_v2(folder, start):
     unet.load_state_dict(unets.weights("unet."))
     given = double(golden)
     latent, condition = given["latent"], given["cond_latent"]
-    steps = Steps(
-        control,
-        ControlledDenoiser(unet, LAST),
-        condition,
-        given["prompt_embeds"],
-        locked=False,
-    )
-    t, last, tau = given["t"], torch.tensor([LAST]), torch.tensor([TAU])
-    noise = given["noise_t"]
-    of_noise = F.mse_loss(steps.eps(noised(latent, noise, t), t), noise)
+    denoiser, text = ControlledDenoiser(unet, LAST), given["prompt_embeds"]
+    steps = steps_of(control, denoiser, condition, text, locked=False)
     begin = latent if start == "gt" else condition
+    last = torch.tensor([LAST])
     first = steps.clean(noised(begin, given["noise_T"], last), last)
-    second = steps.clean(noised(first, given["noise_tau"], tau), tau)
     golden.check(first.detach(), f"{start}.x0_T")
-    golden.check(second.detach(), f"{start}.x0_tmax")
-    terms = {
-        "loss_ori": of_noise,
-        "loss_x0": F.mse_loss(first, latent),
-        "loss_x0_from_tao": F.mse_loss(second, latent),
-    }
-    terms["loss"] = sum(terms.values())
+    wanted = {"noise": 1.0, "first": 1.0, "jump": 1.0}
+    terms = truncated_terms(steps, latent, begin, draws_of(given), wanted)
+    assert terms.keys() == wanted.keys()
+    loss = sum(terms.values())
+    terms = {V2_NAMES[name]: term for name, term in terms.items()} | {"loss": loss}
     for name, term in terms.items():
         golden.check(term.detach().view(1), f"{start}.{name}")
     names = {name: name for name in control.state_dict()}
-    check_gradients(golden, terms["loss"], control, f"{start}.grad.", names)
+    check_gradients(golden, loss, control, f"{start}.grad.", names)
 
 
 def ldm_steps(networks: Any, condition: torch.Tensor, context: Any) -> tuple[Steps, dict]:
     """The steps, and the names of the control network's tensors in the golden."""
-    steps = Steps(networks.control, networks.denoiser, condition, context, locked=True)
+    steps = steps_of(networks.control, networks.denoiser, condition, context, locked=True)
     names = {f"{CONTROL}{file}": own for own, file in unet_names(networks.control).items()}
     return steps, names
 
@@ -146,27 +121,41 @@ def test_stage_one_of_ccsr_v1(folder):
     networks = ldm_networks(weights, config["network"], config["autoencoder"])
     given = double(golden)
     steps, names = ldm_steps(networks, given["hint"], given["context"])
-    latent, t, noise = given["latent"], given["t"], given["noise_t"]
-    of_noise = F.mse_loss(steps.eps(noised(latent, noise, t), t), noise)
+    latent, draws = given["latent"], draws_of(given)
+    of_noise = truncated_terms(steps, latent, latent, draws, {"noise": 1.0})["noise"]
     golden.check(of_noise.detach().view(1), "opt0.loss")
     check_gradients(golden, of_noise, networks.control, "opt0.grad.", names)
 
-    last, tau = torch.tensor([LAST]), torch.tensor([TAU])
-    first = steps.clean(noised(latent, given["noise_T"], last), last)
-    noise = given["noise_tau"]
-    state = noised(first, noise, tau)
-    eps = steps.eps(state, tau)
-    signal, strength = signal_and_noise(tau)
-    terms = {
-        "loss_x0": F.mse_loss(first, latent),
-        "loss_x0_from_tao": F.mse_loss((state - strength * eps) / signal, latent),
-        "loss_noise_from_tao": F.mse_loss(eps, noise),
-    }
+    wanted = {"first": 1.0, "jump": 1.0, "jump_noise": 1.0}
+    terms = truncated_terms(steps, latent, latent, draws, wanted)
+    assert terms.keys() == wanted.keys()
     for name, term in terms.items():
-        golden.check(term.detach().view(1), f"opt1.{name}")
+        golden.check(term.detach().view(1), f"opt1.{V1_NAMES[name]}")
     loss = sum(terms.values())
     golden.check(loss.detach().view(1), "opt1.loss")
     check_gradients(golden, loss, networks.control, "opt1.grad.", names)
+
+
+def test_the_balance_of_ccsrs_decoder(folder):
+    golden, weights = Golden(folder, "ccsr_v1_losses"), Golden(folder, "ccsr_v1")
+    config = weights.facts["config"]
+    decoder = ldm_networks(weights, config["network"], config["autoencoder"]).decoder
+    decoder.requires_grad_(True)
+    image = 2 * decoder(golden["inputs.hint"]) - 1
+    target = golden["inputs.gt_image"]
+    pooled = (F.avg_pool2d(target, 2) - F.avg_pool2d(image, 2)).abs()
+    # The stand-in for LPIPS is one value for each image, the same for all of its pixels.
+    nll = ((target - image).abs().mean() + pooled.mean()) / len(target)
+    judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 1, 1))
+    state = {n.removeprefix("main."): t for n, t in golden.under("inputs.disc.").items()}
+    judge.load_state_dict(state)
+    generator = generator_loss(HINGE, judge(image), judge(target))
+    factor = golden.facts["config"]["disc_weight"]
+    weight = decoder.decoder.conv_out.weight
+    found = factor * balance(nll, generator, weight)
+    for name, value in (("nll", nll), ("g_loss", generator), ("d_weight", found)):
+        expected = golden[f"outputs.dec.{name}"].item()
+        assert value.item() == pytest.approx(expected, rel=1e-3), name
 
 
 def test_a_step_of_dossr(folder):
@@ -188,12 +177,7 @@ def test_a_step_of_dossr(folder):
     golden.check(condition, "z_lr")
     steps, names = ldm_steps(networks, condition, given["context"])
     clean, t = golden["outputs.z0"].double(), given["t"]
-    # The mean goes from the HR latent to the LR latent on the way to step 499 (`dossr_schedule`).
-    along = torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
-    shift = torch.ones(1000, dtype=torch.float64)
-    shift[:500] = (1 - torch.cos(torch.pi * along)) / 2
-    eta = shift[t].view(-1, 1, 1, 1)
-    state = noised(eta * condition + (1 - eta) * clean, given["noise"], t)
+    state = shifted(clean, condition, given["noise"], t)
     golden.check(state, "x_t")
     found = steps.clean(state, t)
     golden.check(found.detach(), "pred_x0")

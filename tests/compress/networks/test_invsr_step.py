@@ -11,7 +11,8 @@ from support.golden import Golden
 from compress.networks.latent_diffusion import SampledEncoder, UNetDenoiser
 from compress.networks.latent_judge import LARGEST, LatentJudge
 from compress.networks.noise_predictor import NoisePredictor, PredictorConfig
-from compress.process.one_step import alphas_cumprod
+from compress.training.adversarial import HINGE, discriminator_loss, generator_loss
+from compress.training.inversion import clean_of, noised_start
 
 STEPS = 199
 
@@ -55,13 +56,10 @@ def networks(shared) -> dict[str, Any]:
 def clean(golden, networks) -> dict[str, torch.Tensor]:
     """The latent at the step, and the clean one that the UNet makes of it."""
     lq, context, t = (golden[f"inputs.{k}"] for k in ("lq", "prompt_embeds", "timesteps"))
-    table = alphas_cumprod()[t].view(-1, 1, 1, 1)
-    sigma = ((1 - table) / table).sqrt().float()
     start = networks["encoder"](lq, golden["inputs.noise_vae"])
-    noise = networks["predictor"].sample(lq, golden["inputs.noise_predictor"], t)
-    latent = start + sigma * noise
-    eps = networks["denoiser"](latent / (sigma.square() + 1).sqrt(), context, t)
-    return {"z_t": latent, "z0_pred": latent - sigma * eps}
+    noise = golden["inputs.noise_predictor"]
+    state = noised_start(networks["predictor"], lq, start, noise, t)
+    return {"z_t": state, "z0_pred": clean_of(networks["denoiser"], state, t, context)}
 
 
 def judged(golden: Golden, networks: dict[str, Any], latent: torch.Tensor) -> tuple:
@@ -81,6 +79,7 @@ def test_latents_losses_and_gradients_of_the_predictor(golden, networks, clean):
     pooled = (F.avg_pool2d(found, 2) - F.avg_pool2d(target, 2)).abs().mean(dim=(1, 2, 3))
     logits = judged(golden, networks, found.clamp(-LARGEST, LARGEST))
     adversarial = -mean_of_maps(list(logits))
+    torch.testing.assert_close(generator_loss(HINGE, logits, logits), adversarial.mean())
     weights = golden.facts["config"]["loss_coef"]
     terms = {
         "ldif": weights["ldif"] * squared,
@@ -106,6 +105,8 @@ def test_loss_and_gradients_of_the_discriminator(golden, networks, clean):
     of_real = [F.relu(1 - map_) for map_ in judged(golden, networks, golden["inputs.gt_latent"])]
     loss = 0.5 * (mean_of_maps(of_fake) + mean_of_maps(of_real))
     golden.check(loss.detach(), "d_loss")
+    of_both = (judged(golden, networks, x) for x in (golden["inputs.gt_latent"], fake))
+    torch.testing.assert_close(discriminator_loss(HINGE, *of_both), loss.mean())
     parameters = dict(networks["judge"].named_parameters())
     names = list(golden.under("outputs.d_grad."))
     gradients = torch.autograd.grad(loss.mean(), [parameters[name] for name in names])

@@ -23,7 +23,7 @@ from compress.quant.objective import Objective
 from compress.quant.ranges import observe, quant_layers, set_mode, start_ranges
 from compress.recipe.checkpoint import convert_all, load_model, save_model
 
-SMALL = {"images": 2, "size": 32}
+SMALL = {"images": 2, "size": 16}
 PINS_8_BIT = (
     "denoiser.unet.time_embedding.linear_1",
     "denoiser.unet.conv_out",
@@ -46,7 +46,7 @@ def nano():
 @pytest.fixture(scope="module")
 def lr():
     """One of the images that SMALL calibrates on."""
-    return calibration_images("embedded", 2, 32, seed=SEED)[1]
+    return calibration_images("embedded", 2, 16, seed=SEED)[1]
 
 
 def compressed(nano, passes):
@@ -191,7 +191,7 @@ def test_learning_never_loses_on_the_calibration_images(nano, lr):
 
 def test_rounding_with_error_feedback_pays_at_4_bits(nano):
     step = Quantize(weights=4, activations=16, components=("encoder",))
-    images = calibration_images("embedded", 3, 32, seed=SEED)
+    images = calibration_images("embedded", 3, 16, seed=SEED)
     plain = fit_encoder(nano, images, step, epochs=0)[1]
     figures, rounded = fit_encoder(nano, images, step, epochs=0, feedback=True)
     assert rounded < 0.7 * plain
@@ -221,7 +221,7 @@ def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
 
 def test_bias_correction_is_kept_only_where_the_component_gains(nano):
     step = Quantize(weights=4, activations=16, components=("encoder",))
-    images = calibration_images("embedded", 3, 32, seed=SEED)
+    images = calibration_images("embedded", 3, 16, seed=SEED)
     figures, error = fit_encoder(nano, images, step, epochs=0, bias=True)
     before, corrected = figures["bias_error"]
     assert error == pytest.approx(min(before, corrected), rel=0.02)
@@ -250,10 +250,12 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
                     for f in [q.fit]
                 )
             )
-        errors.append(fit_encoder(nano, [lr], step, epochs=0, transforms=False, feedback=True)[1])
+        if rank != 4:
+            fit = fit_encoder(nano, [lr], step, epochs=0, transforms=False, feedback=True)
+            errors.append(fit[1])
     assert left == sorted(left, reverse=True)
     assert left[2] < 0.8 * left[0]
-    assert errors[2] < 0.5 * errors[0], errors
+    assert errors[1] < 0.5 * errors[0], errors
 
 
 def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
@@ -319,7 +321,7 @@ def test_explicit_transforms_are_taken_where_they_pay(nano, lr):
 )
 def test_each_part_of_passionsr_can_be_taken_away(part, gone):
     step = Quantize(
-        components=("encoder", "denoiser"), epochs=1, calibration={"images": 1, "size": 32}
+        components=("encoder", "denoiser"), epochs=1, calibration={"images": 1, "size": 16}
     )
     model = tiny()
     without = step.model_copy(update={"ablate": (part,)})
@@ -332,7 +334,7 @@ def test_each_part_of_passionsr_can_be_taken_away(part, gone):
     assert not without.has_transforms if part == "let" else without.has_transforms
 
 
-def test_backward_order_and_polish_lower_the_image_error(nano):
+def test_backward_order_and_polish_lower_the_image_error():
     step = Quantize(
         weights=6,
         activations=6,
@@ -340,11 +342,11 @@ def test_backward_order_and_polish_lower_the_image_error(nano):
         order="backward",
         polish=1,
         components=("encoder", "decoder"),
-        calibration={"images": 1, "size": 32},
+        calibration={"images": 1, "size": 16},
     )
-    model = copy.deepcopy(nano[1])
+    model = tiny()
     step.convert(model)
-    figures = step.fit(model, FitContext(source=nano[1], seed=SEED))
+    figures = step.fit(model, FitContext(source=tiny(), seed=SEED))
     before, after = figures["polish"]["error"]
     assert after <= before
     assert list(figures)[-1] == "polish"
@@ -506,7 +508,7 @@ def test_pins_give_weights_and_activations_their_own_bits():
 
 def test_passionsr_beats_minmax_at_6_bits(nano):
     """On the calibration images; on others it takes the recipes' 16 larger ones to show."""
-    images = calibration_images("embedded", 2, 32, seed=SEED)
+    images = calibration_images("embedded", 2, 16, seed=SEED)
     models = [
         compressed(
             nano,

@@ -11,6 +11,7 @@ from torchao.quantization.quant_primitives import (
 )
 
 from compress.core.errors import UserError
+from compress.quant import affine
 from compress.quant.affine import Grid, best_shrink, fake_quantize, qparams, quantize_weight
 from compress.quant.fit import begin, freeze
 from compress.quant.layers import LayerOptions, QuantConv2d, QuantLinear, SplitConv2d
@@ -80,6 +81,19 @@ def test_shrinking_pays_with_outliers():
         for a, b in ((1.0, 1.0), (of_low, of_high))
     ]
     assert error[1] < 0.2 * error[0]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_factors_tried_at_once_are_those_of_one_by_one(monkeypatch, symmetric):
+    x = torch.randn(7, 50, generator=torch.Generator().manual_seed(0)) ** 3
+    high = x.abs().amax(1)
+    found = []
+    for count in (1, 7 * 50 * 3, 10**6):
+        monkeypatch.setattr(affine, "TRIED_AT_ONCE", count)
+        found.append(torch.stack(best_shrink(x, -high, high, Grid(6, symmetric=symmetric))))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert found[0].min() < 0.9
 
 
 def fitted(layer, quantised, x, search=False):

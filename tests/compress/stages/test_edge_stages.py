@@ -132,7 +132,7 @@ def test_all_stages_and_resume(recipe, tmp_path, monkeypatch):
 
 
 def setting(model):
-    return Setting(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
+    return Setting(model, {"l1": 1.0}, {}, PRESETS["mild"], (0,))
 
 
 def started(tmp_path):

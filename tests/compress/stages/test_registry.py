@@ -24,11 +24,19 @@ def refused(**changes):
 
 
 def test_stages_of_every_family():
-    assert stages_of("osediff") == ["autoencoder", "pixel_blocks", "latent", "end_to_end"]
+    first = ["autoencoder", "pixel_blocks", "latent", "hr_encoder", "dfosd"]
+    assert stages_of("osediff") == stages_of("dfosd") == [*first, "end_to_end", "decoder"]
+    assert stages_of("invsr") == ["hr_encoder", "invsr", "end_to_end", "decoder"]
+    assert stages_of("addsr") == ["hr_encoder", "addsr", "end_to_end", "decoder"]
+    assert stages_of("ccsr") == ["hr_encoder", "ccsr", "end_to_end", "decoder"]
+    assert stages_of("dossr") == ["hr_encoder", "preprocessor", "dossr", "end_to_end", "decoder"]
     assert stages_of("resshift") == ["vq_autoencoder", "resshift", "sinsr", "end_to_end"]
     assert len(stages_of("edge_sd_sr")) == 7
-    assert stages_of("adcsr") == []
-    assert taught_stages() == ["autoencoder", "pixel_blocks", "end_to_end"]
+    assert stages_of("adcsr") == ["end_to_end"]
+    by_teacher = {name for name in STAGES if STAGES[name].takes_teacher}
+    assert set(taught_stages()) == by_teacher
+    assert {"end_to_end", "invsr", "decoder"} <= by_teacher
+    assert "dfosd" not in by_teacher
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -60,7 +68,7 @@ def test_frozen_parts_are_those_that_a_stage_names():
     [
         (
             {"losses": {"kl": 1.0}},
-            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, gan",
+            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, ea_lpips",
         ),
         ({"losses": {"l1": 0.0}}, "has no loss above 0"),
         ({"losses": {"l3": 1.0}}, "Input should be 'l1', 'mse'"),

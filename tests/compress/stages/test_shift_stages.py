@@ -121,7 +121,7 @@ def test_codebook_starts_from_white_latents():
 
 def test_codebook_and_encoder_learn_from_the_vq_loss():
     model, hr = nano(), torch.rand(1, 3, 128, 128)
-    setting = Setting(model, {"l1": 1.0, "vq": 1.0}, None, PRESETS["mild"], (0,))
+    setting = Setting(model, {"l1": 1.0, "vq": 1.0}, {}, PRESETS["mild"], (0,))
     stage = shift_stages.VQAutoencoderStage(setting)
     assert "decoder.quantize" in stage.trained
     _, terms = stage(hr, 0)
@@ -132,7 +132,7 @@ def test_codebook_and_encoder_learn_from_the_vq_loss():
     weight.grad = None
     terms["l1"].backward()
     assert weight.grad.abs().sum() > 0  # through the codes
-    setting = Setting(model, {"l1": 1.0}, None, PRESETS["mild"], (0,))
+    setting = Setting(model, {"l1": 1.0}, {}, PRESETS["mild"], (0,))
     plain = shift_stages.VQAutoencoderStage(setting)
     assert "decoder.quantize" not in plain.trained
     assert set(plain(hr, 0)[1]) == {"l1"}
@@ -174,7 +174,7 @@ def test_student_starts_as_its_teacher():
         ("stages.0.stage=latent", "does not fit the family 'resshift'"),
         (
             "stages.0.losses={kl: 1.0}",
-            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, gan, vq",
+            "has no loss 'kl'; choose from l1, mse, frequency, texture, lpips, ea_lpips",
         ),
         ("stages.3.losses={teacher: 0}", "no loss above 0"),
         ("stages.2.crop=64", "multiple of 128"),

@@ -64,7 +64,7 @@ def nano(**changes):
 
 
 def setting(model, weights):
-    return Setting(model, weights, None, PRESETS["mild"], (0,))
+    return Setting(model, weights, {}, PRESETS["mild"], (0,))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from compress.stages import base, latents
 from compress.stages.recipe import TrainRecipe
 from compress.stages.trainer import Trainer
 from compress.training import loop, losses, session
-from compress.training.adversarial import adversarial
+from compress.training.adversarial import PAIRED, Judged, adversarial
 from compress.training.discriminator import patch_discriminator
 from compress.training.ema import EMA
 from compress.training.initialise import initialise
@@ -241,7 +241,7 @@ def test_the_patch_discriminator_sees_softness():
     optimizer = torch.optim.Adam(judge.parameters(), lr=2e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        _, critic = adversarial(judge, list(judge.parameters()), sharp, soft, paired=True)
+        _, critic = adversarial(judge, list(judge.parameters()), Judged(sharp, soft), PAIRED)
         critic.backward()
         optimizer.step()
     assert critic.item() < 0.1  # ln 2 = 0.69 at chance

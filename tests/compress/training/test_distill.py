@@ -17,7 +17,7 @@ from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
 from compress.training import loop, session
 from compress.training.acceleration import accelerator as new_accelerator
-from compress.training.adversarial import adversarial
+from compress.training.adversarial import FORMS, Judged, adversarial
 from compress.training.ema import EMA
 
 
@@ -158,11 +158,11 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
     )
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_gradients_of_a_gan_go_where_they_belong(paired):
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_gradients_of_a_gan_go_where_they_belong(form):
     judge, fake = nn.Linear(3, 1), torch.randn(4, 3, requires_grad=True)
-    real = torch.randn(4, 3)
-    generator, critic = adversarial(judge, list(judge.parameters()), real, fake, paired)
+    seen = Judged(torch.randn(4, 3), fake)
+    generator, critic = adversarial(judge, list(judge.parameters()), seen, form)
     generator.backward()
     assert fake.grad.abs().sum() > 0
     assert judge.weight.grad is None
@@ -232,3 +232,46 @@ def test_the_ledger_names_the_data(tmp_path):
         distill(
             stage="decoder", losses={"l1": 1.0}, data={"folders": [str(tmp_path / "none")]}
         ).data_key()
+
+
+def test_lora_is_merged_and_resumes(source, tmp_path, monkeypatch):
+    options = {
+        "stage": "student",
+        "target": "hr",
+        "losses": {"mse": 4.0, "gan": 0.01},
+        "train": ["denoiser.*"],
+        "discriminator": {"kind": "noise_aware", "rank": 2, "alpha": 2},
+        "lora": {"rank": 4, "alpha": 4},
+        "steps": 3,
+        "ema": 0.0,
+        "lr": 1e-3,
+    }
+    results = []
+    for name in ("whole", "killed"):
+        trained = copy.deepcopy(source)
+        before = values(trained, "")
+        place = context(source, source, tmp_path / name)
+        config = distill(**options)
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr(session, "train", killed("distill student", 2, checkpoint_every=1))
+                with pytest.raises(KeyboardInterrupt):
+                    config.fit(copy.deepcopy(trained), place)
+        figures = config.fit(trained, place)
+        assert trained.state_dict().keys() == before.keys()
+        results.append(trained.state_dict())
+    names = changed(before, trained)
+    assert names
+    assert all(name.startswith("denoiser.unet.") and name.endswith(".weight") for name in names)
+    assert not any("norm" in name or "time_emb" in name for name in names)
+    assert figures["trained_parameters"] < sum(p.numel() for p in source.parameters()) / 4
+    for key, tensor in results[0].items():
+        torch.testing.assert_close(results[1][key], tensor, rtol=1e-4, atol=1e-4, msg=key)
+
+
+def test_lora_needs_layers_and_no_blend(source, tmp_path):
+    config = distill(stage="student", losses={"l1": 1.0}, lora={}, train=["*.norm1.*"])
+    with pytest.raises(UserError, match="no plain convolution or linear layer is left to learn"):
+        config.fit(source, context(source, source, tmp_path))
+    with pytest.raises((UserError, ValidationError), match="blend takes back a part of whole"):
+        distill(stage="student", losses={"l1": 1.0}, lora={}, blend=0.5)

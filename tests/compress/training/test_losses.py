@@ -68,7 +68,9 @@ def test_images_plus_edges():
     ramp = torch.arange(8.0).expand(2, 3, 8, 8) * 0.1
     flat = torch.zeros(2, 3, 8, 8)
     edges = 6 / 8 * (0.8**2 + 1e-6) ** 0.5 + 2 / 8 * (0.4**2 + 1e-6) ** 0.5 - 1e-3
-    assert losses.EADists(Difference())(ramp, flat).item() == pytest.approx(0.35 + edges, rel=1e-5)
+    assert losses.EdgeAware(Difference())(ramp, flat).item() == pytest.approx(
+        0.35 + edges, rel=1e-5
+    )
 
 
 def test_ea_dists_from_a_file(loss, state, tmp_path):
@@ -82,13 +84,13 @@ def test_ea_dists_from_a_file(loss, state, tmp_path):
     assert value.item() > 0.01
     assert image.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in loss.parameters())
-    assert not loss.dists.training
+    assert not loss.metric.training
     expected = (
-        loss.dists(image, other).mean()
-        + loss.dists(losses.sobel(image), losses.sobel(other)).mean()
+        loss.metric(image, other).mean()
+        + loss.metric(losses.sobel(image), losses.sobel(other)).mean()
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    torch.testing.assert_close(loss.dists.alpha, state["alpha"])
+    torch.testing.assert_close(loss.metric.alpha, state["alpha"])
     with torch.autocast("cpu", torch.bfloat16):
         assert loss(image, other).item() == pytest.approx(value.item(), rel=1e-5)
     torch.save(state, tmp_path / "dists.pth")
@@ -100,7 +102,7 @@ def test_ea_dists_from_a_file(loss, state, tmp_path):
 def test_the_value_depends_on_edges(loss):
     generator = torch.Generator().manual_seed(2)
     image, other = torch.rand(2, 1, 3, 32, 32, generator=generator)
-    assert (loss(image, other) - loss.dists(image, other).mean()).item() > 0.01
+    assert (loss(image, other) - loss.metric(image, other).mean()).item() > 0.01
 
 
 def test_files_that_do_not_fit(state, tmp_path):
@@ -128,3 +130,25 @@ def test_files_that_do_not_fit(state, tmp_path):
     torch.save({"params": state}, tmp_path / "nested.pth")
     with pytest.raises(UserError, match="are not named tensors alone"):
         losses.ea_dists(tmp_path / "nested.pth")
+
+
+def test_latent_lpips_widens_the_red_kernel_and_keeps_the_resolution(tmp_path):
+    from pyiqa.archs.lpips_arch import LPIPS
+
+    with losses._without_download():
+        image_metric = LPIPS(net="vgg", pretrained=False, pnet_rand=True)
+    state = {k: v for k, v in image_metric.state_dict().items() if not k.startswith("lins.")}
+    torch.save(state, tmp_path / "vgg.pth")
+    metric = losses.latent_lpips(tmp_path / "vgg.pth", 4)
+    kernel = metric.metric.net.slice1[0].weight
+    assert torch.equal(kernel, state[losses.FIRST_KERNEL][:, :1].expand(-1, 4, -1, -1))
+    shapes = [tuple(map_.shape[-2:]) for map_ in metric.metric.net(torch.randn(1, 4, 8, 8))]
+    assert shapes == [(8, 8)] * 4 + [(4, 4)]
+    latent = torch.randn(2, 4, 8, 8, requires_grad=True)
+    assert metric(latent, latent).abs().max() < 1e-9
+    metric(latent, torch.randn(2, 4, 8, 8)).sum().backward()
+    assert latent.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in metric.parameters())
+    torch.save({"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}, tmp_path / "half.pth")
+    with pytest.raises(UserError, match="latent LPIPS weights"):
+        losses.latent_lpips(tmp_path / "half.pth", 4)

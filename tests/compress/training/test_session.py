@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from compress.training.acceleration import accelerator
+from compress.training.adversarial import HINGE, Judged
 from compress.training.hidden import Hidden
 from compress.training.loop import Plan
-from compress.training.session import Learning, Result, Session
+from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.terms import image_terms, wants, weighted_sum
 
 BATCHES = [torch.ones(2, 3)] * 2
@@ -36,7 +37,7 @@ def session(**options):
 
 def forward(stage, index, batch):
     made, goal = stage(batch)
-    return Result({"mse": (made - goal).square().mean()}, goal.detach(), made)
+    return Result({"mse": (made - goal).square().mean()}, Judged(goal.detach(), made))
 
 
 def test_a_hidden_module_is_no_part():
@@ -79,13 +80,39 @@ def test_the_critic_learns_and_shows(tmp_path):
     assert len(made.critic_parameters) == 2
 
 
+def test_the_discriminator_learns_before_its_term_counts(tmp_path):
+    made = session()
+    judge = nn.Linear(3, 1)
+    before = judge.weight.detach().clone()
+    made.add_critic(list(judge.parameters()), 0.1, judge, Adversary(HINGE, after=2))
+    log = made.run(Plan("toy", tmp_path, 2, warmup=1), BATCHES, forward)
+    assert log[-1]["loss"] == pytest.approx(log[-1]["mse"])
+    assert not torch.equal(judge.weight, before)
+
+
+def test_a_balanced_term_has_the_gradient_of_the_others(tmp_path):
+    made = session()
+    judge, weight = nn.Linear(3, 1), made.stage.layer.weight
+    seen = Adversary(HINGE, balanced=weight)
+    made.add_critic(list(judge.parameters()), 0.1, judge, seen)
+    result = forward(made.stage, 0, BATCHES[0])
+    terms = dict(result.terms)
+    generator = -judge(result.judged.fake).mean()
+    counts = made._gan_counts(terms, generator, 0)
+    of_others, of_generator = (
+        torch.autograd.grad(loss, weight, retain_graph=True)[0].norm()
+        for loss in (terms["mse"], counts * generator)
+    )
+    assert of_generator.item() == pytest.approx(of_others.item(), rel=1e-2)
+
+
 def test_a_discriminator_needs_something_to_judge(tmp_path):
     made = session()
     judge = nn.Linear(3, 1)
     made.add_critic(list(judge.parameters()), 0.1, judge)
 
     def blind(stage, index, batch):
-        return Result(forward(stage, index, batch).terms, None, None)
+        return Result(forward(stage, index, batch).terms, None)
 
     with pytest.raises(ValueError, match="something real and fake"):
         made.run(Plan("toy", tmp_path, 1), BATCHES, blind)

@@ -27,10 +27,8 @@ def test_what_is_here(shared, offline, capsys):
     assert all(name in first for name in ("psnr", "niqe", "brisque", "lpips-squeeze", "vif"))
     assert not any(f"{name}," in first for name in ("musiq", "dists", "fid", "lpips"))
     assert "musiq          needs musiq_koniq_ckpt-e95806b9.pth" in said
-    assert (
-        "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/musiq_koniq_ckpt-e95806b9.pth"
-        in said
-    )
+    place = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+    assert f"{place}/musiq_koniq_ckpt-e95806b9.pth" in said
     assert said.count("SHA-256 as expected") == 3
     assert offline == []  # nothing is downloaded to find out
 

@@ -11,10 +11,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from compress.core.errors import UserError
+from eval.data.dataset import DataSet, Pair
 from eval.report import main
 from eval.reporting import pictures, rundir
 from eval.reporting.cells import cell
@@ -67,7 +69,10 @@ def figures():
             {"file": "a.onnx", "probe": "flat", "psnr_db": 38.25},
         ],
         fidelity_db=44.125,
-        latency=[{"what": "int8 / fp32", "ratio": 0.61, "kind": "measured"}],
+        latency=[
+            {"label": "source fp32", "ratio": 1.0, "threads": 1, "machine": "a machine"},
+            {"label": "W8A8", "ratio": 1.875, "threads": 1, "machine": "a machine"},
+        ],
         crops=[
             Crop(
                 "chelsea",
@@ -123,7 +128,8 @@ def test_numbers_and_explanations_are_there(figures, tmp_path):
         "38.2 dB",
         "a.onnx · flat",
         "38.2500",
-        "0.6100",
+        "1.88 ×",
+        "that of source fp32, 1 thread, a machine",
         "measured",
         "lpips: alexnet is not at hand",
         "weights: 8",
@@ -243,6 +249,36 @@ def test_crop_is_where_images_differ_most():
         (500 - pictures.SIDE) // 2,
     )
     assert pictures.furthest(image[:50, :60], other[:50, :60]) == (0, 0)
+
+
+def test_the_middle_image_is_shown_whole(tmp_path):
+    """Its enlarged input and the last model's image, reduced alike where they are large."""
+    (tmp_path / "compressed").mkdir()
+    pairs = []
+    for name, shade in (("worst", 10), ("middle", 100), ("best", 200)):
+        Image.new("RGB", (1200, 800), (shade,) * 3).save(tmp_path / "compressed" / f"{name}.png")
+        small = torch.full((1, 3, 200, 300), shade / 255)
+        pairs.append(Pair(name, lambda small=small: small, None))
+    data = DataSet("photos", "x4", pairs, 3)
+    names, folders = ["worst", "middle", "best"], {"compressed": tmp_path / "compressed"}
+    scores = {"compressed": {name: {"psnr": 20.0} for name in names}}
+    found = pictures.whole(names, folders, scores, data)
+    assert found.name == "middle"
+    assert list(found.versions) == [pictures.LOW, "compressed"]
+    for image in found.versions.values():
+        assert image.shape == (683, 1024, 3)
+        assert abs(int(image[300, 500, 0]) - 100) <= 1
+    assert pictures.whole(names, folders, scores, None) is None
+    without_input = DataSet("photos", "x4", [Pair("middle", None, None)], 1)
+    assert pictures.whole(["middle"], folders, scores, without_input) is None
+
+
+def test_a_whole_image_stands_above_the_worst_places(figures, tmp_path):
+    picture = np.full((40, 60, 3), 9, np.uint8)
+    figures.whole = Crop("coffee", {pictures.LOW: picture, "compressed": picture})
+    page = write_report(tmp_path, figures).read_text(encoding="utf-8")
+    assert page.index("coffee, before and after") < page.index("Worst images first")
+    assert "aspect-ratio:60/40" in page
 
 
 @pytest.fixture

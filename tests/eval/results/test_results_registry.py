@@ -1,14 +1,12 @@
 """Every table of docs/results is registered, is as its data says, and its commands parse."""
 
-import argparse
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from test_docs import Parsed, main_of
+from support.parsers import Parsers
 
 from eval.results import __main__ as command
 from eval.results import datafile
@@ -116,33 +114,13 @@ def test_words_in_braces_are_places_and_needs_are_declared():
 
 
 @pytest.fixture
-def parse(monkeypatch, tmp_path):
+def parse(monkeypatch):
     """Has the real parser of a command parse its words; the command does not run."""
-
-    def stopping(method):
-        def parse_then_stop(self, args=None, namespace=None):
-            raise Parsed(method(self, args, namespace))
-
-        return parse_then_stop
-
-    for name in ("parse_args", "parse_intermixed_args"):
-        method = getattr(argparse.ArgumentParser, name)
-        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(method))
-    monkeypatch.syspath_prepend(ROOT / "tests" / "bench")
+    parsers = Parsers(monkeypatch)
 
     def parsed(words: tuple[str, ...]) -> None:
-        filled = [WORD.sub("place", word) for word in words]
-        if filled[1] == "-m":
-            module = importlib.import_module(filled[2])
-            main, arguments = getattr(module, "main", None) or main_of(filled[2]), filled[3:]
-        else:
-            file = ROOT / filled[1]
-            spec = importlib.util.spec_from_file_location(file.stem, file)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            main, arguments = module.main, filled[2:]
-        with pytest.raises(Parsed):
-            main(arguments)
+        module, *arguments = [WORD.sub("place", word) for word in words[1:] if word != "-m"]
+        parsers.parse(module, arguments)
 
     return parsed
 
