@@ -60,6 +60,15 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+# Passes, quantisers, counters, exporters and the commands that run them.
+FOR_ALL = ("passes", "folding", "quant", "binary", "pruning", "cost", "bits", "routing", "pipeline")
+
+
+def acts_on_all(name: str) -> bool:
+    """Whether a module has to serve every family."""
+    return name.startswith((*(f"compress.{room}" for room in FOR_ALL), "export", "compress.run"))
+
+
 MODULES = {module_name(path): path for top in PACKAGES for path in (ROOT / top).rglob("*.py")}
 
 
@@ -135,3 +144,27 @@ def test_what_counts_as_up():
     assert not is_up("export.targets.parts", "export.targets.contract")
     assert not is_up("compress.run", "compress.core.errors")
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+
+
+def family_names() -> set[str]:
+    """Keys of FAMILIES, read off the file: this test imports nothing."""
+    tree = ast.parse((ROOT / "compress/families/__init__.py").read_text(encoding="utf-8"))
+    [table] = [node.value for node in tree.body if isinstance(node, ast.AnnAssign)]
+    return {key.value for key in table.keys}
+
+
+def families_named_by(name: str, families: set[str]) -> set[str]:
+    """Keys and modules of families in a module, but for what messages and comments say."""
+    modules = {target for target in ARROWS[name] if target.startswith("compress.families.")}
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    return modules | {word for word in words if isinstance(word, str)} & families
+
+
+def test_what_acts_on_all_families_names_none():
+    families = family_names()
+    assert {"osediff", "invsr"} <= families
+    checked = [name for name in MODULES if acts_on_all(name)]
+    assert {"compress.passes.strip", "export.run", "compress.run"} <= set(checked)
+    found = {name: families_named_by(name, families) for name in checked}
+    assert {name: named for name, named in found.items() if named} == {}

@@ -1,5 +1,6 @@
 """The cost of a model as a sum over its layers. compress/cost/count.py says what is counted."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
@@ -123,10 +124,12 @@ class Cost:
     Attributes:
         lr_size: (height, width) of the input in pixels.
         layers: The layers that hold or do something, in the order in which components run.
+        calls: How often each component runs, of a model's.
     """
 
     lr_size: tuple[int, int]
     layers: tuple[Layer, ...] = field(repr=False)
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     def _sum(self, name: str) -> int:
         return sum(getattr(layer, name) for layer in self.layers)
@@ -229,7 +232,8 @@ class Cost:
         result: dict[str, Any] = {"lr_size": list(self.lr_size)}
         result |= self.totals()
         result["components"] = [
-            {"name": name} | cost.totals() for name, cost in self.components().items()
+            {"name": name, "calls": self.calls.get(name, 1)} | cost.totals()
+            for name, cost in self.components().items()
         ]
         if layers:
             result["layers"] = [asdict(layer) for layer in self.layers]

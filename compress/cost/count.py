@@ -28,6 +28,7 @@ by itself.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -313,13 +314,17 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
             f"{model.multiple}, because padding belongs to the image and not to the network"
         )
 
+    calls: Counter[str] = Counter()
+
     def run(twin: SRModel) -> None:
+        for name, component in twin.components():
+            component.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
         twin.image_of(twin.blank(height, width))
 
     rows = _count(model, run, Layer("process", type(model.process).__name__))
     order = {call.component: i for i, call in enumerate(model.wiring.calls)}
     rows.sort(key=lambda row: order.get(row.component, len(order)))
-    return Cost((height, width), tuple(rows))
+    return Cost((height, width), tuple(rows), dict(calls))
 
 
 def measure_module(module: nn.Module, *inputs: torch.Tensor, name: str) -> Cost:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from compress.families.stable_diffusion import StableDiffusionSource
@@ -26,6 +26,7 @@ from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
 from compress.networks.nano import ControlWidths
 from compress.networks.noise_maps import NoiseMaps
+from compress.networks.recolouring import Recoloured
 from compress.networks.released_file import released_state
 from compress.networks.rrdbnet import PUBLISHED, RRDBConfig, RRDBNet
 from compress.process.colour import ColourFix
@@ -72,11 +73,21 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         description="Whether the latent of the input is drawn from its Gaussian, with fixed noise, "
         "as published; else it is the mean.",
     )
-    colour_fix: ColourFix = Field(
-        "wavelet",
-        description="How the image is corrected by the input. As published it is by the "
-        "preprocessor's image.",
+    colour_fix: ColourFix = Field("wavelet", description="How the image is corrected.")
+    colour_reference: Literal["input", "preprocessor"] = Field(
+        "input",
+        description="By what it is corrected: the input, by the host; or the preprocessor's image, "
+        "as published, by a component of the model, for `colour_fix: wavelet`.",
     )
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> "DoSSRSource":
+        if self.colour_reference == "preprocessor" and self.colour_fix != "wavelet":
+            raise ValueError(
+                "colour_reference 'preprocessor' is for colour_fix 'wavelet', whose reach tiles "
+                "cover; set it, or colour_reference: input"
+            )
+        return self
 
     def build(self) -> SRModel:
         """The structure, on the meta device; no weight is read."""
@@ -99,9 +110,10 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
                 "denoiser": ControlledDenoiser(unet, START, context),
                 "decoder": VAEDecoder(vae),
             }
-        return controlled_model(
-            networks, process, posterior=self.sample, colour_fix=self.colour_fix
-        )
+        if self.colour_reference == "preprocessor":
+            networks["colour"] = Recoloured()
+        colour_fix = "none" if "colour" in networks else self.colour_fix
+        return controlled_model(networks, process, posterior=self.sample, colour_fix=colour_fix)
 
     def begin(self, model: SRModel) -> None:
         """See `StableDiffusionSource`: the control network adds nothing."""

@@ -33,7 +33,8 @@ from compress.families.edge_base import EITHER, read_unet, trim
 from compress.folding.conditions import fold_timesteps, remove_context
 from compress.pruning.choose import best, choose
 from compress.pruning.cut import keep_temperature
-from compress.pruning.graph import Axes, Axis, ChannelGraph, Space, unet_graph
+from compress.pruning.graph import Axes, Axis, ChannelGraph, Space
+from compress.pruning.networks import unet_graph
 from compress.pruning.score import l1_scores
 
 TIMESTEP = 999  # where OSEDiff's UNet restores

@@ -51,6 +51,10 @@ class Call:
     outputs: tuple[str, ...]
     each_step: bool = False
 
+    def given(self, inputs: Sequence[Any]) -> Values:
+        """Arguments under their names; a constant of the model, which has none, takes no notice."""
+        return dict(zip(self.inputs, inputs, strict=True)) if self.inputs else {}
+
     def result(self, values: Values) -> Any:
         """What the component returned, out of all values: one tensor, or a tuple of several."""
         return one_or_all([values[name] for name in self.outputs])

@@ -100,6 +100,27 @@ class Components(nn.Module):
         for name in ROLES[1:]:
             self.component(name, who)
 
+    def check_decoder(self, who: str) -> None:
+        """Refuse a model whose decoder takes anything but the clean latent, or several images.
+
+        Args:
+            who: What needs such a one, for the sentence of the error.
+
+        Raises:
+            UserError: It is another, or has no decoder.
+        """
+        self.component("decoder", who)
+        read = self.wiring.call("decoder").inputs
+        if read != (CLEAN_LATENT,):
+            raise UserError(
+                f"{who}: knows decoders of the clean latent alone; this one reads {', '.join(read)}"
+            )
+        if self.wiring.images:
+            raise UserError(
+                f"{who}: trains on one image, and this model also takes "
+                f"{', '.join(self.wiring.images)}"
+            )
+
     def _called(self) -> list[str]:
         return [call.component for call in self.wiring.calls]
 
@@ -238,6 +259,12 @@ class Components(nn.Module):
         """
         return self.restore(self._of_latent(latent, context))
 
+    def latent_of(self, values: Values) -> torch.Tensor:
+        """The clean latent of images, or of more that there is already."""
+        known = dict(values)
+        run_calls(self, self.wiring.before, known)
+        return self.restore(known)
+
     def predictions(
         self, latent: torch.Tensor, context: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
@@ -287,6 +314,6 @@ class _OnWholeMaps:
 
     def call(self, component: str, *inputs: Any) -> Any:
         call = self.model.wiring.call(component)
-        local = dict(zip(call.inputs, inputs, strict=True))
+        local = call.given(inputs)
         run_calls(self.model, [call], local, self.watch)
         return call.result(local)

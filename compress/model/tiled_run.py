@@ -174,7 +174,7 @@ class TiledRun:
     def call(self, component: str, inputs: tuple[Any, ...]) -> Any:
         """What a component makes of other inputs than in the model's run, tile by tile."""
         call = self.wiring.call(component)
-        local = dict(zip(call.inputs, inputs, strict=True))
+        local = call.given(inputs)
         self._run(call, local, report_nothing)
         return call.result(local)
 

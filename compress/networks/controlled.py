@@ -25,7 +25,7 @@ from compress.process.linear_steps import LinearSteps
 from compress.process.noise import draws
 from compress.process.resample import SCALE
 
-HINT, POSTERIOR_NOISE = "hint", "posterior_noise"
+HINT, POSTERIOR_NOISE, DECODED = "hint", "posterior_noise", "decoded_image"
 CLEAR, CONDITION = "clear_image", "condition"  # of a model with a preprocessor
 START, END = 49406, 49407  # the tokens around a prompt of CLIP
 
@@ -44,7 +44,8 @@ def controlled_model(
 
     Args:
         networks: `noise`, `encoder`, `hint`, `control`, `denoiser`, `decoder`; `text_encoder` where
-            the networks hold no context; `preprocessor` and `condition_encoder` or neither.
+            the networks hold no context; `preprocessor` and `condition_encoder` or neither; with
+            them `colour`, which corrects the decoded image by the preprocessor's, or none.
         process: The chain of steps.
         posterior: Whether the encoder samples its posterior, with the last of the noise.
         colour_fix: A key of `compress.process.colour.FIXES`.
@@ -69,10 +70,11 @@ def controlled_model(
         Call("hint", (condition,), (HINT,)),
         Call("control", (STATE, HINT, "context", *step), tuple(residuals), each_step=True),
         Call("denoiser", (STATE, "context", *residuals, *step), (PREDICTION,), each_step=True),
-        Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
+        *_last_calls("colour" in networks),
     )
     halves = dict.fromkeys((*drawn, HINT, CONDITION), 0.5)
-    ratios = map_ratios(0.5, **halves, **{CLEAR: float(SCALE)}, **residuals)
+    whole = dict.fromkeys((CLEAR, DECODED), float(SCALE))
+    ratios = map_ratios(0.5, **halves, **whole, **residuals)
     return SRModel(
         networks,
         process,
@@ -80,6 +82,16 @@ def controlled_model(
         colour_fix=colour_fix,
         tiling=Tiling(colour_fix="wavelet", margin=MARGIN),
     ).eval()
+
+
+def _last_calls(recoloured: bool) -> tuple[Call, ...]:
+    """The decoder's, and that of what corrects its image by the preprocessor's."""
+    if not recoloured:
+        return (Call("decoder", (CLEAN_LATENT,), (IMAGE,)),)
+    return (
+        Call("decoder", (CLEAN_LATENT,), (DECODED,)),
+        Call("colour", (DECODED, CLEAR), (IMAGE,)),
+    )
 
 
 def set_prompt(text: PromptEncoder, ids: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """The three networks of an SD-like model, around diffusers' own modules."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -222,6 +223,10 @@ class PromptEncoder(nn.Module):
         # Position ids: a model built on meta has them from its file.
         for module in text_model.modules():
             module._non_persistent_buffers_set.clear()
+
+    def keep_outputs(self, kept: Sequence[int]) -> None:
+        """Keep these of the prompts, in this order."""
+        self.token_ids = self.token_ids[list(kept)]
 
     def forward(self) -> Any:
         """The context [1, tokens, dim] of one prompt, or a tuple of those of several."""

@@ -1,5 +1,9 @@
 """Noise as a component of a model: fixed maps, repeated over a latent of any size."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+
 import torch
 from torch import nn
 
@@ -34,17 +38,44 @@ class NoiseMaps(nn.Module):
         super().__init__()
         self.ratio = ratio
         self.seed = seed
+        self.place = (0, 0)  # row and column of the repeated maps with which noise begins
         self.register_buffer("maps", torch.empty(draws, channels, period, period))
 
     def reset_parameters(self) -> None:
         """Draw the maps, on the CPU."""
         self.maps = torch.randn(self.maps.shape, generator=torch.Generator().manual_seed(self.seed))
 
+    def keep_outputs(self, kept: Sequence[int]) -> None:
+        """Keep these of the draws, in this order."""
+        self.maps = self.maps[list(kept)]
+
     def forward(self, like: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Noise [B, C, h', w'] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
         height, width = (int(side * self.ratio) for side in like.shape[-2:])
         found = []
         for one in self.maps.split(1, dim=0):
-            noise = repeated_to(one.to(like.dtype), height, width)
+            noise = repeated_to(one.to(like.dtype), height, width, *self.place)
             found.append(noise.expand(len(like), -1, -1, -1))
         return one_or_all(found)
+
+
+@contextmanager
+def elsewhere(models: Iterable[nn.Module], *key: int) -> Iterator[None]:
+    """Within, the maps of all models begin at another row and column, the same for all.
+
+    A training sees small crops, which would learn the first corner of the maps alone.
+
+    Args:
+        models: Modules that may hold maps.
+        key: The place is a function of it.
+    """
+    found = [part for one in models for part in one.modules() if isinstance(part, NoiseMaps)]
+    random = Random(repr(key))
+    place = random.randrange(PERIOD), random.randrange(PERIOD)
+    for maps in found:
+        maps.place = place
+    try:
+        yield
+    finally:
+        for maps in found:
+            maps.place = (0, 0)

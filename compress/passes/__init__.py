@@ -10,7 +10,11 @@ from compress.passes.decoder import DecoderHalve, DecoderJoin
 from compress.passes.decoder_light import DecoderLight
 from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
+from compress.passes.encoder_light import EncoderLight
 from compress.passes.encoder_swap import EncoderSwap
+from compress.passes.freeze import Freeze
+from compress.passes.near_attention import NearAttentionPass
+from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
 from compress.passes.prune import Prune
 from compress.passes.quantize import Quantize
@@ -18,14 +22,18 @@ from compress.passes.strip import Strip
 
 PASSES: dict[str, type[Pass]] = {
     "strip": Strip,
+    "freeze": Freeze,
     "encoder_swap": EncoderSwap,
+    "encoder_light": EncoderLight,
     "prune": Prune,
     "decoder_halve": DecoderHalve,
     "decoder_join": DecoderJoin,
     "decoder_light": DecoderLight,
     "bidirectional": BidirectionalConditioning,
     "depth_prune": DepthPrune,
+    "near_attention": NearAttentionPass,
     "binarize": Binarize,
+    "one_step": OneStep,
     "distill": Distill,
     "pack": Pack,
     "quantize": Quantize,

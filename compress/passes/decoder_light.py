@@ -58,7 +58,7 @@ class DecoderLight(DecoderLightConfig):
             UserError: The old decoder cannot be learnt from, or the new one enlarges by another
                 factor.
         """
-        model.check_plain("pass 'decoder_light'")
+        model.check_decoder("pass 'decoder_light'")
         channels = latent_channels(model.decoder)
         device = next(model.decoder.parameters()).device
         with torch.device(device):

@@ -22,6 +22,7 @@ from compress.data.calibration import as_values, calibration_hash, calibration_i
 from compress.data.config import Calibration
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
+from compress.networks.control import ControlledDenoiser
 from compress.passes.distill import Distill
 from compress.pruning.depth import (
     MIDDLE,
@@ -185,6 +186,11 @@ class DepthPrune(Pass):
             raise UserError(
                 f"pass 'depth_prune': drops blocks of diffusers' UNet; the denoiser is a "
                 f"{type(model.denoiser).__name__} without one"
+            )
+        if self.levels and isinstance(denoiser, ControlledDenoiser):
+            raise UserError(
+                "pass 'depth_prune': residuals of a control network are added to every level of "
+                "this UNet, so none can be dropped; set levels: 0 and name blocks"
             )
         return unet
 

@@ -10,6 +10,7 @@ from typing import Any
 from compress.core.errors import UserError
 from compress.core.identity import files_key
 from compress.data.folder import data_hash, find_images
+from compress.model.calls import STATE, TIMESTEP
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.sd21_checkpoint import PARTS
@@ -39,9 +40,11 @@ class Distill(DistillConfig):
         """Leave the structure; what does not fit it shows here, before any weight is read.
 
         Raises:
-            UserError: A pattern of `train` matches nothing, or the decoder does not suit a loss.
+            UserError: A pattern of `train` matches nothing, or decoder or denoiser does not suit a
+                loss.
         """
-        model.check_plain("pass 'distill'")
+        model.check_decoder("pass 'distill'")
+        self._check_denoiser(model)
         self.trained_names(model)
         if not hasattr(model.decoder, "features"):
             raise UserError(
@@ -61,6 +64,19 @@ class Distill(DistillConfig):
             raise UserError(
                 f"pass 'distill': {', '.join(on_latents)} compare latents, which a joined decoder "
                 "does not have; leave them out, or distil before decoder_join"
+            )
+
+    def _check_denoiser(self, model: SRModel) -> None:
+        """Some losses run the source's denoiser by itself."""
+        of_prior = self.prior is not None and self.prior.base == "source"
+        if self.judged not in ("features", "latent") and not of_prior:
+            return
+        further = set(model.wiring.call("denoiser").inputs) - {STATE, TIMESTEP, "context"}
+        if further:
+            raise UserError(
+                f"pass 'distill': the denoiser reads {min(further)} besides its state, so it can "
+                "be neither discriminator nor prior; take discriminator.kind: patch, and a prior "
+                "of its own"
             )
 
     def _losses_on_latents(self) -> list[str]:

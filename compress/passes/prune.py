@@ -13,58 +13,55 @@ from compress.data.config import Calibration
 from compress.model.passes import ComponentName, FitContext, Pass
 from compress.model.sr_model import SRModel
 from compress.pruning.cut import cut
-from compress.pruning.graph import channel_graph
+from compress.pruning.networks import Bound, bound_parts
 from compress.pruning.observe import Moments
 from compress.pruning.score import activation_scores, l1_scores
 
 Channels = Literal["first", "dependency", "l1", "activation"]
 
 
-def prune_component(component: nn.Module, name: str, ratio: float, channels: Channels) -> None:
-    """Cut a component's structure and, where no data is needed, its values.
+def prune_parts(bound: Bound, ratio: float, channels: Channels) -> None:
+    """Cut components' structure and, where no data is needed, their values.
 
     Args:
-        component: Changed in place.
-        name: Of the component, for messages.
+        bound: What is cut together; changed in place.
         ratio: How many channels stay, in (0, 1].
         channels: Which ones. `activation` keeps what `dependency` does, until data are there.
 
     Raises:
-        UserError: The component's channels cannot be cut.
+        UserError: A layer cannot be cut.
     """
-    graph = channel_graph(component, name)
     if channels == "first":
-        cut(component, graph, ratio, None)
+        cut(bound.parts, bound.graph, ratio, None)
         return
-    by_weights = channels == "l1" and not next(component.parameters()).is_meta
-    scores = l1_scores(graph) if by_weights else {}
-    cut(component, graph, ratio, scores.get)
+    by_weights = channels == "l1" and not next(bound.parts.parameters()).is_meta
+    scores = l1_scores(bound.graph) if by_weights else {}
+    cut(bound.parts, bound.graph, ratio, scores.get)
 
 
-def fit_component(
-    component: nn.Module, whole: nn.Module, name: str, ratio: float, watch: Callable[[], None]
-) -> None:
-    """Fill a pruned component with what matters on data.
+def fit_parts(pruned: nn.ModuleDict, whole: Bound, ratio: float, watch: Callable[[], None]) -> None:
+    """Fill pruned components with what matters on data.
 
     Args:
-        component: Pruned; its values are set.
+        pruned: Their values are set.
         whole: The same before pruning. It is cut.
-        name: Of the component, for messages.
         ratio: How many channels stay, in (0, 1].
         watch: Lets the data flow through `whole`.
     """
-    graph = channel_graph(whole, name)
     moments = Moments()
-    with moments.watching(graph):
+    with moments.watching(whole.graph):
         watch()
-    cut(whole, graph, ratio, activation_scores(graph, moments).get, moments)
-    component.load_state_dict(whole.state_dict())
+    scores = activation_scores(whole.graph, moments)
+    cut(whole.parts, whole.graph, ratio, scores.get, moments)
+    pruned.load_state_dict(whole.parts.state_dict())
 
 
 class ChannelPruning(Pass):
     """What `prune` and `decoder_halve` have in common.
 
-    Heads and the outer channels of a component stay.
+    Heads and the outer channels of a component stay. A UNet takes the last convolutions of its
+    control network with it, whose residuals are added to its channels; listed together, both are
+    cut.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -93,8 +90,11 @@ class ChannelPruning(Pass):
     def convert(self, model: SRModel) -> None:
         """Cut the channels; without `activation` the values are final."""
         for name in self.components:
-            part = model.component(name, f"pass '{self.pass_}': components")
-            prune_component(part, name, self.ratio, self.channels)
+            model.component(name, f"pass '{self.pass_}': components")
+        for name in self.components:
+            bound = bound_parts(model, name, self.components)
+            if bound is not None:
+                prune_parts(bound, self.ratio, self.channels)
 
     @torch.no_grad()
     def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
@@ -115,7 +115,10 @@ class ChannelPruning(Pass):
                 before.image_of(values)
 
         for name in self.components:
-            fit_component(getattr(model, name), getattr(before, name), name, self.ratio, watch)
+            bound = bound_parts(before, name, self.components)
+            if bound is not None:
+                pruned = nn.ModuleDict({part: getattr(model, part) for part in bound.parts})
+                fit_parts(pruned, bound, self.ratio, watch)
         return {"images": len(images)}
 
     def data_key(self) -> str:

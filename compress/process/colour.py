@@ -1,7 +1,8 @@
 """Colour correction of a restored image by its low-resolution input.
 
 All take float [B, 3, H, W] images in one common range. `adain` and `wavelet` are those of OSEDiff
-(`my_utils/wavelet_color_fix.py`, after StableSR); `mean_std` is AdcSR's. Statistics are those of
+(`my_utils/wavelet_color_fix.py`, after StableSR); `mean_std` is AdcSR's, `ycbcr` InvSR's.
+Statistics are those of
 the whole image: tone must not depend on tiles. `FIXES` is what models and exporters call.
 
 One mean and deviation cannot mend tiles that differ in tint, as a small network's do in a flat sky,
@@ -22,7 +23,8 @@ from compress.process.resample import upsample
 
 LEVELS = 5
 FLAT = 1e-6  # a smaller deviation is rounding: that of the mean leaves some 1e-8
-ColourFix = Literal["adain", "wavelet", "mean_std", "none"]
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (BT.601)
+ColourFix = Literal["adain", "wavelet", "mean_std", "ycbcr", "none"]
 
 
 def _statistics(image: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,12 +87,26 @@ def wavelet(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     return target + low_frequency(source - target)
 
 
+def ycbcr(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """The luma of `target` with the chroma of `source`; equal sizes.
+
+    Chroma is what is left of a colour without its luma. So the difference of both lumas, added to
+    all channels of `source`, does it.
+    """
+    weights = target.new_tensor(LUMA).view(1, 3, 1, 1)
+    return source + ((target - source) * weights).sum(1, keepdim=True)
+
+
 def _adain_fix(image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     return adain(image.clamp(0, 1), upsample(lr))
 
 
 def _wavelet_fix(image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
     return wavelet(image.clamp(0, 1), upsample(lr))
+
+
+def _ycbcr_fix(image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    return ycbcr(image.clamp(0, 1), upsample(lr))
 
 
 def _no_fix(image: torch.Tensor, _lr: torch.Tensor) -> torch.Tensor:
@@ -104,5 +120,6 @@ FIXES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "adain": _adain_fix,
     "wavelet": _wavelet_fix,
     "mean_std": mean_std,
+    "ycbcr": _ycbcr_fix,
     "none": _no_fix,
 }

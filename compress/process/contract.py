@@ -35,7 +35,8 @@ class Steps(Protocol):
 
         Args:
             component: Its name, such as the decoder's between two steps.
-            inputs: Its arguments, in the order of its `Call`.
+            inputs: Its arguments, in the order of its `Call`. A pass may have made it a constant,
+                which gives the same whatever they are.
 
         Returns:
             One tensor, or a tuple for a component of several outputs.

@@ -11,6 +11,7 @@ of the model makes them (`compress.networks.noise_maps`).
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -85,7 +86,8 @@ def inversion(listed: Sequence[int], schedule: torch.Tensor | None = None) -> Li
             PREDICTION: onward * (sigmas[step + 1] - sigmas[step]),
         }
         rows.append(Row(timestep - 1, factors))
-    return LinearSteps(start, tuple(rows), ("latent", "start_noise"))
+    first = clean(bars[0])
+    return LinearSteps(start, tuple(rows), ("latent", "start_noise"), first_clean=first)
 
 
 def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
@@ -107,7 +109,8 @@ def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
             factors = noised(factors, bars[step + 1], step + 1)
         rows.append(Row(timestep, factors))
     names = ("latent", *(noise(draw) for draw in range(len(rows))))
-    return LinearSteps(first_state(start, bars[0]), tuple(rows), names, PERIOD)
+    begin = first_state(start, bars[0])
+    return LinearSteps(begin, tuple(rows), names, PERIOD, clean(bars[0]))
 
 
 def contexts(process: LinearSteps) -> tuple[str, ...]:
@@ -143,7 +146,7 @@ def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps
         factors[f"{PREDICTION}_{len(rows)}"] = (1 - guidance) * gain
         rows += [Row(row.timestep, {STATE: 1.0}, negative), Row(row.timestep, factors)]
     inputs = (*process.inputs, NEGATIVE)
-    return LinearSteps(process.start, tuple(rows), inputs, process.period)
+    return replace(process, rows=tuple(rows), inputs=inputs)
 
 
 def first_state(start: str, alpha_bar: float) -> dict[str, float]:

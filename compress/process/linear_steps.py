@@ -65,6 +65,8 @@ class LinearSteps:
         rows: The steps.
         inputs: Names of the values that the process reads.
         period: Pixels of the latent after which its noise repeats itself; 1 without noise.
+        first_clean: The factors of the clean latent that the first step alone tells, over `state`
+            and `prediction`; None where that is not known.
     """
 
     adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
@@ -73,6 +75,7 @@ class LinearSteps:
     rows: tuple[Row, ...]
     inputs: tuple[str, ...] = ("latent",)
     period: int = 1
+    first_clean: Factors | None = None
 
     @property
     def steps(self) -> int:
@@ -101,6 +104,18 @@ class LinearSteps:
         for name in self.inputs:
             total[name] = last.get(name, 0.0) + of_state * self.start.get(name, 0.0)
         return total
+
+    def first_step(self) -> "LinearSteps | None":
+        """The chain that ends with what its first step tells; None where that is not known.
+
+        It reads no value that only later steps need.
+        """
+        if self.first_clean is None:
+            return None
+        read = {*self.start, *self.first_clean}
+        inputs = tuple(name for name in self.inputs if name in read)
+        row = Row(self.rows[0].timestep, self.first_clean)
+        return LinearSteps(self.start, (row,), inputs, self.period, self.first_clean)
 
     def restore(
         self,

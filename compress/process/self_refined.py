@@ -67,6 +67,10 @@ class SelfRefined:
         """How often the components of a step are called."""
         return len(self.timesteps)
 
+    def first_step(self) -> LinearSteps | None:
+        """See `LinearSteps.first_step`; one step is not refined."""
+        return self.chain.first_step()
+
     def restore(self, latent: torch.Tensor, steps: Steps, *others: torch.Tensor) -> torch.Tensor:
         """The clean latent [B, C, h, w]; arguments are those of a process' `restore`."""
         *noises, enlarged = others

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from compress.core.errors import UserError
-from compress.process.epsilon_chains import first_state, noise
+from compress.process.epsilon_chains import clean, first_state, noise
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row
 from compress.process.noise import PERIOD
 from compress.process.one_step import alphas_cumprod
@@ -86,7 +86,8 @@ def shift_solver(steps: int = 5, order: int = 3) -> LinearSteps:
         factors = _step(places, step, min(order, step + 1))
         rows.append(Row(timesteps[step], factors))
     names = ("latent", *(noise(draw) for draw in range(steps + 1)))
-    return LinearSteps(first_state("lr", places[0].alpha_bar), tuple(rows), names, PERIOD)
+    first = places[0].alpha_bar
+    return LinearSteps(first_state("lr", first), tuple(rows), names, PERIOD, clean(first))
 
 
 def _step(places: Sequence[Place], step: int, order: int) -> dict[str, float]:

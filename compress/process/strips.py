@@ -23,7 +23,8 @@ ROWS = 16  # of a strip while it is corrected
 WAVELET_ROWS = 128  # the same for blurs, which need REACH rows more on both sides
 VARIANCE = 0.01  # of a tile's weights, in units of the tile
 LEAST_EXPONENT = -600  # of a weight: it is never 0, however wide the margin
-CORRECTIONS = ("adain", "wavelet", "mean_std", "none")
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (BT.601)
+CORRECTIONS = ("adain", "wavelet", "mean_std", "ycbcr", "none")
 
 Strips = Iterator[np.ndarray]
 
@@ -256,6 +257,16 @@ def wavelet(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
         first = begin
 
 
+def ycbcr(strips: Iterable[np.ndarray], lr: np.ndarray, scale: int) -> Strips:
+    """The luma of the clipped image with the chroma of the enlarged input."""
+    top = 0
+    weights = np.array(LUMA, np.float32)
+    for strip in strips:
+        source = enlarge(lr, scale, top, top + strip.shape[1])
+        top += strip.shape[1]
+        yield source + np.einsum("chw,c->hw", strip.clip(0, 1) - source, weights)
+
+
 def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, scale: int) -> Strips:
     """Colour-correct an image by its input.
 
@@ -275,6 +286,8 @@ def corrected(strips: Iterable[np.ndarray], lr: np.ndarray, correction: str, sca
     pieces = cut(strips, WAVELET_ROWS if correction == "wavelet" else ROWS)
     if correction == "wavelet":
         return wavelet(pieces, lr, scale)
+    if correction == "ycbcr":
+        return ycbcr(pieces, lr, scale)
     if correction == "mean_std":
         return matched(pieces, False, 0.0, statistics([lr]))
     if correction == "adain":

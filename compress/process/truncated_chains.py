@@ -86,7 +86,7 @@ def spaced_chain(steps: int = 45, t_max: float = 0.6667, t_min: float = 0.3333) 
         if index != indices[-1]:
             factors = _next_state(bars[index], bars[index - 1], draw)
         rows.append(Row(timesteps[index], factors))
-    return _chain({noise(0): 1.0}, rows)
+    return _chain({noise(0): 1.0}, rows, bars[-1])
 
 
 def leading_chain(
@@ -113,7 +113,7 @@ def leading_chain(
     first = table[LAST].item()
     begin = first_state(start, first)
     if steps == 1:
-        return _chain(begin, [Row(LAST, clean(first))])
+        return _chain(begin, [Row(LAST, clean(first))], first)
     stride = (LAST + 1) // steps
     timesteps = [i * stride + 1 for i in range(steps)][::-1]
     taken = round(steps * t_max)
@@ -132,7 +132,7 @@ def leading_chain(
         else:
             factors = _next_state(bar, table[earlier].item(), draw)
         rows.append(Row(timestep, factors))
-    return _chain(begin, rows)
+    return _chain(begin, rows, first)
 
 
 def _next_state(alpha_bar: float, earlier: float, draw: int) -> dict[str, float]:
@@ -143,12 +143,12 @@ def _next_state(alpha_bar: float, earlier: float, draw: int) -> dict[str, float]
     return {**factors, noise(draw): math.sqrt(step.variance)}
 
 
-def _chain(start: dict[str, float], rows: Sequence[Row]) -> LinearSteps:
-    """The chain, with the values that it reads in their order."""
+def _chain(start: dict[str, float], rows: Sequence[Row], first: float) -> LinearSteps:
+    """The chain, with the values that it reads in their order; `first` is abar_t of its start."""
     read = {name: None for factors in (start, *(row.factors for row in rows)) for name in factors}
     drawn = sorted(draws(read), key=lambda name: int(name.removeprefix(DRAW)))
     latent = ["latent"] if "latent" in read else []
-    return LinearSteps(start, tuple(rows), (*latent, *drawn), PERIOD)
+    return LinearSteps(start, tuple(rows), (*latent, *drawn), PERIOD, clean(first))
 
 
 def _no_loop(steps: int, t_max: float, t_min: float) -> str:

@@ -12,12 +12,13 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.folding.conditions import StepBiases
 from compress.networks.latent_diffusion import ConstantProjection
 from compress.pruning.choose import Score, adcsr_groups, aligned_groups, choose
 from compress.pruning.graph import Axis, ChannelGraph, Space
 from compress.pruning.observe import Moments
 
-PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ConstantProjection)
+PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ConstantProjection, StepBiases)
 # The attributes in which layers say their size.
 INPUTS = {nn.Conv2d: "in_channels", nn.Linear: "in_features"}
 OUTPUTS = {nn.Conv2d: "out_channels", nn.Linear: "out_features", nn.GroupNorm: "num_channels"}
@@ -43,6 +44,9 @@ def cut_outputs(layer: nn.Module, index: torch.Tensor) -> None:
     """Keep the output channels `index` of a layer, or the channels of a norm."""
     if isinstance(layer, ConstantProjection):
         layer.value = _narrow(layer.value, 2, index)
+        return
+    if isinstance(layer, StepBiases):
+        layer.biases = _narrow(layer.biases, 1, index)
         return
     if not isinstance(layer, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)):
         raise TypeError(f"a {type(layer).__name__} has no channels to cut")

@@ -1,4 +1,4 @@
-"""Which channel axes belong together in diffusers' UNets and autoencoders.
+"""Which channel axes belong together in diffusers' blocks.
 
 A *space* is one set of channels that several layers share: the outputs of all layers that are added
 up, the inputs of all that read the sum. An *axis* is a list of spaces, so that each half of a
@@ -14,14 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
-from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
-from compress.core.errors import UserError
-from compress.folding.phases import PhaseUpsample
-from compress.pruning.depth import MiddleShortcut, Shortcut
+from compress.folding.conditions import StepBiases
+from compress.networks.image_prompt import PromptedAttention
 
 # A block of diffusers. Its attributes are read by their names; torch declares each of them as
 # "tensor or module".
@@ -115,9 +112,11 @@ class ChannelGraph:
         middle = self.new(block.conv1.out_channels)
         self.norm(block.norm1, h)
         self.layer(block.conv1, h, middle)
-        if block.time_emb_proj is not None:
-            embedding = self.new(block.time_emb_proj.in_features, fixed=True)
-            self.layer(block.time_emb_proj, embedding, middle)
+        time = block.time_emb_proj
+        if isinstance(time, StepBiases):
+            self.layer(time, None, middle)
+        elif time is not None:
+            self.layer(time, self.new(time.in_features, fixed=True), middle)
         self.norm(block.norm2, middle)
         out = h if block.conv_shortcut is None else self.new(block.conv2.out_channels)
         self.layer(block.conv_shortcut, h, out)
@@ -162,23 +161,42 @@ class ChannelGraph:
             h = self.layer(module.conv, h, self.new(module.conv.out_channels))
         return h
 
+    def attend(self, module: Block | None, h: Axis) -> None:
+        """Go through what adds to `h` behind a residual block, if anything does."""
+        if isinstance(module, PromptedAttention):
+            self.transformer(module.text, h)
+            self.transformer(module.image, h)
+        elif isinstance(module, Transformer2DModel):
+            self.transformer(module, h)
+        elif module is not None:
+            self.attention(module, h)
+
     def middle(self, block: Block, h: Axis) -> Axis:
         """Go through the middle block of a UNet or of an autoencoder's half."""
         h = self.resnet(block.resnets[0], h)
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            if isinstance(attention, Transformer2DModel):
-                self.transformer(attention, h)
-            elif attention is not None:
-                self.attention(attention, h)
+            self.attend(attention, h)
             h = self.resnet(resnet, h)
         return h
 
+    def way_down(self, blocks: Iterable[Block], h: Axis) -> tuple[Axis, list[Axis]]:
+        """Go through levels on the way down; returns what leaves, and the skips after `h`."""
+        skips = []
+        for block in blocks:
+            for resnet, attention in zip(block.resnets, attentions_of(block), strict=True):
+                h = self.resnet(resnet, h)
+                self.attend(attention, h)
+                skips.append(h)
+            if block.downsamplers:
+                h = self.resample(block.downsamplers, h)
+                skips.append(h)
+        return h, skips
+
     def level(self, block: Block, h: Axis, skips: list[Axis]) -> Axis:
         """Go through a level on a UNet's way up, which takes the last `skips`."""
-        for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
+        for resnet, attention in zip(block.resnets, attentions_of(block), strict=True):
             h = self.resnet(resnet, h + skips.pop())
-            if attention is not None:
-                self.transformer(attention, h)
+            self.attend(attention, h)
         return self.resample(block.upsamplers, h)
 
     def tail(self, network: Block, h: Axis) -> None:
@@ -187,104 +205,6 @@ class ChannelGraph:
         self.layer(network.conv_out, h, self.new(network.conv_out.out_channels, fixed=True))
 
 
-def _attentions(block: Block) -> list[Block | None]:
+def attentions_of(block: Block) -> list[Block | None]:
     """The attention after each residual block of a level, None where there is none."""
     return list(getattr(block, "attentions", None) or [None] * len(block.resnets))
-
-
-def unet_graph(unet: UNet2DConditionModel) -> ChannelGraph:
-    """The graph of a UNet of diffusers."""
-    graph = ChannelGraph()
-    image = graph.new(unet.conv_in.in_channels, fixed=True)
-    h = graph.layer(unet.conv_in, image, graph.new(unet.conv_in.out_channels))
-    skips = [h]
-    down: Iterable[Block] = unet.down_blocks
-    for block in down:
-        for resnet, attention in zip(block.resnets, _attentions(block), strict=True):
-            h = graph.resnet(resnet, h)
-            if attention is not None:
-                graph.transformer(attention, h)
-            skips.append(h)
-        if block.downsamplers:
-            h = graph.resample(block.downsamplers, h)
-            skips.append(h)
-    h = graph.middle(unet.mid_block, h)
-    up: Iterable[Block] = unet.up_blocks
-    for block in up:
-        h = graph.level(block, h, skips)
-    graph.tail(unet, h)
-    return graph
-
-
-def encoder_graph(half: Encoder) -> ChannelGraph:
-    """The graph of an autoencoder's encoder."""
-    graph = ChannelGraph()
-    h = _first_convolution(graph, half.conv_in)
-    blocks: Iterable[Block] = half.down_blocks
-    for block in blocks:
-        for resnet in block.resnets:
-            h = graph.resnet(resnet, h)
-        h = graph.resample(block.downsamplers, h)
-    graph.tail(half, graph.middle(half.mid_block, h))
-    return graph
-
-
-def decoder_graph(half: Decoder) -> ChannelGraph:
-    """The graph of an autoencoder's decoder.
-
-    One that `decoder_join` has joined to the UNet has no first convolution. Its inputs are fixed
-    then.
-    """
-    graph = ChannelGraph()
-    middle: Block = half.mid_block
-    if isinstance(half.conv_in, nn.Conv2d):
-        h = _first_convolution(graph, half.conv_in)
-    else:
-        h = graph.new(middle.resnets[0].norm1.num_channels, fixed=True)
-    h = graph.middle(middle, h)
-    blocks: Iterable[Block] = half.up_blocks
-    for block in blocks:
-        for resnet in block.resnets:
-            h = graph.resnet(resnet, h)
-        h = graph.resample(block.upsamplers, h)
-    graph.tail(half, h)
-    return graph
-
-
-def _first_convolution(graph: ChannelGraph, conv: nn.Conv2d) -> Axis:
-    return graph.layer(conv, graph.new(conv.in_channels, fixed=True), graph.new(conv.out_channels))
-
-
-def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
-    """The graph of an SRModel's component.
-
-    Args:
-        component: Has a UNet or an autoencoder's half.
-        name: Of the component, for messages.
-
-    Raises:
-        UserError: The component's blocks are not known here, or passes have changed them.
-    """
-    if any(isinstance(module, (Shortcut, MiddleShortcut)) for module in component.modules()):
-        raise UserError(
-            f"component '{name}' has lost blocks to depth_prune, and with them what binds its "
-            "channels together; list prune before depth_prune"
-        )
-    if any(isinstance(module, PhaseUpsample) for module in component.modules()):
-        raise UserError(
-            f"component '{name}' enlarges by phases (strip's upsample), whose channels cannot be "
-            "cut; list prune before that strip"
-        )
-    unet = getattr(component, "unet", None)
-    encoder = getattr(component, "encoder", None)
-    decoder = getattr(component, "decoder", None)
-    if isinstance(unet, UNet2DConditionModel):
-        return unet_graph(unet)
-    if isinstance(encoder, Encoder):
-        return encoder_graph(encoder)
-    if isinstance(decoder, Decoder):
-        return decoder_graph(decoder)
-    raise UserError(
-        f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; "
-        "choose a component with a UNet or an autoencoder's half"
-    )

@@ -1,10 +1,10 @@
 """In which order the components of a model are fitted, and against what.
 
 `forward` is PassionSR's: one after another in running order, each against its own float output; a
-component of the steps against the clean latent. `backward` is QArtSR's (arXiv 2503.05584, section
-3.3): from the last to the first, each against the restored image through the quantised rest, so
-that errors count by what they do to pixels. `polish` then learns all boundaries together against
-the image.
+component of the steps against the clean latent. What runs at several steps, or between them, is
+observed at all of them. `backward` is QArtSR's (arXiv 2503.05584, section 3.3): from the last to
+the first, each against the restored image through the quantised rest, so that errors count by what
+they do to pixels. `polish` then learns all boundaries together against the image.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from compress.data.calibration import as_values
-from compress.model.calls import CLEAN_LATENT, IMAGE, Call, Values, run_calls
+from compress.model.calls import CLEAN_LATENT, IMAGE, PREDICTION, Call, Values, run_calls
 from compress.model.sr_model import SRModel
 from compress.quant.distributed import Fitted, Options, fit_component
 from compress.quant.flow import Flow
@@ -29,6 +29,8 @@ class FloatOutputs:
         given: The images, as the model takes them.
         values: All that there is once the model has run, but for what the steps make.
         predictions: Of all steps of the process, along the first axis.
+        between: What components that are no part of a step read and made between the steps, one
+            entry a call: the component's name, and its values.
         restored: The last component's target: restored images, or the photographs.
         float_error: Where the target is the photographs, the float model's own relative error.
     """
@@ -36,6 +38,7 @@ class FloatOutputs:
     given: list[Values]
     values: list[Values]
     predictions: list[torch.Tensor]
+    between: list[tuple[str, Values]]
     restored: list[torch.Tensor]
     float_error: float | None
 
@@ -56,15 +59,26 @@ def float_outputs(
     wiring = source.wiring
     all_values = []
     predictions = []
+    between: list[tuple[str, Values]] = []
     for start in given:
         values = {**start, **constants}
         run_calls(source, wiring.before, values)
-        predictions.append(torch.cat(source.all_predictions(values)))
-        values[CLEAN_LATENT] = source.restore(values)
+        made: list[torch.Tensor] = []
+
+        def note(call: Call, inputs: tuple, outputs: tuple, made: list = made) -> None:
+            if PREDICTION in call.outputs:
+                made.append(outputs[call.outputs.index(PREDICTION)])
+            if not call.each_step:
+                names = (*call.inputs, *call.outputs)
+                seen = dict(zip(names, (*inputs, *outputs), strict=True))
+                between.append((call.component, seen))
+
+        values[CLEAN_LATENT] = source.restore(values, note)
+        predictions.append(torch.cat(made))
         run_calls(source, wiring.after, values)
         all_values.append(values)
     restored = [values[IMAGE] for values in all_values]
-    outputs = FloatOutputs(given, all_values, predictions, restored, None)
+    outputs = FloatOutputs(given, all_values, predictions, between, restored, None)
     if references is None:
         return outputs
     total = 0.0
@@ -141,7 +155,12 @@ class _Fitting:
                 return self._fit(call, objective, flow)
             predictions = Objective(self._predictions, inputs, self.outputs.predictions)
             return self._fit(call, objective, flow, predictions)
-        return self._fit(call, Objective(self._run(call), inputs, self._targets(call)), flow)
+        targets = self._targets(call)
+        for name, seen in self.outputs.between:  # at other steps it sees other values
+            if name == call.component:
+                inputs.append({value: seen[value] for value in call.inputs})
+                targets.append(_joined([seen[value] for value in call.outputs]))
+        return self._fit(call, Objective(self._run(call), inputs, targets), flow)
 
     def _fit(
         self, call: Call, objective: Objective, flow: Flow | None, other: Objective | None = None
@@ -190,7 +209,7 @@ class _Fitting:
     def _targets(self, call: Call) -> list[torch.Tensor]:
         """What the float model's component puts out."""
         if call.outputs == (IMAGE,):
-            return self.outputs.restored
+            return list(self.outputs.restored)
         return [_joined([values[name] for name in call.outputs]) for values in self.outputs.values]
 
     def _predictions(self, values: Values) -> torch.Tensor:

@@ -64,7 +64,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     parts += [f"{name}: {_all_counts(cost)}" for name, cost in rows]
     for component, cost in first.components().items():
         parts.append(f"source {component}: {_full_counts(cost)}")
-    parts += _result_lines(last)
+    parts += [*_call_lines("source", first), *_result_lines(last), *_call_lines("result", last)]
     part = replaced(recipe)
     if part is not None:
         parts += _replaced_lines(part, first)
@@ -79,6 +79,19 @@ def _all_counts(cost: Cost) -> str:
 
 def _full_counts(cost: Cost) -> str:
     return f"{cost.params:,} parameters, {cost.macs_full:,} full MACs"
+
+
+def _call_lines(which: str, cost: Cost) -> list[str]:
+    """One call of what runs several times; all other counts are of the whole chain."""
+    lines = []
+    for name, calls in cost.calls.items():
+        if calls > 1:
+            part = cost.component(name)
+            lines.append(
+                f"{which} {name}, one of {calls} calls: {part.macs_paper // calls:,} paper MACs, "
+                f"{part.macs_full // calls:,} full MACs"
+            )
+    return lines
 
 
 def _result_lines(last: Cost) -> list[str]:

@@ -119,7 +119,7 @@ class EndToEnd(ImageStage):
     """All networks, from the low-resolution image to the restored one."""
 
     name = "end_to_end"
-    families = ("osediff", "resshift", "edge_sd_sr", *ON_SD)
+    families = ("osediff", "adcsr", "resshift", "edge_sd_sr", *ON_SD)
     may_freeze = ("encoder", "decoder")
     takes_teacher = True
     takes_lora = ("denoiser", "control")

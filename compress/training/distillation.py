@@ -199,7 +199,7 @@ class _Distilling:
         on_features = self.config.losses.get("feature") or self.config.judged == "features"
         reference = self.context.before("decoder_join") if on_features else source
         with torch.no_grad():
-            return Teacher(source, reference, source.context())
+            return Teacher(source, reference, source.constants())
 
     def _place(self, teacher: Teacher) -> list[nn.Parameter]:
         """Move all models to the device, and let alone what learns have gradients; returns that."""

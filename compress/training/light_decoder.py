@@ -127,7 +127,7 @@ class DecoderDistillation(nn.Module):
         """What the model makes of the degraded `hr`: the clean latent [B, C, h, w]."""
         lr = seeded_pair(hr.cpu(), self.degradation, *self.key, index).to(hr.device)
         before = self.before.module
-        return before.clean_latent(before.encoder(lr))
+        return before.latent_of(before.given(lr))
 
     def forward(self, hr: torch.Tensor, index: int) -> Terms:
         """The terms of the loss for one batch (class docstring)."""

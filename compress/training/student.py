@@ -1,7 +1,7 @@
 """A compressed model beside its teacher, as one module that computes the terms of the loss."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.data.presets import Degradation
 from compress.data.seeded import seeded_pair
+from compress.model.calls import Values
 from compress.model.sr_model import SRModel
+from compress.networks.noise_maps import elsewhere
 from compress.process.one_step import alphas_cumprod
 from compress.training.networks import feature_decoder, image_encoder
 from compress.training.score import ScorePair, regulariser_loss, target_score_matching, vsd
@@ -29,17 +31,23 @@ class Teacher:
         source: The uncompressed model.
         reference: The student as it was before its decoder was joined. The middle block of its
             decoder turns a latent into the features that the student has to put out.
-        context: The text context [1, tokens, dim] of the source, None where its denoiser holds it.
+        constants: What the components of the source without inputs put out, such as its text
+            context. It is computed once.
     """
 
     source: SRModel
     reference: SRModel
-    context: torch.Tensor | None = None
+    constants: Values = field(default_factory=dict)
+
+    @property
+    def context(self) -> torch.Tensor | None:
+        """The text context [1, tokens, dim], None where the source's denoiser holds it."""
+        return self.constants.get("context")
 
     @torch.no_grad()
     def latent(self, lr: torch.Tensor) -> torch.Tensor:
         """The teacher's clean latent [B, C, h, w] of a low-resolution image."""
-        return self.source.clean_latent(self.source.encoder(lr), self.context)
+        return self.source.latent_of({**self.source.given(lr), **self.constants})
 
     @torch.no_grad()
     def latent_of_photograph(self, hr: torch.Tensor) -> torch.Tensor:
@@ -173,7 +181,8 @@ class Distillation(nn.Module):
         Raises:
             UserError: The loss `feature` compares maps of different shapes.
         """
-        seen = self._run(hr, index)
+        with elsewhere((self.model, self.teacher.source), *self.aim.key, index):
+            seen = self._run(hr, index)
         terms = self._latent_terms(seen)
         if self.aim.on_images:
             seen.image = feature_decoder(self.model.decoder).tail(_needed(seen.features)).float()
@@ -189,7 +198,7 @@ class Distillation(nn.Module):
         taught = self.teacher.latent(lr) if aim.uses_teacher_latent else None
         hr_latent = self.teacher.latent_of_photograph(hr) if aim.uses_hr_latent else None
         if aim.stage == "student":
-            latent = self.model.clean_latent(self.model.encoder(lr))
+            latent = self.model.latent_of(self.model.given(lr))
         elif aim.target == "teacher":
             latent = _needed(taught)
         else:

@@ -44,7 +44,19 @@ def structure(colour_fix: str = "adain") -> SRModel:
 
     At t = 500, where an error of the prediction is not magnified 15 times.
     """
-    unet = UNet2DConditionModel(
+    process = OneStep(timestep=500)
+    denoiser = UNetDenoiser(small_unet(), process.timestep, small_context())
+    parts = {
+        "encoder": VAEEncoder(small_vae(8, 8, 8, 8)),
+        "denoiser": denoiser,
+        "decoder": VAEDecoder(small_vae(8, 8, 8, 16)),
+    }
+    return SRModel(parts, process, colour_fix=colour_fix).eval()
+
+
+def small_unet() -> UNet2DConditionModel:
+    """A UNet of one level."""
+    return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
@@ -58,17 +70,15 @@ def structure(colour_fix: str = "adain") -> SRModel:
         use_linear_projection=True,
         norm_num_groups=4,
     )
-    process = OneStep(timestep=500)
-    denoiser = UNetDenoiser(unet, process.timestep, nn.Parameter(torch.randn(1, 5, 8)))
-    parts = {
-        "encoder": VAEEncoder(_autoencoder(8, 8, 8, 8)),
-        "denoiser": denoiser,
-        "decoder": VAEDecoder(_autoencoder(8, 8, 8, 16)),
-    }
-    return SRModel(parts, process, colour_fix=colour_fix).eval()
 
 
-def _autoencoder(*widths: int) -> AutoencoderKL:
+def small_context() -> nn.Parameter:
+    """A constant text for it."""
+    return nn.Parameter(torch.randn(1, 5, 8))
+
+
+def small_vae(*widths: int) -> AutoencoderKL:
+    """An autoencoder of four levels with these widths."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -87,9 +97,15 @@ def quantised(model: SRModel, weights: int = 8, activations: int = 8) -> SRModel
         method="minmax",
         weights=weights,
         activations=activations,
+        components=with_weights(model),
         calibration=Calibration(images=2, size=32),
     )
     source = deepcopy(model)
     step.convert(model)
     step.fit(model, FitContext(source=source))
     return model.eval().requires_grad_(False)
+
+
+def with_weights(model: SRModel) -> tuple[str, ...]:
+    """Names of the components that have some."""
+    return tuple(name for name, part in model.components() if any(True for _ in part.parameters()))

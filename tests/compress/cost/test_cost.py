@@ -10,6 +10,7 @@ import pytest
 import thop
 import torch
 import torch.nn.functional as F
+from support.tiny_families import tiny_family
 from torch import nn
 
 from compress.core.errors import UserError
@@ -92,6 +93,29 @@ def test_plan_states_what_the_source_replaces():
         json.loads(as_json(recipe, [("source", cost)], cost))["tagger"]["macs_full"]
         == 162_195_269_376
     )
+
+
+def test_plan_says_one_call_and_the_chain():
+    """Two steps with refinement run the decoder and the hint twice as well."""
+    chain, once = (
+        measure(tiny_family("addsr", steps, autoencoder=False), (16, 16)) for steps in (2, 1)
+    )
+    assert {name: chain.calls[name] for name in ("encoder", "hint", "denoiser", "decoder")} == {
+        "encoder": 1,
+        "hint": 2,
+        "denoiser": 2,
+        "decoder": 2,
+    }
+    assert set(once.calls.values()) == {1}
+    one = once.component("denoiser")
+    assert chain.component("denoiser").macs_full == 2 * one.macs_full
+    recipe = load_recipe("minmax_w8a8")
+    text = as_text(recipe, [("source", chain)], chain)
+    assert (
+        f"source denoiser, one of 2 calls: {one.macs_paper:,} paper MACs, "
+        f"{one.macs_full:,} full MACs"
+    ) in text
+    assert "one of" not in as_text(recipe, [("source", once)], once)
 
 
 def test_plan_of_a_source_that_replaces_nothing(random_nano):

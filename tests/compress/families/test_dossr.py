@@ -2,21 +2,26 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from support.call_by_call import run_before, watched
 from support.constant_text import ConstantText
 from support.given_noise import GivenNoise
 from support.golden import Golden
 from support.ldm_golden import ldm_networks, vae_of
+from support.tiny_families import tiny_family
+from torch import nn
 
 from compress.core.errors import UserError
 from compress.cost.count import measure
 from compress.families.dossr import DoSSRSource
-from compress.model.sr_model import SRModel
+from compress.model.sr_model import SRModel, Tiling
+from compress.model.tiled_run import TiledRun
 from compress.networks.control import split_hint
 from compress.networks.controlled import controlled_model
 from compress.networks.latent_diffusion import ImageEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import vae_names
+from compress.networks.recolouring import Recoloured
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet
 from compress.process.colour import adain, wavelet
 from compress.process.shift_solver import shift_solver
@@ -29,7 +34,7 @@ def golden(shared) -> Golden:
     return Golden(shared / "golden", "dossr_pipeline")
 
 
-def published(golden: Golden, case: str) -> SRModel:
+def published(golden: Golden, case: str, **further: nn.Module) -> SRModel:
     """The authors' model for a case, with its noises."""
     config, facts = golden.facts["config"], golden.facts["cases"][case]
     vae_facts = config["first_stage_config"]["params"]["ddconfig"]
@@ -58,6 +63,7 @@ def published(golden: Golden, case: str) -> SRModel:
         "control": control,
         "denoiser": parts.denoiser,
         "decoder": parts.decoder,
+        **further,
     }
     process = shift_solver(facts["steps"], facts["order"])
     return controlled_model(networks, process, posterior=True, colour_fix="wavelet")
@@ -88,6 +94,40 @@ def test_image_to_image_is_the_authors(golden, case):
     apart = (saved.int() - golden[f"outputs.{case}.png_u8"].int()).abs()
     assert apart.max() <= 2
     assert (apart > 0).double().mean() <= 0.001
+
+
+@torch.no_grad()
+def test_the_preprocessors_image_corrects_as_published(golden):
+    cases = golden.facts["cases"]
+    case = next(name for name in cases if cases[name]["color_fix"] == "wavelet")
+    model = published(golden, case, colour=Recoloured())
+    lr = golden[f"inputs.{case}.lr_u8"].permute(2, 0, 1)[None].float() / 255
+    golden.check(model.network(lr), f"{case}.sr")
+
+
+@torch.no_grad()
+def test_tiles_are_corrected_as_the_whole():
+    torch.manual_seed(0)
+    model = controlled_model(
+        {**dict(tiny_family("dossr").components()), "colour": Recoloured()}, shift_solver(1, 1)
+    )
+    model.colour_fix = "none"
+    model.tiling = Tiling(tile=16, overlap=8)
+    image, clear = torch.rand(1, 3, 256, 384), torch.rand(1, 3, 256, 384)
+    run = TiledRun(model, model.tiling, True, model.multiple)
+    values = {"decoded_image": image, "clear_image": clear}
+    call = model.wiring.call("colour")
+    strips = run._strips(call, values, ["decoded_image", "clear_image"], run.cut(4.0), "image")
+    found = torch.cat([strip.clone() for strip in strips], dim=-2)
+    assert (found - wavelet(image, clear)).abs().max() < 0.01
+
+
+def test_the_reference_needs_the_correction_that_tiles_cover():
+    model = DoSSRSource(colour_reference="preprocessor").build()
+    assert model.colour_fix == "none"
+    assert [name for name, _ in model.components()][-1] == "colour"
+    with pytest.raises(ValidationError, match="is for colour_fix 'wavelet'"):
+        DoSSRSource(colour_reference="preprocessor", colour_fix="adain")
 
 
 ENCODER = (541_149_364_224, 558_329_233_408)

@@ -16,7 +16,7 @@ from compress.model.calls import Call
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import SampledEncoder, UNetDenoiser, VAEDecoder
 from compress.networks.noise_predictor import NoisePredictor, PredictorConfig
-from compress.process.colour import wavelet
+from compress.process.colour import wavelet, ycbcr
 
 SIDES = ("a", "b", "e")  # one call each
 
@@ -127,6 +127,8 @@ def test_image_to_image_is_the_authors(golden, case):
         to_multiple(padded), size=(height, width), mode="bicubic", antialias=True
     )
     golden.check(wavelet(image, source).clamp(0, 1), f"{case}.sr")
+    if facts.get("also") == "ycbcr":
+        golden.check(ycbcr(image, source).clamp(0, 1), f"{case}.sr_ycbcr")
 
 
 def test_the_tests_tiles_are_the_authors(shared):

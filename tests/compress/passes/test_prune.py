@@ -14,7 +14,8 @@ from compress.model.sr_model import SRModel
 from compress.passes import PASSES
 from compress.pruning.choose import adcsr_groups, aligned_groups, choose
 from compress.pruning.cut import cut
-from compress.pruning.graph import ChannelGraph, Space, channel_graph
+from compress.pruning.graph import ChannelGraph, Space
+from compress.pruning.networks import channel_graph
 from compress.pruning.observe import Moments
 from compress.pruning.score import l1_scores
 

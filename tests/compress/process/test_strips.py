@@ -38,10 +38,24 @@ def matched(image: torch.Tensor, like: torch.Tensor, eps: float) -> torch.Tensor
     return (image - mean) / std * spread + wanted
 
 
+TO_YCBCR = torch.tensor(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]],
+    dtype=torch.float64,
+)
+
+
+def chroma_of(image: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """There and back by JFIF's matrix."""
+    mixed = torch.einsum("yc,bchw->byhw", TO_YCBCR, like)
+    mixed[:, :1] = torch.einsum("yc,bchw->byhw", TO_YCBCR[:1], image)
+    return torch.einsum("cy,byhw->bchw", torch.linalg.inv(TO_YCBCR), mixed)
+
+
 FORMULAS = {
     "adain": lambda image, lr: matched(image.clamp(0, 1), upsample(lr), 1e-5),
     "wavelet": lambda image, lr: image.clamp(0, 1) - low(image.clamp(0, 1)) + low(upsample(lr)),
     "mean_std": lambda image, lr: matched(image, lr, 0.0),
+    "ycbcr": lambda image, lr: chroma_of(image.clamp(0, 1), upsample(lr)),
     "none": lambda image, lr: image,
 }
 
@@ -68,7 +82,7 @@ def test_any_strips_give_the_whole_image(name, size, monkeypatch):
 
 def test_corrections_are_the_models():
     assert tuple(FIXES) == strips.CORRECTIONS
-    with pytest.raises(ValueError, match="adain, wavelet, mean_std, none"):
+    with pytest.raises(ValueError, match="adain, wavelet, mean_std, ycbcr, none"):
         strips.corrected([], np.zeros((3, 16, 16), np.float32), "adian", SCALE)
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from support.tiny_families import MODELS as FAMILY_WIRINGS
+from support.tiny_families import tiny_family
 
 from compress import route, upscale
 from compress.core.errors import UserError
@@ -95,6 +97,19 @@ def test_small_images_and_uneven_sides(model, router):
     assert router.upscale(model, torch.rand(1, 3, 37, 70)).image.shape == (1, 3, 148, 280)
     plain = router.upscale(model, torch.full((1, 3, 48, 48), 0.5), path="bicubic").image
     torch.testing.assert_close(plain, torch.full_like(plain, 0.5), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILY_WIRINGS)
+@torch.no_grad()
+def test_every_wiring_is_routed(family, router):
+    """Chains, control networks and predicted noise: a tile is one run of the whole model."""
+    model = tiny_family(family, 1 if family == "dfosd" else 2, autoencoder=False)
+    lr = torch.full((1, 3, 32, 64), 0.1)
+    lr[..., 32:] = 0.9
+    found = router.upscale(model, lr)
+    assert found.image.shape == (1, 3, 128, 256)
+    assert {"bicubic", "diffusion"} <= set(found.paths)
+    assert found.macs_diffusion == len(found.paths) * measure(model, (32, 32)).macs_paper
 
 
 def sky(height: int, width: int) -> torch.Tensor:

@@ -33,6 +33,8 @@ def test_only_the_same_protocol_and_data_set(run):
         "PassionSR-W8A8": (238.0, 65.88),
         "PassionSR-W6A6": (178.0, 44.43),
         "DFOSD": (966.3, 69.21),
+        "OSEDiff": (1775.0, 67.31),
+        "SinSR": (173.9, 61.62),
     }
     assert full.left_out == [
         "AdaDiffSR",

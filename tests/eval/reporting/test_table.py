@@ -21,7 +21,8 @@ def test_same_protocol_only(run, capsys):
     assert "PassionSR-W8A8" in said
     assert "65.88" in said
     assert "60.12" in said
-    assert "OSEDiff " not in said
+    assert "67.31" in said
+    assert "AdcSR " not in said
     assert "69.09" not in said
     assert "Q: PassionSR, its tables (arXiv 2411.17106) (paper)" in said
     assert "P: PocketSR" not in said

@@ -1,0 +1,41 @@
+"""Every family's wiring from strip over 8 bits to ONNX: each graph computes what torch computes.
+
+A family's graph of all holds its components; those of several steps are written where steps differ.
+"""
+
+from pathlib import Path
+
+import pytest
+from support.tiny_families import tiny_family
+from support.tiny_model import quantised
+
+from compress.passes.strip import Strip
+from compress.recipe.export_options import ExportOptions
+from export.parity.rows import failures
+from export.targets.export_folder import export
+
+CASES = [
+    ("dfosd", 1, ("model",)),
+    ("invsr", 2, ("model", "noise_predictor")),
+    ("ccsr", 2, ("hint", "control", "denoiser")),
+    ("addsr", 1, ("model",)),
+    ("dossr", 1, ("model",)),
+]
+
+
+@pytest.mark.parametrize(("family", "steps", "graphs"), CASES, ids=lambda x: str(x))
+def test_strip_quantize_export(family, steps, graphs, tmp_path):
+    model = tiny_family(family, steps, autoencoder=False)
+    Strip().convert(model)
+    quantised(model)
+    options = ExportOptions(
+        target="onnx",
+        lr_size=(16, 16),
+        images=1,
+        probes=("textured", "photo 1"),
+        threads=1,
+        components=graphs,
+    )
+    made = export(model, tmp_path / "onnx", options)
+    assert failures(made.rows) is None, made.rows
+    assert {Path(row["file"]).stem for row in made.rows} == set(graphs)
