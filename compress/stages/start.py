@@ -22,6 +22,16 @@ def start_file(start: str | None) -> Path | None:
     return EMBEDDED.get(start, Path(start))
 
 
+def _check_scale(file: Path, other: Source, source: Source) -> None:
+    """Refuse a file of the same source whose latents are larger or smaller."""
+    scales = [getattr(one, "latent_scale", 1.0) for one in (other, source)]
+    if other.family == source.family and scales[0] != scales[1]:
+        raise UserError(
+            f"start: {file} has a latent_scale of {scales[0]:g}, the recipe {scales[1]:g}; set "
+            f"source.latent_scale={scales[0]:g}"
+        )
+
+
 @torch.no_grad()
 def begin_with(file: Path, source: Source, model: SRModel) -> None:
     """Give a model of `source` the values of a weight file, in place.
@@ -37,6 +47,7 @@ def begin_with(file: Path, source: Source, model: SRModel) -> None:
     if not file.is_file():
         raise UserError(f"start: {file} does not exist; give a weight file of this toolkit")
     other, passes = read_header(file)
+    _check_scale(file, other, source)
     if other.family == source.family and not passes:
         read_tensors(model, file)
     else:

@@ -170,6 +170,14 @@ def test_mistakes(ccsr, tmp_path, capsys, change, said):
     assert said in capsys.readouterr().err
 
 
+def test_a_start_of_another_scale_is_refused(ccsr, tmp_path, capsys):
+    recipe = write(ccsr | {"stages": [CCSR | {"steps": 1}]}, tmp_path / "r.yaml")
+    assert call(recipe, "source.latent_scale=8", "--workdir", tmp_path / "a") == 0
+    start = f"start={tmp_path / 'a' / '0_ccsr.safetensors'}"
+    assert call(recipe, start, "--workdir", tmp_path / "b") == 2
+    assert "set source.latent_scale=8" in capsys.readouterr().err
+
+
 def test_a_balance_needs_other_losses(ccsr, tmp_path, capsys):
     recipe = write(ccsr | {"stages": [DECODER | {"losses": {"gan": 1.0}}]}, tmp_path / "r.yaml")
     assert call(recipe, "--workdir", tmp_path / "w") == 2
