@@ -107,6 +107,22 @@ def test_reference_is_what_the_code_says():
     assert reference.differing(ROOT, generated()) == []
 
 
+@pytest.mark.parametrize("name", ["recipe", "train"])
+def test_every_key_is_described(name):
+    """Of recipes, sources, passes, exports, evaluation and stages; what chooses a form is told."""
+    schema = json.loads(generated()[reference.SCHEMAS / f"{name}.schema.json"])
+    forms = {"": schema, **schema["$defs"]}
+    keys = {
+        f"{form}.{key}": value
+        for form, body in forms.items()
+        for key, value in body.get("properties", {}).items()
+        if "const" not in value
+    }
+    assert len(keys) > 100
+    bare = [key for key, value in keys.items() if not value.get("description")]
+    assert set(bare) <= {".source", ".passes"}  # what they choose from is described
+
+
 def test_recipes_fit_their_schema():
     jsonschema = pytest.importorskip("jsonschema")
     files = generated()

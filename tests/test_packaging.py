@@ -95,11 +95,15 @@ import json, sys
 for name in json.loads(sys.argv[1]):
     sys.modules[name] = None
 from compress import run
-for recipe in json.loads(sys.argv[2]):
-    try:
-        run.main([recipe, "--plan", "--json"])
-    except SystemExit as end:
-        assert not end.code, recipe
+from compress.recipe.checkpoint import convert_all
+from compress.recipe.recipe import load_recipe
+first, *others = json.loads(sys.argv[2])
+try:
+    run.main([first, "--plan", "--json"])
+except SystemExit as end:
+    assert not end.code, first
+for recipe in map(load_recipe, others):  # the rest of a plan is counting, which is done already
+    convert_all(recipe.source, recipe.passes)
 """
 
 

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -47,6 +47,8 @@ class FitContext:
 
 class Pass(Strict):
     """One compression technique. `pass` in a recipe names it; all other keys are its fields."""
+
+    changes_structure: ClassVar[bool] = True  # else a model costs afterwards what it cost before
 
     def convert(self, model: SRModel) -> None:
         """Change the structure of `model` in place, from the config alone.

@@ -5,7 +5,7 @@ The teacher is the source, the model before all passes.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from compress.core.errors import UserError
 from compress.core.identity import files_key
@@ -35,6 +35,8 @@ class Distill(DistillConfig):
     them learn by pairs of that rank, which are merged at the end. `steps` counts optimiser steps,
     each of `accumulate` batches. A killed run resumes from its last checkpoint.
     """
+
+    changes_structure: ClassVar[bool] = False
 
     def convert(self, model: SRModel) -> None:
         """Leave the structure; what does not fit it shows here, before any weight is read.

@@ -31,7 +31,8 @@ def plan_model(
     rows = [("source", measure(model, lr_size))]
     for step in recipe.passes:
         step.convert(model)
-        rows.append((label(step), measure(model, lr_size)))
+        cost = measure(model, lr_size) if step.changes_structure else rows[-1][1]
+        rows.append((label(step), cost))
     return model, rows
 
 

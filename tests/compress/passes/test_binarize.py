@@ -177,7 +177,7 @@ def test_distillation_of_a_binary_model(tmp_path):
         train=("denoiser.*",),
         steps=12,
         batch=2,
-        crop=128,
+        crop=64,
         lr=2e-3,
         ema=0.5,
         precision="fp32",

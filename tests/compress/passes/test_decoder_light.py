@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from support.killed import killed
+from support.tiny_model import tiny
 
 from compress.core.errors import UserError
 from compress.cost.count import measure
@@ -87,8 +88,8 @@ def test_training_brings_it_nearer_to_the_old_decoder(model, tmp_path):
     assert set(model.state_dict()) == set(convert_all(OSEDiffSource(), [step]).state_dict())
 
 
-def test_resume_gives_what_an_unbroken_run_gives(model, tmp_path, monkeypatch):
-    before, step = copy.deepcopy(model), decoder_light(**SMALL, steps=4, checkpoint_every=2)
+def test_resume_gives_what_an_unbroken_run_gives(tmp_path, monkeypatch):
+    before, model, step = tiny(), tiny(), decoder_light(**SMALL, steps=4, checkpoint_every=2)
     step.convert(model)
     whole, broken, again = (copy.deepcopy(model) for _ in range(3))
     step.fit(whole, context(before, tmp_path / "a"))
