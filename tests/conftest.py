@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
-# First: it lets torchvision load beside a torch without CUDA.
-import compress  # noqa: F401  # isort: skip
+import support.first  # noqa: F401  # isort: skip
 
 import gc
 import os
