@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
-# First: it lets torchvision load beside a torch without CUDA.
-import compress  # noqa: F401  # isort: skip
+import support.first  # noqa: F401  # isort: skip
 
 import gc
 import os
@@ -23,19 +22,25 @@ for _option in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
 # Files whose tests compress, train or export whole models. `make test-fast` leaves them out.
 SLOW = (
     "test_notebooks.py",
+    "compress/bits/test_sensitivity.py",
     "compress/families/",
+    "compress/passes/test_decoder_light.py",
+    "compress/passes/test_depth_prune.py",
     "compress/passes/test_quantize.py",
     "compress/passes/test_binarize.py",
     "compress/pipeline/test_backends.py",
     "compress/pipeline/test_run.py",
     "compress/quant/test_points.py",
     "compress/recipe/test_recipe.py",
+    "compress/routing/test_router.py",
     "compress/stages/",
     "eval/score/test_benchmark.py",
     "export/rewrites/test_whole_models.py",
     "export/test_graph.py",
+    "export/test_baselines.py",
     "export/test_manifest.py",
     "export/test_onnx.py",
+    "export/test_parted.py",
     "export/test_qnn.py",
     "export/test_storage.py",
     "export/test_targets.py",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -13,19 +12,23 @@ def test_there_are_notebooks():
     assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_runs(path, monkeypatch):
+def test_notebooks_run(monkeypatch):
+    """One kernel for all, because its imports take seconds; each begins without any names."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read by the kernel
-    notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), (
+    notebooks = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
+    assert not any(cell.get("outputs") for notebook in notebooks for cell in notebook.cells), (
         "commit notebooks without outputs"
     )
+    cells = []
+    for notebook in notebooks:
+        cells += [*notebook.cells, nbformat.v4.new_code_cell("%reset -f")]
     NotebookClient(
-        notebook,
+        nbformat.v4.new_notebook(cells=cells),
         timeout=1800,
         kernel_name="python3",
-        resources={"metadata": {"path": path.parents[1]}},
+        resources={"metadata": {"path": NOTEBOOKS[0].parents[1]}},
     ).execute()
-    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert outputs
-    assert not [o for o in outputs if o.output_type == "error"]
+    for path, notebook in zip(NOTEBOOKS, notebooks, strict=True):
+        outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+        assert outputs, path.name
+        assert not [o for o in outputs if o.output_type == "error"], path.name
