@@ -139,11 +139,9 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
             control = PromptedControl(parts_of_control, ADDSR_TIMESTEPS[0], context)
             add_image_attention(unet, width, self.image_heads)
             add_image_attention(control, width, self.image_heads)
+            noise = NoiseMaps(self.steps + self.sample, unet.config["in_channels"])
         return addsr_model(
-            {
-                "text_encoder": text,
-                "noise": NoiseMaps(self.steps + self.sample, unet.config["in_channels"]),
-            },
+            {"text_encoder": text, "noise": noise},
             Networks(unet, vae, control, tokens),
             self.process(tokens.size),
             posterior=self.sample,
