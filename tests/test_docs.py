@@ -141,6 +141,16 @@ def test_the_schema_refuses_a_wrong_key():
         jsonschema.validate(recipe, reference.recipe_schema())
 
 
+def test_the_schema_takes_a_size_for_widths():
+    jsonschema = pytest.importorskip("jsonschema")
+    recipe = read_yaml(ROOT / "recipes" / "ccsr_pruned.yaml")
+    assert recipe["passes"][2]["size"] == "nano"
+    jsonschema.validate(recipe, reference.recipe_schema())
+    del recipe["passes"][2]["size"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(recipe, reference.recipe_schema())
+
+
 @pytest.fixture
 def tables():
     """The tables that examples add to; afterwards they are as they were."""

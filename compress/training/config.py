@@ -205,10 +205,20 @@ class DistillConfig(Pass):
         return list(chosen)
 
 
+def _size_or_widths(schema: dict[str, Any]) -> None:
+    """Say in a schema that a size of decoder stands for widths and blocks."""
+    written_out = ["widths", "blocks"]
+    required = [key for key in schema.get("required", []) if key not in written_out]
+    schema.pop("required", None)
+    if required:
+        schema["required"] = required
+    schema["anyOf"] = [{"required": ["size"]}, {"required": written_out}]
+
+
 class DecoderLightConfig(Pass):
     """The keys of the pass `decoder_light`, which compress/passes/decoder_light.py explains."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, json_schema_extra=_size_or_widths)
 
     pass_: Literal["decoder_light"] = Field(
         default="decoder_light", alias="pass", description="The name of the pass."
@@ -217,10 +227,14 @@ class DecoderLightConfig(Pass):
         None, description="A size of decoder, in place of widths, blocks and shuffle."
     )
     widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(
-        min_length=1, max_length=16, description="Channels of every level, from the latent on."
+        min_length=1,
+        max_length=16,
+        description="Channels of every level, from the latent on; needed without a size.",
     )
     blocks: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(
-        min_length=1, max_length=16, description="Residual blocks of every level."
+        min_length=1,
+        max_length=16,
+        description="Residual blocks of every level; needed without a size.",
     )
     shuffle: bool = Field(
         False, description="Whether the last doubling is a pixel shuffle after all convolutions."
