@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
-import support.first  # noqa: F401  # isort: skip
+# First: it lets torchvision load beside a torch without CUDA.
+import compress  # noqa: F401  # isort: skip
 
 import gc
 import os
