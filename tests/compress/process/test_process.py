@@ -221,5 +221,5 @@ def test_images_of_several_tiles_may_have_a_correction_of_their_own(random_nano)
 def test_user_errors(random_nano):
     with pytest.raises(UserError, match="too small"):
         random_nano(torch.rand(1, 3, 15, 64))
-    with pytest.raises(UserError, match="adain, wavelet, mean_std, none"):
+    with pytest.raises(UserError, match="adain, wavelet, mean_std, ycbcr, none"):
         SRModel({}, OneStep(), colour_fix="x")
