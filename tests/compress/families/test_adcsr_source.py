@@ -318,7 +318,7 @@ def test_source_configs(nano, tmp_path, monkeypatch):
         AdcSRSource(size="sd21", net="x").load(nano)
     with pytest.raises(UserError, match="net: x is no file"):
         AdcSRSource(size="sd21", net="x", decoder="y").load(nano)
-    with pytest.raises(UserError, match=r"colour_fix: .*'adain', 'wavelet', 'mean_std', 'ycbcr' or 'none'"):
+    with pytest.raises(UserError, match=r"colour_fix: .*'mean_std', 'ycbcr' or 'none'"):
         parse_source({"family": "adcsr", "colour_fix": "x"})
 
 
