@@ -70,7 +70,7 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
 
     title: ClassVar[str] = "AddSR"
     files: ClassVar[dict[str, str]] = {
-        "weights": "the weight file of a nano",
+        "weights": "the weight file of a nano, which recipes/train/addsr_nano.yaml trains",
         "base": "Stable Diffusion 2-base, a folder or a hub id",
         "unet": "the weight file in AddSR's unet/",
         "controlnet": "the weight file in AddSR's controlnet/",

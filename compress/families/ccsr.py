@@ -61,7 +61,7 @@ class CCSRSource(ControlWidths, GuidedSource):
 
     title: ClassVar[str] = "CCSR"
     files: ClassVar[dict[str, str]] = {
-        "weights": "the weight file of a nano",
+        "weights": "the weight file of a nano, which recipes/train/ccsr_nano.yaml trains",
         "base": "Stable Diffusion 2.1-base, a folder or a hub id",
         "controlnet": "the control network's safetensors file",
         "vae": "the safetensors file of the trained VAE",

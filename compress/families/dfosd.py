@@ -32,7 +32,7 @@ class DFOSDSource(StableDiffusionSource):
 
     title: ClassVar[str] = "DFOSD"
     files: ClassVar[dict[str, str]] = {
-        "weights": "the weight file of a nano",
+        "weights": "the weight file of a nano, which recipes/train/dfosd_nano.yaml trains",
         "base": "Stable Diffusion 2.1-base, a folder or a hub id",
         "lora": LORA,
         "learned_prompt": PROMPT,

@@ -51,7 +51,7 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
 
     title: ClassVar[str] = "DoSSR"
     files: ClassVar[dict[str, str]] = {
-        "weights": "the weight file of a nano",
+        "weights": "the weight file of a nano, which recipes/train/dossr_nano.yaml trains",
         "checkpoint": CHECKPOINT,
     }
 

@@ -66,7 +66,7 @@ class InvSRSource(GuidedSource):
 
     title: ClassVar[str] = "InvSR"
     files: ClassVar[dict[str, str]] = {
-        "weights": "the weight file of a nano",
+        "weights": "the weight file of a nano, which recipes/train/invsr_nano.yaml trains",
         "base": "SD-Turbo, a folder or a hub id",
         "predictor": "noise_predictor_sd_turbo_v5.pth",
     }
