@@ -1,10 +1,9 @@
 """What recipes say of images: photographs to train on, and images to calibrate with."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from compress.core.config import Strict
+from compress.data.presets import PresetName
 
 
 class Calibration(Strict):
@@ -38,6 +37,6 @@ class Photographs(Strict):
             "Folders of photographs; `embedded` stands for the few that come with scikit-image."
         ),
     )
-    degradation: Literal["mild", "realesrgan"] = Field(
+    degradation: PresetName = Field(
         "mild", description="How low-resolution images are made from the photographs."
     )

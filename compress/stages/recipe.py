@@ -7,6 +7,7 @@ from pydantic_core import PydanticKnownError
 
 from compress.core.config import Strict
 from compress.core.files import FileName
+from compress.data.presets import PresetName
 from compress.stages.registry import STAGES, stages_that_freeze, stages_with_lora
 from compress.stages.settings import ON_IMAGES, Loss, StageSettings
 from compress.stages.taught import TeacherConfig
@@ -80,7 +81,7 @@ class StageConfig(StageSettings):
             raise ValueError(
                 f"stage '{self.stage}' trains nothing by lora; {', '.join(stages_with_lora())} can"
             )
-        if self.blend < 1:
+        if self.blend != 1:
             raise ValueError(BLENDED_LORA)
 
     def _check_gan(self) -> None:
@@ -104,7 +105,7 @@ class Data(Strict):
             "Folders of photographs; none are needed where a folder of pairs teaches all stages."
         ),
     )
-    degradation: Literal["mild", "realesrgan", "mixed"] = Field(
+    degradation: PresetName = Field(
         "mild", description="How low-resolution images are made from the photographs."
     )
 

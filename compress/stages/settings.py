@@ -135,9 +135,10 @@ class StageSettings(Strict):
     blend: float = Field(
         1.0,
         gt=0,
-        le=1,
+        le=2,
         description=(
-            "How much of the result is trained; the rest is the weights the stage began with."
+            "How much of the result is trained; the rest is the weights the stage began with. "
+            "Above 1 the weights go on beyond the end, on the straight line from the beginning."
         ),
     )
     soften: float = Field(

@@ -20,7 +20,7 @@ LpipsNet = Literal["squeeze", "alex", "vgg"]
 # What a discriminator of each kind looks at.
 JUDGED = {"unet_lora": "features", "noise_aware": "latent", "patch": "image"}
 ON_LATENTS = ("latent", "vsd", "tsm")
-BLENDED_LORA = "blend takes back a part of whole weights, and lora trains pairs; leave one out"
+BLENDED_LORA = "blend keeps a part of whole weights, and lora trains pairs; leave one out"
 # What AdcSR trains: the decoder alone, then the UNet with the decoder's middle block.
 TRAINED = {"decoder": ("decoder.*",), "student": ("denoiser.*", "decoder.decoder.mid_block.*")}
 # Widths and blocks from the latent on, and whether the last doubling is a pixel shuffle. The first
@@ -135,8 +135,11 @@ class DistillConfig(Pass):
     blend: float = Field(
         1.0,
         gt=0,
-        le=1,
-        description="How much of the result is trained; the rest is the weights before the pass.",
+        le=2,
+        description=(
+            "How much of the result is trained; the rest is the weights before the pass. Above 1 "
+            "the weights go on beyond the end, on the straight line from the beginning."
+        ),
     )
     soften: float = Field(
         0.0,
@@ -168,7 +171,7 @@ class DistillConfig(Pass):
         for loss, need in _NEEDS.items():
             if weights.get(loss) and getattr(self, need) is None:
                 raise ValueError(f"the loss {loss} needs {need}; set it, or leave the loss out")
-        if self.lora is not None and self.blend < 1:
+        if self.lora is not None and self.blend != 1:
             raise ValueError(BLENDED_LORA)
         bad = sorted(set(weights) & {"feature", *ON_LATENTS})
         if self.stage == "decoder" and bad:

@@ -34,7 +34,8 @@ class Learning:
         ema: The decay of the averaged weights, in [0, 1).
         blend: How much of the result is trained; the rest is the weights that the session began
             with. Between a network trained with a GAN and the one before it lie better ones than
-            either (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4).
+            either (network interpolation, ESRGAN, arXiv 1809.00219, section 3.4). Above 1 the
+            weights go on beyond the end, on the straight line from the beginning.
         critic_decay: Weight decay of the critic.
         fused: AdamW's option of that name; None leaves it to torch.
     """
@@ -114,7 +115,7 @@ class Session:
         self._adversary = Adversary()
         self._judging: list[nn.Parameter] = []
         self._start: list[torch.Tensor] = []
-        if learning.blend < 1:
+        if learning.blend != 1:
             self._start = [p.detach().clone() for p in trained]
 
     @property
@@ -171,7 +172,7 @@ class Session:
         return log
 
     def blend(self) -> None:
-        """Take back a part of what was learnt, as `Learning.blend` says."""
+        """Keep as much of what was learnt as `Learning.blend` says."""
         if self.learning.blend == 1:
             return
         for parameter, start in zip(self.trained, self._start, strict=True):

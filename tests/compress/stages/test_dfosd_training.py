@@ -182,7 +182,7 @@ def test_other_widths_are_told(raw, tmp_path, capsys, widths, said):
     ("change", "said"),
     [
         ("stages.0.lora={rank: 4}", "stage 'hr_encoder' trains nothing by lora; latent"),
-        ("stages.1.blend=0.5", "blend takes back a part of whole weights"),
+        ("stages.1.blend=0.5", "blend keeps a part of whole weights"),
         ("stages.1.losses={mse: 1.0}", "gan_after is of the loss gan"),
         ("stages.1.gan_balance=true", "stage 'dfosd' has no gan_balance; decoder has"),
         ("stages.1.losses={kl: 1.0}", "stage 'dfosd' has no loss 'kl'"),

@@ -57,16 +57,18 @@ def test_only_what_is_trained_changes(tmp_path):
     assert set(log[-1]) == {"step", "seconds", "loss", "mse"}
 
 
-def test_a_blend_takes_back_a_part(tmp_path):
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_a_blend_keeps_a_part_or_goes_beyond(share, tmp_path):
     whole = session()
     whole.run(Plan("whole", tmp_path, 2, warmup=1), BATCHES, forward)
     whole.blend()
-    half = session(blend=0.5)
-    start = [p.detach().clone() for p in half.trained]
-    half.run(Plan("half", tmp_path, 2, warmup=1), BATCHES, forward)
-    half.blend()
-    for parameter, first, last in zip(half.trained, start, whole.trained, strict=True):
-        torch.testing.assert_close(parameter.detach(), (first + last.detach()) / 2)
+    blended = session(blend=share)
+    start = [p.detach().clone() for p in blended.trained]
+    blended.run(Plan("blended", tmp_path, 2, warmup=1), BATCHES, forward)
+    blended.blend()
+    for parameter, first, last in zip(blended.trained, start, whole.trained, strict=True):
+        assert not torch.equal(first, last)
+        torch.testing.assert_close(parameter.detach(), first + share * (last.detach() - first))
 
 
 def test_the_critic_learns_and_shows(tmp_path):
