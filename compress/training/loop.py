@@ -196,7 +196,7 @@ def train(
     )
     if start:
         loader = accelerator.skip_first_batches(loader, start * plan.accumulate)
-    batches = iter(loader)
+    batches = _drawing_nothing(loader)
     for index in range(start, plan.steps):
         losses = _optimise(plan, parts, index, batches, step)
         for scheduler in schedulers:
@@ -219,6 +219,20 @@ def train(
     accelerator._custom_objects.clear()
     parts.ema.copy_to_model()
     return log.rows
+
+
+def _drawing_nothing(loader: Iterable) -> Iterator:
+    """The batches of `loader`, without the draw from torch's generator that its start makes.
+
+    A loader draws a seed for its workers. A run that goes on starts its loader once more: with that
+    draw all later ones would differ from those of a run that was not killed.
+    """
+    state = torch.get_rng_state()
+    batches = iter(loader)
+    first = next(batches)
+    torch.set_rng_state(state)
+    yield first
+    yield from batches
 
 
 def _register(plan: Plan, parts: Parts) -> list[LambdaLR]:
