@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from compress.quant.affine import best_shrink, fake_quantize, per_channel, qparams, quantize_weight
+from compress.quant.bias_range import input_scale, room_for_bias
 from compress.quant.equivalent import on_channels
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
 
@@ -330,12 +331,14 @@ def freeze(layer: QuantLayer, folded: bool = False) -> None:
         if layer.premultiply is None:
             raise RuntimeError("a transform that nothing absorbs needs a buffer for its factors")
         layer.premultiply.copy_(1 / fit.transform.scale)
-    low, high = fit.weight_range(layer.weight_grid.symmetric)
-    stored, scale, zero_point = quantize_weight(fit.on_grid(layer), low, high, layer.weight_grid)
+    grid = layer.weight_grid
+    low, high = fit.weight_range(grid.symmetric)
+    bias = fit.transformed_bias(layer.bias)
+    if bias is not None:
+        low, high = room_for_bias(low, high, bias, input_scale(layer, fit.input_samples()), grid)
+        layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    stored, scale, zero_point = quantize_weight(fit.on_grid(layer), low, high, grid)
     layer.weight_q.copy_(stored)
     layer.weight_scale.copy_(scale)
     layer.weight_zero_point.copy_(zero_point)
-    bias = fit.transformed_bias(layer.bias)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     layer.fit = None
