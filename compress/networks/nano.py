@@ -17,8 +17,8 @@ WIDTHS = {
 }
 MOST_WIDTH = 8192  # beyond any network of the family: SD 2.1 has 1280
 # Same module types as SD 2.1. Self-attention starts at the second level, where a map has a quarter
-# of the positions. The VAE carries the larger share of the MACs, as in SD. Widths and latent
-# channels are in the source.
+# of the positions. Widths and latent channels are in the source. The encoder only passes blocks of
+# pixels on, so it is thin; the UNet is wide where its map is large, because it does the restoring.
 NANO_UNET: dict[str, Any] = {
     "sample_size": 64,
     "layers_per_block": 1,
@@ -52,17 +52,21 @@ class NanoWidths(Strict):
 
     size: str = Field("nano", description="`nano`, or a published size.")
     latent_channels: int = Field(
-        4, gt=0, le=1024, description="For `nano`, the channels of the latent."
+        12,
+        gt=0,
+        le=1024,
+        description="For `nano`, the channels of the latent; 12 hold a block of 2 x 2 pixels.",
     )
     unet_channels: tuple[int, int, int, int] = Field(
-        (48, 64, 64, 80),
+        (144, 80, 32, 32),
         description="For `nano`, the UNet's channels at 1/8 to 1/64 of the image.",
     )
     vae_channels: tuple[int, int, int, int] = Field(
-        (16, 32, 64, 80), description="For `nano`, the VAE's channels at 1/1 to 1/8 of the image."
+        (16, 24, 64, 64), description="For `nano`, the VAE's channels at 1/1 to 1/8 of the image."
     )
     encoder_channels: tuple[int, int, int, int] | None = Field(
-        None, description="For `nano`, the encoder's channels; null: those of `vae_channels`."
+        (8, 16, 24, 48),
+        description="For `nano`, the encoder's channels; null: those of `vae_channels`.",
     )
     latent_scale: float = Field(
         1.0,
@@ -72,7 +76,7 @@ class NanoWidths(Strict):
         "of the schedule counts beside it.",
     )
     time_channels: int | None = Field(
-        None,
+        64,
         gt=0,
         le=8192,
         description="For `nano`, channels of the time embedding; null: 4 times the first of "

@@ -25,7 +25,13 @@ from compress.training import session
 from compress.training.initialise import initialise
 from compress.training.terms import weighted_sum
 
-WIDTHS = {"unet_channels": [16] * 4, "vae_channels": [8] * 4, "time_channels": 32}
+WIDTHS = {
+    "latent_channels": 4,
+    "unet_channels": [16] * 4,
+    "vae_channels": [8] * 4,
+    "encoder_channels": None,
+    "time_channels": 32,
+}
 # One level with attention instead of three, and one residual block where a level has two.
 FEW_BLOCKS = {
     "down_block_types": ("DownBlock2D",) * 3 + ("CrossAttnDownBlock2D",),

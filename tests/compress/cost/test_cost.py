@@ -168,9 +168,9 @@ def test_layers_components_and_dict_agree(random_nano):
         part["peak_activation_bytes"] for part in data["components"]
     )
     layer = next(row for row in data["layers"] if row["name"] == "denoiser.unet.conv_in")
-    assert layer["macs_conv"] == 16 * 24 * 48 * 4 * 9
-    assert layer["params"] == 48 * 4 * 9 + 48
-    assert layer["activation_bytes"] == 4 * 16 * 24 * (4 + 48)
+    assert layer["macs_conv"] == 16 * 24 * 144 * 12 * 9
+    assert layer["params"] == 144 * 12 * 9 + 144
+    assert layer["activation_bytes"] == 4 * 16 * 24 * (12 + 144)
 
 
 class Quantised(nn.Module):

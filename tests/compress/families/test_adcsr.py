@@ -15,6 +15,7 @@ from compress.families.osediff import OSEDiffSource
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.passes import PASSES
+from compress.passes.encoder_swap import repeat_inputs
 from compress.process.one_step import OneStep
 from compress.recipe.checkpoint import load_model, parse_pass, save_model
 from export.graphs.export_onnx import export_onnx
@@ -217,8 +218,15 @@ def test_swapped_encoder_is_the_image_rearranged(random_nano):
         assert torch.equal(latent[0, channel], piece * 2 - 1)
     widened = random_nano.denoiser.unet.conv_in
     assert widened.in_channels == 12
-    assert torch.equal(widened.weight[:, 4:8], weight)
-    assert torch.equal(widened.weight[:, 8:], weight)
+    assert torch.equal(widened.weight, weight)
+
+
+def test_inputs_are_repeated_for_as_many_as_there_are():
+    conv = nn.Conv2d(4, 8, 3)
+    weight = conv.weight.clone()
+    repeat_inputs(conv, 12)
+    assert conv.in_channels == 12
+    assert torch.equal(conv.weight, weight.repeat(1, 3, 1, 1))
 
 
 def test_joined_model_exports_whole_and_in_parts(tmp_path):

@@ -16,6 +16,12 @@ from compress.recipe.checkpoint import load_model
 from compress.routing.router import Router
 from eval.data.embedded import high, low
 
+ASSETS = Path(compress.__file__).parent / "assets"
+
+
+def psnr(image: torch.Tensor, original: torch.Tensor) -> float:
+    return -10 * torch.log10((image - original).square().mean()).item()
+
 
 def sharpness(image: torch.Tensor) -> float:
     return image.diff(dim=-1).abs().mean().item() + image.diff(dim=-2).abs().mean().item()
@@ -29,23 +35,32 @@ def test_embedded_model(family):
     source.load(model)
     lr, hr = low("coffee")[..., :64, :64], high("coffee")[..., :256, :256]
     image = model(lr)
-    psnr = -10 * torch.log10((image - hr).square().mean()).item()
-    assert psnr > 20
+    assert psnr(image, hr) > 20
     assert (image.mean((2, 3)) - hr.mean((2, 3))).abs().max() < 0.02
     # Detail that bicubic enlargement lacks, and not far more than there is.
     assert 1.1 * sharpness(upsample(lr)) < sharpness(image) < 1.5 * sharpness(hr)
 
 
 @torch.no_grad()
+def test_the_denoiser_of_osediff_restores(monkeypatch):
+    """With a prediction of zero the result is at least 3 dB further from the photograph."""
+    model = load_model(ASSETS / "osediff_nano.safetensors")
+    lr, hr = low("coffee")[..., :64, :64], high("coffee")[..., :256, :256]
+    whole = psnr(model(lr), hr)
+    predict = model.denoiser.forward
+    monkeypatch.setattr(model.denoiser, "forward", lambda *given: 0 * predict(*given))
+    assert psnr(model(lr), hr) < whole - 3
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["osediff_nano", "edge_nano"])
 def test_embedded_router(name):
     """It belongs to the model beside it, costs little, and its CNN is no worse than bicubic."""
-    assets = Path(compress.__file__).parent / "assets"
     router, model = (
-        Router.load(assets / f"{name}_router.safetensors"),
-        load_model(assets / f"{name}.safetensors"),
+        Router.load(ASSETS / f"{name}_router.safetensors"),
+        load_model(ASSETS / f"{name}.safetensors"),
     )
-    assert router.notes["model"] == describe(str(assets / f"{name}.safetensors"))
+    assert router.notes["model"] == describe(str(ASSETS / f"{name}.safetensors"))
     lr, hr = low("coffee")[..., :64, :64], high("coffee")[..., :256, :256]
     routed = router.upscale(model, lr, budget=0.1)
     assert routed.macs <= 0.1 * routed.macs_diffusion

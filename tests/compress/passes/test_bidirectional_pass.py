@@ -71,9 +71,9 @@ def test_what_the_parts_emit(model):
         atol=1e-5,
     )
     conv = model.denoiser.unet.conv_in
-    assert conv.in_channels == 8
-    assert not conv.weight[:, :4].any()
-    assert conv.weight[:, 4:].any()
+    assert conv.in_channels == 24
+    assert not conv.weight[:, :12].any()
+    assert conv.weight[:, 12:].any()
     assert isinstance(model.process, Bidirectional)
     assert model.process.noise.std() > 0.5
 

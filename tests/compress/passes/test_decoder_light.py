@@ -115,13 +115,13 @@ def test_a_seed_is_a_start(model):
 
 def test_features_are_paired_by_size(model):
     stage = light_decoder.DecoderDistillation(
-        LightDecoder((16, 16, 12), (1, 1, 1), 4, True), model, {"feature": 1.0}, None, None, (0,)
+        LightDecoder((16, 16, 12), (1, 1, 1), 12, True), model, {"feature": 1.0}, None, None, (0,)
     )
-    stage.prepare(torch.randn(1, 4, 8, 8))
+    stage.prepare(torch.randn(1, 12, 8, 8))
     shapes = {ratio: tuple(a.weight.shape[:2]) for ratio, a in stage.adapters.items()}
     assert shapes == {
-        "1": (80, 16),
-        "2": (80, 16),
+        "1": (64, 16),
+        "2": (64, 16),
         "4": (64, 12),
     }  # [teacher, student]; no map of the shuffle's size
 

@@ -49,7 +49,7 @@ def loaded(source):
 @torch.no_grad()
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_folding_levels_changes_nothing(random_nano, count):
-    latent = torch.randn(2, 4, 16, 24)
+    latent = torch.randn(2, 12, 16, 24)
     before = random_nano.denoiser(latent)
     fold_levels(random_nano.denoiser.unet, count)
     assert isinstance(random_nano.denoiser.unet.mid_block, DeepLevels)

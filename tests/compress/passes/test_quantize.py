@@ -83,8 +83,8 @@ def test_skip_concatenations_are_split_at_the_seam():
     split = {n: m for n, m in model.named_modules() if isinstance(m, SplitConv2d)}
     assert split.keys() == seams.keys()
     assert len(split) == 16
-    # The first up block reads the middle block's 80 channels beside the last skip's 80.
-    assert split["denoiser.unet.up_blocks.0.resnets.0.conv1"].hidden == 80
+    # The first up block reads the middle block's 32 channels beside the last skip's 32.
+    assert split["denoiser.unet.up_blocks.0.resnets.0.conv1"].hidden == 32
     assert not any(
         isinstance(m, SplitConv2d)
         for m in convert_all(source, [Quantize(split_skips=False)]).modules()
@@ -145,7 +145,7 @@ def test_fold_is_exact(nano):
     Strip().convert(model)
     before = copy.deepcopy(model.denoiser)
     step.convert(model)
-    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.1
+    z = torch.randn(1, 12, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.1
     observe(model.denoiser, model.denoiser, [z])
     sites = add_transforms(model.denoiser, 0.5)
     start_ranges(model.denoiser, False, False)
@@ -235,7 +235,7 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
     the rank, and so it does at small ranks.
     """
     left, errors = [], []
-    for rank in (0, 4, 16):
+    for rank in (1, 4, 16):
         step = Quantize(weights=4, activations=16, components=("encoder",), low_rank=rank)
         encoder = copy.deepcopy(nano[1])
         step.convert(encoder)
@@ -279,7 +279,7 @@ def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
 def test_equalising_pays_where_channels_differ(nano, lr):
     """encoder.conv_out and quant_conv have nothing between them; their channels are made uneven."""
     uneven = copy.deepcopy(nano[1])
-    factors = torch.logspace(-2, 2, uneven.encoder.quant_conv.in_channels)
+    factors = torch.logspace(-3, 3, uneven.encoder.quant_conv.in_channels)
     last = uneven.encoder.encoder.conv_out
     last.weight *= factors.view(-1, 1, 1, 1)
     last.bias *= factors
@@ -506,18 +506,18 @@ def test_pins_give_weights_and_activations_their_own_bits():
     assert bits["denoiser.unet.conv_in"] == (4, 8)
 
 
-def test_passionsr_beats_minmax_at_6_bits(nano):
+def test_passionsr_beats_minmax_at_4_bits(nano):
     """On the calibration images; on others it takes the recipes' 16 larger ones to show."""
     images = calibration_images("embedded", 2, 16, seed=SEED)
     models = [
         compressed(
             nano,
-            [Strip(), Quantize(method=m, weights=6, activations=6, epochs=1, calibration=SMALL)],
+            [Strip(), Quantize(method=m, weights=4, activations=4, epochs=1, calibration=SMALL)],
         )
         for m in ("minmax", "passionsr")
     ]
     figures = [sum(snr(m, nano[1], x) for x in images) for m in models]
-    assert figures[1] > figures[0] + 0.5
+    assert figures[1] > figures[0] + 3
 
 
 def test_more_bits_are_better(nano, lr):

@@ -49,7 +49,12 @@ STAGES = [
         "losses": {"mse": 1.0, "gan": 0.1},
     },
 ]
-WIDTHS = {"unet_channels": [16] * 4, "vae_channels": [8] * 4}
+WIDTHS = {
+    "latent_channels": 4,
+    "unet_channels": [16] * 4,
+    "vae_channels": [8] * 4,
+    "encoder_channels": None,
+}
 PLAIN = {"down_block_types": ("DownBlock2D",) * 4, "up_block_types": ("UpBlock2D",) * 4}
 
 
