@@ -60,7 +60,7 @@ class PatchEmbedding(nn.Module):
         angles = torch.outer(places, LARGEST_PERIOD**-powers)
         self.positions = torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
-    def grid(self, height: int, width: int) -> torch.Tensor:
+    def places(self, height: int, width: int) -> torch.Tensor:
         """The positions of height x width tokens, [1, height * width, D].
 
         Raises:
@@ -81,7 +81,7 @@ class PatchEmbedding(nn.Module):
         patches = self.proj(latent)
         height, width = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
-        return tokens + self.grid(height, width).to(tokens.dtype)
+        return tokens + self.places(height, width).to(tokens.dtype)
 
 
 class MMDiT(nn.Module):

@@ -93,7 +93,7 @@ def test_a_table_that_is_not_made_of_sinusoids(golden):
 def test_a_map_that_is_larger_than_the_table():
     embedding = PatchEmbedding(torch.nn.Conv2d(4, 8, 2, stride=2), 4, 4)
     with pytest.raises(UserError, match="10x2 patches is larger than the table of positions, 4x4"):
-        embedding.grid(2, 10)
+        embedding.places(2, 10)
 
 
 def names(network: torch.nn.Module) -> dict[str, list[int]]:
