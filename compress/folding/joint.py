@@ -46,7 +46,7 @@ def fold_text(network: MMDiT, context: torch.Tensor) -> None:
 def remove_text(network: MMDiT) -> None:
     """Drop the text stream, folding nothing; image tokens then attend to image tokens alone."""
     network.context_embedder = None
-    for block in network.transformer_blocks:
+    for block in network.joint_blocks():
         for name in OF_TEXT:
             setattr(block.attn, name, None)
         for name in ("norm1_context", "norm2_context", "ff_context"):
@@ -70,7 +70,7 @@ def fold_embedding(network: MMDiT, pooled: torch.Tensor, timestep: float) -> Non
     embed = copy.deepcopy(network.time_text_embed).double()
     told = torch.full((1,), timestep, device=pooled.device)
     embedding = embed(told, pooled.double())
-    for block in network.transformer_blocks:
+    for block in network.joint_blocks():
         _fold_image(block, _take_parts(block.norm1, embedding))
         if block.norm1_context is not None:
             _fold_text(block, _take_parts(block.norm1_context, embedding))
@@ -82,7 +82,10 @@ def fold_embedding(network: MMDiT, pooled: torch.Tensor, timestep: float) -> Non
 
 def drop_dead(network: MMDiT) -> None:
     """Drop the queries of a text stream that ends with this block: nothing reads their result."""
-    last = network.transformer_blocks[-1].attn
+    blocks = network.joint_blocks()
+    if not blocks:
+        return
+    last = blocks[-1].attn
     if last.to_add_out is None:
         last.add_q_proj = None
         last.norm_added_q = None
@@ -91,8 +94,11 @@ def drop_dead(network: MMDiT) -> None:
 def _fold_first_text(network: MMDiT) -> None:
     """Queries, keys and values of a constant text in the first block, where no image is in it."""
     constant = network.context_embedder
-    first: JointBlock = network.transformer_blocks[0]
-    if not isinstance(constant, ConstantTokens) or first.norm1_context is None:
+    blocks = network.joint_blocks()
+    if not blocks or not isinstance(constant, ConstantTokens):
+        return
+    first = blocks[0]
+    if first.norm1_context is None:
         return
     tokens = constant.value.double()
     seen = F.layer_norm(tokens, tokens.shape[-1:], eps=first.norm1_context.norm.eps)

@@ -126,6 +126,16 @@ class MMDiT(nn.Module):
         """Whether the embedding of time and text is folded into other layers."""
         return self.time_text_embed is None
 
+    def joint_blocks(self) -> list[JointBlock]:
+        """The blocks that no pass has dropped."""
+        return [block for block in self.transformer_blocks if isinstance(block, JointBlock)]
+
+    def end_text(self) -> None:
+        """Let the text stream end in the attention of the last block, as it is published."""
+        blocks = self.joint_blocks()
+        if blocks and blocks[-1].attn.to_add_out is not None:
+            blocks[-1].end_text()
+
     def embedding(self, pooled: torch.Tensor | None, timestep: torch.Tensor) -> torch.Tensor | None:
         """The embedding of time and text [B, D]; None where it is folded.
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from diffusers.models.attention import JointTransformerBlock
 from torch import nn
 
+from compress.core.errors import UserError
+
 # What the linear layer of a modulation puts out, in its order.
 FULL = ("shift", "scale", "gate", "shift_ff", "scale_ff", "gate_ff")
 DUAL = (*FULL, "shift_2", "scale_2", "gate_2")  # SD 3.5: of a second attention, on the image alone
@@ -44,6 +46,27 @@ class Modulated(nn.Module):
             return {}
         made = self.linear(F.silu(embedding))[:, None].chunk(len(self.order), dim=-1)
         return dict(zip(self.order, made, strict=True))
+
+    @torch.no_grad()
+    def keep(self, *names: str) -> None:
+        """Make these parts alone.
+
+        Raises:
+            UserError: The layer that makes them is no plain one.
+        """
+        if self.linear is not None:
+            if type(self.linear) is not nn.Linear:
+                raise UserError(
+                    f"a modulation is a {type(self.linear).__name__}, whose parts cannot be cut; "
+                    "list depth_prune before the passes that replace layers"
+                )
+            places = [self.order.index(name) for name in names]
+            for kind in ("weight", "bias"):
+                rows = getattr(self.linear, kind)
+                kept = rows.detach().unflatten(0, (len(self.order), -1))[places].flatten(0, 1)
+                setattr(self.linear, kind, nn.Parameter(kept, requires_grad=rows.requires_grad))
+            self.linear.out_features = len(self.linear.bias)
+        self.order = names
 
     def forward(
         self, x: torch.Tensor, embedding: torch.Tensor | None
@@ -94,6 +117,7 @@ class JointAttention(nn.Module):
     def __init__(self, attention: Any):
         super().__init__()
         self.heads: int = attention.heads
+        self.head_channels: int = attention.to_q.out_features // self.heads
         for name in ("to_q", "to_k", "to_v", "to_out"):
             setattr(self, name, getattr(attention, name))
         # None: without a text stream, or for the last one, which makes no tokens.
@@ -182,6 +206,15 @@ class JointBlock(nn.Module):
         text = text + gated(text_added, text_parts)
         hidden = self.ff_context(shifted(self.norm2_context(text), text_parts, "_ff"))
         return image, text + gated(hidden, text_parts, "_ff")
+
+    def end_text(self) -> None:
+        """Drop what makes new text tokens; attention still sees the ones that come."""
+        for name in ("to_add_out", "add_q_proj", "norm_added_q"):
+            setattr(self.attn, name, None)
+        self.norm2_context = None
+        self.ff_context = None
+        if self.norm1_context is not None:
+            self.norm1_context.keep("shift", "scale")
 
     def _seen_text(
         self, text: torch.Tensor | None, embedding: torch.Tensor | None
