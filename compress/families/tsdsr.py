@@ -139,6 +139,16 @@ class TSDSRSource(VAEWidths, ReleasedSource):
             }
         return tsdsr_model(networks, self.colour_fix)
 
+    @torch.no_grad()
+    def start(self, model: SRModel) -> None:
+        """See `Source`: a nano's transformer adds nothing at first, so that z0 = z."""
+        super().start(model)
+        if self.is_nano():
+            for parameter in model.component(
+                "denoiser", self.title
+            ).transformer.proj_out.parameters():
+                nn.init.zeros_(parameter)
+
     def load_full(self, model: SRModel) -> None:
         """See `ReleasedSource`."""
         files = Released(self.named("base"), self.lora, self.named("embeddings"), self.lora_alpha)
