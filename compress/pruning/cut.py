@@ -110,7 +110,8 @@ def _refresh(module: Any) -> None:
     elif isinstance(module, Attention):
         _refresh_attention(module)
     elif isinstance(module, JointAttention):
-        module.heads = module.to_q.out_features // module.head_channels
+        queries: Any = module.to_q
+        module.heads = queries.out_features // module.head_channels
 
 
 def _refresh_attention(module: Any) -> None:

@@ -78,9 +78,9 @@ class JointShortcut(Shortcut):
     def __init__(self, width: int):
         super().__init__(width, width, None)
 
-    def forward(self, image: torch.Tensor, *args, **_) -> Any:
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> Any:
         """(image, text, ...) -> (image, text)."""
-        return image, args[0] if args else None
+        return x, args[0] if args else None
 
 
 class DeepLevels(nn.Module):

@@ -86,14 +86,14 @@ class Start(NamedTuple):
     """Where a path starts.
 
     Attributes:
-        index: Place of the schedule of each sample, int64 [B].
+        place: Of the schedule, of each sample, int64 [B].
         noise: Standard normal, of both latents.
         points: How many the path has: 1, or 4 with DASM.
         bias: Of its end.
         common: Whether all follow the first sample's path, as the authors' program.
     """
 
-    index: torch.Tensor
+    place: torch.Tensor
     noise: torch.Tensor
     points: int = 1
     bias: int = 0
@@ -126,11 +126,11 @@ def gradient(
         watch: Told of each point.
     """
     levels = noise_levels().to(student)
-    places = path(start.index, start.points, start.bias)
+    places = path(start.place, start.points, start.bias)
     if start.common:
         places = places[:1].expand_as(places)
     sigmas = levels[places]
-    begin = levels[start.index]
+    begin = levels[start.place]
     made, real = (noised(clean, start.noise, begin) for clean in (student, photograph))
     vsd, tsm = torch.zeros_like(student), torch.zeros_like(student)
     for step, weight in zip(range(start.points), WEIGHTS, strict=False):

@@ -90,7 +90,7 @@ def test_the_schedule_is_the_authors(golden):
 @pytest.mark.parametrize("case", CASES)
 def test_paths_are_the_authors(golden, case):
     start = start_of(golden, case)
-    found = path(start.index[0], start.points, start.bias)
+    found = path(start.place[0], start.points, start.bias)
     assert found.tolist() == golden[f"outputs.{case}.path_index"].tolist()
 
 
