@@ -1,4 +1,4 @@
-"""Rank a UNet's blocks by what skipping them changes.
+"""Rank the blocks of a UNet or of SD 3's transformer by what skipping them changes.
 
     python -m compress.rank_blocks RUN|MODEL [--data DIR]
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from compress.model.sr_model import SRModel
 
 DESCRIPTION = (
-    "Rank a UNet's blocks by what skipping them changes: `python -m compress.rank_blocks "
-    "RUN|MODEL [--data DIR]`."
+    "Rank the blocks of a UNet or of SD 3's transformer by what skipping them changes: "
+    "`python -m compress.rank_blocks RUN|MODEL [--data DIR]`."
 )
 
 
@@ -35,27 +35,29 @@ def rank(model: "SRModel", images: "list[torch.Tensor]") -> list[tuple[str, floa
     The PSNR is of the model's output without the block against that with it.
 
     Args:
-        model: One whose denoiser is a UNet of diffusers.
+        model: One whose denoiser has a network with blocks.
         images: Low-resolution images [1, 3, h, w] in [0, 1].
 
     Raises:
         UserError: The denoiser is another network.
     """
-    from diffusers import UNet2DConditionModel
-
     from compress.data.calibration import as_values
+    from compress.pruning.depth import network_with_blocks
     from compress.pruning.importance import importances
 
     denoiser = model.component("denoiser", "rank_blocks")
-    unet = getattr(denoiser, "unet", None)
-    if not isinstance(unet, UNet2DConditionModel):
+    found = network_with_blocks(denoiser)
+    if found is None:
         kind = type(denoiser).__name__
-        raise UserError(f"the denoiser is a {kind}; only diffusers' UNets have blocks to rank")
+        raise UserError(
+            f"the denoiser is a {kind}; only diffusers' UNets and SD 3's transformer have blocks "
+            "to rank"
+        )
 
     def run() -> "list[torch.Tensor]":
         return [model.image_of(values).clamp(0, 1) for values in as_values(model, images)]
 
-    errors = importances(unet, run)
+    errors = importances(found[1], run)
     rows = [(name, -10 * math.log10(max(error, LEAST_ERROR))) for name, error in errors.items()]
     return sorted(rows, key=lambda row: -row[1])
 
@@ -88,8 +90,8 @@ def table(rows: list[tuple[str, float]], cost: "Cost") -> str:
     """(block, PSNR without it in dB) as text, with the parameters and paper MACs of each block."""
     lines = [f"{'block':<32}{'PSNR without, dB':>18}{'params k':>10}{'paper MMACs':>13}"]
     for name, psnr in rows:
-        place = f"denoiser.unet.{name}."
-        layers = [layer for layer in cost.layers if f"{layer.name}.".startswith(place)]
+        places = tuple(f"denoiser.{network}.{name}." for network in ("unet", "transformer"))
+        layers = [layer for layer in cost.layers if f"{layer.name}.".startswith(places)]
         params = sum(layer.params for layer in layers)
         macs = sum(layer.macs_conv + layer.macs_linear for layer in layers)
         lines.append(f"{name:<32}{psnr:>18.2f}{params / 1e3:>10,.1f}{macs / 1e6:>13,.1f}")

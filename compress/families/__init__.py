@@ -13,6 +13,7 @@ from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.invsr import InvSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
+from compress.families.tsdsr import TSDSRSource
 from compress.model.source import Source
 
 FAMILIES: dict[str, type[Source]] = {
@@ -25,4 +26,5 @@ FAMILIES: dict[str, type[Source]] = {
     "ccsr": CCSRSource,
     "addsr": AddSRSource,
     "dossr": DoSSRSource,
+    "tsdsr": TSDSRSource,
 }

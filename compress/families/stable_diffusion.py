@@ -1,6 +1,5 @@
 """What families have in common that are made of Stable Diffusion's UNet and VAE."""
 
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -9,10 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
+from compress.families.released import ReleasedSource
 from compress.families.taking_over import take_networks
-from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder
 from compress.networks.nano import NANO_UNET, NanoWidths
@@ -36,16 +33,10 @@ class Parts(NamedTuple):
     context: nn.Parameter | None
 
 
-class StableDiffusionSource(NanoWidths, Source):
-    """A source with the sizes `full` and `nano`.
+class StableDiffusionSource(NanoWidths, ReleasedSource):
+    """A source of UNet and VAE, with the sizes `full` and `nano`."""
 
-    Attributes:
-        title: The family's own name.
-        files: Keys that name a file, or a base, and what it is.
-    """
-
-    title: ClassVar[str]
-    files: ClassVar[dict[str, str]]
+    base_parts: ClassVar[tuple[str, ...]] = PARTS
 
     def parts(self, prompts: int = 1) -> Parts:
         """The networks of the size that is chosen.
@@ -60,45 +51,6 @@ class StableDiffusionSource(NanoWidths, Source):
         full = sd21_parts(prompts)
         return Parts(full.text_encoder, full.unet, full.vae, None)
 
-    def named(self, key: str) -> str:
-        """What a key names.
-
-        Raises:
-            UserError: The recipe does not set it.
-        """
-        value: str | None = getattr(self, key)
-        if value is None:
-            raise UserError(
-                f"source.{key}: {self.title} needs {self.files[key]}; set source.{key} "
-                "(--plan needs none)"
-            )
-        return value
-
-    def load(self, model: SRModel) -> None:
-        """Read the values into what `build` returned.
-
-        Raises:
-            UserError: A file is not named, is missing, or holds other tensors than the model.
-        """
-        if self.is_nano():
-            read_tensors(model, Path(self.named("weights")))
-        else:
-            self.load_full(model)
-        model.eval().requires_grad_(False)
-
-    def load_full(self, model: SRModel) -> None:
-        """Read the published files into a model of full size.
-
-        Raises:
-            UserError: As `load` does.
-        """
-        raise NotImplementedError
-
-    def start(self, model: SRModel) -> None:
-        """What a training begins with: for a full size the published files, for a nano nothing."""
-        if not self.is_nano():
-            self.load(model)
-
     def take_over(self, model: SRModel, other: SRModel, where: str) -> None:
         """See `Source`: a nano takes the networks of a nano of one step."""
         if not self.is_nano():
@@ -111,13 +63,6 @@ class StableDiffusionSource(NanoWidths, Source):
 
     def begin(self, model: SRModel) -> None:
         """Let what the family adds to a nano count nothing at first, in place; by default none."""
-
-    def data_key(self) -> str:
-        """Identity of the weight files, part of cache keys."""
-        named: dict[str, str | None] = {key: getattr(self, key) for key in self.files}
-        base = named.pop("base", None)
-        parts = [] if base is None else [Path(base) / part for part in PARTS]
-        return files_key([*parts, *filter(None, named.values())])
 
 
 class GuidedSource(StableDiffusionSource):

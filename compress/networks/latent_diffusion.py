@@ -12,15 +12,9 @@ from compress.model.calls import one_or_all
 from compress.process.resample import upsample
 
 
-def _present(layer: nn.Module | None) -> nn.Module:
-    """The 1x1 convolution beside the latent.
-
-    Raises:
-        ValueError: The autoencoder has none, as those after SD 2.1 have.
-    """
-    if layer is None:
-        raise ValueError("an autoencoder without convolutions beside its latent is not taken")
-    return layer
+def _beside(layer: nn.Module | None) -> nn.Module:
+    """The 1x1 convolution beside the latent; without one, as in SD 3, what passes it on."""
+    return nn.Identity() if layer is None else layer
 
 
 LEAST_LOGVAR, MOST_LOGVAR = -30.0, 20.0  # of a posterior that is sampled
@@ -42,12 +36,21 @@ class VAEEncoder(nn.Module):
         super().__init__()
         self.encoder: Any = vae.encoder
         # Diffusers' modules, or what passes put in their place.
-        self.quant_conv: Any = _present(vae.quant_conv)
+        self.quant_conv: Any = _beside(vae.quant_conv)
         self.scaling_factor: float = vae.config["scaling_factor"]
         self.signal = signal
 
+    @property
+    def latent_channels(self) -> int:
+        """C of the latent."""
+        last = (
+            self.encoder.conv_out if isinstance(self.quant_conv, nn.Identity) else self.quant_conv
+        )
+        channels: int = last.out_channels
+        return channels // 2
+
     def encode(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Scaled latent [B, 4, H/8, W/8] of an image [B, 3, H, W] in [-1, 1].
+        """Scaled latent [B, C, H/8, W/8] of an image [B, 3, H, W] in [-1, 1].
 
         Args:
             image: The image.
@@ -60,19 +63,19 @@ class VAEEncoder(nn.Module):
         return mean * self.scaling_factor
 
     def moments(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance, each [B, 4, H/8, W/8], unscaled."""
+        """Mean and log-variance, each [B, C, H/8, W/8], unscaled."""
         mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
         return mean, logvar
 
     def clean(self, image: torch.Tensor) -> torch.Tensor:
-        """The latent [B, 4, H/8, W/8] that the decoder turns back into an image.
+        """The latent [B, C, H/8, W/8] that the decoder turns back into an image.
 
         `image` is [B, 3, H, W] in [0, 1].
         """
         return self.encode(image * 2 - 1) / self.signal
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1] -> [B, 4, h/2, w/2]."""
+        """[B, 3, h, w] in [0, 1] -> [B, C, h/2, w/2]."""
         return self.encode(upsample(lr) * 2 - 1)
 
 
@@ -80,15 +83,23 @@ class SampledEncoder(VAEEncoder):
     """The same, for noise that makes a sample of the posterior."""
 
     def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, 3, h, w] in [0, 1] and noise [B, 4, h/2, w/2], if any -> [B, 4, h/2, w/2]."""
+        """[B, 3, h, w] in [0, 1] and noise [B, C, h/2, w/2], if any -> [B, C, h/2, w/2]."""
         return self.encode(upsample(lr) * 2 - 1, noise)
+
+
+class ClampedEncoder(VAEEncoder):
+    """The same for an enlarged image that is clamped: bicubic enlargement leaves [0, 1]."""
+
+    def forward(self, lr: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, 3, h, w] in [0, 1] and noise [B, C, h/2, w/2], if any -> [B, C, h/2, w/2]."""
+        return self.encode(upsample(lr).clamp(0, 1) * 2 - 1, noise)
 
 
 class ImageEncoder(VAEEncoder):
     """The same of an image that is enlarged already, such as a preprocessor's."""
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, 3, H, W] in [0, 1] and noise [B, 4, H/8, W/8], if any -> [B, 4, H/8, W/8]."""
+        """[B, 3, H, W] in [0, 1] and noise [B, C, H/8, W/8], if any -> [B, C, H/8, W/8]."""
         return self.encode(image * 2 - 1, noise)
 
 
@@ -98,7 +109,7 @@ class VAEDecoder(nn.Module):
     def __init__(self, vae: AutoencoderKL):
         super().__init__()
         # Diffusers' modules, or what passes put in their place.
-        self.post_quant_conv: Any = _present(vae.post_quant_conv)
+        self.post_quant_conv: Any = _beside(vae.post_quant_conv)
         self.decoder: Any = vae.decoder
         self.scaling_factor: float = vae.config["scaling_factor"]
 
@@ -116,7 +127,7 @@ class VAEDecoder(nn.Module):
         return self.decoder.conv_out(x) * 0.5 + 0.5
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
-        """[B, 4, h, w] -> [B, 3, 8h, 8w]."""
+        """[B, C, h, w] -> [B, 3, 8h, 8w]."""
         return self.tail(self.features(latent))
 
 
@@ -174,7 +185,7 @@ class UNetDenoiser(Conditioned):
     def forward(
         self, latent: torch.Tensor, context: torch.Tensor | None = None, *step: torch.Tensor
     ) -> torch.Tensor:
-        """Latent [B, 4, h, w] -> prediction [B, 4, h, w].
+        """Latent [B, C, h, w] -> prediction [B, C, h, w].
 
         Args:
             latent: What the process shows.

@@ -47,8 +47,8 @@ NANO_VAE: dict[str, Any] = {
 OF_ENCODER = ("in_channels", "layers_per_block", "norm_num_groups", "down_block_types")
 
 
-class NanoWidths(Strict):
-    """Widths of a nano: keys of a source, and the networks that they make."""
+class VAEWidths(Strict):
+    """Widths of a nano's autoencoder: keys of a source, and the network that they make."""
 
     size: str = Field("nano", description="`nano`, or a published size.")
     latent_channels: int = Field(
@@ -56,10 +56,6 @@ class NanoWidths(Strict):
         gt=0,
         le=1024,
         description="For `nano`, the channels of the latent; 12 hold a block of 2 x 2 pixels.",
-    )
-    unet_channels: tuple[int, int, int, int] = Field(
-        (144, 80, 32, 32),
-        description="For `nano`, the UNet's channels at 1/8 to 1/64 of the image.",
     )
     vae_channels: tuple[int, int, int, int] = Field(
         (16, 24, 64, 64), description="For `nano`, the VAE's channels at 1/1 to 1/8 of the image."
@@ -75,20 +71,19 @@ class NanoWidths(Strict):
         description="For `nano`, what the latent is multiplied by: the larger, the less the noise "
         "of the schedule counts beside it.",
     )
-    time_channels: int | None = Field(
-        64,
-        gt=0,
-        le=8192,
-        description="For `nano`, channels of the time embedding; null: 4 times the first of "
-        "`unet_channels`.",
-    )
 
     def is_nano(self) -> bool:
         """Whether these widths are in use: those of a published size are published."""
         return self.size == "nano"
 
+    @classmethod
+    def nano_keys(cls) -> tuple[str, ...]:
+        """The keys that only a nano takes, of those that this source has."""
+        named = ("latent_channels", "latent_scale", "time_channels", *WIDTHS)
+        return tuple(name for name in named if name in cls.model_fields)
+
     @model_validator(mode="after")
-    def _legal_widths(self) -> "NanoWidths":
+    def _legal_widths(self) -> "VAEWidths":
         for name, multiple in WIDTHS.items():
             for width in getattr(self, name, None) or ():
                 if not 0 < width <= MOST_WIDTH or width % multiple:
@@ -97,28 +92,13 @@ class NanoWidths(Strict):
                     )
         # Not whether they are set: a stored header names all fields.
         fields = type(self).model_fields
-        named = ("latent_channels", "latent_scale", "time_channels", *WIDTHS)
-        for name in (name for name in named if name in fields):
+        for name in self.nano_keys():
             if not self.is_nano() and getattr(self, name) != fields[name].default:
                 raise ValueError(
                     f"{name} is of size 'nano'; the architecture of a full size is published, "
                     "leave it out"
                 )
         return self
-
-    def nano_unet(self) -> UNet2DConditionModel:
-        """The UNet, with values as diffusers draws them."""
-        return UNet2DConditionModel(
-            **NANO_UNET,
-            in_channels=self.latent_channels,
-            out_channels=self.latent_channels,
-            block_out_channels=self.unet_channels,
-            time_embedding_dim=self.time_channels,
-            # diffusers calls the number of heads `attention_head_dim` here.
-            attention_head_dim=tuple(
-                width // WIDTHS["unet_channels"] for width in self.unet_channels
-            ),
-        )
 
     def nano_vae(self) -> AutoencoderKL:
         """The VAE, with values as diffusers draws them."""
@@ -134,6 +114,36 @@ class NanoWidths(Strict):
                 **{name: NANO_VAE[name] for name in OF_ENCODER},
             )
         return vae
+
+
+class NanoWidths(VAEWidths):
+    """The same with a UNet."""
+
+    unet_channels: tuple[int, int, int, int] = Field(
+        (144, 80, 32, 32),
+        description="For `nano`, the UNet's channels at 1/8 to 1/64 of the image.",
+    )
+    time_channels: int | None = Field(
+        64,
+        gt=0,
+        le=8192,
+        description="For `nano`, channels of the time embedding; null: 4 times the first of "
+        "`unet_channels`.",
+    )
+
+    def nano_unet(self) -> UNet2DConditionModel:
+        """The UNet, with values as diffusers draws them."""
+        return UNet2DConditionModel(
+            **NANO_UNET,
+            in_channels=self.latent_channels,
+            out_channels=self.latent_channels,
+            block_out_channels=self.unet_channels,
+            time_embedding_dim=self.time_channels,
+            # diffusers calls the number of heads `attention_head_dim` here.
+            attention_head_dim=tuple(
+                width // WIDTHS["unet_channels"] for width in self.unet_channels
+            ),
+        )
 
 
 class ControlWidths(NanoWidths):

@@ -4,8 +4,6 @@ They are SD 2.1-base in diffusers' layout, and `osediff.pkl` (compress/networks/
 Shapes come from the model that is filled.
 """
 
-import pickle
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +12,10 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import nn
 
 from compress.core.errors import UserError, first_line
-from compress.core.tensors import State, check_fit, few
+from compress.core.tensors import State, check_fit
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import PromptEncoder
 from compress.networks.osediff_file import (
@@ -27,7 +24,7 @@ from compress.networks.osediff_file import (
     modern_names,
     read_osediff,
 )
-from compress.networks.variants import variant_of
+from compress.networks.pretrained import UNREADABLE, Base
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -37,41 +34,15 @@ SD21 = "SD 2.1-base weights"
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 LAYOUT = "layout (unet/, vae/, text_encoder/, tokenizer/, scheduler/)"
 SD21_768_SAMPLE_SIZE = 96  # of the UNet's config; SD 2.1-base has 64
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 
 
-def _unreadable(base: str, part: str, error: Exception) -> UserError:
-    return UserError(
-        f"base '{base}': cannot read {part}/ ({first_line(error)}); give a folder of SD 2.1-base "
-        f"in diffusers' {LAYOUT}, or the id of a hub repository that can be reached and holds them"
-    )
+def sd21_base(base: str) -> Base:
+    """Where SD 2.1-base is."""
+    return Base(base, "SD 2.1-base", LAYOUT)
 
 
 def _pretrained(kind: Any, base: str, part: str) -> Any:
-    """A network of one subfolder, complete, in float32; a UserError for all that can go wrong."""
-    options: dict[str, Any] = {"output_loading_info": True}
-    options["dtype" if part == "text_encoder" else "torch_dtype"] = torch.float32
-    variant = variant_of(base, part)
-    if variant is not None:
-        options["variant"] = variant
-    try:
-        network, report = kind.from_pretrained(base, subfolder=part, **options)
-    except _UNREADABLE as error:
-        raise _unreadable(base, part, error) from None
-    absent = report["missing_keys"]
-    if absent:
-        raise UserError(
-            f"base '{base}': {part}/ lacks {len(absent)} weights ({few(absent)}); fetch it again"
-        )
-    return network
+    return sd21_base(base).pretrained(kind, part)
 
 
 def _tokenizer(base: str) -> "CLIPTokenizer":
@@ -79,8 +50,8 @@ def _tokenizer(base: str) -> "CLIPTokenizer":
 
     try:
         return CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
-    except _UNREADABLE as error:
-        raise _unreadable(base, "tokenizer", error) from None
+    except UNREADABLE as error:
+        raise sd21_base(base).unreadable("tokenizer", error) from None
 
 
 def _is_sd21_768(base: str, unet: UNet2DConditionModel) -> bool:
@@ -193,7 +164,7 @@ def load_sd21(
         UserError: A source is wrong, incomplete or cannot be reached; the first keys that do not
             fit are told.
     """
-    _check_place(base)
+    sd21_base(base).check_place()
     entries = None if lora is None else read_osediff(lora)
     states = _base_states(model, base)
     unet: nn.Module = model.denoiser.get_submodule("unet")
@@ -222,21 +193,13 @@ def load_vae_and_text(model: SRModel, base: str, *prompts: str) -> None:
     Raises:
         UserError: The base is wrong, incomplete or cannot be reached.
     """
-    _check_place(base)
+    sd21_base(base).check_place()
     state = _vae_state(model, base)
     expected = model.encoder.state_dict() | model.decoder.state_dict()
     _check_states({"vae": expected}, {"vae": state}, f"base '{base}'")
     if isinstance(model.text_encoder, PromptEncoder):
         model.text_encoder = read_text(model.text_encoder, base, prompts or ("",))
     _fill_vae(model, state)
-
-
-def _check_place(base: str) -> None:
-    if not Path(base).is_dir() and not _HUB_ID.fullmatch(base):
-        raise UserError(
-            f"base '{base}' is neither a folder nor a hub id (owner/name); give SD 2.1-base in "
-            f"diffusers' {LAYOUT}"
-        )
 
 
 def _fill_vae(model: SRModel, state: State) -> None:

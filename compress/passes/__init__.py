@@ -8,6 +8,7 @@ from compress.passes.bidirectional import BidirectionalConditioning
 from compress.passes.binarize import Binarize
 from compress.passes.decoder import DecoderHalve, DecoderJoin
 from compress.passes.decoder_light import DecoderLight
+from compress.passes.depth_gates import DepthGates
 from compress.passes.depth_prune import DepthPrune
 from compress.passes.distill import Distill
 from compress.passes.encoder_light import EncoderLight
@@ -31,6 +32,7 @@ PASSES: dict[str, type[Pass]] = {
     "decoder_light": DecoderLight,
     "bidirectional": BidirectionalConditioning,
     "depth_prune": DepthPrune,
+    "depth_gates": DepthGates,
     "near_attention": NearAttentionPass,
     "binarize": Binarize,
     "one_step": OneStep,

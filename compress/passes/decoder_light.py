@@ -34,9 +34,9 @@ def latent_channels(decoder: torch.nn.Module) -> int:
             "pass 'decoder_light': replaces the decoder of a KL autoencoder, not a "
             f"{type(decoder).__name__}"
         )
-    conv = decoder.post_quant_conv
-    if hasattr(conv, "in_channels"):
-        return conv.in_channels
+    for conv in (decoder.post_quant_conv, decoder.decoder.conv_in):
+        if hasattr(conv, "in_channels"):
+            return conv.in_channels
     return decoder.decoder.mid_block.resnets[0].in_channels
 
 

@@ -1,4 +1,4 @@
-"""Fewer blocks: drop residual blocks, attentions or whole levels of the UNet.
+"""Fewer blocks: drop residual blocks, attentions or levels of a UNet, or blocks of a transformer.
 
 They fade out while training goes on. Annealed replacement is PocketSR's: y = s M(x) + (1 - s)
 M_P(x), with s falling from 1 to 0, there over 8,000 steps and by lighter blocks. Here the stand-in
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import ConfigDict, Field, model_validator
 from torch import nn
 from tqdm import tqdm
@@ -27,9 +26,10 @@ from compress.passes.distill import Distill
 from compress.pruning.depth import (
     MIDDLE,
     candidates,
+    drop_block,
     fold_levels,
+    network_with_blocks,
     plain,
-    shortcut,
     tensor_of,
 )
 from compress.pruning.shortcut_fit import fit_shortcut, observing
@@ -67,19 +67,26 @@ class Annealed:
             for handle in handles:
                 handle.remove()
 
+    def _mixed(self, whole: torch.Tensor | None, light: torch.Tensor | None) -> Any:
+        """Of two tensors their mixture; a text that one of them ends is the other's."""
+        if whole is None or light is None:
+            return light
+        return self.share * whole + (1 - self.share) * light
+
     def _mix(self, heavy: nn.Module) -> Callable:
         def hook(_light: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
             if not self.share:
                 return out
-            whole = tensor_of(heavy(*args, **kwargs))
-            mixed = self.share * whole + (1 - self.share) * tensor_of(out)
-            return (mixed,) if isinstance(out, tuple) else mixed
+            whole = heavy(*args, **kwargs)
+            if not isinstance(out, tuple):
+                return self._mixed(tensor_of(whole), out)
+            return tuple(map(self._mixed, whole, out))
 
         return hook
 
 
 class DepthPrune(Pass):
-    """Drop levels and blocks of the UNet.
+    """Drop levels and blocks of the UNet, or blocks of SD 3's transformer.
 
     A dropped block becomes the identity, or a 1x1 convolution where channels differ, fitted by
     least squares on calibration images. With `training`, the dropped blocks fade out over its first
@@ -99,8 +106,8 @@ class DepthPrune(Pass):
         (),
         description=(
             "Patterns of blocks to drop of what `levels` leaves, such as "
-            "`up_blocks.2.attentions.*` or `mid_block`; `up_blocks.0` is the first level that "
-            "stays."
+            "`up_blocks.2.attentions.*`, `mid_block`, or `transformer_blocks.7`; `up_blocks.0` is "
+            "the first level that stays."
         ),
     )
     levels: int = Field(0, ge=0, description="How many of the UNet's deepest resolutions to drop.")
@@ -138,16 +145,16 @@ class DepthPrune(Pass):
             )
         return self
 
-    def chosen(self, unet: UNet2DConditionModel) -> list[str]:
+    def chosen(self, network: Any) -> list[str]:
         """Names of the blocks that go, those of `levels` (as the middle block) first.
 
         Args:
-            unet: Has its levels folded.
+            network: Has its levels folded.
 
         Raises:
             UserError: A pattern matches no block, or `drop` is larger than the list.
         """
-        listed = self._listed(unet)
+        listed = self._listed(network)
         if self.drop and self.drop > len(listed):
             raise UserError(
                 f"pass 'depth_prune': drop {self.drop} of the {len(listed)} blocks that are "
@@ -161,9 +168,9 @@ class DepthPrune(Pass):
             return listed
         return [name for name in listed if not name.startswith(f"{MIDDLE}.")]
 
-    def _listed(self, unet: UNet2DConditionModel) -> list[str]:
+    def _listed(self, network: Any) -> list[str]:
         """Names of the blocks that `blocks` means, in its order."""
-        names = list(candidates(unet))
+        names = list(candidates(network))
         if self.levels:
             names = [name for name in names if not name.startswith(MIDDLE)]
         listed: dict[str, None] = {}
@@ -179,31 +186,38 @@ class DepthPrune(Pass):
             listed |= dict.fromkeys(matching)
         return list(listed)
 
-    def _unet(self, model: SRModel) -> UNet2DConditionModel:
+    def _network(self, model: SRModel) -> Any:
         denoiser = model.component("denoiser", "pass 'depth_prune'")
-        unet = getattr(denoiser, "unet", None)
-        if not isinstance(unet, UNet2DConditionModel):
+        found = network_with_blocks(denoiser)
+        if found is None:
             raise UserError(
-                f"pass 'depth_prune': drops blocks of diffusers' UNet; the denoiser is a "
-                f"{type(model.denoiser).__name__} without one"
+                "pass 'depth_prune': drops blocks of diffusers' UNet and of SD 3's transformer; "
+                f"the denoiser is a {type(denoiser).__name__} without one"
+            )
+        name, network = found
+        if self.levels and name == "transformer":
+            raise UserError(
+                "pass 'depth_prune': a transformer has blocks of one size and no levels; set "
+                "levels: 0 and name blocks"
             )
         if self.levels and isinstance(denoiser, ControlledDenoiser):
             raise UserError(
                 "pass 'depth_prune': residuals of a control network are added to every level of "
                 "this UNet, so none can be dropped; set levels: 0 and name blocks"
             )
-        return unet
+        return network
 
     def convert(self, model: SRModel) -> None:
         """Replace the blocks by their stand-ins.
 
         Raises:
-            UserError: The denoiser has no UNet of diffusers, or the lists do not fit it.
+            UserError: The denoiser has no network with blocks, or the lists do not fit it.
         """
-        unet = self._unet(model)
-        fold_levels(unet, self.levels)
-        for name in self.chosen(unet):
-            unet.set_submodule(name, shortcut(unet.get_submodule(name), name))
+        network = self._network(model)
+        if self.levels:
+            fold_levels(network, self.levels)
+        for name in self.chosen(network):
+            drop_block(network, name)
         if self.training:
             self.training.convert(model)
 
@@ -222,10 +236,11 @@ class DepthPrune(Pass):
                 "which this model needs; round it"
             )
         before = context.before(self.pass_).to(context.device).requires_grad_(False)
-        whole = self._unet(before)
-        fold_levels(whole, self.levels)
+        whole = self._network(before)
+        if self.levels:
+            fold_levels(whole, self.levels)
         heavy = {name: whole.get_submodule(name) for name in self.chosen(whole)}
-        light = {name: self._unet(model).get_submodule(name) for name in heavy}
+        light = {name: self._network(model).get_submodule(name) for name in heavy}
         config = self.calibration
         images = calibration_images(config.data, config.images, config.size, context.seed)
         with torch.no_grad(), observing(heavy) as moments:

@@ -54,7 +54,7 @@ class EncoderLight(Pass):
                 )
             call = model.wiring.call(name)
             device = next(encoder.parameters()).device
-            channels = _latent_channels(encoder)
+            channels = encoder.latent_channels
             with torch.device(device):
                 light = LightEncoder(_factor(model, call), self.channels, self.blocks, channels)
             setattr(model, name, light.eval().requires_grad_(False))
@@ -70,10 +70,6 @@ class EncoderLight(Pass):
                 if isinstance(module, nn.Conv2d):
                     module.reset_parameters()
         return {}
-
-
-def _latent_channels(encoder: VAEEncoder) -> int:
-    return encoder.quant_conv.out_channels // 2
 
 
 def _factor(model: SRModel, call: Call) -> int:

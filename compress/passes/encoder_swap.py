@@ -3,7 +3,7 @@
 The low-resolution image itself, rearranged, takes the place of bicubic upsampling and the VAE.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from compress.core.errors import UserError
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import UNetDenoiser
+from compress.networks.mmdit import MMDiTDenoiser
 from compress.process.bidirectional import Bidirectional
 from compress.process.direct import Direct
 
@@ -50,8 +51,9 @@ class EncoderSwap(Pass):
     """Replace the encoder by PixelUnshuffle, and widen the UNet's first convolution.
 
     Its weights are repeated, undivided as in AdcSR. The UNet then predicts the clean latent itself,
-    because there is no noisy latent to subtract from. The result must be trained: the UNet has
-    never seen pixels.
+    because there is no noisy latent to subtract from. Of SD 3's transformer it is the convolution
+    of the patches; what the last layer puts out changes its sign, for z0 was z - v. The result must
+    be trained: the network has never seen pixels.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -65,9 +67,9 @@ class EncoderSwap(Pass):
         """Swap the encoder.
 
         Raises:
-            UserError: The model is no plain one, the denoiser is no UNet with a plain first
-                convolution, it starts from the encoder's moments, or the latent is no whole number
-                of times smaller than the image.
+            UserError: The model is no plain one, the denoiser is no UNet or transformer with a
+                plain first convolution, it starts from the encoder's moments, or the latent is no
+                whole number of times smaller than the image.
         """
         model.check_plain("pass 'encoder_swap'")
         smaller = 1 / model.latent_ratio
@@ -78,18 +80,31 @@ class EncoderSwap(Pass):
                 "its encoder, which PixelUnshuffle does not give; leave the pass out for "
                 "Edge-SD-SR and bidirectional"
             )
-        if not isinstance(model.denoiser, UNetDenoiser) or factor != smaller:
+        denoiser = model.denoiser
+        if not isinstance(denoiser, (UNetDenoiser, MMDiTDenoiser)) or factor != smaller:
             raise UserError(
-                "pass 'encoder_swap': needs a UNet denoiser on a latent that is a whole number of "
-                f"times smaller than the LR image; here it is {smaller} times, and the "
-                f"denoiser a {type(model.denoiser).__name__}"
+                "pass 'encoder_swap': needs a UNet or SD 3's transformer on a latent that is a "
+                f"whole number of times smaller than the LR image; here it is {smaller} times, and "
+                f"the denoiser a {type(denoiser).__name__}"
             )
-        conv = model.denoiser.unet.conv_in
-        if type(conv) is not nn.Conv2d:
-            raise UserError(
-                f"pass 'encoder_swap': the UNet's conv_in is a {type(conv).__name__}; list "
-                "encoder_swap before the passes that replace layers"
-            )
+        if isinstance(denoiser, UNetDenoiser):
+            first = _plain(denoiser.unet.conv_in, nn.Conv2d, "the UNet's conv_in")
+        else:
+            network = denoiser.transformer
+            first = _plain(network.pos_embed.proj, nn.Conv2d, "the transformer's patch embedding")
+            last = _plain(network.proj_out, nn.Linear, "the transformer's proj_out")
+            for parameter in last.parameters():
+                parameter.neg_()  # z0 = z - v loses its z
         model.encoder = PixelUnshuffleEncoder(factor)
-        repeat_inputs(conv, CHANNELS * factor**2)
+        repeat_inputs(first, CHANNELS * factor**2)
         model.process = Direct()
+
+
+def _plain(layer: nn.Module, kind: type[nn.Module], name: str) -> Any:
+    """`layer`, if no pass has replaced it. Raises UserError with its `name` otherwise."""
+    if type(layer) is not kind:
+        raise UserError(
+            f"pass 'encoder_swap': {name} is a {type(layer).__name__}; list encoder_swap before "
+            "the passes that replace layers"
+        )
+    return layer

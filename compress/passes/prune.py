@@ -59,9 +59,9 @@ def fit_parts(pruned: nn.ModuleDict, whole: Bound, ratio: float, watch: Callable
 class ChannelPruning(Pass):
     """What `prune` and `decoder_halve` have in common.
 
-    Heads and the outer channels of a component stay. A UNet takes the last convolutions of its
-    control network with it, whose residuals are added to its channels; listed together, both are
-    cut.
+    The outer channels of a component stay, and its heads, but for those of SD 3's transformer,
+    which go as a whole. A UNet takes the last convolutions of its control network with it, whose
+    residuals are added to its channels; listed together, both are cut.
     """
 
     model_config = ConfigDict(populate_by_name=True)

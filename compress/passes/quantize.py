@@ -36,7 +36,7 @@ from compress.quant.placement import Placement
 from compress.quant.point_planner import float_operators, place_points
 from compress.quant.points import points_of
 from compress.quant.schedule import fit_model
-from compress.quant.sites import Site, find_sites
+from compress.quant.sites import find_sites
 
 
 class Quantize(QuantizeConfig):
@@ -192,7 +192,7 @@ class Quantize(QuantizeConfig):
             for site in find_sites(getattr(model, name)):
                 # Not by their learning state, which no layer on the meta device has.
                 if new_layers.issuperset(site.consumers):
-                    _add_biases(site)
+                    site.make_room()
                     absorbed.update(site.consumers)
         if self.explicit:
             reserve_factors(new_layers, absorbed)
@@ -288,12 +288,3 @@ class Quantize(QuantizeConfig):
         if self.calibration.hr is None:
             return images
         return f"{images}+{calibration_hash(self.calibration.hr)}"
-
-
-def _add_biases(site: Site) -> None:
-    """Give a bias to the consumers of a site with an offset, which needs one to go to."""
-    if not site.has_offset:
-        return
-    for layer in site.consumers:
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros_like(layer.weight_scale), requires_grad=False)

@@ -22,10 +22,12 @@ from compress.folding.conditions import (
     remove_timestep,
 )
 from compress.folding.film import fold_film
+from compress.folding.joint import fold_embedding, fold_text, remove_text
 from compress.folding.phases import to_phases
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
 from compress.networks.latent_diffusion import Conditioned, UNetDenoiser
+from compress.networks.mmdit import MMDiTDenoiser
 from compress.networks.residual_shift import PairDenoiser
 
 
@@ -57,17 +59,18 @@ class Strip(Pass):
     text: Literal["constant", "embedding", "keep", "remove"] = Field(
         "constant",
         description=(
-            "`constant` drops the text encoder and folds the prompt into keys and values, exactly; "
-            "`embedding` only drops the encoder, as PassionSR; `remove` drops cross-attention with "
-            "its norm as well, as AdcSR, so that the model must be trained again."
+            "`constant` drops the text encoder and folds the prompt into keys and values, exactly "
+            "(of SD 3's text stream into those of the first block); `embedding` only drops the "
+            "encoder, as PassionSR; `remove` drops cross-attention with its norm, or SD 3's text "
+            "stream, as AdcSR and TinySR, so that the model must be trained again."
         ),
     )
     timestep: Literal["fold", "keep", "remove"] = Field(
         "fold",
         description=(
             "`fold` folds the timestep, exactly: one into biases, several into a set of biases for "
-            "each; `remove` drops the time embedding, as AdcSR, so that the model must be trained "
-            "again."
+            "each, that of SD 3 with the pooled text into weights and biases; `remove` drops the "
+            "time embedding, as AdcSR, so that the model must be trained again."
         ),
     )
     upsample: Literal["keep", "phases"] = Field(
@@ -92,6 +95,8 @@ class Strip(Pass):
         elif isinstance(denoiser, UNetDenoiser):
             self._strip_text(model)
             self._strip_timestep(model)
+        elif isinstance(denoiser, MMDiTDenoiser):
+            self._strip_joint(model, denoiser)
         else:
             raise UserError(
                 f"pass 'strip': the denoiser is a {type(denoiser).__name__}, which has neither a "
@@ -152,6 +157,36 @@ class Strip(Pass):
                 "constant; set timestep=keep, or take a one-step model (source.model=sinsr)"
             )
         fold_film(denoiser.unet, denoiser.timestep)
+
+    def _strip_joint(self, model: SRModel, denoiser: MMDiTDenoiser) -> None:
+        """SD 3's transformer: its text, and the modulations that time and text make."""
+        if self.timestep == "remove":
+            raise UserError(
+                "pass 'strip': timestep=remove would drop the gates of every block of this "
+                "transformer; take fold, which is exact and leaves nothing of them"
+            )
+        network = denoiser.transformer
+        if self.text != "keep" and model.text_encoder is not None:
+            context, pooled = model.text_encoder()
+            denoiser.context = nn.Parameter(context.detach(), requires_grad=False)
+            denoiser.pooled = nn.Parameter(pooled.detach(), requires_grad=False)
+            model.text_encoder = None
+        if self.text == "remove":
+            remove_text(network)
+        elif self.text == "constant" and denoiser.context is not None:
+            fold_text(network, denoiser.context)
+        if self.text in ("remove", "constant"):
+            denoiser.context = None
+        if self.timestep == "keep" or network.is_folded:
+            return
+        if denoiser.pooled is None:
+            raise UserError(
+                "pass 'strip': the modulations of this transformer hold the pooled text beside the "
+                "timestep, so timestep=fold needs a constant text; set timestep=keep, or "
+                "text=constant"
+            )
+        fold_embedding(network, denoiser.pooled, denoiser.timestep)
+        denoiser.pooled = None
 
     def as_published(self) -> "Strip":
         """This pass as AdcSR's or PassionSR's paper counts it."""

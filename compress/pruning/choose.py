@@ -23,7 +23,7 @@ def choose(space: Space, ratio: float, scores: torch.Tensor | None) -> torch.Ten
     Every head keeps equally many. A space under a GroupNorm keeps whole groups if that comes out
     even, so that those that stay are normalised as before. Fewer channels in every group would be
     nearer to an instance norm, which forgets how bright a map is. Where it does not come out even,
-    every group keeps equally many if that does.
+    every group keeps equally many if that does. A space of units keeps whole units.
 
     Args:
         space: Of channels.
@@ -40,6 +40,9 @@ def choose(space: Space, ratio: float, scores: torch.Tensor | None) -> torch.Ten
         scores = -torch.arange(space.size, dtype=torch.float64)
     else:
         scores = scores.detach().double().cpu()
+    if space.unit > 1:
+        units = best(scores.view(-1, space.unit).sum(1), kept // space.unit)
+        return (units[:, None] * space.unit + torch.arange(space.unit)).flatten()
     each, groups = _blocks(space)
     if groups > 1 and kept % each == 0 and space.heads == 1:
         whole = best(scores.view(groups, each).sum(1), kept // each)

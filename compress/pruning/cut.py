@@ -14,11 +14,20 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.folding.conditions import StepBiases
 from compress.networks.latent_diffusion import ConstantProjection
+from compress.networks.mmdit_block import ConstantTokens, JointAttention
 from compress.pruning.choose import Score, adcsr_groups, aligned_groups, choose
 from compress.pruning.graph import Axis, ChannelGraph, Space
 from compress.pruning.observe import Moments
 
-PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, ConstantProjection, StepBiases)
+PLAIN = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    ConstantProjection,
+    ConstantTokens,
+    StepBiases,
+)
 # The attributes in which layers say their size.
 INPUTS = {nn.Conv2d: "in_channels", nn.Linear: "in_features"}
 OUTPUTS = {nn.Conv2d: "out_channels", nn.Linear: "out_features", nn.GroupNorm: "num_channels"}
@@ -44,6 +53,9 @@ def cut_outputs(layer: nn.Module, index: torch.Tensor) -> None:
     """Keep the output channels `index` of a layer, or the channels of a norm."""
     if isinstance(layer, ConstantProjection):
         layer.value = _narrow(layer.value, 2, index)
+        return
+    if isinstance(layer, ConstantTokens):
+        layer.value = layer.value.index_select(2, index.to(layer.value.device)).contiguous()
         return
     if isinstance(layer, StepBiases):
         layer.biases = _narrow(layer.biases, 1, index)
@@ -97,6 +109,9 @@ def _refresh(module: Any) -> None:
         module.inner_dim = module.proj_in.weight.shape[0]
     elif isinstance(module, Attention):
         _refresh_attention(module)
+    elif isinstance(module, JointAttention):
+        queries: Any = module.to_q
+        module.heads = queries.out_features // module.head_channels
 
 
 def _refresh_attention(module: Any) -> None:

@@ -1,9 +1,10 @@
-"""Whole blocks of a UNet: which there are, and what stands in for a dropped one.
+"""Whole blocks of a UNet or of SD 3's transformer: which there are, and what stands in for one.
 
 A block M is a residual block, an attention (Transformer2DModel), the middle block, or the deepest
 levels with their way down, middle and up. Its *stand-in* M_P is the identity, or a 1x1 convolution
 where the numbers of channels differ. A residual block on the way down is replaced in its place, so
-it still emits its skip connection. A level goes with the skips that it makes and takes.
+it still emits its skip connection. A level goes with the skips that it makes and takes. A joint
+block of SD 3's transformer passes both streams on.
 """
 
 import copy
@@ -17,6 +18,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.networks.mmdit import MMDiT
+from compress.networks.mmdit_block import JointBlock
 
 MIDDLE = "mid_block"
 
@@ -63,6 +66,21 @@ class MiddleShortcut(nn.Module):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Pass `x` on; the further arguments are ignored."""
         return self.resnets[0](x)
+
+
+class JointShortcut(Shortcut):
+    """The stand-in of a joint block: both streams pass.
+
+    Args:
+        width: Channels of a token.
+    """
+
+    def __init__(self, width: int):
+        super().__init__(width, width, None)
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> Any:
+        """(image, text, ...) -> (image, text)."""
+        return x, args[0] if args else None
 
 
 class DeepLevels(nn.Module):
@@ -149,9 +167,18 @@ def fold_levels(unet: UNet2DConditionModel, count: int) -> None:
     unet.num_upsamplers -= count
 
 
-def candidates(unet: UNet2DConditionModel) -> dict[str, nn.Module]:
+def network_with_blocks(denoiser: nn.Module) -> tuple[str, Any] | None:
+    """(its name in the denoiser, the network) whose blocks can be dropped; None without one."""
+    for name, kind in (("unet", UNet2DConditionModel), ("transformer", MMDiT)):
+        network = getattr(denoiser, name, None)
+        if isinstance(network, kind):
+            return name, network
+    return None
+
+
+def candidates(network: nn.Module) -> dict[str, nn.Module]:
     """Name -> block of all that can be dropped one by one, in the order of the modules."""
-    return {name: module for name, module in unet.named_modules() if _is_candidate(name, module)}
+    return {name: module for name, module in network.named_modules() if _is_candidate(name, module)}
 
 
 def _is_candidate(name: str, module: nn.Module) -> bool:
@@ -159,7 +186,7 @@ def _is_candidate(name: str, module: nn.Module) -> bool:
         return not isinstance(module, MiddleShortcut)
     if isinstance(module, ResnetBlock2D):
         return module.upsample is None and module.downsample is None
-    return isinstance(module, Transformer2DModel)
+    return isinstance(module, (Transformer2DModel, JointBlock))
 
 
 def _outer_channels(block: Any) -> tuple[int, int]:
@@ -183,6 +210,8 @@ def shortcut(block: nn.Module, name: str) -> Shortcut | MiddleShortcut:
     Raises:
         UserError: The block's shortcut is no plain convolution any more.
     """
+    if isinstance(block, JointBlock):
+        return JointShortcut(block.ff.net[2].out_features)
     if isinstance(block, Transformer2DModel):
         return Shortcut(block.in_channels, block.in_channels, None, in_tuple=True)
     if isinstance(block, ResnetBlock2D):
@@ -202,6 +231,20 @@ def shortcut(block: nn.Module, name: str) -> Shortcut | MiddleShortcut:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return MiddleShortcut(Shortcut(inputs, outputs, conv.requires_grad_(like.requires_grad)))
+
+
+def drop_block(network: nn.Module, name: str) -> None:
+    """Put the stand-in of a block in its place.
+
+    Where the last joint block goes, the one before it becomes the last: its text stream makes no
+    tokens any more.
+
+    Raises:
+        UserError: As `shortcut` does.
+    """
+    network.set_submodule(name, shortcut(network.get_submodule(name), name))
+    if isinstance(network, MMDiT):
+        network.end_text()
 
 
 def plain(module: nn.Module) -> Shortcut:

@@ -19,6 +19,7 @@ from torch import nn
 
 from compress.folding.conditions import StepBiases
 from compress.networks.image_prompt import PromptedAttention
+from compress.networks.mmdit_block import ConstantTokens
 
 # A block of diffusers. Its attributes are read by their names; torch declares each of them as
 # "tensor or module".
@@ -35,6 +36,7 @@ class Space:
         fixed: Whether all channels stay.
         groups: The groups of a GroupNorm that normalises just this space, 0 without one.
         matched: Whether these are dimensions that exist only in a product of queries and keys.
+        unit: So many neighbours stay or go together, such as those of a head that goes as a whole.
     """
 
     size: int
@@ -42,12 +44,14 @@ class Space:
     fixed: bool = False
     groups: int = 0
     matched: bool = False
+    unit: int = 1
 
     def kept(self, ratio: float) -> int:
         """How many channels stay: int(ratio * size) for one head, as AdcSR counts."""
         if self.fixed:
             return self.size
-        return max(1, int(ratio * (self.size // self.heads))) * self.heads
+        units = self.size // self.heads // self.unit
+        return max(1, int(ratio * units)) * self.unit * self.heads
 
 
 Axis = list[Space]
@@ -154,6 +158,30 @@ class ChannelGraph:
             self.layer(block.ff.net[0].proj, inner, [hidden, hidden])  # GEGLU: values, then gates
             self.layer(block.ff.net[2], [hidden], inner)
         self.layer(module.proj_out, inner, h)
+
+    def joint_block(self, block: Block, tokens: Axis) -> None:
+        """Go through a block of SD 3's transformer.
+
+        A head goes as a whole, with its queries, keys and values in both streams. The channels of
+        `tokens` are one space through all blocks, and their norms see all of them.
+        """
+        attention = block.attn
+        heads = self.new(attention.to_q.out_features, unit=attention.head_channels)
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+            layer = getattr(attention, name)
+            self.layer(layer, None if isinstance(layer, ConstantTokens) else tokens, heads)
+        self.layer(attention.to_out[0], heads, tokens)
+        self.layer(attention.to_add_out, heads, tokens)
+        if block.attn2 is not None:
+            second = self.new(block.attn2.to_q.out_features, unit=block.attn2.head_channels)
+            for name in ("to_q", "to_k", "to_v"):
+                self.layer(getattr(block.attn2, name), tokens, second)
+            self.layer(block.attn2.to_out[0], second, tokens)
+        for feed_forward in (block.ff, block.ff_context):
+            if feed_forward is not None:
+                hidden = self.new(feed_forward.net[2].in_features)
+                self.layer(feed_forward.net[0].proj, tokens, hidden)
+                self.layer(feed_forward.net[2], hidden, tokens)
 
     def resample(self, modules: Iterable[Block] | None, h: Axis) -> Axis:
         """Go through the convolutions of down- or upsamplers."""

@@ -1,10 +1,9 @@
-"""How much a UNet's blocks matter: how far the result moves when one is skipped."""
+"""How much a network's blocks matter: how far the result moves when one is skipped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
 from compress.pruning.depth import candidates, shortcut
@@ -28,13 +27,11 @@ def skipping(block: nn.Module, name: str) -> Iterator[None]:
 
 
 @torch.no_grad()
-def importances(
-    unet: UNet2DConditionModel, run: Callable[[], list[torch.Tensor]]
-) -> dict[str, float]:
+def importances(network: nn.Module, run: Callable[[], list[torch.Tensor]]) -> dict[str, float]:
     """Measure every block.
 
     Args:
-        unet: Whose blocks.
+        network: Whose blocks.
         run: Runs the model on the calibration images and returns its results.
 
     Returns:
@@ -42,7 +39,7 @@ def importances(
     """
     whole = run()
     changes = {}
-    for name, block in candidates(unet).items():
+    for name, block in candidates(network).items():
         with skipping(block, name):
             errors = [(a - b).square().mean() for a, b in zip(run(), whole, strict=True)]
         changes[name] = torch.stack(errors).mean().item()

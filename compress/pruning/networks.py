@@ -1,4 +1,4 @@
-"""The channel graphs of components: UNets, control networks, noise predictors, autoencoders.
+"""The channel graphs of components: UNets, control networks, transformers, autoencoders.
 
 A control network's residuals are added to the skips of a UNet. So its last convolutions are cut
 with the UNet's channels.
@@ -15,6 +15,7 @@ from compress.core.errors import UserError
 from compress.folding.phases import PhaseUpsample
 from compress.model.sr_model import SRModel
 from compress.networks.control import ControlNetwork
+from compress.networks.mmdit import MMDiT
 from compress.networks.near_attention import NearAttention, NoAttention
 from compress.networks.noise_predictor import TimedEncoder
 from compress.pruning.depth import MiddleShortcut, Shortcut
@@ -104,6 +105,19 @@ def decoder_graph(half: Decoder) -> ChannelGraph:
     return graph
 
 
+def joint_graph(network: MMDiT) -> ChannelGraph:
+    """The graph of SD 3's transformer: heads, and the hidden channels of its feed-forwards.
+
+    The channels of a token stay: a LayerNorm without weights sees all of them, so cutting some is
+    never exact, and in the published size they are one space of 24 blocks and two streams.
+    """
+    graph = ChannelGraph()
+    tokens = graph.new(network.proj_out.in_features, fixed=True)
+    for block in network.joint_blocks():
+        graph.joint_block(block, tokens)
+    return graph
+
+
 def first_convolution(graph: ChannelGraph, conv: Block) -> Axis:
     """Go through a first convolution, whose inputs are fixed."""
     return graph.layer(conv, graph.new(conv.in_channels, fixed=True), graph.new(conv.out_channels))
@@ -113,12 +127,15 @@ def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
     """The graph of an SRModel's component.
 
     Args:
-        component: Has a UNet or an autoencoder's half.
+        component: Has a UNet, SD 3's transformer or an autoencoder's half.
         name: Of the component, for messages.
 
     Raises:
         UserError: The component's blocks are not known here, or passes have changed them.
     """
+    transformer = getattr(component, "transformer", None)
+    if isinstance(transformer, MMDiT):
+        return joint_graph(transformer)
     check_whole(component, name)
     unet = getattr(component, "unet", None)
     encoder = getattr(component, "encoder", None)
@@ -133,7 +150,7 @@ def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
         return decoder_graph(decoder)
     raise UserError(
         f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; "
-        "choose a component with a UNet or an autoencoder's half"
+        "choose a component with a UNet, SD 3's transformer or an autoencoder's half"
     )
 
 

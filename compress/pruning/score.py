@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from compress.networks.latent_diffusion import ConstantProjection
+from compress.networks.mmdit_block import ConstantTokens
 from compress.pruning.graph import Axis, ChannelGraph, Space
 from compress.pruning.observe import Moments
 
@@ -38,7 +39,7 @@ def l1_scores(graph: ChannelGraph) -> Scores:
     """
     scores: Scores = {}
     for layer, axes in graph.layers.items():
-        if isinstance(layer, ConstantProjection):
+        if isinstance(layer, (ConstantProjection, ConstantTokens)):
             _add(scores, axes.outputs, _strength(layer.value, 2, 1))
         elif isinstance(layer, (nn.Conv2d, nn.Linear)):
             _add(scores, axes.outputs, _strength(layer.weight, 0, 1))

@@ -30,9 +30,8 @@ class BlockMoments:
         self.square = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Add the positions of x [B, C, h, w] and y [B, O, h, w]."""
-        x = x.detach().double().transpose(0, 1).flatten(1)  # [C, positions]
-        y = y.detach().double().transpose(0, 1).flatten(1)  # [O, positions]
+        """Add the positions of maps [B, C, h, w] and [B, O, h, w], or of tokens [B, n, C]."""
+        x, y = _by_channel(x), _by_channel(y)
         x = torch.cat([x, x.new_ones(1, x.shape[1])])
         self.inputs = self.inputs + x @ x.T
         self.products = self.products + x @ y.T
@@ -60,6 +59,12 @@ class BlockMoments:
         )
         variance = self.square - (self.outputs.square() / count).sum()
         return (residual / variance.clamp_min(LEAST_VARIANCE)).item()
+
+
+def _by_channel(x: torch.Tensor) -> torch.Tensor:
+    """[C, positions] in float64 of a map or of tokens."""
+    channels = x.ndim - 1 if x.ndim == 3 else 1
+    return x.detach().double().movedim(channels, 0).flatten(1)
 
 
 @contextmanager

@@ -11,6 +11,11 @@ A *site* is a tensor whose producer can absorb a transform of it, so that infere
 | autoencoder q, k, v       | GroupNorm                     | yes    |
 | feed-forward out          | value rows of the GEGLU       | no     |
 | attention out             | rows of to_v                  | no     |
+| SD 3's q, k, v and        | LayerNorm of that stream,     | yes    |
+| feed-forward in           | once modulations are folded   |        |
+
+That LayerNorm has no weights until a transform needs some (`make_room`). SD 3's values have two
+producers, one of each stream, and no site.
 
 Nothing absorbs a transform across SiLU: the convolutions of residual blocks are not here
 (explicit.py is theirs). Where the tensor between producer and consumers has a quantiser that other
@@ -27,6 +32,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
 from compress.networks.latent_diffusion import ConstantProjection
+from compress.networks.mmdit_block import JointBlock
 from compress.quant.affine import per_channel
 from compress.quant.fit import Transform, layer_fit
 from compress.quant.layers import QuantLayer
@@ -51,6 +57,22 @@ class Site:
     def has_offset(self) -> bool:
         """Whether the producer can absorb an offset besides a scale."""
         return isinstance(self.producer, (nn.LayerNorm, nn.GroupNorm))
+
+    def make_room(self) -> None:
+        """Give the producer and the consumers the weights and biases that a transform goes to."""
+        producer = self.producer
+        if isinstance(producer, nn.LayerNorm) and not producer.elementwise_affine:
+            like = self.consumers[0].weight_scale
+            width = producer.normalized_shape
+            weight = torch.ones(width, device=like.device)
+            producer.weight = nn.Parameter(weight, requires_grad=False)
+            producer.bias = nn.Parameter(torch.zeros_like(weight), requires_grad=False)
+            producer.elementwise_affine = True
+        if not self.has_offset:
+            return
+        for layer in self.consumers:
+            if layer.bias is None:
+                layer.bias = nn.Parameter(torch.zeros_like(layer.weight_scale), requires_grad=False)
 
     @torch.no_grad()
     def fold(self, transform: Transform) -> None:
@@ -133,6 +155,8 @@ def _candidates(component: nn.Module) -> Iterator[_Candidate]:
     for name, module in component.named_modules():
         if isinstance(module, BasicTransformerBlock):
             yield from _in_transformer_block(name, module)
+        elif isinstance(module, JointBlock):
+            yield from _in_joint_block(module)
         elif isinstance(module, Transformer2DModel):
             yield _Candidate(module.norm, [module.proj_in])
         elif isinstance(module, Attention) and module.group_norm is not None:
@@ -154,3 +178,19 @@ def _in_transformer_block(name: str, block: BasicTransformerBlock) -> Iterator[_
     out = block.get_submodule("ff.net.2")
     yield _Candidate(block.get_submodule("norm3"), [gate_and_value])
     yield _Candidate(gate_and_value, [out], rows=getattr(out, "in_features", None))
+
+
+def _in_joint_block(block: JointBlock) -> Iterator[_Candidate]:
+    """Norms whose modulations lie in the layers behind them."""
+    if block.norm1.linear is not None:
+        return
+    attentions = [block.attn] if block.attn2 is None else [block.attn, block.attn2]
+    readers = [getattr(a, name) for a in attentions for name in ("to_q", "to_k", "to_v")]
+    yield _Candidate(block.norm1.norm, readers)
+    yield _Candidate(block.norm2, [block.ff.net[0].proj])
+    if block.norm1_context is not None:
+        names = ("add_q_proj", "add_k_proj", "add_v_proj")
+        of_text = [getattr(block.attn, name) for name in names]
+        yield _Candidate(block.norm1_context.norm, [one for one in of_text if one is not None])
+    if block.norm2_context is not None:
+        yield _Candidate(block.norm2_context, [block.ff_context.net[0].proj])

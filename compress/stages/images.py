@@ -91,7 +91,7 @@ class Autoencoder(ImageStage):
     """A KL autoencoder on clean crops."""
 
     name = "autoencoder"
-    families = ("osediff", "dfosd")
+    families = ("osediff", "dfosd", "tsdsr")
     losses = (*ON_IMAGES, "kl")
     takes_teacher = True
     trained = ("encoder", "decoder")
@@ -119,7 +119,7 @@ class EndToEnd(ImageStage):
     """All networks, from the low-resolution image to the restored one."""
 
     name = "end_to_end"
-    families = ("osediff", "adcsr", "resshift", "edge_sd_sr", *ON_SD)
+    families = ("osediff", "adcsr", "resshift", "edge_sd_sr", *ON_SD, "tsdsr")
     may_freeze = ("encoder", "decoder")
     takes_teacher = True
     takes_lora = ("denoiser", "control")

@@ -12,6 +12,7 @@ from compress.stages.invsr import InvSR
 from compress.stages.latents import Latent
 from compress.stages.pixel_blocks import PixelBlocks
 from compress.stages.shift import ShiftStudent, ShiftTeacher, VQAutoencoderStage
+from compress.stages.tsdsr import TSDSR, FlowTeacher
 
 # In the order in which a model of each family is trained.
 _ALL: tuple[type[Stage], ...] = (
@@ -25,6 +26,8 @@ _ALL: tuple[type[Stage], ...] = (
     CCSR,
     DoSSR,
     AddSR,
+    FlowTeacher,
+    TSDSR,
     VQAutoencoderStage,
     ShiftTeacher,
     ShiftStudent,

@@ -33,6 +33,9 @@ Loss = Literal[
     "shift",
     "ta_add",
     "ta_add_by_step",
+    "velocity",
+    "tsd",
+    "score",
 ]
 Freezable = Literal["encoder", "decoder"]
 Learning = Literal["joint", "frozen"]
@@ -69,8 +72,8 @@ class StageSettings(Strict):
     encoder: Learning = Field(
         "joint",
         description=(
-            "Whether the encoder learns as well, in the stages edge_joint, edge_one_step and "
-            "end_to_end."
+            "Whether the encoder learns as well, in the stages tsdsr, edge_joint, edge_one_step "
+            "and end_to_end."
         ),
     )
     decoder: Learning = Field(
@@ -95,6 +98,13 @@ class StageSettings(Strict):
         description=(
             "In the stage dossr, the timesteps that are drawn: all 1000, as published, or those of "
             "the model's chain alone."
+        ),
+    )
+    dasm: bool = Field(
+        True,
+        description=(
+            "In the stage tsdsr, whether scores are summed along a path of four points, as in the "
+            "paper; false takes one, as the authors' command."
         ),
     )
     lora: LoRA | None = Field(

@@ -20,6 +20,7 @@ CASES = [
     ("ccsr", 2, ("hint", "control", "denoiser")),
     ("addsr", 1, ("model",)),
     ("dossr", 1, ("model",)),
+    ("tsdsr", 1, ("model", "denoiser")),
 ]
 
 

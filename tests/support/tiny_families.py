@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from support.tiny_model import small_context, small_unet, small_vae
 from torch import nn
 from transformers import SwinConfig
 
 from compress.families.addsr import Networks, addsr_model
 from compress.families.invsr import invsr_model
+from compress.families.tsdsr import tsdsr_model
 from compress.model.sr_model import SRModel
 from compress.networks.control import (
     AddedControl,
@@ -25,11 +26,13 @@ from compress.networks.control import (
 from compress.networks.controlled import controlled_model
 from compress.networks.image_prompt import PromptedControl, add_image_attention
 from compress.networks.latent_diffusion import (
+    ClampedEncoder,
     ImageEncoder,
     UNetDenoiser,
     VAEDecoder,
     VAEEncoder,
 )
+from compress.networks.mmdit import ConstantPrompt, MMDiT, MMDiTDenoiser
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.noise_predictor import NoisePredictor, PredictorConfig
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet
@@ -52,6 +55,19 @@ PREDICTOR = PredictorConfig(
     time_channels=16,
     groups=4,
 )
+MMDIT: dict[str, Any] = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 12,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 10,
+    "pos_embed_max_size": 64,
+}
 SWIN: dict[str, Any] = {
     "image_size": 24,
     "patch_size": 4,
@@ -162,12 +178,30 @@ def _addsr(steps: int) -> SRModel:
     return addsr_model({"noise": NoiseMaps(steps)}, networks, process)
 
 
+def _tsdsr(_steps: int) -> SRModel:
+    network = MMDiT(SD3Transformer2DModel(**MMDIT))
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.bias, std=0.1)
+    network.pos_embed.reset_parameters()
+    prompt = ConstantPrompt(5, MMDIT["joint_attention_dim"], MMDIT["pooled_projection_dim"])
+    prompt.reset_parameters()
+    parts = {
+        "text_encoder": prompt,
+        "encoder": ClampedEncoder(small_vae(*VAE)),
+        "denoiser": MMDiTDenoiser(network, 1000.0),
+        "decoder": VAEDecoder(small_vae(*VAE)),
+    }
+    return tsdsr_model(parts)
+
+
 MODELS: dict[str, Callable[[int], SRModel]] = {
     "dfosd": _dfosd,
     "invsr": _invsr,
     "ccsr": _ccsr,
     "addsr": _addsr,
     "dossr": _dossr,
+    "tsdsr": _tsdsr,
 }
 
 

@@ -23,7 +23,7 @@ from compress.recipe.recipe import load_recipe, parse_recipe, to_yaml
 
 RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
 MAIN = "recipes/passionsr_w8a8.yaml"
-CHAINS = ("dfosd", "invsr", "ccsr", "addsr", "dossr")
+CHAINS = ("dfosd", "invsr", "ccsr", "addsr", "dossr", "tsdsr")
 
 
 @cache

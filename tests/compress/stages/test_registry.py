@@ -31,6 +31,7 @@ def test_stages_of_every_family():
     assert stages_of("ccsr") == ["hr_encoder", "ccsr", "end_to_end", "decoder"]
     assert stages_of("dossr") == ["hr_encoder", "preprocessor", "dossr", "end_to_end", "decoder"]
     assert stages_of("resshift") == ["vq_autoencoder", "resshift", "sinsr", "end_to_end"]
+    assert stages_of("tsdsr") == ["autoencoder", "flow_teacher", "tsdsr", "end_to_end"]
     assert len(stages_of("edge_sd_sr")) == 7
     assert stages_of("adcsr") == ["end_to_end"]
     by_teacher = {name for name in STAGES if STAGES[name].takes_teacher}
@@ -58,7 +59,12 @@ def test_an_unknown_stage_is_told_all_names():
 def test_frozen_parts_are_those_that_a_stage_names():
     config = validate(StageConfig, STAGE | {"encoder": "frozen", "decoder": "frozen"}, "r.yaml")
     assert config.frozen == ["encoder", "decoder"]
-    assert stages_that_freeze("encoder") == ["edge_joint", "edge_one_step", "end_to_end"]
+    assert stages_that_freeze("encoder") == [
+        "tsdsr",
+        "edge_joint",
+        "edge_one_step",
+        "end_to_end",
+    ]
     message = refused(stage="autoencoder", encoder="frozen")
     assert message.endswith("still; edge_joint, edge_one_step, end_to_end can")
 

@@ -1,0 +1,74 @@
+"""A source whose full size is published files, and whose nano is a file of a training."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from compress.core.errors import UserError
+from compress.core.identity import files_key
+from compress.core.tensors import read_tensors
+from compress.model.source import Source
+from compress.model.sr_model import SRModel
+
+
+class ReleasedSource(Source):
+    """A source with the sizes `full` and `nano`.
+
+    Attributes:
+        title: The family's own name.
+        files: Keys that name a file, or a base, and what it is.
+        base_parts: The folders that are read of the key `base`.
+    """
+
+    title: ClassVar[str]
+    files: ClassVar[dict[str, str]]
+    base_parts: ClassVar[tuple[str, ...]] = ()
+
+    def is_nano(self) -> bool:
+        """Whether the size is `nano`."""
+        raise NotImplementedError
+
+    def named(self, key: str) -> str:
+        """What a key names.
+
+        Raises:
+            UserError: The recipe does not set it.
+        """
+        value: str | None = getattr(self, key)
+        if value is None:
+            raise UserError(
+                f"source.{key}: {self.title} needs {self.files[key]}; set source.{key} "
+                "(--plan needs none)"
+            )
+        return value
+
+    def load(self, model: SRModel) -> None:
+        """Read the values into what `build` returned.
+
+        Raises:
+            UserError: A file is not named, is missing, or holds other tensors than the model.
+        """
+        if self.is_nano():
+            read_tensors(model, Path(self.named("weights")))
+        else:
+            self.load_full(model)
+        model.eval().requires_grad_(False)
+
+    def load_full(self, model: SRModel) -> None:
+        """Read the published files into a model of full size.
+
+        Raises:
+            UserError: As `load` does.
+        """
+        raise NotImplementedError
+
+    def start(self, model: SRModel) -> None:
+        """What a training begins with: for a full size the published files, for a nano nothing."""
+        if not self.is_nano():
+            self.load(model)
+
+    def data_key(self) -> str:
+        """Identity of the weight files, part of cache keys."""
+        named: dict[str, str | None] = {key: getattr(self, key) for key in self.files}
+        base = named.pop("base", None)
+        parts = [] if base is None else [Path(base) / part for part in self.base_parts]
+        return files_key([*parts, *filter(None, named.values())])

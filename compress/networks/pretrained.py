@@ -1,0 +1,80 @@
+"""Read a network from a folder in diffusers' layout, or from a hub."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+
+from compress.core.errors import UserError, first_line
+from compress.core.tensors import few
+from compress.networks.variants import variant_of
+
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+class Base(NamedTuple):
+    """Where a published base is.
+
+    Attributes:
+        place: A folder in diffusers' layout, or a hub id.
+        title: What it should be, such as "SD 2.1-base".
+        layout: The folders that diffusers' layout has.
+    """
+
+    place: str
+    title: str
+    layout: str
+
+    def check_place(self) -> None:
+        """Raise UserError for what is neither a folder nor a hub id."""
+        if not Path(self.place).is_dir() and not _HUB_ID.fullmatch(self.place):
+            raise UserError(
+                f"base '{self.place}' is neither a folder nor a hub id (owner/name); give "
+                f"{self.title} in diffusers' {self.layout}"
+            )
+
+    def unreadable(self, part: str, error: Exception) -> UserError:
+        """The error for a folder that cannot be read."""
+        return UserError(
+            f"base '{self.place}': cannot read {part}/ ({first_line(error)}); give a folder of "
+            f"{self.title} in diffusers' {self.layout}, or the id of a hub repository that can be "
+            "reached and holds them"
+        )
+
+    def pretrained(self, kind: Any, part: str) -> Any:
+        """A network of one subfolder, complete, in float32.
+
+        Args:
+            kind: Its class.
+            part: The subfolder.
+
+        Raises:
+            UserError: It cannot be read, or lacks weights.
+        """
+        options: dict[str, Any] = {"output_loading_info": True}
+        options["dtype" if part == "text_encoder" else "torch_dtype"] = torch.float32
+        variant = variant_of(self.place, part)
+        if variant is not None:
+            options["variant"] = variant
+        try:
+            network, report = kind.from_pretrained(self.place, subfolder=part, **options)
+        except UNREADABLE as error:
+            raise self.unreadable(part, error) from None
+        absent = report["missing_keys"]
+        if absent:
+            raise UserError(
+                f"base '{self.place}': {part}/ lacks {len(absent)} weights ({few(absent)}); fetch "
+                "it again"
+            )
+        return network
