@@ -27,6 +27,7 @@ from compress.process.resample import SCALE
 from compress.routing.choice import values
 from compress.routing.config import RouterConfig
 from compress.routing.gains import measure_tiles, tile_pair
+from compress.routing.information import gain
 from compress.routing.judging import HeldOut, default_threshold, judge
 from compress.routing.quality import UNIT, quality
 from compress.routing.router import Router
@@ -76,7 +77,7 @@ def train_router(
     tiles = RandomCrops(images, config.crop, config.tiles, config.seed + 1)
     measured = measure_tiles(config, model, router, tiles, workdir / "gains.jsonl", device)
     lr = torch.cat([tile_pair(config, tiles, number)[1] for number in range(config.tiles)])
-    gains = measured.diff(dim=1).tanh().float()
+    gains = gain(measured[:, 1:], measured[:, :-1]).float()
     held = torch.arange(config.tiles) % HELD_OUT == 0
     _optimise(_regressor_job(config, router, lr[~held], gains[~held]), workdir, device)
     steps = _predict(router, lr[held], device)

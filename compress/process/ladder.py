@@ -1,0 +1,69 @@
+"""Chains whose steps may be left out: from any place to any later one, by weighted sums.
+
+A ladder has `places` steps. At place i = 0 .. places - 1 the networks are called; the place of the
+number `places` is the end, the clean latent. A walk that visits all places is the chain itself, to
+the last bit of its noise: the draw of a place is used on arriving there, whatever lies between.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from compress.process.codebook import Skip, clean
+from compress.process.linear_steps import PREDICTION, STATE, Factors
+from compress.process.noise import DRAW
+
+Rule = Literal["ddpm", "ddim", "renoise"]
+
+
+def draw_of(place: int) -> str:
+    """The name of the noise with which a state arrives at a place."""
+    return f"{DRAW}{place}"
+
+
+@dataclass(frozen=True)
+class EpsilonLadder:
+    """A chain of a network that predicts noise.
+
+    Attributes:
+        timesteps: What the networks are told at each place.
+        alpha_bars: abar_t at each place.
+        start: The factors of the first state.
+        rule: Of a skip: DDPM's posterior, DDIM, or the clean latent noised afresh.
+        jump: Whether the first step noises the clean latent afresh, whatever the rule (CCSR).
+    """
+
+    timesteps: tuple[int, ...]
+    alpha_bars: tuple[float, ...]
+    start: Factors
+    rule: Rule
+    jump: bool = False
+    memory = 1  # earlier places, with the one that it stands at, that a skip depends on
+
+    @property
+    def places(self) -> int:
+        """Steps of the chain."""
+        return len(self.timesteps)
+
+    def clean_of(self, place: int) -> Factors:
+        """The factors of x0 over the state and the prediction at a place."""
+        return clean(self.alpha_bars[place])
+
+    def onward(self, path: tuple[int, ...]) -> Factors:
+        """The factors of the state at the last of `path`, from the place before it."""
+        here, there = path[-2:]
+        bar = self.alpha_bars[here]
+        if there == self.places:
+            return clean(bar)
+        earlier = self.alpha_bars[there]
+        step = Skip(self.timesteps[here], self.timesteps[there], bar, earlier)
+        if self.rule == "renoise" or (self.jump and here == 0):
+            return {**clean(bar, step.ddim[0]), draw_of(there): step.ddim[1]}
+        if self.rule == "ddim":
+            factors = clean(bar, step.ddim[0])
+            factors[PREDICTION] += step.ddim[1]
+            return factors
+        of_clean, of_state, variance = step.ddpm
+        factors = clean(bar, of_clean)
+        factors[STATE] += of_state
+        return {**factors, draw_of(there): math.sqrt(variance)}

@@ -1,0 +1,234 @@
+"""A chain of which every tile takes its own steps: AdaDiffSR (arXiv 2410.17752) as a process.
+
+The process wraps the one that a source has. A regressor says after each call what it gained, the
+rules of `skipping` say how many steps are left out next or that the tile is done, and the ladder of
+the source's process has the coefficients of that skip. Tiles are walked one by one, and their clean
+latents are blended with Gaussian weights once, behind the last step [doc]: a blend between the
+steps would mix neighbours' noise. Without a regressor all tiles take one path of evenly spread
+calls, which is what adaptive walks are measured against.
+
+A router is the same for models of one step: there the steps are paths in the order of their cost.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.process.contract import Ladder, Process, Steps
+from compress.process.linear_steps import PREDICTION, STATE, weighted_sum
+from compress.routing.information import Information
+from compress.routing.skipping import Rules, Walk, uniform_path
+from compress.routing.step_networks import StepRegressor
+
+REMEMBERED = 3  # calls whose states and predictions a skip may read (a solver of order 3)
+GIVEN = "latent"  # the value with o, the latent of the input
+Values = dict[str, torch.Tensor]
+# The clean latent of a place, by the place, its state and the prediction there.
+Watch = Callable[[int, torch.Tensor], None]
+
+
+class Chooser(nn.Module):
+    """What chooses the next step of a walk.
+
+    Args:
+        regressor: Predicts what each metric rose by.
+        information: Makes gains of that.
+        rules: Which gain leads to which interval.
+    """
+
+    def __init__(self, regressor: StepRegressor, information: Information, rules: Rules):
+        super().__init__()
+        self.regressor = regressor
+        self.information = information
+        self.rules = rules
+
+    def gains(
+        self, now: torch.Tensor, before: torch.Tensor, given: torch.Tensor, timestep: int
+    ) -> tuple[float, float]:
+        """Both gains of a tile, FR and NR; those of a batch are averaged."""
+        told = given.new_full((len(given),), timestep, dtype=torch.int64)
+        differences = self.regressor(now, before, given, told)
+        if differences.is_meta:
+            return 0.0, 0.0
+        fr, nr = self.information.gains(differences.float())
+        return fr.mean().item(), nr.mean().item()
+
+
+class AdaptiveSteps(nn.Module):
+    """The process.
+
+    Attributes:
+        chain: The source's process, whose ladder is walked.
+        chooser: What chooses; None for one path.
+        path: The places of that path.
+        walks: The places that each tile visited, newest last, and where it ended; whoever
+            measures reads and clears it.
+
+    Args:
+        chain: A process with a ladder of at least two steps.
+        chooser: See above.
+        calls: How many calls the one path has; all where it is None.
+    """
+
+    adaptive = True  # the number of steps depends on the image
+    by_tile = True  # whole walks are made on each tile
+    factors = None  # there is more than one step
+
+    def __init__(self, chain: Process, chooser: Chooser | None = None, calls: int | None = None):
+        super().__init__()
+        self.chain = chain
+        self.chooser = chooser
+        ladder = ladder_of(chain)
+        if ladder is None:
+            raise ValueError(f"a {type(chain).__name__} has no ladder of several steps")
+        self.path = uniform_path(ladder.places, calls or ladder.places)
+        self.walks: list[tuple[int, ...]] = []
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that it reads: those of the chain, and the latent of the input."""
+        names = tuple(self.chain.inputs)
+        return names if GIVEN in names else (*names, GIVEN)
+
+    @property
+    def period(self) -> int:
+        """Pixels of the latent after which its noise repeats itself."""
+        return self.chain.period
+
+    @property
+    def ladder(self) -> Ladder:
+        """The chain, of which steps are left out."""
+        found = ladder_of(self.chain)
+        assert found is not None  # __init__ made sure
+        return found
+
+    @property
+    def steps(self) -> int:
+        """How often the networks are called, at most."""
+        if self.chooser is None:
+            return len(self.path)
+        return self.chooser.rules.most_calls(self.ladder.places)
+
+    def restore(self, first: torch.Tensor, steps: Steps, *more: torch.Tensor) -> torch.Tensor:
+        """The clean latent [B, C, h, w]; arguments are those of a process' `restore`."""
+        values = dict(zip(self.inputs, (first, *more), strict=True))
+        run = _Run(self.chain, self.ladder, values, steps)
+        if self.chooser is None:
+            run.visit(self.path)
+        elif first.is_meta:
+            run.walk_all(self.chooser)
+        else:
+            run.walk(self.chooser)
+        if not first.is_meta:
+            self.walks.append(tuple(run.path))
+        return run.result
+
+    def trace(self, values: Values, steps: Steps, watch: Watch) -> None:
+        """Walk the whole chain, and tell the clean latent of every place.
+
+        Args:
+            values: By the names in `inputs`.
+            steps: What the model lets a process call.
+            watch: Told of each place and its clean latent [B, C, h, w].
+        """
+        run = _Run(self.chain, self.ladder, values, steps)
+        run.visit(range(self.ladder.places), watch)
+
+
+def ladder_of(chain: Process) -> Ladder | None:
+    """The ladder of a process that has one of at least two steps."""
+    found: Ladder | None = getattr(chain, "ladder", None)
+    return found if found is not None and chain.steps > 1 else None
+
+
+class _Run:
+    """One tile on its way down a ladder.
+
+    Args:
+        chain: The source's process.
+        ladder: Its ladder.
+        values: What the process reads, by name.
+        steps: What it may call.
+    """
+
+    def __init__(self, chain: Process, ladder: Ladder, values: Values, steps: Steps):
+        self.chain = chain
+        self.ladder = ladder
+        self.steps = steps
+        self.source = values
+        named = getattr(chain, "named", None)
+        self.values: Values = dict(values) if named is None else named(values[GIVEN])
+        self.state = weighted_sum(ladder.start, self.values)
+        self.path: list[int] = []
+        self.seen: dict[str, Any] = {}  # what the next step sees in the place of other values
+        self.result = self.state
+
+    @property
+    def given(self) -> torch.Tensor:
+        """o, the latent of the input [B, C, h, w]."""
+        return self.values[GIVEN]
+
+    def call(self, place: int) -> torch.Tensor:
+        """Call the networks at a place; the clean latent that they tell."""
+        told = self.state.new_full((len(self.state),), self.ladder.timesteps[place]).long()
+        shown = self.state
+        if hasattr(self.chain, "shown"):
+            shown = self.chain.shown(self.state, self.source[GIVEN], place)
+        prediction = self.steps(shown, told, **self.seen)
+        index = len(self.path)
+        self.path.append(place)
+        self.values |= {STATE: self.state, PREDICTION: prediction}
+        self.values |= {f"{STATE}_{index}": self.state, f"{PREDICTION}_{index}": prediction}
+        for name in (STATE, PREDICTION):
+            self.values.pop(f"{name}_{index - REMEMBERED}", None)
+        return weighted_sum(self.ladder.clean_of(place), self.values)
+
+    def go(self, place: int, clean: torch.Tensor) -> None:
+        """Take the state to a later place, or to the end."""
+        self.state = weighted_sum(self.ladder.onward((*self.path, place)), self.values)
+        self.result = self.state
+        between = getattr(self.chain, "between", None)
+        if between is not None and place < self.ladder.places:
+            self.seen = between(clean, self.values["condition"], self.steps)
+
+    def visit(self, path: Any, watch: Watch | None = None) -> None:
+        """Walk one path and on to the end."""
+        places = [*path, self.ladder.places]
+        for place, following in pairwise(places):
+            clean = self.call(place)
+            if watch is not None:
+                watch(place, clean)
+            self.go(following, clean)
+
+    def walk(self, chooser: Chooser) -> None:
+        """Walk as the gains say; a tile that leaves has its best clean latent."""
+        walk = Walk(chooser.rules, self.ladder.places)
+        clean = self.call(0)
+        best = clean
+        following: int | None = walk.first()
+        while following is not None:
+            self.go(following, clean)
+            if following == self.ladder.places:
+                return
+            walk.go(following)
+            before, clean = clean, self.call(following)
+            timestep = self.ladder.timesteps[following]
+            following = walk.onward(*chooser.gains(clean, before, self.given, timestep))
+            if walk.best_place == walk.place:
+                best = clean
+        self.result = best
+
+    def walk_all(self, chooser: Chooser) -> None:
+        """The longest walk that there can be: what a plan counts."""
+        stride = min(chooser.rules.intervals)
+        path = [0, *range(chooser.rules.first, self.ladder.places, stride)]
+        before: torch.Tensor | None = None
+        for place, following in zip(path, [*path[1:], self.ladder.places], strict=True):
+            clean = self.call(place)
+            if before is not None:
+                chooser.gains(clean, before, self.given, self.ladder.timesteps[place])
+            before = clean
+            self.go(following, clean)
