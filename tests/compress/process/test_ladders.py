@@ -62,7 +62,7 @@ def test_a_skip_of_the_multistep_solver_is_the_shorter_solvers():
         factors = dict(long.ladder.onward(doubled))
         factors[f"noise_{end}"] = factors.pop(f"noise_{2 * end}")
         for name, value in short.ladder.onward(path).items():
-            assert factors[name] == pytest.approx(value, rel=2e-2, abs=1e-6), (end, name)
+            assert factors[name] == pytest.approx(value, rel=1e-9, abs=1e-12), (end, name)
 
 
 @pytest.mark.parametrize("sampler", ["deterministic", "stochastic"])
