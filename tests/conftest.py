@@ -33,6 +33,7 @@ SLOW = (
     "compress/pipeline/test_run.py",
     "compress/quant/test_points.py",
     "compress/recipe/test_recipe.py",
+    "compress/routing/test_adaptive.py",
     "compress/routing/test_router.py",
     "compress/stages/",
     "eval/score/test_benchmark.py",

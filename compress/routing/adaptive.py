@@ -11,22 +11,24 @@ A router is the same for models of one step: there the steps are paths in the or
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
+from compress.model.sr_model import SRModel
 from compress.process.contract import Ladder, Process, Steps
-from compress.process.linear_steps import PREDICTION, STATE, weighted_sum
-from compress.routing.information import Information
+from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row, weighted_sum
+from compress.routing.information import part_gains
 from compress.routing.skipping import Rules, Walk, uniform_path
 from compress.routing.step_networks import StepRegressor
 
 REMEMBERED = 3  # calls whose states and predictions a skip may read (a solver of order 3)
 GIVEN = "latent"  # the value with o, the latent of the input
 Values = dict[str, torch.Tensor]
-# The clean latent of a place, by the place, its state and the prediction there.
+# Told of a place and of the clean latent that the call there tells.
 Watch = Callable[[int, torch.Tensor], None]
 
 
@@ -35,15 +37,19 @@ class Chooser(nn.Module):
 
     Args:
         regressor: Predicts what each metric rose by.
-        information: Makes gains of that.
         rules: Which gain leads to which interval.
+
+    Attributes:
+        weights: w_c of both parts, [2, metrics].
     """
 
-    def __init__(self, regressor: StepRegressor, information: Information, rules: Rules):
+    weights: torch.Tensor
+
+    def __init__(self, regressor: StepRegressor, rules: Rules):
         super().__init__()
         self.regressor = regressor
-        self.information = information
         self.rules = rules
+        self.register_buffer("weights", torch.zeros(2, regressor.metrics))
 
     def gains(
         self, now: torch.Tensor, before: torch.Tensor, given: torch.Tensor, timestep: int
@@ -53,8 +59,8 @@ class Chooser(nn.Module):
         differences = self.regressor(now, before, given, told)
         if differences.is_meta:
             return 0.0, 0.0
-        fr, nr = self.information.gains(differences.float())
-        return fr.mean().item(), nr.mean().item()
+        fr, nr = part_gains(differences.float(), self.weights).mean(0).tolist()
+        return fr, nr
 
 
 class AdaptiveSteps(nn.Module):
@@ -64,6 +70,7 @@ class AdaptiveSteps(nn.Module):
         chain: The source's process, whose ladder is walked.
         chooser: What chooses; None for one path.
         path: The places of that path.
+        watch: Told of each place of that path and its clean latent; None for nobody.
         walks: The places that each tile visited, newest last, and where it ended; whoever
             measures reads and clears it.
 
@@ -73,7 +80,6 @@ class AdaptiveSteps(nn.Module):
         calls: How many calls the one path has; all where it is None.
     """
 
-    adaptive = True  # the number of steps depends on the image
     by_tile = True  # whole walks are made on each tile
     factors = None  # there is more than one step
 
@@ -85,7 +91,13 @@ class AdaptiveSteps(nn.Module):
         if ladder is None:
             raise ValueError(f"a {type(chain).__name__} has no ladder of several steps")
         self.path = uniform_path(ladder.places, calls or ladder.places)
+        self.watch: Watch | None = None
         self.walks: list[tuple[int, ...]] = []
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of steps depends on the image."""
+        return self.chooser is not None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -105,6 +117,11 @@ class AdaptiveSteps(nn.Module):
         assert found is not None  # __init__ made sure
         return found
 
+    def latent_of(self, given: torch.Tensor) -> torch.Tensor:
+        """o of the value "latent", which may hold more than it."""
+        named = getattr(self.chain, "named", None)
+        return given if named is None else named(given)[GIVEN]
+
     @property
     def steps(self) -> int:
         """How often the networks are called, at most."""
@@ -117,7 +134,7 @@ class AdaptiveSteps(nn.Module):
         values = dict(zip(self.inputs, (first, *more), strict=True))
         run = _Run(self.chain, self.ladder, values, steps)
         if self.chooser is None:
-            run.visit(self.path)
+            run.visit(self.path, self.watch)
         elif first.is_meta:
             run.walk_all(self.chooser)
         else:
@@ -126,16 +143,43 @@ class AdaptiveSteps(nn.Module):
             self.walks.append(tuple(run.path))
         return run.result
 
-    def trace(self, values: Values, steps: Steps, watch: Watch) -> None:
-        """Walk the whole chain, and tell the clean latent of every place.
 
-        Args:
-            values: By the names in `inputs`.
-            steps: What the model lets a process call.
-            watch: Told of each place and its clean latent [B, C, h, w].
-        """
-        run = _Run(self.chain, self.ladder, values, steps)
-        run.visit(range(self.ladder.places), watch)
+def even_steps(chain: Process, calls: int) -> Process:
+    """A chain of that many calls, spread evenly.
+
+    Weighted sums stay weighted sums, so that the chain is exported as the whole one is.
+    """
+    ladder = ladder_of(chain)
+    if not isinstance(chain, LinearSteps) or ladder is None or calls == 1:
+        return AdaptiveSteps(chain, calls=calls)
+    path = (*uniform_path(ladder.places, calls), ladder.places)
+    rows = tuple(
+        Row(ladder.timesteps[path[call]], ladder.onward(path[: call + 2])) for call in range(calls)
+    )
+    return replace(chain, rows=rows, ladder=None)
+
+
+def latent_channels(model: SRModel) -> int:
+    """C of the latents that a model's chain walks on.
+
+    Args:
+        model: On the meta device.
+    """
+    values = model.before_process(model.blank(model.multiple, model.multiple))
+    named = getattr(model.process, "named", None)
+    latent = values[GIVEN] if named is None else named(values[GIVEN])[GIVEN]
+    return latent.shape[1]
+
+
+def adaptive_process(model: SRModel) -> AdaptiveSteps:
+    """The process of a model with adaptive steps.
+
+    Raises:
+        TypeError: It has another.
+    """
+    if not isinstance(model.process, AdaptiveSteps):
+        raise TypeError(f"a {type(model.process).__name__} has no adaptive steps")
+    return model.process
 
 
 def ladder_of(chain: Process) -> Ladder | None:

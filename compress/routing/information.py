@@ -62,17 +62,13 @@ class Information:
         """R of one part: of the metrics that compare with the input, or of the others."""
         return self._sum(self.normalised(values), reference)
 
-    def gains(self, differences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The gains of both parts, FR and NR.
-
-        Args:
-            differences: M less M of the state before, [B, metrics], in the order of `terms`.
-
-        Returns:
-            [B] each; 0 where a part has no metric.
-        """
-        by_name = dict(zip(self.terms, differences.unbind(1), strict=True))
-        return self._sum(by_name, True).tanh(), self._sum(by_name, False).tanh()
+    def weights(self) -> torch.Tensor:
+        """w_c of both parts, FR and NR, 0 for a metric of the other part: float64 [2, metrics]."""
+        rows = []
+        for reference in (True, False):
+            terms = self.terms.values()
+            rows.append([term.weight * (term.reference == reference) for term in terms])
+        return torch.tensor(rows, dtype=torch.float64)
 
     def _sum(self, values: Mapping[str, torch.Tensor], reference: bool) -> torch.Tensor:
         some = next(iter(values.values()))
@@ -81,6 +77,19 @@ class Information:
             if term.reference == reference:
                 total = total + term.weight * values[name]
         return total
+
+
+def part_gains(differences: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The gains of both parts, FR and NR [doc]; 0 where a part has no metric.
+
+    Args:
+        differences: M less M of the state before, [B, metrics].
+        weights: w_c of the two parts, [2, metrics].
+
+    Returns:
+        [B, 2].
+    """
+    return (differences @ weights.T.to(differences)).tanh()
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ and places are our choice [REC], as the marks in the docstrings say.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,14 @@ PERIOD = 10_000.0  # of the slowest of them
 # channels and six metrics, beside the paper's 2.19M [doc]. A nano has an eighth.
 WIDTHS = (64, 128, 256, 256, 512)
 NANO_WIDTHS = (16, 16, 32, 32, 64)
+Width = Literal["small", "full"]
 STRIDES = (2, 2, 2, 1, 1)
 INJECTION_WIDTH = 64  # [REC]
+
+
+def widths(size: Width) -> tuple[int, ...]:
+    """Widths of a regressor's convolutions."""
+    return WIDTHS if size == "full" else NANO_WIDTHS
 
 
 def sinusoid(timesteps: torch.Tensor) -> torch.Tensor:
@@ -43,6 +50,8 @@ class StepRegressor(nn.Module):
 
     def __init__(self, channels: int, metrics: int, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
+        self.channels = channels
+        self.metrics = metrics
         layers = []
         before = 3 * channels
         for width, stride in zip(widths, STRIDES, strict=True):
@@ -51,6 +60,13 @@ class StepRegressor(nn.Module):
         self.convs = nn.ModuleList(layers)
         self.time = nn.Linear(SINUSOID, before)
         self.head = nn.Linear(before, metrics)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Draw the values that a training begins with."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()
 
     def forward(
         self, now: torch.Tensor, before: torch.Tensor, given: torch.Tensor, timesteps: torch.Tensor

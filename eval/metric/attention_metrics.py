@@ -21,10 +21,9 @@ def _random_backbones() -> Iterator[None]:
 
     create = timm.create_model
 
-    def without_values(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-        return create(name, pretrained=False, **options)
-
-    timm.create_model = without_values
+    timm.create_model = lambda name, pretrained=False, **options: create(
+        name, pretrained=False, **options
+    )
     try:
         yield
     finally:

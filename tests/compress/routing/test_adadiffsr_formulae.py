@@ -10,7 +10,7 @@ from compress.process.codebook import clean, skip
 from compress.process.linear_steps import PREDICTION, STATE, weighted_sum
 from compress.process.one_step import alphas_cumprod
 from compress.process.tiling import Cut, gaussian_weights, joined, tiled_rows
-from compress.routing.information import Information, Term, gain, percentiles
+from compress.routing.information import Information, Term, gain, part_gains, percentiles
 from compress.routing.skipping import Rules, Walk
 from compress.routing.step_networks import Injection, StepRegressor, modulated, with_gains
 
@@ -46,9 +46,9 @@ def test_information_gain(cases):
     for quality, key in ((fr, "I_fr"), (nr, "I_nr"), (fr + nr, "I_whole")):
         torch.testing.assert_close(gain(quality[1:], quality[:-1]), double(wanted[key]), **CLOSE)
     differences = torch.stack([normalised[name].diff() for name in terms], dim=1)
-    by_regressor = information.gains(differences)
-    torch.testing.assert_close(by_regressor[0], double(wanted["I_fr"]), **CLOSE)
-    torch.testing.assert_close(by_regressor[1], double(wanted["I_nr"]), **CLOSE)
+    by_regressor = part_gains(differences, information.weights())
+    torch.testing.assert_close(by_regressor[:, 0], double(wanted["I_fr"]), **CLOSE)
+    torch.testing.assert_close(by_regressor[:, 1], double(wanted["I_nr"]), **CLOSE)
 
 
 def test_small_gains(cases):
