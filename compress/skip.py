@@ -141,7 +141,7 @@ def _train_in(
     trained = train_regressor(config, load_model(options.model), judge, workdir, device)
     figures = {"model": describe(options.model), **trained.figures}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_regressor(options.out, trained.chooser, options.size, trained.information, figures)
+    write_regressor(options.out, trained.regressor, options.size, trained.information, figures)
     return figures
 
 
@@ -150,13 +150,13 @@ def evaluate(options: argparse.Namespace) -> None:
     from compress.recipe.checkpoint import load_model
     from compress.routing.comparing import degrade_originals, open_partners
     from compress.routing.comparing_steps import against_even, compare_steps, table
-    from compress.routing.regressor_file import chooser_of
+    from compress.routing.regressor_file import install_file
     from compress.training import losses
 
     if options.out:
         check_file(options.out, "-o", [Path(options.model), Path(options.regressor)])
     model = load_model(options.model)
-    chooser = chooser_of(options.regressor, model)
+    install_file(options.regressor, model)
     lpips = losses.lpips(options.lpips_weights) if options.lpips_weights else None
     if options.lr:
         photographs = open_partners(options.data, options.lr, options.limit)
@@ -164,7 +164,7 @@ def evaluate(options: argparse.Namespace) -> None:
         photographs = degrade_originals(
             options.data, options.degradation, options.seed, options.limit, options.side
         )
-    figures = compare_steps(model, chooser, photographs, lpips, options.calls)
+    figures = compare_steps(model, photographs, lpips, options.calls)
     print(f"{len(photographs)} images")
     print(table(figures))
     if options.out:

@@ -234,7 +234,7 @@ class Components(nn.Module):
             run_calls(self, calls[: calls.index(call)], known)
             return known
         run_calls(self, calls, known)
-        if not call.each_step:
+        if not call.in_process:
             if CLEAN_LATENT not in known:
                 known[CLEAN_LATENT] = self.restore(known)
             after = self.wiring.after

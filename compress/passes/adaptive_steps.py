@@ -11,7 +11,7 @@ from compress.core.identity import files_key
 from compress.cost.count import meta_copy
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
-from compress.routing.adaptive import AdaptiveSteps, Chooser, even_steps, ladder_of, latent_channels
+from compress.routing.adaptive import even_steps, install, ladder_of, latent_channels
 from compress.routing.information import TAU
 from compress.routing.regressor_file import read_regressor
 from compress.routing.skipping import Rules, default_intervals
@@ -88,9 +88,7 @@ class AdaptiveStepsPass(Pass):
         device = next(model.parameters()).device
         with torch.device(device):
             network = StepRegressor(channels, self.metrics, widths(self.size))
-            chooser = Chooser(network, self.rules(ladder.places))
-        process = AdaptiveSteps(model.process, chooser)
-        model.process = process.eval().requires_grad_(False)
+        install(model, network, self.rules(ladder.places))
 
     def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
         """Read the regressor's values.
@@ -101,13 +99,10 @@ class AdaptiveStepsPass(Pass):
         Raises:
             UserError: The file is missing or damaged, or is of a regressor of another size.
         """
-        process = model.process
         if self.regressor is None:
-            return {"calls": process.steps}
-        if not isinstance(process, AdaptiveSteps) or process.chooser is None:
-            raise TypeError("only a model as `convert` made it can be fitted")
-        found = read_regressor(self.regressor, process.chooser, "passes: adaptive_steps")
-        return {"most_calls": process.steps, **found}
+            return {"calls": model.process.steps}
+        found = read_regressor(self.regressor, model, "passes: adaptive_steps")
+        return {"most_calls": model.process.steps, **found}
 
     def data_key(self) -> str:
         """Identity of the regressor's file."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.model.calls import TIMESTEP, Call
 from compress.model.sr_model import SRModel
 from compress.process.contract import Ladder, Process, Steps
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row, weighted_sum
@@ -26,6 +27,8 @@ from compress.routing.skipping import Rules, Walk, uniform_path
 from compress.routing.step_networks import StepRegressor
 
 REMEMBERED = 3  # calls whose states and predictions a skip may read (a solver of order 3)
+REGRESSOR, RISES = "regressor", "rises"
+CLEAN, CLEAN_BEFORE = "clean", "clean_before"  # of two neighbouring calls of a walk
 GIVEN = "latent"  # the value with o, the latent of the input
 Values = dict[str, torch.Tensor]
 # Told of a place and of the clean latent that the call there tells.
@@ -33,11 +36,11 @@ Watch = Callable[[int, torch.Tensor], None]
 
 
 class Chooser(nn.Module):
-    """What chooses the next step of a walk.
+    """What chooses the next step of a walk, by what the component `regressor` predicts.
 
     Args:
-        regressor: Predicts what each metric rose by.
         rules: Which gain leads to which interval.
+        metrics: How many metrics the regressor predicts the rise of.
 
     Attributes:
         weights: w_c of both parts, [2, metrics].
@@ -45,21 +48,33 @@ class Chooser(nn.Module):
 
     weights: torch.Tensor
 
-    def __init__(self, regressor: StepRegressor, rules: Rules):
+    def __init__(self, rules: Rules, metrics: int):
         super().__init__()
-        self.regressor = regressor
         self.rules = rules
-        self.register_buffer("weights", torch.zeros(2, regressor.metrics))
+        self.register_buffer("weights", torch.zeros(2, metrics))
 
     def gains(
-        self, now: torch.Tensor, before: torch.Tensor, given: torch.Tensor, timestep: int
+        self,
+        steps: Steps,
+        now: torch.Tensor,
+        before: torch.Tensor,
+        given: torch.Tensor,
+        timestep: int,
     ) -> tuple[float, float]:
-        """Both gains of a tile, FR and NR; those of a batch are averaged."""
-        told = given.new_full((len(given),), timestep, dtype=torch.int64)
-        differences = self.regressor(now, before, given, told)
-        if differences.is_meta:
+        """Both gains of a tile, FR and NR; those of a batch are averaged.
+
+        Args:
+            steps: What the process may call.
+            now: f_i [B, C, h, w].
+            before: f_(i-1), likewise.
+            given: o, likewise.
+            timestep: Of f_i.
+        """
+        told = torch.full((1,), timestep, dtype=torch.int64, device=given.device)
+        rises = steps.call(REGRESSOR, now, before, given, told)
+        if rises.is_meta:
             return 0.0, 0.0
-        fr, nr = part_gains(differences.float(), self.weights).mean(0).tolist()
+        fr, nr = part_gains(rises.float(), self.weights).mean(0).tolist()
         return fr, nr
 
 
@@ -171,6 +186,29 @@ def latent_channels(model: SRModel) -> int:
     return latent.shape[1]
 
 
+def install(model: SRModel, regressor: StepRegressor, rules: Rules) -> Chooser:
+    """Let a model of several steps choose them: its regressor becomes a component.
+
+    Args:
+        model: Whose process has a ladder.
+        regressor: Of as many channels as the latents have.
+        rules: Which gain leads to which interval.
+
+    Returns:
+        The chooser, whose weights are 0.
+    """
+    call = Call(REGRESSOR, (CLEAN, CLEAN_BEFORE, GIVEN, TIMESTEP), (RISES,), between=True)
+    ratio = model.wiring.ratios[GIVEN]
+    ratios = {**model.wiring.ratios, CLEAN: ratio, CLEAN_BEFORE: ratio}
+    last = next(i for i, one in enumerate(model.wiring.calls) if one in model.wiring.after)
+    calls = (*model.wiring.calls[:last], call, *model.wiring.calls[last:])
+    setattr(model, REGRESSOR, regressor.eval().requires_grad_(False))
+    model.wiring = replace(model.wiring, calls=calls, ratios=ratios)
+    chooser = Chooser(rules, regressor.metrics).to(next(regressor.parameters()).device)
+    model.put_process(AdaptiveSteps(model.process, chooser).eval())
+    return chooser
+
+
 def adaptive_process(model: SRModel) -> AdaptiveSteps:
     """The process of a model with adaptive steps.
 
@@ -259,11 +297,15 @@ class _Run:
                 return
             walk.go(following)
             before, clean = clean, self.call(following)
-            timestep = self.ladder.timesteps[following]
-            following = walk.onward(*chooser.gains(clean, before, self.given, timestep))
+            following = walk.onward(*self._gains(chooser, clean, before, following))
             if walk.best_place == walk.place:
                 best = clean
         self.result = best
+
+    def _gains(
+        self, chooser: Chooser, now: torch.Tensor, before: torch.Tensor, place: int
+    ) -> tuple[float, float]:
+        return chooser.gains(self.steps, now, before, self.given, self.ladder.timesteps[place])
 
     def walk_all(self, chooser: Chooser) -> None:
         """The longest walk that there can be: what a plan counts."""
@@ -273,6 +315,6 @@ class _Run:
         for place, following in zip(path, [*path[1:], self.ladder.places], strict=True):
             clean = self.call(place)
             if before is not None:
-                chooser.gains(clean, before, self.given, self.ladder.timesteps[place])
+                self._gains(chooser, clean, before, place)
             before = clean
             self.go(following, clean)

@@ -10,8 +10,9 @@ from tqdm import tqdm
 from compress.cost.count import measure, measure_module
 from compress.model.sr_model import SRModel
 from compress.process.contract import Process
-from compress.routing.adaptive import AdaptiveSteps, Chooser, ladder_of
+from compress.routing.adaptive import REGRESSOR, AdaptiveSteps, adaptive_process
 from compress.routing.comparing import Photograph, psnr
+from compress.routing.step_networks import StepRegressor
 
 EQUAL = 0.005  # LPIPS within which results count as equally good
 SIDE = 128  # LR pixels at which MACs are counted
@@ -37,13 +38,12 @@ class StepCosts:
         return self.fixed + calls * self.call + predictions * self.regressor
 
 
-def step_costs(model: SRModel, chain: Process, chooser: Chooser | None) -> StepCosts:
+def step_costs(model: SRModel, chain: Process) -> StepCosts:
     """What a walk costs, by its calls; the model's process is changed meanwhile.
 
     Args:
-        model: Its values are not read.
+        model: With a regressor; its values are not read.
         chain: The process of the source.
-        chooser: Whose regressor is counted; None for none.
     """
     before = model.process
     side = -(-SIDE // model.multiple) * model.multiple
@@ -55,20 +55,17 @@ def step_costs(model: SRModel, chain: Process, chooser: Chooser | None) -> StepC
     finally:
         model.put_process(before)
     call = totals[1] - totals[0]
-    regressor = 0
-    if chooser is not None:
-        latent = int(side * model.latent_ratio)
-        state = torch.empty(1, chooser.regressor.channels, latent, latent, device="meta")
-        told = torch.empty(1, dtype=torch.int64, device="meta")
-        cost = measure_module(chooser.regressor, state, state, state, told, name="regressor")
-        regressor = cost.macs_paper
-    return StepCosts(totals[0] - call, call, regressor)
+    regressor: StepRegressor = model.component(REGRESSOR, "comparing steps")
+    latent = int(side * model.latent_ratio)
+    state = torch.empty(1, regressor.channels, latent, latent, device="meta")
+    told = torch.empty(1, dtype=torch.int64, device="meta")
+    cost = measure_module(regressor, state, state, state, told, name=REGRESSOR)
+    return StepCosts(totals[0] - call, call, cost.macs_paper)
 
 
 @torch.no_grad()
 def compare_steps(
     model: SRModel,
-    chooser: Chooser,
     photographs: Sequence[Photograph],
     lpips: nn.Module | None,
     calls: Sequence[int] | None = None,
@@ -76,8 +73,7 @@ def compare_steps(
     """Means over the images of even steps by their number, and of adaptive ones.
 
     Args:
-        model: Of several steps.
-        chooser: Trained for it.
+        model: With adaptive steps.
         photographs: What is upscaled.
         lpips: Maps two images to a distance; None leaves it out.
         calls: Numbers of even calls; None for all that the chain has.
@@ -87,16 +83,14 @@ def compare_steps(
         in dB, "lpips".
 
     Raises:
-        ValueError: The model has no steps that can be left out.
+        TypeError: The model has no adaptive steps.
     """
-    chain = model.process
-    ladder = ladder_of(chain)
-    if ladder is None:
-        raise ValueError("no steps can be left out")
-    costs = step_costs(model, chain, chooser)
-    counts = list(calls or range(1, ladder.places + 1))
+    adaptive = adaptive_process(model)
+    chain = adaptive.chain
+    costs = step_costs(model, chain)
+    counts = list(calls or range(1, adaptive.ladder.places + 1))
     ways = {f"{count} calls": AdaptiveSteps(chain, calls=count) for count in counts}
-    ways["adaptive"] = AdaptiveSteps(chain, chooser)
+    ways["adaptive"] = adaptive
     rows: dict[str, list[Row]] = {way: [] for way in ways}
     for photograph in tqdm(photographs, desc="skip eval"):
         for way, process in ways.items():
@@ -113,7 +107,7 @@ def compare_steps(
             if lpips is not None:
                 row["lpips"] = lpips(image, photograph.hr).item()
             rows[way].append(row)
-    model.put_process(chain)
+    model.put_process(adaptive)
     return {way: _mean(found) for way, found in rows.items()}
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from typing_extensions import TypedDict
 
 from compress.core.errors import UserError
@@ -14,8 +15,14 @@ from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.cost.count import meta_copy
 from compress.model.sr_model import SRModel
-from compress.routing.adaptive import Chooser, ladder_of, latent_channels
-from compress.routing.information import Information
+from compress.routing.adaptive import (
+    REGRESSOR,
+    adaptive_process,
+    install,
+    ladder_of,
+    latent_channels,
+)
+from compress.routing.information import Information, Term
 from compress.routing.skipping import Rules, default_intervals
 from compress.routing.step_networks import StepRegressor, Width, widths
 
@@ -43,24 +50,29 @@ class Header(TypedDict):
 
 
 def write_regressor(
-    path: Path, chooser: Chooser, size: str, information: Information, figures: dict[str, Any]
+    path: Path,
+    regressor: StepRegressor,
+    size: Width,
+    information: Information,
+    figures: dict[str, Any],
 ) -> None:
     """Write a regressor as one safetensors file.
 
     Args:
         path: The file, in a folder that exists.
-        chooser: Holds the network.
-        size: `small` or `full`.
+        regressor: The network.
+        size: Of it.
         information: The metrics that it predicts the rise of.
         figures: Of its training.
     """
     steps = {
-        "channels": chooser.regressor.channels,
+        "channels": regressor.channels,
         "size": size,
         "metrics": {name: asdict(term) for name, term in information.terms.items()},
         "figures": figures,
     }
-    write_tensors(path, chooser.state_dict(), {"format": FORMAT, "steps": json.dumps(steps)})
+    header = {"format": FORMAT, "steps": json.dumps(steps)}
+    write_tensors(path, regressor.state_dict(), header)
 
 
 def read_header(path: str | Path) -> Header:
@@ -81,12 +93,12 @@ def read_header(path: str | Path) -> Header:
     return steps
 
 
-def read_regressor(path: str | Path, chooser: Chooser, where: str) -> dict[str, Any]:
-    """Set the values of a chooser by its file.
+def read_regressor(path: str | Path, model: SRModel, where: str) -> dict[str, Any]:
+    """Set the regressor and the weights of a model with adaptive steps by a file.
 
     Args:
         path: The file.
-        chooser: Of the structure that the file has.
+        model: With a regressor of the structure that the file has.
         where: What wants it, for the sentence of an error.
 
     Returns:
@@ -96,19 +108,26 @@ def read_regressor(path: str | Path, chooser: Chooser, where: str) -> dict[str, 
         UserError: It is any other file, or has another size or other metrics.
     """
     header = read_header(path)
-    mine = (chooser.regressor.channels, chooser.regressor.metrics)
+    regressor: StepRegressor = model.component(REGRESSOR, where)
+    mine = (regressor.channels, regressor.metrics)
     its = (header["channels"], len(header["metrics"]))
     if mine != its:
         raise UserError(
             f"{where}: {path} is for latents of {its[0]} channels and {its[1]} metrics, and here "
             f"are {mine[0]} and {mine[1]}; set `metrics`, or train one for this model"
         )
-    read_tensors(chooser, Path(path))
+    read_tensors(regressor, Path(path))
+    chooser = adaptive_process(model).chooser
+    if chooser is None:
+        raise TypeError("a model of even steps has no chooser")
+    terms = {name: Term(**metric) for name, metric in header["metrics"].items()}
+    weights = Information(terms).weights().to(torch.float32)
+    chooser.weights = weights.to(next(regressor.parameters()).device)
     return {"metrics": header["metrics"], **header["figures"]}
 
 
-def chooser_of(path: str | Path, model: SRModel) -> Chooser:
-    """The regressor of a file with the usual rules, for a model of several steps.
+def install_file(path: str | Path, model: SRModel) -> None:
+    """Let a model of several steps choose them by the regressor of a file and the usual rules.
 
     Raises:
         UserError: As `read_regressor`, and for a model without steps that can be left out.
@@ -118,9 +137,7 @@ def chooser_of(path: str | Path, model: SRModel) -> Chooser:
     if ladder is None:
         raise UserError("this model has no steps that can be left out; give one of several steps")
     intervals = default_intervals(ladder.places)
-    network = StepRegressor(
-        latent_channels(meta_copy(model)), len(header["metrics"]), widths(header["size"])
-    )
-    chooser = Chooser(network, Rules(intervals, first=intervals[1]))
-    read_regressor(path, chooser, str(path))
-    return chooser.eval().requires_grad_(False)
+    channels = latent_channels(meta_copy(model))
+    network = StepRegressor(channels, len(header["metrics"]), widths(header["size"]))
+    install(model, network, Rules(intervals, first=intervals[1]))
+    read_regressor(path, model, str(path))

@@ -18,7 +18,7 @@ from compress.cost.count import meta_copy
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
-from compress.routing.adaptive import AdaptiveSteps, Chooser, ladder_of, latent_channels
+from compress.routing.adaptive import AdaptiveSteps, ladder_of, latent_channels
 from compress.routing.information import Information, Term, part_gains, percentiles
 from compress.routing.judging import explained
 from compress.routing.optimising import Job, optimise
@@ -76,7 +76,7 @@ class StepsConfig:
 class Trained:
     """A regressor, what it predicts, and figures of its training."""
 
-    chooser: Chooser
+    regressor: StepRegressor
     information: Information
     figures: dict[str, Any]
 
@@ -108,7 +108,7 @@ def train_regressor(
     _claim(workdir, config, images)
     set_seed(config.seed)
     channels = latent_channels(meta_copy(model))
-    model.process = AdaptiveSteps(model.process)
+    model.put_process(AdaptiveSteps(model.process))
     model.to(device).requires_grad_(False).eval()
     intervals = default_intervals(ladder.places)
     rules = Rules(intervals, first=intervals[1])
@@ -119,8 +119,7 @@ def train_regressor(
     information = _information(config, walked, ladder.places)
     regressor = StepRegressor(channels, len(config.criteria), widths(config.size))
     regressor.start()
-    chooser = Chooser(regressor, rules).to(device)
-    chooser.weights.copy_(information.weights())
+    regressor.to(device)
     data = [_pairs(tile, information, ladder.timesteps) for tile in walked]
     learnt = [pairs for number, pairs in enumerate(data) if number % HELD_OUT]
     optimise(_job(config, regressor, _joined(learnt)), workdir, device)
@@ -130,9 +129,9 @@ def train_regressor(
         "data_hash": data_hash(images),
         "tiles": config.tiles,
         "hardware": hardware(),
-        "explained": _explained(chooser, held, device),
+        "explained": _explained(regressor, information, held),
     }
-    return Trained(chooser.cpu().eval(), information, figures)
+    return Trained(regressor.cpu().eval(), information, figures)
 
 
 def _claim(workdir: Path, config: StepsConfig, images: list[Path]) -> None:
@@ -225,11 +224,14 @@ def _job(config: StepsConfig, regressor: nn.Module, pairs: _Pairs) -> Job:
 
 
 @torch.no_grad()
-def _explained(chooser: Chooser, held: _Pairs, device: torch.device) -> dict[str, float]:
+def _explained(
+    regressor: StepRegressor, information: Information, held: _Pairs
+) -> dict[str, float]:
     """R squared of both gains on held-out tiles: 1 is perfect, 0 no better than the mean."""
-    now, before, given, timesteps = (tensor.to(device) for tensor in held.tensors()[:4])
-    rises = chooser.regressor(now, before, given, timesteps).cpu()
-    weights = chooser.weights.cpu()
+    device = next(regressor.parameters()).device
+    inputs = (tensor.to(device) for tensor in held.tensors()[:4])
+    rises = regressor(*inputs).cpu()
+    weights = information.weights()
     found = part_gains(rises * held.known, weights)
     wanted = part_gains(held.rises * held.known, weights)
     return {

@@ -22,7 +22,6 @@ from compress.routing.comparing_steps import against_even
 from compress.routing.regressor_file import read_header
 from compress.routing.skipping import Rules
 from compress.routing.step_labels import random_path
-from compress.routing.step_networks import StepRegressor, widths
 
 FAMILIES = {"ccsr": 2, "addsr": 3, "dossr": 3, "invsr": 2}
 
@@ -31,10 +30,10 @@ class Scripted(Chooser):
     """Gains by a list, one pair for each call after the first; 0 when it ends."""
 
     def __init__(self, rules: Rules, gains: list[tuple[float, float]]):
-        super().__init__(StepRegressor(4, 1, widths("small")), rules)
+        super().__init__(rules, 1)
         self.script = gains
 
-    def gains(self, now, before, given, timestep):
+    def gains(self, steps, now, before, given, timestep):
         return self.script.pop(0) if self.script else (0.0, 0.0)
 
 
@@ -76,7 +75,10 @@ def test_each_tile_takes_its_own_steps(family):
     model.tiling = Tiling(tile=32, overlap=16)
     places = model.process.ladder.places
     chooser = Scripted(Rules((1, 1, 1, places), first=1), [])
-    chooser.gains = lambda now, before, given, timestep: (1.0 if now.mean() > 0 else 0.0, 0.0)
+    chooser.gains = lambda steps, now, before, given, timestep: (
+        1.0 if now.mean() > 0 else 0.0,
+        0.0,
+    )
     process = AdaptiveSteps(model.process, chooser)
     model.process = process
     image = model(torch.rand(1, 3, 96, 96))
