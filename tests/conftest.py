@@ -38,6 +38,7 @@ SLOW = (
     "compress/stages/",
     "eval/score/test_benchmark.py",
     "export/rewrites/test_whole_models.py",
+    "export/test_adaptive_export.py",
     "export/test_graph.py",
     "export/test_baselines.py",
     "export/test_manifest.py",

@@ -11,10 +11,10 @@ from compress.core.identity import files_key
 from compress.cost.count import meta_copy
 from compress.model.passes import FitContext, Pass
 from compress.model.sr_model import SRModel
+from compress.process.walks import TAU, Rules
 from compress.routing.adaptive import even_steps, install, ladder_of, latent_channels
-from compress.routing.information import TAU
 from compress.routing.regressor_file import read_regressor
-from compress.routing.skipping import Rules, default_intervals
+from compress.routing.skipping import default_intervals
 from compress.routing.step_networks import StepRegressor, Width, widths
 
 

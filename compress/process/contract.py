@@ -56,6 +56,7 @@ class Ladder(Protocol):
         timesteps: What the networks are told at each place.
         places: Steps of the whole chain.
         start: The factors of the first state, over the values that the chain reads.
+        memory: How many of the visited places a skip depends on.
     """
 
     @property
@@ -64,6 +65,9 @@ class Ladder(Protocol):
     def places(self) -> int: ...  # noqa: D102  said above
     @property
     def start(self) -> Mapping[str, float]: ...  # noqa: D102  said above
+
+    @property
+    def memory(self) -> int: ...  # noqa: D102  said above
 
     def clean_of(self, place: int) -> Mapping[str, float]:
         """The factors of the clean latent that a call tells, over `state` and `prediction`."""

@@ -7,7 +7,7 @@ the last bit of its noise: the draw of a place is used on arriving there, whatev
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from compress.process.codebook import Skip, clean
 from compress.process.linear_steps import PREDICTION, STATE, Factors
@@ -38,7 +38,7 @@ class EpsilonLadder:
     start: Factors
     rule: Rule
     jump: bool = False
-    memory = 1  # earlier places, with the one that it stands at, that a skip depends on
+    memory: ClassVar[int] = 1  # visited places that a skip depends on
 
     @property
     def places(self) -> int:

@@ -7,7 +7,7 @@ sees the state after the input normaliser in the place of y.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -127,6 +127,7 @@ class ResidualLadder:
 
     schedule: ResidualShift
     sampler: Sampler
+    memory: ClassVar[int] = 1  # visited places that a skip depends on
 
     @property
     def places(self) -> int:

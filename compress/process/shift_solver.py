@@ -115,6 +115,11 @@ class ShiftLadder:
         """Steps of the whole chain."""
         return len(self.timesteps)
 
+    @property
+    def memory(self) -> int:
+        """Visited places that a skip depends on."""
+        return self.order
+
     def clean_of(self, place: int) -> Factors:
         """The factors of x0 over the state and the prediction at a place."""
         return clean(self.stands[place].alpha_bar)

@@ -22,8 +22,9 @@ from compress.model.calls import TIMESTEP, Call
 from compress.model.sr_model import SRModel
 from compress.process.contract import Ladder, Process, Steps
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row, weighted_sum
+from compress.process.walks import Rules, Walk
 from compress.routing.information import part_gains
-from compress.routing.skipping import Rules, Walk, uniform_path
+from compress.routing.skipping import uniform_path
 from compress.routing.step_networks import StepRegressor
 
 REMEMBERED = 3  # calls whose states and predictions a skip may read (a solver of order 3)

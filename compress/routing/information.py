@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import torch
 
-TAU = 5e-3  # gains within it are none [doc]
-
 
 def gain(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     """I, in -1 to 1, of what has the quality `before` and then `after` [doc]."""

@@ -15,6 +15,7 @@ from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.cost.count import meta_copy
 from compress.model.sr_model import SRModel
+from compress.process.walks import Rules
 from compress.routing.adaptive import (
     REGRESSOR,
     adaptive_process,
@@ -23,7 +24,7 @@ from compress.routing.adaptive import (
     latent_channels,
 )
 from compress.routing.information import Information, Term
-from compress.routing.skipping import Rules, default_intervals
+from compress.routing.skipping import default_intervals
 from compress.routing.step_networks import StepRegressor, Width, widths
 
 FORMAT = "diffusion-sr-compress-steps/1"

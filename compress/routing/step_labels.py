@@ -20,8 +20,8 @@ from compress.data.seeded import seeded_pair
 from compress.model.calls import CLEAN_LATENT
 from compress.model.sr_model import SRModel
 from compress.process.resample import upsample
+from compress.process.walks import Rules
 from compress.routing.adaptive import GIVEN, adaptive_process
-from compress.routing.skipping import Rules
 
 # (image, enlarged input), both float [1, 3, H, W] in [0, 1] -> a value for each metric.
 Judge = Callable[[torch.Tensor, torch.Tensor], Sequence[float]]

@@ -18,11 +18,12 @@ from compress.cost.count import meta_copy
 from compress.data.folder import RandomCrops, data_hash, find_images
 from compress.model.sr_model import SRModel
 from compress.process.resample import SCALE
+from compress.process.walks import Rules
 from compress.routing.adaptive import AdaptiveSteps, ladder_of, latent_channels
 from compress.routing.information import Information, Term, part_gains, percentiles
 from compress.routing.judging import explained
 from compress.routing.optimising import Job, optimise
-from compress.routing.skipping import Rules, default_intervals
+from compress.routing.skipping import default_intervals
 from compress.routing.step_labels import Judge, Walked, walk_tiles
 from compress.routing.step_networks import StepRegressor, Width, widths
 

@@ -10,8 +10,8 @@ from compress.process.codebook import clean, skip
 from compress.process.linear_steps import PREDICTION, STATE, weighted_sum
 from compress.process.one_step import alphas_cumprod
 from compress.process.tiling import Cut, gaussian_weights, joined, tiled_rows
+from compress.process.walks import Rules, Walk
 from compress.routing.information import Information, Term, gain, part_gains, percentiles
-from compress.routing.skipping import Rules, Walk
 from compress.routing.step_networks import Injection, StepRegressor, modulated, with_gains
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}

@@ -16,11 +16,11 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel, Tiling
 from compress.passes.adaptive_steps import AdaptiveStepsPass
 from compress.process.linear_steps import LinearSteps
+from compress.process.walks import Rules
 from compress.recipe.checkpoint import load_model, save_model
 from compress.routing.adaptive import AdaptiveSteps, Chooser
 from compress.routing.comparing_steps import against_even
 from compress.routing.regressor_file import read_header
-from compress.routing.skipping import Rules
 from compress.routing.step_labels import random_path
 
 FAMILIES = {"ccsr": 2, "addsr": 3, "dossr": 3, "invsr": 2}
