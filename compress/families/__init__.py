@@ -11,6 +11,7 @@ from compress.families.dfosd import DFOSDSource
 from compress.families.dossr import DoSSRSource
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.invsr import InvSRSource
+from compress.families.ldm import LDMSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
 from compress.model.source import Source
@@ -25,4 +26,5 @@ FAMILIES: dict[str, type[Source]] = {
     "ccsr": CCSRSource,
     "addsr": AddSRSource,
     "dossr": DoSSRSource,
+    "ldm": LDMSource,
 }

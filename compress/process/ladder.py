@@ -31,6 +31,7 @@ class EpsilonLadder:
         start: The factors of the first state.
         rule: Of a skip: DDPM's posterior, DDIM, or the clean latent noised afresh.
         jump: Whether the first step noises the clean latent afresh, whatever the rule (CCSR).
+        end: abar behind the last step, where the rule is DDIM; 1 for the clean latent.
     """
 
     timesteps: tuple[int, ...]
@@ -38,6 +39,7 @@ class EpsilonLadder:
     start: Factors
     rule: Rule
     jump: bool = False
+    end: float = 1.0
     memory: ClassVar[int] = 1  # visited places that a skip depends on
 
     @property
@@ -53,10 +55,12 @@ class EpsilonLadder:
         """The factors of the state at the last of `path`, from the place before it."""
         here, there = path[-2:]
         bar = self.alpha_bars[here]
-        if there == self.places:
+        is_end = there == self.places
+        if is_end and self.end == 1:
             return clean(bar)
-        earlier = self.alpha_bars[there]
-        step = Skip(self.timesteps[here], self.timesteps[there], bar, earlier)
+        earlier = self.end if is_end else self.alpha_bars[there]
+        timestep = -1 if is_end else self.timesteps[there]
+        step = Skip(self.timesteps[here], timestep, bar, earlier)
         if self.rule == "renoise" or (self.jump and here == 0):
             return {**clean(bar, step.ddim[0]), draw_of(there): step.ddim[1]}
         if self.rule == "ddim":
