@@ -112,8 +112,9 @@ def draw_tradeoff(tradeoff: Tradeoff, path: str | Path) -> tuple[Path, Path]:
     figure, canvas, axes = figure_of()
     scatter(axes, [point for point in tradeoff.points if not point.ours], ours=False)
     scatter(axes, [point for point in tradeoff.points if point.ours], ours=True)
-    for knob in tradeoff.knobs:
-        _draw_knob(axes, knob)
+    for number, knob in enumerate(tradeoff.knobs):
+        # One entry of the legend for all: a line ends at the run's name.
+        _draw_knob(axes, knob, None if number else "strength of a run, 0 to 1")
     _dress(axes, tradeoff)
     return save(_labelled(figure, canvas, axes, tradeoff), path)
 
@@ -130,7 +131,7 @@ def _labelled(figure: Figure, canvas: FigureCanvasAgg, axes: Axes, tradeoff: Tra
     return figure
 
 
-def _draw_knob(axes: Axes, knob: Knob) -> None:
+def _draw_knob(axes: Axes, knob: Knob, label: str | None) -> None:
     axes.plot(
         knob.x,
         knob.y,
@@ -139,7 +140,7 @@ def _draw_knob(axes: Axes, knob: Knob) -> None:
         marker="o",
         markersize=3,
         zorder=2,
-        label=f"{knob.label}: strength {knob.strengths[0]:g} to {knob.strengths[-1]:g}",
+        label=label,
     )
     for strength, x, y in zip(knob.strengths, knob.x, knob.y, strict=True):
         axes.annotate(

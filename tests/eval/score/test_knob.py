@@ -100,7 +100,7 @@ def test_metric_against_metric(run, tmp_path):
     with pytest.raises(SystemExit) as ended:
         draw([str(folder), str(other), "-o", str(out), "--x", "psnr", "--metric", "lpips"])
     assert ended.value.code == 0
-    assert "knobbed: strength 0 to 1" in out.with_suffix(".svg").read_text()
+    assert "strength of a run, 0 to 1" in out.with_suffix(".svg").read_text()
 
 
 def test_mistakes_of_the_plane(run, capsys):
