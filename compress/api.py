@@ -22,7 +22,8 @@ from compress.core.arguments import usable_device
 from compress.core.errors import UserError
 from compress.core.identity import default_root
 from compress.core.image import check_image_tensor, read_image
-from compress.model.sr_model import SRModel
+from compress.model.sr_model import SCALE, SRModel
+from compress.process.strength import FULL, blended, is_strength
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model
 from compress.recipe.plan import plan
@@ -104,6 +105,7 @@ def upscale(
     model: SRModel | str | Path,
     photograph: Photograph,
     images: Mapping[str, Photograph] | None = None,
+    strength: float = FULL,
 ) -> np.ndarray:
     """A photograph four times as large.
 
@@ -112,17 +114,22 @@ def upscale(
         photograph: A file, an RGB image of Pillow, uint8 [h, w, 3], or float [1, 3, h, w] or
             [3, h, w] in [0, 1]. Both sides at least 16 pixels.
         images: The further images of a model that takes some, by their names, in its sizes.
+        strength: From 0, the plain enlargement, to 1, the model's whole result.
 
     Returns:
         uint8 [4h, 4w, 3].
 
     Raises:
-        UserError: The model, the photograph or a further image cannot be used.
+        UserError: The model, the photograph, a further image or the strength cannot be used.
     """
+    if not is_strength(strength):
+        raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
     network = model if isinstance(model, SRModel) else load(model)
     device = next(network.parameters()).device
     others = {name: _as_tensor(image).to(device) for name, image in (images or {}).items()}
-    return network.upscale_bytes(_as_tensor(photograph).to(device), images=others)
+    lr = _as_tensor(photograph)
+    result = network.upscale_bytes(lr.to(device), images=others)
+    return blended(result, lr[0].float().cpu().numpy(), strength, SCALE)
 
 
 def _as_tensor(photograph: Photograph) -> torch.Tensor:

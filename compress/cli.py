@@ -40,6 +40,7 @@ SUBCOMMANDS = {
     "probe": Subcommand("export.probe", "measure which operators a target takes"),
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),
     "route": Subcommand("compress.route", "train a router that sends tiles the cheapest good way"),
+    "skip": Subcommand("compress.skip", "train what chooses the steps of a chain by tile"),
     "train": Subcommand("compress.train", "train a source model from photographs"),
     "cache": Subcommand("compress.cache", "list or shorten the cache of finished passes"),
 }

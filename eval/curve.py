@@ -1,5 +1,6 @@
 """python -m eval.curve RUN… -o curve.png: size, MACs or latency against quality, beside the
-published systems of the same data set and protocol; as PNG, SVG and an interactive page."""
+published systems of the same data set and protocol; as PNG, SVG and an interactive page. Or metric
+against metric, as PNG and SVG."""
 
 import argparse
 from pathlib import Path
@@ -16,10 +17,12 @@ def main(argv: list[str]) -> int:
     """Draw the runs named on the command line."""
     args = _arguments(argv)
     # These bring torch and matplotlib. They take seconds, which --help need not wait for.
+    from eval.metric.metrics import METRICS
     from eval.reporting.board import gather
     from eval.reporting.chart import write_chart
     from eval.reporting.curve import SUFFIXES, draw
     from eval.reporting.points import check, choose, device_of, until
+    from eval.reporting.tradeoff import draw_tradeoff, place
 
     out = Path(args.out)
     check(args.metric, args.x)
@@ -30,6 +33,12 @@ def main(argv: list[str]) -> int:
     for suffix in (*SUFFIXES, ".html"):
         check_file(out.with_suffix(suffix), "-o")
     board = gather(args.runs, args.dataset, device_of(args.x, args.device))
+    if args.x in METRICS:
+        if args.x_max is not None:
+            raise UserError(f"--x-max is for sizes, counts and latency, not for --x {args.x}")
+        png, svg = draw_tradeoff(place(board, args.x, args.metric), out)
+        print(f"written: {png}, {svg}")
+        return 0
     selection = choose(board, args.metric, args.x)
     if args.x_max is not None:
         selection = until(selection, args.x_max)
@@ -51,7 +60,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dataset", help="RealSR, DRealSR, DIV2K, …; default: the one that all runs share"
     )
-    parser.add_argument("--x", default="size", help=f"{', '.join(AXES)}; default %(default)s")
+    parser.add_argument(
+        "--x",
+        default="size",
+        help=f"{', '.join(AXES)}, or a metric, such as psnr, against which the other is drawn with "
+        "the line of each run that eval.run --strengths measured; default %(default)s",
+    )
     parser.add_argument(
         "--x-max",
         type=number("--x-max"),

@@ -13,6 +13,7 @@ from compress.core.errors import UserError, command
 from compress.core.files import check_name
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
+from compress.recipe.run_files import STRENGTHS
 from eval.data.protocols import PROTOCOLS
 from eval.score.options import EvaluateOptions, add_option
 
@@ -47,17 +48,28 @@ def main(argv: list[str]) -> int:
     check_results(out)
     keep_freed_memory()
     if args.save is None:
-        return measure(args.source, data, out, options)
+        return measure(args.source, data, replace(options, out=out), args.strengths)
     with folders.gathering(Path(args.save), marks.IMAGES, "--save", read_by(args)):
-        return measure(args.source, data, out, options)
+        return measure(args.source, data, replace(options, out=out), args.strengths)
 
 
-def measure(source: Path, data: "DataSet", out: Path, options: EvaluateOptions) -> int:
-    """Evaluate, write results into `out` and print them; returns the exit code."""
+def measure(
+    source: Path, data: "DataSet", options: EvaluateOptions, strengths: str | None = None
+) -> int:
+    """Evaluate, write results into `options.out` and print them; returns the exit code."""
     from eval.score.benchmark import evaluate
+    from eval.score.knob import evaluate_strengths, read_strengths, text_of
 
-    result = evaluate(source, data, replace(options, out=out))
-    print(table(result))
+    out = Path(str(options.out))
+    if strengths is None:
+        result = evaluate(source, data, options)
+        print(table(result))
+    else:
+        chosen = read_strengths(strengths)
+        result, rows = evaluate_strengths(source, data, options, chosen)
+        print(table(result))
+        print(text_of(rows))
+        print(f"written: {out / STRENGTHS}")
     print(f"written: {out / 'metrics.csv'}, {out / 'averages.json'}")
     for name, why in result["problems"].items():
         _LOG.warning("left out: %s: %s", name, why)
@@ -176,6 +188,12 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", help="data set name in the results; default: by the folder")
     add_option(parser, "limit", type=whole_number("--limit"), metavar="N")
     add_option(parser, "save", metavar="DIR")
+    parser.add_argument(
+        "--strengths",
+        metavar="S,S,...",
+        help="also measure blends with the plain enlargement, from 0 to the whole result, 1; "
+        "eval.curve --x METRIC draws them",
+    )
     add_option(parser, "convert", action="store_true")
     add_option(
         parser, "processes", type=whole_number("--processes", most=MOST_THREADS), metavar="N"

@@ -33,7 +33,13 @@ def modules_of_commands():
     return names
 
 
-WITHIN = [["compress.route", "train"], ["compress.route", "eval"], ["compress.cache", "prune"]]
+WITHIN = [
+    ["compress.route", "train"],
+    ["compress.route", "eval"],
+    ["compress.skip", "train"],
+    ["compress.skip", "eval"],
+    ["compress.cache", "prune"],
+]
 COMMANDS = [*([name] for name in modules_of_commands()), *WITHIN]
 
 

@@ -19,7 +19,11 @@ from compress.core.os_errors import as_os_error
 # the toolkit does not hold it.
 MADE_BY = "diffusion-sr-compress/file/1"
 # The same of model and router files, in their header as weight_file.py and safetensors write it.
-HEADERS = ('"format":"diffusion-sr-compress/1"', '"format":"diffusion-sr-compress-router/1"')
+HEADERS = (
+    '"format":"diffusion-sr-compress/1"',
+    '"format":"diffusion-sr-compress-router/1"',
+    '"format":"diffusion-sr-compress-steps/1"',
+)
 # Bytes of a name, which leaves room for what temporary names add.
 LONGEST = 200
 # Bytes that a temporary name takes over from the final one.

@@ -11,6 +11,7 @@ from compress.families.dfosd import DFOSDSource
 from compress.families.dossr import DoSSRSource
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.invsr import InvSRSource
+from compress.families.ldm import LDMSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
 from compress.families.tsdsr import TSDSRSource
@@ -27,4 +28,5 @@ FAMILIES: dict[str, type[Source]] = {
     "addsr": AddSRSource,
     "dossr": DoSSRSource,
     "tsdsr": TSDSRSource,
+    "ldm": LDMSource,
 }

@@ -44,12 +44,19 @@ class Call:
             constant of the model.
         outputs: Values that it returns: one as a tensor, several as a tuple.
         each_step: Whether it is called at each step of the process, and not once.
+        between: Whether only the process calls it, between two steps, with arguments of its own.
     """
 
     component: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     each_step: bool = False
+    between: bool = False
+
+    @property
+    def in_process(self) -> bool:
+        """Whether it is called while the process runs alone."""
+        return self.each_step or self.between
 
     def given(self, inputs: Sequence[Any]) -> Values:
         """Arguments under their names; a constant of the model, which has none, takes no notice."""
@@ -87,6 +94,8 @@ class Wiring:
         known = {LR, *self.images}
         of_steps: set[str] = set()
         for call in self.calls:
+            if call.between:
+                continue
             allowed = known | of_steps | set(OF_PROCESS) if call.each_step else known
             after = not call.each_step and self._is_after(call)
             missing = set(call.inputs) - allowed - ({CLEAN_LATENT} if after else set())
@@ -103,14 +112,14 @@ class Wiring:
         """Whether a call needs the clean latent, itself or through what it reads."""
         late = {CLEAN_LATENT}
         for earlier in self.calls:
-            if not earlier.each_step and late.intersection(earlier.inputs):
+            if not earlier.in_process and late.intersection(earlier.inputs):
                 late.update(earlier.outputs)
         return bool(late.intersection(call.inputs))
 
     @property
     def before(self) -> tuple[Call, ...]:
         """The calls before the process."""
-        return tuple(c for c in self.calls if not c.each_step and not self._is_after(c))
+        return tuple(c for c in self.calls if not c.in_process and not self._is_after(c))
 
     @property
     def steps(self) -> tuple[Call, ...]:
@@ -120,7 +129,12 @@ class Wiring:
     @property
     def after(self) -> tuple[Call, ...]:
         """The calls that need the clean latent."""
-        return tuple(c for c in self.calls if not c.each_step and self._is_after(c))
+        return tuple(c for c in self.calls if not c.in_process and self._is_after(c))
+
+    @property
+    def between(self) -> tuple[Call, ...]:
+        """The calls that only the process makes."""
+        return tuple(c for c in self.calls if c.between)
 
     def call(self, component: str) -> Call:
         """The call of a component.
@@ -143,7 +157,7 @@ class Wiring:
         earlier = self.before
         if call in earlier:
             earlier = earlier[: earlier.index(call)]
-        elif not call.each_step:
+        elif not call.in_process:
             names.add(CLEAN_LATENT)
             earlier += self.after[: self.after.index(call)]
         for other in earlier:

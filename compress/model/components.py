@@ -56,6 +56,11 @@ class Components(nn.Module):
         self.process = process
         self.wiring = wiring
 
+    def put_process(self, process: Process) -> None:
+        """Another process in the place of this one; either may be a network or not."""
+        del self.process
+        self.process = process
+
     def components(self) -> Iterator[tuple[str, nn.Module]]:
         """(name, module) of the parts this model has, in the order they run."""
         for call in self.wiring.calls:
@@ -208,6 +213,12 @@ class Components(nn.Module):
         """
         return self.run_process(values, _OnWholeMaps(self, values, watch))
 
+    def before_process(self, values: Values) -> Values:
+        """What there is before the process."""
+        known = dict(values)
+        run_calls(self, self.wiring.before, known)
+        return known
+
     def values_before(self, component: str, values: Values) -> Values:
         """What there is once the calls before a component have run.
 
@@ -223,7 +234,7 @@ class Components(nn.Module):
             run_calls(self, calls[: calls.index(call)], known)
             return known
         run_calls(self, calls, known)
-        if not call.each_step:
+        if not call.in_process:
             if CLEAN_LATENT not in known:
                 known[CLEAN_LATENT] = self.restore(known)
             after = self.wiring.after
@@ -261,9 +272,7 @@ class Components(nn.Module):
 
     def latent_of(self, values: Values) -> torch.Tensor:
         """The clean latent of images, or of more that there is already."""
-        known = dict(values)
-        run_calls(self, self.wiring.before, known)
-        return self.restore(known)
+        return self.restore(self.before_process(values))
 
     def predictions(
         self, latent: torch.Tensor, context: torch.Tensor | None = None

@@ -153,8 +153,24 @@ class TiledRun:
         values[output] = joined(strips, height)
 
     def _restore(self, values: Values) -> torch.Tensor:
-        """The clean latent; the components of a step run together on each tile of the state."""
-        return self.model.run_process(values, _InTiles(self, values))
+        """The clean latent.
+
+        The components of a step run together on each tile of the state. A process that is `by_tile`
+        runs whole on each tile, and the clean latents are blended once.
+        """
+        if not (self.several and getattr(self.model.process, "by_tile", False)):
+            return self.model.run_process(values, _InTiles(self, values))
+        read = dict.fromkeys([*self.model.process.inputs, *self.wiring.read_by_steps()])
+        first, *others = self._maps(tuple(read), values)
+
+        def run(*pieces: torch.Tensor) -> torch.Tensor:
+            return self.model.restore(values | dict(zip((first, *others), pieces, strict=True)))
+
+        ratio = self._ratio(first)
+        scale = self._ratio(CLEAN_LATENT) / ratio
+        beside = self._beside(first, others, values)
+        strips = tiled_rows(run, values[first], self.cut(ratio), scale, beside)
+        return joined(strips, round(values[first].shape[-2] * scale))
 
     def predict(
         self, values: Values, state: torch.Tensor, *timesteps: torch.Tensor

@@ -4,6 +4,7 @@
 """
 
 from compress.model.passes import Pass
+from compress.passes.adaptive_steps import AdaptiveStepsPass
 from compress.passes.bidirectional import BidirectionalConditioning
 from compress.passes.binarize import Binarize
 from compress.passes.decoder import DecoderHalve, DecoderJoin
@@ -36,6 +37,7 @@ PASSES: dict[str, type[Pass]] = {
     "near_attention": NearAttentionPass,
     "binarize": Binarize,
     "one_step": OneStep,
+    "adaptive_steps": AdaptiveStepsPass,
     "distill": Distill,
     "pack": Pack,
     "quantize": Quantize,

@@ -76,7 +76,7 @@ class Freeze(Pass):
         _drop_unread(model)
 
     def _check(self, model: SRModel, call: Call) -> None:
-        if call.each_step or len(call.outputs) != 1 or call.outputs[0] in model.wiring.ratios:
+        if call.in_process or len(call.outputs) != 1 or call.outputs[0] in model.wiring.ratios:
             raise UserError(
                 f"pass 'freeze': {call.component} makes {', '.join(call.outputs)}, and only one "
                 "value that is no map of the image and is made before the steps can be frozen"

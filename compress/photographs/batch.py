@@ -77,6 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
         metavar="N",
         help="refuse photographs of more pixels, width times height (default: %(default)s)",
     )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="0..1",
+        help="how much of the model's result there is: 0 is the plain enlargement of the "
+        "photograph, 1 the whole result, between them lies a blend (default: 1)",
+    )
     further.add_argument(parser)
 
 
@@ -110,6 +118,10 @@ def check_options(options: argparse.Namespace) -> None:
             raise PhotographError(f"--quality {options.quality}: must be from 1 to 100")
     if options.max_pixels < 1:
         raise PhotographError(f"--max-pixels {options.max_pixels}: must be at least 1")
+    if not 0 <= options.strength <= 1:
+        raise PhotographError(
+            f"--strength {options.strength:g}: choose a number from 0, the plain enlargement, to 1"
+        )
     if not str(options.out).strip():
         raise PhotographError("--out is empty; name a folder for the results")
 

@@ -16,6 +16,8 @@ from compress.photographs.batch import Upscale
 from compress.photographs.further import FurtherImages
 from compress.pipeline.backends import choose_backend
 from compress.pipeline.routed import check_model
+from compress.process.resample import SCALE
+from compress.process.strength import dialled
 from compress.recipe.checkpoint import load_model
 from compress.routing.router import Router
 from compress.routing.text import summary
@@ -39,8 +41,12 @@ def prepare(options: argparse.Namespace) -> Upscale:
         UserError: The model or an option cannot be used.
         PhotographError: The further images are not those that the model takes.
     """
-    if options.route:
-        return routed(options)
+    upscale = routed(options) if options.route else whole(options)
+    return dialled(upscale, options.strength, SCALE)
+
+
+def whole(options: argparse.Namespace) -> Upscale:
+    """As `prepare`, at full strength, without a router."""
     backend = choose_backend(
         options.model,
         options.backend,

@@ -46,6 +46,43 @@ class Steps(Protocol):
         """
 
 
+class Ladder(Protocol):
+    """A chain of which steps may be left out.
+
+    The networks are called at the places 0 to `places` - 1; the number `places` is the end, the
+    clean latent. A walk that visits all places is the chain itself.
+
+    Attributes:
+        timesteps: What the networks are told at each place.
+        places: Steps of the whole chain.
+        start: The factors of the first state, over the values that the chain reads.
+        memory: How many of the visited places a skip depends on.
+    """
+
+    @property
+    def timesteps(self) -> tuple[int, ...]: ...  # noqa: D102  said above
+    @property
+    def places(self) -> int: ...  # noqa: D102  said above
+    @property
+    def start(self) -> Mapping[str, float]: ...  # noqa: D102  said above
+
+    @property
+    def memory(self) -> int: ...  # noqa: D102  said above
+
+    def clean_of(self, place: int) -> Mapping[str, float]:
+        """The factors of the clean latent that a call tells, over `state` and `prediction`."""
+
+    def onward(self, path: tuple[int, ...]) -> Mapping[str, float]:
+        """The factors of the state on arriving at the last of `path`.
+
+        They are over `state` and `prediction` of the place before it, what the chain reads, and
+        `state_0`, `prediction_0` and so on of earlier places, counted along the path.
+
+        Args:
+            path: The places that were visited, from 0, and the one to arrive at.
+        """
+
+
 class Process(Protocol):
     """The arithmetic of a model.
 
@@ -58,6 +95,9 @@ class Process(Protocol):
             most that a run can cost.
         factors: Of one step: the clean latent as a weighted sum of what is read and the prediction.
             None for several.
+
+    A process may also have `by_tile`: where it is true, all its steps run on one tile before the
+    next, and the clean latents of the tiles are blended. Else tiles are blended at each step.
     """
 
     @property

@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 
 from compress.core.errors import UserError
+from compress.process.codebook import clean
+from compress.process.ladder import EpsilonLadder
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row
 from compress.process.noise import DRAW, PERIOD
 from compress.process.one_step import alphas_cumprod
@@ -37,17 +39,6 @@ ADDSR_TIMESTEPS = (999, 749, 499, 249)
 def noise(draw: int) -> str:
     """The name of the value with the noise of a draw, counted from 0."""
     return f"{DRAW}{draw}"
-
-
-def clean(alpha_bar: float, scale: float = 1.0) -> dict[str, float]:
-    """`scale` times the clean latent, as a weighted sum of the state and the prediction.
-
-    Args:
-        alpha_bar: abar_t at the step's timestep.
-        scale: By which all is multiplied.
-    """
-    signal = math.sqrt(alpha_bar)
-    return {STATE: scale / signal, PREDICTION: -scale * math.sqrt(1 - alpha_bar) / signal}
 
 
 def noised(clean_latent: Mapping[str, float], alpha_bar: float, draw: int) -> dict[str, float]:
@@ -86,8 +77,14 @@ def inversion(listed: Sequence[int], schedule: torch.Tensor | None = None) -> Li
             PREDICTION: onward * (sigmas[step + 1] - sigmas[step]),
         }
         rows.append(Row(timestep - 1, factors))
-    first = clean(bars[0])
-    return LinearSteps(start, tuple(rows), ("latent", "start_noise"), first_clean=first)
+    ladder = EpsilonLadder(tuple(t - 1 for t in listed), tuple(bars), start, "ddim")
+    return LinearSteps(
+        start,
+        tuple(rows),
+        ("latent", "start_noise"),
+        first_clean=clean(bars[0]),
+        ladder=ladder,
+    )
 
 
 def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
@@ -110,7 +107,8 @@ def renoised(timesteps: Sequence[int], start: str = "lr") -> LinearSteps:
         rows.append(Row(timestep, factors))
     names = ("latent", *(noise(draw) for draw in range(len(rows))))
     begin = first_state(start, bars[0])
-    return LinearSteps(begin, tuple(rows), names, PERIOD, clean(bars[0]))
+    ladder = EpsilonLadder(tuple(timesteps), tuple(bars), begin, "renoise")
+    return LinearSteps(begin, tuple(rows), names, PERIOD, clean(bars[0]), ladder)
 
 
 def contexts(process: LinearSteps) -> tuple[str, ...]:
@@ -146,7 +144,7 @@ def guided(process: LinearSteps, guidance: float, first: int = 0) -> LinearSteps
         factors[f"{PREDICTION}_{len(rows)}"] = (1 - guidance) * gain
         rows += [Row(row.timestep, {STATE: 1.0}, negative), Row(row.timestep, factors)]
     inputs = (*process.inputs, NEGATIVE)
-    return replace(process, rows=tuple(rows), inputs=inputs)
+    return replace(process, rows=tuple(rows), inputs=inputs, ladder=None)
 
 
 def first_state(start: str, alpha_bar: float) -> dict[str, float]:

@@ -19,6 +19,8 @@ from typing import ClassVar
 
 import torch
 
+from compress.process.contract import Ladder
+
 STATE, PREDICTION = "state", "prediction"  # of the step; with `_0` and so on, of an earlier one
 Factors = Mapping[str, float]  # of a weighted sum, by the names of its values
 
@@ -67,6 +69,7 @@ class LinearSteps:
         period: Pixels of the latent after which its noise repeats itself; 1 without noise.
         first_clean: The factors of the clean latent that the first step alone tells, over `state`
             and `prediction`; None where that is not known.
+        ladder: The same chain, of which steps may be left out; None where that is not known.
     """
 
     adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
@@ -76,6 +79,7 @@ class LinearSteps:
     inputs: tuple[str, ...] = ("latent",)
     period: int = 1
     first_clean: Factors | None = None
+    ladder: Ladder | None = None
 
     @property
     def steps(self) -> int:

@@ -4,13 +4,17 @@ The latent has two halves of C channels, y and the low-resolution image in [-1, 
 sees the state after the input normaliser in the place of y.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.process.ladder import draw_of
+from compress.process.linear_steps import PREDICTION, STATE
 from compress.process.noise import repeated
 from compress.process.residual_shift import ResidualShift
 
@@ -71,6 +75,21 @@ class ResidualSampler(nn.Module):
             left = SHIFT[1] * step
             yield repeated(self.noise.to(like.dtype), like, top, left)
 
+    @property
+    def ladder(self) -> "ResidualLadder":
+        """The chain, of which steps may be left out; not for `one_step`."""
+        return ResidualLadder(self.schedule, self.sampler)
+
+    def named(self, latent: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the ladder's factors are of: y as "latent", and the noise of each draw."""
+        y = latent[:, : self.channels]
+        return {"latent": y, **{draw_of(i): draw for i, draw in enumerate(self.draws(y))}}
+
+    def shown(self, state: torch.Tensor, latent: torch.Tensor, place: int) -> torch.Tensor:
+        """What the denoiser sees of a state [B, C, h, w] at a place: [B, 2C, h, w]."""
+        seen = self.schedule.network_input(state, self.schedule.last - place)
+        return torch.cat([seen, latent[:, self.channels :]], dim=1)
+
     def restore(self, latent: torch.Tensor, predict: Callable[..., torch.Tensor]) -> torch.Tensor:
         """The clean latent [B, C, h, w] of `latent` [B, 2C, h, w].
 
@@ -95,3 +114,48 @@ class ResidualSampler(nn.Module):
         for state, _ in chain:  # noqa: B007  the last state is the result
             pass
         return state
+
+
+@dataclass(frozen=True)
+class ResidualLadder:
+    """Residual shifting with steps left out: its posterior holds between any two of them.
+
+    Attributes:
+        schedule: Its steps and weights.
+        sampler: `deterministic` or `stochastic`.
+    """
+
+    schedule: ResidualShift
+    sampler: Sampler
+    memory: ClassVar[int] = 1  # visited places that a skip depends on
+
+    @property
+    def places(self) -> int:
+        """Steps of the whole chain."""
+        return self.schedule.steps
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """What the denoiser is told at each place."""
+        return self.schedule.timesteps[::-1]
+
+    @property
+    def start(self) -> dict[str, float]:
+        """The factors of the first state."""
+        return {"latent": 1.0, draw_of(0): self.schedule.prior_std}
+
+    def clean_of(self, place: int) -> dict[str, float]:
+        """The network predicts x0, at every place."""
+        return {PREDICTION: 1.0}
+
+    def onward(self, path: tuple[int, ...]) -> dict[str, float]:
+        """See `compress.process.contract.Ladder`."""
+        here, there = (self.schedule.last - place for place in path[-2:])
+        if self.sampler == "deterministic":
+            of_clean, of_state, of_latent = self.schedule.deterministic_weights(here, there)
+            return {PREDICTION: of_clean, STATE: of_state, "latent": of_latent}
+        of_state, of_clean, variance = self.schedule.posterior(here, there)
+        factors = {PREDICTION: of_clean, STATE: of_state}
+        if variance:
+            factors[draw_of(path[-1])] = math.sqrt(variance)
+        return factors

@@ -137,18 +137,24 @@ class ResidualShift:
         """
         return math.sqrt(self.eta(t) * self.kappa**2 + 1)
 
-    def posterior(self, t: int) -> tuple[float, float, float]:
-        """(weight of x_t, weight of x0, variance) of x_{t-1} given both (ResShift)."""
-        kept = self.eta(t - 1) / self.eta(t)
-        return kept, 1 - kept, self.kappa**2 * kept * (self.eta(t) - self.eta(t - 1))
+    def posterior(self, t: int, s: int | None = None) -> tuple[float, float, float]:
+        """(weight of x_t, weight of x0, variance) of x_s given both (ResShift).
 
-    def deterministic_weights(self, t: int) -> tuple[float, float, float]:
-        """(k, m, j) of x_{t-1} = k x0 + m x_t + j y, with the same noise in both states (SinSR).
-
-        They are (1, 0, 0) at t = 0.
+        Args:
+            t: The step.
+            s: The earlier step, -1 for the clean latent; t - 1 where it is left out.
         """
-        before = self.eta(t - 1)
-        mixed = math.sqrt(self.eta(t - 1) * self.eta(t))
+        earlier = self.eta(t - 1 if s is None else s)
+        kept = earlier / self.eta(t)
+        return kept, 1 - kept, self.kappa**2 * kept * (self.eta(t) - earlier)
+
+    def deterministic_weights(self, t: int, s: int | None = None) -> tuple[float, float, float]:
+        """(k, m, j) of x_s = k x0 + m x_t + j y, with the same noise in both states (SinSR).
+
+        They are (1, 0, 0) at s = -1. Arguments are those of `posterior`.
+        """
+        before = self.eta(t - 1 if s is None else s)
+        mixed = math.sqrt(before * self.eta(t))
         m = math.sqrt(before / self.eta(t))
         return 1 - before + mixed - m, m, before - mixed
 

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from compress.process.contract import Steps
-from compress.process.epsilon_chains import clean, renoised
+from compress.process.codebook import clean
+from compress.process.contract import Ladder, Steps
+from compress.process.epsilon_chains import renoised
 from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, weighted_sum
 from compress.process.noise import PERIOD
 from compress.process.one_step import alphas_cumprod
@@ -67,6 +68,11 @@ class SelfRefined:
         """How often the components of a step are called."""
         return len(self.timesteps)
 
+    @property
+    def ladder(self) -> Ladder | None:
+        """The chain, of which steps may be left out; `between` is called between those taken."""
+        return self.chain.ladder
+
     def first_step(self) -> LinearSteps | None:
         """See `LinearSteps.first_step`; one step is not refined."""
         return self.chain.first_step()
@@ -83,15 +89,15 @@ class SelfRefined:
             prediction = steps(state, told, **refined)
             values |= {STATE: state, PREDICTION: prediction}
             if row is not chain.rows[-1]:
-                decoded = steps.call("decoder", weighted_sum(factors, values))
-                refined = self._see(decoded, enlarged, steps)
+                refined = self.between(weighted_sum(factors, values), enlarged, steps)
             state = weighted_sum(row.factors, values)
         return state
 
-    def _see(
-        self, decoded: torch.Tensor, enlarged: torch.Tensor, steps: Steps
+    def between(
+        self, clean_latent: torch.Tensor, enlarged: torch.Tensor, steps: Steps
     ) -> dict[str, torch.Tensor]:
-        """What the next step sees of a decoded image."""
+        """What the next step sees of the clean latent that one step tells."""
+        decoded = steps.call("decoder", clean_latent)
         condition = self.weight * decoded.clamp(0, 1) + (1 - self.weight) * enlarged
         side = (self.tokens_side, self.tokens_side)
         # Not clamped: the authors do not.

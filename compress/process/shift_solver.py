@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from compress.core.errors import UserError
-from compress.process.epsilon_chains import clean, first_state, noise
-from compress.process.linear_steps import PREDICTION, STATE, LinearSteps, Row
+from compress.process.codebook import clean
+from compress.process.epsilon_chains import first_state, noise
+from compress.process.linear_steps import PREDICTION, STATE, Factors, LinearSteps, Row
 from compress.process.noise import PERIOD
 from compress.process.one_step import alphas_cumprod
 
@@ -87,7 +88,49 @@ def shift_solver(steps: int = 5, order: int = 3) -> LinearSteps:
         rows.append(Row(timesteps[step], factors))
     names = ("latent", *(noise(draw) for draw in range(steps + 1)))
     first = places[0].alpha_bar
-    return LinearSteps(first_state("lr", first), tuple(rows), names, PERIOD, clean(first))
+    begin = first_state("lr", first)
+    ladder = ShiftLadder(timesteps[:-1], tuple(places), order, begin)
+    return LinearSteps(begin, tuple(rows), names, PERIOD, clean(first), ladder)
+
+
+@dataclass(frozen=True)
+class ShiftLadder:
+    """The solver with steps left out: its order counts the places that were visited.
+
+    Attributes:
+        timesteps: What the networks are told at each place.
+        stands: Where the places stand in the schedule, and the end, whose state is decoded as it
+            is.
+        order: The solver's, from the third visited place on.
+        start: The factors of the first state.
+    """
+
+    timesteps: tuple[int, ...]
+    stands: tuple[Place, ...]
+    order: int
+    start: Factors
+
+    @property
+    def places(self) -> int:
+        """Steps of the whole chain."""
+        return len(self.timesteps)
+
+    @property
+    def memory(self) -> int:
+        """Visited places that a skip depends on."""
+        return self.order
+
+    def clean_of(self, place: int) -> Factors:
+        """The factors of x0 over the state and the prediction at a place."""
+        return clean(self.stands[place].alpha_bar)
+
+    def onward(self, path: tuple[int, ...]) -> Factors:
+        """See `compress.process.contract.Ladder`."""
+        step = len(path) - 2
+        visited = [self.stands[place] for place in path]
+        factors = _step(visited, step, min(self.order, step + 1))
+        factors[noise(path[-1])] = factors.pop(noise(step + 1))
+        return factors
 
 
 def _step(places: Sequence[Place], step: int, order: int) -> dict[str, float]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from compress.core.errors import UserError
-from compress.process.epsilon_chains import LAST, clean, first_state, noise, noised
+from compress.process.codebook import Skip, clean
+from compress.process.epsilon_chains import LAST, first_state, noise, noised
+from compress.process.ladder import EpsilonLadder
 from compress.process.linear_steps import STATE, LinearSteps, Row
 from compress.process.noise import DRAW, PERIOD, draws
 from compress.process.one_step import alphas_cumprod
@@ -37,13 +39,7 @@ class Posterior:
 
 def posterior(alpha_bar: float, earlier: float) -> Posterior:
     """The step from where `alpha_bar` stands in the schedule to where `earlier` does."""
-    beta = 1 - alpha_bar / earlier
-    rest = 1 - alpha_bar
-    return Posterior(
-        of_clean=beta * math.sqrt(earlier) / rest,
-        of_state=(1 - earlier) * math.sqrt(1 - beta) / rest,
-        variance=beta * (1 - earlier) / rest,
-    )
+    return Posterior(*Skip(LAST, 0, alpha_bar, earlier).ddpm)
 
 
 def spaced_timesteps(steps: int) -> tuple[int, ...]:
@@ -81,12 +77,13 @@ def spaced_chain(steps: int = 45, t_max: float = 0.6667, t_min: float = 0.3333) 
     if not indices or indices[-1] < 1:
         raise UserError(_no_loop(steps, t_max, t_min))
     rows = [Row(LAST, noised(clean(bars[-1]), bars[landing], 1))]
+    visited = [bars[-1], *(bars[index] for index in indices)]
     for draw, index in enumerate(indices, start=2):
         factors = clean(bars[index])
         if index != indices[-1]:
             factors = _next_state(bars[index], bars[index - 1], draw)
         rows.append(Row(timesteps[index], factors))
-    return _chain({noise(0): 1.0}, rows, bars[-1])
+    return _chain({noise(0): 1.0}, rows, visited)
 
 
 def leading_chain(
@@ -113,7 +110,7 @@ def leading_chain(
     first = table[LAST].item()
     begin = first_state(start, first)
     if steps == 1:
-        return _chain(begin, [Row(LAST, clean(first))], first)
+        return _chain(begin, [Row(LAST, clean(first))], [first])
     stride = (LAST + 1) // steps
     timesteps = [i * stride + 1 for i in range(steps)][::-1]
     taken = round(steps * t_max)
@@ -132,7 +129,7 @@ def leading_chain(
         else:
             factors = _next_state(bar, table[earlier].item(), draw)
         rows.append(Row(timestep, factors))
-    return _chain(begin, rows, first)
+    return _chain(begin, rows, [first, *bars])
 
 
 def _next_state(alpha_bar: float, earlier: float, draw: int) -> dict[str, float]:
@@ -143,12 +140,15 @@ def _next_state(alpha_bar: float, earlier: float, draw: int) -> dict[str, float]
     return {**factors, noise(draw): math.sqrt(step.variance)}
 
 
-def _chain(start: dict[str, float], rows: Sequence[Row], first: float) -> LinearSteps:
-    """The chain, with the values that it reads in their order; `first` is abar_t of its start."""
+def _chain(start: dict[str, float], rows: Sequence[Row], bars: Sequence[float]) -> LinearSteps:
+    """The chain, with the values that it reads in their order; `bars` are abar_t of its calls."""
     read = {name: None for factors in (start, *(row.factors for row in rows)) for name in factors}
     drawn = sorted(draws(read), key=lambda name: int(name.removeprefix(DRAW)))
     latent = ["latent"] if "latent" in read else []
-    return LinearSteps(start, tuple(rows), (*latent, *drawn), PERIOD, clean(first))
+    timesteps = tuple(row.timestep for row in rows)
+    ladder = EpsilonLadder(timesteps, tuple(bars), start, "ddpm", jump=True)
+    names = (*latent, *drawn)
+    return LinearSteps(start, tuple(rows), names, PERIOD, clean(bars[0]), ladder)
 
 
 def _no_loop(steps: int, t_max: float, t_min: float) -> str:

@@ -16,6 +16,7 @@ from compress.recipe.run_shapes import (
     PartLedger,
     RecipeFile,
     Scores,
+    Strengths,
 )
 
 LEDGER, RECIPE = "ledger.json", "recipe.yaml"
@@ -24,6 +25,7 @@ EVALUATE_AGAIN = "it is damaged: evaluate the run again with python -m eval.run"
 EXPORT_AGAIN = "the folder is damaged: export it again with python -m export.run"
 # keys of averages.json and columns of metrics.csv that are no metrics
 NOT_METRICS = ("images", "data", "protocol", "blank", "problems", "notes", "speedup")
+STRENGTHS = "strength.json"  # of an evaluation at several strengths
 NOT_SCORES = ("image", "data", "protocol")
 MOST_REASON = 120  # characters of a library's message in a sentence
 
@@ -65,6 +67,18 @@ def read_averages(folder: Path) -> dict[str, Any]:
     remedy = f"these are {what}, and {EVALUATE_AGAIN}"
     check_shape(metrics, dict[str, Number | None], str(file), remedy)
     return averages
+
+
+def read_strengths(folder: Path) -> list[dict[str, float]]:
+    """strength.json of one evaluation: means by metric, and "strength"; empty where it is missing.
+
+    A metric without a value is left out.
+    """
+    file = folder / STRENGTHS
+    if not file.is_file():
+        return []
+    rows = read_json(file, "an evaluation at several strengths", Strengths, EVALUATE_AGAIN)["rows"]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def read_fidelity(folder: Path) -> dict[str, float]:

@@ -82,6 +82,12 @@ class Averages(TypedDict):
     problems: NotRequired[dict[str, str]]
 
 
+class Strengths(TypedDict):
+    """strength.json: the means of the metrics at each strength, which is one of the keys."""
+
+    rows: list[dict[str, Number | None]]
+
+
 class Parity(TypedDict):
     """One exported file on one probe; None is an output that is not finite."""
 

@@ -130,13 +130,18 @@ def compare(
     return means
 
 
+def psnr(image: torch.Tensor, original: torch.Tensor) -> float:
+    """In dB, of images in [0, 1]; 100 for equal ones."""
+    error = (image - original).square().mean().clamp_min(LEAST_ERROR)
+    return -10 * float(torch.log10(error))
+
+
 def _score(routed: Routed, hr: torch.Tensor, lpips: nn.Module | None) -> dict[str, float]:
-    error = (routed.image - hr).square().mean().clamp_min(LEAST_ERROR)
     row: dict[str, float] = {
         "gmacs": routed.macs / 1e9,
         "macs": routed.macs / routed.macs_diffusion,
         "tiles": len(routed.paths),
-        "psnr": -10 * float(torch.log10(error)),
+        "psnr": psnr(routed.image, hr),
         **routed.shares(),
     }
     if lpips is not None:

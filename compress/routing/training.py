@@ -5,10 +5,8 @@ learns to predict them.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +25,13 @@ from compress.process.resample import SCALE
 from compress.routing.choice import values
 from compress.routing.config import RouterConfig
 from compress.routing.gains import measure_tiles, tile_pair
+from compress.routing.information import gain
 from compress.routing.judging import HeldOut, default_threshold, judge
+from compress.routing.optimising import Job, optimise
 from compress.routing.quality import UNIT, quality
 from compress.routing.router import Router
-from compress.training.acceleration import accelerator
-from compress.training.ema import EMA
-from compress.training.loop import Parts, Plan, train
 
 HELD_OUT = 5  # every fifth tile judges the regressor and takes no part in its training
-LEARNING_RATE = 2e-3
-BETAS = (0.9, 0.99)
-WEIGHT_DECAY = 1e-4
-EMA_DECAY = 0.99
-CHECKPOINT_EVERY = 100  # steps
 MOST_CNN_CROP = 128  # pixels of the HR crops that the CNN is trained on
 CNN_SALT = 0  # tells the pairs of the CNN's training from those of tiles
 PREDICTED_AT_ONCE = 64  # tiles
@@ -72,13 +64,13 @@ def train_router(
     router.cnn.start()
     router.to(device)
     model.to(device).requires_grad_(False)
-    _optimise(_cnn_job(config, router, images, device), workdir, device)
+    optimise(_cnn_job(config, router, images, device), workdir, device)
     tiles = RandomCrops(images, config.crop, config.tiles, config.seed + 1)
     measured = measure_tiles(config, model, router, tiles, workdir / "gains.jsonl", device)
     lr = torch.cat([tile_pair(config, tiles, number)[1] for number in range(config.tiles)])
-    gains = measured.diff(dim=1).tanh().float()
+    gains = gain(measured[:, 1:], measured[:, :-1]).float()
     held = torch.arange(config.tiles) % HELD_OUT == 0
-    _optimise(_regressor_job(config, router, lr[~held], gains[~held]), workdir, device)
+    optimise(_regressor_job(config, router, lr[~held], gains[~held]), workdir, device)
     steps = _predict(router, lr[held], device)
     height, width = lr.shape[-2:]
     costs, _ = router.costs(model, (height, width))
@@ -95,6 +87,13 @@ def train_router(
         "threshold": router.threshold,
         **judge(config, tested, router.threshold),
     }
+
+
+def _reset(module: nn.Module) -> None:
+    """Draw a module's values anew, where it can."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
 
 
 def _check(config: RouterConfig, model: SRModel) -> None:
@@ -123,24 +122,6 @@ def _claim(workdir: Path, config: RouterConfig, images: list[Path]) -> None:
     write_text(record, identity)
 
 
-def _reset(module: nn.Module) -> None:
-    """Draw a module's values anew, where it can."""
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One network to train: `loss` maps (network, number of the batch, batch) to a scalar."""
-
-    name: str
-    module: nn.Module
-    loader: DataLoader
-    loss: Callable[[nn.Module, int, Any], torch.Tensor]
-    steps: int
-
-
 class _CNNStage(nn.Module):
     """L1, and where LPIPS is the metric as much of it.
 
@@ -164,12 +145,10 @@ class _CNNStage(nn.Module):
         return loss - self.quality(image.clamp(0, 1), hr).mean()
 
 
-def _cnn_job(
-    config: RouterConfig, router: Router, images: list[Path], device: torch.device
-) -> _Job:
+def _cnn_job(config: RouterConfig, router: Router, images: list[Path], device: torch.device) -> Job:
     side = min(config.crop, MOST_CNN_CROP)
     crops = RandomCrops(images, side, config.cnn_steps * config.batch, config.seed)
-    return _Job(
+    return Job(
         "route cnn",
         _CNNStage(router.cnn, config, device),
         DataLoader(crops, batch_size=config.batch),
@@ -180,31 +159,17 @@ def _cnn_job(
 
 def _regressor_job(
     config: RouterConfig, router: Router, lr: torch.Tensor, gains: torch.Tensor
-) -> _Job:
+) -> Job:
     known = TensorDataset(lr, gains)
     generator = torch.Generator().manual_seed(config.seed)
     order = torch.randint(len(known), (config.steps * config.batch,), generator=generator)
-    return _Job(
+    return Job(
         "route gain",
         router.regressor,
         DataLoader(known, batch_size=config.batch, sampler=order.tolist()),
         lambda network, _, pair: F.mse_loss(network(pair[0]).tanh(), pair[1]),
         config.steps,
     )
-
-
-def _optimise(job: _Job, workdir: Path, device: torch.device) -> None:
-    """Train one network; it ends with averaged values and without gradients."""
-    accelerate = accelerator("fp32", device)
-    job.module.requires_grad_(True)
-    trained = list(job.module.parameters())
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
-    prepared, optimizer, loader = accelerate.prepare(job.module, optimizer, job.loader)
-    plan = Plan(job.name, workdir, job.steps, checkpoint_every=CHECKPOINT_EVERY)
-    parts = Parts(accelerate, [prepared], [optimizer], EMA(trained, EMA_DECAY))
-    train(plan, parts, loader, lambda index, batch: {"loss": job.loss(prepared, index, batch)})
-    accelerate.free_memory()
-    job.module.requires_grad_(False)
 
 
 @torch.no_grad()

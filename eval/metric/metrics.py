@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from compress.core.errors import UserError, nearest
 from eval.metric import builders, ntire
+from eval.metric.attention_metrics import ahiq, topiq
 from eval.metric.builders import Build, pyiqa_metric, single, with_backbone
 from eval.metric.weight_files import Weight, known
 
@@ -87,6 +88,12 @@ METRICS: dict[str, Metric] = {
     # Takes 20 crops of an image.
     "maniqa-pipal": Metric(False, True, (_way(builders.maniqa, "maniqa_pipal"),), batch=False),
     "fid": Metric(True, False, (_way(builders.inception, "inception"),), features=True),
+    # Takes 20 crops of an image, too.
+    "ahiq": Metric(
+        True, True, (_way(ahiq, "ahiq", "timm_resnet50", "timm_vit_b8"),), least=224, batch=False
+    ),
+    "topiq_nr": Metric(False, True, (_way(topiq("topiq_nr"), "topiq_nr"),)),
+    "topiq_fr": Metric(True, True, (_way(topiq("topiq_fr"), "topiq_fr"),)),
     "ntire-score": Metric(True, True, of=ntire.INGREDIENTS),
     "ntire-final": Metric(True, True, of=ntire.INGREDIENTS),
     "ms_ssim": Metric(True, True, (_way(pyiqa_metric("ms_ssim")),), least=164),

@@ -7,7 +7,7 @@ from typing import Any
 from compress.core.errors import UserError, nearest
 from compress.cost.count import measure
 from compress.cost.phones import predict, rates
-from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost
+from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost, read_strengths
 from eval import published
 from eval.data.named_sets import full_count
 from eval.reporting.axes import AXES, costs
@@ -26,6 +26,7 @@ class System:
         y: Its means by metric.
         note: Where the figures come from.
         run: Its run directory.
+        knob: Means by metric at each "strength", ascending, where it was evaluated so.
     """
 
     label: str
@@ -34,6 +35,7 @@ class System:
     y: dict[str, float]
     note: str = ""
     run: Path | None = None
+    knob: tuple[dict[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,16 @@ def _ours(run: Path, averages: Averages, device: str | None) -> System:
         if name not in NOT_METRICS and value is not None:
             y[name] = value
     note = f"{averages['images']} images, {averages['data']}"
-    return System(_label(run, averages), True, x, y, note, run)
+    return System(_label(run, averages), True, x, y, note, run, _knob(run, averages))
+
+
+def _knob(run: Path, averages: Averages) -> tuple[dict[str, float], ...]:
+    """The evaluation of these averages at several strengths, as far as there is one."""
+    for folder in sorted(run.glob("eval/*/averages.json")):
+        if read_averages(folder.parent)["data"] == averages["data"]:
+            rows = read_strengths(folder.parent)
+            return tuple(sorted(rows, key=lambda row: row["strength"]))
+    return ()
 
 
 def _predicted(run: Path, device: str | None) -> dict[str, float]:

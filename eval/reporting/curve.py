@@ -35,10 +35,22 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
     Raises:
         UserError: The name ends in neither suffix.
     """
+    _check_suffix(Path(path))
+    return save(_figure(selection), path)
+
+
+def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
+    """Write a figure as PNG and SVG.
+
+    Args:
+        figure: With its layout fixed.
+        path: Its stem names both files.
+
+    Raises:
+        UserError: The name ends in neither suffix.
+    """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"-o {path}: give a name that ends in .png or .svg; both are written")
-    figure = _figure(selection)
+    _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
     with replacing(png) as partial:
@@ -46,6 +58,11 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
     with replacing(svg) as partial:
         figure.savefig(partial, metadata={"Creator": MADE_BY})
     return png, svg
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"-o {path}: give a name that ends in .png or .svg; both are written")
 
 
 def ours_are(axis: str) -> str:
@@ -56,39 +73,40 @@ def ours_are(axis: str) -> str:
     return "ours (quality measured, latency predicted)" if axis == "latency" else "measured here"
 
 
-def _figure(selection: Selection) -> Figure:
+def figure_of() -> tuple[Figure, FigureCanvasAgg, Axes]:
+    """An empty figure, its canvas and its axes."""
     figure = Figure(figsize=(8.4, 5.2), dpi=160, facecolor="white", layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _draw_theirs(axes, [point for point in selection.points if not point.ours])
-    _draw_ours(axes, [point for point in selection.points if point.ours], selection.axis)
+    return figure, FigureCanvasAgg(figure), figure.add_subplot()
+
+
+def _figure(selection: Selection) -> Figure:
+    figure, canvas, axes = figure_of()
+    scatter(axes, [point for point in selection.points if not point.ours], ours=False)
+    ours = [point for point in selection.points if point.ours]
+    scatter(axes, ours, ours=True, label=ours_are(selection.axis))
     best = front(selection.points, METRICS[selection.metric].higher)
     dress(axes, selection)
     _draw_front(axes, best)
-    axes.legend(
-        frameon=False,
-        fontsize=9,
-        loc="upper left",
-        bbox_to_anchor=(0, -0.12),
-        ncols=3,
-        labelcolor=INK,
-    )
+    add_legend(axes)
     figure.draw_without_rendering()  # fixes the layout, without which no label knows its pixels
     label_points(canvas, axes, selection.points, best)
     return figure
 
 
-def _draw_theirs(axes: Axes, points: list[Point]) -> None:
-    if points:
-        _scatter(axes, points, s=34, c=THEIRS, marker="o", label="published")
+def scatter(axes: Axes, points: list[Point], *, ours: bool, label: str = "") -> None:
+    """Draw our points, or the published ones, if there are any.
 
-
-def _draw_ours(axes: Axes, points: list[Point], axis: str) -> None:
-    if points:
-        _scatter(axes, points, s=52, c=OURS, marker="D", label=ours_are(axis))
-
-
-def _scatter(axes: Axes, points: list[Point], **look: Any) -> None:
+    Args:
+        axes: Where to draw.
+        points: All ours or all published.
+        ours: Which of both.
+        label: What the legend calls ours.
+    """
+    if not points:
+        return
+    look: dict[str, Any] = {"s": 34, "c": THEIRS, "marker": "o", "label": "published"}
+    if ours:
+        look = {"s": 52, "c": OURS, "marker": "D", "label": label or ours_are("")}
     axes.scatter(
         [point.x for point in points],
         [point.y for point in points],
@@ -96,6 +114,18 @@ def _scatter(axes: Axes, points: list[Point], **look: Any) -> None:
         linewidths=0.8,
         zorder=3,
         **look,
+    )
+
+
+def add_legend(axes: Axes) -> None:
+    """Put the legend below the axes."""
+    axes.legend(
+        frameon=False,
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.12),
+        ncols=3,
+        labelcolor=INK,
     )
 
 
@@ -125,17 +155,7 @@ def dress(axes: Axes, selection: Selection) -> None:
     axes.set_xlim(axes.get_xlim())  # the front goes to the border without moving it
     axes.set_xlabel(selection.x_label, color=INK)
     axes.set_ylabel(f"{selection.metric.upper()}  ({arrow})", color=INK)
-    axes.set_title(
-        f"{selection.dataset}, protocol “{selection.protocol}”",
-        loc="left",
-        color=INK,
-        fontsize=12,
-        fontweight="bold",
-    )
-    axes.grid(True, which="major", color=GRID, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(SPINES)
-    axes.tick_params(colors=INK, which="both", labelsize=9)
+    dress_plain(axes, selection.dataset, selection.protocol)
     axes.annotate(
         _note(selection),
         (0, -0.2),
@@ -145,6 +165,21 @@ def dress(axes: Axes, selection: Selection) -> None:
         fontsize=7.5,
         color=THEIRS,
     )
+
+
+def dress_plain(axes: Axes, dataset: str, protocol: str) -> None:
+    """Give axes their title and grid."""
+    axes.set_title(
+        f"{dataset}, protocol “{protocol}”",
+        loc="left",
+        color=INK,
+        fontsize=12,
+        fontweight="bold",
+    )
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SPINES)
+    axes.tick_params(colors=INK, which="both", labelsize=9)
 
 
 def _tick(x: float, _: int | None) -> str:

@@ -89,11 +89,12 @@ def label_points(
     Args:
         canvas: The figure's canvas; its layout is fixed already.
         axes: Where the points are drawn.
-        points: The points.
-        front: Those on the Pareto front, by growing x.
+        points: The points; one without a name is only kept clear of.
+        front: Those on the Pareto front, by growing x; empty where none is drawn.
     """
     scene = _scene(canvas, axes, points, front)
-    for point in sorted(points, key=lambda point: not point.ours):
+    named = [point for point in points if point.label]
+    for point in sorted(named, key=lambda point: not point.ours):
         text = _text(axes, point)
         place, box = _best_place(canvas, axes, text, scene)
         _move(text, place)
@@ -114,6 +115,8 @@ def _scene(canvas: FigureCanvasAgg, axes: Axes, points: list[Point], front: list
 
 def _front_boxes(steps: list[tuple[float, float]], right: float, unit: float) -> list[Bbox]:
     """Thin rectangles along the front's stairs, which end at the axes' right border."""
+    if not steps:
+        return []
     treads = []
     risers = []
     ends = [*steps[1:], (right, steps[-1][1])]

@@ -139,10 +139,11 @@ def device_of(axis: str, device: str | None) -> str | None:
 
 
 def check(metric: str, axis: str) -> None:
-    """Raise UserError for a misspelt metric or axis."""
-    if axis not in AXES:
+    """Raise UserError for a misspelt metric or axis; a metric may be an axis."""
+    if axis not in AXES and axis not in METRICS:
         raise UserError(
-            f"axis '{axis}' is unknown{nearest(axis, AXES)}; choose from {', '.join(AXES)}"
+            f"axis '{axis}' is unknown{nearest(axis, [*AXES, *METRICS])}; choose from "
+            f"{', '.join(AXES)}, or a metric"
         )
     if metric not in METRICS:
         raise UserError(
@@ -175,11 +176,12 @@ def _check_has_both(system: System, board: Board, metric: str, axis: str) -> Non
     if system.run is None:
         raise ValueError(f"{system.label}: has no run directory to say why {metric} is missing")
     if metric not in system.y:
-        raise UserError(_without_metric(system, system.run, metric, board.dataset))
+        raise UserError(without_metric(system, system.run, metric, board.dataset))
     raise UserError(_without_place(system, system.run, axis, board.device))
 
 
-def _without_metric(system: System, run: Path, metric: str, dataset: str) -> str:
+def without_metric(system: System, run: Path, metric: str, dataset: str) -> str:
+    """The sentence for a run that has no such metric, with what it has."""
     averages = of_data(run, averages_of(run), dataset)
     why = f" ({averages['blank'][metric]})" if metric in averages["blank"] else ""
     return (

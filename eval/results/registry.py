@@ -2,6 +2,7 @@
 
 from eval.results.measurement import Measurement
 from eval.results.measurements import (
+    adaptive,
     exported,
     integers,
     large,
@@ -25,6 +26,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *integers.ALL,
         *trained.ALL,
         *router.ALL,
+        *adaptive.ALL,
         pruning.PRUNING,
         *exported.PARITIES,
         exported.OPERATORS,

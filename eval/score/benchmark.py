@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from compress.core.errors import UserError
 from compress.model.sr_model import SRModel
+from compress.process.strength import FULL
 from eval.data.dataset import DataSet, open_data
 from eval.data.folders import DataSpec
 from eval.metric.locating import Located, locate
@@ -65,12 +66,20 @@ def _job(source: Source, located: Located, options: EvaluateOptions) -> Job:
         options.device,
         model=source.model,
         restored=source.restored,
-        model_key=source.model_key or options.model_key,
+        model_key=_key_at(source.model_key or options.model_key, options.strength),
+        strength=options.strength,
         convert=options.convert,
         save=None if options.save is None else Path(options.save),
         cache=None if options.cache is None else Path(options.cache),
         threads=max(1, torch.get_num_threads() // options.processes),
     )
+
+
+def _key_at(model_key: str | None, strength: float) -> str | None:
+    """The identity of what a model computes at a strength."""
+    if model_key is None or strength == FULL:
+        return model_key
+    return f"{model_key}@{strength!r}"
 
 
 def _measure(job: Job, data: DataSet, source: Source, options: EvaluateOptions) -> list[Outcome]:

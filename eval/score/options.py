@@ -53,6 +53,10 @@ class EvaluateOptions:
     device: str = field(
         default="cpu", metadata={"help": "where models and metrics run, such as cpu or cuda:0"}
     )
+    strength: float = field(
+        default=1.0,
+        metadata={"help": "how much of the result there is, from 0, the plain enlargement, to 1"},
+    )
     progress: bool = field(default=True, metadata={"help": "show a bar of progress on stderr"})
     model_key: str | None = field(
         default=None,

@@ -14,6 +14,7 @@ import torch
 from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8, write_image
 from compress.model.sr_model import SCALE, SRModel
+from compress.process.strength import FULL, blended
 from eval.data.dataset import Pair
 from eval.metric.locating import Located
 from eval.metric.metrics import METRICS
@@ -37,6 +38,7 @@ class Job:
         save: Folder for the restored images, as PNG.
         cache: The SQLite file of scores.
         threads: Threads of each process; None takes half of the cores.
+        strength: How much of the result there is, from 0, the enlarged small image, to 1.
     """
 
     metrics: Located
@@ -48,6 +50,7 @@ class Job:
     save: Path | None = None
     cache: Path | None = None
     threads: int | None = None
+    strength: float = FULL
 
 
 @dataclass
@@ -148,12 +151,21 @@ class Worker:
         restored = self._restored(pair)
         pixels = to_uint8(restored)
         _check_size(pair.name, pixels, _expected_size(original, small))
+        pixels = self._dialled(pair, pixels, small)
         if file is not None:
-            write_image(restored, file)
+            write_image(pixels, file)
         content = image_hash(pixels)
         if known is not None:
             outcome.fresh[known] = content
         return _Image(outcome, content, pixels, original, original_hash)
+
+    def _dialled(self, pair: Pair, pixels: np.ndarray, small: torch.Tensor | None) -> np.ndarray:
+        """The restored image, uint8 [H, W, 3], at the job's strength."""
+        if self.job.strength == FULL:
+            return pixels
+        if small is None:
+            raise UserError(f"{pair.name}: has no small image, which a strength below 1 blends in")
+        return blended(pixels, small[0].numpy(), self.job.strength, SCALE)
 
     def _restored(self, pair: Pair) -> torch.Tensor:
         restored = self.restore(pair)

@@ -20,6 +20,7 @@ from compress.model.calls import LR, OF_PROCESS, PREDICTION, STATE, Call, Values
 from compress.model.sr_model import SRModel
 from compress.process.colour import FIXES
 from compress.process.linear_steps import LinearSteps
+from compress.routing.step_table import is_linear
 
 GREY = 0.5  # of the images that a graph is traced with
 MAX_STEPS = 512  # of a dynamic side, in what the network takes whole multiples of
@@ -136,6 +137,8 @@ def has_parts(model: SRModel) -> bool:
     lie in the graphs.
     """
     process = model.process
+    if is_linear(process):
+        return True
     if not isinstance(process, LinearSteps):
         return process.steps == 1
     return not any(row.instead for row in process.rows)
@@ -144,10 +147,12 @@ def has_parts(model: SRModel) -> bool:
 def check_process(model: SRModel) -> None:
     """Refuse a model whose process takes more steps for some images than for others.
 
+    One of weighted sums is a walk that a host program can make.
+
     Raises:
         UserError: It is such a model.
     """
-    if model.process.adaptive:
+    if model.process.adaptive and not is_linear(model.process):
         raise UserError(
             f"{type(model.process).__name__} decides for each image how many steps it takes, up to "
             f"{model.process.steps}, and an exported file has a fixed number; set a fixed number "

@@ -89,7 +89,7 @@ class Reference:
             image = corrected(self.model, values[IMAGE], values[LR])
             return [(_pick(values, inputs), (image,))]
         call = self.model.wiring.call(stem)
-        if call.each_step:
+        if call.in_process:
             self._restore(probe)
             return self._steps[probe][stem]
         if call in self.model.wiring.before:

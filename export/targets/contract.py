@@ -15,6 +15,7 @@ from compress.model.calls import Values
 from compress.model.sr_model import SRModel
 from compress.process.linear_steps import LinearSteps
 from compress.recipe.export_options import ExportOptions
+from compress.routing.step_table import is_linear, step_table
 from export.graphs.components import (
     MODEL,
     GraphSpec,
@@ -194,6 +195,12 @@ class Parts:
             section["steps"] = [
                 {"timestep": row.timestep, "factors": dict(row.factors)} for row in process.rows
             ]
+        if is_linear(process):
+            present = parts_of(self.model)
+            calls = self.model.wiring.steps
+            section["each_step"] = [c.component for c in calls if c.component in present]
+            section["start"] = dict(process.ladder.start)
+            section["adaptive"] = step_table(process)
         return section
 
     @property

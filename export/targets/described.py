@@ -73,6 +73,13 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
 def _process_step(parts: Parts) -> str:
     """What is computed between the graphs of the components."""
     section = parts.process
+    if "adaptive" in section:
+        return (
+            f"each tile takes its own of {section['adaptive']['places']} steps: the state begins "
+            f"as the sum in `start`; {', '.join(section['each_step'])} run at a place of the chain;"
+            " host/walking.py chooses the next by what the regressor predicts, and the state there "
+            "is the sum in `adaptive.skips`; all in float32"
+        )
     if "steps" in section:
         return (
             f"{len(section['steps'])} steps: the state begins as the sum in `start`; "

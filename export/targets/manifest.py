@@ -16,7 +16,7 @@ from compress import __version__, photographs
 from compress.core.files import write_text
 from compress.core.marks import MARK_FILE
 from compress.model.sr_model import MARGIN, SCALE, SRModel
-from compress.process import matching, strips
+from compress.process import matching, strength, strips, walks
 from compress.recipe.run_files import read_manifest
 from export.graphs.components import Tensors, outputs_of
 from export.graphs.layers import summary
@@ -117,7 +117,7 @@ def copy_host(folder: Path) -> None:
         shutil.copyfile(path, place / path.name)
     for path in sorted(photographs_folder.glob("*.py")):
         shutil.copyfile(path, shared / path.name)
-    for file in (strips.__file__, matching.__file__):
+    for file in (strips.__file__, matching.__file__, strength.__file__, walks.__file__):
         shutil.copyfile(file, target / Path(file).name)
 
 

@@ -55,12 +55,17 @@ def _choose_stems(
                 f"{', '.join(graphs)}"
             )
     parts = parts_of(model)
+    if model.process.adaptive and MODEL in (components or ()):
+        raise UserError(
+            "the number of steps depends on the image, which one graph for all cannot hold; leave "
+            "out --component model"
+        )
     if components:
         stems = tuple(stem for stem in graphs if stem in components)
     elif not has_parts(model):
         stems = (MODEL,)
     else:
-        stems = (MODEL, *parts) if target.whole else parts
+        stems = (MODEL, *parts) if target.whole and not model.process.adaptive else parts
     if not has_parts(model) and set(stems) != {MODEL}:
         raise UserError(
             f"the denoiser runs {model.process.steps} times with host code between, which one file "

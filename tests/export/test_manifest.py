@@ -22,6 +22,7 @@ from compress.photographs import reading
 from compress.process.colour import FIXES
 from compress.process.padding import pad
 from compress.process.resample import upsample
+from compress.process.strength import enlarged
 from compress.quant.placement import Placement
 from compress.recipe.export_options import ExportOptions
 from export.graphs.export_onnx import summary
@@ -141,6 +142,26 @@ def program(out: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(out / "run.py"), *map(str, words)], capture_output=True, text=True
     )
+
+
+def test_host_program_has_the_knob(folder, tmp_path):
+    """By itself: at 1 as without it, at 0 the toolkit's enlargement."""
+    lr = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(lr).save(tmp_path / "small.png")
+    found = {}
+    for strength in ("default", "0", "0.5", "1"):
+        flags = () if strength == "default" else ("--strength", strength)
+        out = tmp_path / strength
+        done = program(folder[1], tmp_path / "small.png", "-o", out, "--threads", "1", *flags)
+        assert done.returncode == 0, done.stderr
+        found[strength] = np.asarray(Image.open(out / "small_x4.png"), dtype=np.float64)
+    np.testing.assert_array_equal(found["1"], found["default"])
+    plain = enlarged((np.float32(lr) / 255).transpose(2, 0, 1), 4)
+    np.testing.assert_array_equal(found["0"], plain)
+    assert np.abs(found["0.5"] - (found["0"] + found["1"]) / 2).max() <= 0.5
+    done = program(folder[1], tmp_path / "small.png", "--strength", "2")
+    assert done.returncode == 2
+    assert "choose a number from 0" in done.stderr
 
 
 def test_host_program_reads_as_the_toolkit_does(folder, tmp_path):

@@ -4,7 +4,8 @@ manifest.json says what is needed: every graph names its inputs and outputs, and
 factors of the process. A process of one step is one sum, `clean_latent`. One of several has
 `start`, the factors of the first state, and `steps`: what the graphs of `each_step` are told, and
 the factors of the next state. Those may name `state_0`, `prediction_0` and so on, of earlier steps.
-The last state is the clean latent.
+The last state is the clean latent. With `adaptive` each tile takes its own of many steps
+(walking.py).
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from .runtimes import Graph
+from .walking import Tile
 
 WHOLE = "model"  # the name of the graph of all
 CLEAN_LATENT, IMAGE, LR = "clean_latent", "image", "lr"
@@ -84,9 +86,13 @@ def stages(manifest: dict) -> tuple[list[str], list[str], list[str]] | None:
     elif not known.issuperset(name for name, factor in host[CLEAN_LATENT].items() if factor):
         return None
     known.add(CLEAN_LATENT)
-    rest = [name for name in graphs if name not in each and name not in before]
+    between = [host["adaptive"]["regressor"]] if "adaptive" in host else []
+    taken = {*each, *before, *between}
+    rest = [name for name in graphs if name not in taken]
     after = _ready(manifest, rest, known)
-    return (before, each, after) if IMAGE in known else None
+    if IMAGE not in known or not set(between) <= set(graphs):
+        return None
+    return before, [*each, *between], after
 
 
 def parts(manifest: dict) -> list[str]:
@@ -118,6 +124,10 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
         batch: The values of each tile.
     """
     host = manifest["host"]
+    if "adaptive" in host:
+        for values in batch:
+            _walk(manifest, run, values)
+        return
     if not each:
         for values in batch:
             values[CLEAN_LATENT] = weighted_sum(host[CLEAN_LATENT], values)
@@ -140,6 +150,15 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
                     before[f"{name}_{number}"] = values[name]
     for values, state in zip(batch, states, strict=True):
         values[CLEAN_LATENT] = state
+
+
+def _walk(manifest: dict, run: Run, values: Values) -> None:
+    """Add the clean latent of a tile that takes its own steps."""
+
+    def run_one(name: str, local: Values) -> None:
+        _run_graph(manifest, run, name, [local])
+
+    values[CLEAN_LATENT] = Tile(manifest["host"], values, run_one, weighted_sum).walk()
 
 
 def run_parts(manifest: dict, run: Run, batch: list[Values]) -> list[np.ndarray]:

@@ -11,6 +11,8 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from .arithmetic import FIXES
 from .chain import further_images
 from .folder import FolderError, read, verify
@@ -21,6 +23,7 @@ from .photographs.further import FurtherImages  # type: ignore[import-not-found]
 from .photographs.problem import PhotographError  # type: ignore[import-not-found]
 from .profiling import profile
 from .runtimes import RUNTIMES, load
+from .strength import dialled
 from .strips import StripError
 from .tiles import chosen, upscale_bytes
 
@@ -111,4 +114,8 @@ def prepare(
     It maps float32 [1, 3, h, w] in [0, 1] and the photograph's file to uint8 [4h, 4w, 3].
     """
     graphs = load(arguments.folder, names, arguments.threads)
-    return lambda lr, photograph: upscale_bytes(manifest, graphs, lr, further.of(photograph))
+
+    def upscale(lr: np.ndarray, photograph: Path) -> np.ndarray:
+        return upscale_bytes(manifest, graphs, lr, further.of(photograph))
+
+    return dialled(upscale, arguments.strength, manifest["scale"])

@@ -29,7 +29,21 @@ HOST_NEEDED = {
     "align": int,
     "smallest": int,
 }
-OPTIONAL = {"images": dict, "each_step": list}
+OPTIONAL = {"images": dict, "each_step": list, "adaptive": dict}
+ADAPTIVE = {
+    "regressor": str,
+    "places": int,
+    "timesteps": list,
+    "clean": list,
+    "whole_path": bool,
+    "skips": dict,
+    "intervals": list,
+    "tau": float,
+    "first": int,
+    "leave": bool,
+    "weights": list,
+}
+INTERVALS = 4
 LEAST = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
 FACTORS = {"latent": float, "prediction": float}
 TENSOR = {"name": str, "shape": list, "example_shape": list}
@@ -122,13 +136,32 @@ def _check_process(path: Path, host: dict) -> None:
             raise _damaged(path, f"host.images.{name} is {sides!r}, not two sides in pixels")
     if not host.get("each_step"):
         return
-    _check_types(path, "host.", host, {"start": dict, "steps": list})
+    _check_types(path, "host.", host, {"start": dict})
     _check_factors(path, "host.start", host["start"])
+    if "adaptive" in host:
+        _check_adaptive(path, host["adaptive"])
+        return
+    _check_types(path, "host.", host, {"steps": list})
     for i, step in enumerate(host["steps"]):
         if not isinstance(step, dict):
             raise _damaged(path, f"host.steps.{i} is no step")
         _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
         _check_factors(path, f"host.steps.{i}.factors", step["factors"])
+
+
+def _check_adaptive(path: Path, table: dict) -> None:
+    """What walking.py takes from the manifest of a model whose tiles take their own steps."""
+    where = "host.adaptive"
+    _check_types(path, f"{where}.", table, ADAPTIVE)
+    intervals = table["intervals"]
+    if len(intervals) != INTERVALS or not _are_sides([*intervals, table["first"]]):
+        raise _damaged(path, f"{where}.intervals is {intervals!r}, not {INTERVALS} steps")
+    if not len(table["timesteps"]) == len(table["clean"]) == table["places"]:
+        raise _damaged(path, f"{where} has not {table['places']} timesteps and clean latents")
+    for name, factors in [*enumerate(table["clean"]), *table["skips"].items()]:
+        if not isinstance(factors, dict):
+            raise _damaged(path, f"{where}.{name} holds no factors")
+        _check_factors(path, f"{where}.{name}", factors)
 
 
 def _check_factors(path: Path, where: str, factors: dict) -> None:

@@ -21,6 +21,7 @@ from compress.model.sr_model import Tiling
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
 from compress.pipeline import backends
+from compress.process.strength import enlarged
 
 
 class Loaded:
@@ -227,6 +228,8 @@ def test_values_that_are_not_finite_fail_one_photograph(tmp_path, model, capsys)
         (["--quality", "90"], "png loses nothing"),
         (["--format", "jpeg", "--quality", "0"], "from 1 to 100"),
         (["--max-pixels", "0"], "at least 1"),
+        (["--strength", "1.5"], "choose a number from 0"),
+        (["--strength", "nan"], "choose a number from 0"),
     ],
 )
 def test_options_that_make_no_sense(tmp_path, model, flags, words):
@@ -328,6 +331,24 @@ def test_the_toolkits_command(tmp_path, monkeypatch, capsys):
     assert len(said) == 2
     assert "--convert" in said[0]
     assert "not overwritten" in said[1]
+
+
+def test_strength_of_the_toolkits_command(tmp_path, monkeypatch):
+    """1 is what the command gives without it, bit for bit; 0 is the enlargement."""
+    monkeypatch.setattr(backends, "load_model", lambda path: Repeats())
+    source = photograph(tmp_path / "a.png")
+    found = {}
+    for strength in (None, "0", "0.5", "1"):
+        out = tmp_path / f"o{strength}"
+        flags = [] if strength is None else ["--strength", strength]
+        with pytest.raises(SystemExit) as ended:
+            upscale.main(["m.safetensors", str(source), "-o", str(out), "--device", "cpu", *flags])
+        assert ended.value.code == 0
+        found[strength] = np.asarray(Image.open(out / "a_x4.png"), dtype=np.float64)
+    np.testing.assert_array_equal(found["1"], found[None])
+    lr = np.float32(np.asarray(Image.open(source))) / 255
+    np.testing.assert_array_equal(found["0"], enlarged(lr.transpose(2, 0, 1), 4))
+    assert np.abs(found["0.5"] - (found["0"] + found["1"]) / 2).max() <= 0.5
 
 
 class Repeats(torch.nn.Module):

@@ -86,8 +86,11 @@ def test_shipped_recipes_plan(path, size):
         if path not in FIRST_OF_ITS_FORM:
             return
         before, after = cost_of_source(recipe.source.model_dump_json()), measure(model)
-    # A pass that quantises or folds never adds storage.
-    assert after.bytes < before.bytes
+    # A pass that quantises or folds never adds storage; one that leaves out calls keeps it.
+    if {step.pass_ for step in recipe.passes} == {"adaptive_steps"}:
+        assert after.bytes == before.bytes
+    else:
+        assert after.bytes < before.bytes
     assert after.macs_equivalent <= before.macs_equivalent
 
 

@@ -81,6 +81,40 @@ def test_lpips_squeeze_reads_its_weights_and_refuses_others(shared, tmp_path):
         Metrics(["lpips-squeeze"], tmp_path)
 
 
+@pytest.mark.parametrize("name", ["topiq_nr", "topiq_fr", "ahiq"])
+def test_attention_metrics_from_files(name, tmp_path):
+    """Random values in files of the published layout: the network is the one of these values."""
+    from safetensors.torch import save_file
+
+    from eval.metric.attention_metrics import _random_backbones
+    from eval.metric.builders import pyiqa_metric
+
+    torch.manual_seed(0)
+    with _random_backbones():
+        wanted = pyiqa_metric(name, pretrained=False)()
+    net = wanted.get_submodule("net")
+    if name == "ahiq":
+        heads = {
+            "regressor_model_state_dict": net.regressor.state_dict(),
+            "deform_net_model_state_dict": net.deform_net.state_dict(),
+        }
+        torch.save(heads, tmp_path / "AHIQ_vit_p8_epoch33-da3ea303.pth")
+        save_file(net.resnet50.state_dict(), tmp_path / "resnet50.a1_in1k.safetensors")
+        vit = "vit_base_patch8_224.augreg2_in21k_ft_in1k.safetensors"
+        save_file(net.vit.state_dict(), tmp_path / vit)
+    else:
+        file = METRICS[name].ways[0].weights[0].file
+        torch.save({"params": net.state_dict()}, tmp_path / file)
+    image, other = torch.rand(2, 1, 3, 224, 224)
+    given = (image, other) if METRICS[name].reference else (image,)
+    judges = Metrics([name], tmp_path)
+    assert judges.blank == {}
+    if name != "ahiq":  # 20 crops by a ViT-B/8 take minutes
+        with torch.no_grad():
+            expected = wanted(*given).item()
+        assert judges.score(image, other)[0][name] == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     import pickle
 
@@ -161,7 +195,8 @@ BATCHED = [
     for name in METRICS
     if METRICS[name].batch
     and not METRICS[name].of
-    and name not in ("lpips", "lpips-vgg", "dists", "musiq", "clipiqa", "fid")
+    and name
+    not in ("lpips", "lpips-vgg", "dists", "musiq", "clipiqa", "fid", "topiq_nr", "topiq_fr")
 ]  # whose weights are not at hand
 
 

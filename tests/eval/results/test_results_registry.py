@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[3]
 # Measurements that no command has made yet. Their figures, where there are any, are typed in the
 # templates. Whoever measures one deletes its name here and what was typed: the list only shrinks.
 TYPED = {
+    "adaptive_steps",
+    "adaptive_steps_large",
     "alone",
     "backends",
     "bits",
