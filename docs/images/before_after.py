@@ -35,7 +35,7 @@ def main() -> None:
     small = photograph.resize([side // SCALE for side in photograph.size], Image.Resampling.BICUBIC)
     columns = {
         "input, enlarged": small.resize(photograph.size, Image.Resampling.BICUBIC),
-        "nano, 23.8 GMACs": restore("osediff_nano", small),
+        "nano, 22.1 GMACs": restore("osediff_nano", small),
         "compressed, 5.3 GMACs": restore("adcsr_nano", small),
         "original": photograph,
     }
