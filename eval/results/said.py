@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core import markdown
+from compress.core.wrapping import WIDTH
 from eval.results.datafile import Data, Session
 from eval.results.machine import MOST_OTHER_WORK
 from eval.results.measurement import Column, Measurement, Value
@@ -35,8 +36,12 @@ def table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> str:
 
 
 def command(measurement: Measurement) -> str:
-    """The command that makes a result again, as a fence."""
-    return f"```\n{measurement.command}\n```"
+    """The command that makes a result again, as a fence; a long one on two lines."""
+    line = measurement.command
+    if len(line) > WIDTH:
+        cut = line.rindex(" --", 0, WIDTH - 2)
+        line = f"{line[:cut]} \\\n   {line[cut:]}"
+    return f"```\n{line}\n```"
 
 
 def seconds(value: float) -> str:

@@ -24,7 +24,9 @@ def psnr(image: torch.Tensor, original: torch.Tensor) -> float:
 
 
 def sharpness(image: torch.Tensor) -> float:
-    return image.diff(dim=-1).abs().mean().item() + image.diff(dim=-2).abs().mean().item()
+    """The steepest hundredth of all steps between neighbours: edges, and no noise."""
+    steps = torch.cat([image.diff(dim=-1).abs().flatten(), image.diff(dim=-2).abs().flatten()])
+    return steps.quantile(0.99).item()
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ REFUSE = {
     "decoder_join": ({}, "joins a UNet to an autoencoder's decoder, not a MMDiTDenoiser"),
     "bidirectional": ({}, "needs a VAE encoder and a UNet"),
     "one_step": ({}, "takes one step already"),
+    "adaptive_steps": ({"calls": 2}, "of which none can be left out"),
     "depth_gates": ({}, "list strip with text: remove before it"),
     "pack": ({}, "has no binary layer to pack"),
 }

@@ -66,7 +66,7 @@ def test_frozen_parts_are_those_that_a_stage_names():
         "end_to_end",
     ]
     message = refused(stage="autoencoder", encoder="frozen")
-    assert message.endswith("still; edge_joint, edge_one_step, end_to_end can")
+    assert message.endswith("still; tsdsr, edge_joint, edge_one_step, end_to_end can")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_models_in_floating_point_have_nothing_to_say():
 def test_what_the_recipe_adds_is_said():
     assert "lists under outputs are quantised, too" in of("passionsr_w8a8")
     assert "lists under outputs" not in of("passionsr_full_w8a8")
-    assert "What the 5 patterns under skip match stays in floating point" in of("passionsr_w8a8")
+    assert "What the 7 patterns under skip match stays in floating point" in of("passionsr_w8a8")
     assert "What the 1 pattern under skip matches stays" in said(quantize(skip=["a"]))
     assert "a branch of rank 8 is in floating point" in of("passionsr_w4a8")
     assert "rank" not in of("passionsr_w8a8")
