@@ -171,7 +171,7 @@ def fold_parameters(graph: ir.Graph) -> None:
             values = ir.tensor(stored.numpy().astype(dtype.numpy()))
             folded = ir.Value(
                 name=unused(graph, cast.outputs[0].name),
-                shape=values.shape,
+                shape=ir.Shape(values.shape.numpy()),
                 type=ir.TensorType(dtype),
                 const_value=values,
             )
