@@ -146,7 +146,7 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
         return copy.deepcopy(before)
 
     def feature_after(steps: int) -> float:
-        config = distill(stage="student", losses={"feature": 1.0}, steps=steps, lr=2e-3)
+        config = distill(stage="student", losses={"feature": 1.0}, steps=steps, lr=1e-2)
         place = FitContext(source=source, before=model_before, workdir=tmp_path / str(steps))
         return config.fit(copy.deepcopy(student), place)["log"][-1]["feature"]
 
