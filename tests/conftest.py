@@ -5,14 +5,16 @@ import compress  # noqa: F401  # isort: skip
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from bench.random_weights import randomise
 
 from compress.core.memory import LARGEST_BUFFER, keep_freed_memory
-from compress.families.osediff import OSEDiffSource
-from compress.model.sr_model import SRModel
+
+if TYPE_CHECKING:  # the process that only hands out tests needs no torch
+    from compress.model.sr_model import SRModel
 
 keep_freed_memory()
 gc.set_threshold(50_000)  # new objects until the collector looks for cycles; it takes 10 % at 700
@@ -58,6 +60,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """Hide from the garbage collector what lives as long as the process.
+
+    Each training and each export collects. Going through all modules and tests takes half a second.
+    """
+    _freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """The same after each file, for the modules that its tests were the first to import."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        _freeze()
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden vectors beside the repository.
@@ -71,6 +94,10 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def random_nano() -> SRModel:
+def random_nano() -> "SRModel":
     """The nano model with random weights."""
+    from bench.random_weights import randomise
+
+    from compress.families.osediff import OSEDiffSource
+
     return randomise(OSEDiffSource().build())

@@ -19,13 +19,13 @@ from compress.bits.write import (
     report,
     write_recipe,
 )
+from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, check_file, check_name, write_text
 from compress.core.identity import default_root, files_key
 from compress.cost.phones import rates
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.passes.quantize import Width
-from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import dump
 
 KEY_DIGITS = 32

@@ -43,7 +43,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from compress.core.errors import UserError
 from compress.cost.cost import FLOAT32, FLOAT_BITS, Arithmetic, Cost, Layer
-from compress.cost.shapes import call_on_meta
+from compress.cost.shapes import known_shape
 from compress.model.sr_model import SRModel
 
 M = TypeVar("M", bound=nn.Module)
@@ -62,34 +62,66 @@ _KIND = {
 }
 
 
-class _LinearCalls(TorchFunctionMode):
-    """Marks the matrix products of F.linear.
+def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_bias: Any, **_options: Any) -> int:
+    return 2 * x.numel() * weight.shape[0]
 
-    They reach the dispatcher as mm, addmm or bmm by memory layout. Inside nn.MultiheadAttention,
-    which no source here uses, it sees nothing: on strided input the projections would be filed
-    under attention. The sum is right either way.
+
+def _attention_flops(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_options: Any
+) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+# What is counted by its arguments and not computed, where its shape is known.
+_PRODUCTS: dict[Any, tuple[str, Callable[..., int]]] = {
+    F.linear: ("linear", _linear_flops),
+    F.scaled_dot_product_attention: ("attention", _attention_flops),
+}
+
+
+def _add(layer: Layer, kind: str, flops: int) -> None:
+    """Add the MACs; torch counts a multiply-add as two."""
+    name = f"macs_{kind}"
+    setattr(layer, name, getattr(layer, name) + flops // 2)
+
+
+class _Calls(TorchFunctionMode):
+    """Calls functions of torch only where their shapes are unknown, and counts those that multiply.
+
+    An F.linear that is called is marked: it reaches the dispatcher as mm, addmm or bmm by memory
+    layout. Inside nn.MultiheadAttention, which no source here uses, this sees nothing: on strided
+    input the projections would be filed under attention. The sum is right either way.
     """
 
-    active = False
+    in_linear = False
+
+    def __init__(self, stack: list[Layer]):
+        super().__init__()
+        self.stack = stack
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Run a function of torch, and know while it is F.linear."""
-        if func is not F.linear:
-            return call_on_meta(func, args, kwargs or {})
-        self.active = True
+        """Count a function of torch or run it, and know while it is F.linear."""
+        kwargs = kwargs or {}
+        sides = known_shape(func, args, kwargs)
+        if sides is not None:
+            if func in _PRODUCTS:
+                kind, flops = _PRODUCTS[func]
+                _add(self.stack[-1], kind, flops(*args, **kwargs))
+            return args[0].new_empty(sides)
+        self.in_linear = func is F.linear
         try:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         finally:
-            self.active = False
+            self.in_linear = False
 
 
 class _Counter(TorchDispatchMode):
     """Adds the MACs of every operator to the layer that runs, the last of `stack`."""
 
-    def __init__(self, stack: list[Layer], linear: _LinearCalls):
+    def __init__(self, stack: list[Layer], calls: _Calls):
         super().__init__()
         self.stack = stack
-        self.linear = linear
+        self.calls = calls
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operator and count it."""
@@ -97,17 +129,12 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **kwargs)
         operator = func.overloadpacket
         if operator in flop_registry:
-            kind = "linear" if self.linear.active else _KIND.get(operator, "attention")
-            self._add(kind, flop_registry[operator](*args, **kwargs, out_val=out))
+            kind = "linear" if self.calls.in_linear else _KIND.get(operator, "attention")
+            _add(self.stack[-1], kind, flop_registry[operator](*args, **kwargs, out_val=out))
         elif "scaled_dot_product" in str(operator):
-            self._add("attention", sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+            flops = sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+            _add(self.stack[-1], "attention", flops)
         return out
-
-    def _add(self, kind: str, flops: int) -> None:
-        """Add the MACs; torch counts a multiply-add as two."""
-        layer = self.stack[-1]
-        name = f"macs_{kind}"
-        setattr(layer, name, getattr(layer, name) + flops // 2)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -272,9 +299,9 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
         hooks = _RowHooks(rows[name], stack, module in leaves)
         handles.append(module.register_forward_pre_hook(hooks.enter))
         handles.append(module.register_forward_hook(hooks.leave, with_kwargs=True))
-    linear = _LinearCalls()
+    calls = _Calls(stack)
     try:
-        with torch.no_grad(), linear, _Counter(stack, linear):
+        with torch.no_grad(), calls, _Counter(stack, calls):
             yield
     finally:
         for handle in handles:

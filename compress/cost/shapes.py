@@ -1,24 +1,45 @@
 """Functions that a run on the meta device need not compute: only their results' shapes are known.
 
-torch decomposes them in Python there, which takes milliseconds a call and most of a plan's time.
-None of them multiplies as a layer does, so no count misses anything.
+torch decomposes them in Python there, which takes up to a millisecond a call and most of a plan's
+time. Those that multiply, F.linear and attention, are counted by their arguments
+(compress/cost/count.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+Sides = Sequence[int]
+
+
+def known_shape(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Sides | None:
+    """The shape of what `func` makes of a first tensor on the meta device.
+
+    Its type is that of the first tensor. None: only a call tells.
+    """
+    shape = _SHAPES.get(func)
+    if shape is None or not args or not isinstance(args[0], torch.Tensor) or not args[0].is_meta:
+        return None
+    return shape(*args, **kwargs)
 
 
 def call_on_meta(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What `func` returns; on the meta device, where it is known without a call, from its shape."""
-    shape = _SHAPES.get(func)
-    if shape is not None and args and args[0].is_meta:
-        sides = shape(*args, **kwargs)
-        if sides is not None:
-            return args[0].new_empty(sides)
-    return func(*args, **kwargs)
+    sides = known_shape(func, args, kwargs)
+    if sides is None:
+        return func(*args, **kwargs)
+    return args[0].new_empty(sides)
+
+
+class ShapesAlone(TorchFunctionMode):
+    """Within, every function of torch is called by `call_on_meta`."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function."""
+        return call_on_meta(func, args, kwargs or {})
 
 
 def _same(x: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Size:
@@ -39,8 +60,44 @@ def _enlarged(
     return [*x.shape[:2], *(side * scale_factor for side in x.shape[2:])]
 
 
-_SHAPES: dict[Callable, Callable[..., Any]] = {
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: object = None) -> list[int]:
+    """The shape of a linear layer's result."""
+    return [*x.shape[:-1], weight.shape[0]]
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_kwargs: Any
+) -> list[int] | None:
+    """The shape of what attention makes; None where heads are shared or missing."""
+    if query.ndim != 4 or not query.shape[:2] == key.shape[:2] == value.shape[:2]:
+        return None
+    return [*query.shape[:-1], value.shape[-1]]
+
+
+def _arithmetic(x: torch.Tensor, other: object, **kwargs: Any) -> torch.Size | None:
+    """The shape of a sum or product of floats of one type; None for any other call."""
+    if kwargs or not x.is_floating_point():
+        return None
+    if isinstance(other, (int, float)):
+        return x.shape
+    if not isinstance(other, torch.Tensor) or other.dtype != x.dtype or not other.is_meta:
+        return None
+    return x.shape if x.shape == other.shape else torch.broadcast_shapes(x.shape, other.shape)
+
+
+_SHAPES: dict[Callable, Callable[..., Sides | None]] = {
     F.group_norm: _same,
     F.layer_norm: _same,
     F.interpolate: _enlarged,
+    F.gelu: _same,
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attention,
+    torch.Tensor.add: _arithmetic,
+    torch.Tensor.sub: _arithmetic,
+    torch.Tensor.mul: _arithmetic,
+    torch.Tensor.div: _arithmetic,
+    torch.add: _arithmetic,
+    torch.sub: _arithmetic,
+    torch.mul: _arithmetic,
+    torch.div: _arithmetic,
 }

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.cost.shapes import ShapesAlone
 from compress.folding.conditions import (
     fold_context,
     fold_timesteps,
@@ -109,7 +110,8 @@ class Strip(Pass):
         """Of the denoiser, and of a control network beside it."""
         told = [part for _, part in model.components() if isinstance(part, Conditioned)]
         if self.text != "keep" and self.text != "remove" and model.text_encoder is not None:
-            context = model.text_encoder()
+            with ShapesAlone():  # on the meta device; values are computed as ever
+                context = model.text_encoder()
             if isinstance(context, tuple):
                 raise UserError(
                     f"pass 'strip': the model has {len(context)} prompts, for guidance, so none is "

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compress.core.code_version import code_version
 from compress.core.errors import UserError, shown
 from compress.core.files import write_text
 from compress.core.image import read_image
 from compress.model.sr_model import SRModel
-from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import MODEL_FILE, dump
 from compress.recipe.recipe import NamedData, Recipe
 from compress.recipe.run_files import read_averages

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from compress.core import folders, marks
+from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import check_name, write_text
 from compress.core.processes import is_main, main_first, own_device
@@ -19,7 +20,7 @@ from compress.pipeline.evaluations import evaluate_both, open_all
 from compress.pipeline.export_checks import check_exports
 from compress.pipeline.exports import export_all
 from compress.pipeline.reports import write_reports
-from compress.recipe.cache import PassCache, code_version
+from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import MODEL_FILE, convert_all, load_model, save_model
 from compress.recipe.inputs import check_inputs, paths_in
 from compress.recipe.recipe import Recipe, resolved, to_yaml

@@ -10,10 +10,10 @@ checked against the digest it was written with: a damaged entry is told and its 
 import hashlib
 import json
 import logging
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.json_files import read_json
 from compress.core.tensors import read_tensors
@@ -27,17 +27,6 @@ from compress.recipe.plan import label
 _LOG = logging.getLogger(__name__)
 
 KEY_DIGITS = 32  # hex digits of an entry's name
-CODE_DIGITS = 16
-
-
-@cache
-def code_version() -> str:
-    """Hash of this package's sources: a pass that was changed must not come from the cache."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:CODE_DIGITS]
 
 
 class Resumed(NamedTuple):

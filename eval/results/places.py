@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from compress.core.code_version import code_version
 from compress.core.extras import EXTRA_OF, install_line
-from compress.recipe.cache import code_version
 from eval.results.measurement import NEEDS, Job, Measurement, written_out
 from eval.results.provenance import hashes
 from eval.results.weights import recipe_inputs

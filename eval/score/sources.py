@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.image import SUFFIXES
 from compress.model.sr_model import SRModel
-from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import MODEL_FILE
 from eval.data.dataset import DataSet
 from eval.data.pairing import Found, Problems, restored_images

@@ -68,12 +68,18 @@ _operators = cache(apis.get_torchlib_ops)  # reads the source of 500 functions
 
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
-    """Within, the garbage collector leaves what is there alone, and looks at the rest seldom."""
+    """Within, the garbage collector leaves what is there alone, and looks at the rest seldom.
+
+    What the caller has frozen stays frozen, and nothing is added to it.
+    """
     thresholds = gc.get_threshold()
-    gc.freeze()
+    is_frozen = gc.get_freeze_count() > 0
+    if not is_frozen:
+        gc.freeze()
     gc.set_threshold(GARBAGE, *thresholds[1:])
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
+        if not is_frozen:
+            gc.unfreeze()

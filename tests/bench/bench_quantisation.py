@@ -27,6 +27,7 @@ from quantisation_table import METRICS, table
 from rows import add_json, write_rows
 from tqdm import tqdm
 
+from compress.core.code_version import code_version
 from compress.core.errors import UserError, command, nearest
 from compress.core.files import write_text
 from compress.data.calibration import calibration_hash, calibration_images
@@ -34,7 +35,6 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes import PASSES
 from compress.process.colour import FIXES
-from compress.recipe.cache import code_version
 from compress.recipe.checkpoint import dump
 from compress.recipe.recipe import load_recipe
 from eval.data.dataset import Pair, open_data

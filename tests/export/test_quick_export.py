@@ -57,14 +57,32 @@ def test_rules_of_several_ends_act():
         assert rewriter.rewrite(halves()) == alone
 
 
+@pytest.fixture
+def thawed():
+    """A process that has frozen nothing, as a command of a user has."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("thawed")
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_collector_works_afterwards_as_before(fails):
     before = gc.get_threshold()
     try:
         with quick_export():
             assert gc.get_threshold() != before
+            assert gc.get_freeze_count() > 0
             if fails:
                 raise ValueError
     except ValueError:
         pass
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+
+def test_what_the_caller_has_frozen_stays_so():
+    gc.freeze()  # as tests/conftest.py does
+    frozen = gc.get_freeze_count()
+    with quick_export():
+        assert 0 < gc.get_freeze_count() <= frozen  # less by what has ended
+    assert 0 < gc.get_freeze_count() <= frozen

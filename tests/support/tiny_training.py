@@ -1,5 +1,6 @@
 """Trainings of the smallest nanos on Stable Diffusion's UNet: recipes, runs, what they changed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,8 @@ def write(recipe: dict[str, Any], path: Path) -> Path:
 def check_resume(recipe: Path, work: Path, stage: str, patch: pytest.MonkeyPatch) -> Path:
     """A run that is killed in its last stage and goes on gives what an unbroken one gives.
 
+    The stages before the last are copied; test_train.py makes all of them twice.
+
     Args:
         recipe: Its last stage has four steps.
         work: For working folders.
@@ -102,6 +105,7 @@ def check_resume(recipe: Path, work: Path, stage: str, patch: pytest.MonkeyPatch
         The working folder of the unbroken run.
     """
     assert call(recipe, "--workdir", work / "a", "-o", work / "a.safetensors") == 0
+    shutil.copytree(work / "a", work / "b", ignore=shutil.ignore_patterns(f"{stage}*"))
     with patch.context() as inside:
         inside.setattr(session, "train", killed(stage, 3, checkpoint_every=2))
         assert call(recipe, "--workdir", work / "b", "-o", work / "b.safetensors") == 130

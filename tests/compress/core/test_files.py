@@ -177,14 +177,16 @@ def test_file_names():
 
 
 FULL = """
-import resource, sys, torch
+import resource, sys
 from pathlib import Path
-from safetensors.torch import save_file
 from compress.core.errors import command
 from compress.core.files import replacing
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+if sys.argv[1] != "plain":
+    import torch
+    from safetensors.torch import save_file
 
 @command
 def main(argv):

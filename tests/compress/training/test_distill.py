@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
 from support.killed import killed
+from support.tiny_model import tiny
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.families.osediff import OSEDiffSource
 from compress.model.passes import FitContext
 from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
@@ -30,15 +30,12 @@ def distill(**options):
 
 @pytest.fixture
 def source():
-    config = OSEDiffSource()
-    model = config.build()
-    config.load(model)
-    return model
+    return tiny()
 
 
 @pytest.fixture
 def student(source):
-    """The nano model with half a decoder; `before` gives it from before `decoder_join`."""
+    """The tiny model with half a decoder; `before` gives it from before `decoder_join`."""
     model = copy.deepcopy(source)
     PASSES["decoder_halve"](channels="dependency").convert(model)
     return model
@@ -149,7 +146,7 @@ def test_after_joining_features_come_from_before(source, student, tmp_path):
         return copy.deepcopy(before)
 
     def feature_after(steps: int) -> float:
-        config = distill(stage="student", losses={"feature": 1.0}, steps=steps, lr=2e-3)
+        config = distill(stage="student", losses={"feature": 1.0}, steps=steps, lr=1e-2)
         place = FitContext(source=source, before=model_before, workdir=tmp_path / str(steps))
         return config.fit(copy.deepcopy(student), place)["log"][-1]["feature"]
 
