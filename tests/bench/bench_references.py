@@ -21,7 +21,7 @@ from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
 from compress.data.retrieval import best_patches
 from compress.data.scenes import is_apart
-from compress.model.references import remember, references_of
+from compress.model.references import references_of, remember
 from compress.model.sr_model import SCALE, SRModel
 from compress.pipeline.references import embedded, places
 from compress.process.resample import upsample
