@@ -87,7 +87,7 @@ class SceneCrops(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if random.random() < self.foreign and len(self.images) > 1:
             other = int(random.integers(len(self.images) - 1))
             of, apart = self._photograph(other + (other >= chosen)), False
-        references = []
+        references: list[torch.Tensor] = []
         while len(references) < self.count:
             at = _place(random, of.shape, self.size)
             if not apart or is_apart(place, self.crop, at, self.size):

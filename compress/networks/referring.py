@@ -39,7 +39,8 @@ class UNetLevels(Conditioned):
         self.conv_in: Any = copy.deepcopy(unet.conv_in)
         kept = list(unet.down_blocks)[: self.levels[-1] + 1]
         self.down_blocks: Any = copy.deepcopy(nn.ModuleList(kept))
-        self.down_blocks[-1].downsamplers = None
+        last: Any = self.down_blocks[-1]
+        last.downsamplers = None
 
     def maps(self, latent: torch.Tensor, context: torch.Tensor | None) -> list[torch.Tensor]:
         """The maps of the wanted levels, [B, C, h, w] each.
@@ -114,7 +115,7 @@ class ReferenceQuery(UNetLevels):
 
     def __init__(self, denoiser: UNetDenoiser, levels: Sequence[int]):
         super().__init__(denoiser, levels)
-        blocks = list(denoiser.unet.up_blocks)[::-1]
+        blocks: list[Any] = list(denoiser.unet.up_blocks)[::-1]
         outs = [blocks[level].resnets[-1].conv2.out_channels for level in self.levels]
         self.attentions = nn.ModuleList(map(ReferenceAttention, self.widths, outs, self.groups))
 

@@ -125,7 +125,8 @@ class ReferenceAdapter(ReferenceAdapterConfig):
             for module in adapter.modules():
                 if isinstance(module, (Memory, ReferenceAttention)):
                     for layer in module.children():
-                        layer.reset_parameters()
+                        fresh: Any = layer
+                        fresh.reset_parameters()
                 if isinstance(module, ReferenceAttention):
                     module.start()
         if self.weights:

@@ -143,7 +143,7 @@ class Bank:
         size = self.references.size
         large = upsample(lr.to(self.device)).clamp(0, 1)
         whole = embedded(self.model, self._shrunk(large))[0]
-        images = range(len(self.files))
+        images = list(range(len(self.files)))
         if len(self.files) > IMAGES:
             bank = [embedded(self.model, self._shrunk(self._of(i)))[0] for i in images]
             images = most_similar(whole, torch.stack(bank), IMAGES)
