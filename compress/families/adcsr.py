@@ -4,7 +4,7 @@ AdcSR takes text, timestep, encoder and latent away from OSEDiff.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -23,14 +23,6 @@ from compress.process.colour import ColourFix
 
 ASSET = Path(__file__).parent.parent / "assets" / "adcsr_nano.safetensors"
 RATIO = 0.75  # of the channels that AdcSR keeps
-# Of the nano OSEDiff that the embedded AdcSR was pruned from. That which ships has other widths.
-BASE_WIDTHS: dict[str, Any] = {
-    "latent_channels": 4,
-    "unet_channels": (48, 64, 64, 80),
-    "vae_channels": (16, 32, 64, 80),
-    "encoder_channels": None,
-    "time_channels": None,
-}
 
 
 class AdcSRSource(Source):
@@ -56,8 +48,7 @@ class AdcSRSource(Source):
         # aligned channels.
         channels: Literal["first", "dependency"]
         channels = "first" if self.size == "sd21" else "dependency"
-        widths = BASE_WIDTHS if self.size == "nano" else {}
-        model = OSEDiffSource(size=self.size, colour_fix=self.colour_fix, **widths).build()
+        model = OSEDiffSource(size=self.size, colour_fix=self.colour_fix).build()
         for step in (
             Strip(text="remove", timestep="remove"),
             EncoderSwap(),

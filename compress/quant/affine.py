@@ -19,6 +19,7 @@ REDUCED = 64  # 2 * 255 * 64 = 32,640: two products of a byte with such a weight
 # is finite.
 SCALE_ABOVE_TINY = 2.0**24
 TRIED_AT_ONCE = 2**16  # values that a search rounds in one call, so that they stay in the cache
+VALUES_AT_ONCE = 2**17  # of the rows that are searched or rounded, one block after another
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,24 @@ def fake_quantize(
         `x` rounded to the grid, in the shape of `x`.
     """
     scale, zero_point = qparams(low, high, grid, zero_in_range)
+    if not any(t.requires_grad for t in (x, scale, zero_point)):
+        return _round_to_grid(x, scale, zero_point, grid)
     return (codes(x, scale, zero_point, grid) - zero_point) * scale
+
+
+def _round_to_grid(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, grid: Grid
+) -> torch.Tensor:
+    """What `fake_quantize` computes, in one new tensor and without gradients."""
+    rounded = (x / scale).round_()
+    if grid.symmetric:  # all zero points are 0
+        return rounded.clamp_(grid.qmin, grid.qmax).mul_(scale)
+    return rounded.add_(zero_point).clamp_(grid.qmin, grid.qmax).sub_(zero_point).mul_(scale)
+
+
+def rows_at_once(x: torch.Tensor) -> int:
+    """How many rows of `x`, [rows, ...], have `VALUES_AT_ONCE` values; at least 1."""
+    return max(1, VALUES_AT_ONCE * len(x) // max(1, x.numel()))
 
 
 def per_channel(values: torch.Tensor, ndim: int) -> torch.Tensor:
@@ -194,7 +212,7 @@ def _row_errors(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: Gr
         [n, rows].
     """
     rounded = fake_quantize(x, low[..., None], high[..., None], grid)
-    return (rounded - x).square().mean(-1)
+    return rounded.sub_(x).square_().mean(-1)
 
 
 def best_shrink(
@@ -222,6 +240,24 @@ def best_shrink(
     Returns:
         Factors in [floor, 1] for `low` and for `high`, each [rows].
     """
+    # Every step reads and writes all values: in blocks of rows, these stay in the cache.
+    rows = rows_at_once(x)
+    blocks = zip(x.split(rows), low.split(rows), high.split(rows), strict=True)
+    found = [_best_shrink_of_block(*block, grid, steps, floor) for block in blocks]
+    return torch.cat([factors[0] for factors in found]), torch.cat(
+        [factors[1] for factors in found]
+    )
+
+
+def _best_shrink_of_block(
+    x: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    grid: Grid,
+    steps: int,
+    floor: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `best_shrink`, for as many rows as fit the cache."""
     low_factor = torch.ones_like(low)
     high_factor = torch.ones_like(high)
     least = _row_errors(x, low[None], high[None], grid)[0]

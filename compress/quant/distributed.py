@@ -5,6 +5,7 @@ first the equivalent transforms, then the boundaries. This file fits one compone
 schedule.py.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +13,9 @@ from torch import nn
 
 from compress.quant.correction import correct_biases
 from compress.quant.equalise import add_equalising, find_pairs
-from compress.quant.equivalent import initial_scale, input_channel_max
+from compress.quant.equivalent import Transform, initial_scale, input_channel_max
 from compress.quant.explicit import add_explicit
-from compress.quant.fit import Transform, freeze, freeze_range, layer_fit, range_fit
+from compress.quant.fit import freeze, freeze_range, layer_fit, range_fit
 from compress.quant.flow import Flow
 from compress.quant.objective import Objective, Schedule, learn
 from compress.quant.ranges import (
@@ -184,16 +185,17 @@ def fit_component(
     sites = add_folding_transforms(component, flow, options)
     explicit = add_explicit(quant_layers(component)) if options.transforms else []
     if sites or explicit:
-        start_ranges(component, *searched)
-        figures["transform_error"] = learn(
-            f"{name}: transforms",
-            _transform_parameters(component),
-            transform_objective or objective,
-            options.schedule,
-        )
+        if options.epochs > 0:
+            start_ranges(component, *searched)
+            figures["transform_error"] = learn(
+                f"{name}: transforms",
+                _transform_parameters(component),
+                transform_objective or objective,
+                options.schedule,
+            )
         # Boundaries belong to the transformed tensors, so they start anew. Transforms stay only if
         # they pay.
-        transformed, searched_anew = _start(component, objective, options)
+        transformed, searched_anew = _start(component, objective, options, error)
         if transformed < error:
             error = transformed
             searched = searched_anew
@@ -209,20 +211,21 @@ def fit_component(
     fitted = Fitted(component, figures, sites)
     if options.search:
         figures["boundary_error"] = learn(
-            f"{name}: boundaries", fitted.boundaries(), objective, options.schedule
+            f"{name}: boundaries", fitted.boundaries(), objective, options.schedule, error
         )
-    refine(fitted, objective, options)
+        error = figures["boundary_error"][1]
+    refine(fitted, objective, options, error)
     return fitted
 
 
 def _start(
-    component: nn.Module, objective: Objective, options: Options
+    component: nn.Module, objective: Objective, options: Options, limit: float = math.inf
 ) -> tuple[float, tuple[bool, ...]]:
     """Set the initial boundaries; returns the mean error and what was searched."""
     if options.search:
-        return best_start(component, objective)
+        return best_start(component, objective, limit)
     start_ranges(component, False, False)
-    return objective.mean_error(), (False, False)
+    return objective.mean_error(limit), (False, False)
 
 
 def _transform_parameters(component: nn.Module) -> list[nn.Parameter]:
@@ -235,16 +238,16 @@ def _transform_parameters(component: nn.Module) -> list[nn.Parameter]:
     return list(parameters.values())
 
 
-def refine(fitted: Fitted, objective: Objective, options: Options) -> None:
+def refine(fitted: Fitted, objective: Objective, options: Options, error: float) -> None:
     """Round with error feedback and correct biases, each kept only where the error falls.
 
     Args:
         fitted: Its boundaries are learned. Figures are added.
         objective: Says what the error is.
         options: Says which of the two are done.
+        error: As it is.
     """
     layers = quant_layers(fitted.component)
-    error = objective.mean_error()
     if options.feedback:
         round_weights(layers, objective.run, objective.inputs)
         rounded = objective.mean_error()

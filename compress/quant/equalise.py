@@ -8,8 +8,8 @@ range in it.
 import torch
 from torch import nn
 
-from compress.quant.equivalent import input_channel_max
-from compress.quant.fit import Transform, layer_fit
+from compress.quant.equivalent import Transform, input_channel_max
+from compress.quant.fit import layer_fit
 from compress.quant.flow import Flow, Node
 from compress.quant.graph_rules import readers
 from compress.quant.layers import QuantConv2d, QuantLayer

@@ -10,6 +10,7 @@ another linear map, s and o fold into that one and cost nothing.
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 FLOOR = 1e-5
 
@@ -91,3 +92,29 @@ def linear(
     if offset is None:
         return y
     return y + F.linear(offset, weight)
+
+
+class Transform(nn.Module):
+    """An equivalent transform, shared by all layers that read one tensor.
+
+    Args:
+        scale: s of every input channel, [in], above 0. Its logarithm is learned.
+        offset: o of every input channel, [in], or None.
+    """
+
+    def __init__(self, scale: torch.Tensor, offset: torch.Tensor | None):
+        super().__init__()
+        self.log_scale = nn.Parameter(scale.log())
+        self.offset: nn.Parameter | None = None
+        if offset is not None:
+            self.offset = nn.Parameter(offset.clone())
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """s, [in]."""
+        return self.log_scale.exp()
+
+    def apply_to(self, x: torch.Tensor, conv: bool = False) -> torch.Tensor:
+        """Compute (x - o) / s over the channels of a map (`conv`) or of tokens."""
+        shifted = x if self.offset is None else x - on_channels(self.offset, x, conv)
+        return shifted / on_channels(self.scale, x, conv)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from compress.quant.affine import qparams
-from compress.quant.equivalent import initial_scale, input_channel_max
-from compress.quant.fit import Transform, layer_fit
+from compress.quant.equivalent import Transform, initial_scale, input_channel_max
+from compress.quant.fit import layer_fit
 from compress.quant.layers import QuantLayer, TensorQuantiser
 
 ALPHAS = (0.15, 0.3, 0.5, 0.7)

@@ -13,41 +13,22 @@ from typing import Literal
 import torch
 from torch import nn
 
-from compress.quant.affine import best_shrink, fake_quantize, per_channel, qparams, quantize_weight
+from compress.quant.affine import (
+    best_shrink,
+    fake_quantize,
+    qparams,
+    quantize_weight,
+)
 from compress.quant.bias_range import input_scale, room_for_bias
-from compress.quant.equivalent import on_channels
+from compress.quant.equivalent import Transform, on_channels
+from compress.quant.kept_weight import KeptWeight
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
+from compress.quant.row_blocks import fake_quantize_weight
 
 SAMPLES = 1 << 16  # of an activation, kept for the choice of its first boundaries
 IMAGES = 8  # over which the samples are spread
 # `observe` watches and computes in float, `float` only computes, `quantise` is differentiable.
 Mode = Literal["observe", "float", "quantise"]
-
-
-class Transform(nn.Module):
-    """An equivalent transform (equivalent.py), shared by all layers that read one tensor.
-
-    Args:
-        scale: s of every input channel, [in], above 0. Its logarithm is learned.
-        offset: o of every input channel, [in], or None.
-    """
-
-    def __init__(self, scale: torch.Tensor, offset: torch.Tensor | None):
-        super().__init__()
-        self.log_scale = nn.Parameter(scale.log())
-        self.offset: nn.Parameter | None = None
-        if offset is not None:
-            self.offset = nn.Parameter(offset.clone())
-
-    @property
-    def scale(self) -> torch.Tensor:
-        """s, [in]."""
-        return self.log_scale.exp()
-
-    def apply_to(self, x: torch.Tensor, conv: bool = False) -> torch.Tensor:
-        """Compute (x - o) / s over the channels of a map (`conv`) or of tokens."""
-        shifted = x if self.offset is None else x - on_channels(self.offset, x, conv)
-        return shifted / on_channels(self.scale, x, conv)
 
 
 class RangeFit(nn.Module):
@@ -164,6 +145,8 @@ class LayerFit(nn.Module):
         self.weight_log = nn.Parameter(torch.zeros(2, weight.shape[0], device=weight.device))
         self.rounded: torch.Tensor | None = None
         self.shift: torch.Tensor | None = None
+        self._plain_factors: torch.Tensor | None = None
+        self._kept = KeptWeight()
 
     @property
     def is_observed(self) -> bool:
@@ -214,8 +197,21 @@ class LayerFit(nn.Module):
         self.rounded = None
         self.shift = None
         if search_weight:
-            factors = best_shrink(weight, self.weight_low, self.weight_high, layer.weight_grid)
-            self.weight_log.add_(torch.stack(factors).log())
+            self.weight_log.add_(self._searched_factors(weight, layer).log())
+
+    def _searched_factors(self, weight: torch.Tensor, layer: QuantLayer) -> torch.Tensor:
+        """The boundaries' factors of the least square error, [2, out].
+
+        The float weight as it is comes several times, with the same result.
+        """
+        is_plain = self.transform is None and layer.branch is None
+        if is_plain and self._plain_factors is not None:
+            return self._plain_factors
+        found = best_shrink(weight, self.weight_low, self.weight_high, layer.weight_grid)
+        factors = torch.stack(found)
+        if is_plain:
+            self._plain_factors = factors
+        return factors
 
     def transformed_weight(self) -> torch.Tensor:
         """The float weight times the transform's scale, [out, in, ...]."""
@@ -243,11 +239,17 @@ class LayerFit(nn.Module):
 
     def quantised_weight(self, layer: QuantLayer) -> torch.Tensor:
         """The weight on its grid, [out, in, ...], differentiable in the boundaries."""
-        weight = self.on_grid(layer)
+        made_from = [self.weight, self.weight_low, self.weight_high, self.weight_log, self.rounded]
+        if self.transform is not None:
+            made_from += self.transform.parameters()
+        if not torch.is_grad_enabled():
+            kept = self._kept.get(made_from)
+            if kept is not None:
+                return kept
         low, high = self.weight_range(layer.weight_grid.symmetric)
-        low_rows = per_channel(low, weight.ndim)
-        high_rows = per_channel(high, weight.ndim)
-        return fake_quantize(weight, low_rows, high_rows, layer.weight_grid)
+        weight = fake_quantize_weight(self.on_grid(layer), low, high, layer.weight_grid)
+        self._kept = KeptWeight() if torch.is_grad_enabled() else KeptWeight(weight, made_from)
+        return weight
 
     def transformed_bias(self, bias: torch.Tensor | None) -> torch.Tensor | None:
         """The bias [out] with the response to the offset and with the shift.

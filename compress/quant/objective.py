@@ -1,5 +1,6 @@
 """What a component is fitted to, and learning towards it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +32,20 @@ class Objective:
     targets: list[torch.Tensor]
 
     @torch.no_grad()
-    def mean_error(self) -> float:
-        """The mean of `relative_error` over all images."""
+    def mean_error(self, limit: float = math.inf) -> float:
+        """The mean of `relative_error` over all images.
+
+        Args:
+            limit: Of no interest from here on. Images are left out once the mean cannot be below.
+
+        Returns:
+            The mean if it is below `limit`, and some number that is not otherwise.
+        """
         total = 0.0
         for x, target in zip(self.inputs, self.targets, strict=True):
             total += relative_error(self.run(x), target).item()
+            if total / len(self.inputs) >= limit:
+                break
         return total / len(self.inputs)
 
 
@@ -55,7 +65,11 @@ class Schedule:
 
 
 def learn(
-    name: str, parameters: list[nn.Parameter], objective: Objective, schedule: Schedule
+    name: str,
+    parameters: list[nn.Parameter],
+    objective: Objective,
+    schedule: Schedule,
+    error: float | None = None,
 ) -> tuple[float, float]:
     """Learn by Adam on the relative error, one image a step, and keep the best epoch's values.
 
@@ -64,11 +78,12 @@ def learn(
         parameters: What is learned; changed in place.
         objective: Towards what.
         schedule: How long.
+        error: The mean error of the present values; None where it is not known yet.
 
     Returns:
         The mean error before and after. Learning never makes it worse on these images.
     """
-    before = objective.mean_error()
+    before = objective.mean_error() if error is None else error
     best = before
     if not parameters or schedule.epochs == 0:
         return before, best
@@ -87,7 +102,7 @@ def learn(
             decay.step()
             bar.update()
             bar.set_postfix(error=f"{loss.item():.2e}", refresh=False)
-        error = objective.mean_error()
+        error = objective.mean_error(best)
         if error < best:
             best = error
             best_values = [p.detach().clone() for p in parameters]

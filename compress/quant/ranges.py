@@ -1,5 +1,6 @@
 """Observed ranges and initial boundaries of a component in its learning state."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -110,7 +111,9 @@ def start_ranges(
             range_fit(quantiser).start(quantiser, search_between)
 
 
-def best_start(component: nn.Module, objective: Objective) -> tuple[float, tuple[bool, ...]]:
+def best_start(
+    component: nn.Module, objective: Objective, limit: float = math.inf
+) -> tuple[float, tuple[bool, ...]]:
     """Choose what to search: what leaves the output nearest.
 
     A search is for one tensor's own least square error, which now and then costs the result more
@@ -119,9 +122,11 @@ def best_start(component: nn.Module, objective: Objective) -> tuple[float, tuple
     Args:
         component: Observed, with quantisers on.
         objective: Says how near the output is.
+        limit: Errors from here on are of no interest.
 
     Returns:
-        The mean error, and the arguments of `start_ranges` that give it. They are in effect.
+        The mean error, and the arguments of `start_ranges` that give it. They are in effect. Where
+        no choice is below `limit`, the error is not either, and the choice is any.
     """
     # Every search once. What one finds does not depend on the others.
     start_ranges(component, True, True, True)
@@ -133,21 +138,21 @@ def best_start(component: nn.Module, objective: Objective) -> tuple[float, tuple
             for log, value in logs:
                 log.copy_(value if is_searched else torch.zeros_like(value))
 
-    def error(choice: tuple[bool, ...]) -> float:
+    def error(choice: tuple[bool, ...], limit: float) -> float:
         take(choice)
-        return objective.mean_error()
+        return objective.mean_error(limit)
 
     choices: list[tuple[bool, ...]] = [(False, False), (False, True), (True, False), (True, True)]
     best = choices[0]
-    least = error(best)
+    least = error(best, limit)
     for choice in choices[1:]:
-        tried = error(choice)
+        tried = error(choice, least)
         if tried < least:
             best = choice
             least = tried
     inputs = {layer.input for _, layer in quant_layers(component)}
     if any(q not in inputs and not q.pinned for q in quantisers(component)):
-        tried = error((*best, True))
+        tried = error((*best, True), least)
         best = (*best, tried < least)
         least = min(tried, least)
     take(best)

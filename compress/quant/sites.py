@@ -34,7 +34,8 @@ from torch import nn
 from compress.networks.latent_diffusion import ConstantProjection
 from compress.networks.mmdit_block import JointBlock
 from compress.quant.affine import per_channel
-from compress.quant.fit import Transform, layer_fit
+from compress.quant.equivalent import Transform
+from compress.quant.fit import layer_fit
 from compress.quant.layers import QuantLayer
 from compress.quant.points import points_of
 

@@ -17,7 +17,7 @@ class RouterConfig:
         tiles: How many tiles are measured.
         crop: Side of the HR crops in pixels. The networks are convolutional, so tiles of other
             sizes are routed as well.
-        cnn_steps: Optimiser steps of the CNN.
+        cnn_steps: Optimiser steps of the CNN, which learns what the model makes.
         steps: Optimiser steps of the regressor.
         batch: Images or tiles a step.
         tolerance: Loss of the metric, in LPIPS or dB, that the default threshold may cost on

@@ -1,7 +1,7 @@
 """Training a router on a model's own runs.
 
-First the CNN is trained, then the gains of all paths on all tiles are measured, then the regressor
-learns to predict them.
+First the CNN learns from the model, then the gains of all paths on all tiles are measured, then the
+regressor learns to predict them.
 """
 
 import json
@@ -30,6 +30,7 @@ from compress.routing.judging import HeldOut, default_threshold, judge
 from compress.routing.optimising import Job, optimise
 from compress.routing.quality import UNIT, quality
 from compress.routing.router import Router
+from compress.training.losses import frequency
 
 HELD_OUT = 5  # every fifth tile judges the regressor and takes no part in its training
 MOST_CNN_CROP = 128  # pixels of the HR crops that the CNN is trained on
@@ -64,7 +65,7 @@ def train_router(
     router.cnn.start()
     router.to(device)
     model.to(device).requires_grad_(False)
-    optimise(_cnn_job(config, router, images, device), workdir, device)
+    optimise(_cnn_job(config, router, model, images, device), workdir, device)
     tiles = RandomCrops(images, config.crop, config.tiles, config.seed + 1)
     measured = measure_tiles(config, model, router, tiles, workdir / "gains.jsonl", device)
     lr = torch.cat([tile_pair(config, tiles, number)[1] for number in range(config.tiles)])
@@ -122,39 +123,27 @@ def _claim(workdir: Path, config: RouterConfig, images: list[Path]) -> None:
     write_text(record, identity)
 
 
-class _CNNStage(nn.Module):
-    """L1, and where LPIPS is the metric as much of it.
+def _cnn_job(
+    config: RouterConfig, router: Router, model: SRModel, images: list[Path], device: torch.device
+) -> Job:
+    """The CNN learns what the model makes of the same image.
 
-    By L1 alone the CNN would never be worth its place.
+    So the two differ where the model's size pays, and not by what they were trained for. A CNN that
+    had learned the metric would win by it everywhere, whatever its images look like.
     """
-
-    def __init__(self, cnn: nn.Module, config: RouterConfig, device: torch.device):
-        super().__init__()
-        self.cnn = cnn
-        self.config = config
-        self.quality = quality(config, device) if config.metric == "lpips" else None
-
-    def forward(self, hr: torch.Tensor, index: int) -> torch.Tensor:
-        config = self.config
-        degradation = PRESETS[config.degradation]
-        lr = seeded_pair(hr.cpu(), degradation, config.seed, CNN_SALT, index).to(hr.device)
-        image = self.cnn(lr)
-        loss = F.l1_loss(image, hr)
-        if self.quality is None:
-            return loss
-        return loss - self.quality(image.clamp(0, 1), hr).mean()
-
-
-def _cnn_job(config: RouterConfig, router: Router, images: list[Path], device: torch.device) -> Job:
     side = min(config.crop, MOST_CNN_CROP)
     crops = RandomCrops(images, side, config.cnn_steps * config.batch, config.seed)
-    return Job(
-        "route cnn",
-        _CNNStage(router.cnn, config, device),
-        DataLoader(crops, batch_size=config.batch),
-        lambda stage, index, hr: stage(hr, index),
-        config.cnn_steps,
-    )
+
+    def loss(cnn: nn.Module, index: int, hr: torch.Tensor) -> torch.Tensor:
+        degradation = PRESETS[config.degradation]
+        lr = seeded_pair(hr.cpu(), degradation, config.seed, CNN_SALT, index).to(device)
+        with torch.no_grad():
+            target = model(lr)
+        image = cnn(lr)
+        return F.l1_loss(image, target) + frequency(image, target)
+
+    loader = DataLoader(crops, batch_size=config.batch)
+    return Job("route cnn", router.cnn, loader, loss, config.cnn_steps)
 
 
 def _regressor_job(

@@ -36,7 +36,7 @@ def main() -> None:
     columns = {
         "input, enlarged": small.resize(photograph.size, Image.Resampling.BICUBIC),
         "nano, 22.1 GMACs": restore("osediff_nano", small),
-        "compressed, 5.3 GMACs": restore("adcsr_nano", small),
+        "compressed, 7.7 GMACs": restore("adcsr_nano", small),
         "original": photograph,
     }
     width, height = CROP[2] - CROP[0], CROP[3] - CROP[1]

@@ -13,7 +13,15 @@ from onnx_ir.passes import common as passes
 
 from compress.core.errors import UserError
 from compress.core.folders import scratch
-from export.graphs.edit import maker_of, nodes_of, numbers, operand, optional_operand, static_shape
+from export.graphs.edit import (
+    attribute,
+    maker_of,
+    nodes_of,
+    numbers,
+    operand,
+    optional_operand,
+    static_shape,
+)
 from export.graphs.storage import EMBED_LIMIT, save_graph
 
 MAX_IR = 13  # the newest version of the format that runtimes take
@@ -53,6 +61,7 @@ def tidy(model: ir.Model) -> None:
     small int8 model.
     """
     adopt(model.graph)
+    fold_parameters(model.graph)
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     own_zero_points(model.graph)
@@ -144,6 +153,30 @@ def _is_loose(graph: ir.Graph, value: ir.Value) -> bool:
     if value.producer() is not None or value.const_value is None or value in graph.inputs:
         return False
     return graph.initializers.get(value.name or "") is not value
+
+
+def fold_parameters(graph: ir.Graph) -> None:
+    """Store scales and zero points in the type that they are read in.
+
+    The exporter casts them, and folds the cast of at most 8,192 values: a layer with more output
+    channels keeps it.
+    """
+    for node in nodes_of(graph, "QuantizeLinear", "DequantizeLinear"):
+        for index in (1, 2):
+            cast = maker_of(optional_operand(node, index), "Cast")
+            stored = None if cast is None else operand(cast, 0).const_value
+            if cast is None or stored is None:
+                continue
+            dtype = ir.DataType(attribute(cast, "to"))
+            values = ir.tensor(stored.numpy().astype(dtype.numpy()))
+            folded = ir.Value(
+                name=unused(graph, cast.outputs[0].name),
+                shape=values.shape,
+                type=ir.TensorType(dtype),
+                const_value=values,
+            )
+            graph.register_initializer(folded)
+            node.replace_input_with(index, folded)
 
 
 def own_zero_points(graph: ir.Graph) -> None:

@@ -1,13 +1,13 @@
 """Full size, random weights: saved, run in torch, exported, run in onnxruntime, compared.
 
-    nice python tests/bench/bench_full_size.py [adcsr|sd21-decoder] [--w8a8] [--lr-size 128x128]
-        [--folder DIR]
+    nice python tests/bench/bench_full_size.py [adcsr|osediff|sd21-decoder] [--w8a8]
+        [--lr-size 128x128] [--folder DIR]
 
-`adcsr` is all of AdcSR (456M parameters), `sd21-decoder` the VAE decoder of SD 2.1 within OSEDiff.
---w8a8 quantises in between, by PassionSR's method with the ranges that it begins with: a step of
-learning on 456M random weights says nothing. Each phase is a process of its own, so that its peak
-of resident memory is its own. Ends with code 1 if parity fails or a phase needs more than 24 GiB.
-Everything written (about 4 GB under DIR) is removed.
+`adcsr` is all of AdcSR (456M parameters), `osediff` all of OSEDiff on SD 2.1 (1,290M, stripped to
+898M), `sd21-decoder` its VAE decoder alone. --w8a8 quantises in between, by PassionSR's method with
+the ranges that it begins with: a step of learning on random weights says nothing. Each phase is a
+process of its own, so that its peak of resident memory is its own. Ends with code 1 if parity fails
+or a phase needs more than 24 GiB. Everything written (4 to 12 GB under DIR) is removed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from rows import add_json, write_rows
 from compress.core.errors import command
 from compress.families.adcsr import AdcSRSource
 from compress.families.osediff import OSEDiffSource
-from compress.model.passes import FitContext
+from compress.model.passes import FitContext, Pass
+from compress.model.source import Source
 from compress.passes.quantize import Quantize
+from compress.passes.strip import Strip
 from compress.recipe.checkpoint import load_model, save_model
 from compress.recipe.export_options import parse_size
 from export.graphs.export_onnx import export_onnx
@@ -40,10 +43,32 @@ from export.parity.verify import verify
 
 LIMIT_GIB = 24.0
 Size = tuple[int, int]
-# Name -> source, the graphs to export, the components to quantise.
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        source: At full size.
+        passes: Run before quantisation.
+        graphs: Exported, each to a file of its own.
+        components: Quantised.
+    """
+
+    source: Source
+    passes: tuple[Pass, ...]
+    graphs: tuple[str, ...]
+    components: tuple[str, ...]
+
+
+PARTS = ("encoder", "denoiser", "decoder")
 SUBJECTS = {
-    "adcsr": (AdcSRSource(size="sd21"), ("model",), ("denoiser", "decoder")),
-    "sd21-decoder": (OSEDiffSource(size="sd21"), ("decoder",), ("decoder",)),
+    "adcsr": Subject(AdcSRSource(size="sd21"), (), ("model",), ("denoiser", "decoder")),
+    "osediff": Subject(
+        OSEDiffSource(size="sd21"), (Strip(text="constant", timestep="fold"),), PARTS, PARTS
+    ),
+    "sd21-decoder": Subject(OSEDiffSource(size="sd21"), (), ("decoder",), ("decoder",)),
 }
 
 
@@ -51,24 +76,32 @@ def _mb(paths: list[Path]) -> str:
     return ", ".join(f"{path.name} {path.stat().st_size / 1e6:,.1f} MB" for path in sorted(paths))
 
 
-def save(folder: Path, size: Size, subject: str) -> str:
-    source = SUBJECTS[subject][0]
-    save_model(randomise(source.build()), folder / "model.safetensors", source, [])
+def save(folder: Path, size: Size, subject: Subject) -> str:
+    model = randomise(subject.source.build())
+    save_model(model, folder / "model.safetensors", subject.source, [])
     return _mb([folder / "model.safetensors"])
 
 
-def quantise(folder: Path, size: Size, subject: str) -> str:
-    source, _, components = SUBJECTS[subject]
+def strip(folder: Path, size: Size, subject: Subject) -> str:
+    model = load_model(folder)
+    for step in subject.passes:
+        step.convert(model)
+        step.fit(model, FitContext(source=model, before=lambda name: model))
+    save_model(model, folder / "model.safetensors", subject.source, [*subject.passes])
+    return _mb([folder / "model.safetensors"])
+
+
+def quantise(folder: Path, size: Size, subject: Subject) -> str:
     before, model = load_model(folder), load_model(folder)
-    step = Quantize(components=components, epochs=0, calibration={"images": 2, "size": 64})
+    step = Quantize(components=subject.components, epochs=0, calibration={"images": 2, "size": 64})
     step.convert(model)
     step.fit(model, FitContext(source=before, before=lambda name: before))
-    save_model(model, folder / "model.safetensors", source, [step])
+    save_model(model, folder / "model.safetensors", subject.source, [*subject.passes, step])
     return _mb([folder / "model.safetensors"])
 
 
 @torch.no_grad()
-def run_torch(folder: Path, size: Size, subject: str) -> str:
+def run_torch(folder: Path, size: Size, subject: Subject) -> str:
     model, lr = load_model(folder), probes(size)["textured"]
     began = time.perf_counter()
     image = model(lr)
@@ -79,22 +112,28 @@ def run_torch(folder: Path, size: Size, subject: str) -> str:
     )
 
 
-def export(folder: Path, size: Size, subject: str) -> str:
-    export_onnx(load_model(folder), folder / "onnx", lr_size=size, stems=SUBJECTS[subject][1])
+def export(folder: Path, size: Size, subject: Subject) -> str:
+    export_onnx(load_model(folder), folder / "onnx", lr_size=size, stems=subject.graphs)
     return _mb(list((folder / "onnx").iterdir()))
 
 
-def run_onnx(folder: Path, size: Size, subject: str) -> str:
-    began = time.perf_counter()
-    loaded = session(folder / "onnx" / f"{SUBJECTS[subject][1][0]}.onnx")
-    entry = loaded.get_inputs()[0]
-    x = np.random.default_rng(0).random(entry.shape, dtype=np.float32)
-    middle = time.perf_counter()
-    loaded.run(None, {entry.name: x})
-    return f"loaded in {middle - began:.1f} s, one run {time.perf_counter() - middle:.1f} s"
+def run_onnx(folder: Path, size: Size, subject: Subject) -> str:
+    told = []
+    for name in subject.graphs:
+        began = time.perf_counter()
+        loaded = session(folder / "onnx" / f"{name}.onnx")
+        generator = np.random.default_rng(0)
+        inputs = {}
+        for entry in loaded.get_inputs():
+            inputs[entry.name] = generator.random(entry.shape, dtype=np.float32)
+        middle = time.perf_counter()
+        loaded.run(None, inputs)
+        ended = time.perf_counter()
+        told.append(f"{name} loaded in {middle - began:.1f} s, one run {ended - middle:.1f} s")
+    return "; ".join(told)
 
 
-def compare(folder: Path, size: Size, subject: str) -> list[dict]:
+def compare(folder: Path, size: Size, subject: Subject) -> list[dict]:
     return verify(load_model(folder), folder / "onnx", lr_size=size)
 
 
@@ -122,10 +161,12 @@ def main(argv: list[str]) -> int:
     p.add_argument("--folder", help="where the temporary folder goes (default: the system's)")
     add_json(p)
     options = p.parse_args(argv)
+    subject = SUBJECTS[options.subject]
     size, peaks, rows, phases_done = parse_size(options.lr_size), [], [], []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         phases = {
             "save": save,
+            "strip": strip,
             "quantise": quantise,
             "torch": run_torch,
             "export": export,
@@ -135,9 +176,11 @@ def main(argv: list[str]) -> int:
         for name, phase in phases.items():
             if phase is quantise and not options.w8a8:
                 continue
+            if phase is strip and not subject.passes:
+                continue
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 result, seconds, peak = pool.submit(
-                    measured, phase, Path(folder), size, options.subject
+                    measured, phase, Path(folder), size, subject
                 ).result()
             rows = result if phase is compare else rows
             peaks.append(peak)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compress.quant.layers import TensorQuantiser
+from compress.quant.operators import dequantize_per_channel
 from export.graphs.graph import spell_out, tidy, write
 from export.graphs.quick_export import quick_export
 from export.graphs.storage import open_session
@@ -54,6 +55,49 @@ def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
     found = ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
         None, {"x": x.numpy()}
     )[0]
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+class Wide(nn.Module):
+    """Two layers of more output channels than the exporter folds a cast for."""
+
+    CHANNELS = 8200
+
+    def __init__(self):
+        super().__init__()
+        for name in ("first", "second"):
+            codes = torch.randint(-127, 128, (self.CHANNELS, 3), dtype=torch.int8)
+            self.register_buffer(name, codes)
+        self.register_buffer("scale", torch.rand(self.CHANNELS) + 0.1)
+        self.register_buffer("zero_point", torch.zeros(self.CHANNELS, dtype=torch.int64))
+
+    def forward(self, x):
+        total = 0
+        for codes in (self.first, self.second):
+            grid = (self.scale, self.zero_point, 0, -128, 127, torch.int8)
+            total = total + x @ dequantize_per_channel(codes, *grid).T
+        return total
+
+
+@quick_export()
+def test_zero_points_of_wide_layers_are_stored_once_a_layer(tmp_path):
+    torch.manual_seed(0)
+    net, x = Wide().eval(), torch.randn(4, 3)
+    program = torch.onnx.export(
+        net, (x,), dynamo=True, opset_version=21, verbose=False, custom_translation_table=TABLE
+    )
+    tidy(program.model)
+    readers = [node for node in program.model.graph if node.op_type == "DequantizeLinear"]
+    zero_points = [node.inputs[2] for node in readers]
+    assert len(set(zero_points)) == len(readers) == 2
+    for value in zero_points:
+        assert value.const_value.dtype == ir.DataType.INT8
+        assert value.const_value.shape == (Wide.CHANNELS,)
+    (file,) = write(program.model, tmp_path / "net.onnx", {})
+    found = ort.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
+        None, {program.model.graph.inputs[0].name: x.numpy()}
+    )[0]
+    expected = net(x).numpy()
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 

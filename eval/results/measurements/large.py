@@ -52,12 +52,16 @@ def _read_plan(label: str, finished: Finished) -> list[Row]:
 
 
 def full_size(short: Short) -> list[Job]:
-    """AdcSR at full size: saved, run, exported, compared, in 32 and in 8 bits."""
+    """Models at full size: saved, run, exported, compared, in 32 and in 8 bits."""
     size = ("--lr-size", "32x32") if short != Short() else ()
-    return [
-        Job(label, (script("bench_full_size", "adcsr", *more, *size),), partial(_labelled, label))
-        for label, more in {"fp32": (), "W8A8": ("--w8a8",)}.items()
-    ]
+    jobs = []
+    for model, subject in {"AdcSR": "adcsr", "OSEDiff": "osediff"}.items():
+        for dtype, more in {"fp32": (), "W8A8": ("--w8a8",)}.items():
+            command = script("bench_full_size", subject, *more, *size)
+            read = partial(_labelled, {"model": model, "dtype": dtype})
+            # The command ends with 1 where parity fails. That is a row of the table, too.
+            jobs.append(Job(f"{model} {dtype}", (command,), read, codes=(0, 1)))
+    return jobs
 
 
 def htp(short: Short) -> list[Job]:
@@ -92,8 +96,8 @@ def _read_parts(finished: Finished) -> list[Row]:
     ]
 
 
-def _labelled(label: str, finished: Finished) -> list[Row]:
-    return [{"dtype": label, **row} for row in read_rows(finished)]
+def _labelled(labels: Row, finished: Finished) -> list[Row]:
+    return [{**labels, **row} for row in read_rows(finished)]
 
 
 def large_photograph(short: Short) -> list[Job]:
@@ -146,10 +150,11 @@ PLANS = Measurement(
 )
 FULL_SIZE = Measurement(
     name="full_size",
-    title="AdcSR at full size with random weights, phase by phase",
+    title="AdcSR and OSEDiff at full size with random weights, phase by phase",
     page="full-size",
     jobs=full_size,
     columns=(
+        Column("model", "model"),
         Column("dtype", "dtype"),
         Column("phase", "phase"),
         Column("seconds", "seconds", 0, "s"),

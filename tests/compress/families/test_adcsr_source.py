@@ -14,7 +14,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.tensors import State
 from compress.cost.count import measure
-from compress.families.adcsr import BASE_WIDTHS, AdcSRSource
+from compress.families.adcsr import AdcSRSource
 from compress.model.sr_model import SRModel
 from compress.networks.adcsr_checkpoint import (
     decoder_tensors,
@@ -147,8 +147,7 @@ def test_counts_are_the_published_ones(sd21):
 
 def test_nano_has_the_structure_that_the_recipe_trains():
     recipe = load_recipe("recipes/adcsr.yaml")
-    base = recipe.source.model_copy(update=BASE_WIDTHS)
-    trained, own = convert_all(base, recipe.passes), AdcSRSource(size="nano").build()
+    trained, own = convert_all(recipe.source, recipe.passes), AdcSRSource(size="nano").build()
     assert {n: t.shape for n, t in trained.state_dict().items()} == {
         n: t.shape for n, t in own.state_dict().items()
     }

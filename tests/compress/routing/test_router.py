@@ -12,6 +12,7 @@ from compress import route, upscale
 from compress.core.errors import UserError
 from compress.core.image import read_image, write_image
 from compress.cost.count import measure
+from compress.data.folder import find_images
 from compress.families.adcsr import ASSET
 from compress.model.sr_model import Tiling
 from compress.process.resample import upsample
@@ -225,6 +226,18 @@ def test_a_trained_router_is_small_and_says_what_it_is(trained, model):
         torch.rand(1, 3, 8, 8, generator=torch.manual_seed(0)), size=32, mode="bicubic"
     ).clamp(0, 1)
     assert not torch.equal(router.cnn(smooth), upsample(smooth))
+
+
+def test_the_cnn_learns_what_the_model_makes(model):
+    """A network that makes the same has nothing left to learn; one that enlarges has."""
+    images = find_images(("embedded",))
+    config = RouterConfig(("embedded",), "psnr", crop=128, batch=2)
+    job = training._cnn_job(config, Router(48, 16), model, images, torch.device("cpu"))
+    hr = next(iter(job.loader))
+    assert job.loss(model, 0, hr).item() == 0
+    assert job.loss(upsample, 0, hr).item() > 0.02
+    job.loss(job.module, 0, hr).backward()
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_it_goes_on_where_it_was_killed(trained, model, tmp_path, monkeypatch):
