@@ -41,6 +41,9 @@ SUBCOMMANDS = {
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),
     "route": Subcommand("compress.route", "train a router that sends tiles the cheapest good way"),
     "skip": Subcommand("compress.skip", "train what chooses the steps of a chain by tile"),
+    "references": Subcommand(
+        "compress.references", "keep of photographs what a model that refers to some needs"
+    ),
     "train": Subcommand("compress.train", "train a source model from photographs"),
     "cache": Subcommand("compress.cache", "list or shorten the cache of finished passes"),
 }

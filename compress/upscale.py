@@ -47,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
         help="send each tile the cheapest good way; python -m compress.route makes one",
     )
     add_choice(parser)
+    parser.add_argument(
+        "--references",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="IMAGE|FOLDER",
+        help="photographs of like content, for a model that refers to some: the patches most like "
+        "each photograph are taken; or one .safetensors file of python -m compress.references",
+    )
     return parser
 
 

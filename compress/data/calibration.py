@@ -13,6 +13,7 @@ from compress.data.folder import data_hash, embedded_images
 from compress.data.presets import PRESETS
 from compress.model.calls import Values
 from compress.model.components import Components
+from compress.model.references import remember
 from compress.process.resample import SCALE
 
 
@@ -47,7 +48,8 @@ def as_values(model: Components, images: list[torch.Tensor]) -> list[Values]:
     """Calibration images as what a model takes.
 
     A model that takes a further image is given another of them for it, resampled to its size: a
-    stand-in for a user's own.
+    stand-in for a user's own. One that takes references is given as many in turn as it has places,
+    from one on.
 
     Args:
         model: Says which images it takes.
@@ -60,10 +62,19 @@ def as_values(model: Components, images: list[torch.Tensor]) -> list[Values]:
     for i, lr in enumerate(images):
         others = {}
         for name, size in model.wiring.images.items():
-            other = images[(i + 1) % len(images)]
-            others[name] = F.interpolate(other, size, mode="bicubic", antialias=True).clamp(0, 1)
+            others[name] = _resampled(images[(i + 1) % len(images)], size)
+        references = model.wiring.references
+        if references is not None:
+            chosen = [images[(i + 1 + k) % len(images)] for k in range(1 + i % references.count)]
+            stood_in = [_resampled(other[:1], references.size) for other in chosen]
+            with torch.no_grad():
+                others |= remember(model, stood_in)
         given.append(model.given(lr, others))
     return given
+
+
+def _resampled(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def calibration_pairs(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 LR, STATE, TIMESTEP = "lr", "state", "timestep"
@@ -45,6 +46,8 @@ class Call:
         outputs: Values that it returns: one as a tensor, several as a tuple.
         each_step: Whether it is called at each step of the process, and not once.
         between: Whether only the process calls it, between two steps, with arguments of its own.
+        aside: Whether no run of the model calls it: it makes once what is kept of a photograph
+            (`References`).
     """
 
     component: str
@@ -52,6 +55,7 @@ class Call:
     outputs: tuple[str, ...]
     each_step: bool = False
     between: bool = False
+    aside: bool = False
 
     @property
     def in_process(self) -> bool:
@@ -72,6 +76,39 @@ Watch = Callable[[Call, tuple, tuple], None]
 
 
 @dataclass(frozen=True)
+class References:
+    """Photographs of like content that a model refers to, and what is kept of them.
+
+    What is kept is made once, by a call that is `aside`, and goes into every run and every tile as
+    it is. So it may be stored in a file. A model that is given none sees zeros.
+
+    Attributes:
+        component: Makes what is kept, of one photograph `reference`, float [1, 3, height, width]
+            in [0, 1].
+        count: Places for photographs.
+        size: Height and width of a photograph in pixels.
+        kept: Name of a value -> shape of what is kept of one photograph.
+        shared: Those of the values that are divided by the number of photographs, so that a sum
+            over all places is a mean over the photographs.
+    """
+
+    component: str
+    count: int
+    size: tuple[int, int]
+    kept: Mapping[str, tuple[int, ...]]
+    shared: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the value: one, then the places, then what is kept."""
+        return {name: (1, self.count, *shape) for name, shape in self.kept.items()}
+
+    def none(self, like: torch.Tensor) -> Values:
+        """The values without a photograph: zeros, of the type and on the device of `like`."""
+        return {name: like.new_zeros(shape) for name, shape in self.shapes.items()}
+
+
+@dataclass(frozen=True)
 class Wiring:
     """All calls of a model, in running order, and what their values are.
 
@@ -81,6 +118,7 @@ class Wiring:
             A value that is not here is no such map, and is never cut into tiles.
         images: The images that a model takes beside `lr`: name -> height and width, which are
             fixed. They are float [B, 3, height, width] in [0, 1].
+        references: What is kept of photographs that it refers to; None for a model without.
 
     Raises:
         ValueError: A value is read before it is made, is made twice, or one is missing.
@@ -89,12 +127,13 @@ class Wiring:
     calls: tuple[Call, ...]
     ratios: Mapping[str, float]
     images: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    references: References | None = None
 
     def __post_init__(self) -> None:
-        known = {LR, *self.images}
+        known = {LR, *self.given}
         of_steps: set[str] = set()
         for call in self.calls:
-            if call.between:
+            if call.between or call.aside:
                 continue
             allowed = known | of_steps | set(OF_PROCESS) if call.each_step else known
             after = not call.each_step and self._is_after(call)
@@ -108,18 +147,29 @@ class Wiring:
         if PREDICTION not in of_steps or IMAGE not in known:
             raise ValueError("no call of a step makes the prediction, or none after it the image")
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The values that are kept of references."""
+        return () if self.references is None else tuple(self.references.kept)
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What a model is given beside the low-resolution image: images, and what was kept."""
+        return *self.images, *self.kept
+
     def _is_after(self, call: Call) -> bool:
         """Whether a call needs the clean latent, itself or through what it reads."""
         late = {CLEAN_LATENT}
         for earlier in self.calls:
-            if not earlier.in_process and late.intersection(earlier.inputs):
+            if not earlier.in_process and not earlier.aside and late.intersection(earlier.inputs):
                 late.update(earlier.outputs)
         return bool(late.intersection(call.inputs))
 
     @property
     def before(self) -> tuple[Call, ...]:
         """The calls before the process."""
-        return tuple(c for c in self.calls if not c.in_process and not self._is_after(c))
+        once = (c for c in self.calls if not c.in_process and not c.aside)
+        return tuple(c for c in once if not self._is_after(c))
 
     @property
     def steps(self) -> tuple[Call, ...]:
@@ -129,7 +179,8 @@ class Wiring:
     @property
     def after(self) -> tuple[Call, ...]:
         """The calls that need the clean latent."""
-        return tuple(c for c in self.calls if not c.in_process and self._is_after(c))
+        once = (c for c in self.calls if not c.in_process and not c.aside)
+        return tuple(c for c in once if self._is_after(c))
 
     @property
     def between(self) -> tuple[Call, ...]:
@@ -153,7 +204,7 @@ class Wiring:
         For a component of the steps they are those that there are before the process.
         """
         call = self.call(component)
-        names = {LR, *self.images}
+        names = {LR, *self.given}
         earlier = self.before
         if call in earlier:
             earlier = earlier[: earlier.index(call)]

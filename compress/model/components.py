@@ -16,6 +16,7 @@ from compress.model.calls import (
     STATE,
     TIMESTEP,
     Call,
+    References,
     Values,
     Watch,
     Wiring,
@@ -120,10 +121,10 @@ class Components(nn.Module):
             raise UserError(
                 f"{who}: knows decoders of the clean latent alone; this one reads {', '.join(read)}"
             )
-        if self.wiring.images:
+        if self.wiring.given:
             raise UserError(
                 f"{who}: trains on one image, and this model also takes "
-                f"{', '.join(self.wiring.images)}"
+                f"{', '.join(self.wiring.given)}"
             )
 
     def _called(self) -> list[str]:
@@ -134,7 +135,8 @@ class Components(nn.Module):
 
         Args:
             lr: The low-resolution image, float [B, 3, h, w] in [0, 1].
-            images: The further images that the model takes.
+            images: The further images that the model takes, and what was kept of references
+                (`compress.model.references`); without that it sees none.
 
         Raises:
             UserError: One is missing, is not taken, or has another size than the model takes.
@@ -149,10 +151,27 @@ class Components(nn.Module):
                     f"the image '{name}' has {width}x{height} pixels and this model takes "
                     f"{size[1]}x{size[0]}; resize it"
                 )
-        unknown = others.keys() - self.wiring.images.keys()
+        unknown = others.keys() - set(self.wiring.given)
         if unknown:
             raise UserError(f"this model takes no image '{min(unknown)}'; leave it out")
-        return {LR: lr, **others}
+        references = self.wiring.references
+        if references is None:
+            return {LR: lr, **others}
+        return {LR: lr, **self._kept(references, lr, others), **others}
+
+    def _kept(self, references: References, lr: torch.Tensor, others: Values) -> Values:
+        """What was kept of references, out of what is given beside `lr`; zeros without any."""
+        kept = {name: others[name] for name in references.kept if name in others}
+        if not kept:
+            return references.none(lr)
+        for name, shape in references.shapes.items():
+            if name not in kept or tuple(kept[name].shape) != shape:
+                found = list(kept[name].shape) if name in kept else "missing"
+                raise UserError(
+                    f"what was kept of references does not fit this model: '{name}' is {found} and "
+                    f"should be {list(shape)}; make it again with this model"
+                )
+        return kept
 
     def blank(self, height: int, width: int, device: str = "meta") -> Values:
         """Images without content, of an input of height x width."""
@@ -223,8 +242,8 @@ class Components(nn.Module):
         """What there is once the calls before a component have run.
 
         Args:
-            component: Its name. For a component of the steps it is what there is before the
-                process.
+            component: Its name, not of a call `aside`. For a component of the steps it is what
+                there is before the process.
             values: Images, or more; what is there already is not computed again.
         """
         known = dict(values)

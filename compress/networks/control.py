@@ -155,16 +155,14 @@ class ControlNetwork(Conditioned):
         x = self.entry(latent, condition)
         skips = [x]
         for block in self.down_blocks:
-            x, made = _through(block, x, embedding, prompt)
+            x, made = through(block, x, embedding, prompt)
             skips += made
         middle = self.mid_block(x, embedding, encoder_hidden_states=prompt)
         residuals = zip(self.controlnet_down_blocks, skips, strict=True)
         return *(conv(skip) for conv, skip in residuals), self.controlnet_mid_block(middle)
 
 
-def _through(
-    block: Any, x: torch.Tensor, embedding: Any, prompt: Any
-) -> tuple[torch.Tensor, tuple]:
+def through(block: Any, x: torch.Tensor, embedding: Any, prompt: Any) -> tuple[torch.Tensor, tuple]:
     """A level's output and what its UNet would skip, one map behind each block."""
     if getattr(block, "has_cross_attention", False):
         return block(x, embedding, encoder_hidden_states=prompt)

@@ -8,13 +8,16 @@ projection without bias that begins at zero, the mean as aggregation, and no pos
 choice [REC].
 
 Neither queries nor keys nor values depend on the timestep. So keys and values are constants of a
-photograph: `stored` makes them once, and a graph takes them as inputs.
+photograph: `Memory` makes them once, and a graph takes them as inputs. The weights of the mean lie
+in the values, so that a place without a reference holds zeros and adds nothing.
 """
+
+import math
 
 import torch
 from torch import nn
 
-HEAD = 32  # channels of a head [REC]
+HEAD = 32  # most channels of a head [REC]
 GROUPS = 32  # of the norms [REC]
 
 
@@ -42,49 +45,76 @@ def attend(
 
 
 def aggregated(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    weights: torch.Tensor,
-    heads: int,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads: int
 ) -> torch.Tensor:
-    """The weighted sum over references of what each gives [doc: separately; REC: the mean].
+    """The sum over references of what each gives [doc: separately; REC: the mean].
 
     Args:
         query: [B, tokens, C].
-        keys: [N, tokens of a reference, C], of N references.
-        values: Likewise.
-        weights: [N]: 1/n for n references that are there, and 0 for one that only fills a place.
+        keys: [B, N, tokens of a reference, C], of N references; or [1, ...] for the whole batch.
+        values: Likewise, of each reference times its weight: 1/n for the mean of n, 0 for a place
+            without one.
         heads: Into which C is split.
 
     Returns:
-        [B, tokens, C]; zeros without references.
+        [B, tokens, C].
     """
-    total = torch.zeros_like(query)
-    for key, value, weight in zip(keys, values, weights, strict=True):
-        shape = (len(query), *key.shape)
-        total = total + weight * attend(query, key.expand(shape), value.expand(shape), heads)
-    return total
+    batch, tokens, channels = query.shape
+    count = keys.shape[1]
+    # Each reference is an image of a larger batch: one product for all, of four axes.
+    several = query[:, None].expand(batch, count, tokens, channels).flatten(0, 1)
+    shape = (batch, *keys.shape[1:])
+    found = attend(
+        several, keys.expand(shape).flatten(0, 1), values.expand(shape).flatten(0, 1), heads
+    )
+    return found.reshape(batch, count, tokens, channels).sum(1)
+
+
+def head_width(channels: int, most: int = HEAD) -> int:
+    """Channels of a head: 32 [REC], or the largest power of two below that divides `channels`."""
+    return math.gcd(channels, most)
+
+
+def tokens_of(x: torch.Tensor) -> torch.Tensor:
+    """[B, C, h, w] -> [B, h * w, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+class Memory(nn.Module):
+    """Keys and values of a reference's map: what is kept of it at one level.
+
+    Args:
+        channels: C of the map.
+        groups: Of the norm.
+    """
+
+    def __init__(self, channels: int, groups: int = GROUPS):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.to_keys = nn.Linear(channels, channels, bias=False)
+        self.to_values = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [N, h * w, C] of references' maps [N, C, h, w]."""
+        tokens = tokens_of(self.norm(reference))
+        return self.to_keys(tokens), self.to_values(tokens)
 
 
 class ReferenceAttention(nn.Module):
-    """The adapter of one decoder level.
+    """What is added to one decoder level.
 
     Args:
-        channels: C of the level's map.
-        head: Channels of a head.
-        groups: Of the norms.
+        channels: C of the level's map in the encoder.
+        out_channels: Of its map in the decoder; None for as many.
+        groups: Of the norm.
     """
 
-    def __init__(self, channels: int, head: int = HEAD, groups: int = GROUPS):
+    def __init__(self, channels: int, out_channels: int | None = None, groups: int = GROUPS):
         super().__init__()
-        self.heads = channels // head
-        self.norm_query = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.norm_reference = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.heads = channels // head_width(channels)
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.to_query = nn.Linear(channels, channels, bias=False)
-        self.to_keys = nn.Linear(channels, channels, bias=False)
-        self.to_values = nn.Linear(channels, channels, bias=False)
-        self.out = nn.Linear(channels, channels, bias=False)
+        self.out = nn.Linear(channels, out_channels or channels, bias=False)
         self.start()
 
     @torch.no_grad()
@@ -92,22 +122,14 @@ class ReferenceAttention(nn.Module):
         """Let it add nothing."""
         nn.init.zeros_(self.out.weight)
 
-    def stored(self, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [N, tokens, C] of references' maps [N, C, h, w]: constants of them."""
-        tokens = self.norm_reference(reference).flatten(2).transpose(1, 2)
-        return self.to_keys(tokens), self.to_values(tokens)
-
-    def forward(
-        self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """What is added to the decoder level's output, [B, C, h, w].
+    def forward(self, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """What is added to the decoder level's output, [B, C', h, w].
 
         Args:
             x: The map of the input [B, C, h, w].
-            keys: What `stored` gave, [N, tokens, C].
+            keys: See `aggregated`.
             values: Likewise.
-            weights: See `aggregated`.
         """
-        query = self.to_query(self.norm_query(x).flatten(2).transpose(1, 2))
-        found = self.out(aggregated(query, keys, values, weights, self.heads))
-        return found.transpose(1, 2).reshape(x.shape)
+        query = self.to_query(tokens_of(self.norm(x)))
+        found = self.out(aggregated(query, keys, values, self.heads))
+        return found.transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])

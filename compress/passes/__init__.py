@@ -20,6 +20,7 @@ from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
 from compress.passes.prune import Prune
 from compress.passes.quantize import Quantize
+from compress.passes.reference_adapter import ReferenceAdapter
 from compress.passes.strip import Strip
 
 PASSES: dict[str, type[Pass]] = {
@@ -38,6 +39,7 @@ PASSES: dict[str, type[Pass]] = {
     "binarize": Binarize,
     "one_step": OneStep,
     "adaptive_steps": AdaptiveStepsPass,
+    "reference_adapter": ReferenceAdapter,
     "distill": Distill,
     "pack": Pack,
     "quantize": Quantize,

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import torch
 from compress.core.arguments import chosen_device
 from compress.core.errors import UserError
 from compress.core.image import to_uint8
+from compress.model.references import references_of
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.photographs.batch import Upscale
 from compress.photographs.further import FurtherImages
+from compress.photographs.kept import Kept
 from compress.pipeline.backends import choose_backend
+from compress.pipeline.references import Bank, files_of, is_kept, read, said
 from compress.pipeline.routed import check_model
 from compress.process.resample import SCALE
 from compress.process.strength import dialled
@@ -56,13 +60,40 @@ def whole(options: argparse.Namespace) -> Upscale:
     )
     _LOG.info("computed by %s", backend.sentence)
     further = FurtherImages(options.image, backend.images, options.images)
-    return lambda lr, photograph: backend.upscale(lr, further.of(photograph))
+    referred = _references(options)
+    return lambda lr, photograph: backend.upscale(lr, {**further.of(photograph), **referred(lr)})
+
+
+def _references(options: argparse.Namespace) -> Callable[[np.ndarray], Kept]:
+    """What a model is given of references, as a function of the small photograph.
+
+    Raises:
+        UserError: The model takes none, or a photograph to refer to cannot be used.
+        PhotographError: The file of what was kept is none, or of another model.
+    """
+    if not options.references:
+        return lambda _lr: {}
+    model = load_model(options.model)
+    references_of(model, "--references")
+    if is_kept(options.references):
+        kept = read(model, options.references[0])
+        return lambda _lr: kept
+    bank = Bank(model.to(chosen_device(options)), files_of(options.references))
+
+    def like(lr: np.ndarray) -> Kept:
+        chosen = bank.like(torch.from_numpy(lr))
+        print(said(chosen))
+        return {name: value.cpu().numpy() for name, value in chosen.kept.items()}
+
+    return like
 
 
 def routed(options: argparse.Namespace) -> Upscale:
     """As `prepare`, each tile by the way that the router of --route sends it."""
     if options.backend == "onnxruntime":
         raise UserError("--backend onnxruntime: --route is for torch only; leave one of them out")
+    if options.references:
+        raise UserError("--references and --route exclude each other; a router sees one image")
     if options.image:
         raise UserError("--image and --route exclude each other; a router sees one image")
     device = chosen_device(options)

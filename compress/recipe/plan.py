@@ -5,6 +5,7 @@ Source and passes are built on the meta device and counted one by one. `plan_tex
 
 from compress.cost.cost import Cost, Replaced
 from compress.cost.count import measure, measure_module
+from compress.cost.references import ReferenceCost, reference_cost
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
@@ -56,6 +57,11 @@ def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> 
     """
     steps = [step.as_published() for step in recipe.passes]
     return measure(convert_all(recipe.source, steps), lr_size)
+
+
+def references(recipe: Recipe) -> ReferenceCost | None:
+    """What references of the result cost beside a run; None for most models."""
+    return reference_cost(convert_all(recipe.source, recipe.passes))
 
 
 def replaced(recipe: Recipe) -> Replaced | None:

@@ -6,7 +6,7 @@ from compress.cost import phones
 from compress.cost.cost import Cost, Replaced
 from compress.cost.table import component_table, table
 from compress.process.resample import SCALE
-from compress.recipe.plan import replaced
+from compress.recipe.plan import references, replaced
 from compress.recipe.recipe import Recipe, resolved, to_yaml
 
 PUBLISHED = "(as the paper counts)"
@@ -65,6 +65,9 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     for component, cost in first.components().items():
         parts.append(f"source {component}: {_full_counts(cost)}")
     parts += [*_call_lines("source", first), *_result_lines(last), *_call_lines("result", last)]
+    referred = references(recipe)
+    if referred is not None:
+        parts += referred.as_lines()
     part = replaced(recipe)
     if part is not None:
         parts += _replaced_lines(part, first)
@@ -131,6 +134,9 @@ def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
         "published_accounting": published.as_dict(),
         "predicted_ms": {one.device: round(one.ms, 2) for one in predictions},
     }
+    referred = references(recipe)
+    if referred is not None:
+        data["references"] = referred.as_dict()
     part = replaced(recipe)
     if part is not None:
         data[part.name] = part.cost.as_dict()

@@ -10,6 +10,7 @@ from eval.results.measurements import (
     pruning,
     quality,
     recipes,
+    references,
     router,
     trained,
 )
@@ -27,6 +28,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *trained.ALL,
         *router.ALL,
         *adaptive.ALL,
+        references.REFERENCES,
         pruning.PRUNING,
         *exported.PARITIES,
         exported.OPERATORS,

@@ -43,9 +43,9 @@ class EndToEnd(nn.Module):
     def forward(self, lr: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         """`lr` [1, 3, h, w] in [0, 1] -> [1, 3, 4h, 4w] in [0, 1].
 
-        `others` are the further images that the model takes.
+        `others` are the further images that the model takes, and what is kept of references.
         """
-        images = dict(zip(self.model.wiring.images, others, strict=True))
+        images = dict(zip(self.model.wiring.given, others, strict=True))
         return corrected(self.model, self.model.network(lr, images), lr)
 
 
@@ -115,12 +115,15 @@ class GraphSpec(NamedTuple):
 
 
 def graphs_of(model: SRModel) -> dict[str, GraphSpec]:
-    """File stem -> graph: `model`, then a component each, in running order."""
-    specs = {MODEL: GraphSpec(EndToEnd, (LR, *model.wiring.images), ("sr",))}
+    """File stem -> graph: `model`, then a component each, in running order.
+
+    What is called `aside` is no part of a run, and has no graph.
+    """
+    specs = {MODEL: GraphSpec(EndToEnd, (LR, *model.wiring.given), ("sr",))}
     inside = _values_inside(model)
     for name, _ in model.components():
         call = model.wiring.call(name)
-        if call.inputs:
+        if call.inputs and not call.aside:
             specs[name] = _spec(model, call, inside)
     return specs
 

@@ -38,6 +38,7 @@ from export.graphs.graph import (
     write,
 )
 from export.graphs.layers import (
+    distinct_weights,
     has_16_bits,
     low_bit_layers,
     packed_bytes,
@@ -258,7 +259,7 @@ def _to_ir(
     if options.low_bits in INTEGERS:
         as_integers(graph, options.low_bits)
     add_functions(graph)
-    check_quantised(graph, len(quantised_layers(module)), stem)
+    check_quantised(graph, distinct_weights(module), stem)
     return graph
 
 

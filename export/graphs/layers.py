@@ -1,5 +1,6 @@
 """The quantised layers of a module, as an export counts and names them."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,22 @@ def quantised_layers(module: nn.Module) -> list[nn.Module]:
             "calibration before exporting"
         )
     return layers
+
+
+def distinct_weights(module: nn.Module) -> int:
+    """How many of the layers with weight codes differ: of equal ones a graph keeps the first.
+
+    Copies of a network that were not trained, such as a reference adapter's, are equal.
+    """
+    seen = set()
+    for layer in quantised_layers(module):
+        held: Any = layer
+        digest = hashlib.sha256()
+        for tensor in (held.weight_q, held.weight_scale):
+            digest.update(repr(tuple(tensor.shape)).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        seen.add(digest.digest())
+    return len(seen)
 
 
 def low_bit_layers(module: nn.Module) -> list[nn.Module]:

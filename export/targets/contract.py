@@ -187,6 +187,13 @@ class Parts:
         images = self.model.wiring.images
         if images:
             section["images"] = {name: list(size) for name, size in images.items()}
+        references = self.model.wiring.references
+        if references is not None:
+            section["references"] = {
+                "places": references.count,
+                "size": list(references.size),
+                "kept": {name: list(shape) for name, shape in references.shapes.items()},
+            }
         if isinstance(process, LinearSteps) and process.steps > 1:
             present = parts_of(self.model)
             calls = self.model.wiring.steps

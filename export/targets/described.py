@@ -58,6 +58,12 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         steps.append(
             f"further images ({names}), as large as `images` says: each whole to each tile"
         )
+    references = parts.model.wiring.references
+    if references is not None:
+        steps.append(
+            f"what python -m compress.references kept of {references.count} photographs at most, "
+            "as `references` says: the same to every tile; zeros where there are none"
+        )
     if chained:
         steps.append(_process_step(parts))
     if {single_fix, tiles_fix} == {"none"}:

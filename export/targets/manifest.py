@@ -15,6 +15,7 @@ import torch
 from compress import __version__, photographs
 from compress.core.files import write_text
 from compress.core.marks import MARK_FILE
+from compress.model.references import fingerprint
 from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.process import matching, strength, strips, walks
 from compress.recipe.run_files import read_manifest
@@ -124,9 +125,12 @@ def copy_host(folder: Path) -> None:
 def _host_section(parts: Parts) -> dict[str, Any]:
     """What a host program does around the graphs, with its numbers."""
     model = parts.model
+    process = parts.process
+    if "references" in process:
+        process["references"]["made_by"] = fingerprint(model)
     return {
         "does": host_steps(parts, model.colour_fix, tiles_fix(model)),
-        **parts.process,
+        **process,
         "colour_fix": model.colour_fix,
         "colour_fix_of_tiles": tiles_fix(model),
         "overlap": OVERLAP,

@@ -118,7 +118,7 @@ def check_host_arithmetic(parts: Parts) -> None:
     before, each, after = found
     parts.tuples(after[-1])  # so that the clean latent is known
     values = parts.known[0]
-    images = {"lr", *parts.model.wiring.images}
+    images = {"lr", *parts.model.wiring.given}
     tile = {name: values[name].numpy() for name in images}
     _run_stage(parts, before, tile)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from compress.core.errors import UserError
 from compress.recipe import run_files
-from export.targets.host.chain import chain, further_images
+from export.targets.host.chain import chain, further_images, kept_shapes
 from export.targets.host.runtimes import load
 from export.targets.host.tiles import chosen
 from export.timing.rows import Measured, Row, make_rows
@@ -44,6 +44,8 @@ def whole(folder: Path, threads: int) -> Callable[[], object]:
         name: random.random((1, 3, *size), dtype=np.float32)
         for name, size in further_images(manifest).items()
     }
+    for name, shape in kept_shapes(manifest).items():
+        others[name] = random.random(shape, dtype=np.float32)
     return lambda: chain(manifest, graphs, lr, others)
 
 

@@ -54,6 +54,16 @@ def further_images(manifest: dict) -> dict[str, list[int]]:
     return manifest["host"].get("images", {})
 
 
+def kept_shapes(manifest: dict) -> dict[str, list[int]]:
+    """What is kept of references: name of a value -> its shape."""
+    return manifest["host"].get("references", {}).get("kept", {})
+
+
+def no_references(manifest: dict) -> Values:
+    """What a model that takes references is given without any: zeros."""
+    return {name: np.zeros(shape, np.float32) for name, shape in kept_shapes(manifest).items()}
+
+
 def _ready(manifest: dict, names: Iterable[str], known: set[str]) -> list[str]:
     """Those of the graphs that can run one after the other; `known` gets what they put out."""
     order: list[str] = []
@@ -77,7 +87,7 @@ def stages(manifest: dict) -> tuple[list[str], list[str], list[str]] | None:
     each = list(host.get("each_step", []))
     if not set(each) <= set(graphs):
         return None
-    known = {LR, *further_images(manifest)}
+    known = {LR, *further_images(manifest), *kept_shapes(manifest)}
     before = _ready(manifest, [name for name in graphs if name not in each], known)
     if each:
         at_step = known | {STATE, TIMESTEP}
@@ -210,12 +220,13 @@ def chain(
         manifest: As `folder.read` gives it.
         graphs: `model`, or those of the components.
         lr: float32 [1, 3, h, w] in [0, 1].
-        others: The further images, and what `without_tiles` made of them.
+        others: The further images, what `without_tiles` made of them, and what was kept of
+            references.
 
     Returns:
         float32 [1, 3, scale * h, scale * w].
     """
-    values = {LR: lr, **(others or {})}
+    values = {LR: lr, **no_references(manifest), **(others or {})}
     if WHOLE in graphs:
         (result,) = runner(graphs)(WHOLE, [tuple(values[n] for n in input_names(manifest, WHOLE))])
         return result[0]

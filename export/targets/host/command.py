@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from .arithmetic import FIXES
-from .chain import further_images
+from .chain import Values, further_images
 from .folder import FolderError, read, verify
 
 # The export copies the toolkit's compress/photographs here.
 from .photographs import batch  # type: ignore[import-not-found]
 from .photographs.further import FurtherImages  # type: ignore[import-not-found]
+from .photographs.kept import read as read_kept  # type: ignore[import-not-found]
 from .photographs.problem import PhotographError  # type: ignore[import-not-found]
 from .profiling import profile
 from .runtimes import RUNTIMES, load
@@ -40,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--graphs",
         choices=["model", "parts"],
         help="one graph for all, or the parts (default)",
+    )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="what python -m compress.references kept of photographs, for a model that refers to "
+        "some (default: the model sees none)",
     )
     parser.add_argument(
         "--folder", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS
@@ -75,10 +83,11 @@ def main() -> int:
             return 0
         names = chosen(manifest, arguments.graphs)
         further = FurtherImages(arguments.image, further_images(manifest), arguments.images)
+        references = _references(arguments.references, manifest)
         return batch.run(
             arguments.images,
             arguments,
-            lambda: prepare(arguments, manifest, names, further),
+            lambda: prepare(arguments, manifest, names, further, references),
             failures=(StripError,),
         )
     except (FolderError, PhotographError) as error:
@@ -106,8 +115,23 @@ def _check_known(manifest: dict) -> None:
             )
 
 
+def _references(file: Path | None, manifest: dict) -> Values:
+    """What was kept of references, as the file of --references has it; empty without one."""
+    if file is None:
+        return {}
+    section = manifest["host"].get("references")
+    if section is None:
+        raise PhotographError(f"--references {file}: this model takes none; leave it out")
+    kept: Values = read_kept(file, section["kept"], section["made_by"])
+    return kept
+
+
 def prepare(
-    arguments: argparse.Namespace, manifest: dict, names: list[str], further: FurtherImages
+    arguments: argparse.Namespace,
+    manifest: dict,
+    names: list[str],
+    further: FurtherImages,
+    references: Values,
 ) -> batch.Upscale:
     """The graphs as one function.
 
@@ -116,6 +140,6 @@ def prepare(
     graphs = load(arguments.folder, names, arguments.threads)
 
     def upscale(lr: np.ndarray, photograph: Path) -> np.ndarray:
-        return upscale_bytes(manifest, graphs, lr, further.of(photograph))
+        return upscale_bytes(manifest, graphs, lr, {**further.of(photograph), **references})
 
     return dialled(upscale, arguments.strength, manifest["scale"])

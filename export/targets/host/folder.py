@@ -29,7 +29,8 @@ HOST_NEEDED = {
     "align": int,
     "smallest": int,
 }
-OPTIONAL = {"images": dict, "each_step": list, "adaptive": dict}
+OPTIONAL = {"images": dict, "each_step": list, "adaptive": dict, "references": dict}
+REFERENCES = {"places": int, "size": list, "kept": dict, "made_by": str}
 ADAPTIVE = {
     "regressor": str,
     "places": int,
@@ -134,6 +135,8 @@ def _check_process(path: Path, host: dict) -> None:
     for name, sides in host.get("images", {}).items():
         if not isinstance(sides, list) or len(sides) != 2 or not _are_sides(sides):
             raise _damaged(path, f"host.images.{name} is {sides!r}, not two sides in pixels")
+    if "references" in host:
+        _check_references(path, host["references"])
     if not host.get("each_step"):
         return
     _check_types(path, "host.", host, {"start": dict})
@@ -147,6 +150,15 @@ def _check_process(path: Path, host: dict) -> None:
             raise _damaged(path, f"host.steps.{i} is no step")
         _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
         _check_factors(path, f"host.steps.{i}.factors", step["factors"])
+
+
+def _check_references(path: Path, references: dict) -> None:
+    """What chain.py takes from the manifest of a model that refers to photographs."""
+    where = "host.references"
+    _check_types(path, f"{where}.", references, REFERENCES)
+    for name, shape in references["kept"].items():
+        if not isinstance(shape, list) or not shape or not _are_sides(shape):
+            raise _damaged(path, f"{where}.kept.{name} is {shape!r}, not a shape")
 
 
 def _check_adaptive(path: Path, table: dict) -> None:

@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from compress.data.retrieval import best_patches, cosine, most_similar
-from compress.networks.reference_attention import ReferenceAttention, aggregated, attend
+from compress.networks.reference_attention import (
+    Memory,
+    ReferenceAttention,
+    aggregated,
+    attend,
+    head_width,
+)
 from compress.process.ldm_chain import ddim_chain, ddim_step, ldm_alphas
 from compress.process.linear_steps import PREDICTION, STATE, weighted_sum
 from compress.routing.adaptive import AdaptiveSteps
@@ -58,7 +64,10 @@ def test_attention_to_each_reference_apart(cases):
     for cached, expected in ((keys, "K"), (values, "V")):
         for one, other in zip(cached, wanted["cached"][expected], strict=True):
             torch.testing.assert_close(one, double(other), **CLOSE)
-    mean = (found[0] + found[1]) / 2
+    # The two have other numbers of tokens, so that they do not lie in one tensor.
+    pairs = zip(keys, values, strict=True)
+    halves = [aggregated(query, k[None, None], v[None, None] / 2, heads)[0] for k, v in pairs]
+    mean = halves[0] + halves[1]
     torch.testing.assert_close(mean, double(wanted["mean"]), **CLOSE)
     out = double(given["decoder"]) + mean @ weights["Wo"].T
     torch.testing.assert_close(out, double(wanted["decoder_out"]), **CLOSE)
@@ -86,40 +95,69 @@ def test_ties_go_to_the_lower_index():
 
 
 @pytest.fixture
-def adapter() -> ReferenceAttention:
+def memory() -> Memory:
     torch.manual_seed(0)
+    return Memory(64, groups=8).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def adapter() -> ReferenceAttention:
+    torch.manual_seed(1)
     return ReferenceAttention(64, groups=8).eval().requires_grad_(False)
 
 
-def test_it_begins_by_adding_nothing(adapter):
+def kept(memory: Memory, count: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of `count` references in `places`, for their mean."""
+    torch.manual_seed(2)
+    keys, values = memory(torch.randn(count, 64, 4, 4))
+    rest = torch.zeros(places - count, 16, 64)
+    return torch.cat([keys, rest])[None], torch.cat([values / count, rest])[None]
+
+
+def test_it_begins_by_adding_nothing(adapter, memory):
     x = torch.randn(1, 64, 6, 5)
-    keys, values = adapter.stored(torch.randn(2, 64, 4, 4))
-    found = adapter(x, keys, values, torch.tensor([0.5, 0.5]))
+    found = adapter(x, *kept(memory, 2, 2))
     assert found.shape == x.shape
     assert not found.any()
 
 
-def test_places_that_hold_no_reference_change_nothing(adapter):
+def test_places_that_hold_no_reference_change_nothing(adapter, memory):
     """A graph of a fixed number of references serves fewer, and none."""
     torch.nn.init.normal_(adapter.out.weight)
-    x = torch.randn(1, 64, 6, 5)
-    keys, values = adapter.stored(torch.randn(3, 64, 4, 4))
-    one = adapter(x, keys[:1], values[:1], torch.tensor([1.0]))
-    filled = adapter(x, keys, values, torch.tensor([1.0, 0.0, 0.0]))
-    torch.testing.assert_close(filled, one)
-    assert not adapter(x, keys, values, torch.zeros(3)).any()
-    mean = aggregated(x.flatten(2).transpose(1, 2), keys, values, torch.full((3,), 1 / 3), 2)
-    single = [
-        attend(x.flatten(2).transpose(1, 2), keys[i : i + 1], values[i : i + 1], 2)
-        for i in range(3)
-    ]
+    x = torch.randn(2, 64, 6, 5)
+    one = adapter(x, *kept(memory, 1, 1))
+    assert one.abs().max() > 0.01
+    torch.testing.assert_close(adapter(x, *kept(memory, 1, 3)), one)
+    assert not adapter(x, *(torch.zeros(1, 3, 16, 64) for _ in range(2))).any()
+
+
+def test_several_references_give_the_mean(memory):
+    query = torch.randn(2, 30, 64)
+    keys, values = kept(memory, 3, 4)
+    mean = aggregated(query, keys, values, 2)
+    single = []
+    for key, value in zip(keys[0, :3], 3 * values[0, :3], strict=True):
+        single.append(attend(query, key.expand(2, -1, -1), value.expand(2, -1, -1), 2))
     torch.testing.assert_close(mean, sum(single) / 3)
 
 
+def test_each_image_of_a_batch_has_its_own(memory):
+    query = torch.randn(2, 30, 64)
+    keys, values = kept(memory, 2, 2)
+    both = torch.cat([keys, keys.flip(1)]), torch.cat([values, 0 * values])
+    found = aggregated(query, *both, 2)
+    torch.testing.assert_close(found[:1], aggregated(query[:1], keys, values, 2))
+    assert not found[1].any()
+
+
 def test_parameters_are_four_projections():
-    network = ReferenceAttention(160)
-    linear = sum(p.numel() for n, p in network.named_parameters() if "norm" not in n)
+    parts = torch.nn.ModuleList([ReferenceAttention(160), Memory(160)])
+    linear = sum(p.numel() for n, p in parts.named_parameters() if "norm" not in n)
     assert linear == 4 * 160**2
+
+
+def test_heads_are_of_32_channels_where_those_divide():
+    assert [head_width(channels) for channels in (160, 640, 80, 144, 12)] == [32, 32, 16, 16, 4]
 
 
 @pytest.mark.parametrize("steps", [1, 4, 50])

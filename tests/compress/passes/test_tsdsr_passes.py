@@ -37,6 +37,7 @@ REFUSE = {
     "bidirectional": ({}, "needs a VAE encoder and a UNet"),
     "one_step": ({}, "takes one step already"),
     "adaptive_steps": ({"calls": 2}, "of which none can be left out"),
+    "reference_adapter": ({}, "knows the UNet of a one-step model"),
     "depth_gates": ({}, "list strip with text: remove before it"),
     "pack": ({}, "has no binary layer to pack"),
 }

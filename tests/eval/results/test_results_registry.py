@@ -49,6 +49,7 @@ TYPED = {
     "published",
     "recipes",
     "reduce_range",
+    "references",
     "router",
     "router_large",
     "scoring",

@@ -1,0 +1,162 @@
+"""References of photographs: which patches, the file of what is kept, compress.upscale."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.referring import SIDE, adapter_pass, referring_nano
+
+from compress import references as command
+from compress import upscale
+from compress.core.errors import UserError
+from compress.core.image import read_image
+from compress.families.osediff import OSEDiffSource
+from compress.model.references import fingerprint, remember
+from compress.model.sr_model import SRModel
+from compress.photographs import kept as files
+from compress.photographs.problem import PhotographError
+from compress.pipeline.references import Bank, files_of, places, read, write
+from compress.recipe.checkpoint import save_model
+
+
+@pytest.fixture(scope="module")
+def model() -> SRModel:
+    return referring_nano()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
+    """The model, a small photograph, and what to refer to: a larger one that holds it."""
+    path = tmp_path_factory.mktemp("references")
+    save_model(model, path / "model.safetensors", OSEDiffSource(), [adapter_pass()])
+    random = np.random.default_rng(0)
+    whole = Image.fromarray(random.integers(0, 256, (24, 40, 3), np.uint8)).resize((256, 192))
+    (path / "others").mkdir()
+    whole.save(path / "others" / "whole.png")
+    flat = Image.new("RGB", (160, 96), (90, 120, 60))
+    flat.save(path / "others" / "flat.png")
+    whole.crop((64, 64, 192, 128)).resize((32, 16), Image.Resampling.BICUBIC).save(path / "a.png")
+    return path
+
+
+def run(main, *words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return ended.value.code
+
+
+def test_patches_lie_on_a_grid():
+    assert places(64, 128, (64, 64), 64) == [(0, 0), (0, 32), (0, 64)]
+    many = places(1000, 3000, (64, 64), 64)
+    assert len(many) <= 64
+    assert many[0] == (0, 0)
+    assert many[-1] == (1000 - 64, 3000 - 64)
+
+
+def test_the_patches_most_like_the_photograph_are_taken(model, folder):
+    bank = Bank(model, files_of([folder / "others"]))
+    chosen = bank.like(read_image(folder / "a.png"))
+    assert {patch.file.name for patch in chosen.patches} == {"whole.png"}
+    similarities = [patch.similarity for patch in chosen.patches]
+    assert similarities == sorted(similarities, reverse=True)
+    cut = []
+    for patch in chosen.patches:
+        image = read_image(patch.file)
+        cut.append(image[..., patch.top : patch.top + SIDE, patch.left : patch.left + SIDE])
+    with torch.no_grad():
+        expected = remember(model, cut)
+    for name, value in expected.items():
+        torch.testing.assert_close(chosen.kept[name], value)
+
+
+def test_without_a_question_the_middles_are_taken(model, folder):
+    bank = Bank(model, files_of([folder / "others"]))
+    assert [(p.file.name, p.top, p.left) for p in bank.first().patches] == [
+        ("flat.png", 16, 48),
+        ("whole.png", 64, 96),
+    ]
+    bank.files = bank.files * 2
+    with pytest.raises(UserError, match="give --like PHOTO"):
+        bank.first()
+
+
+def test_the_command_writes_what_upscale_takes(folder, tmp_path, capsys):
+    kept = str(tmp_path / "kept.safetensors")
+    small = str(folder / "a.png")
+    others = str(folder / "others")
+    assert run(command.main, str(folder), others, "--like", small, "-o", kept) == 0
+    assert "similarity" in capsys.readouterr().out
+    for name, given in (("file", [kept]), ("photographs", [others]), ("none", [])):
+        words = ["--references", *given] if given else []
+        out = str(tmp_path / name)
+        assert run(upscale.main, str(folder), small, "-o", out, "--device", "cpu", *words) == 0
+    file, computed, none = (
+        np.asarray(Image.open(tmp_path / name / "a_x4.png")).astype(int)
+        for name in ("file", "photographs", "none")
+    )
+    assert np.abs(file - computed).max() <= 1
+    assert np.abs(file - none).max() > 2
+
+
+def test_a_file_is_read_as_it_was_written(model, folder, tmp_path):
+    chosen = Bank(model, files_of([folder / "others"])).first()
+    file = tmp_path / "kept.safetensors"
+    write(model, chosen, file)
+    found = read(model, file)
+    for name, value in chosen.kept.items():
+        assert np.array_equal(found[name], value.numpy())
+
+
+def test_a_file_that_does_not_fit_is_refused(model, folder, tmp_path):
+    shapes, made_by = model.wiring.references.shapes, fingerprint(model)
+    file = tmp_path / "kept.safetensors"
+    write(model, Bank(model, files_of([folder / "others"])).first(), file)
+    content = file.read_bytes()
+
+    def said(changed: bytes, shapes=shapes, made_by=made_by) -> str:
+        file.write_bytes(changed)
+        with pytest.raises(PhotographError) as caught:
+            files.read(file, shapes, made_by)
+        return str(caught.value)
+
+    assert "another model" in said(content, made_by="0")
+    assert "no float32 of [1, 2]" in said(content, shapes={"keys_1": (1, 2)})
+    assert "no float32" in said(content[:-8])
+    assert "holds nothing of references" in said(content[:5])
+    assert "holds nothing of references" in said((folder / "model.safetensors").read_bytes())
+    broken = content.replace(b'"format"', b'"formax"')
+    assert "holds nothing of references" in said(broken)
+    header = int.from_bytes(content[:8], "little")
+    bad = bytearray(content)
+    bad[8 + header : 12 + header] = np.float32("nan").tobytes()
+    assert "is not finite" in said(bytes(bad))
+    entries = json.loads(content[8 : 8 + header])
+    assert entries["__metadata__"]["patches"].startswith("flat.png 48,16")
+
+
+def test_the_fingerprint_is_of_the_reference_encoder_alone(model):
+    other = referring_nano()
+    assert fingerprint(other) == fingerprint(model)
+    with torch.no_grad():
+        next(other.decoder.parameters()).add_(1)
+    assert fingerprint(other) == fingerprint(model)
+    with torch.no_grad():
+        next(other.reference_encoder.parameters()).add_(1)
+    assert fingerprint(other) != fingerprint(model)
+
+
+def test_mistakes_get_a_sentence(model, folder, tmp_path, capsys):
+    with pytest.raises(UserError, match="is no photograph and no folder"):
+        files_of([folder / "model.safetensors"])
+    Image.new("RGB", (SIDE - 1, 200)).save(tmp_path / "small.png")
+    with pytest.raises(UserError, match="smaller than a reference"):
+        Bank(model, [tmp_path / "small.png"])
+    with pytest.raises(UserError, match="no photograph to refer to"):
+        Bank(model, [])
+    assert run(command.main, str(folder), str(folder / "others"), "-o", "kept.bin") == 2
+    assert "must end with .safetensors" in capsys.readouterr().err
+    words = ["--references", str(folder / "others"), "--route", "router"]
+    assert run(upscale.main, str(folder), str(folder / "a.png"), *words) == 2

@@ -1,0 +1,132 @@
+"""A model that refers to photographs as ONNX files: graphs, parity, run.py with what was kept."""
+
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.referring import photographs, referring_nano
+
+from compress.core.weight_file import write_tensors
+from compress.data.config import Calibration
+from compress.model.passes import FitContext
+from compress.model.references import fingerprint, remember
+from compress.model.sr_model import SRModel
+from compress.passes.quantize import Quantize
+from compress.passes.strip import Strip
+from compress.photographs.kept import FORMAT
+from compress.recipe.export_options import ExportOptions
+from export.graphs.components import graphs_of
+from export.parity.rows import failures
+from export.targets.export_folder import export, finish
+from export.targets.host import chain, tiles
+from export.targets.host.folder import read
+from export.targets.host.runtimes import load
+
+SIDE = 32
+NAMES = ["encoder", "reference_query", "denoiser", "decoder"]
+KEPT = ["keys_1", "values_1", "keys_2", "values_2", "keys_3", "values_3"]
+
+
+def int8(model: SRModel) -> SRModel:
+    step = Quantize(
+        method="minmax",
+        weights=8,
+        activations=8,
+        components=NAMES,
+        calibration=Calibration(images=4, size=SIDE),
+    )
+    found = deepcopy(model)
+    step.convert(found)
+    step.fit(found, FitContext(source=model, before=lambda _: model))
+    return found
+
+
+@pytest.fixture(scope="module", params=["float", "w8a8"])
+def exported(request, tmp_path_factory) -> tuple[SRModel, Path]:
+    model = referring_nano()
+    Strip().convert(model)
+    if request.param == "w8a8":
+        model = int8(model)
+    model.eval()
+    folder = tmp_path_factory.mktemp("referring") / "onnx"
+    options = ExportOptions(target="onnx", lr_size=(SIDE, SIDE), images=4)
+    made = export(model, folder, options)
+    assert failures(made.rows) is None, made.rows
+    finish(folder, None)
+    return model, folder
+
+
+def test_graphs_take_what_is_kept():
+    specs = graphs_of(referring_nano())
+    assert list(specs) == ["model", *NAMES]
+    assert specs["model"].inputs == ("lr", *KEPT)
+    assert specs["reference_query"].inputs == ("latent", *KEPT)
+    assert specs["reference_query"].outputs == ("added_1", "added_2", "added_3")
+    assert specs["denoiser"].inputs == ("latent", "added_1", "added_2", "added_3")
+
+
+def test_the_manifest_says_what_is_kept(exported):
+    model, folder = exported
+    manifest = read(folder)
+    section = manifest["host"]["references"]
+    assert section["places"] == 3
+    assert section["kept"] == {
+        name: list(shape) for name, shape in model.wiring.references.shapes.items()
+    }
+    assert section["made_by"] == fingerprint(model)
+    assert chain.stages(manifest) == (NAMES[:3], [], NAMES[3:])
+    assert not any(path.stem == "reference_encoder" for path in folder.iterdir())
+    rows = json.loads((folder / "parity.json").read_text())
+    assert {row["file"] for row in rows} >= {"model.onnx", *(f"{name}.onnx" for name in NAMES)}
+
+
+@torch.no_grad()
+def test_tiles_see_the_references(exported):
+    model, folder = exported
+    manifest = read(folder)
+    kept = remember(model, photographs(2))
+    lr = torch.rand(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    arrays = {name: value.numpy() for name, value in kept.items()}
+    graphs = load(folder, tiles.chosen(manifest, None), 1)
+    found = tiles.upscale(manifest, graphs, lr.numpy(), arrays)
+    none = tiles.upscale(manifest, graphs, lr.numpy())
+    changed = model(lr, images=kept) - model(lr)
+    alike = np.corrcoef((found - none).ravel(), changed.numpy().ravel())[0, 1]
+    assert np.abs(found - none).max() > 0.01
+    assert alike > 0.5
+
+
+def test_run_py_takes_the_file(exported, tmp_path):
+    model, folder = exported
+    kept = remember(model, photographs(2))
+    notes = {"format": FORMAT, "made_by": fingerprint(model)}
+    write_tensors(tmp_path / "kept.safetensors", kept, notes)
+    write_tensors(tmp_path / "other.safetensors", kept, {**notes, "made_by": "0"})
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+
+    def run(out: str, *options: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(folder / "run.py"), "small.png", "-o", out, *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    results = {}
+    for out, options in (
+        ("none", ()),
+        ("parts", ("--references", "kept.safetensors")),
+        ("model", ("--references", "kept.safetensors", "--graphs", "model")),
+        ("none of model", ("--graphs", "model")),
+    ):
+        done = run(out, *options)
+        assert done.returncode == 0, done.stderr
+        results[out] = np.asarray(Image.open(tmp_path / out / "small_x4.png")).astype(int)
+    assert np.abs(results["parts"] - results["none"]).max() > 2
+    assert np.abs(results["model"] - results["none of model"]).max() > 2
+    refused = run("refused", "--references", "other.safetensors")
+    assert refused.returncode == 2
+    assert "was written for another model" in refused.stderr
