@@ -22,6 +22,9 @@ def test_no_frame(family):
     model.tiling = replace(
         model.tiling, colour_fix=None
     )  # the larger picture may be of several tiles
-    assert errors(model, 96)["ratio"] <= 1.35
+    with_margin = errors(model, 96)
     model.tiling = replace(model.tiling, margin=0)
-    assert errors(model, 96)["ratio"] > 1.36
+    without = errors(model, 96)
+    assert with_margin["ratio"] <= 1.35
+    # Not their ratio: the codes of resshift differ between the two pictures inside as well.
+    assert without["truth"] > 1.5 * with_margin["truth"]
