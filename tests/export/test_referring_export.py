@@ -4,13 +4,15 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.referring import photographs, referring_nano
+from support.referring import photographs, referring_nano, with_adapter
+from support.tiny_model import tiny
 
 from compress.core.weight_file import write_tensors
 from compress.data.config import Calibration
@@ -22,6 +24,7 @@ from compress.passes.strip import Strip
 from compress.photographs.kept import FORMAT
 from compress.recipe.export_options import ExportOptions
 from export.graphs.components import graphs_of
+from export.graphs.layers import quantised_layers
 from export.parity.rows import failures
 from export.targets.export_folder import export, finish
 from export.targets.host import chain, tiles
@@ -49,7 +52,7 @@ def int8(model: SRModel) -> SRModel:
 
 @pytest.fixture(scope="module", params=["float", "w8a8"])
 def exported(request, tmp_path_factory) -> tuple[SRModel, Path]:
-    model = referring_nano()
+    model = with_adapter(tiny(), levels=(0,))
     Strip().convert(model)
     if request.param == "w8a8":
         model = int8(model)
@@ -95,11 +98,29 @@ def test_tiles_see_the_references(exported):
     arrays = {name: value.numpy() for name, value in kept.items()}
     graphs = load(folder, tiles.chosen(manifest, None), 1)
     found = tiles.upscale(manifest, graphs, lr.numpy(), arrays)
-    none = tiles.upscale(manifest, graphs, lr.numpy())
-    changed = model(lr, images=kept) - model(lr)
-    alike = np.corrcoef((found - none).ravel(), changed.numpy().ravel())[0, 1]
-    assert np.abs(found - none).max() > 0.01
-    assert alike > 0.5
+    changed = np.abs(found - tiles.upscale(manifest, graphs, lr.numpy()))
+    for rows in np.array_split(changed, 4, axis=2):
+        for part in np.array_split(rows, 4, axis=3):
+            assert part.max() > 0.01
+
+
+@torch.no_grad()
+def test_references_do_the_same_as_in_torch(exported, monkeypatch):
+    """On one tile without a margin: torch cuts tiles anew for each network."""
+    model, folder = exported
+    manifest = read(folder)
+    manifest["host"]["margin"] = 0
+    monkeypatch.setattr(model, "tiling", replace(model.tiling, margin=0))
+    kept = remember(model, photographs(2))
+    lr = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    arrays = {name: value.numpy() for name, value in kept.items()}
+    graphs = load(folder, tiles.chosen(manifest, None), 1)
+    found = tiles.upscale(manifest, graphs, lr.numpy(), arrays)
+    wanted = model(lr, images=kept).numpy()
+    error = np.abs(found - wanted).mean()
+    effect = np.abs(wanted - model(lr).numpy()).mean()
+    # In 8 bits a difference in the last place takes some values to the next code.
+    assert error < (0.2 if quantised_layers(model) else 1e-4) * effect
 
 
 def test_run_py_takes_the_file(exported, tmp_path):

@@ -46,7 +46,6 @@ TYPED = {
     "parity_onnx",
     "parity_openvino",
     "parity_qnn",
-    "published",
     "recipes",
     "reduce_range",
     "references",
