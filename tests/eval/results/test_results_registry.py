@@ -35,7 +35,6 @@ TYPED = {
     "int8",
     "large_photograph",
     "methods",
-    "models",
     "openvino_speed",
     "operators",
     "packed",
