@@ -28,7 +28,6 @@ TYPED = {
     "bits",
     "branches",
     "conditioning",
-    "contact_sheet",
     "distillation",
     "full_size",
     "htp_full_size",
