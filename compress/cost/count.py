@@ -34,107 +34,20 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from compress.core.errors import UserError
 from compress.cost.cost import FLOAT32, FLOAT_BITS, Arithmetic, Cost, Layer
-from compress.cost.shapes import known_shape
+from compress.cost.multiplying import Calls, Operators
 from compress.model.sr_model import SRModel
 
 M = TypeVar("M", bound=nn.Module)
 
-aten = torch.ops.aten
 FLOAT_BYTES = 4
 WEIGHTS = ("weight", "weight_q", "weight_packed")  # of a layer with `weight_bits`
 # The types that thop knows, of those that models here are made of.
 THOP = (nn.Conv2d, nn.Linear, nn.PReLU, nn.Softmax)
-# Operator -> the kind of MACs that it does; others of those that multiply are attention's.
-_KIND = {
-    aten.convolution: "conv",
-    aten._convolution: "conv",
-    aten.mm: "linear",
-    aten.addmm: "linear",
-}
-
-
-def _linear_flops(x: torch.Tensor, weight: torch.Tensor, *_bias: Any, **_options: Any) -> int:
-    return 2 * x.numel() * weight.shape[0]
-
-
-def _attention_flops(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_args: Any, **_options: Any
-) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-# What is counted by its arguments and not computed, where its shape is known.
-_PRODUCTS: dict[Any, tuple[str, Callable[..., int]]] = {
-    F.linear: ("linear", _linear_flops),
-    F.scaled_dot_product_attention: ("attention", _attention_flops),
-}
-
-
-def _add(layer: Layer, kind: str, flops: int) -> None:
-    """Add the MACs; torch counts a multiply-add as two."""
-    name = f"macs_{kind}"
-    setattr(layer, name, getattr(layer, name) + flops // 2)
-
-
-class _Calls(TorchFunctionMode):
-    """Calls functions of torch only where their shapes are unknown, and counts those that multiply.
-
-    An F.linear that is called is marked: it reaches the dispatcher as mm, addmm or bmm by memory
-    layout. Inside nn.MultiheadAttention, which no source here uses, this sees nothing: on strided
-    input the projections would be filed under attention. The sum is right either way.
-    """
-
-    in_linear = False
-
-    def __init__(self, stack: list[Layer]):
-        super().__init__()
-        self.stack = stack
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        """Count a function of torch or run it, and know while it is F.linear."""
-        kwargs = kwargs or {}
-        sides = known_shape(func, args, kwargs)
-        if sides is not None:
-            if func in _PRODUCTS:
-                kind, flops = _PRODUCTS[func]
-                _add(self.stack[-1], kind, flops(*args, **kwargs))
-            return args[0].new_empty(sides)
-        self.in_linear = func is F.linear
-        try:
-            return func(*args, **kwargs)
-        finally:
-            self.in_linear = False
-
-
-class _Counter(TorchDispatchMode):
-    """Adds the MACs of every operator to the layer that runs, the last of `stack`."""
-
-    def __init__(self, stack: list[Layer], calls: _Calls):
-        super().__init__()
-        self.stack = stack
-        self.calls = calls
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operator and count it."""
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        operator = func.overloadpacket
-        if operator in flop_registry:
-            kind = "linear" if self.calls.in_linear else _KIND.get(operator, "attention")
-            _add(self.stack[-1], kind, flop_registry[operator](*args, **kwargs, out_val=out))
-        elif "scaled_dot_product" in str(operator):
-            flops = sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-            _add(self.stack[-1], "attention", flops)
-        return out
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -299,9 +212,9 @@ def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iter
         hooks = _RowHooks(rows[name], stack, module in leaves)
         handles.append(module.register_forward_pre_hook(hooks.enter))
         handles.append(module.register_forward_hook(hooks.leave, with_kwargs=True))
-    calls = _Calls(stack)
+    calls = Calls(stack)
     try:
-        with torch.no_grad(), calls, _Counter(stack, calls):
+        with torch.no_grad(), calls, Operators(stack, calls):
             yield
     finally:
         for handle in handles:
