@@ -43,6 +43,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--out {options.out}: must end with {references.SUFFIX}")
     if not options.out.parent.is_dir():
         raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist")
+    if options.out.exists():
+        raise UserError(
+            f"--out {options.out}: exists already, and is not overwritten; name another file, or "
+            "remove it"
+        )
     model = load_model(options.model).to(chosen_device(options))
     bank = references.Bank(model, references.files_of(options.photographs))
     chosen = bank.first() if options.like is None else bank.like(read_image(options.like))

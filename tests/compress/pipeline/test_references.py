@@ -158,5 +158,10 @@ def test_mistakes_get_a_sentence(model, folder, tmp_path, capsys):
         Bank(model, [])
     assert run(command.main, str(folder), str(folder / "others"), "-o", "kept.bin") == 2
     assert "must end with .safetensors" in capsys.readouterr().err
+    file = folder / "model.safetensors"
+    before = file.read_bytes()
+    assert run(command.main, str(folder), str(folder / "others"), "-o", str(file)) == 2
+    assert "exists already, and is not overwritten" in capsys.readouterr().err
+    assert file.read_bytes() == before
     words = ["--references", str(folder / "others"), "--route", "router"]
     assert run(upscale.main, str(folder), str(folder / "a.png"), *words) == 2
