@@ -26,5 +26,6 @@ def test_no_frame(family):
     model.tiling = replace(model.tiling, margin=0)
     without = errors(model, 96)
     assert with_margin["ratio"] <= 1.35
-    # Not their ratio: the codes of resshift differ between the two pictures inside as well.
     assert without["truth"] > 1.5 * with_margin["truth"]
+    if family != "resshift":  # its codes differ between the two pictures inside as well
+        assert without["ratio"] > 1.36
