@@ -161,7 +161,7 @@ FULL_SIZE = Measurement(
         Column("peak_gib", "peak GiB", 1, "GiB"),
         Column("parity_db", "to torch on four probes, dB"),
     ),
-    hours=1,
+    hours=1.5,
 )
 HTP = Measurement(
     name="htp_full_size",
