@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compress.core.arguments import add_device, chosen_device
 from compress.core.errors import UserError, command
+from compress.core.files import check_file
 from compress.core.program import command_parser
 
 DESCRIPTION = (
@@ -37,17 +38,14 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     from compress.core.image import read_image
     from compress.pipeline import references  # brings torch
-    from compress.recipe.checkpoint import load_model
+    from compress.recipe.checkpoint import MODEL_FILE, load_model
 
     if options.out.suffix != references.SUFFIX:
         raise UserError(f"--out {options.out}: must end with {references.SUFFIX}")
     if not options.out.parent.is_dir():
         raise UserError(f"--out {options.out}: the folder {options.out.parent} does not exist")
-    if options.out.exists():
-        raise UserError(
-            f"--out {options.out}: exists already, and is not overwritten; name another file, or "
-            "remove it"
-        )
+    model_file = Path(options.model)
+    check_file(options.out, "--out", [model_file, model_file / MODEL_FILE, *options.photographs])
     model = load_model(options.model).to(chosen_device(options))
     bank = references.Bank(model, references.files_of(options.photographs))
     chosen = bank.first() if options.like is None else bank.like(read_image(options.like))

@@ -23,6 +23,7 @@ HEADERS = (
     '"format":"diffusion-sr-compress/1"',
     '"format":"diffusion-sr-compress-router/1"',
     '"format":"diffusion-sr-compress-steps/1"',
+    '"format":"diffusion-sr-compress-references/1"',
 )
 # Bytes of a name, which leaves room for what temporary names add.
 LONGEST = 200

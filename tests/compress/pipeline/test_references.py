@@ -89,6 +89,7 @@ def test_the_command_writes_what_upscale_takes(folder, tmp_path, capsys):
     others = str(folder / "others")
     assert run(command.main, str(folder), others, "--like", small, "-o", kept) == 0
     assert "similarity" in capsys.readouterr().out
+    assert run(command.main, str(folder), others, "--like", small, "-o", kept) == 0  # once more
     for name, given in (("file", [kept]), ("photographs", [others]), ("none", [])):
         words = ["--references", *given] if given else []
         out = str(tmp_path / name)
@@ -161,7 +162,11 @@ def test_mistakes_get_a_sentence(model, folder, tmp_path, capsys):
     file = folder / "model.safetensors"
     before = file.read_bytes()
     assert run(command.main, str(folder), str(folder / "others"), "-o", str(file)) == 2
-    assert "exists already, and is not overwritten" in capsys.readouterr().err
+    assert "is also an input of this command" in capsys.readouterr().err
     assert file.read_bytes() == before
+    (tmp_path / "mine.safetensors").write_text("mine")
+    words = ["-o", str(tmp_path / "mine.safetensors")]
+    assert run(command.main, str(folder), str(folder / "others"), *words) == 2
+    assert "was not written by this toolkit" in capsys.readouterr().err
     words = ["--references", str(folder / "others"), "--route", "router"]
     assert run(upscale.main, str(folder), str(folder / "a.png"), *words) == 2
