@@ -86,7 +86,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     """Make the run directory."""
     import torch
 
-    from compress.core.processes import is_main
+    from compress.core.processes import is_main, leave
     from compress.pipeline.runner import Runner, is_same_recipe
 
     if not is_main():
@@ -108,6 +108,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     torch.manual_seed(recipe.seed)
     keep_freed_memory()
     runner()
+    leave()
 
 
 @command

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     """Train as the command line says, or take the weights of a training that goes on."""
     options = parser().parse_intermixed_args(argv)
     # What trains brings torch with it. It takes seconds, which --help need not wait for.
-    from compress.core.processes import is_main
+    from compress.core.processes import is_main, leave
     from compress.stages.recipe import TrainRecipe
     from compress.stages.trainer import train_model
 
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     with folders.occupied(workdir, "--workdir", is_main()):
         train_model(recipe, workdir, out)
+    leave()
     return 0
 
 

@@ -38,6 +38,7 @@ SLOW = (
     "compress/routing/test_adaptive.py",
     "compress/routing/test_router.py",
     "compress/stages/",
+    "compress/training/test_several_processes.py",
     "eval/score/test_benchmark.py",
     "export/rewrites/test_whole_models.py",
     "export/test_adaptive_export.py",

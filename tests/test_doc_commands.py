@@ -23,7 +23,8 @@ from eval.metric.metrics import check_names
 from export.rewrites import apply
 from export.targets.table import check_dtype
 
-MODULE = r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)"
+LAUNCHER = r"(?:\S*python|accelerate launch|torchrun(?: +--\S+)*)"
+MODULE = rf"{LAUNCHER} +-m ((?:compress|export|eval)[\w.]*)"
 SCRIPT = r"python (tests/(?:bench|hostile)/\w+\.py)"
 COMMAND = re.compile(rf"(?:{MODULE}|{SCRIPT}|sr-compress ([a-z]+))(.*)")
 OTHER = re.compile(r"python3 -m venv |python -m pip install |\. \.venv/|git config ")

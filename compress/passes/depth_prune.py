@@ -268,8 +268,8 @@ class DepthPrune(Pass):
         # Here: it needs what only the extra `training` installs.
         from compress.training.distillation import distill
 
-        def before_batch(index: int) -> None:
-            annealed.at(index // training.accumulate, self.anneal)
+        def before_batch(step: int) -> None:
+            annealed.at(step, self.anneal)
 
         with annealed.mixing():
             return distill(training, model, context, before_batch=before_batch)

@@ -241,6 +241,7 @@ class Quantize(QuantizeConfig):
             alpha=self.alpha,
             epochs=self.epochs,
             lr=self.lr,
+            batch=self.batch,
             seed=seed,
             order=self.order,
             polish=self.polish,

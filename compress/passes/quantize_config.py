@@ -189,6 +189,12 @@ class QuantizeConfig(Pass):
     )
     epochs: int = Field(2, ge=0, description="How often every image is seen; 0 learns nothing.")
     lr: float = Field(1e-2, gt=0, description="Learning rate of boundaries and transforms.")
+    batch: int = Field(
+        1,
+        gt=0,
+        le=4096,
+        description="Images in a step of learning; several processes share them out.",
+    )
 
     # On which images.
     calibration: Calibration = Field(

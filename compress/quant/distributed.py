@@ -47,6 +47,7 @@ class Options:
         alpha: How much range a transform moves at first, in [0, 1].
         epochs: How often every image is seen; 0 learns nothing.
         lr: Adam's learning rate.
+        batch: Images in a step.
         seed: Of the order of images.
         order: `forward` fits each component against its own float output. `backward` fits from the
             decoder to the encoder against the restored image (schedule.py).
@@ -62,6 +63,7 @@ class Options:
     alpha: float = 0.3
     epochs: int = 2
     lr: float = 1e-3
+    batch: int = 1
     seed: int = 0
     order: str = "forward"
     polish: int = 0
@@ -69,7 +71,7 @@ class Options:
     @property
     def schedule(self) -> Schedule:
         """How long and how fast a component's parameters are learned."""
-        return Schedule(self.epochs, self.lr, self.seed)
+        return Schedule(self.epochs, self.lr, self.seed, self.batch)
 
 
 @dataclass

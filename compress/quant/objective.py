@@ -1,4 +1,8 @@
-"""What a component is fitted to, and learning towards it."""
+"""What a component is fitted to, and learning towards it.
+
+Several processes share the images out: each runs its own, and errors and gradients are summed. So
+they learn what one process learns with as many images a step.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from compress.core.processes import count, rank, sum_over_processes
 
 Run = Callable[[Any], torch.Tensor]  # of one image's input, whatever the function takes
 
@@ -42,11 +48,12 @@ class Objective:
             The mean if it is below `limit`, and some number that is not otherwise.
         """
         total = 0.0
-        for x, target in zip(self.inputs, self.targets, strict=True):
-            total += relative_error(self.run(x), target).item()
+        for i in range(rank(), len(self.inputs), count()):
+            total += relative_error(self.run(self.inputs[i]), self.targets[i]).item()
             if total / len(self.inputs) >= limit:
                 break
-        return total / len(self.inputs)
+        [whole] = sum_over_processes([self.targets[0].new_tensor(total, dtype=torch.float64)])
+        return whole.item() / len(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,13 @@ class Schedule:
         epochs: How often every image is seen; 0 learns nothing.
         lr: Adam's learning rate, which falls to 0 along a cosine.
         seed: Of the order of images.
+        batch: Images in a step.
     """
 
     epochs: int
     lr: float
     seed: int
+    batch: int = 1
 
 
 def learn(
@@ -71,7 +80,7 @@ def learn(
     schedule: Schedule,
     error: float | None = None,
 ) -> tuple[float, float]:
-    """Learn by Adam on the relative error, one image a step, and keep the best epoch's values.
+    """Learn by Adam on the relative error, and keep the best epoch's values.
 
     Args:
         name: What the progress bar says.
@@ -89,19 +98,20 @@ def learn(
         return before, best
     best_values = [p.detach().clone() for p in parameters]
     images = len(objective.inputs)
+    steps = schedule.epochs * math.ceil(images / schedule.batch)
     optimizer = torch.optim.Adam(parameters, lr=schedule.lr)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs * images)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(schedule.seed)
-    bar = tqdm(total=schedule.epochs * images, desc=name, leave=False)
+    bar = tqdm(total=steps, desc=name, leave=False)
     for _ in range(schedule.epochs):
-        for i in torch.randperm(images, generator=order).tolist():
-            loss = relative_error(objective.run(objective.inputs[i]), objective.targets[i])
+        shuffled = torch.randperm(images, generator=order)
+        for batch in shuffled.split(schedule.batch):
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = _backward(objective, batch.tolist(), parameters)
             optimizer.step()
             decay.step()
             bar.update()
-            bar.set_postfix(error=f"{loss.item():.2e}", refresh=False)
+            bar.set_postfix(error=f"{loss:.2e}", refresh=False)
         error = objective.mean_error(best)
         if error < best:
             best = error
@@ -111,3 +121,20 @@ def learn(
         for parameter, value in zip(parameters, best_values, strict=True):
             parameter.copy_(value)
     return before, best
+
+
+def _backward(objective: Objective, batch: list[int], parameters: list[nn.Parameter]) -> float:
+    """Give `parameters` the gradient of a batch's mean error; returns this process's part of it.
+
+    One image after another: a batch takes no more memory than an image.
+    """
+    total = 0.0
+    for i in batch[rank() :: count()]:
+        loss = relative_error(objective.run(objective.inputs[i]), objective.targets[i])
+        (loss / len(batch)).backward()
+        total += loss.item() / len(batch)
+    if count() > 1:
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        for parameter, gradient in zip(parameters, sum_over_processes(own), strict=True):
+            parameter.grad = gradient
+    return total

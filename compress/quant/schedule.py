@@ -17,7 +17,7 @@ from compress.model.calls import CLEAN_LATENT, IMAGE, PREDICTION, Call, Values, 
 from compress.model.sr_model import SRModel
 from compress.quant.distributed import Fitted, Options, fit_component
 from compress.quant.flow import Flow
-from compress.quant.objective import Objective, Schedule, learn
+from compress.quant.objective import Objective, learn
 from compress.quant.ranges import set_mode
 
 
@@ -176,7 +176,7 @@ class _Fitting:
             parameters += part.boundaries()
         inputs = [{**given, **self.constants} for given in self.outputs.given]
         objective = Objective(self.model.image_of, inputs, self.outputs.restored)
-        schedule = Schedule(self.options.polish, self.options.lr, self.options.seed)
+        schedule = replace(self.options.schedule, epochs=self.options.polish)
         return learn("all: boundaries", parameters, objective, schedule)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from compress.core.errors import UserError
-from compress.core.processes import main_first
+from compress.core.processes import check_same, connect, main_first, share_values
 from compress.cost.cost import Cost
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
@@ -57,6 +57,7 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
     source = recipe.source.build()
     recipe.source.load(source)
     source.to(device)
+    connect(device)
     runner = PassRunner(recipe, cache, device, workdir, source, costs)
     model, entries = runner.after(len(recipe.passes))
     return Compressed(source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs)
@@ -90,6 +91,7 @@ class PassRunner:
         """
         passes = self.recipe.passes
         model, entries, done = self.cache.resume(passes[:count])
+        check_same(done, "the number of passes in the cache", "--cache")
         model = model.to(self.device).eval().requires_grad_(False)
         for index in range(done, count):
             _LOG.info("pass %d of %d: %s", index + 1, len(passes), label(passes[index]))
@@ -118,6 +120,7 @@ class PassRunner:
             before=lambda name: self.before(name, index),
         )
         figures = step.fit(model, context)
+        share_values(model)
         return {
             "pass": dump(step),
             "seconds": round(time.time() - began, 1),

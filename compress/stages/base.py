@@ -51,7 +51,6 @@ class StageRun:
         metric_files: Where the weights of perceptual losses on images are.
         latent_lpips_weights: Those of the loss latent_lpips.
         processes: How many processes train together.
-        process: The number of this one.
         tell: Prints a line, in the first process.
     """
 
@@ -67,18 +66,17 @@ class StageRun:
     metric_files: MetricFiles
     latent_lpips_weights: str | None
     processes: int
-    process: int
     tell: Callable[[str], None]
 
     @property
     def key(self) -> tuple[int, ...]:
         """What the degraded images of the stage are a function of."""
-        return (self.seed, self.number, self.process)
+        return (self.seed, self.number, 0)
 
     @property
     def count(self) -> int:
         """Samples of the whole stage, of all processes."""
-        return self.settings.steps * self.settings.batch * self.processes
+        return self.settings.samples * self.processes
 
     @property
     def salt(self) -> int:

@@ -83,7 +83,7 @@ class EdgeLatent(Stage):
 def precomputed(run: StageRun) -> torch.Tensor:
     """The latents of crops, the same for all stages: a resumed run may begin with any of them."""
     crops = run.pool_crops(PREPARE_SALT)
-    key = (run.seed, run.process)
+    key = (run.seed, 0)
     return run.companions.pool(crops, run.settings.crop, run.degradation, key)
 
 

@@ -154,6 +154,20 @@ class TrainRecipe(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Number format of the arithmetic."
     )
+    shard: bool = Field(
+        False,
+        description=(
+            "Whether several processes spread weights, gradients and averages over themselves "
+            "(FSDP 2), for a model that one device's memory does not hold."
+        ),
+    )
     seed: int = Field(
         0, ge=0, le=MOST_SEED, description="What all random draws of the training come from."
     )
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> "TrainRecipe":
+        """Refuse what a network that is spread over processes cannot be trained with."""
+        if self.shard and any(stage.lora is not None for stage in self.stages):
+            raise ValueError("shard trains whole weights, and lora pairs; leave one out")
+        return self

@@ -62,6 +62,9 @@ class StageSettings(Strict):
     stage: str = Field(description="The name of the stage.")
     steps: int = Field(gt=0, description="Optimiser steps.")
     batch: int = Field(gt=0, description="Crops in a batch.")
+    accumulate: int = Field(
+        1, gt=0, description="Batches in an optimiser step, in each of several processes."
+    )
     crop: int = Field(
         gt=0, multiple_of=64, description="Side of the square crops of photographs in pixels."
     )
@@ -160,6 +163,11 @@ class StageSettings(Strict):
             "that makes images."
         ),
     )
+
+    @property
+    def samples(self) -> int:
+        """Crops that one process sees in the whole stage."""
+        return self.steps * self.accumulate * self.batch
 
     @property
     def held(self) -> list[str]:

@@ -15,6 +15,7 @@ from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
 from compress.core.identity import content_digest
 from compress.core.machine import in_memory_format
+from compress.core.processes import check_same
 from compress.core.tensors import read_tensors
 from compress.data.folder import find_images
 from compress.data.presets import PRESETS
@@ -100,7 +101,9 @@ class Trainer:
             name = f"{number}_{config.stage}"
             file = self.workdir / f"{name}.safetensors"
             record_file = self.workdir / f"{name}.json"
-            if file.is_file() and record_file.is_file():
+            is_done = file.is_file() and record_file.is_file()
+            check_same(is_done, f"whether stage {name} is done", "--workdir")
+            if is_done:
                 self._read(file)
                 records.append(read_stage(record_file))
                 continue
@@ -110,7 +113,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 save_model(self.model, file, self.source, [])
                 write_text(record_file, json.dumps(record))
-                images = config.steps * config.batch * self.accelerator.num_processes
+                images = config.samples * self.accelerator.num_processes
                 seconds = max(1, record["seconds"])  # they are whole ones
                 _LOG.info("%s: %.1f images/s", name, images / seconds)
         return records
@@ -152,7 +155,13 @@ class Trainer:
         with torch.no_grad():
             stage, loader = STAGES[config.stage].prepare(run)
         session = self._session(config, stage)
-        plan = Plan(name=name, workdir=self.workdir, steps=config.steps)
+        plan = Plan(
+            name=name,
+            workdir=self.workdir,
+            steps=config.steps,
+            accumulate=config.accumulate,
+            key=(run.seed, number),
+        )
         log = session.run(plan, loader, _forward, Hooks(write_beside=self._write_averaged))
         session.blend()
         merge(self.model)
@@ -181,7 +190,8 @@ class Trainer:
             ema=config.ema,
             blend=config.blend,
             critic_decay=DISCRIMINATOR_DECAY,
-            fused=True,
+            fused=not self.recipe.shard,
+            shard=self.recipe.shard,
         )
         session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
         if config.losses.get("gan"):
@@ -220,7 +230,7 @@ class Trainer:
     def _stage_run(self, number: int, config: StageConfig) -> StageRun:
         recipe = self.recipe
         earlier = [s for s in recipe.stages[:number] if STAGES[s.stage].takes_teacher]
-        taught_before = sum(s.steps * s.batch for s in earlier) * self.accelerator.num_processes
+        taught_before = sum(s.samples for s in earlier) * self.accelerator.num_processes
         return StageRun(
             model=self.model,
             settings=config,
@@ -234,7 +244,6 @@ class Trainer:
             metric_files=recipe,
             latent_lpips_weights=recipe.latent_lpips_weights,
             processes=self.accelerator.num_processes,
-            process=self.accelerator.process_index,
             tell=self.accelerator.print,
         )
 

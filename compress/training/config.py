@@ -148,6 +148,20 @@ class DistillConfig(Pass):
         description="How far the last convolution moves towards bicubic enlargement at the end.",
     )
     precision: Precision = Field("bf16", description="Number format of the arithmetic.")
+    recompute: bool = Field(
+        False,
+        description=(
+            "Whether activations are computed again for the gradient, instead of kept (gradient "
+            "checkpointing): less memory, more time, the same result."
+        ),
+    )
+    shard: bool = Field(
+        False,
+        description=(
+            "Whether several processes spread weights, gradients and averages over themselves "
+            "(FSDP 2), for a model that one device's memory does not hold."
+        ),
+    )
     discriminator: Discriminator = Field(
         Discriminator(), description="What judges the student, for the loss gan."
     )

@@ -1,7 +1,6 @@
 """The `distill` pass at work: teacher, discriminator and prior are built, then the session runs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from compress.training.discriminator import (
 )
 from compress.training.loop import Hooks, Plan
 from compress.training.perceptual import metrics
+from compress.training.recompute import keep_activations, recompute_activations
 from compress.training.score import ScorePair
 from compress.training.session import Adversary, Learning, Result, Session
 from compress.training.soften import CROPS, soften
@@ -87,12 +87,11 @@ def score_pair(prior: Prior, teacher: Teacher) -> ScorePair:
     return ScorePair(denoiser, context, negative, prior.rank, prior.alpha)
 
 
-def write_samples(stage: Distillation, crops: RandomCrops, folder: Path, step: int) -> None:
-    """Write `Distillation.samples` of the first crops to `folder`, as a PNG named by the step."""
+def make_samples(stage: Distillation, crops: RandomCrops) -> torch.Tensor:
+    """`Distillation.samples` of the first crops, on the CPU."""
     hr = torch.stack([crops[i] for i in range(SAMPLES)])
     hr = hr.to(next(stage.model.parameters()).device)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_image(stage.samples(hr, SAMPLES_KEY).cpu(), folder / f"{step:06d}.png")
+    return stage.samples(hr, SAMPLES_KEY).cpu()
 
 
 def distill(
@@ -107,8 +106,8 @@ def distill(
         config: The keys of the pass.
         model: The student.
         context: Has the source, the seed, the device, and a folder for checkpoints.
-        before_batch: Gets the index of every batch, which a resumed run continues, before the
-            networks run on it.
+        before_batch: Gets the number of the optimiser step, which a resumed run continues, before
+            the networks run on each of its batches.
 
     Returns:
         The ledger's figures, with the log of losses.
@@ -145,7 +144,7 @@ class _Distilling:
             self.stage,
             self.trained,
             dict(config.losses.items()),
-            Learning(lr=config.lr, ema=config.ema, blend=config.blend),
+            Learning(lr=config.lr, ema=config.ema, blend=config.blend, shard=config.shard),
         )
         self.judge: nn.Module | None = None
         if config.judged:
@@ -160,10 +159,12 @@ class _Distilling:
         """Train, and return the ledger's figures."""
         config = self.config
 
-        def forward(stage: nn.Module, index: int, hr: torch.Tensor) -> Result:
+        batches = config.accumulate * self.accelerate.num_processes
+
+        def forward(stage: nn.Module, number: int, hr: torch.Tensor) -> Result:
             if before_batch is not None:
-                before_batch(index)
-            terms, real, fake = stage(hr.contiguous(memory_format=torch.channels_last), index)
+                before_batch(number // batches)
+            terms, real, fake = stage(hr.contiguous(memory_format=torch.channels_last), number)
             if real is None:
                 return Result(terms, None)
             return Result(terms, Judged(real, fake, told_of_pair(self.judge, len(real))))
@@ -175,8 +176,12 @@ class _Distilling:
             steps=config.steps,
             accumulate=config.accumulate,
             checkpoint_every=config.checkpoint_every,
+            key=(self.context.seed,),
         )
+        if config.recompute:
+            recompute_activations(self.model)
         log = self.session.run(plan, self._loader(), forward, Hooks(after_step=self._sampler()))
+        keep_activations(self.model)
         merge(self.model)
         in_memory_format(self.model.requires_grad_(False), torch.contiguous_format)
         self.session.blend()
@@ -228,7 +233,7 @@ class _Distilling:
             weights=dict(config.losses.items()),
             judged=config.judged,
             degradation=self.degradation,
-            key=(self.context.seed, self.accelerate.process_index),
+            key=(self.context.seed, 0),
         )
 
     def _loader(self) -> DataLoader:
@@ -245,9 +250,17 @@ class _Distilling:
         crops = RandomCrops(self.images, config.crop, SAMPLES, seed)
 
         def after_step(done: int) -> None:
-            is_due = done % config.samples_every == 0 or done == config.steps
-            if is_due and self.accelerate.is_main_process:
-                write_samples(self.stage, crops, self.workdir / "samples", done)
+            if done % config.samples_every and done != config.steps:
+                return
+            is_main = self.accelerate.is_main_process
+            if not is_main and self.session.sharded is None:
+                return
+            with self.session.whole():  # which all processes put together
+                image = make_samples(self.stage, crops)
+            if is_main:
+                folder = self.workdir / "samples"
+                folder.mkdir(parents=True, exist_ok=True)
+                write_image(image, folder / f"{done:06d}.png")
 
         return after_step
 

@@ -188,7 +188,7 @@ def distil_decoder(
         dict(config.losses.items()),
         perceptual,
         PRESETS[config.data.degradation],
-        (context.seed, accelerate.process_index),
+        (context.seed, 0),
     )
     count = config.steps * config.batch * accelerate.num_processes
     crops = RandomCrops(images, config.crop, count, context.seed)
@@ -207,6 +207,7 @@ def distil_decoder(
         workdir=context.workdir,
         steps=config.steps,
         checkpoint_every=config.checkpoint_every,
+        key=(context.seed,),
     )
     log = session.run(plan, DataLoader(crops, batch_size=config.batch), _forward)
     stage.learned.close()

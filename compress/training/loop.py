@@ -3,18 +3,22 @@
 A checkpoint holds everything that the next step depends on: weights, optimisers, learning rates,
 averages and the states of the random generators. So a run that was killed, started again, gives
 what an unbroken run gives.
+
+Batches are numbered over all processes: those of step s are s * A * P to (s + 1) * A * P - 1, for P
+processes that take A batches each. What is drawn for a batch is a function of its number. So P
+processes of A batches learn what one process of A * P batches learns.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from typing_extensions import TypedDict
@@ -22,18 +26,22 @@ from typing_extensions import TypedDict
 from compress.core import folders, marks
 from compress.core.files import write_text, writing
 from compress.core.json_files import read_json
+from compress.core.processes import check_same
+from compress.data.seeded import seed_of
 from compress.training.ema import EMA
+from compress.training.sharding import Sharded
 
 LOG_EVERY = 50  # steps
 # A loss is logged as a running mean: so much of the mean before, and so much of the new value.
 MEAN_KEPT = 0.95
 MEAN_TAKEN = 0.05
 LAST_RATE = 0.02  # of the learning rate, at the last step
+DRAWS_SALT = 3  # in the key of what is drawn for a batch
 # What is optimised, in the order of the optimisers.
 OBJECTIVES = ("loss", "critic")
 
-# (index of the batch, batch) -> named losses. "loss" is what the first optimiser minimises.
-# "critic", if there is one, is what the second minimises. The rest is shown.
+# (number of the batch among those of all processes, batch) -> named losses. "loss" is what the
+# first optimiser minimises, "critic", if there is one, what the second does. The rest is shown.
 StepFunction = Callable[[int, Any], dict[str, torch.Tensor]]
 
 
@@ -67,11 +75,13 @@ class Plan:
         name: Of the training, in the progress bar and in the name of its checkpoint.
         workdir: The folder of the checkpoint.
         steps: Optimiser steps.
-        accumulate: Batches of one step.
+        accumulate: Batches of one step in each process.
         warmup: Steps in which the learning rate rises from 0.
         clip: The largest norm of the gradient of what the first optimiser trains.
         checkpoint_every: Steps between two checkpoints.
         checkpoint_seconds: A single process also saves when its last checkpoint is so old.
+        key: What is drawn from torch's generator for a batch is a function of it and of the batch's
+            number; None leaves the generator as it is.
     """
 
     name: str
@@ -82,6 +92,7 @@ class Plan:
     clip: float = 1.0
     checkpoint_every: int = 250
     checkpoint_seconds: float = 240
+    key: tuple[int, ...] | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -98,12 +109,14 @@ class Parts:
         modules: The networks, as `accelerator.prepare` returned them.
         optimizers: Likewise; one for each of OBJECTIVES that the step function returns.
         ema: The average of the weights.
+        sharded: The module that is spread over the processes, None where each has all.
     """
 
     accelerator: Accelerator
-    modules: list[nn.Module]
+    modules: list[Any]
     optimizers: list[torch.optim.Optimizer]
     ema: EMA
+    sharded: Sharded | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +256,8 @@ def _register(plan: Plan, parts: Parts) -> list[LambdaLR]:
     for scheduler in schedulers:
         parts.accelerator.register_for_checkpointing(scheduler)
     parts.accelerator.register_for_checkpointing(parts.ema)
+    if parts.sharded is not None:
+        parts.accelerator.register_for_checkpointing(parts.sharded)
     return schedulers
 
 
@@ -253,10 +268,12 @@ def _resume(plan: Plan, accelerator: Accelerator) -> tuple[int, _Log]:
     if accelerator.is_main_process and plan.workdir.is_dir():
         folders.recover(checkpoint)
     accelerator.wait_for_everyone()
+    done = read_progress(checkpoint)["step"] if checkpoint.is_dir() else 0
+    check_same(done, f"the last step of {checkpoint}", "--workdir")
     if not checkpoint.is_dir():
         return 0, _Log([])
-    accelerator.load_state(str(checkpoint))
     progress = read_progress(checkpoint)
+    accelerator.load_state(str(checkpoint))
     return progress["step"], _Log(progress["log"])
 
 
@@ -269,10 +286,19 @@ def _optimise(
         optimizer.zero_grad(set_to_none=True)
     losses: dict[str, torch.Tensor] = {}
     for part in range(plan.accumulate):
-        losses = step(index * plan.accumulate + part, next(batches))
-        for objective in OBJECTIVES:
-            if objective in losses:
-                accelerator.backward(losses[objective] / plan.accumulate)
+        batch = next(batches)
+        own = index * plan.accumulate + part
+        number = own * accelerator.num_processes + accelerator.process_index
+        if plan.key is not None:
+            torch.manual_seed(seed_of(*plan.key, DRAWS_SALT, number))
+        with ExitStack() as apart:
+            if part + 1 < plan.accumulate:  # gradients of all processes are summed once a step
+                for module in parts.modules:
+                    apart.enter_context(accelerator.no_sync(module))
+            losses = step(number, batch)
+            # Each objective reaches parameters of its own, so that their sum has all gradients.
+            total = sum(losses[name] for name in OBJECTIVES if name in losses)
+            accelerator.backward(total / plan.accumulate)
     clipped = [p for group in parts.optimizers[0].param_groups for p in group["params"]]
     accelerator.clip_grad_norm_(clipped, plan.clip)
     for optimizer in parts.optimizers:
@@ -302,9 +328,21 @@ def _save(
     accelerator.wait_for_everyone()
     with writing(partial):
         accelerator.save_state(str(partial), safe_serialization=True)
+    accelerator.wait_for_everyone()  # each process writes the state of its generators
+    if write_beside is not None:
+        _write_averaged(parts, partial, write_beside)
     if accelerator.is_main_process:
-        if write_beside is not None:
-            with parts.ema.in_place():
-                write_beside(partial)
         write_text(partial / "progress.json", json.dumps(progress))
         folders.swap_in(partial, checkpoint, marks.CHECKPOINT)
+
+
+def _write_averaged(parts: Parts, folder: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` in the first process while the networks have their averaged weights."""
+    is_main = parts.accelerator.is_main_process
+    if parts.sharded is not None:  # all processes put them together
+        with parts.ema.in_place(), parts.sharded.whole():
+            if is_main:
+                write(folder)
+    elif is_main:
+        with parts.ema.in_place():
+            write(folder)

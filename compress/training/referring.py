@@ -127,7 +127,7 @@ def train_adapter(
         {str(name): factor for name, factor in config.losses.items()},
         perceptual,
         PRESETS[config.data.degradation],
-        (context.seed, accelerate.process_index),
+        (context.seed, 0),
     )
     length = config.steps * config.batch * accelerate.num_processes
     crops = SceneCrops(
@@ -148,6 +148,7 @@ def train_adapter(
         workdir=context.workdir,
         steps=config.steps,
         checkpoint_every=config.checkpoint_every,
+        key=(context.seed,),
     )
     log = session.run(plan, DataLoader(crops, batch_size=config.batch), _forward)
     model.requires_grad_(False)

@@ -6,6 +6,7 @@ and runs the session.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from compress.core.errors import UserError
+from compress.core.processes import count
 from compress.training.adversarial import SOFTPLUS, Form, Judged, adversarial, balance
 from compress.training.ema import EMA
 from compress.training.loop import NO_HOOKS, Hooks, Parts, Plan, train
+from compress.training.sharding import Sharded
 from compress.training.terms import Terms, Weights, weighted_sum
 
 # AdamW's decay rates of both moments. A critic forgets the gradient sooner, as is usual for a GAN.
@@ -38,6 +42,7 @@ class Learning:
             weights go on beyond the end, on the straight line from the beginning.
         critic_decay: Weight decay of the critic.
         fused: AdamW's option of that name; None leaves it to torch.
+        shard: Whether several processes spread the stage's parameters over themselves.
     """
 
     lr: float
@@ -45,6 +50,7 @@ class Learning:
     blend: float = 1.0
     critic_decay: float = 0.0
     fused: bool | None = None
+    shard: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Result(NamedTuple):
     judged: Judged | None
 
 
-# (the stage as accelerate prepared it, index of the batch, batch) -> the result.
+# (the stage as accelerate prepared it, number of the batch, batch) -> the result.
 Forward = Callable[[nn.Module, int, Any], Result]
 
 
@@ -115,6 +121,7 @@ class Session:
         self._adversary = Adversary()
         self._judging: list[nn.Parameter] = []
         self._start: list[torch.Tensor] = []
+        self.sharded: Sharded | None = None
         if learning.blend != 1:
             self._start = [p.detach().clone() for p in trained]
 
@@ -153,23 +160,56 @@ class Session:
         self, plan: Plan, loader: Iterable, forward: Forward, hooks: Hooks = NO_HOOKS
     ) -> list[dict]:
         """Train as `plan` says, and leave the averaged weights; returns the log of `loop.train`."""
-        modules = [self.stage]
-        if self._discriminator is not None:
-            modules.append(self._discriminator)
-        optimizers = self._optimizers()
         self.accelerator.free_memory()
-        *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
-        modules = prepared[: len(modules)]
-        optimizers = prepared[len(modules) :]
+        modules, optimizers, loader = self._prepare(loader)
+        batches = plan.accumulate * self.accelerator.num_processes
 
-        def step(index: int, batch: Any) -> dict[str, torch.Tensor]:
-            made = forward(modules[0], index, batch)
-            return self._losses(modules, made, index // plan.accumulate)
+        def step(number: int, batch: Any) -> dict[str, torch.Tensor]:
+            made = forward(modules[0], number, batch)
+            return self._losses(modules, made, number // batches)
 
-        ema = EMA(self.trained, self.learning.ema)
-        log = train(plan, Parts(self.accelerator, modules, optimizers, ema), loader, step, hooks)
+        ema = EMA(self._own(self.trained), self.learning.ema)
+        parts = Parts(self.accelerator, modules, optimizers, ema, self.sharded)
+        log = train(plan, parts, loader, step, hooks)
         self.accelerator.free_memory()
+        if self.sharded is not None:
+            self.sharded.undo()
+            self.sharded = None
         return log
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Inside, the stage has all of its values in each process. All processes enter."""
+        return nullcontext() if self.sharded is None else self.sharded.whole()
+
+    def _prepare(self, loader: Iterable) -> tuple[list[Any], list[torch.optim.Optimizer], Iterable]:
+        """Modules, optimisers and batches, as they are for one of several processes."""
+        judges = [] if self._discriminator is None else [self._discriminator]
+        if not self.learning.shard or count() == 1:
+            modules = [self.stage, *judges]
+            optimizers = self._optimizers()
+            *prepared, loader = self.accelerator.prepare(*modules, *optimizers, loader)
+            return prepared[: len(modules)], prepared[len(modules) :], loader
+        self.sharded = Sharded(self.stage, self.accelerator)
+        self._check_critics(self.sharded)
+        main, *critics = self._optimizers()
+        self.sharded.optimizers = [main] if judges else [main, *critics]
+        if not judges:
+            loader = self.accelerator.prepare(loader)
+            return [self.sharded], [main, *critics], loader
+        judge, critic, loader = self.accelerator.prepare(*judges, *critics, loader)
+        return [self.sharded, judge], [main, critic], loader
+
+    def _check_critics(self, sharded: Sharded) -> None:
+        """Refuse a critic of which a part is spread and a part is not."""
+        if len({sharded.has(p) for p in self.critic_parameters}) > 1:
+            raise UserError("shard: takes the loss gan or the loss vsd, not both; leave one out")
+
+    def _own(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        """What this process has of `parameters`."""
+        if self.sharded is None:
+            return parameters
+        sharded = self.sharded
+        return [sharded.part(p) if sharded.has(p) else p for p in parameters]
 
     def blend(self) -> None:
         """Keep as much of what was learnt as `Learning.blend` says."""
@@ -183,7 +223,7 @@ class Session:
         learning = self.learning
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                self.trained + self._also,
+                self._own(self.trained + self._also),
                 lr=learning.lr,
                 betas=BETAS,
                 weight_decay=0.0,
@@ -193,7 +233,7 @@ class Session:
         if self.critics:
             optimizers.append(
                 torch.optim.AdamW(
-                    self.critics,
+                    [group | {"params": self._own(group["params"])} for group in self.critics],
                     betas=CRITIC_BETAS,
                     weight_decay=learning.critic_decay,
                     fused=learning.fused,
