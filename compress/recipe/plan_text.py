@@ -1,8 +1,9 @@
 """A plan as text for a terminal, and as JSON."""
 
 import json
+from typing import Any
 
-from compress.cost import phones
+from compress.cost import operators, phones
 from compress.cost.cost import Cost, Replaced
 from compress.cost.table import component_table, table
 from compress.process.resample import SCALE
@@ -59,6 +60,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
         account(counted),
         "",
         *phones.as_lines(last, recipe.source),
+        *operators.as_lines(operators.by_precision(last)),
         "",
     ]
     parts += [f"{name}: {_all_counts(cost)}" for name, cost in rows]
@@ -133,6 +135,7 @@ def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
         "plan": [{"after": name, **cost.as_dict()} for name, cost in rows],
         "published_accounting": published.as_dict(),
         "predicted_ms": {one.device: round(one.ms, 2) for one in predictions},
+        "predicted_by_operators": _by_operators(rows[-1][1]),
     }
     referred = references(recipe)
     if referred is not None:
@@ -141,3 +144,12 @@ def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     if part is not None:
         data[part.name] = part.cost.as_dict()
     return json.dumps(data, indent=1)
+
+
+def _by_operators(cost: Cost) -> dict[str, Any]:
+    """Device -> [ms, low, high], and in what the model is unlike what was fitted."""
+    table = operators.by_precision(cost)
+    found: dict[str, Any] = {}
+    for one in operators.estimates(table):
+        found[one.device] = [round(value, 2) for value in (one.ms, one.low, one.high)]
+    return {"ms": found, "no_ground": operators.gaps(table)}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -29,7 +28,7 @@ from compress.stages.record import Made, record_of
 from compress.stages.registry import STAGES, stages_of, taught_stages
 from compress.stages.start import begin_with, start_file
 from compress.stages.taught import Photographs, Taught
-from compress.training.acceleration import PRECISION
+from compress.training.acceleration import first_accelerator
 from compress.training.adapters import adapt, layers_below, merge, merged
 from compress.training.adversarial import FORMS, Judged
 from compress.training.initialise import initialise
@@ -76,7 +75,7 @@ class Trainer:
         self._check_family()
         self.images = find_images(recipe.data.folders)
         self.degradation = PRESETS[recipe.data.degradation]
-        self.accelerator = Accelerator(mixed_precision=PRECISION[recipe.precision])
+        self.accelerator = first_accelerator(recipe.precision)
         self.model = initialise(self.source.build(), recipe.seed)
         self.source.start(self.model)
         self.start = start_file(recipe.start)

@@ -81,14 +81,19 @@ class Sharded:
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside, the module has all of its values in each process. All processes enter."""
-        units = self._units()
-        for unit in units:
-            unit.unshard()
+        for name, part in self._parts.items():
+            values = whole_of(own_part(part.detach()), part.detach())
+            self._put(name, nn.Parameter(values, requires_grad=False))
         try:
             yield
         finally:
-            for unit in units:
-                unit.reshard()
+            for name, part in self._parts.items():
+                self._put(name, part)
+
+    def _put(self, name: str, parameter: nn.Parameter) -> None:
+        """Let the module have `parameter` under a name."""
+        owner, _, leaf = name.rpartition(".")
+        self.module.get_submodule(owner)._parameters[leaf] = parameter
 
     def undo(self) -> None:
         """Give the module its parameters back as they were made, with their present values."""
@@ -102,8 +107,7 @@ class Sharded:
             state._post_forward_hook_handle.remove()
             unit.__class__ = type(unit).__bases__[1]  # FSDP's class stands before the module's own
         for name, parameter in self._whole.items():
-            owner, _, leaf = name.rpartition(".")
-            self.module.get_submodule(owner)._parameters[leaf] = parameter
+            self._put(name, parameter)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: whole values, for any number of processes to go on with."""

@@ -43,6 +43,7 @@ NEEDS = {
     "executorch_python": Need(
         "--executorch-python", "PYTHON", "a Python with this toolkit and [executorch]"
     ),
+    "gpu_cells": Need("--gpu-cells", "CELLS", "cells.json of tests/bench/bench_gpu.py"),
     "bare_python": Need(
         "--bare-python", "PYTHON", "a Python with onnxruntime, numpy and Pillow alone"
     ),

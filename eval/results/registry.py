@@ -6,6 +6,7 @@ from eval.results.measurements import (
     exported,
     integers,
     large,
+    phones,
     pictures,
     pruning,
     quality,
@@ -34,5 +35,6 @@ MEASUREMENTS: dict[str, Measurement] = {
         exported.OPERATORS,
         exported.ALONE,
         *large.ALL,
+        *phones.ALL,
     )
 }

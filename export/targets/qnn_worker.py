@@ -13,7 +13,9 @@ simulator.
 """
 
 import json
+import math
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -66,7 +68,8 @@ def compile_context(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `seconds`; `versions` of the packages; `nodes` of the context file by operator; names of the
-        `binaries` and their `bytes`.
+        `binaries` and their `bytes`; the HTP's own `operators` by type, and `moved_bytes`, which
+        they read and write.
     """
     context = Path(job["context"])
     for leftover in context.parent.glob(f"{context.stem}*"):
@@ -76,9 +79,12 @@ def compile_context(job: dict[str, Any]) -> dict[str, Any]:
         "ep.context_file_path": str(context),
         "ep.context_embed_mode": "0",
     }
-    began = time.perf_counter()
-    session(job["model"], job, entries)
-    seconds = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        told = {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": folder}
+        began = time.perf_counter()
+        session(job["model"], {**job, "provider": told | job.get("provider", {})}, entries)
+        seconds = time.perf_counter() - began
+        operators, moved = read_graphs(Path(folder))
     import onnx
 
     nodes = onnx.load(context, load_external_data=False).graph.node
@@ -89,7 +95,33 @@ def compile_context(job: dict[str, Any]) -> dict[str, Any]:
         "nodes": dict(Counter(node.op_type for node in nodes)),
         "binaries": [path.name for path in binaries],
         "bytes": sum(path.stat().st_size for path in binaries),
+        "operators": operators,
+        "moved_bytes": moved,
     }
+
+
+def read_graphs(folder: Path) -> tuple[dict[str, int], int]:
+    """The operators by type in the graphs that the provider wrote, and the bytes that they move.
+
+    A tensor counts once for each operator that reads or writes it. What the compiler joins or keeps
+    on the chip is not known here.
+    """
+    operators: Counter[str] = Counter()
+    moved = 0
+    for file in folder.glob("*.json"):
+        graph = json.loads(file.read_text(encoding="utf-8")).get("graph", {})
+        tensors = graph.get("tensors", {})
+        for node in graph.get("nodes", {}).values():
+            operators[node["type"]] += 1
+            for name in (*node["input_names"], *node["output_names"]):
+                moved += tensor_bytes(tensors[name]) if name in tensors else 0
+    return dict(operators.most_common()), moved
+
+
+def tensor_bytes(tensor: dict[str, Any]) -> int:
+    """The bytes of a tensor of a graph: QNN's number of a type ends with its bits, in decimal."""
+    bits = int(f"{tensor['data_type'] & 0xFF:x}")
+    return math.prod(tensor["dims"]) * bits // 8
 
 
 def package_versions() -> dict[str, str]:

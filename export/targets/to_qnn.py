@@ -63,6 +63,8 @@ def compile_part(folder: Path, stem: str, graph: dict[str, Any], python: str, le
         "context_bytes": done["bytes"],
         "compile_seconds": round(done["seconds"], 2),
         "optimisation": level,
+        "operators": done["operators"],
+        "moved_bytes": done["moved_bytes"],
     }
 
 
@@ -165,7 +167,9 @@ def write(parts: Parts, folder: Path) -> Exported:
         notes.append(
             f"{stem}: one context binary for {chip.name} (v{chip.htp_arch}), "
             f"{graphs[stem]['context_bytes'] / KIBIBYTE:.0f} KiB, compiled in "
-            f"{graphs[stem]['compile_seconds']:.1f} s, no node on the CPU"
+            f"{graphs[stem]['compile_seconds']:.1f} s, no node on the CPU; "
+            f"{sum(graphs[stem]['operators'].values())} operators move "
+            f"{graphs[stem]['moved_bytes'] / 1e6:,.1f} MB"
         )
     simulator = None if python is None else Simulator(folder, graphs, python, notes)
     return Exported(

@@ -1,6 +1,6 @@
 """Latency of a whole model on phones at one precision, from published rates; nothing is run."""
 
-from compress.cost import phones
+from compress.cost import operators, phones
 from compress.cost.count import measure
 from compress.model.sr_model import SRModel
 
@@ -8,7 +8,10 @@ PRECISIONS = {"fp16": phones.FLOAT, "w8a8": phones.INTEGER, "w8a16": phones.MIXE
 
 
 def describe_predicted(model: SRModel, dtype: str, lr_size: tuple[int, int]) -> list[str]:
-    """Full GMACs over the published rate at `dtype`: a headline, and one line a phone.
+    """Two predictions, each a headline and one line a phone.
+
+    The first is full GMACs over the published rate at `dtype`, the second that of a table of
+    operators, with its interval.
 
     Args:
         model: Any; its structure is counted.
@@ -16,7 +19,8 @@ def describe_predicted(model: SRModel, dtype: str, lr_size: tuple[int, int]) -> 
         lr_size: Height and width in pixels.
     """
     precision = PRECISIONS[dtype]
-    gmacs = sum(phones.gmacs_by_precision(measure(model, lr_size)).values())
+    cost = measure(model, lr_size)
+    gmacs = sum(phones.gmacs_by_precision(cost).values())
     height, width = lr_size
     lines = [
         f"predicted phone latency at LR {width}x{height}, all of it at {precision}; nothing was "
@@ -30,4 +34,4 @@ def describe_predicted(model: SRModel, dtype: str, lr_size: tuple[int, int]) -> 
             f"  {device:<26}predicted {milliseconds:8.2f} ms = {gmacs:,.1f} GMACs / "
             f"{rate.gmacs_per_ms:g} GMACs per ms ({source})"
         )
-    return lines
+    return [*lines, *operators.as_lines({precision: operators.counts(cost)})]

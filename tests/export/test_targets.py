@@ -359,6 +359,8 @@ def crashing(levels: tuple[int, ...], done: list):
                 "bytes": 2048,
                 "seconds": 1.0,
                 "versions": {"onnxruntime": "1.31.1"},
+                "operators": {"Conv2d": 2},
+                "moved_bytes": 1000,
             }
         if work.level in levels:
             raise SimulatorCrashError("code -11")

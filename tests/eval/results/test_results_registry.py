@@ -30,6 +30,8 @@ TYPED = {
     "conditioning",
     "distillation",
     "full_size",
+    "gpu",
+    "gpu_dry_run",
     "htp_full_size",
     "int8",
     "large_photograph",

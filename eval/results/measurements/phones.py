@@ -1,0 +1,97 @@
+"""Latency on phones, published and predicted; and what a GPU does, where one was at hand."""
+
+from eval.results.measurement import Column, Job, Measurement, Short
+from eval.results.measurements.scripts import read_rows, script
+
+TABLES = (
+    "compress/assets/phone_networks.csv",
+    "compress/assets/phone_published.csv",
+    "compress/assets/phone_rates.csv",
+)
+
+
+def fit(_short: Short) -> list[Job]:
+    """Every published latency beside the prediction."""
+    return [Job("fit", (script("bench_phones", "fit"),), read_rows, inputs=TABLES)]
+
+
+def edge(_short: Short) -> list[Job]:
+    """Edge-SD-SR, taken apart."""
+    return [Job("edge", (script("bench_phones", "edge"),), read_rows, inputs=TABLES)]
+
+
+def gpu_dry_run(short: Short) -> list[Job]:
+    """Every code path of the GPU's figures, with small networks on the CPU."""
+    only = () if short == Short() else ("--only", "eager")
+    words = ("--cells", "{out}/cells.json", "--device", "cpu", "--size", "nano")
+    return [Job("cpu", (script("bench_gpu", *words, "--seconds", "3000", *only),), read_rows)]
+
+
+def gpu(_short: Short) -> list[Job]:
+    """What tests/bench/lent_gpu.sh left on a machine with a GPU."""
+    words = ("--cells", "{gpu_cells}", "--collect")
+    return [Job("gpu", (script("bench_gpu", *words),), read_rows)]
+
+
+GPU_COLUMNS = (
+    Column("what", "what"),
+    Column("way", "way"),
+    Column("state", "state"),
+    Column("median_ms", "median ms", 2, "ms"),
+    Column("faster", "faster than OSEDiff", 2, "times"),
+    Column("steps_per_s", "steps a second", 3),
+    Column("peak_gib", "peak GiB", 1, "GiB"),
+    Column("error", "relative error to 32 bits", 4),
+    Column("note", "note"),
+    Column("machine", "machine"),
+)
+FIT = Measurement(
+    name="phone_fit",
+    title="Published latencies of phones beside the table of operators",
+    page="phones",
+    jobs=fit,
+    columns=(
+        Column("network", "network"),
+        Column("precision", "precision"),
+        Column("device", "phone"),
+        Column("published_ms", "published ms", 2, "ms"),
+        Column("predicted_ms", "predicted ms", 2, "ms"),
+        Column("ratio", "of it", 2, "times"),
+        Column("unseen_ratio", "where the fit had not seen the network", 2, "times"),
+        Column("factor", "interval, times and over", 2, "times"),
+    ),
+)
+EDGE = Measurement(
+    name="phone_edge",
+    title="Edge-SD-SR on a Galaxy S24, taken apart",
+    page="phones",
+    jobs=edge,
+    columns=(
+        Column("precision", "if it ran at"),
+        Column("part", "part"),
+        Column("gmacs", "GMACs", 1),
+        Column("gigabytes", "GB moved", 2, "10^9 bytes"),
+        Column("by_rate_ms", "by one rate, ms", 1, "ms"),
+        Column("predicted_ms", "by operators, ms", 1, "ms"),
+        Column("low_ms", "from", 1, "ms"),
+        Column("high_ms", "to", 1, "ms"),
+        Column("published_ms", "published ms", 1, "ms"),
+        Column("ratio", "published over predicted", 2, "times"),
+    ),
+)
+GPU_DRY_RUN = Measurement(
+    name="gpu_dry_run",
+    title="A dry run on the CPU of what is measured on a GPU",
+    page="gpu",
+    jobs=gpu_dry_run,
+    columns=(GPU_COLUMNS[0], GPU_COLUMNS[1], GPU_COLUMNS[2], GPU_COLUMNS[7], GPU_COLUMNS[8]),
+)
+GPU = Measurement(
+    name="gpu",
+    title="AdcSR beside OSEDiff on a GPU, and training steps",
+    page="gpu",
+    jobs=gpu,
+    columns=GPU_COLUMNS,
+    needs=("gpu_cells",),
+)
+ALL = (FIT, EDGE, GPU_DRY_RUN, GPU)
