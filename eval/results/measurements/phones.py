@@ -3,6 +3,7 @@
 from eval.results.measurement import Column, Job, Measurement, Short
 from eval.results.measurements.scripts import read_rows, script
 
+RECIPE = "recipes/adcsr_paper.yaml"
 TABLES = (
     "compress/assets/phone_networks.csv",
     "compress/assets/phone_published.csv",
@@ -24,13 +25,14 @@ def gpu_dry_run(short: Short) -> list[Job]:
     """Every code path of the GPU's figures, with small networks on the CPU."""
     only = () if short == Short() else ("--only", "eager")
     words = ("--cells", "{out}/cells.json", "--device", "cpu", "--size", "nano")
-    return [Job("cpu", (script("bench_gpu", *words, "--seconds", "3000", *only),), read_rows)]
+    command = script("bench_gpu", *words, "--seconds", "3000", *only)
+    return [Job("cpu", (command,), read_rows, inputs=(RECIPE,))]
 
 
 def gpu(_short: Short) -> list[Job]:
     """What tests/bench/lent_gpu.sh left on a machine with a GPU."""
     words = ("--cells", "{gpu_cells}", "--collect")
-    return [Job("gpu", (script("bench_gpu", *words),), read_rows)]
+    return [Job("gpu", (script("bench_gpu", *words),), read_rows, inputs=(RECIPE,))]
 
 
 GPU_COLUMNS = (
