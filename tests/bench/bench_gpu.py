@@ -11,7 +11,7 @@ timestep folded and without the tagger, which makes it faster than in its paper.
 
 Each cell is a process of its own and leaves an entry of FILE: its rows, or why it was not run. What
 is there already is not run again, so a killed command goes on. --device cpu is a dry run of every
-code path: with --size nano in minutes, and compiled by aot_eager. --collect runs nothing.
+code path: with --size nano in minutes, and traced and not compiled. --collect runs nothing.
 
 On a lent GPU (ten minutes; docs/results/gpu.md says what to carry):
 

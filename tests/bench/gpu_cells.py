@@ -36,7 +36,7 @@ CELLS = {
     **{f"train {stage}": (stage,) for stage in TRAININGS},
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SIZES = {"sd21": ((128, 128), 512), "nano": ((32, 32), 64)}  # LR image, crop of a training
+SIZES = {"sd21": ((128, 128), 512), "nano": ((32, 32), 128)}  # LR image, crop of a training
 NANO = {"latent_channels": 4, "unet_channels": [16] * 4, "vae_channels": [8] * 4}
 WARM_STEPS = 2  # of a training, which do not count
 Cell = list[dict[str, Any]]
@@ -99,7 +99,7 @@ def prepare(way: str, model: SRModel, lr: torch.Tensor) -> tuple[Callable[[], to
     if precision == "w8a8":
         note = to_integers(model, tuple(lr.shape[2:]))
     if compiled:
-        backend = "inductor" if lr.is_cuda else "aot_eager"
+        backend = "inductor" if lr.is_cuda else "eager"
         network = torch.compile(network, backend=backend)
         note += f"; by {backend}"
 

@@ -31,7 +31,6 @@ TYPED = {
     "distillation",
     "full_size",
     "gpu",
-    "gpu_dry_run",
     "htp_full_size",
     "int8",
     "large_photograph",
