@@ -27,7 +27,7 @@ from export.parity.measure import Arrays, Noise, measure_noise, worst_psnr
 from export.parity.probes import parity_images
 from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
-from export.parity.rules import code_limit, float_limit, simulation_limit
+from export.parity.rules import FLOAT_DB, code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
 from export.targets.contract import Exported, Parts, Row, Runner
 from export.targets.host.arithmetic import FIXES
@@ -226,7 +226,11 @@ def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
     for stem in parts.stems:
         loaded = session(_file(folder, stem), options.threads)
         cases = reference.cases(stem)
-        rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
+        if parts.dtype == "w8":  # nothing is rounded while it runs
+            least = FLOAT_DB if options.tolerance is None else options.tolerance
+            rule = runtime_rule("fp32", least, counts=True)
+        else:
+            rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
         rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
     return rows
 

@@ -19,7 +19,7 @@ TARGETS: dict[str, Target] = {
         "onnx",
         ("onnxscript",),
         "pip install 'onnxscript>=0.7.2,<0.8'",
-        {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        {"fp32": 80.0, "fp16": 45.0, "w8": 40.0, "w8a8": 30.0, "w8a16": 45.0},
         "fp32",
         takes_quantised=True,
         whole=True,
