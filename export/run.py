@@ -101,7 +101,7 @@ def write(source: Path, out: Path, options: ExportOptions, with_drift: bool) -> 
     from export.targets.export_folder import export, finish
     from export.timing.predicted import describe_predicted
 
-    check_packages(options.target)
+    check_packages(options)
     model_sha256 = file_digest(source)
     model = checkpoint.load_model(source)
     made = export(model, out, options, model_sha256)
@@ -113,6 +113,8 @@ def write(source: Path, out: Path, options: ExportOptions, with_drift: bool) -> 
         print(f"{path}  {size(path) / KIBIBYTE:.0f} KiB")
     for note in made.notes:
         print(note)
+    if options.target == "web":
+        print(f"to see the page: python -m export.serve {final}")
     if made.rows:
         print(table(made.rows))
     else:

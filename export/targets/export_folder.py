@@ -41,7 +41,7 @@ def export(
         UserError: A package is missing, or the target cannot do what is asked.
     """
     check_options(options)
-    check_packages(options.target)
+    check_packages(options)
     target = choose_target(options.target)
     parts = choose_parts(model, target, options)
     check_host_arithmetic(parts)
