@@ -66,9 +66,9 @@ def code_weights(model: onnx.ModelProto) -> None:
     for name, readers in _weights(graph, stored).items():
         axes = {_output_axis(node, place, len(stored[name].dims)) for node, place in readers}
         searches = any(node.name in searching for node, _ in readers)
-        if len(axes) != 1 or None in axes or searches:
+        axis = axes.pop() if len(axes) == 1 else None
+        if axis is None or searches:
             continue
-        (axis,) = axes
         codes, scales = symmetric_codes(numpy_helper.to_array(stored[name]), axis)
         graph.initializer.remove(stored[name])
         graph.initializer.append(numpy_helper.from_array(codes, f"{name}_codes"))

@@ -2,7 +2,7 @@
 
 import { Model, nameOf, sizesOf, suitable } from './model.js';
 import { drawn, fitted, open, pixels, save } from './photo.js';
-import { grid } from './tiles.js';
+import { Cancelled, grid } from './tiles.js';
 import { Viewer } from './viewer.js';
 
 const MEGABYTE = 1e6;
@@ -15,6 +15,8 @@ const viewer = new Viewer($('viewer'), (split) => {
 
 let manifest = null;
 let model = null; // the loaded one
+let stale = false; // it is not what the next picture takes, but still blends the last one
+let loading = null; // the one that is being loaded
 let photo = null; // {name, bitmap}
 let input = null; // its pixels
 let result = null; // {bytes, plain, height, width}
@@ -65,18 +67,26 @@ function showFacts(facts) {
   );
 }
 
+function threadsOf({ model: { engine }, threads }) {
+  if (engine !== 'wasm') return '';
+  return threads > 1 ? `, ${threads} threads` : ', 1 thread';
+}
+
 async function describe() {
-  const { models, reasons } = await suitable(manifest, $('engine').value);
-  const first = model?.model ?? models[0];
+  const { models } = await suitable(manifest, $('engine').value);
+  const loaded = stale ? null : model;
+  const first = loaded?.model ?? models[0];
   const sizes = sizesOf(manifest, first);
   const [rows, columns] = manifest.lr_size;
-  const threads = model?.threads;
+  const version = manifest.web.onnxruntime_web;
+  const begin = loaded
+    ? `in ${duration(loaded.seconds)}${threadsOf(loaded)}`
+    : 'with the first picture';
   showFacts([
-    ['Engine', `${nameOf(first.engine)}, ${megabytes(sizes.engine)}, onnxruntime-web ${manifest.web.onnxruntime_web}`],
+    ['Engine', `${nameOf(first.engine)}, ${megabytes(sizes.engine)}, onnxruntime-web ${version}`],
     ['Model', `${first.dtype}, ${megabytes(sizes.model)}, tiles of ${columns} × ${rows}`],
-    ...(model ? [['Loaded', `in ${duration(model.seconds)}${first.engine === 'wasm' ? `, ${threads} ${threads > 1 ? 'threads' : 'thread'}` : ''}`]] : []),
+    ['Loaded', begin],
   ]);
-  return { models, reasons };
 }
 
 async function choose(file) {
@@ -107,8 +117,8 @@ function prepare() {
   const { scale } = manifest;
   const { tiles } = grid(manifest, height, width);
   const from = `${width} × ${height}`;
-  $('size').textContent =
-    `${from} → ${width * scale} × ${height * scale} pixels, ${tiles} ${tiles > 1 ? 'tiles' : 'tile'}`;
+  const to = `${width * scale} × ${height * scale}`;
+  $('size').textContent = `${from} → ${to} pixels, ${tiles} ${tiles > 1 ? 'tiles' : 'tile'}`;
 }
 
 function told(message) {
@@ -126,7 +136,8 @@ function told(message) {
   $('doing').textContent = 'Upscaling';
   $('progress').max = message.all;
   $('progress').value = message.done;
-  $('rest').textContent = `${message.done} of ${message.all} tiles${message.done ? `, about ${duration(left)} left` : ''}`;
+  const soon = message.done ? `, about ${duration(left)} left` : '';
+  $('rest').textContent = `${message.done} of ${message.all} tiles${soon}`;
 }
 
 async function loadModel(without = []) {
@@ -135,22 +146,26 @@ async function loadModel(without = []) {
   if ($('engine').value !== 'wasm' && reasons.length) {
     notice(`${reasons.join('; ')}, so the CPU computes, which is slower.`);
   }
-  model = await Model.open(
-    manifest,
-    left,
-    told,
-    (why) => notice(`${why}. The next engine is tried.`),
-    (why) => {
+  model = await Model.open(manifest, left, {
+    tell: told,
+    begin: (tried) => {
+      loading = tried;
+    },
+    fallBack: (why) => notice(`${why}. The next engine is tried.`),
+    lose: (why) => {
       notice(`${why}; the next picture takes the CPU.`);
-      dropModel();
+      stale = true;
       $('engine').value = 'wasm';
     },
-  );
+  }).finally(() => {
+    loading = null;
+  });
 }
 
 function dropModel() {
   model?.close();
   model = null;
+  stale = false;
 }
 
 function strength() {
@@ -159,11 +174,12 @@ function strength() {
 
 // The picture; where the GPU fails, once more on the CPU.
 async function computed() {
+  if (stale) dropModel();
   if (!model) await loadModel();
   try {
     return await model.upscale(input, strength());
   } catch (error) {
-    if (model.model.engine === 'wasm') throw error;
+    if (error instanceof Cancelled || model.model.engine === 'wasm') throw error;
     notice(`WebGPU: ${error.message}. The CPU computes instead, which is slower.`);
     dropModel();
     await loadModel(['webgpu']);
@@ -178,16 +194,11 @@ async function start() {
   $('rest').textContent = '';
   const lock = await navigator.wakeLock?.request('screen').catch(() => null);
   try {
-    const made = await computed();
-    if (!made) {
-      say('Cancelled.');
-      show('ready');
-      return;
-    }
-    result = made;
+    result = await computed();
     showResult();
   } catch (error) {
-    complain(`No picture: ${error.message}.`);
+    if (error instanceof Cancelled) say('Cancelled.');
+    else complain(`No picture: ${error.message}.`);
     show('ready');
   } finally {
     lock?.release();
@@ -221,11 +232,11 @@ async function blend() {
 }
 
 function cancel() {
-  if (model) {
+  if (loading) {
+    loading.close();
+  } else if (model) {
     $('doing').textContent = 'Ending after this tile';
     model.cancel();
-  } else {
-    location.reload(); // a download or a compilation cannot be ended otherwise
   }
 }
 
@@ -274,7 +285,7 @@ function listen() {
   $('engine').addEventListener('change', () => {
     notices = [];
     $('notice').hidden = true;
-    dropModel();
+    stale = model !== null;
     describe();
   });
 }
@@ -283,8 +294,10 @@ function listen() {
 async function install() {
   if (!('serviceWorker' in navigator)) return;
   let { version } = manifest.web;
-  const answer = await fetch('manifest.json?latest', { cache: 'no-store' }).catch(() => null);
-  if (answer?.ok) version = (await answer.json()).web.version;
+  if (navigator.onLine) {
+    const answer = await fetch('manifest.json?latest', { cache: 'no-store' }).catch(() => null);
+    if (answer?.ok) version = (await answer.json()).web.version;
+  }
   await navigator.serviceWorker.register(`service-worker.js?version=${version}`);
 }
 

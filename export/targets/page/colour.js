@@ -73,8 +73,8 @@ export function enlarge(lr, scale) {
       tall[x] = weighted(data, start, width, Math.floor(y / scale), height, vertical);
     }
     for (let x = 0; x < out.width; x++) {
-      const horizontal = steps[x % scale];
-      out.data[row * out.width + x] = weighted(tall, 0, 1, Math.floor(x / scale), width, horizontal);
+      const taps = steps[x % scale];
+      out.data[row * out.width + x] = weighted(tall, 0, 1, Math.floor(x / scale), width, taps);
     }
   }
   return out;

@@ -1,6 +1,7 @@
-// The worker with the model, seen from the page: which engine is taken, and the next where one fails.
+// The worker with the model, seen from the page: which engine it takes, and the next if one fails.
 
 import { lookAtGpu, threadsFor } from './session.js';
+import { Cancelled } from './tiles.js';
 
 const NAMES = { webgpu: 'WebGPU', wasm: 'the CPU' };
 
@@ -11,7 +12,10 @@ export function nameOf(engine) {
 // Bytes that an engine with a model downloads once: {engine, model}.
 export function sizesOf(manifest, model) {
   const sum = (files) => files.reduce((total, file) => total + manifest.files[file].bytes, 0);
-  return { engine: sum(manifest.web.engines[model.engine]), model: sum(Object.values(model.files)) };
+  return {
+    engine: sum(manifest.web.engines[model.engine]),
+    model: sum(Object.values(model.files)),
+  };
 }
 
 // The models that suit this device, the fastest first, and why others do not.
@@ -36,7 +40,7 @@ export async function suitable(manifest, wanted) {
 // A model in a worker. One request runs at a time.
 export class Model {
   // `tell` gets the worker's messages about progress; `lose` the reason when the GPU goes away.
-  constructor(tell, lose) {
+  constructor({ tell, lose }) {
     this.worker = new Worker(new URL('worker.js', import.meta.url), { type: 'module' });
     this.waiting = null;
     this.worker.onmessage = ({ data }) => {
@@ -64,10 +68,13 @@ export class Model {
     });
   }
 
-  // Loads the first of `models` that can be had; `fallBack` is told of each that cannot.
-  static async open(manifest, models, tell, fallBack, lose) {
+  // Loads the first of `models` that can be had. `told` has, beside what the constructor takes,
+  // `begin`, which gets each that is tried and may close it, and `fallBack`, which is told of each
+  // that cannot be had.
+  static async open(manifest, models, told) {
     for (const model of models) {
-      const made = new Model(tell, lose);
+      const made = new Model(told);
+      told.begin(made);
       made.model = model;
       made.threads = threadsFor(self.crossOriginIsolated);
       try {
@@ -80,17 +87,19 @@ export class Model {
         made.seconds = seconds;
         return made;
       } catch (error) {
+        if (error instanceof Cancelled) throw error;
         made.close();
-        fallBack(`${nameOf(model.engine)} in ${model.dtype}: ${error.message}`);
+        told.fallBack(`${nameOf(model.engine)} in ${model.dtype}: ${error.message}`);
       }
     }
     throw new Error('no engine could be loaded in this browser');
   }
 
-  // {bytes, plain, height, width, seconds}, or null where it was cancelled.
+  // {bytes, plain, height, width, seconds}; throws Cancelled.
   async upscale({ bytes, height, width }, strength) {
     const data = await this.ask({ type: 'upscale', bytes, height, width, strength });
-    return data.type === 'cancelled' ? null : data;
+    if (data.type === 'cancelled') throw new Cancelled();
+    return data;
   }
 
   cancel() {
@@ -102,8 +111,11 @@ export class Model {
     return (await this.ask({ type: 'blend', strength })).bytes;
   }
 
+  // What is being waited for is cancelled.
   close() {
     this.worker.terminate();
+    this.waiting?.reject(new Cancelled());
+    this.waiting = null;
   }
 }
 

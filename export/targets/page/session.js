@@ -1,6 +1,9 @@
 // The graphs of a model in onnxruntime-web, loaded once.
 
 const SLICES = 40; // reports of a download
+// Stored codes of weights become floats while a graph is loaded. Otherwise onnxruntime rounds the
+// other factor of their products to 8 bits.
+const SETTINGS = { w8: { disable_quant_qdq: '1' } };
 
 // iPhones and iPads, which end a page whose WASM takes several threads.
 export function isApplePhone(agent = navigator) {
@@ -76,8 +79,7 @@ export async function openModel(manifest, model, base, threads, tell) {
     sessions[name] = await ort.InferenceSession.create(fetched[file], {
       executionProviders: [model.engine],
       graphOptimizationLevel: 'all',
-      // Products of stored codes and floats are floats (host/processor.py).
-      extra: { session: { qdq_matmulnbits_accuracy_level: '1' } },
+      extra: { session: SETTINGS[model.dtype] ?? {} },
     });
     delete fetched[file];
   }

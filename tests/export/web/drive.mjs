@@ -15,14 +15,14 @@ const {
   flags = [],
   rounds = 1, // how often the picture is upscaled
   strength = null, // percent
-  cancelAt = null, // tiles
-  offline = false, // load once more without a network
+  cancel = false, // once the first tile begins; then upscale again
+  offline = false, // once more, without a network
   shots = {}, // name of a state -> file
   size = [1280, 900],
-  patience = 240_000, // milliseconds of one picture
+  patience = 120_000, // milliseconds of one picture
 } = JSON.parse(process.argv[2]);
 
-const told = { requests: [], console: [], memory: [], tiles: 0 };
+const told = { requests: [], console: [], memory: [] };
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', ...flags] });
 const context = await browser.newContext({
   viewport: { width: size[0], height: size[1] },
@@ -45,22 +45,20 @@ const visible = (id) =>
 const memory = () =>
   page.evaluate(async () => (await performance.measureUserAgentSpecificMemory()).bytes);
 
-async function upscale() {
+const isUpscaling = () => /of \d+ tiles/.test(document.getElementById('rest').textContent);
+
+async function upscale(cancels = false) {
   await page.setInputFiles('#file', picture);
   await page.waitForSelector('body[data-state=ready]');
   await shoot('ready');
   told.size = await visible('size');
   await page.click('#start');
-  if (cancelAt !== null) {
-    await page.waitForFunction(
-      (tiles) => document.getElementById('rest').textContent.startsWith(`${tiles} of`),
-      cancelAt,
-      { timeout: patience },
-    );
+  if (cancels) {
+    await page.waitForFunction(isUpscaling, null, { timeout: patience });
     await page.click('#cancel');
   }
   if (shots.work) {
-    await page.waitForFunction(() => /tiles/.test(document.getElementById('rest').textContent));
+    await page.waitForFunction(isUpscaling, null, { timeout: patience });
     await shoot('work');
   }
   await page.waitForFunction(
@@ -73,11 +71,16 @@ async function upscale() {
 try {
   await page.goto(`${address}?engine=${engine}`);
   await page.waitForFunction(() => document.getElementById('facts').children.length > 0);
+  await page.waitForFunction(() => navigator.serviceWorker.controller);
   told.isolated = await page.evaluate(() => self.crossOriginIsolated);
   await shoot('start');
+  if (cancel) {
+    await upscale(true);
+    told.cancelled = [await state(), await visible('status')];
+  }
   for (let round = 0; round < rounds; round++) {
     await upscale();
-    if (rounds > 1) told.memory.push(await memory());
+    if (rounds > 1 && (round === 1 || round === rounds - 1)) told.memory.push(await memory());
   }
   if (strength !== null) {
     await page.fill('#strength', String(strength));
@@ -92,14 +95,14 @@ try {
   }
   for (const id of ['status', 'problem', 'notice', 'facts']) told[id] = await visible(id);
   if (offline) {
-    await page.evaluate(() => navigator.serviceWorker.ready);
-    await page.reload();
-    await upscale();
     await context.setOffline(true);
     await page.reload();
     await upscale();
     told.offline = await state();
   }
+} catch (error) {
+  const seen = await page.evaluate(() => document.body.innerText);
+  throw new Error(`${error.message}\n${seen}\n${told.console.join('\n')}`);
 } finally {
   await browser.close();
 }
