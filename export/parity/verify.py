@@ -241,7 +241,7 @@ def _simulation_rows(parts: Parts, made: Exported, folder: Path, images: Images)
 
 
 def _variant_rows(parts: Parts, made: Exported, folder: Path, images: Images) -> list[Row]:
-    """Of further arithmetics in onnxruntime: the picture of the chain, or of the whole graph.
+    """Of the further dtypes in onnxruntime: the picture of the chain, or of the whole graph.
 
     A quantised model is compared without rounding of its activations, as it was written.
     """

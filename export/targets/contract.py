@@ -100,7 +100,7 @@ class Exported:
         runner: How; None for the runtimes of the host program.
         tap_runner: How to run a graph with inner tensors put out; None for onnxruntime.
         rows: The parity with torch, where it was measured.
-        variants: The graphs in further arithmetics, which onnxruntime computes.
+        variants: The graphs in further dtypes, which onnxruntime computes.
         page: What a page for browsers has to know; empty for other targets.
     """
 

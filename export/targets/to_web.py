@@ -6,7 +6,7 @@
     webgpu/DTYPE/STEM.onnx  for GPUs: float16, and 8-bit weights with float32 activations
 
 Integers in the manner of Q/DQ are no use to a browser's GPU: onnxruntime places each QuantizeLinear
-on the CPU, with copies to and fro.
+on the CPU, between two copies.
 """
 
 import hashlib

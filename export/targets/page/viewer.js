@@ -27,6 +27,7 @@ export class Viewer {
   // Show two canvases; the view stays where `keep`.
   set(before, after, keep = false) {
     this.pictures = { before, after };
+    this.canvas.style.aspectRatio = `${after.width} / ${after.height}`;
     if (keep) this.draw();
     else this.fit();
   }
