@@ -25,7 +25,6 @@ TARGETS: dict[str, Target] = {
         takes_quantised=True,
         whole=True,
         dynamic=True,
-        several=True,
     ),
     "web": Target(
         "web",
@@ -34,7 +33,6 @@ TARGETS: dict[str, Target] = {
         {"fp32": 80.0, "w8": 40.0, "w8a8": 30.0, "w8a16": 45.0},
         "fp32",
         takes_quantised=True,
-        several=True,
         remark="the dtype is that of the files for WASM; those for WebGPU are fp16 and w8",
     ),
     "qnn": Target(

@@ -4,6 +4,7 @@ They come from npm: a folder that the user names, node_modules of this folder or
 folder in NODE_PATH. `page/package.json` has the version.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -73,6 +74,19 @@ def find_engine(engine_dir: str | None) -> Path:
         f"target web needs the files of {PACKAGE}, which are not {where}; run: {install_line()}, "
         "or name their folder with --engine-dir"
     )
+
+
+def page_digest(engine_dir: str | None) -> str:
+    """Identity of the page's files and of the engine, for what is kept of exports.
+
+    Raises:
+        UserError: The engine is not there.
+    """
+    engine = find_engine(engine_dir)
+    total = hashlib.sha256()
+    for path in [*sorted(PAGE.iterdir()), *(engine / name for name in FILES)]:
+        total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def copy_engine(source: Path, folder: Path) -> str:

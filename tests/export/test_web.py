@@ -13,6 +13,7 @@ from compress.core.errors import UserError
 from compress.recipe.export_options import ExportOptions
 from export.parity.rows import failures
 from export.targets import web_engine
+from export.targets.export_cache import export_key
 from export.targets.export_folder import export, finish
 from export.targets.host.folder import read, verify
 from export.targets.parts import choose_parts
@@ -140,6 +141,19 @@ def test_an_engine_that_is_missing_is_told_before_any_work(tmp_path):
         check_packages(options)
     with pytest.raises(UserError, match="engine_dir is an option of target web"):
         check_options(ExportOptions(target="onnx", engine_dir=str(tmp_path)))
+
+
+def test_another_engine_is_another_export(tmp_path):
+    """So that a cache of exports gives no page with an old engine."""
+    options = [
+        ExportOptions(target="web", engine_dir=str(engine_in(tmp_path / name, version)))
+        for name, version in (("a", "1"), ("b", "1"), ("c", "2"))
+    ]
+    digests = [web_engine.page_digest(chosen.engine_dir) for chosen in options]
+    assert digests[0] == digests[1] != digests[2]
+    before = export_key(options[2], "0")
+    (tmp_path / "c" / FILES[0]).write_text("ONNX Runtime Web v3")
+    assert export_key(options[2], "0") != before
 
 
 def test_a_part_alone_makes_no_page():
