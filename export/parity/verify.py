@@ -29,7 +29,7 @@ from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
 from export.parity.rules import code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
-from export.targets.contract import Exported, Parts, Row, Runner
+from export.targets.contract import Exported, Parts, Row
 from export.targets.host.arithmetic import FIXES
 from export.targets.host.chain import run_parts, runner
 from export.targets.host.runtimes import load
@@ -171,16 +171,6 @@ def host_runner(folder: Path, stems: tuple[str, ...], threads: int | None) -> Ru
     return run
 
 
-def single_runner(run_single: Runner) -> RunGraph:
-    """The runner of a target whose graphs have one input and one output."""
-
-    def run(stem: str, arrays: dict[str, Arrays]) -> dict[str, Arrays]:
-        inputs = {label: x for label, (x,) in arrays.items()}
-        return {label: (y,) for label, y in run_single(stem, inputs).items()}
-
-    return run
-
-
 def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) -> list[Row]:
     """Compare what a target wrote with torch in its runtime, and write parity.json there.
 
@@ -206,10 +196,7 @@ def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) 
     if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
         rows = _simulation_rows(parts, folder, images)
     else:
-        if made.runner is None:
-            run = host_runner(folder, parts.stems, options.threads)
-        else:
-            run = single_runner(made.runner)
+        run = made.runner or host_runner(folder, parts.stems, options.threads)
         threshold = target.dtypes[parts.dtype]
         if options.tolerance is not None:
             threshold = options.tolerance

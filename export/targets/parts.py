@@ -40,7 +40,6 @@ def choose_parts(model: SRModel, target: Target, options: ExportOptions) -> Part
     check_process(model)
     check_size(model, options.lr_size)
     stems = _choose_stems(model, target, options.components)
-    _check_inputs(model, target, options.target, stems)
     return Parts(model, stems, _choose_dtype(model, target, options), options)
 
 
@@ -72,20 +71,6 @@ def _choose_stems(
             "a component cannot hold; export --component model"
         )
     return tuple(stems)
-
-
-def _check_inputs(model: SRModel, target: Target, name: str, stems: tuple[str, ...]) -> None:
-    """Refuse graphs of several inputs or outputs for a target that takes one of each."""
-    if target.several:
-        return
-    graphs = graphs_of(model)
-    for stem in stems:
-        for kind, names in (("inputs", graphs[stem].inputs), ("outputs", graphs[stem].outputs)):
-            if len(names) > 1:
-                raise UserError(
-                    f"target {name} takes graphs of one input and one output, and {stem} has the "
-                    f"{kind} {', '.join(names)}; choose onnx"
-                )
 
 
 def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str:

@@ -24,7 +24,6 @@ TARGETS: dict[str, Target] = {
         takes_quantised=True,
         whole=True,
         dynamic=True,
-        several=True,
     ),
     "qnn": Target(
         "qnn",
