@@ -30,6 +30,8 @@ TYPED = {
     "conditioning",
     "distillation",
     "full_size",
+    "gan",
+    "gan_parity",
     "htp_full_size",
     "int8",
     "large_photograph",
@@ -51,6 +53,7 @@ TYPED = {
     "router_large",
     "scoring",
     "seams",
+    "taesd",
     "torch_speed",
 }
 
