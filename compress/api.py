@@ -106,6 +106,7 @@ def upscale(
     photograph: Photograph,
     images: Mapping[str, Photograph] | None = None,
     strength: float = FULL,
+    references: Sequence[str | Path] = (),
 ) -> np.ndarray:
     """A photograph four times as large.
 
@@ -115,12 +116,16 @@ def upscale(
             [3, h, w] in [0, 1]. Both sides at least 16 pixels.
         images: The further images of a model that takes some, by their names, in its sizes.
         strength: From 0, the plain enlargement, to 1, the model's whole result.
+        references: For a model that takes them: photographs of like content and folders of some,
+            whose patches most like the photograph are taken; or one file of
+            `python -m compress.references`.
 
     Returns:
         uint8 [4h, 4w, 3].
 
     Raises:
-        UserError: The model, the photograph, a further image or the strength cannot be used.
+        UserError: The model, the photograph, a further image, the strength or a reference cannot
+            be used.
     """
     if not is_strength(strength):
         raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
@@ -128,8 +133,27 @@ def upscale(
     device = next(network.parameters()).device
     others = {name: _as_tensor(image).to(device) for name, image in (images or {}).items()}
     lr = _as_tensor(photograph)
+    if references:
+        others |= _keep(network, [Path(path) for path in references], lr)
     result = network.upscale_bytes(lr.to(device), images=others)
     return blended(result, lr[0].float().cpu().numpy(), strength, SCALE)
+
+
+def _keep(model: SRModel, references: list[Path], lr: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a model is given of photographs like `lr`, or of the one file that holds it."""
+    from compress.model.references import references_of
+    from compress.photographs.problem import PhotographError
+    from compress.pipeline.references import Bank, files_of, is_kept, read
+
+    references_of(model, "references")
+    device = next(model.parameters()).device
+    if not is_kept(references):
+        return Bank(model, files_of(references)).like(lr.to(device)).kept
+    try:
+        kept = read(model, references[0])
+    except PhotographError as error:
+        raise UserError(str(error)) from None
+    return {name: torch.from_numpy(value).to(device) for name, value in kept.items()}
 
 
 def _as_tensor(photograph: Photograph) -> torch.Tensor:
@@ -159,7 +183,7 @@ def export(
     Args:
         model: From `load` or `compress`, or what `load` takes.
         out: The folder to write. A finished export of ours there is replaced.
-        target: onnx, qnn, tensorrt, openvino, executorch, litert, coreml or ncnn.
+        target: onnx, web, qnn, tensorrt, openvino, executorch, litert, coreml or ncnn.
         **options: Fields of the export options, such as `dtype="w8a8"` or `lr_size=(128, 128)`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""List and shorten the pass cache.
+"""List and shorten the cache of passes and exports.
 
     python -m compress.cache list [--check]
     python -m compress.cache prune --max-size 10GB
@@ -21,7 +21,7 @@ from compress.recipe.cache_entry import Entry, entries, problem
 from compress.recipe.cache_folders import remove, sweep
 
 DESCRIPTION = (
-    "List and shorten the pass cache: `python -m compress.cache list` and "
+    "List and shorten the cache of passes and exports: `python -m compress.cache list` and "
     "`python -m compress.cache prune --max-size 10GB`."
 )
 UNITS = {
@@ -86,9 +86,9 @@ def list_entries(root: Path, check: bool) -> None:
     """Print the entries of the cache `root`, and what else of the toolkit lies there."""
     listed = entries(root)
     total = sum(entry.bytes for entry in listed)
-    print(f"pass cache {root}: {len(listed)} entries, {total / MB:.1f} MB")
+    print(f"cache {root}: {len(listed)} entries, {total / MB:.1f} MB")
     if listed:
-        print("key                  size     used  source: passes")
+        print("key                  size     used  what")
         print("\n".join(rows(listed, check)))
     for path in sorted(root.glob("*.sqlite")):
         size = path.stat().st_size
@@ -122,7 +122,7 @@ def prune(root: Path, most: int) -> None:
         freed += entry.bytes
     unfinished = f", and {swept} unfinished ones" if swept else ""
     print(
-        f"pass cache {root}: deleted {deleted} of {len(listed)} entries, {freed / MB:.1f} MB"
+        f"cache {root}: deleted {deleted} of {len(listed)} entries, {freed / MB:.1f} MB"
         f"{unfinished}; {(total - freed) / MB:.1f} MB are left"
     )
 

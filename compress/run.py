@@ -55,10 +55,14 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace a run directory of another recipe"
     )
     parser.add_argument(
-        "--cache", type=Path, help="pass cache (default ~/.cache/diffusion-sr-compress)"
+        "--cache",
+        type=Path,
+        help="cache of passes and exports (default ~/.cache/diffusion-sr-compress)",
     )
     parser.add_argument(
-        "--no-cache", action="store_true", help="run every pass; only a killed run's own are reused"
+        "--no-cache",
+        action="store_true",
+        help="run every pass and export; only a killed run's own are reused",
     )
     add_device(parser, "where passes learn")
     return parser

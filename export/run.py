@@ -8,7 +8,7 @@ from compress.core.config import validate
 from compress.core.config_arguments import add_arguments, given
 from compress.core.errors import UserError, command
 from compress.core.folders import partial_of
-from compress.core.identity import file_digest
+from compress.core.identity import default_root, file_digest
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
@@ -45,6 +45,14 @@ def parser() -> argparse.ArgumentParser:
         "--drift",
         action="store_true",
         help="also list where runtime and simulation part, layer by layer",
+    )
+    p.add_argument(
+        "--cache",
+        type=Path,
+        help="cache of earlier exports (default ~/.cache/diffusion-sr-compress)",
+    )
+    p.add_argument(
+        "--no-cache", action="store_true", help="export anew and keep nothing; so does --drift"
     )
     p.add_argument(
         "-o",
@@ -88,23 +96,29 @@ def main(argv: list[str]) -> int:
     inputs = [source]
     if options.calibration != "embedded":
         inputs.append(Path(options.calibration))
+    # A drift is measured by the runner of what was just made.
+    anew = arguments.no_cache or arguments.drift
+    cache = None if anew else arguments.cache or default_root()
     keep_freed_memory()
     with claimed(out, "--out", inputs):
-        return write(source, out, options, arguments.drift)
+        return write(source, out, options, cache, arguments.drift)
 
 
-def write(source: Path, out: Path, options: ExportOptions, with_drift: bool) -> int:
+def write(
+    source: Path, out: Path, options: ExportOptions, cache: Path | None, with_drift: bool
+) -> int:
     """Export, verify and list what was written; returns the exit code."""
     from compress.recipe import checkpoint
     from export.parity import drift
     from export.parity.rows import failures, table
-    from export.targets.export_folder import export, finish
+    from export.targets.export_cache import export_or_recall
+    from export.targets.export_folder import finish
     from export.timing.predicted import describe_predicted
 
-    check_packages(options.target)
+    check_packages(options)
     model_sha256 = file_digest(source)
     model = checkpoint.load_model(source)
-    made = export(model, out, options, model_sha256)
+    made = export_or_recall(model, out, options, model_sha256, cache)
     problem = failures(made.rows)
     if with_drift:
         print(drift.table(drift.measure_drift(partial_of(out), made, options.lr_size)))
@@ -113,6 +127,8 @@ def write(source: Path, out: Path, options: ExportOptions, with_drift: bool) -> 
         print(f"{path}  {size(path) / KIBIBYTE:.0f} KiB")
     for note in made.notes:
         print(note)
+    if options.target == "web":
+        print(f"to see the page: python -m export.serve {final}")
     if made.rows:
         print(table(made.rows))
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.shared_files import folder_of_run
 
 from compress.core.memory import LARGEST_BUFFER, keep_freed_memory
 
@@ -50,6 +51,7 @@ SLOW = (
     "export/test_qnn.py",
     "export/test_storage.py",
     "export/test_targets.py",
+    "export/test_web.py",
 )
 
 
@@ -80,6 +82,14 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _freeze() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for this run of tests, which its processes share, in place of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder_of_run(tmp_path_factory) / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

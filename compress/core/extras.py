@@ -21,7 +21,7 @@ EXTRA_OF = {
     "peft": "training",
     "torchao": "baselines",
     "nncf": "baselines",
-    "spandrel": "teacher",
+    "spandrel": "spandrel",
     "pi_heif": "heic",
 }
 

@@ -14,6 +14,7 @@ from compress.families.invsr import InvSRSource
 from compress.families.ldm import LDMSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.resshift import ResShiftSource
+from compress.families.spandrel import SpandrelSource
 from compress.families.tsdsr import TSDSRSource
 from compress.model.source import Source
 
@@ -29,4 +30,5 @@ FAMILIES: dict[str, type[Source]] = {
     "dossr": DoSSRSource,
     "tsdsr": TSDSRSource,
     "ldm": LDMSource,
+    "spandrel": SpandrelSource,
 }

@@ -13,6 +13,8 @@ their names, parity, tiles, the host program) reads it off the calls of a model.
 | `clean_latent` | what the process gives once its steps are done                  |
 | `image`        | the result, before any correction                               |
 
+A model of one network has no steps, and `clean_latent` is `lr` (`one_network`).
+
 All other names are a model's own, such as `context`, `control`, `reference` or `noise`.
 """
 
@@ -144,7 +146,8 @@ class Wiring:
             if twice:
                 raise ValueError(f"{call.component} makes {min(twice)} a second time")
             (of_steps if call.each_step else known).update(call.outputs)
-        if PREDICTION not in of_steps or IMAGE not in known:
+        has_steps = any(call.each_step for call in self.calls)
+        if (has_steps and PREDICTION not in of_steps) or IMAGE not in known:
             raise ValueError("no call of a step makes the prediction, or none after it the image")
 
     @property
@@ -237,6 +240,14 @@ def plain(latent_ratio: float = 0.5, several_steps: bool = False) -> Wiring:
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
     return Wiring(calls, map_ratios(latent_ratio))
+
+
+def one_network() -> Wiring:
+    """The wiring of a model of one network and no steps, the decoder, whose latent is the input.
+
+    Its process is `compress.process.straight.Straight`.
+    """
+    return Wiring((Call("decoder", (CLEAN_LATENT,), (IMAGE,)),), map_ratios(1.0))
 
 
 def name_in_model(component: str, path: str) -> str:

@@ -75,6 +75,15 @@ class Source(Strict):
         """What the published system runs and this model does not, for its cost. By default none."""
         return None
 
+    @property
+    def needs_file(self) -> bool:
+        """Whether `build` reads a file. The header of a saved model names none that is read."""
+        return False
+
+    def saved(self) -> "Source":
+        """This config as the header of a saved model holds it: `build` needs no file."""
+        return self
+
     def data_key(self) -> str:
         """Identity of the weight files that `load` reads, a part of cache keys."""
         raise NotImplementedError

@@ -17,6 +17,7 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.edge import LightDecoder
 from compress.networks.latent_diffusion import VAEDecoder
+from compress.networks.tiny_autoencoder import TinyDecoder, read_tiny
 from compress.process.resample import SCALE
 from compress.training.config import DecoderLightConfig
 
@@ -29,6 +30,8 @@ def latent_channels(decoder: torch.nn.Module) -> int:
     """
     if isinstance(decoder, LightDecoder):
         return decoder.conv_in.in_channels
+    if isinstance(decoder, TinyDecoder):
+        return decoder.in_channels
     if not isinstance(decoder, VAEDecoder):
         raise UserError(
             "pass 'decoder_light': replaces the decoder of a KL autoencoder, not a "
@@ -41,14 +44,17 @@ def latent_channels(decoder: torch.nn.Module) -> int:
 
 
 class DecoderLight(DecoderLightConfig):
-    """Replace the decoder by a `LightDecoder`.
+    """Replace the decoder by a `LightDecoder`, or by a tiny autoencoder's (kind `taesd`).
 
-    It has one of the `SIZES`, or own `widths`, `blocks` and `shuffle`. No weight of the old decoder
-    fits, so `fit` starts from seeded random values and trains `steps` on what the model makes of
-    degraded photographs. `feature` is L1 to the old decoder's maps of every size that both have,
-    through 1x1 convolutions that are dropped again; l1, mse and lpips compare with its image. A
-    killed run resumes. To tune it on photographs afterwards list `distill` with `stage: student`,
-    `target: hr` and `train: [decoder.*]`.
+    A published TAESD (`weights`) decodes the latents of Stable Diffusion 1 and 2 as it is, with
+    `steps: 0`, or is tuned on the model's own.
+
+    A light decoder has one of the `SIZES`, or own `widths`, `blocks` and `shuffle`. No weight of
+    the old decoder fits, so `fit` starts from seeded random values and trains `steps` on what the
+    model makes of degraded photographs. `feature` is L1 to the old decoder's maps of every size
+    that both have, through 1x1 convolutions that are dropped again; l1, mse and lpips compare with
+    its image. A killed run resumes. To tune it on photographs afterwards list `distill` with
+    `stage: student`, `target: hr` and `train: [decoder.*]`.
     """
 
     def convert(self, model: SRModel) -> None:
@@ -62,7 +68,7 @@ class DecoderLight(DecoderLightConfig):
         channels = latent_channels(model.decoder)
         device = next(model.decoder.parameters()).device
         with torch.device(device):
-            decoder = LightDecoder(self.widths, self.blocks, channels, self.shuffle)
+            decoder = self._decoder(channels)
         needed = round(SCALE / model.latent_ratio)
         if decoder.scale != needed:
             shuffle = " and a shuffle" if self.shuffle else ""
@@ -73,8 +79,17 @@ class DecoderLight(DecoderLightConfig):
             )
         model.decoder = decoder.requires_grad_(False)
 
+    def _decoder(self, channels: int) -> LightDecoder | TinyDecoder:
+        if self.kind == "taesd":
+            return TinyDecoder(self.widths[0], self.blocks, channels)
+        return LightDecoder(self.widths, self.blocks, channels, self.shuffle)
+
     def fit(self, model: SRModel, context: FitContext) -> dict[str, Any]:
-        """Train the decoder from random values; returns figures of the losses."""
+        """Train the decoder from published or random values; returns figures of the losses.
+
+        Raises:
+            UserError: The file of `weights` is missing, or holds another decoder.
+        """
         # Here: they need what only the extra `training` installs.
         from accelerate.utils import set_seed
 
@@ -85,14 +100,23 @@ class DecoderLight(DecoderLightConfig):
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
+        if self.weights is not None and isinstance(model.decoder, TinyDecoder):
+            read_tiny(model.decoder, self.weights, "pass 'decoder_light': weights")
         if not self.steps:
             return {}
         teacher = context.before(self.pass_).to(context.device)
         return distil_decoder(self, model, teacher, context)
 
     def data_key(self) -> str:
-        """Identity of the photographs and of the weights of LPIPS; empty without training."""
+        """Identity of the photographs and of weight files; empty without either."""
+        begun = files_key([self.weights]) if self.weights else ""
         if not self.steps:
-            return ""
+            return begun
         weights = [self.lpips_weights] if self.lpips_weights else []
-        return json.dumps([data_hash(find_images(self.data.folders)), files_key(weights)])
+        return json.dumps(
+            [
+                data_hash(find_images(self.data.folders)),
+                files_key(weights),
+                *([begun] if begun else []),
+            ]
+        )

@@ -38,9 +38,10 @@ class OneStep(Pass):
             UserError: There is one step already, the process does not say what its first step
                 tells, or a component has no timestep of its own.
         """
-        if model.process.steps == 1:
+        if model.process.steps <= 1:
+            taken = "one step already" if model.process.steps else "no steps"
             raise UserError(
-                "pass 'one_step': the model takes one step already; remove the pass from the recipe"
+                f"pass 'one_step': the model takes {taken}; remove the pass from the recipe"
             )
         first_step = getattr(model.process, "first_step", None)
         process = None if first_step is None else first_step()

@@ -14,7 +14,8 @@ from compress.recipe.recipe import Recipe
 from compress.recipe.run_files import read_figures, read_manifest
 from export.graphs.export_onnx import export_onnx
 from export.parity.rows import failures
-from export.targets.export_folder import export, finish
+from export.targets.export_cache import export_or_recall
+from export.targets.export_folder import finish
 from export.timing.files import compare
 from export.timing.rows import Row
 
@@ -23,7 +24,9 @@ _LOG = logging.getLogger(__name__)
 SPEED_REPEATS = 10  # runs of each file, of which the median counts
 
 
-def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> dict[str, list]:
+def export_all(
+    recipe: Recipe, source: SRModel, model: SRModel, run: Path, cache: Path | None
+) -> dict[str, list]:
     """Make every target of the recipe that is not there yet.
 
     Each is compared with torch. A target that does not agree stays, with the reason in its
@@ -35,6 +38,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
         source: The uncompressed model.
         model: The compressed model, as `run` holds it.
         run: The run directory.
+        cache: The folder of the cache, for what was exported before; None for none.
 
     Returns:
         Rows of "parity" and "latency", and [name, bytes] of "files", of all targets.
@@ -44,7 +48,7 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
         file = run / spec.folder / "figures.json"
         if not file.is_file():
             _LOG.info("export: %s", spec.target)
-            write_text(file, json.dumps(_export_one(recipe, spec, source, model, run)))
+            write_text(file, json.dumps(_export_one(recipe, spec, source, model, run, cache)))
         figures = read_figures(file)
         for kind, rows in collected.items():
             rows += figures[kind]
@@ -52,11 +56,16 @@ def export_all(recipe: Recipe, source: SRModel, model: SRModel, run: Path) -> di
 
 
 def _export_one(
-    recipe: Recipe, spec: ExportOptions, source: SRModel, model: SRModel, run: Path
+    recipe: Recipe,
+    spec: ExportOptions,
+    source: SRModel,
+    model: SRModel,
+    run: Path,
+    cache: Path | None,
 ) -> dict[str, list]:
     """Export one target; returns its figures."""
     folder = run / spec.folder
-    made = export(model, folder, spec, file_digest(run / MODEL_FILE))
+    made = export_or_recall(model, folder, spec, file_digest(run / MODEL_FILE), cache)
     finish(folder, failures(made.rows), keep=True)
     for note in made.notes:
         _LOG.info(note)

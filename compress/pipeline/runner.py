@@ -79,7 +79,8 @@ class Runner:
         Args:
             recipe: Of any source and passes.
             out: The run directory.
-            cache: The folder of the pass cache; None for one that ends with the run.
+            cache: The folder of the cache of passes and exports; None for one of passes that ends
+                with the run.
             device: Where passes learn.
             resume: Complete a run that was killed.
             overwrite: Replace a run directory of another recipe.
@@ -98,6 +99,7 @@ class Runner:
         # Passes read what earlier ones left. Without a common cache the run keeps its own.
         own = self.partial / "passes"
         self.cache = PassCache(cache or own, recipe.source, recipe.seed, spare=own)
+        self.export_cache = cache
         if cache is not None:
             check_name(cache / "entry", "--cache")
         if marks.kind_of(out) == marks.RUN and not overwrite and not is_same_recipe(out, recipe):
@@ -177,7 +179,7 @@ class Runner:
 
     def _look_at(self, source: SRModel, model: SRModel, record: dict) -> str:
         """Export, evaluate, report. Returns the summary for the terminal."""
-        exported = export_all(self.recipe, source, model, self.partial)
+        exported = export_all(self.recipe, source, model, self.partial, self.export_cache)
         results = evaluate_both(self.recipe, source, model, self.partial)
         return write_reports(self.recipe, record, exported, results, self.partial)
 

@@ -89,7 +89,8 @@ class Process(Protocol):
     Attributes:
         inputs: Names of the values that it reads, the first of which `restore` is given first.
         period: Pixels of the latent after which its noise repeats itself; 1 without noise.
-        steps: How often the components of a step are called; the most where it is adaptive.
+        steps: How often the components of a step are called; the most where it is adaptive, and 0
+            in a model that has none.
         adaptive: Whether the number of steps depends on the image. On the meta device, where
             tensors have no values, such a process takes all of its `steps`: so a plan counts the
             most that a run can cost.

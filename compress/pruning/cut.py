@@ -24,6 +24,7 @@ PLAIN = (
     nn.Linear,
     nn.GroupNorm,
     nn.LayerNorm,
+    nn.PReLU,
     ConstantProjection,
     ConstantTokens,
     StepBiases,
@@ -59,6 +60,10 @@ def cut_outputs(layer: nn.Module, index: torch.Tensor) -> None:
         return
     if isinstance(layer, StepBiases):
         layer.biases = _narrow(layer.biases, 1, index)
+        return
+    if isinstance(layer, nn.PReLU):
+        layer.weight = _narrow(layer.weight, 0, index)
+        layer.num_parameters = len(index)
         return
     if not isinstance(layer, (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)):
         raise TypeError(f"a {type(layer).__name__} has no channels to cut")

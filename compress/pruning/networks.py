@@ -118,6 +118,28 @@ def joint_graph(network: MMDiT) -> ChannelGraph:
     return graph
 
 
+def is_compact(component: nn.Module) -> bool:
+    """Whether a component is Real-ESRGAN-Compact, by the name that spandrel and its authors use."""
+    return type(component).__name__ == "SRVGGNetCompact"
+
+
+def compact_graph(network: Block) -> ChannelGraph:
+    """The graph of Real-ESRGAN-Compact: convolutions and activations, one behind the other.
+
+    Each convolution reads what the one before it makes, and the last one makes pixels.
+    """
+    graph = ChannelGraph()
+    convolutions = [layer for layer in network.body if hasattr(layer, "out_channels")]
+    h = graph.new(convolutions[0].in_channels, fixed=True)
+    for layer in network.body:
+        if hasattr(layer, "out_channels"):
+            made = graph.new(layer.out_channels, fixed=layer is convolutions[-1])
+            h = graph.layer(layer, h, made)
+        elif getattr(layer, "num_parameters", 1) > 1:  # a PReLU with a slope for each channel
+            graph.layer(layer, None, h)
+    return graph
+
+
 def first_convolution(graph: ChannelGraph, conv: Block) -> Axis:
     """Go through a first convolution, whose inputs are fixed."""
     return graph.layer(conv, graph.new(conv.in_channels, fixed=True), graph.new(conv.out_channels))
@@ -127,7 +149,8 @@ def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
     """The graph of an SRModel's component.
 
     Args:
-        component: Has a UNet, SD 3's transformer or an autoencoder's half.
+        component: Has a UNet, SD 3's transformer or an autoencoder's half, or is
+            Real-ESRGAN-Compact.
         name: Of the component, for messages.
 
     Raises:
@@ -148,9 +171,12 @@ def channel_graph(component: nn.Module, name: str) -> ChannelGraph:
         return encoder_graph(encoder)
     if isinstance(decoder, Decoder):
         return decoder_graph(decoder)
+    if is_compact(component):
+        return compact_graph(component)
     raise UserError(
         f"component '{name}' is a {type(component).__name__}, whose channels cannot be pruned; "
-        "choose a component with a UNet, SD 3's transformer or an autoencoder's half"
+        "choose a component with a UNet, SD 3's transformer or an autoencoder's half, or a network "
+        "of Real-ESRGAN-Compact"
     )
 
 

@@ -26,6 +26,7 @@ _SPELLINGS = {
     "linear": ("linear",),
     "gelu": ("gelu",),
     "leaky_relu": ("leaky_relu",),
+    "prelu": ("prelu",),
     "sigmoid": ("sigmoid",),
     "tanh": ("tanh",),
     "softmax": ("softmax",),

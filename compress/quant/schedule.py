@@ -28,7 +28,7 @@ class FloatOutputs:
     Attributes:
         given: The images, as the model takes them.
         values: All that there is once the model has run, but for what the steps make.
-        predictions: Of all steps of the process, along the first axis.
+        predictions: Of all steps of the process, along the first axis; empty without steps.
         between: What components that are no part of a step read and made between the steps, one
             entry a call: the component's name, and its values.
         restored: The last component's target: restored images, or the photographs.
@@ -74,7 +74,8 @@ def float_outputs(
                 between.append((call.component, seen))
 
         values[CLEAN_LATENT] = source.restore(values, note)
-        predictions.append(torch.cat(made))
+        if made:
+            predictions.append(torch.cat(made))
         run_calls(source, wiring.after, values)
         all_values.append(values)
     restored = [values[IMAGE] for values in all_values]

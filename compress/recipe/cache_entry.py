@@ -1,7 +1,9 @@
-"""One entry of the pass cache on the disk: a folder with a model, its ledger and a record.
+"""One entry of the cache on the disk: a folder with two files and a record.
 
-The record holds the size and the digest of the other two files. So an entry that was cut off or
-changed is told from a sound one. `cache_folders` writes and deletes entries.
+After a pass the two files are the model and its ledger. Of an export they are its folder in one
+archive, and what the target said of it. The record holds the size and the digest of both. So an
+entry that was cut off or changed is told from a sound one. `cache_folders` writes and deletes
+entries.
 """
 
 import json
@@ -15,9 +17,12 @@ from compress.core.errors import UserError
 from compress.core.identity import content_digest
 from compress.core.json_files import read_json
 
-FORMAT = "diffusion-sr-compress/pass-1"
-RECORD, LEDGER, MODEL = "entry.json", "ledger.json", "model.safetensors"
-FILES = {RECORD, LEDGER, MODEL}
+RECORD = "entry.json"
+PASS, LEDGER, MODEL = "diffusion-sr-compress/pass-1", "ledger.json", "model.safetensors"
+EXPORT, MADE, ARCHIVE = "diffusion-sr-compress/export-1", "made.json", "export.tar"
+# Format of an entry -> its files beside the record.
+FORMATS = {PASS: (MODEL, LEDGER), EXPORT: (ARCHIVE, MADE)}
+FILES = {RECORD, *(name for names in FORMATS.values() for name in names)}
 _NAME = re.compile(r"[0-9a-f]{32}")
 # Stands in the header of every model file that this toolkit wrote.
 _MODEL_MARK = b"diffusion-sr-compress/1"
@@ -33,7 +38,7 @@ class Entry:
         folder: Where it lies; its name is the key.
         bytes: Size of all its files.
         used: When it was last read or written, in s since 1970.
-        label: Source and passes, for people.
+        label: Source and passes, or what was exported, for people.
     """
 
     folder: Path
@@ -42,26 +47,37 @@ class Entry:
     label: str
 
 
-def seal(folder: Path, label: str) -> None:
-    """Write the record of a folder that holds model and ledger: their sizes and digests."""
+def seal(folder: Path, label: str, kind: str = PASS) -> None:
+    """Write the record of a folder that holds the files of a format: their sizes and digests.
+
+    Args:
+        folder: Where they lie.
+        label: What the entry holds, for people.
+        kind: The format, a key of FORMATS.
+    """
     files = {}
-    for name in (MODEL, LEDGER):
+    for name in FORMATS[kind]:
         path = folder / name
         files[name] = {"bytes": path.stat().st_size, "sha256": content_digest(path)}
-    record = {"format": FORMAT, "label": label, "files": files}
+    record = {"format": kind, "label": label, "files": files}
     (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
-def problem(folder: Path) -> str | None:
-    """What is wrong with an entry, or None. Every byte of it is read."""
+def problem(folder: Path, kind: str | None = None) -> str | None:
+    """What is wrong with an entry, or None. Every byte of it is read.
+
+    Args:
+        folder: Where it lies.
+        kind: The format that it has to have; None for any.
+    """
     if not folder.is_dir():
         return "is no folder"
     try:
         record = read_json(folder / RECORD, "the record")
-        files = record.get("files")
-        if record.get("format") != FORMAT or not isinstance(files, dict):
+        files, found = record.get("files"), record.get("format")
+        if found not in FORMATS or kind not in (None, found) or not isinstance(files, dict):
             return f"{RECORD} is of another format"
-        for name in (MODEL, LEDGER):
+        for name in FORMATS[found]:
             trouble = _file_problem(folder / name, files.get(name))
             if trouble is not None:
                 return trouble
@@ -99,7 +115,7 @@ def _record_is_ours(folder: Path) -> bool:
         record = read_json(folder / RECORD, "the record")
     except UserError:
         return False
-    return record.get("format") == FORMAT
+    return record.get("format") in FORMATS
 
 
 def _model_is_ours(folder: Path) -> bool:
@@ -113,7 +129,7 @@ def _model_is_ours(folder: Path) -> bool:
 
 def only_files(folder: Path) -> bool:
     """Whether a folder holds nothing but files of an entry, half-written ones included."""
-    half_written = f".{Path(MODEL).stem}."
+    half_written = tuple(f".{Path(name).stem}." for name in (MODEL, ARCHIVE))
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file():
             return False

@@ -103,7 +103,7 @@ def save_model(
     """
     header = {
         "format": FORMAT,
-        "source": json.dumps(dump(source)),
+        "source": json.dumps(dump(source.saved())),
         "passes": json.dumps([dump(p) for p in passes]),
         **(notes or {}),
     }
@@ -147,6 +147,8 @@ def read_header(path: str | Path) -> tuple[Source, list[Pass]]:
         passes = [
             parse_pass(data, f"{file}: passes.{index}") for index, data in enumerate(passes_data)
         ]
+        if source.needs_file:
+            raise UserError(f"{file}: its header names another file to build from; {WRITE_AGAIN}")
     return source, passes
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compress.core.errors import UserError
-from compress.process.resample import SCALE
+from compress.networks.spandrel_network import read_descriptor
 from compress.recipe.checkpoint import FORMAT, MODEL_FILE, load_model
 
 # Low-resolution image [B, 3, h, w] -> image [B, 3, 4h, 4w], both in [0, 1].
@@ -50,7 +50,7 @@ def load_teacher(path: str | Path, device: torch.device | str = "cpu") -> Networ
             an RGB image four times as large.
     """
     file = teacher_file(path)
-    network = load_model(path) if _is_ours(file) else _load_foreign(file)
+    network = load_model(path) if _is_ours(file) else read_descriptor(file, "teacher.path")
     network = network.to(device)
 
     @torch.inference_mode()
@@ -73,39 +73,3 @@ def _is_ours(file: Path) -> bool:
         raise UserError(
             f"teacher.path: {file} is not a readable safetensors file ({error}); fetch it again"
         ) from None
-
-
-def _load_foreign(file: Path) -> torch.nn.Module:
-    """The network of a file that spandrel reads.
-
-    Raises:
-        UserError: It reads it not, or the network is no x4 super-resolution of RGB images.
-    """
-    try:
-        import spandrel
-    except ImportError:
-        raise UserError(
-            f"teacher.path: {file} is no weight file of this toolkit, and spandrel, "
-            "which reads others, is not installed; install it with: "
-            "pip install 'diffusion-sr-compress[teacher]'"
-        ) from None
-    try:
-        descriptor = spandrel.ModelLoader().load_from_file(file)
-    # Each of spandrel's architectures and file formats fails in a way of its own.
-    except Exception as error:
-        raise UserError(
-            f"teacher.path: spandrel cannot read {file} ({type(error).__name__}: {error}); "
-            "give a weight file of an architecture that it knows, or one of this toolkit"
-        ) from None
-    scale = getattr(descriptor, "scale", None)
-    inputs = getattr(descriptor, "input_channels", None)
-    outputs = getattr(descriptor, "output_channels", None)
-    is_fit = (scale, inputs, outputs) == (SCALE, 3, 3)
-    if not is_fit or not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise UserError(
-            f"teacher.path: {file} is a {descriptor.architecture.name} of scale {scale} with "
-            f"{inputs} input and {outputs} output channels; give one that makes an RGB image "
-            f"{SCALE} times as large"
-        )
-    descriptor.model.eval().requires_grad_(False)
-    return descriptor

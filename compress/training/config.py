@@ -29,6 +29,7 @@ SIZES = {
     "default": ((320, 160, 64, 24), (4, 3, 2, 1), False),
     "lite": ((512, 64, 32, 16), (1, 2, 2, 1), False),
     "nano": ((96, 48, 24), (2, 2, 1), True),
+    "taesd": ((64, 64, 64, 64), (3, 3, 3, 1), False),  # as published
 }
 # A perceptual loss -> the key of a recipe that names the file of its weights.
 METRIC_FILES = {"lpips": "lpips_weights", "ea_lpips": "lpips_weights", "ea_dists": "dists_weights"}
@@ -240,8 +241,22 @@ class DecoderLightConfig(Pass):
     pass_: Literal["decoder_light"] = Field(
         default="decoder_light", alias="pass", description="The name of the pass."
     )
-    size: Literal["default", "lite", "nano"] | None = Field(
+    size: Literal["default", "lite", "nano", "taesd"] | None = Field(
         None, description="A size of decoder, in place of widths, blocks and shuffle."
+    )
+    kind: Literal["edge", "taesd"] = Field(
+        "edge",
+        description=(
+            "Whose layers: `edge` those of Edge-SD-SR's reconstruction; `taesd` those of a tiny "
+            "autoencoder, which has one width."
+        ),
+    )
+    weights: str | None = Field(
+        None,
+        description=(
+            "For kind `taesd`, published values to begin with: taesd_decoder.safetensors, or "
+            "diffusers' folder or file of a tiny autoencoder."
+        ),
     )
     widths: tuple[Annotated[int, Field(gt=0, le=8192)], ...] = Field(
         min_length=1,
@@ -265,7 +280,9 @@ class DecoderLightConfig(Pass):
         ),
     )
     data: Photographs = Field(Photographs(), description="The photographs to train on.")
-    steps: int = Field(ge=0, description="Optimiser steps; 0 leaves random values.")
+    steps: int = Field(
+        ge=0, description="Optimiser steps; 0 leaves the values of `weights`, or random ones."
+    )
     batch: int = Field(16, gt=0, description="Crops in a batch.")
     crop: int = Field(
         128, gt=0, multiple_of=64, description="Side of the square crops of photographs in pixels."
@@ -289,7 +306,8 @@ class DecoderLightConfig(Pass):
         if not isinstance(size, str) or size not in SIZES:
             return data
         widths, blocks, shuffle = SIZES[size]
-        return {"widths": widths, "blocks": blocks, "shuffle": shuffle, **data}
+        kind = "taesd" if size == "taesd" else "edge"
+        return {"kind": kind, "widths": widths, "blocks": blocks, "shuffle": shuffle, **data}
 
     @model_validator(mode="after")
     def _complete(self) -> "DecoderLightConfig":
@@ -298,6 +316,10 @@ class DecoderLightConfig(Pass):
                 f"widths {list(self.widths)} and blocks {list(self.blocks)} must name the same "
                 "levels"
             )
+        if self.kind == "taesd" and (self.shuffle or len(set(self.widths)) > 1):
+            raise ValueError("kind 'taesd' has one width on all levels, and no shuffle")
+        if self.kind != "taesd" and self.weights is not None:
+            raise ValueError("weights are a tiny autoencoder's; set kind: taesd, or leave them out")
         if self.losses.get("lpips") and self.lpips_weights is None:
             raise ValueError("the loss lpips needs lpips_weights; set it, or leave the loss out")
         return self

@@ -37,7 +37,7 @@ def initialise(model: SRModel, seed: int) -> SRModel:
     set_seed(seed)
     model._apply(_zeros)
     reset_parameters(model)
-    first = getattr(model.denoiser, "context", None)
+    first = getattr(getattr(model, "denoiser", None), "context", None)
     if first is not None:
         nn.init.normal_(first)
         for module in model.modules():

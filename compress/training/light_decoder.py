@@ -19,12 +19,12 @@ from compress.data.seeded import seeded_pair
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.networks.edge import LightDecoder
+from compress.networks.tiny_autoencoder import TinyDecoder
 from compress.training import losses
 from compress.training.acceleration import accelerator
 from compress.training.config import DecoderLightConfig
 from compress.training.hidden import Hidden
 from compress.training.loop import Plan
-from compress.training.networks import expect
 from compress.training.session import Learning, Result, Session
 from compress.training.terms import Terms, Weights, image_terms, wants
 
@@ -36,6 +36,8 @@ def compared_blocks(decoder: nn.Module) -> list[nn.Module]:
     """
     if isinstance(decoder, LightDecoder):
         return list(decoder.levels)
+    if isinstance(decoder, TinyDecoder):
+        return decoder.level_ends
     middle = decoder.get_submodule("decoder.mid_block")
     return [middle, *decoder.get_submodule("decoder.up_blocks").children()]
 
@@ -78,7 +80,7 @@ class DecoderDistillation(nn.Module):
 
     def __init__(
         self,
-        decoder: LightDecoder,
+        decoder: nn.Module,
         before: SRModel,
         weights: Weights,
         perceptual: nn.Module | None,
@@ -178,7 +180,7 @@ def distil_decoder(
     images = find_images(config.data.folders)
     accelerate = accelerator(config.precision, device)
     before.requires_grad_(False).to(device)
-    decoder = expect(model.decoder, LightDecoder).to(device).requires_grad_(True)
+    decoder = model.decoder.to(device).requires_grad_(True)
     perceptual = None
     if config.losses.get("lpips") and config.lpips_weights is not None:
         perceptual = losses.lpips(config.lpips_weights, config.lpips_net).to(device)

@@ -36,6 +36,8 @@ NEEDS = {
     "iqa_weights": Need("--iqa-weights", "IQA", "weights of the metrics (see eval.weights)"),
     "teacher": Need("--teacher", "TEACHER", "RealSet65 as the teacher restored it, NAME.png"),
     "photographs": Need("--photographs", "PHOTOGRAPHS", "a few photographs of 2560×1600"),
+    "gan": Need("--gan", "GAN", "realesr-general-x4v3, a weight file that spandrel reads"),
+    "taesd": Need("--taesd", "TAESD", "the folder of taesd_encoder and taesd_decoder.safetensors"),
     "openvino_python": Need("--openvino-python", "PYTHON", "a Python with [openvino]"),
     "qnn_python": Need("--qnn-python", "PYTHON", "a Python with onnxruntime-qnn"),
     "ncnn_python": Need("--ncnn-python", "PYTHON", "a Python with this toolkit and [ncnn]"),

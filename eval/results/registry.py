@@ -4,6 +4,7 @@ from eval.results.measurement import Measurement
 from eval.results.measurements import (
     adaptive,
     exported,
+    foreign,
     integers,
     large,
     phones,
@@ -34,6 +35,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *exported.PARITIES,
         exported.OPERATORS,
         exported.ALONE,
+        *foreign.ALL,
         *large.ALL,
         *phones.ALL,
     )

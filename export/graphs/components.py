@@ -134,7 +134,7 @@ def parts_of(model: SRModel) -> tuple[str, ...]:
 
 
 def has_parts(model: SRModel) -> bool:
-    """Whether a graph a component makes sense: one step, or steps that a host program can do.
+    """Whether a graph a component makes sense: one step or none, or steps that a host can do.
 
     It cannot where a step reads another constant than the others, such as a second prompt: those
     lie in the graphs.
@@ -143,7 +143,7 @@ def has_parts(model: SRModel) -> bool:
     if is_linear(process):
         return True
     if not isinstance(process, LinearSteps):
-        return process.steps == 1
+        return process.steps <= 1
     return not any(row.instead for row in process.rows)
 
 

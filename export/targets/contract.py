@@ -28,6 +28,7 @@ from export.graphs.components import (
 from export.graphs.layers import quantised_layers
 
 Arrays = dict[str, np.ndarray]
+Inputs = tuple[np.ndarray, ...]  # of a graph, or its outputs, in their order
 # Factors of the clean latent where no host program computes one.
 PREDICTION_ALONE = {"latent": 0.0, "prediction": 1.0}
 
@@ -56,17 +57,35 @@ class Row(TypedDict):
 
 
 class Runner(Protocol):
-    """Runs the graphs that a target made, which have one input and one output."""
+    """Runs the graphs that a target made."""
 
-    def __call__(self, stem: str, arrays: Arrays) -> Arrays:
-        """Run graph `stem` on each float32 array [1, C, h, w]; label -> output of that label."""
+    def __call__(self, stem: str, arrays: dict[str, Inputs]) -> dict[str, Inputs]:
+        """Run graph `stem`: label -> its inputs in their order, to label -> its outputs."""
 
 
 class TapRunner(Protocol):
     """Runs an ONNX file in a target's runtime and returns all its outputs."""
 
-    def __call__(self, file: Path, entry: dict[str, Any], x: np.ndarray) -> Arrays:
+    def __call__(self, file: Path, entry: dict[str, Any], *inputs: np.ndarray) -> Arrays:
         """Name of an output -> float32; `entry` is that of the graph in the manifest."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The same graphs in another arithmetic, beside those of the dtype that was asked for.
+
+    Attributes:
+        name: For rows of parity.
+        dtype: The arithmetic.
+        graphs: Stem -> its entry in the manifest.
+        least_db: Parity with torch, end to end. A quantised model is compared without rounding of
+            its activations.
+    """
+
+    name: str
+    dtype: str
+    graphs: dict[str, dict[str, Any]]
+    least_db: float
 
 
 @dataclass
@@ -82,6 +101,8 @@ class Exported:
         runner: How; None for the runtimes of the host program.
         tap_runner: How to run a graph with inner tensors put out; None for onnxruntime.
         rows: The parity with torch, where it was measured.
+        variants: The graphs in further dtypes, which onnxruntime computes.
+        page: What a page for browsers has to know; empty for other targets.
     """
 
     graphs: dict[str, dict[str, Any]]
@@ -92,6 +113,8 @@ class Exported:
     runner: Runner | None = None
     tap_runner: TapRunner | None = None
     rows: list[Row] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
+    page: dict[str, Any] = field(default_factory=dict)
 
 
 class Parts:
@@ -127,12 +150,6 @@ class Parts:
         """Names of a graph's inputs and outputs."""
         return graphs_of(self.model)[stem]
 
-    def names(self, stem: str) -> tuple[str, str]:
-        """Names of the input and the output of a graph that has one of each."""
-        spec = self.spec(stem)
-        (source,), (result,) = spec.inputs, spec.outputs
-        return source, result
-
     @property
     def are_whole(self) -> bool:
         """Whether all graphs of components are exported."""
@@ -163,13 +180,9 @@ class Parts:
                 values |= self.model.values_before(stem, values)
         return [x for values in self.known for x in reaching(self.model, stem, values)]
 
-    def inputs(self, stem: str) -> list[torch.Tensor]:
-        """As `tuples`, for a graph of one input."""
-        return [x for (x,) in self.tuples(stem)]
-
-    def example(self, stem: str) -> torch.Tensor:
-        """An input to trace a graph of one input with."""
-        return self.inputs(stem)[0]
+    def example(self, stem: str) -> Tensors:
+        """The inputs to trace a graph with, laid out as a host program gives them."""
+        return tuple(x.contiguous() for x in self.tuples(stem)[0])
 
     @property
     def activation_bits(self) -> int:

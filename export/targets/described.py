@@ -92,6 +92,8 @@ def _process_step(parts: Parts) -> str:
             f"{', '.join(section['each_step'])} run at each of `steps` with its timestep, and the "
             "next state is the sum in its `factors`; the last is clean_latent; all in float32"
         )
+    if not parts.model.wiring.steps:
+        return f"no steps: clean_latent is {parts.model.process.inputs[0]}"
     letters = "abcdefgh"[: len(section["clean_latent"])]
     terms = [f"{name} * {x}" for name, x in zip(section["clean_latent"], letters, strict=True)]
     wiring = parts.model.wiring

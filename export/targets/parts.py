@@ -21,6 +21,7 @@ from export.targets.contract import Parts
 from export.targets.host.chain import run_process, stages
 from export.targets.target import Target
 
+WEIGHTS_ALONE = "w8"
 WIDE_BITS = 8  # more are written as 16
 SUM_TOLERANCE = 1e-3  # of the greatest magnitude
 
@@ -40,7 +41,6 @@ def choose_parts(model: SRModel, target: Target, options: ExportOptions) -> Part
     check_process(model)
     check_size(model, options.lr_size)
     stems = _choose_stems(model, target, options.components)
-    _check_inputs(model, target, options.target, stems)
     return Parts(model, stems, _choose_dtype(model, target, options), options)
 
 
@@ -74,20 +74,6 @@ def _choose_stems(
     return tuple(stems)
 
 
-def _check_inputs(model: SRModel, target: Target, name: str, stems: tuple[str, ...]) -> None:
-    """Refuse graphs of several inputs or outputs for a target that takes one of each."""
-    if target.several:
-        return
-    graphs = graphs_of(model)
-    for stem in stems:
-        for kind, names in (("inputs", graphs[stem].inputs), ("outputs", graphs[stem].outputs)):
-            if len(names) > 1:
-                raise UserError(
-                    f"target {name} takes graphs of one input and one output, and {stem} has the "
-                    f"{kind} {', '.join(names)}; choose onnx"
-                )
-
-
 def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str:
     layers = [layer for layer in quantised_layers(model) if isinstance(layer, QuantLayer)]
     if not layers:
@@ -100,6 +86,8 @@ def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str
         )
     widest = max(layer.act_bits for layer in layers)
     own = "w8a16" if widest > WIDE_BITS else "w8a8"
+    if options.dtype == WEIGHTS_ALONE and WEIGHTS_ALONE in target.dtypes:
+        return WEIGHTS_ALONE  # the codes of weights hold without those of activations
     if options.dtype not in (None, own):
         raise UserError(
             f"the model is quantised ({own}) and its ranges hold for that; leave out --dtype "

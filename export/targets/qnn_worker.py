@@ -138,7 +138,9 @@ def package_versions() -> dict[str, str]:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run `model` on every array in `inputs`; `outputs` gets `label/name of an output` -> array.
+    """Run `model` once for each label in `inputs`, which holds `label/name` -> array.
+
+    `outputs` gets `label/name of an output` -> array.
 
     Returns:
         `load_seconds`, and `seconds` of each run.
@@ -148,14 +150,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     loaded = session(job["model"], job, {})
     load_seconds = time.perf_counter() - began
-    source = loaded.get_inputs()[0].name
     results: dict[str, Any] = {}
     seconds = []
+    feeds: dict[str, dict[str, Any]] = {}
     with np.load(job["inputs"]) as stored:
-        batches = {label: stored[label] for label in stored.files}
-    for label, array in batches.items():
+        for key in stored.files:
+            label, _, name = key.partition("/")
+            feeds.setdefault(label, {})[name] = stored[key]
+    for label, feed in feeds.items():
         began = time.perf_counter()
-        outputs = loaded.run(None, {source: array})
+        outputs = loaded.run(None, feed)
         seconds.append(time.perf_counter() - began)
         for info, output in zip(loaded.get_outputs(), outputs, strict=True):
             results[f"{label}/{info.name}"] = output

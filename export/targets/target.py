@@ -17,7 +17,6 @@ class Target:
         takes_quantised: Whether the ranges of a quantize pass are kept.
         whole: Whether it also writes one graph for all.
         dynamic: Whether it takes images of any size.
-        several: Whether a graph may have several inputs or outputs.
         remark: What to say where nothing runs here.
     """
 
@@ -30,5 +29,4 @@ class Target:
     takes_quantised: bool = False
     whole: bool = False
     dynamic: bool = False
-    several: bool = False
     remark: str = ""

@@ -130,15 +130,18 @@ def write(parts: Parts, folder: Path) -> Exported:
     register_operators()
     graphs = {}
     for stem in parts.stems:
-        source, result = parts.names(stem)
-        x = parts.example(stem)
+        spec = parts.spec(stem)
+        example = parts.example(stem)
         with hushed():
             model = ct.convert(
-                torch.jit.trace(parts.module(stem), x, check_trace=False),
+                torch.jit.trace(parts.module(stem), example, check_trace=False),
                 convert_to="mlprogram",
                 compute_precision=precision,
-                inputs=[ct.TensorType(name=source, shape=tuple(x.shape))],
-                outputs=[ct.TensorType(name=result)],
+                inputs=[
+                    ct.TensorType(name=name, shape=tuple(x.shape))
+                    for name, x in zip(spec.inputs, example, strict=True)
+                ],
+                outputs=[ct.TensorType(name=name) for name in spec.outputs],
                 minimum_deployment_target=ct.target.iOS16,
                 skip_model_load=True,
             )

@@ -9,10 +9,12 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
@@ -35,9 +37,12 @@ class Half(nn.Module):
         super().__init__()
         self.module = copy.deepcopy(module).half()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Float32 [1, C, h, w] -> float32."""
-        return self.module(x.half()).float()
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Float32 tensors -> one in float32, or a tuple of several."""
+        outputs = self.module(*(x.half() for x in inputs))
+        if isinstance(outputs, torch.Tensor):
+            return outputs.float()
+        return tuple(output.float() for output in outputs)
 
 
 def takes_codes(node: torch.fx.Node) -> bool:
@@ -96,12 +101,12 @@ def separate(graph: torch.fx.Graph) -> None:
                     user.replace_input_with(node, graph.node_copy(node))
 
 
-def quantise(module: nn.Module, inputs: list[torch.Tensor]) -> nn.Module:
+def quantise(module: nn.Module, samples: list[Tensors]) -> nn.Module:
     """PT2E: convolutions and linear layers on symmetric int8 weights per channel and int8 inputs.
 
     Args:
         module: In float.
-        inputs: To calibrate on, float32 [1, C, h, w]; the first is traced with.
+        samples: To calibrate on, each all inputs in float32; the first is traced with.
     """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -112,10 +117,10 @@ def quantise(module: nn.Module, inputs: list[torch.Tensor]) -> nn.Module:
     settings = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = XNNPACKQuantizer().set_global(settings)
     quantizer.set_filter_function(takes_codes)
-    program = torch.export.export(module, (inputs[0],)).module()
+    program = torch.export.export(module, samples[0]).module()
     prepared = prepare_pt2e(program, quantizer)
-    for x in inputs:
-        prepared(x)
+    for inputs in samples:
+        prepared(*inputs)
     converted = convert_pt2e(prepared)
     separate(converted.graph)
     converted.recompile()
@@ -146,9 +151,9 @@ def write(parts: Parts, folder: Path) -> Exported:
             if parts.dtype == "fp16":
                 module = Half(module)
             elif parts.dtype == "w8a8":
-                module = quantise(module, parts.inputs(stem))
+                module = quantise(module, parts.tuples(stem))
             program = to_edge_transform_and_lower(
-                torch.export.export(module, (parts.example(stem),)),
+                torch.export.export(module, parts.example(stem)),
                 partitioner=[XnnpackPartitioner()],
             )
         partitions, portable = count_operators(program.exported_program().graph)

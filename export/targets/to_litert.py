@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.targets.contract import Exported, Parts
+from export.targets.contract import Exported, Inputs, Parts
+from export.targets.host.runtimes import in_order
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
 
@@ -33,9 +34,7 @@ Operator = tuple[str, list[int], list[int]]
 Ranges = dict[str, dict[str, np.ndarray]]
 
 
-def observed(
-    calibrate: Callable[[np.ndarray], Ranges], samples: list[np.ndarray]
-) -> dict[str, dict]:
+def observed(calibrate: Callable[[Inputs], Ranges], samples: list[Inputs]) -> dict[str, dict]:
     """The least and the greatest value of every tensor over all samples.
 
     Each sample is calibrated alone. Over several at once the quantizer takes a moving average, and
@@ -122,21 +121,27 @@ def quantise(source: Path, result: Path, parts: Parts, stem: str) -> None:
     if parts.dtype == "fp16":
         work.quantize().export_model(str(result))
         return
-    ranges = _calibrate(work, source, [x.numpy() for x in parts.inputs(stem)])
+    samples = [tuple(x.numpy() for x in given) for given in parts.tuples(stem)]
+    ranges = _calibrate(work, source, samples)
     if not ranges:  # no product in it, as in an encoder that only unshuffles pixels
         shutil.copyfile(source, result)
         return
     work.quantize(ranges).export_model(str(result))
 
 
-def _calibrate(work: Any, source: Path, samples: list[np.ndarray]) -> dict[str, dict]:
+def _calibrate(work: Any, source: Path, samples: list[Inputs]) -> dict[str, dict]:
     """The ranges of a file's tensors over `samples`."""
     from ai_edge_litert.interpreter import Interpreter
 
     signatures = Interpreter(model_path=str(source)).get_signature_list()
     key, names = next(iter(signatures.items()))
-    input_name = names["inputs"][0]
-    return observed(lambda x: work.calibrate({key: [{input_name: x}]}, num_threads=1), samples)
+    inputs = in_order(names["inputs"])
+
+    def calibrate(sample: Inputs) -> Ranges:
+        feed = dict(zip(inputs, sample, strict=True))
+        return work.calibrate({key: [feed]}, num_threads=1)
+
+    return observed(calibrate, samples)
 
 
 @torch.no_grad()
@@ -150,7 +155,7 @@ def write(parts: Parts, folder: Path) -> Exported:
     for stem in parts.stems:
         file = folder / f"{stem}.tflite"
         with hushed():
-            converted = litert_torch.convert(parts.module(stem), (parts.example(stem),))
+            converted = litert_torch.convert(parts.module(stem), parts.example(stem))
             converted.export(str(file))
             if parts.dtype != "fp32":
                 float_file = file.with_name(f"{stem}_float.tflite")

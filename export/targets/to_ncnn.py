@@ -10,6 +10,7 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.networks.vq_autoencoder import Codebook
+from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
@@ -53,12 +54,12 @@ def searchable(module: nn.Module) -> nn.Module:
     return module
 
 
-def convert(module: nn.Module, x: torch.Tensor, scratch: Path, stem: str, dtype: str) -> None:
+def convert(module: nn.Module, example: Tensors, scratch: Path, stem: str, dtype: str) -> None:
     """Run pnnx in the folder `scratch`.
 
     Args:
         module: What to convert.
-        x: An input to trace it with.
+        example: The inputs to trace it with.
         scratch: Gets <stem>.ncnn.param and <stem>.ncnn.bin, and a dozen other files.
         stem: Name of the graph.
         dtype: fp32 or fp16, of the weights.
@@ -70,7 +71,7 @@ def convert(module: nn.Module, x: torch.Tensor, scratch: Path, stem: str, dtype:
     import pnnx
 
     with hushed() as report:
-        pnnx.export(module, str(scratch / f"{stem}.pt"), (x,), fp16=dtype == "fp16")
+        pnnx.export(module, str(scratch / f"{stem}.pt"), example, fp16=dtype == "fp16")
         report.seek(0)
         lines = report.read().decode(errors="replace").strip().splitlines()
     for name in _file_names(stem):
@@ -98,6 +99,10 @@ def unknown(param: Path) -> list[str]:
     return sorted(kind for kind in kinds if "." in kind)
 
 
+def _numbered(prefix: str, names: tuple[str, ...]) -> list[str]:
+    return [f"{prefix}{number}" for number in range(len(names))]
+
+
 @torch.no_grad()
 def write(parts: Parts, folder: Path) -> Exported:
     """Convert every graph from torch by pnnx."""
@@ -117,8 +122,9 @@ def write(parts: Parts, folder: Path) -> Exported:
             "file": names[0],
             "weights": names[1],
             "format": "ncnn",
-            # pnnx names a graph's ends itself
-            "inputs": [{"name": "in0"}],
-            "outputs": [{"name": "out0"}],
+            "blobs": {  # pnnx names a graph's ends itself
+                "inputs": _numbered("in", parts.spec(stem).inputs),
+                "outputs": _numbered("out", parts.spec(stem).outputs),
+            },
         }
     return Exported(graphs, ("ncnn", "pnnx"), {})

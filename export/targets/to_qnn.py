@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from compress.core.errors import UserError
+from export.graphs.components import GraphSpec
 from export.targets.chips import Chip, choose_chip
-from export.targets.contract import Arrays, Exported, Parts
+from export.targets.contract import Arrays, Exported, Inputs, Parts
 from export.targets.onnx_files import manifest_entry
 from export.targets.parts import check_no_packed_weights
 from export.targets.qdq import QNN, quantise_file
@@ -77,25 +79,32 @@ class Simulator:
 
     Attributes:
         folder: Where the graphs lie.
+        specs: Names of their inputs and outputs.
         graphs: Their entries in the manifest, which get what is measured.
         python: An interpreter that has onnxruntime-qnn.
         notes: Lines for the terminal.
     """
 
     def __init__(
-        self, folder: Path, graphs: dict[str, dict[str, Any]], python: str, notes: list[str]
+        self,
+        folder: Path,
+        specs: dict[str, GraphSpec],
+        graphs: dict[str, dict[str, Any]],
+        python: str,
+        notes: list[str],
     ):
         self.folder = folder
+        self.specs = specs
         self.graphs = graphs
         self.python = python
         self.notes = notes
 
-    def __call__(self, stem: str, arrays: Arrays) -> Arrays:
-        """Run a graph: label -> float32 input, to label -> output."""
+    def __call__(self, stem: str, arrays: dict[str, Inputs]) -> dict[str, Inputs]:
+        """Run a graph: label -> float32 inputs, to label -> outputs."""
         graph = self.graphs[stem]
         while True:
             try:
-                return self._run(graph, arrays)
+                return self._run(self.specs[stem], graph, arrays)
             except SimulatorCrashError:
                 level = graph["optimisation"]
                 if level == LOWEST_LEVEL:
@@ -108,26 +117,32 @@ class Simulator:
                     f"{level}"
                 )
 
-    def run_tapped(self, file: Path, entry: dict[str, Any], x: np.ndarray) -> Arrays:
+    def run_tapped(self, file: Path, entry: dict[str, Any], *inputs: np.ndarray) -> Arrays:
         """Compile an ONNX file as that of `entry` was, and run it: name of an output -> float32."""
-        outputs, _ = self._work(file, entry, {"x": x}, {"optimise": entry["optimisation"]})
-        return {key.partition("/")[2]: array for key, array in outputs.items()}
+        names = [value.name for value in onnx.load(file, load_external_data=False).graph.input]
+        feeds = {"x": dict(zip(names, inputs, strict=True))}
+        outputs, _ = self._work(file, entry, feeds, {"optimise": entry["optimisation"]})
+        return outputs["x"]
 
-    def _run(self, graph: dict[str, Any], arrays: Arrays) -> Arrays:
-        outputs, done = self._work(self.folder / graph["file"], graph, arrays, {})
+    def _run(
+        self, spec: GraphSpec, graph: dict[str, Any], arrays: dict[str, Inputs]
+    ) -> dict[str, Inputs]:
+        feeds = {label: dict(zip(spec.inputs, x, strict=True)) for label, x in arrays.items()}
+        outputs, done = self._work(self.folder / graph["file"], graph, feeds, {})
         graph["load_seconds"] = round(done["load_seconds"], 2)
         graph["simulator_seconds"] = round(sum(done["seconds"]) / len(done["seconds"]), 2)
-        return {key.rpartition("/")[0]: array for key, array in outputs.items()}
+        return {
+            label: tuple(named[name] for name in spec.outputs) for label, named in outputs.items()
+        }
 
     def _work(
-        self, file: Path, graph: dict[str, Any], arrays: Arrays, more: dict[str, Any]
-    ) -> tuple[Arrays, dict[str, Any]]:
-        """`label/name of an output` -> array, and what the process answered."""
+        self, file: Path, graph: dict[str, Any], feeds: dict[str, Arrays], more: dict[str, Any]
+    ) -> tuple[dict[str, Arrays], dict[str, Any]]:
+        """Label -> name of an output -> array, and what the process answered."""
         with tempfile.TemporaryDirectory() as folder:
             inputs = Path(folder) / "x.npz"
             outputs = Path(folder) / "y.npz"
-            # Its stub takes every keyword for `allow_pickle`.
-            np.savez(inputs, **arrays)  # type: ignore[arg-type]
+            save_feeds(inputs, feeds)
             done = work(
                 self.python,
                 {
@@ -140,8 +155,24 @@ class Simulator:
                     **more,
                 },
             )
-            with np.load(outputs) as stored:
-                return {key: stored[key] for key in stored.files}, done
+            return load_outputs(outputs), done
+
+
+def save_feeds(path: Path, named: dict[str, Arrays]) -> None:
+    """Write label -> name -> array as `label/name` -> array."""
+    flat = {f"{label}/{name}": x for label, xs in named.items() for name, x in xs.items()}
+    # Its stub takes every keyword for `allow_pickle`.
+    np.savez(path, **flat)  # type: ignore[arg-type]
+
+
+def load_outputs(path: Path) -> dict[str, Arrays]:
+    """Label -> name -> array, as `save_feeds` wrote them."""
+    named: dict[str, Arrays] = {}
+    with np.load(path) as stored:
+        for key in stored.files:
+            label, _, name = key.partition("/")
+            named.setdefault(label, {})[name] = stored[key]
+    return named
 
 
 def write(parts: Parts, folder: Path) -> Exported:
@@ -171,7 +202,8 @@ def write(parts: Parts, folder: Path) -> Exported:
             f"{sum(graphs[stem]['operators'].values())} operators move "
             f"{graphs[stem]['moved_bytes'] / 1e6:,.1f} MB"
         )
-    simulator = None if python is None else Simulator(folder, graphs, python, notes)
+    specs = {stem: parts.spec(stem) for stem in paths}
+    simulator = None if python is None else Simulator(folder, specs, graphs, python, notes)
     return Exported(
         graphs,
         PACKAGES,

@@ -1,12 +1,13 @@
 """Quantisation methods side by side: method x width x placement, on one model and one runtime.
 
-    python tests/bench/bench_quantisation.py --data FOLDER [--methods ours minmax nncf ...]
+    python tests/bench/bench_quantisation.py [RECIPE [key=value ...]] --data FOLDER
+        [--methods ours minmax nncf ...]
         [--widths W8A8 ...] -o DIR [--limit N] [--iqa-weights DIR]
         [--calibration DIR|embedded] [--images 16] [--size 64]
 
-Every figure is of ONNX files in onnxruntime, encoder, denoiser and decoder each in one. PSNR is to
+Every figure is of ONNX files in onnxruntime, each component in one. PSNR is to
 what the float files restore (8-bit images, colour fix on, as a user sees them). LPIPS (SqueezeNet),
-NIQE and the bytes of the three files stand beside it, and the float files' latency over theirs
+NIQE and the bytes of the files stand beside it, and the float files' latency over theirs
 (medians of interleaved runs, components added up; above 1 is faster). Codes of 4 and 6 bits lie in
 8-bit containers, but for onnxruntime's QNN form, whose W4 is int4. A row is a file in DIR/rows:
 what was measured before is not measured again, and a method that fails has its reason there.
@@ -41,13 +42,15 @@ from eval.data.dataset import Pair, open_data
 from eval.metric.scorer import Metrics
 from export.baselines.make import make
 from export.baselines.methods import METHODS, check, parse_bits
+from export.graphs.components import parts_of
 from export.graphs.export_onnx import export_onnx
 from export.parity.session import session
 from export.timing.files import compare
 
-COMPONENTS = ("encoder", "denoiser", "decoder")
 WIDTHS = ("W8A8", "W6A6", "W4A8", "W8A16", "W8", "W4")
 OWN = ("W8A8", "W6A6", "W4A8", "W8A16")
+# In float, of the models that have it: it weighs most in the error and little in the MACs.
+LAST = "decoder.decoder.conv_out"
 # What recipes/passionsr_w4a8.yaml has beside the widths.
 FOUR_BIT = {"low_rank": 8, "rounding": "feedback"}
 # And recipes/passionsr_full_w8a8.yaml, for a whole graph.
@@ -89,12 +92,14 @@ def own_files(
 ) -> dict[str, Path]:
     """By the quantize pass: `ours` is PassionSR's method, `minmax` takes ranges as observed."""
     weights, activations = parse_bits(row.width)
-    # As the recipes of this placement have it: the last convolution weighs most in the error and
-    # little in the MACs.
-    more = {"skip": ("decoder.decoder.conv_out",)} if row.placement == "compat" else {}
+    # As the recipes of this placement have it.
+    has_last = LAST in dict(model.named_modules())
+    more = {"skip": (LAST,)} if has_last and row.placement == "compat" else {}
     if row.method == "ours":
-        more |= (FOUR_BIT if weights == 4 else {}) | (WHOLE if row.placement == "full" else {})
+        whole = WHOLE if has_last else {key: WHOLE[key] for key in ("epochs", "lr")}
+        more |= (FOUR_BIT if weights == 4 else {}) | (whole if row.placement == "full" else {})
     step = PASSES["quantize"](
+        components=parts_of(model),
         method="passionsr" if row.method == "ours" else "minmax",
         weights=weights,
         activations=activations,
@@ -134,7 +139,7 @@ def restore(
 ) -> list[torch.Tensor]:
     """Images [1, 3, h, w] -> [1, 3, 4h, 4w], rounded to 8 bits.
 
-    The three files run, with the model's process between them.
+    The files run, with the model's process between them.
     """
     loaded = {stem: session(path, threads) for stem, path in files.items()}
 
@@ -145,7 +150,8 @@ def restore(
 
     found = []
     for lr in images:
-        clean = model.process.restore(run("encoder", lr), lambda x, *_: run("denoiser", x))
+        first = run("encoder", lr) if "encoder" in loaded else lr
+        clean = model.process.restore(first, lambda x, *_: run("denoiser", x))
         image = FIXES[model.colour_fix](run("decoder", clean), lr).clamp(0, 1)
         found.append((image * 255).round() / 255)
     return found
@@ -171,7 +177,7 @@ def speed(
 ) -> dict[str, float]:
     """Float ms, ms, and their ratio: medians of the components, added up."""
     ms = [0.0, 0.0]
-    for stem in COMPONENTS:
+    for stem in files:
         rows = compare(
             {"float": reference[stem], "row": files[stem]}, threads=threads, repeats=repeats
         )
@@ -196,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
         default="recipes/passionsr_w8a8.yaml",
         help="what stands before its quantize pass is the float model (default: %(default)s)",
     )
+    p.add_argument("overrides", nargs="*", metavar="key=value", help="of the recipe")
     p.add_argument("--data", required=True, help="embedded, or a folder with LR/ and HR/")
     p.add_argument("--methods", nargs="+", default=["ours", "minmax", *METHODS])
     p.add_argument("--widths", nargs="+", default=list(WIDTHS))
@@ -246,11 +253,11 @@ def check_choices(arguments: argparse.Namespace) -> None:
 
 @command
 def main(argv: list[str]) -> None:
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     check_choices(arguments)
     folder = arguments.out
     (folder / "rows").mkdir(parents=True, exist_ok=True)
-    recipe = load_recipe(arguments.recipe)
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
     pairs = open_data(arguments.data, limit=arguments.limit).pairs
     small = [pair.lr() for pair in pairs]
     if any(tuple(x.shape[-2:]) != (arguments.lr_size,) * 2 for x in small):
@@ -258,7 +265,7 @@ def main(argv: list[str]) -> None:
             f"--data {arguments.data}: not all LR images are {arguments.lr_size} pixels a side, "
             "which the static files take; set --lr-size or choose the crop protocol's folder"
         )
-    model = float_model(arguments.recipe, [], folder)
+    model = float_model(arguments.recipe, arguments.overrides, folder)
     key = hashlib.sha256(
         json.dumps(
             [
@@ -283,9 +290,10 @@ def main(argv: list[str]) -> None:
     for name, why in metrics.blank.items():
         print(f"{name}: blank: {why}")
     reference = folder / f"float_{key}"
-    if not all((reference / f"{stem}.onnx").is_file() for stem in COMPONENTS):
+    stems = parts_of(model)
+    if not all((reference / f"{stem}.onnx").is_file() for stem in stems):
         export_onnx(model, reference, lr_size=(arguments.lr_size,) * 2, end_to_end=False)
-    float_files = {stem: reference / f"{stem}.onnx" for stem in COMPONENTS}
+    float_files = {stem: reference / f"{stem}.onnx" for stem in stems}
     expected = restore(model, float_files, small, arguments.threads)
     float_bytes = sum(path.stat().st_size for path in float_files.values())
     results = [

@@ -51,7 +51,9 @@ def forget():
 def test_features_are_read_from_the_system(monkeypatch, tmp_path, text, needed):
     cpuinfo(monkeypatch, tmp_path, text)
     assert processor.needs_exact_kernels() is needed
-    assert processor.session_entries() == ({"session.x64quantprecision": "1"} if needed else {})
+    entries = processor.session_entries()
+    assert entries.pop("session.x64quantprecision", "0") == ("1" if needed else "0")
+    assert entries == {"session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 @pytest.mark.parametrize(
@@ -173,13 +175,21 @@ def test_codes_of_a_reduced_range_are_exact_in_the_fast_kernels():
     [(127, True, True), (127, False, False), (64, True, False), (0, True, False)],
 )
 def test_openvino_warns_where_it_overflows(monkeypatch, capsys, tmp_path, code, needed, warned):
+    class Compiled:
+        def output(self, name):
+            return name
+
+        def __call__(self, feed):
+            return {"image": feed["clean_latent"]}
+
     class Core:
         def compile_model(self, *arguments):
-            return lambda x: [x]
+            return Compiled()
 
     monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=Core))
     monkeypatch.setattr(runtimes, "needs_exact_kernels", lambda: needed)
-    entry = {"file": "decoder.xml"} | ({"largest_weight_code": code} if code else {})
+    ends = {"inputs": [{"name": "clean_latent"}], "outputs": [{"name": "image"}]}
+    entry = {"file": "decoder.xml", **ends} | ({"largest_weight_code": code} if code else {})
     assert runtimes.openvino(entry, tmp_path, 1)("x") == "x"
     said = capsys.readouterr().err
     assert ("decoder.xml: OpenVINO's 8-bit products can overflow" in said) is warned

@@ -25,6 +25,7 @@ from export.targets.overrides import qnn_overrides
 from export.targets.qdq import Samples, prepare, quantise
 from export.targets.qnn_process import find_python, refusals
 from export.targets.ranges import lift
+from export.targets.to_qnn import load_outputs, save_feeds
 from export.targets.to_tensorrt import as_fp8
 
 
@@ -70,6 +71,20 @@ def inputs(count: int = 4) -> list[np.ndarray]:
 def parameters(model: onnx.ModelProto, node: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
     stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     return stored[node.input[1]], stored[node.input[2]]
+
+
+def test_labels_and_names_reach_the_simulator_and_come_back(tmp_path):
+    """A label may hold a comma and blanks, as `photo 1, step 2` does."""
+    feeds = {
+        "photo 1, step 2": {"latent": np.arange(3.0), "added_1": np.zeros((1, 2))},
+        "flat": {"latent": np.ones(3), "added_1": np.ones((1, 2))},
+    }
+    save_feeds(tmp_path / "x.npz", feeds)
+    found = load_outputs(tmp_path / "x.npz")
+    assert {label: list(named) for label, named in found.items()} == {
+        label: list(named) for label, named in feeds.items()
+    }
+    np.testing.assert_array_equal(found["flat"]["added_1"], feeds["flat"]["added_1"])
 
 
 def pair_of(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:

@@ -1,5 +1,6 @@
 """A model that refers to photographs as ONNX files: graphs, parity, run.py with what was kept."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from export.targets.export_folder import export, finish
 from export.targets.host import chain, tiles
 from export.targets.host.folder import read
 from export.targets.host.runtimes import load
+from export.targets.table import TARGETS
 
 SIDE = 32
 NAMES = ["encoder", "reference_query", "denoiser", "decoder"]
@@ -102,6 +104,31 @@ def test_tiles_see_the_references(exported):
     for rows in np.array_split(changed, 4, axis=2):
         for part in np.array_split(rows, 4, axis=3):
             assert part.max() > 0.01
+
+
+@pytest.mark.parametrize("target", ["openvino", "executorch", "litert", "ncnn"])
+def test_other_runtimes_take_what_is_kept(target, tmp_path):
+    for package in TARGETS[target].packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    model = with_adapter(tiny(), levels=(0,))
+    Strip().convert(model)
+    model.eval()
+    options = ExportOptions(
+        target=target, dtype="fp32", lr_size=(SIDE, SIDE), images=1, probes=("photo 1",), threads=1
+    )
+    made = export(model, tmp_path / "made", options)
+    assert failures(made.rows) is None, made.rows
+    assert {row["file"] for row in made.rows} == {*NAMES, "end to end"}
+    folder = finish(tmp_path / "made", None)
+    manifest = read(folder)
+    assert chain.parts(manifest) == NAMES
+    kept = {name: value.numpy() for name, value in remember(model, photographs(2)).items()}
+    lr = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).numpy()
+    graphs = load(folder, NAMES, 1)
+    with_them = chain.chain(manifest, graphs, lr, kept)
+    without = chain.chain(manifest, graphs, lr)
+    assert np.abs(with_them - without).max() > 0.01
 
 
 @torch.no_grad()

@@ -9,6 +9,12 @@ import pytest
 from filelock import FileLock
 
 
+def folder_of_run(factory: pytest.TempPathFactory) -> Path:
+    """What all processes of a test run share."""
+    base = factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name`, which the first process that asks for it makes.
 
@@ -21,8 +27,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     Returns:
         A copy for this process.
     """
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder = folder_of_run(factory) / name
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             partial = factory.mktemp("making")

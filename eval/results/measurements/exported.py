@@ -43,7 +43,7 @@ def _parity_jobs(target: str, short: Short) -> list[Job]:
         Job(
             f"{dtype} {model}",
             ((*export(model, target, dtype, python), *more),),
-            partial(_read_parity, target, dtype, model),
+            partial(parity_row, target, dtype, model),
             inputs=(NANO[MODELS[model]],),
             codes=(0, FAILED),
         )
@@ -51,7 +51,7 @@ def _parity_jobs(target: str, short: Short) -> list[Job]:
     ]
 
 
-def _read_parity(target: str, dtype: str, model: str, finished: Finished) -> list[Row]:
+def parity_row(target: str, dtype: str, model: str, finished: Finished) -> list[Row]:
     """The row of one export; one below its threshold lies in a folder of another name."""
     good, failed = finished.out / "export", finished.out / "export.failed"
     folder = good if good.is_dir() else failed

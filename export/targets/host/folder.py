@@ -46,7 +46,7 @@ ADAPTIVE = {
 }
 INTERVALS = 4
 LEAST = {"overlap": 0, "align": 1, "smallest": 1, "margin": 0}
-FACTORS = {"latent": float, "prediction": float}
+FACTORS = {"latent": float, "prediction": float}  # a model without steps has one value
 TENSOR = {"name": str, "shape": list, "example_shape": list}
 
 
@@ -102,7 +102,9 @@ def _parse(path: Path) -> dict:
 def _check_host(path: Path, host: dict) -> None:
     """What tiles.py takes from the manifest."""
     _check_types(path, "host.", host, HOST_NEEDED)
-    _check_types(path, "host.clean_latent.", host["clean_latent"], FACTORS)
+    factors = host["clean_latent"]
+    expected = FACTORS if len(factors) != 1 else dict.fromkeys(factors, float)
+    _check_types(path, "host.clean_latent.", factors, expected)
     _check_process(path, host)
     if "margin" in host:  # folders of before there was one have none
         _check_types(path, "host.", host, {"margin": int})

@@ -2,14 +2,13 @@
 
 Each takes a graph's entry in the manifest, the folder and a number of CPU threads (None: the
 runtime's choice), and returns a function of the graph's inputs in their order: arrays in the types
-of the manifest. It gives one array, or a tuple where the graph has several outputs. Only `onnx`
-has several of either.
+of the manifest. It gives one array, or a tuple where the graph has several outputs.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,23 @@ def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
     loaded = ort.InferenceSession(
         str(folder / graph["file"]), options, providers=["CPUExecutionProvider"]
     )
+    return _by_names(loaded, graph)
+
+
+def _by_names(loaded: Any, graph: dict) -> Graph:
+    """The function of an onnxruntime session whose inputs and outputs have the graph's names."""
     names = [entry["name"] for entry in graph["inputs"]]
     results = [entry["name"] for entry in graph["outputs"]]
 
     def run(*arrays: np.ndarray) -> Any:
-        outputs = loaded.run(results, dict(zip(names, arrays, strict=True)))
-        if len(outputs) == 1:
-            return outputs[0]
-        return tuple(outputs)
+        return _one_or_all(loaded.run(results, dict(zip(names, arrays, strict=True))))
 
     return run
+
+
+def _one_or_all(outputs: Sequence[np.ndarray]) -> Any:
+    """The only array, or a tuple of several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -67,8 +73,7 @@ def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
         [device], {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **graph["provider"]}
     )
     loaded = ort.InferenceSession(str(folder / graph["file"]), options)
-    source = loaded.get_inputs()[0].name
-    return lambda x: loaded.run(None, {source: x})[0]
+    return _by_names(loaded, graph)
 
 
 def openvino(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -88,7 +93,14 @@ def openvino(graph: dict, folder: Path, threads: int | None) -> Graph:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     loaded = ov.Core().compile_model(folder / graph["file"], "CPU", settings)
-    return lambda x: loaded(x)[0]
+    results = [loaded.output(entry["name"]) for entry in graph["outputs"]]
+    names = [entry["name"] for entry in graph["inputs"]]
+
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = loaded(dict(zip(names, arrays, strict=True)))
+        return _one_or_all([outputs[result] for result in results])
+
+    return run
 
 
 def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -103,10 +115,10 @@ def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
             portable_lib._unsafe_reset_threadpool(threads)
     method = Runtime.get().load_program(folder / graph["file"]).load_method("forward")
 
-    def run(x: np.ndarray) -> np.ndarray:
-        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(x))])
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in arrays])
         # They are the method's own memory, which the next call overwrites.
-        return outputs[0].numpy().copy()
+        return _one_or_all([output.numpy().copy() for output in outputs])
 
     return run
 
@@ -119,15 +131,20 @@ def litert(graph: dict, folder: Path, threads: int | None) -> Graph:
         model_path=str(folder / graph["file"]), num_threads=threads or os.cpu_count()
     )
     loaded.allocate_tensors()
-    source = loaded.get_input_details()[0]
-    result = loaded.get_output_details()[0]
+    names = next(iter(loaded.get_signature_list().values()))
+    inputs, results = in_order(names["inputs"]), in_order(names["outputs"])
+    call = loaded.get_signature_runner()
 
-    def run(x: np.ndarray) -> np.ndarray:
-        loaded.set_tensor(source["index"], x)
-        loaded.invoke()
-        return loaded.get_tensor(result["index"])
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = call(**dict(zip(inputs, arrays, strict=True)))
+        return _one_or_all([outputs[result] for result in results])
 
     return run
+
+
+def in_order(names: list[str]) -> list[str]:
+    """LiteRT's names of a graph's tensors, such as args_0 and output_10, by their numbers."""
+    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
 
 
 def coreml(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -139,9 +156,14 @@ def coreml(graph: dict, folder: Path, threads: int | None) -> Graph:
             "error: Core ML predicts on macOS only; copy this folder to a Mac and run it there"
         )
     loaded = coremltools.models.MLModel(str(folder / graph["file"]))
-    source = graph["inputs"][0]["name"]
-    result = graph["outputs"][0]["name"]
-    return lambda x: loaded.predict({source: x})[result]
+    names = [entry["name"] for entry in graph["inputs"]]
+    results = [entry["name"] for entry in graph["outputs"]]
+
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = loaded.predict(dict(zip(names, arrays, strict=True)))
+        return _one_or_all([outputs[result] for result in results])
+
+    return run
 
 
 def ncnn(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -160,17 +182,24 @@ def ncnn(graph: dict, folder: Path, threads: int | None) -> Graph:
     failed = failed or net.load_model(str(folder / graph["weights"]))
     if failed:
         raise SystemExit(f"error: ncnn cannot load {folder / graph['file']}")
-    source = graph["inputs"][0]["name"]
-    result = graph["outputs"][0]["name"]
+    names = graph["blobs"]["inputs"]
+    shapes = [entry["example_shape"] for entry in graph["outputs"]]
+    results = dict(zip(graph["blobs"]["outputs"], shapes, strict=True))
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(*arrays: np.ndarray) -> Any:
+        outputs = []
         with net.create_extractor() as extractor:
-            # A Mat on an array borrows its memory, and layers that work in place would write there.
-            extractor.input(source, runtime.Mat(np.ascontiguousarray(x[0])).clone())
-            code, output = extractor.extract(result)
-            if code:
-                raise SystemExit(f"error: ncnn ended with code {code} in {graph['file']}")
-            return np.array(output)[None]
+            for name, x in zip(names, arrays, strict=True):
+                # A Mat borrows the array's memory without holding it, and layers that work in place
+                # would write there.
+                lent = np.ascontiguousarray(x[0])
+                extractor.input(name, runtime.Mat(lent).clone())
+            for result, shape in results.items():
+                code, output = extractor.extract(result)
+                if code:
+                    raise SystemExit(f"error: ncnn ended with code {code} in {graph['file']}")
+                outputs.append(np.array(output).reshape(shape))
+        return _one_or_all(outputs)
 
     return run
 
@@ -188,22 +217,26 @@ def tensorrt(graph: dict, folder: Path, threads: int | None) -> Graph:
     engine = trt.Runtime(logger).deserialize_cuda_engine(content)
     context = engine.create_execution_context()
     (stream,) = _cuda(cuda.cudaStreamCreate())
-    names = [engine.get_tensor_name(i) for i in range(2)]  # the input and the output
-    arrays = [np.empty(tuple(engine.get_tensor_shape(name)), np.float32) for name in names]
-    pointers = [_cuda(cuda.cudaMalloc(array.nbytes))[0] for array in arrays]
-    for name, pointer in zip(names, pointers, strict=True):
-        context.set_tensor_address(name, pointer)
+    names = [entry["name"] for entry in graph["inputs"]]
+    results = [entry["name"] for entry in graph["outputs"]]
+    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in (*names, *results)}
+    pointers = {}
+    for name, shape in shapes.items():
+        (pointers[name],) = _cuda(cuda.cudaMalloc(np.empty(shape, np.float32).nbytes))
+        context.set_tensor_address(name, pointers[name])
 
-    def run(x: np.ndarray) -> np.ndarray:
-        x = np.ascontiguousarray(x, np.float32)
-        y = np.empty_like(arrays[1])
+    def run(*arrays: np.ndarray) -> Any:
         to_device = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         to_host = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _cuda(cuda.cudaMemcpy(pointers[0], x.ctypes.data, x.nbytes, to_device))
+        for name, array in zip(names, arrays, strict=True):
+            x = np.ascontiguousarray(array, np.float32)
+            _cuda(cuda.cudaMemcpy(pointers[name], x.ctypes.data, x.nbytes, to_device))
         context.execute_async_v3(stream)
         _cuda(cuda.cudaStreamSynchronize(stream))
-        _cuda(cuda.cudaMemcpy(y.ctypes.data, pointers[1], y.nbytes, to_host))
-        return y
+        outputs = [np.empty(shapes[result], np.float32) for result in results]
+        for result, y in zip(results, outputs, strict=True):
+            _cuda(cuda.cudaMemcpy(y.ctypes.data, pointers[result], y.nbytes, to_host))
+        return _one_or_all(outputs)
 
     return run
 
@@ -218,6 +251,7 @@ def _cuda(result: tuple) -> tuple[Any, ...]:
 # Name of a target -> its runtime.
 RUNTIMES: dict[str, Callable[[dict, Path, int | None], Graph]] = {
     "onnx": onnx,
+    "web": onnx,  # the graphs for WASM
     "qnn": qnn,
     "openvino": openvino,
     "executorch": executorch,

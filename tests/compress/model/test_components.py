@@ -156,7 +156,10 @@ LAST = Call("decoder", ("clean_latent",), ("image",))
         ((Call("early", ("clean_latent",), ("x",)), STEP), "or none after it the image"),
         ((Call("encoder", ("state",), ("x",)), STEP, LAST), "encoder reads state"),
         ((Call("encoder", ("lr",), ("lr",)), STEP, LAST), "makes lr a second time"),
-        ((LAST,), "no call of a step makes the prediction"),
+        (
+            (Call("denoiser", ("state",), ("x",), each_step=True), LAST),
+            "no call of a step makes the prediction",
+        ),
     ],
 )
 def test_calls_that_cannot_be(calls, said):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from support.referring import SIDE, adapter_pass, referring_nano
+from support.tiny_model import tiny
 
+from compress import api, upscale
 from compress import references as command
-from compress import upscale
 from compress.core.errors import UserError
 from compress.core.image import read_image
 from compress.families.osediff import OSEDiffSource
@@ -170,3 +171,22 @@ def test_mistakes_get_a_sentence(model, folder, tmp_path, capsys):
     assert "was not written by this toolkit" in capsys.readouterr().err
     words = ["--references", str(folder / "others"), "--route", "router"]
     assert run(upscale.main, str(folder), str(folder / "a.png"), *words) == 2
+
+
+def test_from_python_photographs_and_their_file_are_one(model, folder, tmp_path):
+    bank = Bank(model, files_of([folder / "others"]))
+    write(model, bank.like(read_image(folder / "a.png")), tmp_path / "kept.safetensors")
+    by_photographs = api.upscale(model, folder / "a.png", references=[folder / "others"])
+    by_file = api.upscale(model, folder / "a.png", references=[tmp_path / "kept.safetensors"])
+    np.testing.assert_array_equal(by_photographs, by_file)
+    assert (by_photographs != api.upscale(model, folder / "a.png")).any()
+
+
+def test_from_python_mistakes_are_sentences(model, folder, tmp_path):
+    with pytest.raises(UserError, match="no photograph and no folder"):
+        api.upscale(model, folder / "a.png", references=[tmp_path / "none.png"])
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
+    with pytest.raises(UserError, match=r"bad\.safetensors"):
+        api.upscale(model, folder / "a.png", references=[tmp_path / "bad.safetensors"])
+    with pytest.raises(UserError, match="references"):
+        api.upscale(tiny(), folder / "a.png", references=[folder / "others"])

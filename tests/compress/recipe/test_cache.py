@@ -59,7 +59,7 @@ DAMAGES = {
     "record cut": lambda f: (f / RECORD).write_text('{"fo'),
     "record of a list": lambda f: (f / RECORD).write_text("[]"),
     "record of wrong types": lambda f: (f / RECORD).write_text(
-        json.dumps({"format": cache_entry.FORMAT, "files": {MODEL: 3}})
+        json.dumps({"format": cache_entry.PASS, "files": {MODEL: 3}})
     ),
     "all gone": lambda f: [path.unlink() for path in f.iterdir()],
 }

@@ -60,14 +60,24 @@ RUN_RECIPES = [path for path in RECIPES if is_run_recipe(path)]
 FIRST_OF_ITS_FORM = list({form(path): path for path in reversed(RUN_RECIPES)}.values())
 
 
+def sizes(source: type) -> list[str | None]:
+    """Those that a source has; None alone for a source of one size."""
+    if "size" not in source.model_fields:
+        return [None]
+    return list(get_args(source.model_fields["size"].annotation))
+
+
 @pytest.mark.parametrize("path", RUN_RECIPES, ids=lambda p: p.stem)
 @pytest.mark.parametrize("size", ["nano", "full size"])
 def test_shipped_recipes_plan(path, size):
-    if size != "nano":
-        field = type(load_recipe(path).source).model_fields["size"]
-        size = next(size for size in get_args(field.annotation) if size != "nano")
-    recipe = load_recipe(path, [f"source.size={size}"])
-    if size == "nano":
+    known = sizes(type(load_recipe(path).source))
+    if known == [None]:
+        pytest.importorskip("spandrel")
+        recipe = load_recipe(path)
+    else:
+        size = size if size in known else next(size for size in known if size != "nano")
+        recipe = load_recipe(path, [f"source.size={size}"])
+    if size in ("nano", "full size"):
         rows = plan(recipe)
         assert len(rows) == 1 + len(recipe.passes)
         before, after = rows[0][1], rows[-1][1]
@@ -91,8 +101,8 @@ def test_shipped_recipes_plan(path, size):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stored_header_gives_its_source_back(family):
     """A header names every field; at no size may one that the user never set be refused."""
-    for size in get_args(FAMILIES[family].model_fields["size"].annotation):
-        source = FAMILIES[family](size=size)
+    for size in sizes(FAMILIES[family]):
+        source = FAMILIES[family](**({} if size is None else {"size": size}))
         assert parse_source(json.loads(json.dumps(dump(source)))) == source
 
 

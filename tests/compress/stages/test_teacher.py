@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.foreign import compact
 
 from compress.core.errors import UserError
 from compress.data.folder import RandomCrops
@@ -207,21 +208,6 @@ def test_our_own_model_teaches(own):
     torch.testing.assert_close(load_teacher(folder)(lr), wanted)
 
 
-def compact(scale=4):
-    """Tensors of a tiny SRVGGNetCompact, under Real-ESRGAN's names."""
-    torch.manual_seed(0)
-    return {
-        "body.0.weight": torch.randn(8, 3, 3, 3) / 9,
-        "body.0.bias": torch.zeros(8),
-        "body.1.weight": torch.full((8,), 0.2),
-        "body.2.weight": torch.randn(8, 8, 3, 3) / 9,
-        "body.2.bias": torch.zeros(8),
-        "body.3.weight": torch.full((8,), 0.2),
-        "body.4.weight": torch.randn(3 * scale**2, 8, 3, 3) / 50,
-        "body.4.bias": torch.zeros(3 * scale**2),
-    }
-
-
 def test_a_file_that_spandrel_reads_teaches(tmp_path):
     pytest.importorskip("spandrel")
     save_file(compact(), tmp_path / "other.safetensors")
@@ -247,7 +233,7 @@ def test_a_file_that_spandrel_reads_teaches(tmp_path):
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     save_file(compact(), tmp_path / "other.safetensors")
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(UserError, match=r"pip install 'diffusion-sr-compress\[teacher\]'"):
+    with pytest.raises(UserError, match=r"pip install 'diffusion-sr-compress\[spandrel\]'"):
         load_teacher(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="is no teacher; give a run directory"):
         load_teacher(tmp_path / "none.pth")

@@ -31,6 +31,8 @@ TYPED = {
     "distillation",
     "full_size",
     "gpu",
+    "gan",
+    "gan_parity",
     "htp_full_size",
     "int8",
     "large_photograph",
@@ -52,6 +54,7 @@ TYPED = {
     "router_large",
     "scoring",
     "seams",
+    "taesd",
     "torch_speed",
 }
 
