@@ -1,18 +1,27 @@
 # Two commands set up everything on a machine with Python >= 3.11 and a network for pip:
 #   make run    own .venv, install, then the main job
 #   make test   own .venv, install, then the tests
+# make web shows the embedded model in a browser.
 # For developers: make format, make lint, make types, make test-fast, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_fast_w8a8.yaml
 
-.PHONY: run test test-fast plan format lint types docs clean
+.PHONY: run web test test-fast plan format lint types docs clean
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
 	$(BIN)/python -m compress.upscale runs/$(basename $(notdir $(RECIPE))) \
 	    "$$($(BIN)/python -c 'import skimage.data as d; print(d.__path__[0])')/chelsea.png" \
 	    -o runs/upscaled/$(basename $(notdir $(RECIPE))) --existing skip
+
+# A page with the embedded AdcSR nano, at http://127.0.0.1:8000/. Needs npm, for onnxruntime-web.
+web: .venv/installed
+	npm i --ignore-scripts --prefix build/npm onnxruntime-web@$$($(BIN)/python -c \
+	    'from export.targets.web_engine import pinned; print(pinned())')
+	$(BIN)/python -m export.run compress/assets/adcsr_nano.safetensors --target web \
+	    --engine-dir build/npm -o build/web
+	$(BIN)/python -m export.serve build/web
 
 # One thread for each of the workers: two pools of spinning threads on the same cores are slower
 # than one.

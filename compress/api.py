@@ -183,7 +183,7 @@ def export(
     Args:
         model: From `load` or `compress`, or what `load` takes.
         out: The folder to write. A finished export of ours there is replaced.
-        target: onnx, qnn, tensorrt, openvino, executorch, litert, coreml or ncnn.
+        target: onnx, web, qnn, tensorrt, openvino, executorch, litert, coreml or ncnn.
         **options: Fields of the export options, such as `dtype="w8a8"` or `lr_size=(128, 128)`.
 
     Returns:

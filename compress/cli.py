@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "export": Subcommand(
         "export.run", "write a run for a runtime: onnx, qnn, tensorrt, coreml ..."
     ),
+    "serve": Subcommand("export.serve", "show an exported page in a browser on this machine"),
     "eval": Subcommand("eval.run", "measure the quality of a model or of pictures"),
     "curve": Subcommand("eval.curve", "draw size against quality of several runs"),
     "report": Subcommand("eval.report", "write report.html of a run, or of several side by side"),

@@ -115,7 +115,7 @@ def write(
     from export.targets.export_folder import finish
     from export.timing.predicted import describe_predicted
 
-    check_packages(options.target)
+    check_packages(options)
     model_sha256 = file_digest(source)
     model = checkpoint.load_model(source)
     made = export_or_recall(model, out, options, model_sha256, cache)
@@ -127,6 +127,8 @@ def write(
         print(f"{path}  {size(path) / KIBIBYTE:.0f} KiB")
     for note in made.notes:
         print(note)
+    if options.target == "web":
+        print(f"to see the page: python -m export.serve {final}")
     if made.rows:
         print(table(made.rows))
     else:

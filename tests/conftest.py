@@ -50,6 +50,7 @@ SLOW = (
     "export/test_qnn.py",
     "export/test_storage.py",
     "export/test_targets.py",
+    "export/test_web.py",
 )
 
 

@@ -26,7 +26,9 @@ from export.targets.table import check_dtype
 MODULE = r"(?:\S*python|accelerate launch) -m ((?:compress|export|eval)[\w.]*)"
 SCRIPT = r"python (tests/(?:bench|hostile)/\w+\.py)"
 COMMAND = re.compile(rf"(?:{MODULE}|{SCRIPT}|sr-compress ([a-z]+))(.*)")
-OTHER = re.compile(r"python3 -m venv |python -m pip install |\. \.venv/|git config ")
+OTHER = re.compile(
+    r"python3 -m venv |python -m pip install |\. \.venv/|git config |npm i --ignore-scripts "
+)
 
 
 def shell_lines(page: Path) -> list[str]:

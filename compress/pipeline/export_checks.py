@@ -28,7 +28,7 @@ def check_exports(recipe: Recipe, model: SRModel, packages: bool = True) -> None
         try:
             _check_export(model, spec)
             if packages:
-                check_packages(spec.target)
+                check_packages(spec)
         except UserError as error:
             raise UserError(f"export.{index}: {error}") from None
 

@@ -18,8 +18,8 @@ class ExportOptions(Strict):
     """
 
     target: FileName = Field(
-        description="The runtime to export for: onnx, qnn, tensorrt, openvino, executorch, litert, "
-        "coreml or ncnn."
+        description="The runtime to export for: onnx, web, qnn, tensorrt, openvino, executorch, "
+        "litert, coreml or ncnn."
     )
     dtype: FileName | None = Field(
         None,
@@ -74,6 +74,11 @@ class ExportOptions(Strict):
     )
     python: str | None = Field(
         None, description="qnn: an interpreter that has onnxruntime-qnn, if this one has not."
+    )
+    engine_dir: str | None = Field(
+        None,
+        description="web: the folder that has onnxruntime-web, or a node_modules that has it. "
+        "Without it, node_modules here or above, or NODE_PATH.",
     )
     eight_bit_io: bool = Field(
         False,

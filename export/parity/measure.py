@@ -88,19 +88,23 @@ def rounding_noise(module: nn.Module, seed: int) -> Iterator[None]:
 def unrounded(module: nn.Module) -> Iterator[None]:
     """Within, activations pass through `module` without being rounded or clipped.
 
-    Weights stay as they are.
+    Weights stay as they are. It may lie within another.
     """
 
     def pass_through(x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
         return x * gain
 
-    quantisers = [layer for layer in module.modules() if isinstance(layer, TensorQuantiser)]
-    for quantiser in quantisers:  # in the place of its forward, which need not run then
+    rounding = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, TensorQuantiser) and "forward" not in vars(layer)
+    ]
+    for quantiser in rounding:  # in the place of its forward, which need not run then
         vars(quantiser)["forward"] = pass_through
     try:
         yield
     finally:
-        for quantiser in quantisers:
+        for quantiser in rounding:
             del vars(quantiser)["forward"]
 
 

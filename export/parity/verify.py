@@ -7,6 +7,7 @@ several. `export.parity.rules` says what it has to reach; of several outputs the
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -23,11 +24,11 @@ from export.graphs.components import (
 )
 from export.graphs.layers import low_bit_layers
 from export.graphs.probes import probes
-from export.parity.measure import Arrays, Noise, measure_noise, worst_psnr
+from export.parity.measure import Arrays, Noise, measure_noise, unrounded, worst_psnr
 from export.parity.probes import parity_images
 from export.parity.reference import Case, Images, Reference
 from export.parity.rows import make_row, write_rows
-from export.parity.rules import code_limit, float_limit, simulation_limit
+from export.parity.rules import FLOAT_DB, code_limit, float_limit, simulation_limit
 from export.parity.session import session, static_size
 from export.targets.contract import Exported, Parts, Row
 from export.targets.host.arithmetic import FIXES
@@ -36,6 +37,7 @@ from export.targets.host.runtimes import load
 from export.targets.target import Target
 
 END_TO_END = "end to end"
+SIMULATED = ("onnx", "web")  # targets whose ONNX files compute what torch does
 CODE_DTYPES = ("w", "fp8")  # how the names of dtypes with codes begin
 # Runs a graph, by its name: label -> its inputs, to label -> its outputs.
 RunGraph = Callable[[str, dict[str, Arrays]], dict[str, Arrays]]
@@ -193,29 +195,67 @@ def verify_exported(parts: Parts, made: Exported, folder: Path, target: Target) 
     """
     options = parts.options
     images = parity_images(options.lr_size, options.seed, options.probes)
-    if parts.target == "onnx" and (parts.dtype == "fp32" or parts.quantised):
-        rows = _simulation_rows(parts, folder, images)
+    if parts.target in SIMULATED and (parts.dtype == "fp32" or parts.quantised):
+        rows = _simulation_rows(parts, made, folder, images)
     else:
         run = made.runner or host_runner(folder, parts.stems, options.threads)
         threshold = target.dtypes[parts.dtype]
         if options.tolerance is not None:
             threshold = options.tolerance
         rows = _runtime_rows(parts, images, run, threshold)
+    if made.variants:
+        rows += _variant_rows(parts, made, folder, images)
     write_rows(folder, rows)
     return rows
 
 
-def _simulation_rows(parts: Parts, folder: Path, images: Images) -> list[Row]:
+def _simulation_rows(parts: Parts, made: Exported, folder: Path, images: Images) -> list[Row]:
     """Of ONNX files that compute what torch computes."""
     options = parts.options
     rows: list[Row] = []
     reference = Reference(parts.model, images)
     for stem in parts.stems:
-        loaded = session(_file(folder, stem), options.threads)
+        file = made.graphs[stem]["file"]
+        loaded = session(folder / file, options.threads)
         cases = reference.cases(stem)
-        rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
-        rows += compare(f"{stem}.onnx", cases, session_runner(loaded), rule)
+        if parts.dtype == "w8":  # nothing is rounded while it runs
+            least = FLOAT_DB if options.tolerance is None else options.tolerance
+            rule = runtime_rule("fp32", least, counts=True)
+        else:
+            rule = simulation_rule(parts.model, stem, options.tolerance, options.seed)
+        rows += compare(file, cases, session_runner(loaded), rule)
     return rows
+
+
+def _variant_rows(parts: Parts, made: Exported, folder: Path, images: Images) -> list[Row]:
+    """Of the further dtypes in onnxruntime: the picture of the chain, or of the whole graph.
+
+    A quantised model is compared without rounding of its activations, as it was written.
+    """
+    chained = MODEL not in parts.stems
+    least = parts.options.tolerance
+    rows: list[Row] = []
+    with unrounded(parts.model):
+        cases = Reference(parts.model, images).cases(MODEL)
+        for variant in made.variants:
+            run = _files_runner(variant.graphs, folder, parts.options.threads)
+            rule = runtime_rule("fp32", variant.least_db if least is None else least, counts=True)
+            whole = partial(run_chain, parts, run) if chained else partial(run, MODEL)
+            rows += compare(variant.name, cases, whole, rule)
+    return rows
+
+
+def _files_runner(graphs: dict[str, dict[str, Any]], folder: Path, threads: int | None) -> RunGraph:
+    """Runs ONNX files by the names of their graphs."""
+    runners = {
+        stem: session_runner(session(folder / graph["file"], threads))
+        for stem, graph in graphs.items()
+    }
+
+    def run(stem: str, arrays: dict[str, Arrays]) -> dict[str, Arrays]:
+        return runners[stem](arrays)
+
+    return run
 
 
 def _runtime_rows(parts: Parts, images: Images, run: RunGraph, threshold: float) -> list[Row]:

@@ -70,6 +70,24 @@ class TapRunner(Protocol):
         """Name of an output -> float32; `entry` is that of the graph in the manifest."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """The same graphs in another arithmetic, beside those of the dtype that was asked for.
+
+    Attributes:
+        name: For rows of parity.
+        dtype: The arithmetic.
+        graphs: Stem -> its entry in the manifest.
+        least_db: Parity with torch, end to end. A quantised model is compared without rounding of
+            its activations.
+    """
+
+    name: str
+    dtype: str
+    graphs: dict[str, dict[str, Any]]
+    least_db: float
+
+
 @dataclass
 class Exported:
     """What a target wrote.
@@ -83,6 +101,8 @@ class Exported:
         runner: How; None for the runtimes of the host program.
         tap_runner: How to run a graph with inner tensors put out; None for onnxruntime.
         rows: The parity with torch, where it was measured.
+        variants: The graphs in further dtypes, which onnxruntime computes.
+        page: What a page for browsers has to know; empty for other targets.
     """
 
     graphs: dict[str, dict[str, Any]]
@@ -93,6 +113,8 @@ class Exported:
     runner: Runner | None = None
     tap_runner: TapRunner | None = None
     rows: list[Row] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
+    page: dict[str, Any] = field(default_factory=dict)
 
 
 class Parts:

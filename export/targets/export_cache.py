@@ -33,6 +33,7 @@ from export.parity.rows import failures
 from export.targets.contract import Exported
 from export.targets.export_folder import export
 from export.targets.table import check_options, check_packages
+from export.targets.web_engine import page_digest
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def export_or_recall(
     if root is None:
         return export(model, out, options, model_sha256)
     check_options(options)
-    check_packages(options.target)
+    check_packages(options)
     entry = root / export_key(options, model_sha256)
     made = _recall(entry, out)
     if made is None:
@@ -88,6 +89,7 @@ def export_key(options: ExportOptions, model_sha256: str) -> str:
         "options": options.model_dump(mode="json", exclude={"reference"}),
         "calibration": calibration_hash(options.calibration),
         "code": [code_version("compress"), code_version("export")],
+        "page": page_digest(options.engine_dir) if options.target == "web" else None,
         "packages": _packages(),
         "packages of python": None if options.python is None else _packages_of(options.python),
         "machine": [

@@ -18,6 +18,7 @@ from export.targets import manifest
 from export.targets.contract import Exported
 from export.targets.parts import check_host_arithmetic, choose_parts
 from export.targets.table import check_options, check_packages, choose_target, find_writer
+from export.targets.weight_only import float_activations
 
 FAILED_FILE = "FAILED.txt"
 
@@ -40,7 +41,7 @@ def export(
         UserError: A package is missing, or the target cannot do what is asked.
     """
     check_options(options)
-    check_packages(options.target)
+    check_packages(options)
     target = choose_target(options.target)
     parts = choose_parts(model, target, options)
     check_host_arithmetic(parts)
@@ -49,7 +50,8 @@ def export(
         made = find_writer(target)(parts, partial)
         manifest.write(parts, made, partial, model_sha256)
         if made.runs:
-            made.rows = verify_exported(parts, made, partial, target)
+            with float_activations(parts):
+                made.rows = verify_exported(parts, made, partial, target)
         if made.runner:
             manifest.refresh(made, partial)
     return made

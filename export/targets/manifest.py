@@ -171,6 +171,7 @@ def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) 
         "install": install(parts.target, versions),
         "needs": versions,
         "graphs": graphs,
+        **({"web": made.page} if made.page else {}),
         "quantisation": {
             "layers": summary(exported_modules(parts)),
             "learned": learned(parts),

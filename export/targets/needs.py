@@ -20,6 +20,7 @@ RELEASES = (
 QNN = {"onnxruntime": "1.24.2", "onnxruntime-qnn": "2.7.0", "qairt": "2.51.0"}
 PACKAGES = {
     "onnx": "onnxruntime",
+    "web": "onnxruntime",
     "tensorrt": "tensorrt cuda-python",
     "openvino": "openvino",
     "executorch": "executorch",
@@ -57,7 +58,7 @@ def needs(target: str, graphs: dict[str, dict[str, Any]]) -> dict[str, str]:
     """
     if target == "qnn":
         return QNN | _compiler(graphs)
-    if target != "onnx":
+    if target not in ("onnx", "web"):
         return {}
     key = "least_onnxruntime"
     releases = [graph[key] for graph in graphs.values() if key in graph]

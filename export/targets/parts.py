@@ -21,6 +21,7 @@ from export.targets.contract import Parts
 from export.targets.host.chain import run_process, stages
 from export.targets.target import Target
 
+WEIGHTS_ALONE = "w8"
 WIDE_BITS = 8  # more are written as 16
 SUM_TOLERANCE = 1e-3  # of the greatest magnitude
 
@@ -85,6 +86,8 @@ def _choose_dtype(model: SRModel, target: Target, options: ExportOptions) -> str
         )
     widest = max(layer.act_bits for layer in layers)
     own = "w8a16" if widest > WIDE_BITS else "w8a8"
+    if options.dtype == WEIGHTS_ALONE and WEIGHTS_ALONE in target.dtypes:
+        return WEIGHTS_ALONE  # the codes of weights hold without those of activations
     if options.dtype not in (None, own):
         raise UserError(
             f"the model is quantised ({own}) and its ranges hold for that; leave out --dtype "

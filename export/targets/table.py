@@ -8,6 +8,7 @@ from compress.core.errors import UserError, nearest
 from compress.recipe.export_options import ExportOptions
 from export.targets.chips import choose_chip
 from export.targets.target import Target
+from export.targets.web_engine import find_engine
 
 if TYPE_CHECKING:
     from export.targets.contract import Writer
@@ -19,11 +20,20 @@ TARGETS: dict[str, Target] = {
         "onnx",
         ("onnxscript",),
         "pip install 'onnxscript>=0.7.2,<0.8'",
-        {"fp32": 80.0, "fp16": 45.0, "w8a8": 30.0, "w8a16": 45.0},
+        {"fp32": 80.0, "fp16": 45.0, "w8": 40.0, "w8a8": 30.0, "w8a16": 45.0},
         "fp32",
         takes_quantised=True,
         whole=True,
         dynamic=True,
+    ),
+    "web": Target(
+        "web",
+        ("onnxscript",),
+        "pip install 'onnxscript>=0.7.2,<0.8'",
+        {"fp32": 80.0, "w8": 40.0, "w8a8": 30.0, "w8a16": 45.0},
+        "fp32",
+        takes_quantised=True,
+        remark="the dtype is that of the files for WASM; those for WebGPU are fp16 and w8",
     ),
     "qnn": Target(
         "qnn",
@@ -85,6 +95,7 @@ TARGETS: dict[str, Target] = {
 }
 # (target, dtype) -> why there is none.
 REASONS = {
+    ("web", "fp16"): "a CPU in a browser has no float16; the files for WebGPU are fp16 and w8",
     ("executorch", "w8a16"): "XNNPACK has no kernels with 16-bit activations",
     ("tensorrt", "w8a16"): "TensorRT has no 16-bit integers",
     ("coreml", "w8a8"): "its activation ranges are calibrated on macOS only",
@@ -135,6 +146,8 @@ def check_options(options: ExportOptions) -> None:
         )
     if name != "onnx" and (options.opset is not None or options.low_bits != "packed"):
         raise UserError(f"opset and low_bits are options of target onnx; leave them out for {name}")
+    if name != "web" and options.engine_dir is not None:
+        raise UserError(f"engine_dir is an option of target web; leave it out for {name}")
     if options.chip is not None:
         if name != "qnn":
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
@@ -149,9 +162,12 @@ def check_options(options: ExportOptions) -> None:
         check_probes(options.probes)
 
 
-def check_packages(name: str) -> None:
+def check_packages(options: ExportOptions) -> None:
     """Raise UserError, with the command to install it, for a package that a target lacks."""
+    name = options.target
     target = choose_target(name)
     for package in target.packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"target {name} needs the package {package}; run: {target.install}")
+    if name == "web":
+        find_engine(options.engine_dir)

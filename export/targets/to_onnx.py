@@ -1,4 +1,4 @@
-"""ONNX files for onnxruntime on a CPU: float32, float16, or Q/DQ, static or dynamic shapes."""
+"""ONNX files for onnxruntime: float32, float16, int8 weights, or Q/DQ; static or dynamic shapes."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from export.targets.contract import Exported, Parts
 from export.targets.float16 import as_float16
 from export.targets.onnx_files import manifest_entry
 from export.targets.qdq import CPU, quantise_file
+from export.targets.weight_only import SCHEME, as_weight_only, float_activations
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -46,26 +47,43 @@ def float_graphs(
 
 def write(parts: Parts, folder: Path) -> Exported:
     """Write the ONNX files of a model for onnxruntime's CPU kernels."""
-    has_codes = parts.dtype.startswith("w")
-    post_training = has_codes and not parts.quantised
     opset = parts.options.opset
     if opset is None and parts.dtype == "w8a16" and parts.quantised:
         opset = OPSET_16_BIT
-    paths = float_graphs(parts, folder, opset, parts.options.rewrite)
+    with float_activations(parts):
+        paths = float_graphs(parts, folder, opset, parts.options.rewrite)
     for path in paths.values():
-        if parts.dtype == "fp16":
-            as_float16(path)
-        elif post_training:
-            quantise_file(path, CPU, parts)
-    kind = {}
-    if has_codes:
-        kind["scheme"] = "QuantizeLinear/DequantizeLinear pairs"
-    if post_training:
-        kind |= {
-            "placement": "inputs and weights of convolutions and matrix products",
-            "by": "onnxruntime, min-max",
-            "weights": "int8, symmetric, per output channel",
-            "activations": f"uint{parts.activation_bits}, asymmetric, per tensor",
-        }
+        convert_file(path, parts)
     graphs = {stem: manifest_entry(path) for stem, path in paths.items()}
-    return Exported(graphs, PACKAGES, kind)
+    return Exported(graphs, PACKAGES, describe_codes(parts))
+
+
+def convert_file(path: Path, parts: Parts) -> None:
+    """Bring the file of a graph into the dtype of `parts`; a model's own codes stay."""
+    if parts.dtype == "fp16":
+        as_float16(path)
+    elif not parts.dtype.startswith("w") or parts.quantised:
+        return
+    elif parts.dtype == "w8":
+        as_weight_only(path)
+    else:
+        quantise_file(path, CPU, parts)
+
+
+def describe_codes(parts: Parts) -> dict[str, str]:
+    """What the manifest says of the codes; empty for floats."""
+    if not parts.dtype.startswith("w"):
+        return {}
+    if parts.dtype == "w8":
+        by = "the quantize pass" if parts.quantised else "the greatest magnitude of each channel"
+        return {**SCHEME, "by": by}
+    kind = {"scheme": "QuantizeLinear/DequantizeLinear pairs"}
+    if parts.quantised:
+        return kind
+    return {
+        **kind,
+        "placement": "inputs and weights of convolutions and matrix products",
+        "by": "onnxruntime, min-max",
+        "weights": "int8, symmetric, per output channel",
+        "activations": f"uint{parts.activation_bits}, asymmetric, per tensor",
+    }

@@ -20,6 +20,7 @@ from torch.fx.traceback import NodeSource
 from compress.core.errors import UserError
 from compress.networks.vq_autoencoder import Codebook
 from compress.recipe.export_options import ExportOptions
+from export.graphs.components import graphs_of
 from export.parity.rows import failures
 from export.parity.session import session
 from export.targets import manifest
@@ -363,8 +364,13 @@ def crashing(levels: tuple[int, ...], done: list):
         if work.level in levels:
             raise SimulatorCrashError("code -11")
         with np.load(job["inputs"]) as stored:
-            np.savez(job["outputs"], **{f"{key}/y": stored[key] * 2 for key in stored.files})
+            doubled = {label(key): stored[key] * 2 for key in stored.files}
+        np.savez(job["outputs"], **doubled)
         return {"load_seconds": 0.5, "seconds": [0.25]}
+
+    def label(key):
+        assert key.endswith("/clean_latent"), key
+        return key.replace("/clean_latent", "/image")
 
     work.level = 3
     return work
@@ -378,9 +384,11 @@ def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch)
         "optimisation": 3,
     }
     monkeypatch.setattr("export.targets.to_qnn.work", crashing((3,), done))
+    specs = {"decoder": graphs_of(tiny())["decoder"]}
     x = np.ones((1, 2, 3, 3), np.float32)
-    found = Simulator(tmp_path, {"decoder": entry}, "python", notes)("decoder", {"photo 1": x})
-    np.testing.assert_array_equal(found["photo 1"], 2 * x)
+    simulator = Simulator(tmp_path, specs, {"decoder": entry}, "python", notes)
+    (found,) = simulator("decoder", {"photo 1": (x,)})["photo 1"]
+    np.testing.assert_array_equal(found, 2 * x)
     assert done == ["run", "compile", "run"]
     assert entry["optimisation"] == 2
     assert entry["binaries"] == ["level2.bin"]
@@ -389,8 +397,8 @@ def test_a_crash_of_the_simulator_lowers_the_optimisation(tmp_path, monkeypatch)
     assert "crashed on level 3" in notes[0]
     monkeypatch.setattr("export.targets.to_qnn.work", crashing((3, 2, 1), done))
     with pytest.raises(UserError, match="code -11"):
-        Simulator(tmp_path, {"decoder": {**entry, "optimisation": 3}}, "python", notes)(
-            "decoder", {"photo 1": x}
+        Simulator(tmp_path, specs, {"decoder": {**entry, "optimisation": 3}}, "python", notes)(
+            "decoder", {"photo 1": (x,)}
         )
 
 

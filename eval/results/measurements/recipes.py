@@ -35,6 +35,7 @@ RECIPES = (
     "adcsr_weights_w8a8",
     "edge_sd_sr",
     "edge_sd_sr_w8a8",
+    "sinsr_w8a8",
     "bimacosr",
     "bimacosr_full",
 )

@@ -14,6 +14,9 @@ from functools import cache
 from pathlib import Path
 
 EXACT = "session.x64quantprecision"
+# onnxruntime makes one operator of a DequantizeLinear and a MatMul, which would round the other
+# factor to 8 bits. 1 has it compute in float32.
+FLOAT_PRODUCTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = ("avx512_vnni", "avx_vnni")
 REPORTED = ("avx2", "avx512f", *VNNI)
@@ -79,7 +82,7 @@ def needs_exact_kernels() -> bool:
 
 
 def session_entries(exact: bool | None = None) -> dict[str, str]:
-    """Entries of a session's config with which onnxruntime computes integers exactly here.
+    """Entries of a session's config with which onnxruntime computes what the graph says.
 
     Args:
         exact: True asks for exact kernels and False for the fast ones, whatever the processor.
@@ -87,7 +90,7 @@ def session_entries(exact: bool | None = None) -> dict[str, str]:
     """
     if exact is None:
         exact = needs_exact_kernels()
-    return {EXACT: "1"} if exact else {}
+    return {**FLOAT_PRODUCTS, EXACT: "1"} if exact else dict(FLOAT_PRODUCTS)
 
 
 def describe() -> str:

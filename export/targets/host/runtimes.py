@@ -251,6 +251,7 @@ def _cuda(result: tuple) -> tuple[Any, ...]:
 # Name of a target -> its runtime.
 RUNTIMES: dict[str, Callable[[dict, Path, int | None], Graph]] = {
     "onnx": onnx,
+    "web": onnx,  # the graphs for WASM
     "qnn": qnn,
     "openvino": openvino,
     "executorch": executorch,

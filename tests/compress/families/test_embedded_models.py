@@ -3,6 +3,7 @@
 Each loads without an argument, and makes a sharper picture of the same thing.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def test_embedded_model(family):
     assert (image.mean((2, 3)) - hr.mean((2, 3))).abs().max() < 0.02
     # Detail that bicubic enlargement lacks, and not far more than there is.
     assert 1.1 * sharpness(upsample(lr)) < sharpness(image) < 1.5 * sharpness(hr)
+
+
+def test_the_card_s_curve_is_the_record_s():
+    record = json.loads((ASSETS / "osediff_nano.json").read_text())
+    card = (ASSETS / "osediff_nano.md").read_text()
+    points = record["curve"]["points"]
+    assert len(points) > 3
+    for point in points:
+        trained = sum(stage["seconds"] for stage in record["stages"][: point["after_stages"]])
+        assert point["seconds"] == trained
+        row = (
+            f"| {trained / 3600:.1f} | {point['psnr']:.2f} | {point['ssim']:.3f} | "
+            f"{point['lpips-squeeze']:.4f} | {point['fsim']:.4f} |"
+        )
+        assert row in card
+    assert points[-1]["seconds"] == record["seconds_on_one_core"]
 
 
 @torch.no_grad()
