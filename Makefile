@@ -40,7 +40,7 @@ lint: .venv/installed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m codespell_lib compress export eval recipes docs \
-	    README.md CONTRIBUTING.md CHANGELOG.md
+	    README.md AGENTS.md CONTRIBUTING.md CHANGELOG.md
 
 types: .venv/installed
 	$(BIN)/python -m mypy

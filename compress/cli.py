@@ -37,6 +37,9 @@ SUBCOMMANDS = {
     "eval": Subcommand("eval.run", "measure the quality of a model or of pictures"),
     "curve": Subcommand("eval.curve", "draw size against quality of several runs"),
     "report": Subcommand("eval.report", "write report.html of a run, or of several side by side"),
+    "compare": Subcommand(
+        "eval.compare", "put models side by side on your own photographs, under a slider"
+    ),
     "lint": Subcommand("export.lint", "which operators of an ONNX file a target takes"),
     "probe": Subcommand("export.probe", "measure which operators a target takes"),
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),

@@ -74,7 +74,7 @@ def _print_plan(recipe: "Recipe", side: int, for_machines: bool) -> None:
     from compress.pipeline.export_checks import check_exports
     from compress.recipe.plan import plan_model, published_accounting
     from compress.recipe.plan_text import as_json, as_text
-    from eval.metric.metrics import check_names
+    from eval.metric.names import check_names
 
     check_names(recipe.eval.metrics)
     size = (side, side)

@@ -48,8 +48,7 @@ def read_criteria(text: str) -> "dict[str, Criterion]":
         UserError: A metric is unknown or not of images, or a weight is no number above 0.
     """
     from compress.routing.step_training import Criterion
-    from eval.metric.metrics import METRICS as KNOWN
-    from eval.metric.metrics import check_names
+    from eval.metric.names import metric_of
 
     criteria = {}
     for entry in text.split(","):
@@ -60,8 +59,7 @@ def read_criteria(text: str) -> "dict[str, Criterion]":
             weight = 0.0
         if not 0 < weight < float("inf"):
             raise UserError(f"--metrics '{entry}': write NAME=WEIGHT with a weight above 0")
-        check_names([name])
-        metric = KNOWN[name]
+        metric = metric_of(name)
         if metric.of or metric.features:
             raise UserError(f"--metrics {name}: has no value of one image; leave it out")
         criteria[name] = Criterion(weight, metric.higher, metric.reference)
@@ -72,7 +70,7 @@ def judge_of(names: Sequence[str], weights: str | None) -> "Judge":
     """A function that judges images by metrics.
 
     Args:
-        names: Keys of eval.metric.metrics.METRICS.
+        names: Names of metrics.
         weights: The folder with their weight files.
 
     Raises:

@@ -17,7 +17,6 @@ def main(argv: list[str]) -> int:
     """Draw the runs named on the command line."""
     args = _arguments(argv)
     # These bring torch and matplotlib. They take seconds, which --help need not wait for.
-    from eval.metric.metrics import METRICS
     from eval.reporting.board import gather
     from eval.reporting.chart import write_chart
     from eval.reporting.curve import SUFFIXES, draw
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> int:
     for suffix in (*SUFFIXES, ".html"):
         check_file(out.with_suffix(suffix), "-o")
     board = gather(args.runs, args.dataset, device_of(args.x, args.device))
-    if args.x in METRICS:
+    if args.x not in AXES:
         if args.x_max is not None:
             raise UserError(f"--x-max is for sizes, counts and latency, not for --x {args.x}")
         png, svg = draw_tradeoff(place(board, args.x, args.metric), out)

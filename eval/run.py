@@ -125,17 +125,16 @@ def default_out(source: Path, data: str) -> Path:
 
 def table(result: dict[str, Any]) -> str:
     """The averages of `evaluate` as text: better direction beside each, a line for every blank."""
-    from eval.metric.metrics import METRICS
+    from eval.metric.names import in_order, metric_of
 
     lines = [f"{result['data']}, protocol {result['protocol']}, {result['images']} images"]
     lines += [f"  note: {note}" for note in result.get("notes", ())]
     if result.get("problems"):
         count = len(result["problems"])
         lines.append(f"  note: {count} images were left out; averages are over the others")
-    for name, metric in METRICS.items():
-        if name in result:
-            value = "—" if result[name] is None else f"{result[name]:.4f}"
-            lines.append(f"  {name:<14}{metric.arrow} {value:>10}")
+    for name in in_order(result):
+        value = "—" if result[name] is None else f"{result[name]:.4f}"
+        lines.append(f"  {name:<14}{metric_of(name).arrow} {value:>10}")
     for name, why in result["blank"].items():
         blank = "blank, " if result[name] is None else ""
         lines.append(f"  {name}: {blank}{why}")
@@ -144,7 +143,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _options(args: argparse.Namespace) -> EvaluateOptions:
     """What the command line says of the evaluation, but for `out`."""
-    from eval.metric.metrics import check_names
+    from eval.metric.names import check_names
     from eval.score.cache import default_file
 
     cache = None if args.no_cache else args.cache or default_file()

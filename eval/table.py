@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
     """Print the table."""
     args = _arguments(argv)
     # These bring torch with them. It takes seconds, which --help need not wait for.
-    from eval.metric.metrics import check_names
+    from eval.metric.names import check_names
     from eval.reporting.board import gather
     from eval.reporting.table import only, render
 

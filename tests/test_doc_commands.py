@@ -19,7 +19,7 @@ from compress.core.config import override, read_yaml, validate
 from compress.recipe.recipe import load_recipe
 from compress.recipe.shipped import find_recipe
 from compress.stages.recipe import TrainRecipe
-from eval.metric.metrics import check_names
+from eval.metric.names import check_names
 from export.rewrites import apply
 from export.targets.table import check_dtype
 

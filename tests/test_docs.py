@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.pages import FENCE, NAMES, PAGES, ROOT, prose, spans, text_of
 
+from compress.core import errors
 from compress.core.config import read_yaml
 from compress.core.image import read_image, write_image
 from compress.families import FAMILIES
@@ -200,3 +201,12 @@ def test_python_of_a_newcomer_runs(page, monkeypatch, tmp_path):
     write_image(torch.full((1, 3, 20, 16), 0.5), "photo.png")
     execute(page, monkeypatch)
     assert read_image("photo_x4.png").shape == (1, 3, 80, 64)
+
+
+def test_what_agents_read_is_short():
+    assert len(text_of(ROOT / "AGENTS.md").splitlines()) <= 90
+
+
+def test_agents_are_told_the_exit_codes_of_the_code():
+    told = re.findall(r"^\| (\d+)\b", text_of(ROOT / "AGENTS.md"), re.M)
+    assert {2, errors.INTERRUPTED_CODE, errors.BROKEN_PIPE_CODE} <= {int(code) for code in told}

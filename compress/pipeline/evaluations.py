@@ -18,7 +18,7 @@ from compress.recipe.checkpoint import MODEL_FILE, dump
 from compress.recipe.recipe import NamedData, Recipe
 from compress.recipe.run_files import read_averages
 from eval.data.dataset import DataSet
-from eval.metric.metrics import check_names
+from eval.metric.names import check_names
 from eval.reporting.pictures import open_entry
 from eval.score.benchmark import evaluate
 from eval.score.options import EvaluateOptions

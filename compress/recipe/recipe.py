@@ -36,7 +36,7 @@ class Eval(Strict):
         description="Data sets: 'embedded', folders, and published data sets."
     )
     metrics: list[str] = Field(
-        min_length=1, description="Metrics by name; python -m eval.run --help lists them."
+        min_length=1, description="Metrics by name: those of docs/evaluate.md, or any of pyiqa's."
     )
     iqa_weights: str | None = Field(
         None, description="The folder with the weights of metrics that are networks."

@@ -1,6 +1,7 @@
 """How each metric's network is made from its weight files; pyiqa downloads nothing by itself."""
 
 import contextlib
+import importlib
 import importlib.util
 import sys
 import types
@@ -133,15 +134,30 @@ def clipiqa(path: Path) -> nn.Module:
             f"{path}: not OpenAI's CLIP RN50 (SHA-256 differs from {published[:12]}…); "
             f"fetch it again from {weight.url}"
         )
-    if importlib.util.find_spec("pkg_resources") is None:
-        # openai-clip asks setuptools' pkg_resources for `packaging`; setuptools >= 82 has none.
-        import packaging.version
-
-        shim = types.ModuleType("pkg_resources")
-        vars(shim)["packaging"] = packaging
-        sys.modules["pkg_resources"] = shim
+    import_clip()
     with as_hub({f"clip/{path.name}": path}):
         return pyiqa_metric("clipiqa")()
+
+
+def import_clip() -> None:
+    """Import openai-clip, which asks setuptools' pkg_resources for `packaging`.
+
+    setuptools >= 82 has no pkg_resources.
+    """
+    if "clip" in sys.modules:
+        return
+    if importlib.util.find_spec("pkg_resources") is not None:
+        importlib.import_module("clip")
+        return
+    import packaging.version
+
+    shim = types.ModuleType("pkg_resources")
+    vars(shim)["packaging"] = packaging
+    sys.modules["pkg_resources"] = shim
+    try:
+        importlib.import_module("clip")
+    finally:
+        del sys.modules["pkg_resources"]
 
 
 def maniqa(path: Path) -> nn.Module:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.core.errors import UserError
-from eval.metric.metrics import METRICS, Metric, check_names
+from eval.metric.metrics import Metric
+from eval.metric.names import check_names, metric_of
 from eval.metric.weight_files import WeightsMissingError, find
 
 
@@ -30,7 +31,7 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
     """Find, or download, the weight files of metrics and of what those are made of.
 
     Args:
-        names: Keys of METRICS.
+        names: Names of metrics.
         weights: A folder that is looked into before the cache.
 
     Raises:
@@ -41,15 +42,15 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
     check_folder(folder)
     found = Located(_with_parts(asked))
     for name in found.names:
-        metric = METRICS[name]
+        metric = metric_of(name)
         if metric.of:
             continue
         try:
-            found.way[name], found.files[name] = _first_way(metric, folder)
+            found.way[name], found.files[name] = _way_of(name, metric, folder)
         except WeightsMissingError as missing:
             found.blank[name] = str(missing)
     for name in found.names:
-        parts = METRICS[name].of
+        parts = metric_of(name).of
         missing_parts = [part for part in parts if part in found.blank]
         if missing_parts:
             found.blank[name] = (
@@ -72,8 +73,21 @@ def _with_parts(names: list[str]) -> list[str]:
     """`names`, each after the metrics that it is made of."""
     found: list[str] = []
     for name in names:
-        found += [*METRICS[name].of, name]
+        found += [*metric_of(name).of, name]
     return list(dict.fromkeys(found))
+
+
+def _way_of(name: str, metric: Metric, folder: Path | None) -> tuple[int, list[Path]]:
+    """The way that is taken to have a metric: its number, and its files.
+
+    Raises:
+        WeightsMissingError: Files cannot be had.
+    """
+    if not metric.by_name:
+        return _first_way(metric, folder)
+    from eval.metric.registry import fetch
+
+    return 0, fetch(name, folder)
 
 
 def _first_way(metric: Metric, folder: Path | None) -> tuple[int, list[Path]]:

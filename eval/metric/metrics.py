@@ -5,10 +5,8 @@ default (yiq) reads 1.32 dB lower. Every other metric has pyiqa's default settin
 as eval/metric/niqe.py says.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from compress.core.errors import UserError, nearest
 from eval.metric import builders, ntire
 from eval.metric.attention_metrics import ahiq, topiq
 from eval.metric.builders import Build, pyiqa_metric, single, with_backbone
@@ -43,6 +41,7 @@ class Metric:
         features: Whether it gives a vector an image; the figure is the distance of two sets.
         of: Metrics of whose averages it is computed, instead of from images.
         edition: Changed when the values change without pyiqa or the weights doing so.
+        by_name: Whether it is pyiqa's own, taken by its name, which may refuse an image.
     """
 
     reference: bool
@@ -53,6 +52,7 @@ class Metric:
     features: bool = False
     of: tuple[str, ...] = ()
     edition: str = ""
+    by_name: bool = False
 
     @property
     def arrow(self) -> str:
@@ -105,21 +105,3 @@ METRICS: dict[str, Metric] = {
     "vsi": Metric(True, True, (_way(pyiqa_metric("vsi")),)),
     "mad": Metric(True, False, (_way(pyiqa_metric("mad")),)),
 }
-
-
-def check_names(names: Iterable[str]) -> list[str]:
-    """`names` without repetitions.
-
-    Raises:
-        UserError: A name is no key of METRICS, or there is none at all.
-    """
-    unique = list(dict.fromkeys(names))
-    for name in unique:
-        if name not in METRICS:
-            raise UserError(
-                f"metric '{name}' is unknown{nearest(name, METRICS)}; "
-                f"choose from {', '.join(METRICS)}"
-            )
-    if not unique:
-        raise UserError(f"no metric was asked for; choose from {', '.join(METRICS)}")
-    return unique

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from compress.core.errors import first_line
 from eval.metric.locating import Located, locate
-from eval.metric.metrics import METRICS, Metric
+from eval.metric.metrics import Metric
+from eval.metric.names import metric_of
 from eval.metric.weight_files import digest
 
 NO_ORIGINAL = "it compares with the original image and the data has none; add HR images (--hr)"
@@ -21,7 +23,7 @@ class Metrics:
     """The metrics asked for, ready to score.
 
     Args:
-        names: Keys of METRICS.
+        names: Names of metrics.
         weights: A folder with weight files that is looked into before the cache.
         device: Where the networks run.
         located: Where the weight files are, if that is known already.
@@ -46,23 +48,23 @@ class Metrics:
         self._files = located.files
         self._nets: dict[str, nn.Module] = {}
         for name, paths in located.files.items():
-            way = METRICS[name].ways[located.way[name]]
+            way = metric_of(name).ways[located.way[name]]
             self._nets[name] = way.build(*paths).to(device)
 
     @property
     def per_image(self) -> list[str]:
         """Metrics with a value an image."""
-        return [name for name in self._nets if not METRICS[name].features]
+        return [name for name in self._nets if not metric_of(name).features]
 
     @property
     def of_sets(self) -> list[str]:
         """Metrics with features an image, whose figure is the distance of two sets."""
-        return [name for name in self._nets if METRICS[name].features]
+        return [name for name in self._nets if metric_of(name).features]
 
     def identity(self, name: str) -> str:
         """What a metric's values depend on beside the images: code, weights, kind of device."""
         parts = [
-            name + METRICS[name].edition,
+            name + metric_of(name).edition,
             version("pyiqa"),
             self.device.partition(":")[0],
             *map(digest, self._files[name]),
@@ -104,19 +106,21 @@ class Metrics:
         Returns:
             A score an image, and a reason for each None.
         """
-        metric = METRICS[name]
+        metric = metric_of(name)
         why = _refusal(metric, restored, reference)
         if why is not None:
             return [None] * len(restored), [why] * len(restored)
         inputs = [restored.to(self.device)]
         if metric.reference and reference is not None:
             inputs.append(reference.to(inputs[0]))
+        if metric.by_name:
+            return self._values_by_name(name, inputs)
         values = self._values(name, inputs)
         return values, [UNDEFINED if value is None else None for value in values]
 
     def _values(self, name: str, inputs: list[torch.Tensor]) -> list[float | None]:
         net = self._nets[name]
-        values = _finite_values(net, inputs) if METRICS[name].batch else None
+        values = _finite_values(net, inputs) if metric_of(name).batch else None
         if values is not None:
             return values
         # One by one: also to tell which image of a batch was the undefined one.
@@ -125,6 +129,26 @@ class Metrics:
             alone = _finite_values(net, [images[i : i + 1] for images in inputs])
             found.append(alone[0] if alone else None)
         return found
+
+    def _values_by_name(
+        self, name: str, inputs: list[torch.Tensor]
+    ) -> tuple[list[float | None], list[str | None]]:
+        """Scores one by one of a network that nobody here has tried, and why one is missing."""
+        values: list[float | None] = []
+        reasons: list[str | None] = []
+        for i in range(len(inputs[0])):
+            alone = [images[i : i + 1] for images in inputs]
+            try:
+                found = _finite_values(self._nets[name], alone)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+                values.append(None)
+                reasons.append(f"pyiqa's {name} refused it: {first_line(error)}")
+                continue
+            values.append(found[0] if found else None)
+            reasons.append(UNDEFINED if values[-1] is None else None)
+        return values, reasons
 
     @torch.no_grad()
     def features(self, name: str, images: torch.Tensor) -> list[bytes]:

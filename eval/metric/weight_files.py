@@ -120,14 +120,20 @@ def address(weight: Weight) -> str | None:
 
 
 def _download(url: str, target: Path) -> None:
-    """pyiqa's own download, with a time limit on silence, which it does not set."""
-    from pyiqa.utils.download_util import load_file_from_url
+    """torch's download, with a time limit on silence, which it does not set."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"downloading {url} to {target}", file=sys.stderr)
+    with time_limit():
+        torch.hub.download_url_to_file(url, str(target))
 
+
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    """A host that is silent for TIMEOUT seconds counts as out of reach."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            load_file_from_url(url, model_dir=str(target.parent), file_name=target.name)
+        yield
     finally:
         socket.setdefaulttimeout(before)
 

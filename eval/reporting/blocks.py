@@ -8,7 +8,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from PIL import Image
 
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order, is_metric, metric_of
 from eval.reporting import pages
 from eval.reporting.cells import cell, columns, heading
 from eval.reporting.notes import plural
@@ -51,12 +51,15 @@ def _shape(crop: Crop) -> str:
 
 
 def _arrow(metric: str) -> str:
-    return METRICS[metric].arrow if metric in METRICS else ""
+    return metric_of(metric).arrow if is_metric(metric) else ""
 
 
 def _is_higher_better(metric: str) -> bool:
-    return METRICS[metric].higher if metric in METRICS else True
+    return metric_of(metric).higher if is_metric(metric) else True
 
 
-def _directions() -> dict[str, bool]:
-    return {name: metric.higher for name, metric in METRICS.items()}
+def _directions(crops: list[Crop]) -> dict[str, bool]:
+    """Metric -> whether higher is better, of the metrics that crops have."""
+    rows = [row for crop in crops for row in crop.scores.values()]
+    names = in_order(name for row in rows for name in row)
+    return {name: metric_of(name).higher for name in names}

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order, metric_of
 from eval.reporting import pages
 from eval.reporting.cells import cell, heading
 from eval.reporting.notes import notes, plural
@@ -123,14 +123,12 @@ def _quality(one: Evaluation) -> list[str]:
     compressed = one.averages["compressed"]
     rows = []
     missing = []
-    for name in METRICS:
-        if name not in compressed:
-            continue
+    for name in in_order(compressed):
         values = [_value(averages.get(name)) for averages in one.averages.values()]
         if set(values) == {MISSING}:
             missing.append(name)
         else:
-            rows.append([f"{name} {METRICS[name].arrow}", *values])
+            rows.append([f"{name} {metric_of(name).arrow}", *values])
     lines = _table(["", *one.averages], rows) if rows else []
     if missing:
         why = compressed.get("blank", {})

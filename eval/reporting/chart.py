@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order, metric_of
 from eval.reporting import pages
 from eval.reporting.axes import AXES
 from eval.reporting.board import Board
@@ -20,11 +20,12 @@ def chart_data(board: Board, metric: str, axis: str) -> dict[str, Any]:
     labels = {name: entry.label for name, entry in AXES.items()}
     if board.device:
         labels["latency"] = f"ms at 128 → 512 on {board.device} (ours predicted, others published)"
+    measured = [metric, *(name for system in board.systems for name in system.y)]
     return {
         "axis": axis,
         "metric": metric,
         "axes": labels,
-        "metrics": {name: entry.higher for name, entry in METRICS.items()},
+        "metrics": {name: metric_of(name).higher for name in in_order(measured)},
         "systems": [
             {
                 "label": system.label,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order
 from eval.reporting import pages, pictures
 from eval.reporting.blocks import environment
 from eval.reporting.board import Board, gather
@@ -109,7 +109,7 @@ def _chart(board: Board, metric: str | None) -> dict[str, Any] | None:
 
 def _metrics(averages: Averages) -> dict[str, dict[str, float | None]]:
     """Label -> metric -> mean, of every metric that anyone has."""
-    names = [name for name in METRICS if any(name in means for means in averages.values())]
+    names = in_order(name for means in averages.values() for name in means)
     return {label: {name: means.get(name) for name in names} for label, means in averages.items()}
 
 

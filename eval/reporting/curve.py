@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, replacing
-from eval.metric.metrics import METRICS
+from eval.metric.names import metric_of
 from eval.reporting.colours import GRID, INK, OURS, SPINES, THEIRS
 from eval.reporting.labels import label_points
 from eval.reporting.points import Point, Selection, front
@@ -84,7 +84,7 @@ def _figure(selection: Selection) -> Figure:
     scatter(axes, [point for point in selection.points if not point.ours], ours=False)
     ours = [point for point in selection.points if point.ours]
     scatter(axes, ours, ours=True, label=ours_are(selection.axis))
-    best = front(selection.points, METRICS[selection.metric].higher)
+    best = front(selection.points, metric_of(selection.metric).higher)
     dress(axes, selection)
     _draw_front(axes, best)
     add_legend(axes)
@@ -145,7 +145,7 @@ def _draw_front(axes: Axes, best: list[Point]) -> None:
 
 def dress(axes: Axes, selection: Selection) -> None:
     """Give the axes of `selection` their scales, names, grid and the note below."""
-    arrow = "higher is better" if METRICS[selection.metric].higher else "lower is better"
+    arrow = "higher is better" if metric_of(selection.metric).higher else "lower is better"
     axes.set_xscale("log")
     axes.margins(x=0.12, y=0.12)
     low, high = axes.get_xlim()

@@ -12,7 +12,7 @@ from compress.core.image import read_image, to_uint8
 from compress.process.resample import upsample
 from eval.data.dataset import DataSet, Pair, Read, open_data
 from eval.data.folders import DataSpec
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order, metric_of
 from eval.reporting.rundir import Scores
 
 SIDE = 192  # pixels of a crop
@@ -42,7 +42,8 @@ class Crop:
 
 def sorting_metric(scores: Scores) -> str | None:
     """The first metric of ORDER, else of all, that every image has; None where there is none."""
-    for metric in (*ORDER, *METRICS):
+    measured = in_order(metric for row in scores.values() for metric in row)
+    for metric in (*ORDER, *measured):
         if scores and all(row.get(metric) is not None for row in scores.values()):
             return metric
     return None
@@ -57,7 +58,7 @@ def worst_first(scores: Scores) -> list[str]:
     for name, row in scores.items():
         value = row[metric]
         if value is not None:
-            values[name] = value if METRICS[metric].higher else -value
+            values[name] = value if metric_of(metric).higher else -value
     return sorted(values, key=lambda name: (values[name], name))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from compress.core.errors import UserError, nearest
 from compress.cost.phones import rates
 from eval.metric.metrics import METRICS
+from eval.metric.names import is_metric, metric_of
 from eval.reporting.axes import AXES, DEVICE
 from eval.reporting.board import Board, System, averages_of, gather, of_data
 
@@ -67,7 +68,7 @@ def choose(board: Board, metric: str, axis: str) -> Selection:
 
     Args:
         board: The systems.
-        metric: A key of METRICS.
+        metric: The name of a metric.
         axis: A key of AXES.
 
     Raises:
@@ -122,7 +123,7 @@ def select(
 
     Args:
         runs: Run directories that were evaluated.
-        metric: A key of METRICS.
+        metric: The name of a metric.
         dataset: May be left out where the runs have exactly one in common.
         axis: A key of AXES.
         device: Whose latency; by default DEVICE where the axis is latency.
@@ -140,16 +141,12 @@ def device_of(axis: str, device: str | None) -> str | None:
 
 def check(metric: str, axis: str) -> None:
     """Raise UserError for a misspelt metric or axis; a metric may be an axis."""
-    if axis not in AXES and axis not in METRICS:
+    if axis not in AXES and not is_metric(axis):
         raise UserError(
             f"axis '{axis}' is unknown{nearest(axis, [*AXES, *METRICS])}; choose from "
             f"{', '.join(AXES)}, or a metric"
         )
-    if metric not in METRICS:
-        raise UserError(
-            f"metric '{metric}' is unknown{nearest(metric, METRICS)}; "
-            f"choose from {', '.join(METRICS)}"
-        )
+    metric_of(metric)
 
 
 def front(points: list[Point], higher: bool) -> list[Point]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order
 from eval.reporting import pages, pictures, rundir
 from eval.reporting.axes import costs
 from eval.reporting.blocks import environment
@@ -104,7 +104,7 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
 def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:
     """`figures` with what was measured on one data set."""
     compressed = one.averages["compressed"]
-    names = [metric for metric in METRICS if metric in compressed]
+    names = in_order(compressed)
     metrics = {
         model: {metric: averages.get(metric) for metric in names}
         for model, averages in one.averages.items()
@@ -160,7 +160,7 @@ def _chart(run: Run, one: Evaluation) -> dict[str, Any] | None:
 
 
 def _source(run: Run, averages: dict[str, Any]) -> System:
-    y = {metric: averages[metric] for metric in METRICS if averages.get(metric) is not None}
+    y = {metric: averages[metric] for metric in in_order(averages) if averages[metric] is not None}
     return System("source", True, costs(run.ledger["cost"]["before"]), y, "before the passes")
 
 

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order
 from eval.reporting.rundir import Scores
 
 MARGIN = 1.0  # per cent of the scale at either end
@@ -21,7 +21,8 @@ def spread(scores: dict[str, Scores]) -> list[dict[str, Any]]:
         Places are per cent of the scale.
     """
     found = []
-    for metric in METRICS:
+    rows = [row for images in scores.values() for row in images.values()]
+    for metric in in_order(metric for row in rows for metric in row):
         values = _values(metric, scores)
         everything = [value for images in values.values() for value in images.values()]
         if len(everything) < 2:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from compress.core.errors import UserError, nearest
 from eval import published
-from eval.metric.metrics import METRICS
+from eval.metric.names import in_order, metric_of
 from eval.reporting.board import Board, System
 
 COLUMNS = {"size": "M (fp32-eq.)", "ops": "GMACs (fp32-eq.)"}  # axis -> heading
@@ -28,7 +28,7 @@ def rows(board: Board, metrics: list[str] | None = None) -> tuple[Line, list[Lin
         The headings, and the rows; "" where nothing is known.
     """
     names = metrics or _measured(board)
-    arrows = [f"{name} {METRICS[name].arrow}" for name in names]
+    arrows = [f"{name} {metric_of(name).arrow}" for name in names]
     head = ["system", "whose", *COLUMNS.values(), *arrows]
     body = []
     for system in board.systems:
@@ -38,7 +38,7 @@ def rows(board: Board, metrics: list[str] | None = None) -> tuple[Line, list[Lin
 
 
 def _measured(board: Board) -> list[str]:
-    return [name for name in METRICS if any(name in system.y for system in board.systems)]
+    return in_order(name for system in board.systems for name in system.y)
 
 
 def _row(system: System, names: list[str]) -> Line:

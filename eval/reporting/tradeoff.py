@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from compress.core.errors import UserError
-from eval.metric.metrics import METRICS
+from eval.metric.names import metric_of
 from eval.reporting.board import Board, System
 from eval.reporting.colours import INK, OURS
 from eval.reporting.curve import add_legend, dress_plain, figure_of, save, scatter
@@ -45,7 +45,7 @@ class Tradeoff:
     Attributes:
         dataset: The data set.
         protocol: The protocol.
-        x: The metric across, a key of METRICS.
+        x: The metric across, its name.
         y: The metric up.
         points: The systems that have both.
         knobs: The lines of the runs that were evaluated at several strengths.
@@ -164,5 +164,5 @@ def _dress(axes: Axes, tradeoff: Tradeoff) -> None:
 
 def _name(metric: str) -> str:
     """A metric as an axis calls it."""
-    direction = "higher" if METRICS[metric].higher else "lower"
+    direction = "higher" if metric_of(metric).higher else "lower"
     return f"{metric.upper()}  ({direction} is better)"

@@ -5,7 +5,7 @@ import numpy as np
 from eval.metric import ntire
 from eval.metric.fid import frechet
 from eval.metric.locating import Located
-from eval.metric.metrics import METRICS
+from eval.metric.names import metric_of
 from eval.score.worker import Outcome
 
 Averages = dict[str, float | None]  # metric -> mean, or None
@@ -28,13 +28,13 @@ def averages(
     means: Averages = {}
     blank = dict(metrics.blank)
     for name in metrics.names:
-        if METRICS[name].of:
+        if metric_of(name).of:
             continue
         means[name], why = _figure(name, outcomes, has_weights=name not in metrics.blank)
         if why is not None:
             blank[name] = why
     for name in metrics.names:
-        if not METRICS[name].of:
+        if not metric_of(name).of:
             continue
         means[name], why = composed(name, means, speedup)
         if why is not None:
@@ -43,7 +43,7 @@ def averages(
 
 
 def _figure(name: str, outcomes: list[Outcome], has_weights: bool) -> Figure:
-    if not METRICS[name].features:
+    if not metric_of(name).features:
         return _mean(name, outcomes)
     if has_weights:
         return _distance(name, outcomes)
@@ -90,7 +90,7 @@ def composed(name: str, means: Averages, speedup: float | None) -> Figure:
         means: The means that it is made of, among others.
         speedup: How many times faster than OSEDiff the model is at 128 -> 512.
     """
-    parts = METRICS[name].of
+    parts = metric_of(name).of
     known = {part: mean for part, mean in means.items() if mean is not None}
     missing = [part for part in parts if part not in known]
     if missing:

@@ -12,7 +12,7 @@ from compress.process.strength import FULL
 from eval.data.dataset import DataSet, open_data
 from eval.data.folders import DataSpec
 from eval.metric.locating import Located, locate
-from eval.metric.metrics import METRICS
+from eval.metric.names import metric_of
 from eval.score.averages import averages
 from eval.score.cache import ScoreCache, Value
 from eval.score.options import EvaluateOptions
@@ -55,7 +55,7 @@ def evaluate(
     outcomes = _measure(job, data, source, options)
     result, good = _result(outcomes, data, source, located, options.speedup)
     if options.out is not None:
-        names = [n for n in located.names if not METRICS[n].of and not METRICS[n].features]
+        names = [n for n in located.names if not metric_of(n).of and not metric_of(n).features]
         write_results(Path(options.out), _rows(good, data), result, names)
     return result
 

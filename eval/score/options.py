@@ -20,7 +20,11 @@ class EvaluateOptions:
     """How a model is measured; the text of each field is what `eval.run --help` says of it."""
 
     metrics: Iterable[str] = field(
-        default=BENCHMARK, metadata={"help": "comma-separated; default %(default)s"}
+        default=BENCHMARK,
+        metadata={
+            "help": "comma-separated: those of docs/evaluate.md, or any of pyiqa by its name; "
+            "default %(default)s"
+        },
     )
     iqa_weights: str | Path | None = field(
         default=None,

@@ -17,7 +17,7 @@ from compress.model.sr_model import SCALE, SRModel
 from compress.process.strength import FULL, blended
 from eval.data.dataset import Pair
 from eval.metric.locating import Located
-from eval.metric.metrics import METRICS
+from eval.metric.names import metric_of
 from eval.metric.scorer import Metrics
 from eval.score.cache import ScoreCache, Value, image_hash, key
 
@@ -191,7 +191,7 @@ class Worker:
         return found if isinstance(found, str) else None
 
     def _key(self, metric: str, image: _Image) -> str:
-        compares = METRICS[metric].reference and not METRICS[metric].features
+        compares = metric_of(metric).reference and not metric_of(metric).features
         reference = image.original_hash if compares else None
         return key(self.judges.identity(metric), image.hash, reference)
 
@@ -220,7 +220,7 @@ class Worker:
         self, metric: str, images: list[_Image]
     ) -> tuple[list[float | None], list[str | None]]:
         originals = [image.original for image in images if image.original is not None]
-        compares = METRICS[metric].reference and originals
+        compares = metric_of(metric).reference and originals
         return self.judges.score_batch(
             metric,
             _stack([image.restored() for image in images]),

@@ -31,7 +31,8 @@ from compress.core.machine import processor
 from compress.core.memory import keep_freed_memory
 from eval.data.dataset import open_data
 from eval.metric.locating import locate
-from eval.metric.metrics import METRICS, check_names
+from eval.metric.metrics import METRICS
+from eval.metric.names import check_names
 from eval.metric.scorer import Metrics
 from eval.score.scoring import score
 from eval.score.worker import Job, Worker

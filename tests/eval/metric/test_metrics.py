@@ -176,7 +176,7 @@ def test_reasons_for_single_values(shared):
     ("names", "says"),
     [
         (["psnrr"], "did you mean 'psnr'"),
-        (["maniqa"], "did you mean 'maniqa-pipal'"),
+        (["maniqa-pipall"], "did you mean 'maniqa-pipal'"),
         ([], "no metric was asked for"),
     ],
 )
