@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from urllib.parse import unquote, urlsplit
 
+from compress.core.arguments import whole_number
 from compress.core.errors import UserError, command
 from compress.core.program import command_parser
 from compress.recipe.run_files import read_manifest
@@ -122,7 +123,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = command_parser("export.serve", "Serve an exported page on this machine")
     p.add_argument("folder", type=Path, metavar="DIR", help="what --target web wrote")
-    p.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; 0 takes a free one")
+    p.add_argument(
+        "--port",
+        type=whole_number("--port", 0, 65535),
+        default=PORT,
+        help=f"default {PORT}; 0 takes a free one",
+    )
     return p
 
 

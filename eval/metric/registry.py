@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import pickle
 import random
+import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import nn
 from compress.core.errors import first_line
 from eval.metric.builders import import_clip, pyiqa_metric
 from eval.metric.metrics import METRICS, Metric, Way
-from eval.metric.weight_files import Weight, WeightsMissingError, digest, find, time_limit
+from eval.metric.weight_files import TIMEOUT, Weight, WeightsMissingError, digest, find, time_limit
 
 SEED = 123  # of crops that a network draws
 LIBRARIES = ("pyiqa", "torchvision", "timm")  # that download weights by themselves
@@ -102,7 +104,7 @@ def fetch(name: str, folder: Path | None) -> list[Path]:
             f"the weights of pyiqa's {name} cannot be had ({first_line(error)}); run once with a "
             "network, or bring the caches of torch.hub and huggingface_hub from such a machine"
         ) from None
-    return read
+    return list(dict.fromkeys(read))
 
 
 def _build(name: str, *paths: Path) -> nn.Module:
@@ -112,6 +114,36 @@ def _build(name: str, *paths: Path) -> nn.Module:
 
 
 def _create(name: str, look: Callable[[Weight], Path]) -> nn.Module:
+    """The network, of the hub's cache alone if that will do.
+
+    Without a network the hub's libraries would ask again and again, for minutes.
+    """
+    from huggingface_hub import constants
+
+    try:
+        with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
+            return _made(name, look)
+    except OSError:
+        if constants.HF_HUB_OFFLINE or not _can_reach(constants.ENDPOINT):
+            raise
+    return _made(name, look)
+
+
+@cache
+def _can_reach(address: str) -> bool:
+    """Whether a host answers; taken for granted where a proxy stands between."""
+    if urllib.request.getproxies():
+        return True
+    url = urlparse(address)
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname or address, port), TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def _made(name: str, look: Callable[[Weight], Path]) -> nn.Module:
     from pyiqa.utils.download_util import DEFAULT_CACHE_DIR
 
     Path(DEFAULT_CACHE_DIR).mkdir(parents=True, exist_ok=True)  # LIQE writes there, too

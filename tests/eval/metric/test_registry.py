@@ -136,6 +136,24 @@ def test_without_network_they_are_blank_with_the_remedy(cache):
     assert all("--iqa-weights" in why for why in judges.blank.values())
 
 
+def test_the_hub_is_not_asked_again_and_again(cache, monkeypatch):
+    from huggingface_hub import constants
+
+    offline = []
+
+    def ask(*_):
+        offline.append(constants.HF_HUB_OFFLINE)
+        raise FileNotFoundError("not in the cache of the hub")
+
+    monkeypatch.setattr(registry, "pyiqa_metric", lambda name: ask)
+    monkeypatch.setattr(registry, "_can_reach", lambda address: False)
+    assert "not in the cache of the hub" in Metrics(["arniqa"]).blank["arniqa"]
+    assert offline == [True]
+    monkeypatch.setattr(registry, "_can_reach", lambda address: True)
+    assert "not in the cache of the hub" in Metrics(["arniqa"]).blank["arniqa"]
+    assert offline == [True, True, False]
+
+
 def test_a_file_that_would_run_code_is_not_read(cache, tmp_path):
     import pickle
 
