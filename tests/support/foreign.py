@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-REAL = Path("/work/shared/weights/realesr_general_x4v3/realesr_general_x4v3.safetensors")
 WIDTH = 8
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.foreign import REAL, compact, compact_file, span_file
+from support.foreign import compact, compact_file, span_file
 
 from compress.core.errors import UserError
 from compress.cost.count import measure
@@ -208,9 +208,9 @@ def test_every_pass_acts_or_says_why_not(name):
         step.convert(model)
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="the real weights are not here")
-def test_the_real_network():
-    source = SpandrelSource(path=str(REAL))
+def test_the_real_network(shared):
+    folder = shared / "weights" / "realesr_general_x4v3"
+    source = SpandrelSource(path=str(folder / "realesr_general_x4v3.safetensors"))
     assert source.saved().parameters["num_conv"] == 32
     cost = measure(source.build(), (128, 128)).totals()
     assert cost["params"] == 1_213_296

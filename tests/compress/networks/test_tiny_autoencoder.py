@@ -1,7 +1,6 @@
 """Tiny autoencoders: the arithmetic of diffusers, published files, and the passes about them."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from compress.networks.tiny_autoencoder import TinyDecoder, TinyEncoder, read_ti
 from compress.passes.quantize import Quantize
 from compress.recipe.checkpoint import convert_all, parse_pass
 
-REAL = Path("/work/shared/weights/taesd")
 TAESD = {"pass": "decoder_light", "size": "taesd"}
 ENCODER = {"pass": "encoder_light", "kind": "taesd"}
 
@@ -149,10 +147,9 @@ def test_what_does_not_fit_together(options, said):
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real weights are not here")
-def test_the_real_one_loads_strictly():
+def test_the_real_one_loads_strictly(shared):
     decoder, encoder = TinyDecoder(), TinyEncoder(8)
-    read_tiny(decoder, str(REAL / "taesd_decoder.safetensors"), "x")
-    read_tiny(encoder, str(REAL / "taesd_encoder.safetensors"), "x")
+    read_tiny(decoder, str(shared / "weights" / "taesd" / "taesd_decoder.safetensors"), "x")
+    read_tiny(encoder, str(shared / "weights" / "taesd" / "taesd_encoder.safetensors"), "x")
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     assert (decoder(encoder(ramp)) - ramp).abs().mean() < 0.03
