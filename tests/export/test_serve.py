@@ -114,7 +114,7 @@ def test_only_files_of_the_page_have_a_type(page):
     [
         (None, "0", "no page here; write one with python -m export.run RUN --target web"),
         ("onnx", "0", "an export for onnx, not for browsers"),
-        ("web", "70000", "choose 0 to 65535"),
+        ("web", "70000", "choose a whole number from 0 to 65,535"),
     ],
 )
 def test_refusals(page, capsys, target, port, words):

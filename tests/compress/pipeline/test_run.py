@@ -64,7 +64,7 @@ def run_killed_and_resumed(root: Path) -> None:
     (root / "killed.json").write_text(json.dumps({"code": code, "left": left}))
     with pytest.MonkeyPatch.context() as patch:  # what was finished is not done again
         patch.setattr(runner, "compress", stop)
-        patch.setattr(exports, "export", stop)
+        patch.setattr(exports, "export_or_recall", stop)
         assert call(run.main, *QUICK, "--out", out, "--cache", cache, "--resume") == 0
 
 
