@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("folder", type=Path, metavar="DIR", help="what --target web wrote")
     p.add_argument(
         "--port",
-        type=whole_number("--port", 0, 65535),
+        type=whole_number("--port", 0, LAST_PORT),
         default=PORT,
         help=f"default {PORT}; 0 takes a free one",
     )
@@ -153,8 +153,6 @@ def main(argv: list[str]) -> int:
     """Serve until it is interrupted; returns the exit code."""
     options = parser().parse_args(argv)
     folder = page_of(options.folder)
-    if not 0 <= options.port <= LAST_PORT:
-        raise UserError(f"--port {options.port}: choose 0 to {LAST_PORT}")
     try:
         server = Server(folder, options.port)
     except OSError as error:
