@@ -37,7 +37,7 @@ from compress.networks.image_prompt import (
     silence_images,
 )
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
-from compress.networks.nano import ControlWidths
+from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.resizing import Enlarged, Squeezed
 from compress.networks.sd21_checkpoint import load_vae_and_text
@@ -83,7 +83,9 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
         "nano",
         description="`full` reads the published files; `nano` has the same parts, small.",
     )
-    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     base: str | None = Field(
         None,
         description="For `full`, Stable Diffusion 2-base, of which the VAE and the text encoder "
@@ -120,6 +122,11 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
         description="Whether the latent of the input is drawn from its Gaussian, with fixed noise, "
         "as published; else it is the mean.",
     )
+    unet_channels: tuple[int, int, int, int] = Field((128, 64, 32, 32), description=UNET_TEXT)
+    latent_scale: float = Field(128.0, gt=0, le=4096, description=SCALE_TEXT)
+    control_channels: tuple[int, int, int, int] | None = Field(
+        (32, 32, 32, 32), description=CONTROL_TEXT
+    )
     colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
 
     def build(self) -> SRModel:
@@ -131,7 +138,7 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
             parts_of_control = control_parts(
                 unet.config,
                 unet.config["in_channels"],
-                self.control_channels,
+                self.control_widths(),
                 conditioning_embedding_out_channels=(
                     NANO_HINT if self.is_nano() else HINT_CHANNELS
                 ),

@@ -28,7 +28,7 @@ from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import SampledEncoder, VAEDecoder, VAEEncoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
-from compress.networks.nano import ControlWidths
+from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import fill, released_state
 from compress.networks.sd21_checkpoint import load_sd21
@@ -74,7 +74,9 @@ class CCSRSource(ControlWidths, GuidedSource):
         description="`full` reads the published files; `nano` has the same parts, small.",
     )
     version: Literal[1, 2] = Field(2, description="Of the method: 1 or 2.")
-    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     base: str | None = Field(
         None,
         description="For `full` of version 2, Stable Diffusion 2.1-base: a folder in diffusers' "
@@ -125,6 +127,11 @@ class CCSRSource(ControlWidths, GuidedSource):
         False,
         description="For version 2, whether the latent of the input is drawn from its Gaussian, "
         "with fixed noise, as published; else it is the mean.",
+    )
+    unet_channels: tuple[int, int, int, int] = Field((144, 64, 32, 32), description=UNET_TEXT)
+    latent_scale: float = Field(128.0, gt=0, le=4096, description=SCALE_TEXT)
+    control_channels: tuple[int, int, int, int] | None = Field(
+        (32, 32, 32, 32), description=CONTROL_TEXT
     )
     colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
 
@@ -184,9 +191,9 @@ class CCSRSource(ControlWidths, GuidedSource):
         channels = unet.config["in_channels"]
         with torch.device("meta"):
             if self.version == 1:
-                parts = control_parts(unet.config, 2 * channels, self.control_channels)
+                parts = control_parts(unet.config, 2 * channels, self.control_widths())
                 return JoinedControl(parts, LAST, context)
-            parts = control_parts(unet.config, channels, self.control_channels)
+            parts = control_parts(unet.config, channels, self.control_widths())
             return AddedControl(parts, LAST, context, channels)
 
     def start(self, model: SRModel) -> None:

@@ -16,6 +16,7 @@ from compress.families.stable_diffusion import StableDiffusionSource
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import UNetDenoiser, VAEDecoder, VAEEncoder
 from compress.networks.lora_file import LORA, merge_lora_file
+from compress.networks.nano import UNET_TEXT
 from compress.networks.released_file import released_state
 from compress.networks.sd21 import TOKENS, sd21_parts
 from compress.networks.sd21_checkpoint import load_sd21, read_text
@@ -44,7 +45,9 @@ class DFOSDSource(StableDiffusionSource):
         description="`full` reads SD 2.1-base from `base` and what was trained from `lora` and "
         "`learned_prompt`; `nano` has the same parts, small.",
     )
-    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     base: str | None = Field(
         None,
         description="For `full`, Stable Diffusion 2.1-base: a folder in diffusers' layout, or a "
@@ -65,6 +68,7 @@ class DFOSDSource(StableDiffusionSource):
         "the embedding of the empty prompt, where its training starts.",
     )
     timestep: int = Field(TIMESTEP, ge=0, le=999, description="The timestep of the one step.")
+    unet_channels: tuple[int, int, int, int] = Field((144, 64, 32, 32), description=UNET_TEXT)
     colour_fix: ColourFix = Field("adain", description="How the image is corrected by the input.")
 
     def build(self) -> SRModel:

@@ -24,7 +24,7 @@ from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
 from compress.networks.ldm_checkpoint import Part, load_parts
 from compress.networks.ldm_names import text_names, unet_names, vae_names
-from compress.networks.nano import ControlWidths
+from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.recolouring import Recoloured
 from compress.networks.released_file import released_state
@@ -60,7 +60,9 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         "nano",
         description="`full` reads the published file; `nano` has the same parts, small.",
     )
-    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     checkpoint: str | None = Field(
         None,
         description="For `full`, the file dossr_default.ckpt (5 steps) or dossr_onestep.ckpt "
@@ -72,6 +74,11 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         False,
         description="Whether the latent of the input is drawn from its Gaussian, with fixed noise, "
         "as published; else it is the mean.",
+    )
+    unet_channels: tuple[int, int, int, int] = Field((128, 64, 32, 32), description=UNET_TEXT)
+    latent_scale: float = Field(16.0, gt=0, le=4096, description=SCALE_TEXT)
+    control_channels: tuple[int, int, int, int] | None = Field(
+        (32, 32, 32, 32), description=CONTROL_TEXT
     )
     colour_fix: ColourFix = Field("wavelet", description="How the image is corrected.")
     colour_reference: Literal["input", "preprocessor"] = Field(
@@ -95,7 +102,7 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         condition_vae = self.parts().vae
         config = NANO_RRDB if self.is_nano() else PUBLISHED
         process = shift_solver(self.steps, self.order)
-        hint, control = split_hint(_control(unet, context, self.control_channels))
+        hint, control = split_hint(_control(unet, context, self.control_widths()))
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {
                 "text_encoder": text,

@@ -32,6 +32,7 @@ from compress.networks.latent_diffusion import (
     VAEDecoder,
     VAEEncoder,
 )
+from compress.networks.nano import SCALE_TEXT, UNET_TEXT
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.noise_predictor import (
     PUBLISHED,
@@ -77,7 +78,9 @@ class InvSRSource(GuidedSource):
         description="`full` reads SD-Turbo from `base` and the predictor from `predictor`; `nano` "
         "has the same parts, small.",
     )
-    weights: str | None = Field(None, description="For `nano`, the weight file.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     base: str | None = Field(
         None, description="For `full`, SD-Turbo: a folder in diffusers' layout, or a hub id."
     )
@@ -105,6 +108,8 @@ class InvSRSource(GuidedSource):
         description="Whether the start noise and the latent are drawn from their Gaussians, with "
         "fixed noise, as published; else they are the means.",
     )
+    unet_channels: tuple[int, int, int, int] = Field((144, 64, 32, 32), description=UNET_TEXT)
+    latent_scale: float = Field(0.2, gt=0, le=4096, description=SCALE_TEXT)
     colour_fix: ColourFix = Field("none", description="How the image is corrected by the input.")
 
     @field_validator("timesteps")

@@ -9,6 +9,8 @@ from compress.core.tensors import read_tensors
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
 
+ASSETS = Path(__file__).parent.parent / "assets"
+
 
 class ReleasedSource(Source):
     """A source with the sizes `full` and `nano`.
@@ -41,6 +43,20 @@ class ReleasedSource(Source):
             )
         return value
 
+    def nano_file(self) -> Path:
+        """The weight file of a nano: the one that `weights` names, else the embedded one.
+
+        Raises:
+            UserError: The recipe names none, and none comes with the package.
+        """
+        named: str | None = getattr(self, "weights", None)
+        embedded = self._embedded()
+        return embedded if named is None and embedded.is_file() else Path(self.named("weights"))
+
+    def _embedded(self) -> Path:
+        """Where the package has this family's nano, if it has one."""
+        return ASSETS / f"{self.family}_nano.safetensors"
+
     def load(self, model: SRModel) -> None:
         """Read the values into what `build` returned.
 
@@ -48,7 +64,7 @@ class ReleasedSource(Source):
             UserError: A file is not named, is missing, or holds other tensors than the model.
         """
         if self.is_nano():
-            read_tensors(model, Path(self.named("weights")))
+            read_tensors(model, self.nano_file())
         else:
             self.load_full(model)
         model.eval().requires_grad_(False)
@@ -68,6 +84,9 @@ class ReleasedSource(Source):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
+        embedded = self._embedded()
+        if self.is_nano() and getattr(self, "weights", None) is None and embedded.is_file():
+            return files_key([embedded])
         named: dict[str, str | None] = {key: getattr(self, key) for key in self.files}
         base = named.pop("base", None)
         parts = [] if base is None else [Path(base) / part for part in self.base_parts]

@@ -47,6 +47,14 @@ NANO_VAE: dict[str, Any] = {
 OF_ENCODER = ("in_channels", "layers_per_block", "norm_num_groups", "down_block_types")
 
 
+UNET_TEXT = "For `nano`, the UNet's channels at 1/8 to 1/64 of the image."
+SCALE_TEXT = (
+    "For `nano`, what the latent is multiplied by: the larger, the less the noise of the schedule "
+    "counts beside it."
+)
+CONTROL_TEXT = "For `nano`, the control network's channels; null: those of `unet_channels`."
+
+
 class VAEWidths(Strict):
     """Widths of a nano's autoencoder: keys of a source, and the network that they make."""
 
@@ -64,13 +72,7 @@ class VAEWidths(Strict):
         (8, 16, 24, 48),
         description="For `nano`, the encoder's channels; null: those of `vae_channels`.",
     )
-    latent_scale: float = Field(
-        1.0,
-        gt=0,
-        le=4096,
-        description="For `nano`, what the latent is multiplied by: the larger, the less the noise "
-        "of the schedule counts beside it.",
-    )
+    latent_scale: float = Field(1.0, gt=0, le=4096, description=SCALE_TEXT)
 
     def is_nano(self) -> bool:
         """Whether these widths are in use: those of a published size are published."""
@@ -119,10 +121,7 @@ class VAEWidths(Strict):
 class NanoWidths(VAEWidths):
     """The same with a UNet."""
 
-    unet_channels: tuple[int, int, int, int] = Field(
-        (144, 80, 32, 32),
-        description="For `nano`, the UNet's channels at 1/8 to 1/64 of the image.",
-    )
+    unet_channels: tuple[int, int, int, int] = Field((144, 80, 32, 32), description=UNET_TEXT)
     time_channels: int | None = Field(
         64,
         gt=0,
@@ -149,7 +148,8 @@ class NanoWidths(VAEWidths):
 class ControlWidths(NanoWidths):
     """The same with a control network beside the UNet."""
 
-    control_channels: tuple[int, int, int, int] | None = Field(
-        None,
-        description="For `nano`, the control network's channels; null: those of `unet_channels`.",
-    )
+    control_channels: tuple[int, int, int, int] | None = Field(None, description=CONTROL_TEXT)
+
+    def control_widths(self) -> tuple[int, int, int, int] | None:
+        """The control network's channels; None: those of the UNet, as in a published size."""
+        return self.control_channels if self.is_nano() else None

@@ -13,6 +13,7 @@ NANO = {
     "adcsr": f"{ASSETS}/adcsr_nano.safetensors",
     "resshift": f"{ASSETS}/sinsr_nano.safetensors",
     "edge_sd_sr": f"{ASSETS}/edge_nano.safetensors",
+    "dfosd": f"{ASSETS}/dfosd_nano.safetensors",
 }
 
 

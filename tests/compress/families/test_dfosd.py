@@ -79,7 +79,8 @@ def test_files_that_are_none_are_sentences(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="holds no pairs of LoRA"):
         merge_lora_file({}, str(tmp_path / "x.safetensors"), 16, "source.lora")
-    with pytest.raises(UserError, match=r"source\.weights: DFOSD needs"):
-        DFOSDSource().load(DFOSDSource().build())
+    other = DFOSDSource(unet_channels=(16, 16, 16, 16))
+    with pytest.raises(UserError, match=r"dfosd_nano\.safetensors: "):
+        other.load(other.build())
     with pytest.raises(UserError, match=r"source\.base: DFOSD needs"):
         DFOSDSource(size="full").load(DFOSDSource(size="full").build())
