@@ -3,6 +3,7 @@
 from functools import partial
 
 from compress.core.json_files import read_json
+from compress.model.sr_model import MARGIN
 from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
 from eval.results.measurements.recipes import parity
 from eval.results.measurements.scripts import read_rows, read_stdout, script
@@ -11,6 +12,8 @@ from eval.results.weights import NANO
 MODELS = {"osediff": "osediff", "adcsr": "adcsr", "sinsr": "resshift", "edge": "edge_sd_sr"}
 PHOTOGRAPHS = ("photo 1", "photo 2")
 SIZE = ("--lr-size", "64x64")
+ONE_TILE = ("--lr-size", "128x128")
+SQUARE = 128 - 2 * MARGIN
 # Target -> dtypes, what the command needs, and about the hours that it takes.
 TARGETS: dict[str, tuple[tuple[str, ...], str | None, float]] = {
     "onnx": (("fp32", "fp16", "w8a8", "w8a16"), None, 0.5),
@@ -23,10 +26,16 @@ TARGETS: dict[str, tuple[tuple[str, ...], str | None, float]] = {
 FAILED = 1  # the exit code of an export below its threshold
 
 
-def export(model: str, target: str, dtype: str, python: str = "python") -> tuple[str, ...]:
+def export(
+    model: str,
+    target: str,
+    dtype: str,
+    python: str = "python",
+    size: tuple[str, ...] = SIZE,
+) -> tuple[str, ...]:
     """The command that exports a model into the job's folder."""
     file = NANO[MODELS[model]]
-    words = (python, "-m", "export.run", file, "--target", target, "--dtype", dtype, *SIZE)
+    words = (python, "-m", "export.run", file, "--target", target, "--dtype", dtype, *size)
     return (*words, "-o", "{out}/export")
 
 
@@ -142,16 +151,22 @@ OPERATORS = Measurement(
 
 
 def alone(short: Short) -> list[Job]:
-    """An exported folder in an environment without this toolkit, against the toolkit."""
+    """An exported folder in an environment without this toolkit, against the toolkit.
+
+    The square fills one tile with its margin, and the toolkit sees the same. The photograph is cut
+    into tiles, and the toolkit takes it whole.
+    """
     picture = "{skimage}/data/chelsea.png"
+    square = f"{{out}}/square/chelsea_{SQUARE}.png"
     del short
     jobs = []
     for dtype in ("fp32", "w8a8"):
         model = NANO["adcsr"]
         commands = (
-            export("adcsr", "onnx", dtype),
-            ("{bare_python}", "{out}/export/run.py", picture, "-o", "{new}/alone"),
-            ("python", "-m", "compress.upscale", model, picture, "-o", "{new}/toolkit"),
+            ("python", "tests/bench/crop_pictures.py", picture, str(SQUARE), "-o", "{out}/square"),
+            export("adcsr", "onnx", dtype, size=ONE_TILE),
+            ("{bare_python}", "{out}/export/run.py", square, picture, "-o", "{new}/alone"),
+            ("python", "-m", "compress.upscale", model, square, picture, "-o", "{new}/toolkit"),
             script("compare_pictures", "{new}/toolkit", "{new}/alone"),
         )
         jobs.append(Job(dtype, commands, partial(_read_alone, dtype), inputs=(model,)))

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[3]
 TYPED = {
     "adaptive_steps",
     "adaptive_steps_large",
-    "alone",
     "backends",
     "bits",
     "branches",
@@ -38,7 +37,6 @@ TYPED = {
     "large_photograph",
     "methods",
     "openvino_speed",
-    "operators",
     "packed",
     "pareto",
     "parity_executorch",
