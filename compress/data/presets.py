@@ -73,11 +73,13 @@ CLEAN = SecondOrder(
     Stage(0.5, (0.2, 1.2), (0.1, 0.2, 0.7), (0.8, 1.2), (0, 1), (0.01, 0.1), (95, 100)),
     final_sinc_probability=0.2,
 )
-PresetName = Literal["clean", "mild", "realesrgan", "mixed", "wide"]
+PresetName = Literal["clean", "mild", "realesrgan", "mixed", "wide", "camera"]
 PRESETS: dict[str, Degradation] = {
     "clean": CLEAN,
     "mild": MILD,
     "realesrgan": REALESRGAN,
     "mixed": (MILD, REALESRGAN),
     "wide": (CLEAN, MILD, REALESRGAN),
+    # For photographs as they come from a phone: two batches of three are clean.
+    "camera": (CLEAN, CLEAN, MILD),
 }
