@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
+from compress.core.hub import hub_name
 from compress.core.program import command_parser
 
 
@@ -22,7 +23,10 @@ def main(argv: list[str]) -> int:
         check_file(args.out, "-o", args.runs)
     runs = [rundir.read(path) for path in args.runs]
     if len(runs) == 1 and args.out is None:
-        print(f"written: {write_report(args.runs[0], collect(runs[0]))}")
+        name = hub_name(args.runs[0])
+        place = args.runs[0] if name is None else Path(name.label)
+        place.mkdir(exist_ok=True)
+        print(f"written: {write_report(place, collect(runs[0]))}")
         return 0
     if args.out is None or args.out.suffix != ".html":
         raise UserError(
@@ -34,9 +38,18 @@ def main(argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("eval.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     parser.add_argument(
-        "-o", "--out", type=Path, help="of several runs: compare.html; of one: RUN/report.html"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run directories or their names on the hub",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="of several runs: compare.html; of one: RUN/report.html, of the hub NAME/report.html",
     )
     parser.add_argument("--dataset", help="of several runs: which; default: the one that all share")
     return parser.parse_args(argv)

@@ -14,6 +14,7 @@ from compress.core import folders, marks
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import check_name, write_text
+from compress.core.hub_config import with_local_files
 from compress.core.processes import is_main, main_first, own_device
 from compress.model.sr_model import SRModel
 from compress.pipeline.evaluations import evaluate_both, open_all
@@ -167,7 +168,7 @@ class Runner:
         file = self.partial / LEDGER
         if file.is_file():
             source = self.recipe.source.build()
-            self.recipe.source.load(source)
+            with_local_files(self.recipe.source).load(source)
             return source, load_model(self.partial), read_ledger(self.partial)
         done = compress(self.recipe, self.cache, self.device, self.partial)
         weights = self.partial / MODEL_FILE

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
+from compress.core.hub_config import with_local_files
 from compress.core.json_files import read_json
 from compress.core.tensors import read_tensors
 from compress.model.passes import Pass
@@ -78,7 +79,7 @@ class PassCache:
         """`data_key` of a source or pass, as it was the first time."""
         name = json.dumps(dump(config), sort_keys=True)
         if name not in self._identities:
-            self._identities[name] = config.data_key()
+            self._identities[name] = with_local_files(config).data_key()
         return self._identities[name]
 
     def key(self, passes: list[Pass]) -> str:
@@ -110,7 +111,7 @@ class PassCache:
             _LOG.info("%d of %d passes from the cache (%s)", done, len(passes), key)
             return Resumed(model, entries, done)
         model = self.source.build()
-        self.source.load(model)
+        with_local_files(self.source).load(model)
         return Resumed(model, [], 0)
 
     def _sweep(self) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from compress.core.config import choose, validate
 from compress.core.errors import UserError
 from compress.core.headers import WRITE_AGAIN, read_config, read_configs, read_metadata
+from compress.core.hub import FORM, local_file
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.families import FAMILIES
@@ -111,17 +112,17 @@ def save_model(
 
 
 def model_path(path: str | Path) -> Path:
-    """The weight file that a RUN directory or MODEL file argument names.
+    """The weight file that a RUN directory or MODEL file argument names, or a name of the hub.
 
     Raises:
         UserError: There is none.
     """
-    path = Path(path)
+    path = local_file(path, MODEL_FILE)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a "
-            "file"
+            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, such a "
+            f"file, or the name of one on the hub, {FORM}"
         )
     return file
 
@@ -181,7 +182,7 @@ def read_structure(path: str | Path) -> tuple[Source, list[Pass], SRModel]:
 
 
 def load_model(path: str | Path) -> SRModel:
-    """Load a run directory or model file, on the CPU, for inference.
+    """Load a run directory, model file or name of the hub, on the CPU, for inference.
 
     The structure comes from the header, the values from the tensors.
 

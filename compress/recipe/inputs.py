@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compress.core.errors import UserError, shown
+from compress.core.hub_config import with_local_files
 from compress.data.calibration import calibration_images, calibration_pairs
 from compress.data.config import Calibration
 from compress.model.passes import Pass
@@ -51,7 +52,7 @@ def check_inputs(passes: list[Pass]) -> None:
     """
     for index, step in enumerate(passes):
         try:
-            _check_pass(step)
+            _check_pass(with_local_files(step))
         except UserError as error:
             raise UserError(f"passes.{index}: {error}") from None
 
