@@ -1,4 +1,4 @@
-"""The toolkit from Python: five functions that take paths or objects and return objects.
+"""The toolkit from Python: six functions that take paths or objects and return objects.
 
     from compress.api import compress, export, load, upscale
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError
+from compress.core.hub_config import with_local_files
 from compress.core.identity import default_root
 from compress.core.image import check_image_tensor, read_image
 from compress.model.sr_model import SCALE, SRModel
@@ -35,7 +36,7 @@ from compress.recipe.run_passes import compress as run_passes
 if TYPE_CHECKING:
     from eval.data.folders import DataSpec
 
-__all__ = ["Compressed", "compress", "evaluate", "export", "load", "upscale"]
+__all__ = ["Compressed", "compress", "evaluate", "export", "load", "push", "upscale"]
 
 Photograph = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -44,7 +45,8 @@ def load(model: str | Path) -> SRModel:
     """A saved model, on the CPU, in evaluation mode, without gradients.
 
     Args:
-        model: A run directory, or a `model.safetensors` of this toolkit.
+        model: A run directory, a `model.safetensors` of this toolkit, or the name of a repository
+            of the hub that holds one, `org/name[@revision][:subfolder]`.
 
     Raises:
         UserError: Nothing is there, or the file is damaged or of another program.
@@ -97,7 +99,7 @@ def compress(
     folder = Path(out)
     Runner(parsed, folder, cache=root, device=where, resume=True, overwrite=False)()
     source = parsed.source.build()
-    parsed.source.load(source)
+    with_local_files(parsed.source).load(source)
     return Compressed(source, load(folder), read_ledger(folder)["passes"], plan(parsed))
 
 
@@ -237,3 +239,38 @@ def evaluate(
 
     chosen = EvaluateOptions(tuple(metrics), progress=False, **options)
     return measure(model, data, chosen)
+
+
+def push(
+    run: str | Path,
+    name: str,
+    *,
+    private: bool | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    exports: bool = False,
+) -> str:
+    """Publish a finished run on the hub, with a card whose front matter is complete.
+
+    Args:
+        run: A run directory.
+        name: The repository, `org/name`; it is made where there is none.
+        private: Whether a new repository is shown to its owner alone; None as the owner's settings
+            say.
+        license: Its terms by the hub's name, such as `apache-2.0`; None as recorded of the source.
+        base_model: The model of the hub that it was made from; None as recorded of the source.
+        datasets: Data sets of the hub that it was made with, beside those that its recipe names.
+        exports: Whether the folders of exported files go along.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: It is no finished run, its terms are not known, or the hub takes nothing.
+    """
+    from eval.reporting.hub_card import Said
+    from eval.reporting.pushing import push as publish
+
+    said = Said(license, base_model, tuple(datasets))
+    return publish(Path(run), name, said, private=private, exports=exports)
