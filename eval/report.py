@@ -2,8 +2,10 @@
 many side by side."""
 
 import argparse
+import time
 from pathlib import Path
 
+from compress.core.arguments import whole_number
 from compress.core.errors import UserError, command
 from compress.core.files import check_file
 from compress.core.hub import hub_name
@@ -21,6 +23,8 @@ def main(argv: list[str]) -> int:
 
     if args.out is not None:
         check_file(args.out, "-o", args.runs)
+    if args.live is not None:
+        return look(args.runs, args.out or Path("live.html"), args.live)
     runs = [rundir.read(path) for path in args.runs]
     if len(runs) == 1 and args.out is None:
         name = hub_name(args.runs[0])
@@ -33,6 +37,20 @@ def main(argv: list[str]) -> int:
             "several runs need -o NAME.html for their comparison, such as -o compare.html"
         )
     print(f"written: {write_comparison(runs, args.out, args.dataset)}")
+    return 0
+
+
+def look(runs: list[Path], out: Path, every: int) -> int:
+    """Write the page of one run or training that is going on; again and again until Ctrl-C."""
+    from eval.reporting.live import write_live
+
+    if len(runs) != 1:
+        raise UserError("--live looks at one run or training; give one")
+    check_file(out, "-o", runs)
+    print(f"written: {write_live(runs[0], out, every or None)}", flush=True)
+    while every:
+        time.sleep(every)
+        write_live(runs[0], out, every)
     return 0
 
 
@@ -50,6 +68,15 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--out",
         type=Path,
         help="of several runs: compare.html; of one: RUN/report.html, of the hub NAME/report.html",
+    )
+    parser.add_argument(
+        "--live",
+        nargs="?",
+        const=0,
+        type=whole_number("--live"),
+        metavar="SECONDS",
+        help="of a run or training that is going on: write its curves and samples so far to "
+        "live.html; with SECONDS again and again, and a browser follows",
     )
     parser.add_argument("--dataset", help="of several runs: which; default: the one that all share")
     return parser.parse_args(argv)

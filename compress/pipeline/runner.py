@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from compress.core import folders, marks
+from compress.core import folders, marks, tracks
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import check_name, write_text
@@ -74,6 +74,7 @@ class Runner:
         device: torch.device,
         resume: bool,
         overwrite: bool,
+        trackers: tuple[str, ...] = (),
     ):
         """Check the place; nothing is written yet.
 
@@ -85,6 +86,7 @@ class Runner:
             device: Where passes learn.
             resume: Complete a run that was killed.
             overwrite: Replace a run directory of another recipe.
+            trackers: Which of `compress.core.trackers.TRACKERS` also get curves and samples.
 
         Raises:
             UserError: `out` holds anything but a run of this toolkit, or is a place for none.
@@ -97,6 +99,7 @@ class Runner:
         self.partial = folders.partial_of(out)
         self.resume = resume
         self.overwrite = overwrite
+        self.trackers = trackers
         # Passes read what earlier ones left. Without a common cache the run keeps its own.
         own = self.partial / "passes"
         self.cache = PassCache(cache or own, recipe.source, recipe.seed, spare=own)
@@ -120,7 +123,8 @@ class Runner:
         with ExitStack() as held:
             main_first(lambda: self._open(held), self.device)
             if is_main():
-                self._run()
+                with tracks.kept_in(self.partial, self.recipe.name, self.trackers):
+                    self._run()
             else:
                 self._help()
         return self.out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compress.core import tracks
 from compress.core.errors import UserError
 from compress.core.hub_config import with_local_files
 from compress.core.processes import check_same, connect, main_first, share_values
@@ -120,7 +121,8 @@ class PassRunner:
             workdir=self.workdir / f"pass_{index + 1}",
             before=lambda name: self.before(name, index),
         )
-        figures = with_local_files(step).fit(model, context)
+        with tracks.opened(f"{index + 1} {label(step)}"):
+            figures = with_local_files(step).fit(model, context)
         share_values(model)
         return {
             "pass": dump(step),

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from support.hub import forget, fresh, serving
+from support.telling_pass import Telling
 from support.tiny_model import TinySource
 
 from compress import api, push
+from compress.core import tracks
 from compress.core.errors import UserError
 from compress.families import FAMILIES
+from compress.passes import PASSES
 from compress.recipe.recipe import parse_recipe
-from eval import report
+from eval import compare, report
 from eval import run as eval_run
 from eval.reporting import rundir
 
@@ -26,6 +29,7 @@ TINY = {
     "passes": [
         {"pass": "quantize", "method": "minmax", "weights": 8, "activations": 8,
          "calibration": {"images": 1, "size": 32}},
+        {"pass": "telling"},
     ],
     "export": [],
     "eval": {"data": ["embedded"], "metrics": ["psnr"], "limit": 1},
@@ -37,6 +41,9 @@ import_quickly()
 from support.tiny_model import TinySource
 from compress.families import FAMILIES
 FAMILIES["tiny"] = TinySource
+from support.telling_pass import Telling
+from compress.passes import PASSES
+PASSES["telling"] = Telling
 from eval.run import main
 main(["org/tiny", "--data", "embedded", "--metrics", "psnr", "--limit", "1", "-o", "out"])
 """
@@ -46,6 +53,7 @@ main(["org/tiny", "--data", "embedded", "--metrics", "psnr", "--limit", "1", "-o
 def _tiny_family():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FAMILIES, "tiny", TinySource)
+        patch.setitem(PASSES, "telling", Telling)
         yield
 
 
@@ -67,6 +75,15 @@ def hub(run, tmp_path_factory):
         )
         yield server
     forget()
+
+
+def test_the_run_keeps_and_shows_what_a_pass_told(run):
+    place = run / "tracks" / "2_telling"
+    assert [row["l1"] for row in tracks.read_rows(place)] == [1.0, 0.5]
+    assert [step for step, _ in tracks.pictures(place)] == [2]
+    page = (run / "report.html").read_text()
+    assert "l1 from step 1 to 2: 0.5 to 1" in page
+    assert "2 telling, samples after step 2" in page
 
 
 def test_one_commit_with_all_that_is_read_again(hub, run):
@@ -93,7 +110,7 @@ def test_the_card_is_complete(hub, run):
     data = card.data
     assert (data.license, data.base_model) == ("mit", "org/large")
     assert (data.pipeline_tag, data.library_name) == ("image-to-image", "diffusion-sr-compress")
-    assert {"super-resolution", "tiny", "quantize"} <= set(data.tags)
+    assert {"super-resolution", "tiny", "quantize", "telling"} <= set(data.tags)
     assert data.datasets == ["org/photos"]
     assert data.metrics == ["psnr"]
     [result] = data.eval_results
@@ -123,7 +140,7 @@ def test_a_stranger_measures_the_same_to_the_digit(hub, run, tmp_path):
     assert measured["psnr"] == json.loads((run / "eval/embedded/averages.json").read_text())["psnr"]
 
 
-def test_every_reader_takes_the_name(hub, run, tmp_path, monkeypatch, capsys):
+def test_every_reader_takes_the_name(hub, run, tmp_path, monkeypatch, photo):
     monkeypatch.chdir(tmp_path)
     assert api.load("org/tiny").state_dict().keys() == api.load(run).state_dict().keys()
     assert rundir.read("org/tiny").name == "tiny_w8a8"
@@ -132,6 +149,11 @@ def test_every_reader_takes_the_name(hub, run, tmp_path, monkeypatch, capsys):
         report.main(["org/tiny"])
     assert end.value.code == 0
     assert "tiny_w8a8" in (tmp_path / "tiny" / "report.html").read_text()
+    photo(16, 16).save("cat.png")
+    with pytest.raises(SystemExit) as end:
+        compare.main(["org/tiny", "cat.png", "-o", "out"])
+    assert end.value.code == 0
+    assert 'data-label="tiny"' in (tmp_path / "out" / "compare.html").read_text()
 
 
 def test_a_second_push_is_a_second_commit(hub, run):
