@@ -14,7 +14,7 @@ from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
-from export.targets.table import TARGETS, check_dtype, check_options, check_packages
+from export.targets.table import TARGETS, check_dtype, check_options, check_packages, choose_target
 
 KIBIBYTE = 2**10
 
@@ -140,7 +140,7 @@ def write(
     if made.rows:
         print(table(made.rows))
     else:
-        print(f"parity: not measured, because {TARGETS[options.target].remark}")
+        print(f"parity: not measured, because {choose_target(options.target).remark}")
     if options.target == "qnn":
         dtype = read_manifest(final)["dtype"]
         print("\n".join(describe_predicted(model, dtype, options.lr_size)))

@@ -22,7 +22,7 @@ from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.recipe import cache_entry, cache_folders
-from compress.recipe.checkpoint import convert_all, dump, save_model
+from compress.recipe.checkpoint import convert_all, dump, package_of, save_model
 from compress.recipe.plan import label
 
 _LOG = logging.getLogger(__name__)
@@ -76,10 +76,10 @@ class PassCache:
         self._told: set[str] = set()
 
     def identity(self, config: Source | Pass) -> str:
-        """`data_key` of a source or pass, as it was the first time."""
+        """`data_key` of a source or pass, as it was the first time, and another package's name."""
         name = json.dumps(dump(config), sort_keys=True)
         if name not in self._identities:
-            self._identities[name] = with_local_files(config).data_key()
+            self._identities[name] = with_local_files(config).data_key() + package_of(config)
         return self._identities[name]
 
     def key(self, passes: list[Pass]) -> str:

@@ -16,6 +16,7 @@ from compress.core.config import choose, validate
 from compress.core.errors import UserError
 from compress.core.headers import WRITE_AGAIN, read_config, read_configs, read_metadata
 from compress.core.hub import FORM, local_file
+from compress.core.plugins import Extended, subclass_problem
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.families import FAMILIES
@@ -26,6 +27,11 @@ from compress.passes import PASSES
 
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
+# Ours, and those of other packages.
+ALL_SOURCES: Extended[type[Source]] = Extended(
+    "sources", FAMILIES, subclass_problem(Source, "family")
+)
+ALL_PASSES: Extended[type[Pass]] = Extended("passes", PASSES, subclass_problem(Pass, "pass_"))
 SHOWN = 60  # characters of a foreign format's name in a sentence
 # What torch, diffusers and the passes raise where a structure makes no sense.
 STRUCTURE = (
@@ -51,7 +57,7 @@ def parse_source(data: dict, where: str = "source") -> Source:
     Raises:
         UserError: The family, a key or a value is wrong.
     """
-    return validate(choose(FAMILIES, "family", data, where), data, where)
+    return validate(choose(ALL_SOURCES, "family", data, where), data, where)
 
 
 def parse_pass(data: dict, where: str) -> Pass:
@@ -64,12 +70,19 @@ def parse_pass(data: dict, where: str) -> Pass:
     Raises:
         UserError: The name, a key or a value is wrong.
     """
-    return validate(choose(PASSES, "pass", data, where), data, where)
+    return validate(choose(ALL_PASSES, "pass", data, where), data, where)
 
 
 def dump(config: BaseModel) -> dict:
     """A config as a recipe writes it, defaults included."""
     return config.model_dump(mode="json", by_alias=True)
+
+
+def package_of(config: Source | Pass) -> str:
+    """The other package that a source or pass is of, with its version; empty for ours."""
+    if isinstance(config, Source):
+        return ALL_SOURCES.version(config.family)
+    return ALL_PASSES.version(str(dump(config)["pass"]))
 
 
 def convert_all(source: Source, passes: list[Pass]) -> SRModel:
