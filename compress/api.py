@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError
 from compress.core.hub_config import with_local_files
 from compress.core.identity import default_root
-from compress.core.image import check_image_tensor, read_image
 from compress.model.sr_model import SCALE, SRModel
+from compress.pipeline.photograph import Photograph, as_tensor
 from compress.process.strength import FULL, blended, is_strength
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from eval.data.folders import DataSpec
 
 __all__ = ["Compressed", "compress", "evaluate", "export", "load", "push", "upscale"]
-
-Photograph = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
 def load(model: str | Path) -> SRModel:
@@ -133,8 +130,8 @@ def upscale(
         raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
     network = model if isinstance(model, SRModel) else load(model)
     device = next(network.parameters()).device
-    others = {name: _as_tensor(image).to(device) for name, image in (images or {}).items()}
-    lr = _as_tensor(photograph)
+    others = {name: as_tensor(image).to(device) for name, image in (images or {}).items()}
+    lr = as_tensor(photograph)
     if references:
         others |= _keep(network, [Path(path) for path in references], lr)
     result = network.upscale_bytes(lr.to(device), images=others)
@@ -156,25 +153,6 @@ def _keep(model: SRModel, references: list[Path], lr: torch.Tensor) -> dict[str,
     except PhotographError as error:
         raise UserError(str(error)) from None
     return {name: torch.from_numpy(value).to(device) for name, value in kept.items()}
-
-
-def _as_tensor(photograph: Photograph) -> torch.Tensor:
-    """float [1, 3, h, w] in [0, 1] of what `upscale` takes."""
-    if isinstance(photograph, str | Path):
-        return read_image(photograph)
-    if isinstance(photograph, Image.Image):
-        photograph = np.asarray(photograph.convert("RGB"))
-    if isinstance(photograph, np.ndarray):
-        if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
-            raise UserError(
-                f"the photograph is an array {photograph.dtype} {list(photograph.shape)}; "
-                "give uint8 [height, width, 3], or a float tensor"
-            )
-        pixels = torch.from_numpy(photograph.astype(np.float32) / 255)
-        photograph = pixels.permute(2, 0, 1)
-    if photograph.ndim == 3:
-        photograph = photograph.unsqueeze(0)
-    return check_image_tensor(photograph, "the photograph")
 
 
 def export(

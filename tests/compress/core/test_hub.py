@@ -1,9 +1,11 @@
 """Names of the hub in place of paths: which words are some, and what happens without an answer."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 from support.hub import forget, fresh, serving
 
@@ -11,8 +13,12 @@ from compress.core import hub as names
 from compress.core.errors import UserError
 from compress.core.hub import HubName, hub_name, local_file, local_folder
 from compress.core.hub_config import with_local_files
+from compress.core.image import write_image
+from compress.core.weight_file import write_tensors
+from compress.data.folder import find_images
 from compress.families.osediff import OSEDiffSource
-from compress.recipe.checkpoint import load_model
+from compress.recipe.checkpoint import FORMAT, load_model
+from eval.data.dataset import open_data
 
 
 @pytest.fixture
@@ -140,6 +146,31 @@ def test_a_model_of_a_stranger_is_only_tensors(hub):
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model("org/name")
     assert not [path for path in hub.asked if path.endswith(".py")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"family": "spandrel", "path": "other/net:a.pth"},
+        {"family": "diffusers_pipeline", "pipeline": "other/net"},
+    ],
+)
+def test_a_header_of_a_stranger_fetches_nothing(hub, tmp_path, source):
+    header = {"format": FORMAT, "source": json.dumps(source), "passes": "[]"}
+    write_tensors(tmp_path / "model.safetensors", {"x": torch.zeros(1)}, header)
+    hub.put("org/name", {"model.safetensors": (tmp_path / "model.safetensors").read_bytes()})
+    with pytest.raises(UserError, match="names another file to build from"):
+        load_model("org/name")
+    assert not [path for path in hub.asked if "other" in path]
+
+
+def test_a_data_set_goes_by_its_name(hub, tmp_path):
+    for side, name in ((16, "LR/a.png"), (64, "HR/a.png")):
+        write_image(torch.rand(1, 3, side, side), tmp_path / name)
+    files = {name: (tmp_path / name).read_bytes() for name in ("LR/a.png", "HR/a.png")}
+    hub.put("org/photos", files, "datasets")
+    assert open_data("org/photos").name == "photos"
+    assert [path.name for path in find_images(["org/photos:LR"])] == ["a.png"]
 
 
 def test_names_are_remembered_within_a_command(hub):
