@@ -1,4 +1,4 @@
-"""The toolkit from Python: five functions that take paths or objects and return objects.
+"""The toolkit from Python: six functions that take paths or objects and return objects.
 
     from compress.api import compress, export, load, upscale
 
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError
+from compress.core.hub_config import with_local_files
 from compress.core.identity import default_root
-from compress.core.image import check_image_tensor, read_image
 from compress.model.sr_model import SCALE, SRModel
+from compress.pipeline.photograph import Photograph, as_tensor
 from compress.process.strength import FULL, blended, is_strength
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model
@@ -35,16 +35,15 @@ from compress.recipe.run_passes import compress as run_passes
 if TYPE_CHECKING:
     from eval.data.folders import DataSpec
 
-__all__ = ["Compressed", "compress", "evaluate", "export", "load", "upscale"]
-
-Photograph = str | Path | Image.Image | np.ndarray | torch.Tensor
+__all__ = ["Compressed", "compress", "evaluate", "export", "load", "push", "upscale"]
 
 
 def load(model: str | Path) -> SRModel:
     """A saved model, on the CPU, in evaluation mode, without gradients.
 
     Args:
-        model: A run directory, or a `model.safetensors` of this toolkit.
+        model: A run directory, a `model.safetensors` of this toolkit, or the name of a repository
+            of the hub that holds one, `org/name[@revision][:subfolder]`.
 
     Raises:
         UserError: Nothing is there, or the file is damaged or of another program.
@@ -97,7 +96,7 @@ def compress(
     folder = Path(out)
     Runner(parsed, folder, cache=root, device=where, resume=True, overwrite=False)()
     source = parsed.source.build()
-    parsed.source.load(source)
+    with_local_files(parsed.source).load(source)
     return Compressed(source, load(folder), read_ledger(folder)["passes"], plan(parsed))
 
 
@@ -131,8 +130,8 @@ def upscale(
         raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
     network = model if isinstance(model, SRModel) else load(model)
     device = next(network.parameters()).device
-    others = {name: _as_tensor(image).to(device) for name, image in (images or {}).items()}
-    lr = _as_tensor(photograph)
+    others = {name: as_tensor(image).to(device) for name, image in (images or {}).items()}
+    lr = as_tensor(photograph)
     if references:
         others |= _keep(network, [Path(path) for path in references], lr)
     result = network.upscale_bytes(lr.to(device), images=others)
@@ -154,25 +153,6 @@ def _keep(model: SRModel, references: list[Path], lr: torch.Tensor) -> dict[str,
     except PhotographError as error:
         raise UserError(str(error)) from None
     return {name: torch.from_numpy(value).to(device) for name, value in kept.items()}
-
-
-def _as_tensor(photograph: Photograph) -> torch.Tensor:
-    """float [1, 3, h, w] in [0, 1] of what `upscale` takes."""
-    if isinstance(photograph, str | Path):
-        return read_image(photograph)
-    if isinstance(photograph, Image.Image):
-        photograph = np.asarray(photograph.convert("RGB"))
-    if isinstance(photograph, np.ndarray):
-        if photograph.dtype != np.uint8 or photograph.ndim != 3 or photograph.shape[2] != 3:
-            raise UserError(
-                f"the photograph is an array {photograph.dtype} {list(photograph.shape)}; "
-                "give uint8 [height, width, 3], or a float tensor"
-            )
-        pixels = torch.from_numpy(photograph.astype(np.float32) / 255)
-        photograph = pixels.permute(2, 0, 1)
-    if photograph.ndim == 3:
-        photograph = photograph.unsqueeze(0)
-    return check_image_tensor(photograph, "the photograph")
 
 
 def export(
@@ -237,3 +217,38 @@ def evaluate(
 
     chosen = EvaluateOptions(tuple(metrics), progress=False, **options)
     return measure(model, data, chosen)
+
+
+def push(
+    run: str | Path,
+    name: str,
+    *,
+    private: bool | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    exports: bool = False,
+) -> str:
+    """Publish a finished run on the hub, with a card whose front matter is complete.
+
+    Args:
+        run: A run directory.
+        name: The repository, `org/name`; it is made where there is none.
+        private: Whether a new repository is shown to its owner alone; None as the owner's settings
+            say.
+        license: Its terms by the hub's name, such as `apache-2.0`; None as recorded of the source.
+        base_model: The model of the hub that it was made from; None as recorded of the source.
+        datasets: Data sets of the hub that it was made with, beside those that its recipe names.
+        exports: Whether the folders of exported files go along.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: It is no finished run, its terms are not known, or the hub takes nothing.
+    """
+    from eval.reporting.hub_card import Said
+    from eval.reporting.pushing import push as publish
+
+    said = Said(license, base_model, tuple(datasets))
+    return publish(Path(run), name, said, private=private, exports=exports)

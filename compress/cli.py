@@ -48,6 +48,8 @@ SUBCOMMANDS = {
     "references": Subcommand(
         "compress.references", "keep of photographs what a model that refers to some needs"
     ),
+    "plugins": Subcommand("compress.plugins", "list what other packages add"),
+    "push": Subcommand("compress.push", "publish a run on the hub, with its card"),
     "train": Subcommand("compress.train", "train a source model from photographs"),
     "cache": Subcommand("compress.cache", "list or shorten the cache of finished passes"),
 }

@@ -15,30 +15,13 @@ from typing import Any
 from compress.core.errors import UserError, command
 from compress.core.files import MADE_BY, check_weights, write_text
 from compress.core.program import command_parser
+from compress.recipe.places import without_places
 from compress.recipe.run_files import LEDGER, read_ledger
 
 DESCRIPTION = (
     "Make a run's model the embedded weights of a source: `python -m compress.publish RUN FAMILY "
     "-o FILE`."
 )
-# Keys of a recipe whose values are files or folders.
-PATHS = ("folders", "lpips_weights", "dists_weights", "base", "lora", "weights", "data")
-
-
-def without_places(value: Any, key: str = "") -> Any:
-    """A ledger's data with the last part of every path in place of the path.
-
-    Args:
-        value: Plain data of any depth.
-        key: The key that it lies under.
-    """
-    if isinstance(value, dict):
-        return {name: without_places(entry, name) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [without_places(entry, key) for entry in value]
-    if isinstance(value, str) and key in PATHS and "/" in value:
-        return Path(value).name
-    return value
 
 
 def made_of(ledger: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from compress.core.identity import default_root
 from compress.core.log import LEVELS, set_level
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
+from compress.core.tracker_names import add_trackers
 
 if TYPE_CHECKING:
     from compress.recipe.recipe import Recipe
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run every pass and export; only a killed run's own are reused",
     )
     add_device(parser, "where passes learn")
+    add_trackers(parser)
     return parser
 
 
@@ -106,6 +108,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
         device=torch.device(chosen_device(options)),
         resume=options.resume,
         overwrite=options.overwrite,
+        trackers=tuple(options.track),
     )
     if not is_same_recipe(out, recipe):  # then the run's recipe file is replaced by another
         folders.check_place(out, "--out", [options.recipe])

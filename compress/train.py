@@ -16,6 +16,7 @@ from compress.core.errors import command
 from compress.core.files import check_weights
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
+from compress.core.tracker_names import add_trackers
 from compress.recipe.shipped import find_recipe
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="train nothing; write the averaged weights of the last checkpoint to FILE (fp16)",
     )
+    add_trackers(p)
     return p
 
 
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> int:
     """Train as the command line says, or take the weights of a training that goes on."""
     options = parser().parse_intermixed_args(argv)
     # What trains brings torch with it. It takes seconds, which --help need not wait for.
+    from compress.core import tracks
     from compress.core.processes import is_main, leave
     from compress.stages.recipe import TrainRecipe
     from compress.stages.trainer import train_model
@@ -63,7 +66,11 @@ def main(argv: list[str]) -> int:
     out = options.out or workdir / f"{recipe.name}.safetensors"
     check_weights(out, "--out", [recipe_file])
     keep_freed_memory()
-    with folders.occupied(workdir, "--workdir", is_main()):
+    trackers = tuple(options.track)
+    with (
+        folders.occupied(workdir, "--workdir", is_main()),
+        tracks.kept_in(workdir, recipe.name, trackers),
+    ):
         train_model(recipe, workdir, out)
     leave()
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compress.core.arguments import LARGEST_SIDE, add_device, whole_number
 from compress.core.errors import UserError, command
+from compress.core.hub import FORM
 from compress.core.program import command_parser
 from compress.photographs import batch
 from compress.photographs.problem import PhotographError
@@ -25,7 +26,9 @@ DESCRIPTION = (
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("compress.upscale", description=DESCRIPTION)
-    parser.add_argument("model", help="a run directory or a model.safetensors")
+    parser.add_argument(
+        "model", help=f"a run directory, a model.safetensors, or a name of the hub, {FORM}"
+    )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     batch.add_arguments(parser, convert=False)
     parser.add_argument(

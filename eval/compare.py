@@ -33,8 +33,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="RUN|MODEL|FOLDER|PHOTO",
-        help="run directories, model .safetensors and folders of pictures (NAME.png or "
-        "NAME_x4.png), which become columns in this order, and photographs",
+        help="run directories, model .safetensors, names of the hub and folders of pictures "
+        "(NAME.png or NAME_x4.png), which become columns in this order, and photographs",
     )
     parser.add_argument(
         "-o",

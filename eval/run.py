@@ -11,6 +11,7 @@ from compress.core import folders, marks
 from compress.core.arguments import MOST_THREADS, number, usable_device, whole_number
 from compress.core.errors import UserError, command
 from compress.core.files import check_name
+from compress.core.hub import FORM, hub_name
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.run_files import STRENGTHS
@@ -37,9 +38,10 @@ def main(argv: list[str]) -> int:
     from eval.data.dataset import open_data
     from eval.data.folders import DataSpec
 
-    if not args.source.exists():
+    if hub_name(args.source) is None and not args.source.exists():
         raise UserError(
-            f"{args.source}: no such run directory, model file or folder of restored images"
+            f"{args.source}: no such run directory, model file or folder of restored images, and "
+            f"no name of the hub ({FORM})"
         )
     options = _options(args)
     spec = DataSpec(args.data, args.lr, args.hr, args.protocol, args.name)
@@ -118,6 +120,9 @@ def default_out(source: Path, data: str) -> Path:
     """RUN/eval/<data> for a run directory, else ./eval-<source>-<data>."""
     from compress.recipe.checkpoint import MODEL_FILE
 
+    name = hub_name(source)
+    if name is not None:
+        return Path(f"eval-{name.label}-{data}")
     if (source / MODEL_FILE).is_file():
         return source / "eval" / data
     return Path(f"eval-{source.resolve().stem}-{data}")
@@ -166,7 +171,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "source",
         type=Path,
         metavar="RUN|MODEL|DIR",
-        help="run directory, model .safetensors, or folder of restored images",
+        help="run directory, model .safetensors, folder of restored images, or a model's name on "
+        f"the hub, {FORM}",
     )
     parser.add_argument(
         "--data",

@@ -8,12 +8,13 @@ from compress.core.config import validate
 from compress.core.config_arguments import add_arguments, given
 from compress.core.errors import UserError, command
 from compress.core.folders import partial_of
+from compress.core.hub import FORM, hub_name
 from compress.core.identity import default_root, file_digest
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
-from export.targets.table import TARGETS, check_dtype, check_options, check_packages
+from export.targets.table import TARGETS, check_dtype, check_options, check_packages, choose_target
 
 KIBIBYTE = 2**10
 
@@ -29,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
         description="Export a compressed model",
         epilog=f"dtypes: {dtypes}",
     )
-    p.add_argument("run", metavar="RUN", help="run directory or model.safetensors file")
+    p.add_argument(
+        "run",
+        metavar="RUN",
+        help=f"run directory, model.safetensors file, or a model's name on the hub, {FORM}",
+    )
     p.add_argument("--target", default="onnx", help=f"one of {', '.join(TARGETS)}")
     p.add_argument("--lr-size", dest="size", help="height x width of the input (default 128x128)")
     p.add_argument("--shape", metavar="1x3xHxW", help="the same as a shape")
@@ -58,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--out",
         type=Path,
-        help="default RUN/TARGET, or RUN/TARGET_DTYPE where --dtype is given",
+        help="default RUN/TARGET, of a name of the hub NAME/TARGET here; or RUN/TARGET_DTYPE "
+        "where --dtype is given",
     )
     return p
 
@@ -92,7 +98,9 @@ def main(argv: list[str]) -> int:
     from export.targets.export_folder import claimed
 
     source = checkpoint.model_path(arguments.run)
-    out = source.parent / options.folder if arguments.out is None else arguments.out
+    name = hub_name(arguments.run)
+    place = source.parent if name is None else Path(name.label)
+    out = place / options.folder if arguments.out is None else arguments.out
     inputs = [source]
     if options.calibration != "embedded":
         inputs.append(Path(options.calibration))
@@ -132,7 +140,7 @@ def write(
     if made.rows:
         print(table(made.rows))
     else:
-        print(f"parity: not measured, because {TARGETS[options.target].remark}")
+        print(f"parity: not measured, because {choose_target(options.target).remark}")
     if options.target == "qnn":
         dtype = read_manifest(final)["dtype"]
         print("\n".join(describe_predicted(model, dtype, options.lr_size)))

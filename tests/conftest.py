@@ -17,6 +17,9 @@ from compress.core.memory import LARGEST_BUFFER, keep_freed_memory
 if TYPE_CHECKING:  # the process that only hands out tests needs no torch
     from compress.model.sr_model import SRModel
 
+# No test asks the hub; those of tests/support/hub.py have one of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 keep_freed_memory()
 gc.set_threshold(50_000)  # new objects until the collector looks for cycles; it takes 10 % at 700
 # The same in the processes that tests start.

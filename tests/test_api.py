@@ -1,4 +1,4 @@
-"""The five functions of compress.api, on the smallest work that shows them."""
+"""The functions of compress.api, on the smallest work that shows them."""
 
 import numpy as np
 import pytest

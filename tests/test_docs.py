@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.pages import FENCE, NAMES, PAGES, ROOT, prose, spans, text_of
+import yaml
+from support.pages import FENCE, NAMES, PAGES, ROOT, SKILL, prose, spans, text_of
 
 from compress.core import errors
 from compress.core.config import read_yaml
@@ -205,6 +206,15 @@ def test_python_of_a_newcomer_runs(page, monkeypatch, tmp_path):
 
 def test_what_agents_read_is_short():
     assert len(text_of(ROOT / "AGENTS.md").splitlines()) <= 90
+
+
+def test_the_skill_says_what_it_is_and_when_to_use_it():
+    _, front, body = text_of(SKILL).split("---\n", 2)
+    said = yaml.safe_load(front)
+    assert said["name"] == SKILL.parent.name
+    assert len(said["name"]) <= 64
+    assert 100 < len(said["description"]) <= 1024
+    assert len(body.splitlines()) <= 60
 
 
 def test_agents_are_told_the_exit_codes_of_the_code():

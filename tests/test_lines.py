@@ -5,7 +5,12 @@ from support.pages import FENCE, ROOT, text_of
 
 from compress.core.wrapping import WIDTH, wrap
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("compress/assets/*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("skills/*/*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *ROOT.glob("compress/assets/*.md"),
+]
 TEMPLATES = sorted(ROOT.glob("eval/results/pages/*.md"))
 TOP = ("compress", "export", "eval", "recipes")
 DATA = [path for top in TOP for path in (ROOT / top).rglob("*.yaml")]

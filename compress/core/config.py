@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -250,11 +250,11 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return models
 
 
-def choose(table: dict[str, Any], key: str, data: dict[str, Any], where: str) -> Any:
+def choose(table: Mapping[str, Any], key: str, data: dict[str, Any], where: str) -> Any:
     """The entry of `table` that `data[key]` names.
 
     Args:
-        table: By name, such as PASSES.
+        table: By name, such as ALL_PASSES.
         key: The key of `data` with the name, such as `pass`.
         data: A mapping, as read.
         where: What a sentence begins with.

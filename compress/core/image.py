@@ -8,6 +8,7 @@ from PIL import Image
 
 from compress.core.errors import UserError
 from compress.core.files import replacing
+from compress.core.hub import local_folder
 from compress.photographs import reading
 from compress.photographs.header import MAX_PIXELS, MIN_SIDE, SUFFIXES
 from compress.photographs.problem import PhotographError
@@ -84,8 +85,12 @@ def write_image(image: torch.Tensor | np.ndarray, path: str | Path) -> None:
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The image files directly in `folder`, sorted by name. Raises UserError if there are none."""
-    folder = Path(folder)
+    """The image files directly in `folder`, sorted by name. Raises UserError if there are none.
+
+    Args:
+        folder: A folder, or the name of a data set of the hub.
+    """
+    folder = local_folder(folder, SUFFIXES, "dataset")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
     images = []

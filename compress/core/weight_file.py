@@ -5,6 +5,7 @@ of its keys. Here it is sorted, and tensors go to the disk one by one, without a
 model.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,3 +95,14 @@ def is_finite(tensor: torch.Tensor) -> bool:
         return True
     low, high = tensor.detach().aminmax()
     return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def state_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Identity of tensors by name, type, shape and values: 64 hex digits."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.numel():
+            found.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

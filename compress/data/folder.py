@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from compress.core.errors import UserError
+from compress.core.hub import local_folder
 from compress.core.identity import list_digest
 from compress.core.image import SUFFIXES
 
@@ -37,17 +38,18 @@ def find_images(folders: Iterable[str | Path]) -> list[Path]:
     """All image files below `folders`, sorted by path within each.
 
     Args:
-        folders: Folders; the name "embedded" stands for `embedded_images`.
+        folders: Folders, or data sets of the hub; the name "embedded" stands for `embedded_images`.
 
     Raises:
         UserError: A folder does not exist or holds no image.
     """
     suffixes = ", ".join(SUFFIXES)
     images: list[Path] = []
-    for folder in map(Path, folders):
-        if str(folder) == "embedded":
+    for given in folders:
+        if str(given) == "embedded":
             images += embedded_images()
             continue
+        folder = local_folder(given, SUFFIXES, "dataset")
         if not folder.is_dir():
             raise UserError(
                 f"data folder {folder} does not exist; name a folder with {suffixes} files"

@@ -8,6 +8,7 @@ from compress.families.adcsr import AdcSRSource
 from compress.families.addsr import AddSRSource
 from compress.families.ccsr import CCSRSource
 from compress.families.dfosd import DFOSDSource
+from compress.families.diffusers_pipeline import DiffusersSource
 from compress.families.dossr import DoSSRSource
 from compress.families.edge_sd_sr import EdgeSDSRSource
 from compress.families.invsr import InvSRSource
@@ -31,4 +32,5 @@ FAMILIES: dict[str, type[Source]] = {
     "tsdsr": TSDSRSource,
     "ldm": LDMSource,
     "spandrel": SpandrelSource,
+    "diffusers_pipeline": DiffusersSource,
 }

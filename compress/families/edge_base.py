@@ -10,6 +10,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.tensors import few
 from compress.core.weight_file import is_finite
+from compress.networks.pretrained import from_hub
 from compress.networks.variants import variant_of
 
 EITHER = "give Stable Diffusion 1.5 or 2.1"
@@ -34,9 +35,10 @@ def read_unet(base: str) -> UNet2DConditionModel:
         UserError: It cannot be read, lacks weights, or holds values that are not finite.
     """
     try:
+        place, options = from_hub(base, "unet")
         unet, report = UNet2DConditionModel.from_pretrained(
-            base,
-            subfolder="unet",
+            place,
+            **options,
             torch_dtype=torch.float32,
             output_loading_info=True,
             variant=variant_of(base, "unet"),

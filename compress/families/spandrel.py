@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from compress.core.errors import UserError
+from compress.core.hub import local_file
 from compress.core.identity import file_digest, files_key
 from compress.model.calls import one_network
 from compress.model.source import Source
@@ -69,7 +70,8 @@ class SpandrelSource(Source):
             UserError: There is neither a path nor an architecture, or the file cannot be read.
         """
         if self.path is not None:
-            return _structure_in(str(_existing(self.path)), file_digest(self.path))
+            file = _existing(self.path)
+            return _structure_in(str(file), file_digest(file))
         if self.architecture is None:
             raise UserError(
                 "source: names no network; set source.path to a weight file that spandrel reads"
@@ -107,11 +109,11 @@ class SpandrelSource(Source):
 
     def data_key(self) -> str:
         """See `Source`."""
-        return files_key([self.path] if self.path else [])
+        return files_key([local_file(self.path)] if self.path else [])
 
 
 def _existing(path: str) -> Path:
-    file = Path(path)
+    file = local_file(path)
     if not file.is_file():
         raise UserError(f"{WHERE}: {file} does not exist; give a weight file that spandrel reads")
     return file

@@ -1,7 +1,6 @@
 """Read a network from a folder in diffusers' layout, or from a hub."""
 
 import pickle
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from compress.core.errors import UserError, first_line
+from compress.core.hub import FORM, can_reach_hub, hub_name
 from compress.core.tensors import few
 from compress.networks.variants import variant_of
 
@@ -20,14 +20,13 @@ UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
 )
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 class Base(NamedTuple):
     """Where a published base is.
 
     Attributes:
-        place: A folder in diffusers' layout, or a hub id.
+        place: A folder in diffusers' layout, or a name of the hub.
         title: What it should be, such as "SD 2.1-base".
         layout: The folders that diffusers' layout has.
     """
@@ -37,10 +36,10 @@ class Base(NamedTuple):
     layout: str
 
     def check_place(self) -> None:
-        """Raise UserError for what is neither a folder nor a hub id."""
-        if not Path(self.place).is_dir() and not _HUB_ID.fullmatch(self.place):
+        """Raise UserError for what is neither a folder nor a name of the hub."""
+        if not Path(self.place).is_dir() and hub_name(self.place) is None:
             raise UserError(
-                f"base '{self.place}' is neither a folder nor a hub id (owner/name); give "
+                f"base '{self.place}' is neither a folder nor a hub id ({FORM}); give "
                 f"{self.title} in diffusers' {self.layout}"
             )
 
@@ -62,13 +61,14 @@ class Base(NamedTuple):
         Raises:
             UserError: It cannot be read, or lacks weights.
         """
-        options: dict[str, Any] = {"output_loading_info": True}
+        place, options = from_hub(self.place, part)
+        options["output_loading_info"] = True
         options["dtype" if part == "text_encoder" else "torch_dtype"] = torch.float32
         variant = variant_of(self.place, part)
         if variant is not None:
             options["variant"] = variant
         try:
-            network, report = kind.from_pretrained(self.place, subfolder=part, **options)
+            network, report = kind.from_pretrained(place, **options)
         except UNREADABLE as error:
             raise self.unreadable(part, error) from None
         absent = report["missing_keys"]
@@ -78,3 +78,24 @@ class Base(NamedTuple):
                 "it again"
             )
         return network
+
+
+def from_hub(place: str, part: str) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` of diffusers and transformers finds a part, and its options.
+
+    What is of the hub is read from safetensors files alone, which hold no code, and from its cache
+    where the hub does not answer.
+
+    Args:
+        place: A folder in diffusers' layout, or a name of the hub.
+        part: The subfolder.
+    """
+    name = hub_name(place)
+    if name is None:
+        return place, {"subfolder": part}
+    options: dict[str, Any] = {"subfolder": f"{name.inside}/{part}".lstrip("/")}
+    if name.revision:
+        options["revision"] = name.revision
+    if part != "tokenizer":
+        options["use_safetensors"] = True
+    return name.repo, options | {"local_files_only": not can_reach_hub()}

@@ -24,7 +24,7 @@ from compress.networks.osediff_file import (
     modern_names,
     read_osediff,
 )
-from compress.networks.pretrained import UNREADABLE, Base
+from compress.networks.pretrained import UNREADABLE, Base, from_hub
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -49,7 +49,8 @@ def _tokenizer(base: str) -> "CLIPTokenizer":
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+        place, options = from_hub(base, "tokenizer")
+        return CLIPTokenizer.from_pretrained(place, **options)
     except UNREADABLE as error:
         raise sd21_base(base).unreadable("tokenizer", error) from None
 
@@ -63,7 +64,8 @@ def _is_sd21_768(base: str, unet: UNet2DConditionModel) -> bool:
     if local.is_dir() and not (local / "scheduler").is_dir():
         return unet.config["sample_size"] == SD21_768_SAMPLE_SIZE
     try:
-        config = DDPMScheduler.load_config(base, subfolder="scheduler")
+        place, options = from_hub(base, "scheduler")
+        config = DDPMScheduler.load_config(place, **options)
     except (OSError, ValueError) as error:
         raise UserError(
             f"base '{base}': cannot read scheduler/scheduler_config.json ({first_line(error)}); "

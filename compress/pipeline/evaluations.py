@@ -12,6 +12,7 @@ import torch
 from compress.core.code_version import code_version
 from compress.core.errors import UserError, shown
 from compress.core.files import write_text
+from compress.core.hub_config import with_local_files
 from compress.core.image import read_image
 from compress.model.sr_model import SRModel
 from compress.recipe.checkpoint import MODEL_FILE, dump
@@ -102,7 +103,8 @@ class _Candidate:
 
 
 def _key_of_source(recipe: Recipe) -> str:
-    identity = repr((dump(recipe.source), recipe.source.data_key(), code_version()))
+    weights = with_local_files(recipe.source).data_key()
+    identity = repr((dump(recipe.source), weights, code_version()))
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from compress.core import folders, marks
+from compress.core import folders, marks, tracks
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import check_name, write_text
+from compress.core.hub_config import with_local_files
 from compress.core.processes import is_main, main_first, own_device
 from compress.model.sr_model import SRModel
 from compress.pipeline.evaluations import evaluate_both, open_all
@@ -73,6 +74,7 @@ class Runner:
         device: torch.device,
         resume: bool,
         overwrite: bool,
+        trackers: tuple[str, ...] = (),
     ):
         """Check the place; nothing is written yet.
 
@@ -84,6 +86,7 @@ class Runner:
             device: Where passes learn.
             resume: Complete a run that was killed.
             overwrite: Replace a run directory of another recipe.
+            trackers: Which of `compress.core.trackers.TRACKERS` also get curves and samples.
 
         Raises:
             UserError: `out` holds anything but a run of this toolkit, or is a place for none.
@@ -96,6 +99,7 @@ class Runner:
         self.partial = folders.partial_of(out)
         self.resume = resume
         self.overwrite = overwrite
+        self.trackers = trackers
         # Passes read what earlier ones left. Without a common cache the run keeps its own.
         own = self.partial / "passes"
         self.cache = PassCache(cache or own, recipe.source, recipe.seed, spare=own)
@@ -119,7 +123,8 @@ class Runner:
         with ExitStack() as held:
             main_first(lambda: self._open(held), self.device)
             if is_main():
-                self._run()
+                with tracks.kept_in(self.partial, self.recipe.name, self.trackers):
+                    self._run()
             else:
                 self._help()
         return self.out
@@ -167,7 +172,7 @@ class Runner:
         file = self.partial / LEDGER
         if file.is_file():
             source = self.recipe.source.build()
-            self.recipe.source.load(source)
+            with_local_files(self.recipe.source).load(source)
             return source, load_model(self.partial), read_ledger(self.partial)
         done = compress(self.recipe, self.cache, self.device, self.partial)
         weights = self.partial / MODEL_FILE

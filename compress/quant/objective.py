@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from compress.core import tracks
 from compress.core.processes import count, rank, sum_over_processes
 
 Run = Callable[[Any], torch.Tensor]  # of one image's input, whatever the function takes
@@ -103,7 +104,9 @@ def learn(
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(schedule.seed)
     bar = tqdm(total=steps, desc=name, leave=False)
+    track = tracks.current()
     for _ in range(schedule.epochs):
+        rate = float(decay.get_last_lr()[0])
         shuffled = torch.randperm(images, generator=order)
         for batch in shuffled.split(schedule.batch):
             optimizer.zero_grad(set_to_none=True)
@@ -113,6 +116,7 @@ def learn(
             bar.update()
             bar.set_postfix(error=f"{loss:.2e}", refresh=False)
         error = objective.mean_error(best)
+        track.scalars(track.turn(name), {f"{name}: error": min(error, best), f"{name}: lr": rate})
         if error < best:
             best = error
             best_values = [p.detach().clone() for p in parameters]

@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
+from compress.core.hub_config import with_local_files
 from compress.core.json_files import read_json
 from compress.core.tensors import read_tensors
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
 from compress.recipe import cache_entry, cache_folders
-from compress.recipe.checkpoint import convert_all, dump, save_model
+from compress.recipe.checkpoint import convert_all, dump, package_of, save_model
 from compress.recipe.plan import label
 
 _LOG = logging.getLogger(__name__)
@@ -75,10 +76,10 @@ class PassCache:
         self._told: set[str] = set()
 
     def identity(self, config: Source | Pass) -> str:
-        """`data_key` of a source or pass, as it was the first time."""
+        """`data_key` of a source or pass, as it was the first time, and another package's name."""
         name = json.dumps(dump(config), sort_keys=True)
         if name not in self._identities:
-            self._identities[name] = config.data_key()
+            self._identities[name] = with_local_files(config).data_key() + package_of(config)
         return self._identities[name]
 
     def key(self, passes: list[Pass]) -> str:
@@ -110,7 +111,7 @@ class PassCache:
             _LOG.info("%d of %d passes from the cache (%s)", done, len(passes), key)
             return Resumed(model, entries, done)
         model = self.source.build()
-        self.source.load(model)
+        with_local_files(self.source).load(model)
         return Resumed(model, [], 0)
 
     def _sweep(self) -> None:

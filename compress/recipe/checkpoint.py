@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from compress.core.config import choose, validate
 from compress.core.errors import UserError
 from compress.core.headers import WRITE_AGAIN, read_config, read_configs, read_metadata
+from compress.core.hub import FORM, local_file
+from compress.core.plugins import Extended, subclass_problem
 from compress.core.tensors import read_tensors
 from compress.core.weight_file import write_tensors
 from compress.families import FAMILIES
@@ -25,6 +27,11 @@ from compress.passes import PASSES
 
 FORMAT = "diffusion-sr-compress/1"
 MODEL_FILE = "model.safetensors"
+# Ours, and those of other packages.
+ALL_SOURCES: Extended[type[Source]] = Extended(
+    "sources", FAMILIES, subclass_problem(Source, "family")
+)
+ALL_PASSES: Extended[type[Pass]] = Extended("passes", PASSES, subclass_problem(Pass, "pass_"))
 SHOWN = 60  # characters of a foreign format's name in a sentence
 # What torch, diffusers and the passes raise where a structure makes no sense.
 STRUCTURE = (
@@ -50,7 +57,7 @@ def parse_source(data: dict, where: str = "source") -> Source:
     Raises:
         UserError: The family, a key or a value is wrong.
     """
-    return validate(choose(FAMILIES, "family", data, where), data, where)
+    return validate(choose(ALL_SOURCES, "family", data, where), data, where)
 
 
 def parse_pass(data: dict, where: str) -> Pass:
@@ -63,12 +70,19 @@ def parse_pass(data: dict, where: str) -> Pass:
     Raises:
         UserError: The name, a key or a value is wrong.
     """
-    return validate(choose(PASSES, "pass", data, where), data, where)
+    return validate(choose(ALL_PASSES, "pass", data, where), data, where)
 
 
 def dump(config: BaseModel) -> dict:
     """A config as a recipe writes it, defaults included."""
     return config.model_dump(mode="json", by_alias=True)
+
+
+def package_of(config: Source | Pass) -> str:
+    """The other package that a source or pass is of, with its version; empty for ours."""
+    if isinstance(config, Source):
+        return ALL_SOURCES.version(config.family)
+    return ALL_PASSES.version(str(dump(config)["pass"]))
 
 
 def convert_all(source: Source, passes: list[Pass]) -> SRModel:
@@ -111,17 +125,17 @@ def save_model(
 
 
 def model_path(path: str | Path) -> Path:
-    """The weight file that a RUN directory or MODEL file argument names.
+    """The weight file that a RUN directory or MODEL file argument names, or a name of the hub.
 
     Raises:
         UserError: There is none.
     """
-    path = Path(path)
+    path = local_file(path, MODEL_FILE)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
-            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, or such a "
-            "file"
+            f"{path}: no compressed model here; give a run directory with {MODEL_FILE}, such a "
+            f"file, or the name of one on the hub, {FORM}"
         )
     return file
 
@@ -181,7 +195,7 @@ def read_structure(path: str | Path) -> tuple[Source, list[Pass], SRModel]:
 
 
 def load_model(path: str | Path) -> SRModel:
-    """Load a run directory or model file, on the CPU, for inference.
+    """Load a run directory, model file or name of the hub, on the CPU, for inference.
 
     The structure comes from the header, the values from the tensors.
 

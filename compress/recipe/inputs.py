@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from compress.core.errors import UserError, shown
+from compress.core.hub_config import with_local_files
 from compress.data.calibration import calibration_images, calibration_pairs
 from compress.data.config import Calibration
 from compress.model.passes import Pass
 from compress.training.config import METRIC_FILES
 
 # Keys of a recipe under which a single word may be a folder, and not only a family or a metric.
-FOLDER_KEYS = ("data", "folders", "path", "base", "iqa_weights", "calibration")
+FOLDER_KEYS = ("data", "folders", "path", "base", "pipeline", "iqa_weights", "calibration")
 
 
 def paths_in(value: Any, key: str = "") -> list[Path]:
@@ -51,7 +52,7 @@ def check_inputs(passes: list[Pass]) -> None:
     """
     for index, step in enumerate(passes):
         try:
-            _check_pass(step)
+            _check_pass(with_local_files(step))
         except UserError as error:
             raise UserError(f"passes.{index}: {error}") from None
 

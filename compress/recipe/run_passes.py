@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from compress.core import tracks
 from compress.core.errors import UserError
+from compress.core.hub_config import with_local_files
 from compress.core.processes import check_same, connect, main_first, share_values
 from compress.cost.cost import Cost
 from compress.model.passes import FitContext
@@ -55,7 +57,7 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
     # On meta: a pattern that matches nothing shows before any weight is read.
     costs = plan(recipe)
     source = recipe.source.build()
-    recipe.source.load(source)
+    with_local_files(recipe.source).load(source)
     source.to(device)
     connect(device)
     runner = PassRunner(recipe, cache, device, workdir, source, costs)
@@ -119,7 +121,8 @@ class PassRunner:
             workdir=self.workdir / f"pass_{index + 1}",
             before=lambda name: self.before(name, index),
         )
-        figures = step.fit(model, context)
+        with tracks.opened(f"{index + 1} {label(step)}"):
+            figures = with_local_files(step).fit(model, context)
         share_values(model)
         return {
             "pass": dump(step),

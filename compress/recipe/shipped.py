@@ -5,6 +5,7 @@ from pathlib import Path
 
 import compress
 from compress.core.errors import UserError, nearest
+from compress.core.hub import local_file
 
 SUFFIX = ".yaml"
 MODELINE = "# yaml-language-server:"  # names the schema for editors; says nothing of the recipe
@@ -39,7 +40,8 @@ def find_recipe(given: str | Path) -> Path:
     the working directory has no such file, so that the documented commands work anywhere.
 
     Args:
-        given: A path, or a name as `shipped_recipes` lists it.
+        given: A path, a name as `shipped_recipes` lists it, or the name of a repository of the hub
+            that holds a run.
 
     Returns:
         The path of a shipped recipe, or `given` where it is a path.
@@ -55,7 +57,7 @@ def find_recipe(given: str | Path) -> Path:
     if named in recipes and path.as_posix() in (named, f"recipes/{named}{SUFFIX}"):
         return recipes[named]
     if path.suffix or len(path.parts) > 1:
-        return path
+        return local_file(given, "recipe.yaml")
     raise UserError(
         f"recipe {given} is no file and no recipe of the package{nearest(named, recipes)}; "
         f"give a YAML file or one of: {', '.join(recipes)}"

@@ -10,7 +10,7 @@ from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
 from compress.core.json_files import read_json
 from compress.recipe.checkpoint import load_model, read_header, save_model
-from compress.training.loop import read_progress
+from compress.training.progress import read_progress
 
 AVERAGED = "averaged.safetensors"  # in every checkpoint: the model with its averaged weights
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from compress.core.errors import UserError
+from compress.core.hub import local_file
 from compress.core.machine import in_memory_format
 from compress.core.tensors import read_tensors
 from compress.families.osediff import ASSET
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
-from compress.recipe.checkpoint import load_model, read_header
+from compress.recipe.checkpoint import MODEL_FILE, load_model, read_header
 
 EMBEDDED = {"osediff_nano": ASSET}  # words that stand for a weight file of the package
 
@@ -19,7 +20,7 @@ def start_file(start: str | None) -> Path | None:
     """The weight file that `start` of a recipe names; None for random values."""
     if start is None:
         return None
-    return EMBEDDED.get(start, Path(start))
+    return EMBEDDED.get(start) or local_file(start, MODEL_FILE)
 
 
 def _check_scale(file: Path, other: Source, source: Source) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from compress.core.errors import UserError
+from compress.core.hub import local_file
 from compress.networks.spandrel_network import read_descriptor
 from compress.recipe.checkpoint import FORMAT, MODEL_FILE, load_model
 
@@ -24,7 +25,7 @@ def teacher_file(path: str | Path) -> Path:
     Raises:
         UserError: There is none.
     """
-    path = Path(path)
+    path = local_file(path, MODEL_FILE)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(
@@ -50,7 +51,7 @@ def load_teacher(path: str | Path, device: torch.device | str = "cpu") -> Networ
             an RGB image four times as large.
     """
     file = teacher_file(path)
-    network = load_model(path) if _is_ours(file) else read_descriptor(file, "teacher.path")
+    network = load_model(file) if _is_ours(file) else read_descriptor(file, "teacher.path")
     network = network.to(device)
 
     @torch.inference_mode()

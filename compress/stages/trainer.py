@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from compress.core import tracks
 from compress.core.errors import UserError
 from compress.core.files import MADE_BY, write_text
 from compress.core.identity import content_digest
@@ -26,6 +27,7 @@ from compress.stages.companions import Companions
 from compress.stages.recipe import StageConfig, TrainRecipe
 from compress.stages.record import Made, record_of
 from compress.stages.registry import STAGES, stages_of, taught_stages
+from compress.stages.samples import has_samples, samples
 from compress.stages.start import begin_with, start_file
 from compress.stages.taught import Photographs, Taught
 from compress.training.acceleration import first_accelerator
@@ -216,8 +218,11 @@ class Trainer:
         trained += [p for part in parts for p in model.get_submodule(part).parameters()]
         return trained + stage.companions()
 
-    def _write_averaged(self, folder: Path) -> None:
+    def _write_averaged(self, folder: Path, done: int) -> None:
         save_model(merged(self.model), folder / AVERAGED, self.source, [])
+        track = tracks.current()
+        if track.place is not None and has_samples(self.model, self.images, self.recipe.shard):
+            track.picture(done, samples(self.model, self.images, self.degradation))
 
     def _soften(self, run: StageRun) -> float:
         """Soften the model's image as the stage says; returns the figure of it."""

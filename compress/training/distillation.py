@@ -8,6 +8,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
+from compress.core import tracks
 from compress.core.errors import UserError
 from compress.core.image import write_image
 from compress.core.machine import hardware, in_memory_format
@@ -261,6 +262,7 @@ class _Distilling:
                 folder = self.workdir / "samples"
                 folder.mkdir(parents=True, exist_ok=True)
                 write_image(image, folder / f"{done:06d}.png")
+                tracks.current().picture(done, image)
 
         return after_step
 

@@ -15,27 +15,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from typing_extensions import TypedDict
 
-from compress.core import folders, marks
+from compress.core import folders, marks, tracks
 from compress.core.files import write_text, writing
-from compress.core.json_files import read_json
 from compress.core.processes import check_same
 from compress.data.seeded import seed_of
 from compress.training.ema import EMA
+from compress.training.progress import Log, read_progress
+from compress.training.rates import cosine_with_warmup
 from compress.training.sharding import Sharded
 
 LOG_EVERY = 50  # steps
-# A loss is logged as a running mean: so much of the mean before, and so much of the new value.
-MEAN_KEPT = 0.95
-MEAN_TAKEN = 0.05
-LAST_RATE = 0.02  # of the learning rate, at the last step
 DRAWS_SALT = 3  # in the key of what is drawn for a batch
 # What is optimised, in the order of the optimisers.
 OBJECTIVES = ("loss", "critic")
@@ -43,28 +39,6 @@ OBJECTIVES = ("loss", "critic")
 # (number of the batch among those of all processes, batch) -> named losses. "loss" is what the
 # first optimiser minimises, "critic", if there is one, what the second does. The rest is shown.
 StepFunction = Callable[[int, Any], dict[str, torch.Tensor]]
-
-
-class Progress(TypedDict):
-    """progress.json of a checkpoint."""
-
-    step: int
-    steps: NotRequired[int]
-    log: list[dict]
-
-
-def read_progress(checkpoint: Path) -> dict:
-    """progress.json of the folder `checkpoint`.
-
-    Raises:
-        UserError: It is damaged.
-    """
-    return read_json(
-        checkpoint / "progress.json",
-        "the progress of a training",
-        Progress,
-        f"it is damaged: move {checkpoint} away to train from the start",
-    )
 
 
 @dataclass(frozen=True)
@@ -125,62 +99,49 @@ class Hooks:
 
     Attributes:
         after_step: Called with the number of steps done, after every step.
-        write_beside: Called with the folder of a checkpoint while the model has its averaged
-            weights. It may write more files there.
+        write_beside: Called with the folder of a checkpoint and the number of steps done, while the
+            model has its averaged weights. It may write more files there.
     """
 
     after_step: Callable[[int], None] | None = None
-    write_beside: Callable[[Path], None] | None = None
+    write_beside: Callable[[Path, int], None] | None = None
 
 
 NO_HOOKS = Hooks()
 
 
-def cosine_with_warmup(steps: int, warmup: int, floor: float = LAST_RATE) -> Callable[[int], float]:
-    """The factor of the learning rate at a step.
+class _Course(NamedTuple):
+    """What the steps of a training go by.
 
-    It rises evenly to 1 within `warmup` steps, and falls as a cosine to `floor` at `steps`.
+    Attributes:
+        start: Steps that are done.
+        log: Of those, to be continued.
+        schedulers: One an optimiser.
+        loader: Yields batches from step 0.
+        step: Computes the losses of one.
     """
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        wave = 1 + torch.cos(torch.tensor(progress * torch.pi)).item()
-        return floor + (1 - floor) * 0.5 * wave
+    start: int
+    log: Log
+    schedulers: list[LambdaLR]
+    loader: Iterable
+    step: StepFunction
 
-    return factor
-
-
-class _Log:
-    """Running means of the losses, and a row of them from time to time."""
-
-    def __init__(self, rows: list[dict]):
-        self.rows = rows
-        self.means: dict[str, float] = {}
-        self.began = time.time()
-        if rows:
-            self.began -= rows[-1]["seconds"]
-
-    def add(self, losses: dict[str, torch.Tensor]) -> None:
-        for name, loss in losses.items():
-            value = loss.item()
-            self.means[name] = MEAN_KEPT * self.means.get(name, value) + MEAN_TAKEN * value
-
-    def shown(self) -> dict[str, str]:
-        return {name: f"{mean:.4f}" for name, mean in self.means.items()}
-
-    def write_row(self, done: int) -> None:
-        row: dict[str, float] = {"step": done, "seconds": round(time.time() - self.began)}
-        for name, mean in self.means.items():
-            row[name] = round(mean, 6)
-        self.rows.append(row)
+    def rates(self) -> dict[str, float]:
+        """The present learning rates: of what is trained, and of its critic."""
+        names = ("lr", "lr_critic")
+        return {
+            name: float(scheduler.get_last_lr()[0])
+            for name, scheduler in zip(names, self.schedulers, strict=False)
+        }
 
 
 def train(
     plan: Plan, parts: Parts, loader: Iterable, step: StepFunction, hooks: Hooks = NO_HOOKS
 ) -> list[dict]:
     """Train, from the last checkpoint on where there is one.
+
+    Losses and learning rates go to a track of the plan's name, which a run that goes on continues.
 
     Args:
         plan: How long, and when to save. A step has `plan.accumulate` batches.
@@ -196,10 +157,21 @@ def train(
     Raises:
         UserError: The folder of the checkpoint is somebody else's, or it is damaged.
     """
-    accelerator = parts.accelerator
     schedulers = _register(plan, parts)
-    start, log = _resume(plan, accelerator)
+    start, log = _resume(plan, parts.accelerator)
+    with tracks.opened(plan.name, start):
+        _run(plan, parts, _Course(start, log, schedulers, loader, step), hooks)
+    parts.accelerator.wait_for_everyone()
+    parts.accelerator._custom_objects.clear()
+    parts.ema.copy_to_model()
+    return log.rows
+
+
+def _run(plan: Plan, parts: Parts, course: _Course, hooks: Hooks) -> None:
+    """All steps that are left."""
+    accelerator, log = parts.accelerator, course.log
     saved = time.time()
+    start = course.start
     bar = tqdm(
         total=plan.steps,
         initial=start,
@@ -207,12 +179,14 @@ def train(
         disable=not accelerator.is_main_process,
         mininterval=2,
     )
+    loader = course.loader
     if start:
         loader = accelerator.skip_first_batches(loader, start * plan.accumulate)
     batches = _drawing_nothing(loader)
     for index in range(start, plan.steps):
-        losses = _optimise(plan, parts, index, batches, step)
-        for scheduler in schedulers:
+        losses = _optimise(plan, parts, index, batches, course.step)
+        rates = course.rates()
+        for scheduler in course.schedulers:
             scheduler.step()
         parts.ema.update()
         log.add(losses)
@@ -220,18 +194,14 @@ def train(
         bar.set_postfix(log.shown(), refresh=False)
         done = index + 1
         if done % LOG_EVERY == 0 or done == plan.steps:
-            log.write_row(done)
+            log.write_row(done, rates)
         if hooks.after_step is not None:
             hooks.after_step(done)
         if _is_due(plan, accelerator, done, saved):
-            progress = {"step": done, "steps": plan.steps, "log": log.rows}
+            progress = {"step": done, "steps": plan.steps, "log": log.rows, "means": log.means}
             _save(parts, plan.checkpoint, progress, hooks.write_beside)
             saved = time.time()
     bar.close()
-    accelerator.wait_for_everyone()
-    accelerator._custom_objects.clear()
-    parts.ema.copy_to_model()
-    return log.rows
 
 
 def _drawing_nothing(loader: Iterable) -> Iterator:
@@ -261,7 +231,7 @@ def _register(plan: Plan, parts: Parts) -> list[LambdaLR]:
     return schedulers
 
 
-def _resume(plan: Plan, accelerator: Accelerator) -> tuple[int, _Log]:
+def _resume(plan: Plan, accelerator: Accelerator) -> tuple[int, Log]:
     """(steps done, their log) of the last checkpoint, which is read; (0, empty) without one."""
     checkpoint = plan.checkpoint
     folders.check_ours(checkpoint, marks.CHECKPOINT, "--workdir")
@@ -271,10 +241,10 @@ def _resume(plan: Plan, accelerator: Accelerator) -> tuple[int, _Log]:
     done = read_progress(checkpoint)["step"] if checkpoint.is_dir() else 0
     check_same(done, f"the last step of {checkpoint}", "--workdir")
     if not checkpoint.is_dir():
-        return 0, _Log([])
+        return 0, Log([])
     progress = read_progress(checkpoint)
     accelerator.load_state(str(checkpoint))
-    return progress["step"], _Log(progress["log"])
+    return progress["step"], Log(progress["log"], progress.get("means"))
 
 
 def _optimise(
@@ -318,7 +288,7 @@ def _save(
     parts: Parts,
     checkpoint: Path,
     progress: dict,
-    write_beside: Callable[[Path], None] | None,
+    write_beside: Callable[[Path, int], None] | None,
 ) -> None:
     """Write beside, then swap: a run killed at any moment leaves a whole checkpoint."""
     accelerator = parts.accelerator
@@ -330,19 +300,19 @@ def _save(
         accelerator.save_state(str(partial), safe_serialization=True)
     accelerator.wait_for_everyone()  # each process writes the state of its generators
     if write_beside is not None:
-        _write_averaged(parts, partial, write_beside)
+        _write_averaged(parts, lambda: write_beside(partial, progress["step"]))
     if accelerator.is_main_process:
         write_text(partial / "progress.json", json.dumps(progress))
         folders.swap_in(partial, checkpoint, marks.CHECKPOINT)
 
 
-def _write_averaged(parts: Parts, folder: Path, write: Callable[[Path], None]) -> None:
+def _write_averaged(parts: Parts, write: Callable[[], None]) -> None:
     """Call `write` in the first process while the networks have their averaged weights."""
     is_main = parts.accelerator.is_main_process
     if parts.sharded is not None:  # all processes put them together
         with parts.ema.in_place(), parts.sharded.whole():
             if is_main:
-                write(folder)
+                write()
     elif is_main:
         with parts.ema.in_place():
-            write(folder)
+            write()

@@ -1,10 +1,11 @@
 """Where the images of a data set lie: one function for each way in which folders are laid out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.core.errors import UserError, nearest
-from compress.core.image import list_images
+from compress.core.hub import hub_name, local_folder
+from compress.core.image import SUFFIXES, list_images
 from eval.data import named_sets
 from eval.data.named_sets import Layout, NamedSet, Protocol
 
@@ -18,7 +19,8 @@ class DataSpec:
     """What a user says of a data set.
 
     Attributes:
-        data: `embedded`; a folder in one of LAYOUTS, or of small images only; NAME=DIR for a
+        data: `embedded`; a folder in one of LAYOUTS, or of small images only, also as the name of
+            a data set of the hub; NAME=DIR for a
             published data set; NAME or NAME=DIR beside `lr` and `hr`. None with `lr` or `hr` alone.
         lr: Folder of small images; may lie under DIR.
         hr: Folder of their originals, with the same file names; may lie under DIR.
@@ -66,7 +68,9 @@ def locate(spec: DataSpec) -> Located:
         known = named_sets.find(key)
         _check_protocol_of(known, spec.protocol)
         return _published(known, _existing(root), spec.protocol)
-    return _plain_folder(_existing(spec.data))
+    name = hub_name(spec.data)
+    found = _plain_folder(_existing(spec.data))
+    return found if name is None else replace(found, folder=Path(name.label))
 
 
 def _two_folders(spec: DataSpec) -> Located:
@@ -142,7 +146,7 @@ def _common_layout(root: Path, with_originals: bool) -> Layout | None:
 
 
 def _existing(folder: str | Path) -> Path:
-    root = Path(folder)
+    root = local_folder(folder, SUFFIXES, "dataset")
     if not root.is_dir():
         raise UserError(
             f"--data {root}: no such folder{nearest(str(folder), ['embedded'])}; give a folder "

@@ -1,10 +1,14 @@
-"""A metric by its name: one of METRICS, else one of pyiqa's registry."""
+"""A metric by its name: ours, one of another package, else one of pyiqa's registry."""
 
 from collections.abc import Iterable
 
 from compress.core.errors import UserError, nearest
+from compress.core.plugins import Extended, instance_problem
 from compress.recipe.run_files import NOT_METRICS
 from eval.metric.metrics import METRICS, Metric
+
+# Ours, and those of other packages.
+ALL_METRICS: Extended[Metric] = Extended("metrics", METRICS, instance_problem(Metric))
 
 
 def metric_of(name: str) -> Metric:
@@ -13,23 +17,28 @@ def metric_of(name: str) -> Metric:
     Raises:
         UserError: There is none.
     """
-    if name in METRICS:
-        return METRICS[name]
+    if name in ALL_METRICS:
+        return ALL_METRICS[name]
     from eval.metric.registry import ELSEWHERE, registry  # brings pyiqa, which takes seconds
 
     if name in ELSEWHERE:
         raise UserError(f"metric '{name}' {ELSEWHERE[name]}; choose another")
     if name not in registry():
         raise UserError(
-            f"metric '{name}' is unknown{nearest(name, [*METRICS, *registry()])}; "
-            f"choose from {', '.join(METRICS)}, or another name of pyiqa.list_models()"
+            f"metric '{name}' is unknown{nearest(name, [*ALL_METRICS, *registry()])}; "
+            f"choose from {', '.join(ALL_METRICS)}, or another name of pyiqa.list_models()"
         )
     return registry()[name]
 
 
+def package_of(name: str) -> str:
+    """The other package that a metric is of, with its version; empty for ours and pyiqa's."""
+    return ALL_METRICS.version(name) if name in ALL_METRICS else ""
+
+
 def is_metric(name: str) -> bool:
     """Whether there is a metric of this name."""
-    if name in METRICS:
+    if name in ALL_METRICS:
         return True
     from eval.metric.registry import registry
 
@@ -39,8 +48,8 @@ def is_metric(name: str) -> bool:
 def in_order(names: Iterable[str]) -> list[str]:
     """The metrics among `names`, such as the keys of averages.json: those of METRICS first."""
     there = list(dict.fromkeys(names))
-    listed = [name for name in METRICS if name in there]
-    others = [name for name in there if name not in METRICS and name not in NOT_METRICS]
+    listed = [name for name in ALL_METRICS if name in there]
+    others = [name for name in there if name not in ALL_METRICS and name not in NOT_METRICS]
     return listed + [name for name in others if is_metric(name)]
 
 

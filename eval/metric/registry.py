@@ -7,9 +7,7 @@ import contextlib
 import http.client
 import pickle
 import random
-import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -22,9 +20,10 @@ import torch
 from torch import nn
 
 from compress.core.errors import first_line
+from compress.core.hub import can_reach
 from eval.metric.builders import import_clip, pyiqa_metric
 from eval.metric.metrics import METRICS, Metric, Way
-from eval.metric.weight_files import TIMEOUT, Weight, WeightsMissingError, digest, find, time_limit
+from eval.metric.weight_files import Weight, WeightsMissingError, digest, find, time_limit
 
 SEED = 123  # of crops that a network draws
 LIBRARIES = ("pyiqa", "torchvision", "timm")  # that download weights by themselves
@@ -124,23 +123,9 @@ def _create(name: str, look: Callable[[Weight], Path]) -> nn.Module:
         with mock.patch.object(constants, "HF_HUB_OFFLINE", True):
             return _made(name, look)
     except OSError:
-        if constants.HF_HUB_OFFLINE or not _can_reach(constants.ENDPOINT):
+        if constants.HF_HUB_OFFLINE or not can_reach(constants.ENDPOINT):
             raise
     return _made(name, look)
-
-
-@cache
-def _can_reach(address: str) -> bool:
-    """Whether a host answers; taken for granted where a proxy stands between."""
-    if urllib.request.getproxies():
-        return True
-    url = urlparse(address)
-    try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or address, port), TIMEOUT).close()
-    except OSError:
-        return False
-    return True
 
 
 def _made(name: str, look: Callable[[Weight], Path]) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from compress.core.errors import first_line
 from eval.metric.locating import Located, locate
 from eval.metric.metrics import Metric
-from eval.metric.names import metric_of
+from eval.metric.names import metric_of, package_of
 from eval.metric.weight_files import digest
 
 NO_ORIGINAL = "it compares with the original image and the data has none; add HR images (--hr)"
@@ -64,7 +64,7 @@ class Metrics:
     def identity(self, name: str) -> str:
         """What a metric's values depend on beside the images: code, weights, kind of device."""
         parts = [
-            name + metric_of(name).edition,
+            name + metric_of(name).edition + package_of(name),
             version("pyiqa"),
             self.device.partition(":")[0],
             *map(digest, self._files[name]),

@@ -1,10 +1,11 @@
 """Systems that may stand side by side: our runs, and the published ones of the same protocol."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError, nearest
+from compress.core.hub import OF_RUNS, hub_name, local_folder
 from compress.cost.count import measure
 from compress.cost.phones import predict, rates
 from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost, read_strengths
@@ -61,7 +62,7 @@ def gather(
     """The runs and every published system of their data set and protocol.
 
     Args:
-        runs: Run directories that were evaluated.
+        runs: Run directories that were evaluated, or their names on the hub.
         dataset: May be left out where the runs have exactly one in common.
         device: The device whose latency is looked up as well.
         beside: Whether the published systems are wanted.
@@ -73,10 +74,14 @@ def gather(
     if not runs:
         raise UserError("no run was named; give one or more run directories")
     _check_device(device)
-    found = {run: averages_of(run) for run in runs}
+    given = {local_folder(run, OF_RUNS): run for run in runs}
+    found = {run: averages_of(run) for run in given}
     dataset = dataset or _common(found)
     evaluated = {run: of_data(run, by_data, dataset) for run, by_data in found.items()}
-    systems = [_ours(run, averages, device) for run, averages in evaluated.items()]
+    systems = [
+        replace(_ours(run, averages, device), label=_label(given[run], averages))
+        for run, averages in evaluated.items()
+    ]
     protocol = _common_protocol(evaluated, dataset)
     if beside:
         systems += _published(dataset, protocol, device)
@@ -123,7 +128,7 @@ def _ours(run: Path, averages: Averages, device: str | None) -> System:
         if name not in NOT_METRICS and value is not None:
             y[name] = value
     note = f"{averages['images']} images, {averages['data']}"
-    return System(_label(run, averages), True, x, y, note, run, _knob(run, averages))
+    return System(run.name, True, x, y, note, run, _knob(run, averages))
 
 
 def _knob(run: Path, averages: Averages) -> tuple[dict[str, float], ...]:
@@ -147,7 +152,8 @@ def _predicted(run: Path, device: str | None) -> dict[str, float]:
 
 def _label(run: Path, averages: Averages) -> str:
     """The run's name, with the number of images where a part of a known benchmark was taken."""
-    name = run.resolve().name
+    of_hub = hub_name(run)
+    name = run.resolve().name if of_hub is None else of_hub.label
     full = full_count(averages["data"], averages["protocol"])
     if full is None or full == averages["images"]:
         return name

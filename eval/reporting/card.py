@@ -18,7 +18,8 @@ UNRECORDED = "- Licence: not recorded by this project; ask whoever gave you the 
 
 
 @cache
-def _licences() -> dict[str, Any]:
+def licences() -> dict[str, Any]:
+    """What is recorded of weights and their terms, by family and size."""
     file = Path(__file__).with_name("licences.yaml")
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
@@ -26,13 +27,13 @@ def _licences() -> dict[str, Any]:
 def licence(source: dict[str, Any]) -> list[str]:
     """Lines about the weights that a recipe's source names, and their terms."""
     family, size = source.get("family"), source.get("size")
-    known = _licences().get(str(family), {}).get(size)
+    known = licences().get(str(family), {}).get(size)
     if known:
         lines = [f"- Weights: {known['weights']}.", f"- Licence: {known['licence']}."]
     else:
         lines = [f"- Weights: of the source `{family}`, size `{size}`.", UNRECORDED]
     brought = [
-        f"`{key}`: {Path(str(source[key])).name}" for key in _licences()["files"] if source.get(key)
+        f"`{key}`: {Path(str(source[key])).name}" for key in licences()["files"] if source.get(key)
     ]
     if brought:
         lines.append(
@@ -53,6 +54,17 @@ def write_card(run: Run, folder: Path, summary: list[str] | None = None) -> Path
     Returns:
         The file's path.
     """
+    return pages.write(card_text(run, summary), folder / "card.md")
+
+
+def card_text(run: Run, summary: list[str] | None = None, place: str = "THIS_FOLDER") -> str:
+    """The card as Markdown.
+
+    Args:
+        run: The run.
+        summary: Lines of the run's terminal summary.
+        place: What a reader loads the model by.
+    """
     source = run.recipe["source"]
     passes = ", ".join(entry["pass"]["pass"] for entry in run.ledger["passes"]) or "no pass"
     lines = [
@@ -64,7 +76,7 @@ def write_card(run: Run, folder: Path, summary: list[str] | None = None) -> Path
     if summary:
         lines += ["", "```", *summary, "```"]
     lines += [f"\n{note}" for note in notes(run.recipe)]
-    lines += ["", "## Load", "", *_how_to_load(run)]
+    lines += ["", "## Load", "", *_how_to_load(run, place)]
     lines += ["", "## Cost", "", *_costs(run)]
     for one in run.evaluations:
         count = one.averages["compressed"]["images"]
@@ -74,10 +86,10 @@ def write_card(run: Run, folder: Path, summary: list[str] | None = None) -> Path
     lines += ["", "## Weights and licence", "", *licence(source)]
     lines += ["", "## Ledger", "", *_ledger(run)]
     lines += ["", "## Recipe", "", "```yaml", run.recipe_yaml.rstrip(), "```", ""]
-    return pages.write("\n".join(lines), folder / "card.md")
+    return "\n".join(lines)
 
 
-def _how_to_load(run: Run) -> list[str]:
+def _how_to_load(run: Run, place: str) -> list[str]:
     lines = [
         "`model.safetensors` holds source and passes in its header and loads alone. "
         "Input and output are RGB in [0, 1].",
@@ -86,11 +98,11 @@ def _how_to_load(run: Run) -> list[str]:
         "from compress.recipe.checkpoint import load_model",
         "from compress.core.image import read_image, write_image",
         "",
-        'model = load_model("THIS_FOLDER")',
+        f'model = load_model("{place}")',
         'write_image(model(read_image("photo.png")), "photo_x4.png")',
         "```",
         "",
-        "Or, for images of any size: `python -m compress.upscale THIS_FOLDER photo.png -o OUT`.",
+        f"Or, for images of any size: `python -m compress.upscale {place} photo.png -o OUT`.",
     ]
     names = [name for name, *_ in run.exported["files"]]
     if names:

@@ -17,6 +17,7 @@ from eval.reporting.blocks import environment
 from eval.reporting.board import System, gather
 from eval.reporting.cells import COSTS, Row, cell, heading
 from eval.reporting.chart import chart_data
+from eval.reporting.learning import Work, learned
 from eval.reporting.notes import notes, plural
 from eval.reporting.pictures import HIGH, LOW, Crop
 from eval.reporting.rundir import Evaluation, Run, Scores
@@ -53,6 +54,7 @@ class ReportData:
         predicted: Latency on phones, lines of text.
         notes: Sentences that a reader must know.
         fidelity_db: PSNR of the compressed model's images against the source's.
+        learned: Losses, rates and samples of the passes that learn.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ReportData:
     predicted: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     fidelity_db: float | None = None
+    learned: list[Work] = field(default_factory=list)
 
 
 def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
@@ -94,6 +97,7 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
         ledger=[_without_costs(entry) for entry in run.ledger["passes"]],
         notes=notes(run.recipe),
         predicted=rundir.predicted(run) if predicted is None else predicted,
+        learned=learned(run.path, run.ledger),
     )
     if not run.evaluations:
         figures.notes.append("not evaluated: python -m eval.run RUN --data …")

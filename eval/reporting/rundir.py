@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
+from compress.core.hub import FORM, OF_RUNS, local_folder
 from compress.cost import phones
 from compress.cost.count import measure
 from compress.recipe.run_files import (
@@ -84,15 +85,16 @@ class Run:
 
 
 def read(path: str | Path) -> Run:
-    """The run in a directory.
+    """The run in a directory, or under a name of the hub.
 
     Raises:
         UserError: There is none, or a file of it is damaged.
     """
-    path = Path(path)
+    path = local_folder(path, OF_RUNS)
     if not (path / "ledger.json").is_file() or not (path / "recipe.yaml").is_file():
         raise UserError(
-            f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory"
+            f"{path}: no finished run here (no ledger.json and recipe.yaml); give a run directory, "
+            f"or the name of one on the hub, {FORM}"
         )
     recipe, text = read_recipe(path)
     ledger = read_ledger(path)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from compress.core.errors import UserError
+from compress.core.hub import FORM, hub_name
 from compress.core.image import SUFFIXES, to_uint8
 from compress.photographs import reading
 from compress.photographs.problem import PhotographError
@@ -51,8 +52,11 @@ def sort_out(words: list[Path]) -> Asked:
         UserError: Something is not there, one of the two kinds is missing, or two have one name.
     """
     for word in words:
-        if not word.exists():
-            raise UserError(f"{word}: no such model, run, folder of pictures or photograph")
+        if hub_name(word) is None and not word.exists():
+            raise UserError(
+                f"{word}: no such model, run, folder of pictures or photograph, and no name of the "
+                f"hub ({FORM})"
+            )
     photographs = [word for word in words if word.is_file() and word.suffix.lower() in SUFFIXES]
     columns = [word for word in words if word not in photographs]
     if not columns:
@@ -77,7 +81,13 @@ def _by_name(paths: list[Path], name_of: Callable[[Path], str], what: str) -> di
 
 
 def _label(path: Path) -> str:
-    """A run or folder by its name, a model's file by its own, or its run's where all have one."""
+    """A run or folder by its name, a model's file by its own, or its run's where all have one.
+
+    A model of the hub goes by its repository's name, or by its folder in that.
+    """
+    name = hub_name(path)
+    if name is not None:
+        return name.label
     whole = path.resolve()
     if path.is_dir():
         return whole.name

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
+from compress.core.hub import FORM, hub_name
 from compress.core.image import SUFFIXES
 from compress.model.sr_model import SRModel
-from compress.recipe.checkpoint import MODEL_FILE
+from compress.recipe.checkpoint import MODEL_FILE, model_path
 from eval.data.dataset import DataSet
 from eval.data.pairing import Found, Problems, restored_images
 from eval.metric.weight_files import digest
@@ -51,9 +52,12 @@ def find_source(given: SRModel | str | Path, data: DataSet, device: str, process
                 "give its path"
             )
         return Source(restore=model_restorer(given, device))
-    path = Path(given)
+    path = Path(given) if hub_name(given) is None else model_path(given)
     if not path.exists():
-        raise UserError(f"{path}: no such run directory, model file or folder of restored images")
+        raise UserError(
+            f"{path}: no such run directory, model file or folder of restored images, and no name "
+            f"of the hub ({FORM})"
+        )
     if path.is_dir() and not model_file(path).is_file():
         return _restored_folder(path, data)
     if path.is_file() and path.suffix.lower() in SUFFIXES:

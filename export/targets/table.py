@@ -5,6 +5,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
+from compress.core.plugins import Extended, instance_problem
 from compress.recipe.export_options import ExportOptions
 from export.targets.chips import choose_chip
 from export.targets.target import Target
@@ -93,6 +94,8 @@ TARGETS: dict[str, Target] = {
         "fp32",
     ),
 }
+# Ours, and those of other packages.
+ALL_TARGETS: Extended[Target] = Extended("targets", TARGETS, instance_problem(Target))
 # (target, dtype) -> why there is none.
 REASONS = {
     ("web", "fp16"): "a CPU in a browser has no float16; the files for WebGPU are fp16 and w8",
@@ -112,17 +115,18 @@ def choose_target(name: str) -> Target:
     Raises:
         UserError: There is none.
     """
-    if name not in TARGETS:
+    if name not in ALL_TARGETS:
         raise UserError(
-            f"export target '{name}' is unknown{nearest(name, TARGETS)}; choose one of "
-            f"{', '.join(TARGETS)}"
+            f"export target '{name}' is unknown{nearest(name, ALL_TARGETS)}; choose one of "
+            f"{', '.join(ALL_TARGETS)}"
         )
-    return TARGETS[name]
+    return ALL_TARGETS[name]
 
 
 def find_writer(target: Target) -> "Writer":
     """The function that makes a target's files; its packages are imported where it needs them."""
-    return importlib.import_module(f"export.targets.to_{target.module}").write
+    own = f"export.targets.to_{target.module}"
+    return importlib.import_module(target.module if "." in target.module else own).write
 
 
 def check_dtype(name: str, dtype: str | None) -> None:

@@ -8,7 +8,8 @@ class Target:
     """A runtime that a model can be exported for.
 
     Attributes:
-        module: `export.targets.to_<module>` has `write(parts, folder)`, which makes the files.
+        module: `export.targets.to_<module>` has `write(parts, folder)`, which makes the files; with
+            a dot in it, the module itself, of another package.
         packages: Import names of what has to be installed here.
         install: The command that installs them.
         dtypes: What it can compute in -> the default threshold of parity in dB, end to end.

@@ -1,4 +1,4 @@
-"""README, AGENTS, CONTRIBUTING and the pages of docs, as tests read them."""
+"""README, AGENTS, CONTRIBUTING, the skill and the pages of docs, as tests read them."""
 
 import re
 from functools import cache
@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP_PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")]
-PAGES = [*TOP_PAGES, *sorted((ROOT / "docs").rglob("*.md"))]
+SKILL = ROOT / "skills" / "diffusion-sr-compress" / "SKILL.md"
+PAGES = [*TOP_PAGES, SKILL, *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```", re.M | re.S)
 

@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from support.sd_folder import TEXT, TOKENS, UNET, VAE, save_pipeline
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -25,37 +26,6 @@ from compress.networks.osediff_file import lora_modules, merge_lora, modern_name
 from compress.networks.sd21_checkpoint import load_sd21
 from compress.process.one_step import OneStep
 
-TOKENS = 12
-UNET = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "cross_attention_dim": 16,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "attention_head_dim": (2, 2),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "use_linear_projection": True,
-}
-VAE = {
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-}
-TEXT = {
-    "vocab_size": 300,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": TOKENS,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-}
 # The layers with LoRA, as OSEDiff's initialize_unet and initialize_vae choose them.
 UNET_LAYERS = (
     "to_k",
@@ -103,31 +73,10 @@ def tiny(**unet) -> SRModel:
         return SRModel(parts, OneStep())
 
 
-def save_tokenizer(folder: Path) -> None:
-    """A byte-level vocabulary without merges: one token for each letter, spelled as in CLIP."""
-    letters = [chr(i) for i in range(33, 127)]
-    vocabulary = letters + [f"{letter}</w>" for letter in letters]
-    vocabulary += [f"<unused{i}>" for i in range(256 - len(vocabulary))] + [
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    folder.mkdir()
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer.from_pretrained(folder, pad_token="!").save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     """A tiny SD-like model in diffusers' layout."""
-    folder = tmp_path_factory.mktemp("sd") / "base"
-    torch.manual_seed(0)
-    UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
-    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
-    CLIPTextModel(CLIPTextConfig(**TEXT)).save_pretrained(folder / "text_encoder")
-    DDPMScheduler(prediction_type="epsilon").save_pretrained(folder / "scheduler")
-    save_tokenizer(folder / "tokenizer")
-    return folder
+    return save_pipeline(tmp_path_factory.mktemp("sd") / "base")
 
 
 @pytest.fixture

@@ -139,6 +139,7 @@ def test_without_network_they_are_blank_with_the_remedy(cache):
 def test_the_hub_is_not_asked_again_and_again(cache, monkeypatch):
     from huggingface_hub import constants
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     offline = []
 
     def ask(*_):
@@ -146,10 +147,10 @@ def test_the_hub_is_not_asked_again_and_again(cache, monkeypatch):
         raise FileNotFoundError("not in the cache of the hub")
 
     monkeypatch.setattr(registry, "pyiqa_metric", lambda name: ask)
-    monkeypatch.setattr(registry, "_can_reach", lambda address: False)
+    monkeypatch.setattr(registry, "can_reach", lambda address: False)
     assert "not in the cache of the hub" in Metrics(["arniqa"]).blank["arniqa"]
     assert offline == [True]
-    monkeypatch.setattr(registry, "_can_reach", lambda address: True)
+    monkeypatch.setattr(registry, "can_reach", lambda address: True)
     assert "not in the cache of the hub" in Metrics(["arniqa"]).blank["arniqa"]
     assert offline == [True, True, False]
 

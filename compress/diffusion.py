@@ -1,0 +1,151 @@
+"""A compressed model in the manner of diffusers' pipelines.
+
+    from compress.diffusion import SRPipeline
+
+    pipe = SRPipeline.from_pretrained("org/name").to("cuda")
+    pipe(image).images[0].save("photo_x4.png")
+
+It holds what `compress.api.load` gives. Files are read as plain tensors: `trust_remote_code` and
+custom code of a repository have no place here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import nn
+
+from compress.core.errors import UserError
+from compress.model.passes import Pass
+from compress.model.source import Source
+from compress.model.sr_model import MARGIN, SCALE, SRModel
+from compress.pipeline.photograph import Photograph, as_tensor
+from compress.process.strength import FULL, blended, is_strength
+from compress.recipe.checkpoint import MODEL_FILE, load_model, read_header, save_model
+
+OUTPUTS = ("pil", "np", "pt")
+
+
+class SRPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Attributes:
+        images: A list of Pillow's images, or float [B, 4h, 4w, 3] (np), [B, 3, 4h, 4w] (pt).
+    """
+
+    images: Any
+
+
+class SRPipeline:
+    """A compressed super-resolution model as an object of diffusers' habits."""
+
+    def __init__(self, model: SRModel, source: Source, passes: Sequence[Pass] = ()):
+        """Take a model and what it was made by; `from_pretrained` does it for files.
+
+        Args:
+            model: With its values.
+            source: The config of the model before all passes.
+            passes: Those that made it, in their order.
+        """
+        self.model = model.eval().requires_grad_(False)
+        self.model.tiling = replace(model.tiling, margin=model.tiling.margin or MARGIN)
+        self.source = source
+        self.passes = list(passes)
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path) -> "SRPipeline":
+        """The pipeline of a run directory, a model file, a folder of `save_pretrained`, or the hub.
+
+        Args:
+            place: A path, or `org/name[@revision][:subfolder]`.
+
+        Raises:
+            UserError: Nothing is there, or it was not written by this toolkit.
+        """
+        source, passes = read_header(place)
+        return cls(load_model(place), source, passes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` into a folder, which is made; equal models give equal bytes.
+
+        Raises:
+            UserError: A value is not finite.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, place / MODEL_FILE, self.source, self.passes)
+
+    def to(self, device: str | torch.device) -> "SRPipeline":
+        """Move all networks to a device; returns the pipeline."""
+        self.model.to(torch.device(device))
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The networks by name, in running order."""
+        return dict(self.model.components())
+
+    def __call__(
+        self,
+        image: Photograph | Sequence[Photograph],
+        *,
+        strength: float = FULL,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> SRPipelineOutput | tuple[Any]:
+        """Photographs four times as large.
+
+        Args:
+            image: A file, Pillow's image, uint8 [h, w, 3] or float [1, 3, h, w] or [3, h, w] in
+                [0, 1]; or a list of them. A batch is float [B, 3, h, w].
+            strength: From 0, the plain enlargement, to 1, the model's whole result.
+            output_type: `pil`, or for images of one size `np` or `pt`.
+            return_dict: False gives a tuple, as diffusers does.
+
+        Raises:
+            UserError: An image, the strength or the output type cannot be used.
+        """
+        if output_type not in OUTPUTS:
+            raise UserError(f"output_type '{output_type}': choose one of {', '.join(OUTPUTS)}")
+        if not is_strength(strength):
+            raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
+        made = [self._upscaled(as_tensor(one), strength) for one in _as_list(image)]
+        images = _as(made, output_type)
+        return SRPipelineOutput(images=images) if return_dict else (images,)
+
+    def _upscaled(self, lr: torch.Tensor, strength: float) -> np.ndarray:
+        """uint8 [4h, 4w, 3] of float [1, 3, h, w]."""
+        made = self.model.upscale_bytes(lr.to(self.device))
+        return blended(made, lr[0].float().cpu().numpy(), strength, SCALE)
+
+
+def _as_list(image: Photograph | Sequence[Photograph]) -> list[Photograph]:
+    if isinstance(image, torch.Tensor) and image.ndim == 4:
+        return list(image)
+    if isinstance(image, str | Path | Image.Image | np.ndarray | torch.Tensor):
+        return [image]
+    return list(image)
+
+
+def _as(made: list[np.ndarray], output_type: str) -> Any:
+    if output_type == "pil":
+        return [Image.fromarray(pixels) for pixels in made]
+    if len({pixels.shape for pixels in made}) > 1:
+        raise UserError(f"output_type '{output_type}': the images have several sizes; take pil")
+    batch = np.stack(made).astype(np.float32) / 255
+    return torch.from_numpy(batch).permute(0, 3, 1, 2) if output_type == "pt" else batch

@@ -1,0 +1,103 @@
+"""A run's card as the hub reads it: front matter that says licence, origin, data and metrics."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from compress.core.errors import UserError
+from compress.core.hub import hub_name
+from eval.metric.names import in_order
+from eval.reporting.card import card_text, licences
+from eval.reporting.rundir import Evaluation, Run
+
+LIBRARY = "diffusion-sr-compress"
+TASK = "image-to-image"
+DATA_KEYS = ("data", "folders", "path")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a user says of a model beside what its run holds.
+
+    Attributes:
+        license: Its terms by the hub's name, such as `apache-2.0`; None as recorded of the source.
+        base_model: The model of the hub that it was made from; None as recorded of the source.
+        datasets: Data sets of the hub that it was made with, beside those that the recipe names.
+    """
+
+    license: str | None = None
+    base_model: str | None = None
+    datasets: tuple[str, ...] = ()
+
+
+def hub_card(run: Run, name: str, said: Said) -> ModelCard:
+    """The card of a run that goes to the hub as `name`.
+
+    Raises:
+        UserError: Nobody recorded the terms of the source's weights, and `said` has none.
+    """
+    source = run.recipe["source"]
+    known = licences().get(str(source.get("family")), {}).get(source.get("size"), {}).get("hub", {})
+    brought = any(source.get(key) for key in licences()["files"] if key != "base")
+    terms = said.license or (None if brought else known.get("license"))
+    if terms is None:
+        raise UserError(
+            f"{run.path}: the terms of its source's weights are not recorded here; say them by "
+            "--license ID, as the hub calls them, such as apache-2.0, openrail++ or other"
+        )
+    results = [result for one in run.evaluations for result in _results(one)]
+    front = ModelCardData(
+        license=terms,
+        base_model=said.base_model or _base_of(source) or known.get("base_model"),
+        pipeline_tag=TASK,
+        library_name=LIBRARY,
+        tags=_tags(run),
+        datasets=list(dict.fromkeys([*said.datasets, *_data_of(run.recipe)])) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=name.partition("/")[2],
+        eval_results=results or None,
+    )
+    return ModelCard(f"---\n{front}\n---\n\n{card_text(run, place=name)}")
+
+
+def _results(one: Evaluation) -> list[EvalResult]:
+    """The means of the compressed model on one data set; a metric without a value is left out."""
+    means = one.averages["compressed"]
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="×4 super-resolution",
+            dataset_type=one.data.lower().replace(" ", "_"),
+            dataset_name=one.data,
+            dataset_config=one.protocol,
+            dataset_args={"images": means["images"]},
+            metric_type=metric,
+            metric_value=means[metric],
+        )
+        for metric in in_order(means)
+        if means[metric] is not None and math.isfinite(means[metric])
+    ]
+
+
+def _tags(run: Run) -> list[str]:
+    passes = [entry["pass"]["pass"] for entry in run.ledger["passes"]]
+    family = str(run.recipe["source"].get("family"))
+    return ["super-resolution", "model-compression", "on-device", family, *passes]
+
+
+def _base_of(source: dict[str, Any]) -> str | None:
+    """The repository of the hub that the recipe itself names as base."""
+    name = hub_name(str(source.get("base") or ""))
+    return None if name is None else name.repo
+
+
+def _data_of(value: Any, key: str = "") -> list[str]:
+    """Data sets of the hub that a recipe names, in its order."""
+    if isinstance(value, dict):
+        return [name for inner, entry in value.items() for name in _data_of(entry, inner)]
+    if isinstance(value, list):
+        return [name for entry in value for name in _data_of(entry, key)]
+    name = hub_name(value) if isinstance(value, str) and key in DATA_KEYS else None
+    return [] if name is None else [name.repo]
