@@ -42,6 +42,7 @@ SUBCOMMANDS = {
     ),
     "lint": Subcommand("export.lint", "which operators of an ONNX file a target takes"),
     "probe": Subcommand("export.probe", "measure which operators a target takes"),
+    "sweep": Subcommand("compress.sweep", "search over recipes for size against quality"),
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),
     "route": Subcommand("compress.route", "train a router that sends tiles the cheapest good way"),
     "skip": Subcommand("compress.skip", "train what chooses the steps of a chain by tile"),
