@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "serve": Subcommand("export.serve", "show an exported page in a browser on this machine"),
     "eval": Subcommand("eval.run", "measure the quality of a model or of pictures"),
     "curve": Subcommand("eval.curve", "draw size against quality of several runs"),
+    "front": Subcommand("eval.front", "what a sweep found: front, threshold, recipes"),
     "report": Subcommand("eval.report", "write report.html of a run, or of several side by side"),
     "compare": Subcommand(
         "eval.compare", "put models side by side on your own photographs, under a slider"

@@ -118,7 +118,8 @@ class Measuring:
         for image, trouble in found["problems"].items():
             _LOG.warning("point %d: %s is left out: %s", number, image, trouble)
         metrics = {name: found[name] for name in options.metrics}
-        return result(MEASURED, costs=costs, metrics=metrics, proxy=proxy)
+        where = [found["data"], found["protocol"], found["images"]]
+        return result(MEASURED, costs=costs, metrics=metrics, proxy=proxy, data=where)
 
     @contextmanager
     def _workdir(self, number: int) -> Iterator[Path]:

@@ -18,6 +18,7 @@ class Result(TypedDict):
         proxy: PSNR to the source in dB, by the share of the training after which it was taken.
         excess: By how much it is beyond all bounds, of 1.
         seconds: How long it took.
+        data: The data set, its protocol, and how many images; empty where nothing was measured.
     """
 
     state: str
@@ -27,6 +28,7 @@ class Result(TypedDict):
     proxy: dict[str, float]
     excess: float
     seconds: float
+    data: list[str | int]
 
 
 def result(state: str, reason: str = "", **more: Any) -> Result:
@@ -39,5 +41,6 @@ def result(state: str, reason: str = "", **more: Any) -> Result:
         "proxy": {},
         "excess": 0.0,
         "seconds": 0.0,
+        "data": [],
     }
     return {**empty, **more}  # type: ignore[typeddict-item]  # keys are those of Result
