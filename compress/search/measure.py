@@ -1,9 +1,11 @@
 """One point: planned, and refused beyond a bound; then compressed, looked at cheaply, measured."""
 
 import logging
+import os
+import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from compress.core import folders
 from compress.core.errors import UserError
 from compress.core.locks import BusyError
 from compress.core.quick_start import without_compiler
+from compress.model.passes import Watch
 from compress.model.sr_model import SRModel
 from compress.pipeline.evaluations import open_all
 from compress.recipe.cache import PassCache
@@ -22,7 +25,7 @@ from compress.recipe.plan import plan
 from compress.recipe.recipe import Recipe
 from compress.recipe.run_passes import Compressed, compress
 from compress.search.goals import broken, costs_of
-from compress.search.proxy import WHOLE, is_hopeless
+from compress.search.proxy import SHARES, WHOLE, is_hopeless
 from compress.search.results import INFEASIBLE, MEASURED, PRUNED, Result, result
 from compress.search.settings import Settings
 from compress.search.space import Point
@@ -98,16 +101,13 @@ class Measuring:
         excess, told = broken(self.settings.bounds, costs)
         if excess:
             return result(INFEASIBLE, told, costs=costs, excess=excess)
-        torch.manual_seed(recipe.seed)
-        with self._workdir(number) as workdir:
-            done = compress(
-                recipe, PassCache(self.cache, recipe.source, recipe.seed), self.device, workdir
-            )
         data = open_all(recipe)[0]
-        proxy = self._proxy(recipe, done, data)
-        why = is_hopeless(self.settings.objectives, costs, proxy, earlier)
-        if why:
-            return result(PRUNED, why, costs=costs, proxy=proxy)
+        looks = Looks(self, recipe, data, costs, earlier)
+        try:
+            done = self._compress(recipe, number, looks)
+            looks.at_the_end(done)
+        except HopelessError as hopeless:
+            return result(PRUNED, str(hopeless), costs=costs, proxy=looks.proxy)
         options = EvaluateOptions(
             metrics_of(recipe, self.settings),
             recipe.eval.iqa_weights,
@@ -119,7 +119,15 @@ class Measuring:
             _LOG.warning("point %d: %s is left out: %s", number, image, trouble)
         metrics = {name: found[name] for name in options.metrics}
         where = [found["data"], found["protocol"], found["images"]]
-        return result(MEASURED, costs=costs, metrics=metrics, proxy=proxy, data=where)
+        return result(MEASURED, costs=costs, metrics=metrics, proxy=looks.proxy, data=where)
+
+    def _compress(self, recipe: Recipe, number: int, looks: "Looks") -> Compressed:
+        """Run the passes, as far as no point before had the same ones."""
+        torch.manual_seed(recipe.seed)
+        cache = PassCache(self.cache, recipe.source, recipe.seed)
+        watch = looks.watch if self.settings.proxy else None
+        with self._workdir(number) as workdir:
+            return compress(recipe, cache, self.device, workdir, watch)
 
     @contextmanager
     def _workdir(self, number: int) -> Iterator[Path]:
@@ -129,36 +137,106 @@ class Measuring:
         """
         base = self.folder / "work"
         base.mkdir(exist_ok=True)
-        for name in (f"point_{number}", f"point_{number}_again", f"point_{number}_once_more"):
+        with ExitStack() as held:
             try:
-                with folders.occupied(base / name, "--study") as place:
-                    yield place
-                    shutil.rmtree(place)
-                    return
+                place = held.enter_context(folders.occupied(base / f"point_{number}", "--study"))
             except BusyError:
-                continue
-        raise UserError(f"{base}: three other workers are at point {number}")
+                own = base / f"point_{number}_of_{platform.node()}_{os.getpid()}"
+                place = held.enter_context(folders.occupied(own, "--study"))
+            yield place
+            shutil.rmtree(place)
 
-    def _proxy(self, recipe: Recipe, done: Compressed, data: DataSet) -> dict[str, float]:
-        """PSNR in dB of the model's first images to the source's; empty where it is not wanted."""
-        if not self.settings.proxy:
-            return {}
-        pairs = [pair for pair in data.pairs if pair.lr is not None][: self.settings.proxy]
-        images = [pair.lr() for pair in pairs if pair.lr is not None]
+    def restored(self, model: SRModel, image: torch.Tensor) -> np.ndarray:
+        """uint8 [4h, 4w, 3] of float [1, 3, h, w]."""
+        with torch.inference_mode():
+            return model.to(self.device).upscale_bytes(image.to(self.device))
+
+    def of_source(self, recipe: Recipe, images: list[torch.Tensor]) -> list[np.ndarray]:
+        """What the source makes of images, kept for the next point."""
         key = recipe.source.model_dump_json()
         if key not in self.seen:
-            self.seen[key] = [_restored(done.source, image, self.device) for image in images]
+            source = recipe.source.build()
+            recipe.source.load(source)
+            self.seen[key] = [self.restored(source, image) for image in images]
+        return self.seen[key]
+
+
+class HopelessError(Exception):
+    """A point is given up; says why."""
+
+
+class Looks:
+    """The cheap figure of one point: while its passes train, and at the end.
+
+    What a pass from the cache was seen to be while it trained counts as if it were seen here. So a
+    point is given up or not whatever the cache holds.
+
+    Args:
+        measuring: Has the study's settings and what its sources make of the images.
+        recipe: Of the point.
+        data: Its first images are looked at.
+        costs: Of the point.
+        earlier: Results of points of earlier batches.
+    """
+
+    def __init__(
+        self,
+        measuring: Measuring,
+        recipe: Recipe,
+        data: DataSet,
+        costs: dict[str, float],
+        earlier: list[Result],
+    ):
+        self.measuring = measuring
+        self.recipe = recipe
+        self.costs = costs
+        self.earlier = earlier
+        self.proxy: dict[str, float] = {}
+        count = measuring.settings.proxy
+        pairs = [pair for pair in data.pairs if pair.lr is not None][:count]
+        self.images = [pair.lr() for pair in pairs if pair.lr is not None]
+        self.name = f"PSNR to the source, {data.name}, {count}"
+
+    def watch(self, index: int) -> Watch:
+        """The look at a model that pass number `index` trains, from 0 on.
+
+        It raises HopelessError where the training is to end.
+        """
+
+        def look(model: SRModel, share: float) -> float:
+            value = self._figure(model)
+            self._keep(f"pass {index} at {share:.3f}", value)
+            return value
+
+        return Watch(self.name, SHARES, look)
+
+    def at_the_end(self, done: Compressed) -> None:
+        """The figure of the whole. Raises HopelessError where it is not worth measuring."""
+        if not self.measuring.settings.proxy:
+            return
+        for index, entry in enumerate(done.entries):
+            watched = (entry.get("figures") or {}).get("watched")
+            if watched is None or watched["name"] != self.name:
+                continue
+            for share, value in watched["values"].items():
+                self._keep(f"pass {index} at {share}", value)
+        self._keep(WHOLE, self._figure(done.model))
+
+    def _keep(self, key: str, value: float) -> None:
+        self.proxy[key] = value
+        wanted = self.measuring.settings.objectives
+        why = is_hopeless(wanted, self.costs, {key: value}, self.earlier)
+        if why:
+            raise HopelessError(why)
+
+    def _figure(self, model: SRModel) -> float:
+        """PSNR in dB of the model's images to the source's, their mean."""
+        references = self.measuring.of_source(self.recipe, self.images)
         values = [
-            _psnr(_restored(done.model, image, self.device), reference)
-            for image, reference in zip(images, self.seen[key], strict=True)
+            _psnr(self.measuring.restored(model, image), reference)
+            for image, reference in zip(self.images, references, strict=True)
         ]
-        return {WHOLE: float(np.mean(values))}
-
-
-def _restored(model: SRModel, image: torch.Tensor, device: torch.device) -> np.ndarray:
-    """uint8 [4h, 4w, 3] of float [1, 3, h, w]."""
-    with torch.inference_mode():
-        return model.to(device).upscale_bytes(image.to(device))
+        return float(np.mean(values))
 
 
 def _psnr(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from compress.search.goals import Objective
 from compress.search.results import MEASURED, Result
 
 WHOLE = "1"  # the share of the training after which it is taken: all of it
+SHARES = (1 / 9, 1 / 3)  # of each training, after which a hopeless point is ended
 BETTER = 3  # points that cost no more and look better, beyond which a point is hopeless
 FEWEST = 4  # points for a rank correlation
 
@@ -25,12 +26,23 @@ def is_hopeless(
     Args:
         objectives: Of the study; their costs are compared.
         costs: Of the point.
-        proxy: Of the point: dB by share of the training; the last share counts.
+        proxy: Of the point: dB by share of the training. Those of one share are compared.
         earlier: Results of points of earlier batches.
     """
-    if not proxy:
-        return ""
-    share, value = list(proxy.items())[-1]
+    for share, value in proxy.items():
+        why = _hopeless_at(share, value, objectives, costs, earlier)
+        if why:
+            return why
+    return ""
+
+
+def _hopeless_at(
+    share: str,
+    value: float,
+    objectives: Sequence[Objective],
+    costs: Mapping[str, float],
+    earlier: Sequence[Result],
+) -> str:
     names = [one.name for one in objectives if one.is_cost]
     better = [
         other
@@ -40,7 +52,11 @@ def is_hopeless(
     ]
     if len(better) < BETTER:
         return ""
-    return f"{len(better)} points cost no more and are nearer to the source than its {value:.2f} dB"
+    when = "" if share == WHOLE else f" in {share}"
+    return (
+        f"{len(better)} points cost no more and are nearer to the source than its {value:.2f} dB"
+        f"{when}"
+    )
 
 
 def rank_correlation(results: Sequence[Result], metric: str, higher: bool) -> float | None:

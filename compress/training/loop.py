@@ -12,7 +12,7 @@ processes of A batches learn what one process of A * P batches learns.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -29,13 +29,13 @@ from compress.core.json_files import read_json
 from compress.core.processes import check_same
 from compress.data.seeded import seed_of
 from compress.training.ema import EMA
+from compress.training.rates import cosine_with_warmup
 from compress.training.sharding import Sharded
 
 LOG_EVERY = 50  # steps
 # A loss is logged as a running mean: so much of the mean before, and so much of the new value.
 MEAN_KEPT = 0.95
 MEAN_TAKEN = 0.05
-LAST_RATE = 0.02  # of the learning rate, at the last step
 DRAWS_SALT = 3  # in the key of what is drawn for a batch
 # What is optimised, in the order of the optimisers.
 OBJECTIVES = ("loss", "critic")
@@ -125,31 +125,20 @@ class Hooks:
 
     Attributes:
         after_step: Called with the number of steps done, after every step.
+        watch: Called with the number of steps done, after the steps `watch_at`, while the model has
+            its averaged weights.
+        watch_at: Those steps.
         write_beside: Called with the folder of a checkpoint while the model has its averaged
             weights. It may write more files there.
     """
 
     after_step: Callable[[int], None] | None = None
     write_beside: Callable[[Path], None] | None = None
+    watch: Callable[[int], None] | None = None
+    watch_at: frozenset[int] = frozenset()
 
 
 NO_HOOKS = Hooks()
-
-
-def cosine_with_warmup(steps: int, warmup: int, floor: float = LAST_RATE) -> Callable[[int], float]:
-    """The factor of the learning rate at a step.
-
-    It rises evenly to 1 within `warmup` steps, and falls as a cosine to `floor` at `steps`.
-    """
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        wave = 1 + torch.cos(torch.tensor(progress * torch.pi)).item()
-        return floor + (1 - floor) * 0.5 * wave
-
-    return factor
 
 
 class _Log:
@@ -223,6 +212,7 @@ def train(
             log.write_row(done)
         if hooks.after_step is not None:
             hooks.after_step(done)
+        _watch(parts, done, hooks)
         if _is_due(plan, accelerator, done, saved):
             progress = {"step": done, "steps": plan.steps, "log": log.rows}
             _save(parts, plan.checkpoint, progress, hooks.write_beside)
@@ -232,6 +222,15 @@ def train(
     accelerator._custom_objects.clear()
     parts.ema.copy_to_model()
     return log.rows
+
+
+def _watch(parts: Parts, done: int, hooks: Hooks) -> None:
+    """Let the caller look at the averaged model, if it wants to after so many steps."""
+    if hooks.watch is None or done not in hooks.watch_at:
+        return
+    whole = nullcontext() if parts.sharded is None else parts.sharded.whole()
+    with parts.ema.in_place(), whole:
+        hooks.watch(done)
 
 
 def _drawing_nothing(loader: Iterable) -> Iterator:

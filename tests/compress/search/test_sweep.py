@@ -1,14 +1,20 @@
 """The command: a whole study of the tiny model, its mistakes, and going on."""
 
+from functools import partial
+
 import pytest
 
 pytest.importorskip("optuna", reason="a study is Optuna's: pip install optuna")
 
+from support.studies import settings_of
 from support.tiny_model import TinySource
 
 from compress import sweep
 from compress.families import FAMILIES
+from compress.recipe.recipe import load_recipe
 from compress.search import measure, snapshot
+from compress.search.results import MEASURED, result
+from eval.data.dataset import DataSet
 from eval.metric.locating import Located
 
 RECIPE = [
@@ -114,3 +120,31 @@ def test_a_job_of_a_cluster_is_one_worker(tmp_path):
     [job] = submit(words, 1, tmp_path, {"timeout_min": 5}, cluster="local")
     assert job.result() == 2
     assert "invalid choice: 'best'" in job.stderr()
+
+
+class Trained:
+    """What `compress` gives of a recipe with a distillation, seen while it trained or not."""
+
+    def __init__(self, name, values):
+        self.model = "whole"
+        self.entries = [{"figures": {"watched": {"name": name, "values": values}}}]
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_hopeless_point_ends_whether_its_training_is_seen_or_cached(monkeypatch, is_cached):
+    settings = settings_of(proxy=1, objective="bytes,psnr")
+    near = result(MEASURED, costs={"bytes": 1.0}, proxy={"pass 0 at 0.111": 30.0, "1": 30.0})
+    measuring = measure.Measuring(settings, None, None, None)
+    recipe = load_recipe("recipes/adcsr.yaml")
+    monkeypatch.setattr(measure.Looks, "_figure", lambda self, model: 20.0)
+    data = DataSet("a", "b", [], 0)
+    looks = measure.Looks(measuring, recipe, data, {"bytes": 2.0}, [near] * 3)
+    end = partial(looks.watch(0).look, "in training", 1 / 9)
+    if is_cached:
+        end = partial(looks.at_the_end, Trained(looks.name, {"0.111": 20.0}))
+    with pytest.raises(measure.HopelessError, match=r"its 20\.00 dB in pass 0 at 0\.111"):
+        end()
+    assert looks.proxy == {"pass 0 at 0.111": 20.0}
+    few = measure.Looks(measuring, recipe, data, {"bytes": 2.0}, [near] * 2)
+    few.at_the_end(Trained(few.name, {"0.111": 20.0}))
+    assert few.proxy == {"pass 0 at 0.111": 20.0, "1": 20.0}

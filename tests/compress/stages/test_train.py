@@ -23,11 +23,12 @@ from compress.recipe.checkpoint import load_model, save_model
 from compress.stages import base, latents
 from compress.stages.recipe import TrainRecipe
 from compress.stages.trainer import Trainer
-from compress.training import loop, losses, session
+from compress.training import losses, session
 from compress.training.adversarial import PAIRED, Judged, adversarial
 from compress.training.discriminator import patch_discriminator
 from compress.training.ema import EMA
 from compress.training.initialise import initialise
+from compress.training.rates import cosine_with_warmup
 from compress.training.soften import soften
 
 STAGES = [
@@ -275,7 +276,7 @@ def test_ema_and_schedule():
     assert ema.shadow[0][0].item() == pytest.approx(1 - 2 / 11)  # warm-up decay (1+1)/(10+1)
     ema.copy_to_model()
     assert parameter[0].item() == pytest.approx(1 - 2 / 11)
-    factor = loop.cosine_with_warmup(100, 10)
+    factor = cosine_with_warmup(100, 10)
     assert factor(0) == pytest.approx(0.1)
     assert factor(10) == pytest.approx(1)
     assert factor(100) == pytest.approx(0.02)
