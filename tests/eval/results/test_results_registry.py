@@ -54,6 +54,7 @@ TYPED = {
     "router_large",
     "scoring",
     "seams",
+    "sweep",
     "taesd",
     "torch_speed",
 }
