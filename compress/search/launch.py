@@ -1,6 +1,7 @@
 """Several workers of one study: processes of this machine, or jobs of a cluster by submitit."""
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,19 @@ _LOG = logging.getLogger(__name__)
 def start_here(words: Sequence[str], workers: int) -> int:
     """Run the same command as so many processes; returns how many of them failed.
 
-    Whatever becomes of one of them, the others have its points.
+    Whatever becomes of one of them, the others have its points. They share the processor's cores.
 
     Args:
         words: Of the command, with `--workers 1`.
         workers: How many.
     """
     command = [sys.executable, "-m", "compress.sweep", *words]
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(workers)]
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        for _ in range(workers)
+    ]
     try:
         codes = [process.wait() for process in running]
     except BaseException:

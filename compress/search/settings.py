@@ -116,9 +116,7 @@ def agree(folder: Path, settings: Settings) -> None:
     there = read_settings(folder)
     for name, value in asdict(settings).items():
         if getattr(there, name) != value:
-            raise UserError(
-                f"--study {folder}: was begun with another {name.replace('_', ' ')}; {REMEDY}"
-            )
+            raise UserError(f"--study {folder}: was begun with other settings ({name}); {REMEDY}")
 
 
 def read_settings(folder: Path) -> Settings:

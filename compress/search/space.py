@@ -14,7 +14,7 @@ What lies below a pass that is off does not vary.
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -45,7 +45,7 @@ class Range:
 
     Attributes:
         low: The smallest.
-        high: The largest.
+        high: The largest; with steps it is one of them.
         step: Between two of them; None for any number.
         log: Whether they are spread evenly in the logarithm.
         whole: Whether they are whole.
@@ -142,7 +142,9 @@ def _parse_domain(domain: str, text: str) -> tuple[str, ...] | Range:
     if step is not None and step <= 0:
         raise UserError(f"{shown(text)}: the step must be above 0")
     whole = whole and (third is None or re.search(r"[.eE]", third) is None)
-    return Range(float(low), float(high), step, False, whole)
+    found = Range(float(low), float(high), step, False, whole)
+    numbers = found.values()
+    return found if numbers is None else replace(found, high=float(numbers[-1]))
 
 
 def split_choices(domain: str, text: str) -> list[str]:

@@ -93,7 +93,7 @@ class Store:
         try:
             return RDBStorage(url)
         except (ImportError, ValueError) as error:
-            raise UserError(f"--storage {url}: {first_line(error)}") from None
+            raise UserError(f"--storage: {first_line(error)}") from None
 
     def call(self, work: Callable[[], T]) -> T:
         """What `work` returns, as soon as the store can be reached.

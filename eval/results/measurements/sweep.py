@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from compress.core.json_files import read_json
 from compress.search.answer import Study, read_study
@@ -20,10 +20,20 @@ FIDELITY, PERCEPTION = "psnr", "lpips-squeeze"
 M = 1e6
 # What counts as nearly free: the change of a metric to the source's, whichever way is worse.
 FREE = {FIDELITY: 0.2, PERCEPTION: 0.01}
-# (recipe, family, trials, what varies). What is in one bit is not quantised, and only that is
-# packed.
+
+
+class Sweep(NamedTuple):
+    """One study: the recipe's name, the source's family, points, and what varies."""
+
+    name: str
+    family: str
+    trials: int
+    varies: tuple[str, ...]
+
+
+# What is in one bit is not quantised, and only that is packed.
 STUDIES = (
-    (
+    Sweep(
         "osediff_nano",
         "osediff",
         96,
@@ -34,7 +44,7 @@ STUDIES = (
             *("passes.7.weights=4,6,8", "passes.7.components=[encoder, decoder] if passes.4=on"),
         ),
     ),
-    (
+    Sweep(
         "adcsr_nano",
         "adcsr",
         64,
@@ -45,7 +55,7 @@ STUDIES = (
             "passes.5.components=[decoder] if passes.2=on",
         ),
     ),
-    (
+    Sweep(
         "edge_nano",
         "edge_sd_sr",
         64,
@@ -61,10 +71,11 @@ TRAINED = {"osediff_nano": 5, "adcsr_nano": 3, "edge_nano": 3}  # places of `dis
 
 def sweeps(short: Short) -> list[Job]:
     """A job for each embedded model: its study, what the study says, and the source as it is."""
-    return [_job(*study, short) for study in STUDIES]
+    return [_job(one, short) for one in STUDIES]
 
 
-def _job(name: str, family: str, trials: int, varies: tuple[str, ...], short: Short) -> Job:
+def _job(planned: Sweep, short: Short) -> Job:
+    name, family, trials, varies = planned
     recipe = f"recipes/sweep/{name}.yaml"
     images = IMAGES if short.limit is None else short.limit
     metrics = ",".join(METRICS)
@@ -83,9 +94,13 @@ def _job(name: str, family: str, trials: int, varies: tuple[str, ...], short: Sh
         *("--metrics", metrics, "--iqa-weights", "{iqa_weights}", "--limit", str(images)),
         *("--cache", "{out}/scores.sqlite", "-o", "{out}/source"),
     )
+    tidy = (
+        *("python", "-m", "compress.cache", "prune", "--max-size", "100MB"),
+        *("--cache", "{out}/passes"),
+    )
     return Job(
         name,
-        (sweep, front, source),
+        (sweep, front, source, tidy),
         partial(read_sweep, name, ROOT / NANO[family]),
         inputs=(NANO[family], recipe),
     )

@@ -104,3 +104,8 @@ def test_every_choice_is_tried_before_anything_starts(words, sentence):
     with pytest.raises(UserError) as error:
         check_space(RECIPE, space, "a")
     assert sentence in str(error.value)
+
+
+def test_a_range_ends_at_one_of_its_steps():
+    [one] = parse_space(["a=0.1:0.95:0.3"])[1].dimensions
+    assert (one.ends(), one.values()) == ([0.1, 0.7], [0.1, 0.4, 0.7])

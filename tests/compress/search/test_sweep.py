@@ -67,7 +67,7 @@ def test_a_study_from_the_command_to_its_front(tmp_path, capsys, monkeypatch):
     assert call(capsys, *words, "--constraint", "bytes<0.09MB")[:2] == (0, out)
     code, _, err = call(capsys, *words)
     assert code == 2
-    assert "was begun with another constraints" in err
+    assert "was begun with other settings (constraints)" in err
 
 
 def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):

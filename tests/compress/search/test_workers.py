@@ -225,7 +225,7 @@ def test_what_goes_wrong_at_a_point_is_told_and_the_others_go_on(tmp_path, caplo
 def test_a_study_is_of_one_command(tmp_path):
     agree(tmp_path / "study", settings_of())
     agree(tmp_path / "study", settings_of())
-    with pytest.raises(UserError, match="was begun with another sampler"):
+    with pytest.raises(UserError, match=r"was begun with other settings \(sampler\)"):
         agree(tmp_path / "study", settings_of("tpe"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
