@@ -7,6 +7,7 @@ The same command goes on with a study that was killed, and on another machine it
 """
 
 import argparse
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,6 +177,7 @@ def main(argv: list[str]) -> int:
     from compress.search.settings import agree
     from compress.search.summary import summary
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a point is given back, as by Ctrl-C
     slurm = None if options.slurm is None else parse_slurm(options.slurm)
     check_place(options.study, "--study")
     settings = _settings(options)
