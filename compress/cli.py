@@ -36,12 +36,14 @@ SUBCOMMANDS = {
     "serve": Subcommand("export.serve", "show an exported page in a browser on this machine"),
     "eval": Subcommand("eval.run", "measure the quality of a model or of pictures"),
     "curve": Subcommand("eval.curve", "draw size against quality of several runs"),
+    "front": Subcommand("eval.front", "what a sweep found: front, threshold, recipes"),
     "report": Subcommand("eval.report", "write report.html of a run, or of several side by side"),
     "compare": Subcommand(
         "eval.compare", "put models side by side on your own photographs, under a slider"
     ),
     "lint": Subcommand("export.lint", "which operators of an ONNX file a target takes"),
     "probe": Subcommand("export.probe", "measure which operators a target takes"),
+    "sweep": Subcommand("compress.sweep", "search over recipes for size against quality"),
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),
     "route": Subcommand("compress.route", "train a router that sends tiles the cheapest good way"),
     "skip": Subcommand("compress.skip", "train what chooses the steps of a chain by tile"),

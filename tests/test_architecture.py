@@ -45,6 +45,7 @@ eval.metric
 eval.score
 eval.reporting
 compress.pipeline
+compress.search
 eval.results
 """
 FLOOR_OF = {room: i for i, line in enumerate(FLOORS.split("\n")) for room in line.split()}
@@ -61,7 +62,18 @@ def module_name(path: Path) -> str:
 
 
 # Passes, quantisers, counters, exporters and the commands that run them.
-FOR_ALL = ("passes", "folding", "quant", "binary", "pruning", "cost", "bits", "routing", "pipeline")
+FOR_ALL = (
+    "passes",
+    "folding",
+    "quant",
+    "binary",
+    "pruning",
+    "cost",
+    "bits",
+    "routing",
+    "pipeline",
+    "search",
+)
 
 
 def acts_on_all(name: str) -> bool:

@@ -26,6 +26,8 @@ EXTRA_OF = {
     "nncf": "baselines",
     "spandrel": "spandrel",
     "pi_heif": "heic",
+    "optuna": "search",
+    "submitit": "slurm",
 }
 
 

@@ -28,6 +28,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 FAR = 2**30  # Windows locks bytes against reading: one that lies beyond the text
 
 
+class BusyError(UserError):
+    """Another process holds the lock."""
+
+
 def lock_of(path: Path) -> Path:
     """The lock file beside `path`."""
     return path.with_name(f".{path.name}.lock")
@@ -42,7 +46,8 @@ def locked(path: Path, option: str = "--out") -> Iterator[None]:
         option: What the user calls it, for the sentence.
 
     Raises:
-        UserError: Another process holds it; its number and machine are in the sentence.
+        BusyError: Another process holds it; its number and machine are in the sentence.
+        UserError: A file of somebody else stands where it goes.
     """
     file = lock_of(path)
     descriptor = _acquire(file, path, option)
@@ -62,7 +67,7 @@ def _acquire(file: Path, path: Path, option: str) -> int:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _take(descriptor, file):
-                raise UserError(
+                raise BusyError(
                     f"{path}: {_holder(file)} is writing it; "
                     f"wait until it ends, or choose another {option}"
                 )

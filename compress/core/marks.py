@@ -16,13 +16,14 @@ MARK_FILE = ".diffusion-sr-compress.json"
 FORMAT = "diffusion-sr-compress/folder/1"
 EXPORT_FORMAT = "diffusion-sr-compress/export/"
 RUN, EXPORT, CHECKPOINT = "run", "export", "checkpoint"
-SCRATCH, IMAGES, BASELINES = "scratch", "images", "baselines"
+SCRATCH, IMAGES, BASELINES, FRONT = "scratch", "images", "baselines", "front"
 MAKERS = {
     RUN: "compress.run",
     EXPORT: "export.run",
     CHECKPOINT: "a training",
     IMAGES: "eval.run --save",
     BASELINES: "export.baselines",
+    FRONT: "eval.front",
 }
 # What an export holds beside the files that its manifest lists.
 EXPORT_NAMES = (

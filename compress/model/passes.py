@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +16,24 @@ from compress.model.sr_model import SRModel
 ComponentName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
+@dataclass(frozen=True)
+class Watch:
+    """A look at a model from time to time while a pass trains it.
+
+    What it finds goes into the pass's figures, and with them into the cache. It may raise, which
+    ends the training; its last checkpoint stays.
+
+    Attributes:
+        name: Tells what is looked at, so that figures of another look are known as such.
+        shares: After which shares of the steps, each above 0 and below 1.
+        look: Called with the model, which has its averaged weights, and the share.
+    """
+
+    name: str
+    shares: tuple[float, ...]
+    look: Callable[[SRModel, float], float]
+
+
 class FitContext:
     """What `fit` may use: the data of a run, never the recipe.
 
@@ -25,6 +44,7 @@ class FitContext:
         workdir: A folder for checkpoints of long work, so that a killed run resumes; None for none.
         before: Called with a pass's name. Gives a fresh copy of the model as it was before the last
             pass of that name, up to and including the present one.
+        watch: A look at the model while it trains; None for none.
     """
 
     def __init__(
@@ -34,7 +54,9 @@ class FitContext:
         device: torch.device | None = None,
         workdir: Path | None = None,
         before: Callable[[str], SRModel] | None = None,
+        watch: Watch | None = None,
     ):
+        self.watch = watch
         self.source = source
         self.seed = seed
         self.device = torch.device("cpu") if device is None else device

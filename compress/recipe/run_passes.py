@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from compress.core.errors import UserError
 from compress.core.hub_config import with_local_files
 from compress.core.processes import check_same, connect, main_first, share_values
 from compress.cost.cost import Cost
-from compress.model.passes import FitContext
+from compress.model.passes import FitContext, Watch
 from compress.model.sr_model import SRModel
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import dump
@@ -39,7 +40,13 @@ class Compressed:
     costs: list[tuple[str, Cost]]
 
 
-def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Path) -> Compressed:
+def compress(
+    recipe: Recipe,
+    cache: PassCache,
+    device: torch.device,
+    workdir: Path,
+    watch: Callable[[int], Watch] | None = None,
+) -> Compressed:
     """Run the passes of `recipe`.
 
     Passes that `cache` has finished before are read from it; the others are run and stored, one by
@@ -50,6 +57,7 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
         cache: Of the recipe's source and seed.
         device: Where passes learn.
         workdir: The folder for checkpoints of long passes.
+        watch: Makes a look at the model while a pass trains it, of the pass's index.
 
     Raises:
         UserError: A pass does not act on what is before it, or its data or weights cannot be read.
@@ -60,7 +68,7 @@ def compress(recipe: Recipe, cache: PassCache, device: torch.device, workdir: Pa
     with_local_files(recipe.source).load(source)
     source.to(device)
     connect(device)
-    runner = PassRunner(recipe, cache, device, workdir, source, costs)
+    runner = PassRunner(recipe, cache, device, workdir, source, costs, watch)
     model, entries = runner.after(len(recipe.passes))
     return Compressed(source.cpu(), model.cpu().eval().requires_grad_(False), entries, costs)
 
@@ -76,6 +84,7 @@ class PassRunner:
         workdir: The folder for checkpoints of long passes.
         source: The uncompressed model with its values, on the device.
         costs: (label, cost) of the source and after every pass.
+        watch: Makes a look at the model while a pass trains it, of the pass's index.
     """
 
     recipe: Recipe
@@ -84,6 +93,7 @@ class PassRunner:
     workdir: Path
     source: SRModel
     costs: list[tuple[str, Cost]]
+    watch: Callable[[int], Watch] | None = None
 
     def after(self, count: int) -> tuple[SRModel, list[dict]]:
         """The model after the first `count` passes, on the device, and their ledger entries.
@@ -120,6 +130,7 @@ class PassRunner:
             device=self.device,
             workdir=self.workdir / f"pass_{index + 1}",
             before=lambda name: self.before(name, index),
+            watch=None if self.watch is None else self.watch(index),
         )
         with tracks.opened(f"{index + 1} {label(step)}"):
             figures = with_local_files(step).fit(model, context)

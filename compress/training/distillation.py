@@ -147,6 +147,7 @@ class _Distilling:
             dict(config.losses.items()),
             Learning(lr=config.lr, ema=config.ema, blend=config.blend, shard=config.shard),
         )
+        self.watched: dict[str, Any] = {}
         self.judge: nn.Module | None = None
         if config.judged:
             self.judge, judging = discriminator(config, model, teacher)
@@ -181,7 +182,7 @@ class _Distilling:
         )
         if config.recompute:
             recompute_activations(self.model)
-        log = self.session.run(plan, self._loader(), forward, Hooks(after_step=self._sampler()))
+        log = self.session.run(plan, self._loader(), forward, self._hooks())
         keep_activations(self.model)
         merge(self.model)
         in_memory_format(self.model.requires_grad_(False), torch.contiguous_format)
@@ -197,6 +198,7 @@ class _Distilling:
             "seconds": log[-1]["seconds"],
             "hardware": hardware(),
             "log": log,
+            **self.watched,
         }
 
     def _teacher(self) -> Teacher:
@@ -243,6 +245,22 @@ class _Distilling:
         count = batches * config.batch * self.accelerate.num_processes
         crops = RandomCrops(self.images, config.crop, count, self.context.seed)
         return DataLoader(crops, batch_size=config.batch)
+
+    def _hooks(self) -> Hooks:
+        """Sample pictures, and a look at the model where somebody wants one."""
+        watch = self.context.watch
+        if watch is None:
+            return Hooks(after_step=self._sampler())
+        shares = {max(1, round(share * self.config.steps)): share for share in watch.shares}
+        values: dict[str, float] = {}
+        self.watched = {"watched": {"name": watch.name, "values": values}}
+
+        def look(done: int) -> None:
+            share = shares[done]
+            with torch.no_grad():
+                values[f"{share:.3f}"] = watch.look(self.model, share)
+
+        return Hooks(after_step=self._sampler(), watch=look, watch_at=frozenset(shares))
 
     def _sampler(self) -> Callable[[int], None]:
         """What writes a sample picture, every so many steps and at the end."""

@@ -12,7 +12,7 @@ processes of A batches learn what one process of A * P batches learns.
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,12 +99,17 @@ class Hooks:
 
     Attributes:
         after_step: Called with the number of steps done, after every step.
+        watch: Called with the number of steps done, after the steps `watch_at`, while the model has
+            its averaged weights.
+        watch_at: Those steps.
         write_beside: Called with the folder of a checkpoint and the number of steps done, while the
             model has its averaged weights. It may write more files there.
     """
 
     after_step: Callable[[int], None] | None = None
     write_beside: Callable[[Path, int], None] | None = None
+    watch: Callable[[int], None] | None = None
+    watch_at: frozenset[int] = frozenset()
 
 
 NO_HOOKS = Hooks()
@@ -197,11 +202,21 @@ def _run(plan: Plan, parts: Parts, course: _Course, hooks: Hooks) -> None:
             log.write_row(done, rates)
         if hooks.after_step is not None:
             hooks.after_step(done)
+        _watch(parts, done, hooks)
         if _is_due(plan, accelerator, done, saved):
             progress = {"step": done, "steps": plan.steps, "log": log.rows, "means": log.means}
             _save(parts, plan.checkpoint, progress, hooks.write_beside)
             saved = time.time()
     bar.close()
+
+
+def _watch(parts: Parts, done: int, hooks: Hooks) -> None:
+    """Let the caller look at the averaged model, if it wants to after so many steps."""
+    if hooks.watch is None or done not in hooks.watch_at:
+        return
+    whole = nullcontext() if parts.sharded is None else parts.sharded.whole()
+    with parts.ema.in_place(), whole:
+        hooks.watch(done)
 
 
 def _drawing_nothing(loader: Iterable) -> Iterator:

@@ -11,7 +11,7 @@ from pathlib import Path
 FLOORS = (
     ("commands", "compress.run, compress.train, compress.upscale, export.run, eval.run, …"),
     ("eval/results", "measurements, and the pages of docs/results"),
-    ("compress/pipeline", "a run directory from a recipe"),
+    ("compress/search, pipeline", "a study of many recipes; a run directory from one"),
     ("", ""),  # where export and eval stand side by side
     ("compress/recipe, bits, stages", "recipe, checkpoint, cache, plan; bits a layer; sources"),
     ("compress/families", "published models, made of networks and passes"),

@@ -28,6 +28,7 @@ class System:
         note: Where the figures come from.
         run: Its run directory.
         knob: Means by metric at each "strength", ascending, where it was evaluated so.
+        faint: Whether a chart shows it in the background, without its name.
     """
 
     label: str
@@ -37,6 +38,7 @@ class System:
     note: str = ""
     run: Path | None = None
     knob: tuple[dict[str, float], ...] = ()
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def gather(
     ]
     protocol = _common_protocol(evaluated, dataset)
     if beside:
-        systems += _published(dataset, protocol, device)
+        systems += published_systems(dataset, protocol, device)
     return Board(dataset, protocol, systems, device)
 
 
@@ -160,7 +162,14 @@ def _label(run: Path, averages: Averages) -> str:
     return f"{name} ({averages['images']} of {full} images)"
 
 
-def _published(dataset: str, protocol: str, device: str | None) -> list[System]:
+def published_systems(dataset: str, protocol: str, device: str | None = None) -> list[System]:
+    """Every published system of a data set and protocol.
+
+    Args:
+        dataset: The data set.
+        protocol: The protocol.
+        device: The device whose latency is looked up as well.
+    """
     systems = []
     for model, y in published.systems(dataset, protocol).items():
         codes = published.sources(model, dataset, protocol) or ["C"]

@@ -33,6 +33,7 @@ def chart_data(board: Board, metric: str, axis: str) -> dict[str, Any]:
                 "x": system.x,
                 "y": system.y,
                 "note": system.note,
+                "faint": system.faint,
             }
             for system in board.systems
         ],

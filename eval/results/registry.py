@@ -14,6 +14,7 @@ from eval.results.measurements import (
     recipes,
     references,
     router,
+    sweep,
     trained,
 )
 
@@ -32,6 +33,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *adaptive.ALL,
         references.REFERENCES,
         pruning.PRUNING,
+        sweep.SWEEP,
         *exported.PARITIES,
         exported.OPERATORS,
         exported.ALONE,

@@ -12,7 +12,7 @@ from support.tiny_model import tiny
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.model.passes import FitContext
+from compress.model.passes import FitContext, Watch
 from compress.passes import PASSES
 from compress.recipe.checkpoint import parse_pass
 from compress.training import loop, session
@@ -276,3 +276,27 @@ def test_lora_needs_layers_and_no_blend(source, tmp_path):
         config.fit(source, context(source, source, tmp_path))
     with pytest.raises((UserError, ValidationError), match="blend keeps a part of whole"):
         distill(stage="student", losses={"l1": 1.0}, lora={}, blend=0.5)
+
+
+def test_a_look_at_the_model_changes_nothing_and_may_end_the_training(source, tmp_path):
+    options = {"stage": "decoder", "losses": {"l1": 1.0}, "steps": 9, "samples_every": 100}
+    lr = torch.rand(1, 3, 16, 16)
+    results = []
+    for name in ("alone", "watched"):
+        model = copy.deepcopy(source)
+        given = context(source, source, tmp_path / name)
+        if name == "watched":
+            given.watch = Watch("mean", (1 / 9, 1 / 3), lambda model, _: model(lr).mean().item())
+        figures = distill(**options).fit(model, given)
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+    assert figures["watched"]["name"] == "mean"
+    assert figures["watched"]["values"].keys() == {"0.111", "0.333"}
+
+    def stop(*_):
+        raise ValueError("enough")
+
+    given = context(source, source, tmp_path / "stopped")
+    given.watch = Watch("mean", (1 / 3,), stop)
+    with pytest.raises(ValueError, match="enough"):
+        distill(**options).fit(copy.deepcopy(source), given)

@@ -52,6 +52,7 @@ TYPED = {
     "router_large",
     "scoring",
     "seams",
+    "sweep",
     "taesd",
     "torch_speed",
 }

@@ -1,0 +1,1 @@
+"""A search over recipes: what may vary, what is wanted, and workers that share one study."""
