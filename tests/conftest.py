@@ -13,17 +13,21 @@ import pytest
 from support.shared_files import folder_of_run
 
 from compress.core.memory import LARGEST_BUFFER, keep_freed_memory
+from compress.core.quick_start import import_quickly
 
 if TYPE_CHECKING:  # the process that only hands out tests needs no torch
     from compress.model.sr_model import SRModel
 
 keep_freed_memory()
+# No test quantises by them, and importing them takes a fifth of the start of each process.
+import_quickly(away=("bitsandbytes", "torchao"))
 gc.set_threshold(50_000)  # new objects until the collector looks for cycles; it takes 10 % at 700
 # The same in the processes that tests start.
 for _option in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
     os.environ.setdefault(_option, str(LARGEST_BUFFER))
 
-# Files whose tests compress, train or export whole models. `make test-fast` leaves them out.
+# Files whose tests compress, train or export whole models. `make test-fast` leaves them out, and
+# does not even import them. In other files, such tests are marked one by one.
 SLOW = (
     "test_notebooks.py",
     "compress/bits/test_sensitivity.py",
@@ -55,12 +59,23 @@ SLOW = (
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what a run without slow tests would only import."""
+    wanted = config.getoption("markexpr")
+    without = "not slow" in wanted and " or " not in wanted
+    return True if without and _is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow."""
-    here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).as_posix().startswith(SLOW):
+        if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
+
+
+def _is_slow(path: Path) -> bool:
+    here = Path(__file__).parent
+    return path.is_relative_to(here) and path.relative_to(here).as_posix().startswith(SLOW)
 
 
 def pytest_collection_finish() -> None:
