@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_fast_w8a8.yaml
 
-.PHONY: run web test test-fast plan format lint types docs clean
+.PHONY: run web test test-fast test-all plan format lint types docs clean
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
@@ -26,11 +26,15 @@ web: .venv/installed
 # One thread for each of the workers: two pools of spinning threads on the same cores are slower
 # than one.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not exhaustive"
 
 # Without what a whole model has to be compressed, trained or exported for: minutes less.
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+# With the tests that are marked exhaustive as well.
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 format: .venv/installed
 	$(BIN)/python -m ruff format .

@@ -61,12 +61,14 @@ def test_overrides_are_for_files():
         api.compress(FOLD, ["seed=1"])
 
 
+@pytest.mark.slow
 def test_export_writes_a_verified_folder(tmp_path):
     folder = api.export(tiny(), tmp_path / "out", components=("encoder",), lr_size=(32, 32))
     assert (folder / "encoder.onnx").is_file()
     assert (folder / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_evaluate_returns_means(folded):
     means = api.evaluate(folded.model, metrics=["psnr"], limit=1)
     assert means["images"] == 1

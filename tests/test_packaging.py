@@ -107,6 +107,7 @@ for recipe in map(load_recipe, others):  # the rest of a plan is counting, which
 """
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_extra(tmp_path):
     recipes = ["passionsr_w8a8", "bimacosr"]
     done = subprocess.run(

@@ -148,8 +148,9 @@ def _absent(packages: Sequence[str]) -> Iterator[None]:
 class _QuickLoader(Loader):
     """Runs diffusers' own loader and imports the networks, with what is not needed away."""
 
-    def __init__(self, real: Loader):
+    def __init__(self, real: Loader, away: Sequence[str]):
         self.real = real
+        self.away = away
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """As the real loader does."""
@@ -159,7 +160,7 @@ class _QuickLoader(Loader):
         """Import diffusers and the networks."""
         if module.__spec__ is not None:
             module.__spec__.loader = self.real
-        with without_compiler(), _absent(NOT_NEEDED):
+        with without_compiler(), _absent(self.away):
             self.real.exec_module(module)
             for name in NETWORKS:
                 importlib.import_module(name)
@@ -167,6 +168,9 @@ class _QuickLoader(Loader):
 
 class _BeforeDiffusers(MetaPathFinder):
     """Finds diffusers as usual, and has it loaded quickly."""
+
+    def __init__(self, away: Sequence[str]):
+        self.away = away
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -177,12 +181,16 @@ class _BeforeDiffusers(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _QuickLoader(spec.loader)
+            spec.loader = _QuickLoader(spec.loader, self.away)
         return spec
 
 
-def import_quickly() -> None:
-    """Have diffusers imported without what is not needed, unless it was imported before."""
+def import_quickly(away: Sequence[str] = NOT_NEEDED) -> None:
+    """Have diffusers imported without what is not needed, unless it was imported before.
+
+    Args:
+        away: The packages that are to diffusers as if they were not installed.
+    """
     waiting = any(isinstance(finder, _BeforeDiffusers) for finder in sys.meta_path)
     if PACKAGE not in sys.modules and not waiting:
-        sys.meta_path.insert(0, _BeforeDiffusers())
+        sys.meta_path.insert(0, _BeforeDiffusers(away))

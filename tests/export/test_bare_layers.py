@@ -100,6 +100,7 @@ def test_a_bare_layer_is_quantised_and_saved(model, options, tmp_path, monkeypat
     assert torch.equal(again(lr), found(lr))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["compat", "full"])
 def test_it_is_exported(model, placement, tmp_path):
     step = Quantize(calibration=CALIBRATION, method="minmax", placement=placement)

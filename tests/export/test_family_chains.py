@@ -14,13 +14,14 @@ from compress.recipe.export_options import ExportOptions
 from export.parity.rows import failures
 from export.targets.export_folder import export
 
+SLOW = pytest.mark.slow
 CASES = [
-    ("dfosd", 1, ("model",)),
-    ("invsr", 2, ("model", "noise_predictor")),
-    ("ccsr", 2, ("hint", "control", "denoiser")),
-    ("addsr", 1, ("model",)),
-    ("dossr", 1, ("model",)),
-    ("tsdsr", 1, ("model", "denoiser")),
+    pytest.param("dfosd", 1, ("model",)),
+    pytest.param("invsr", 2, ("model", "noise_predictor"), marks=SLOW),
+    pytest.param("ccsr", 2, ("hint", "control", "denoiser"), marks=SLOW),
+    pytest.param("addsr", 1, ("model",), marks=SLOW),
+    pytest.param("dossr", 1, ("model",), marks=SLOW),
+    pytest.param("tsdsr", 1, ("model", "denoiser"), marks=SLOW),
 ]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
+from support.tiny_families import tiny_family
 from support.tiny_model import quantised, tiny
 from torch import nn
 
@@ -232,8 +233,21 @@ def test_bicubic_as_convolution(tmp_path, scale):
     np.testing.assert_allclose(y, Up()(x).numpy(), atol=2e-6)
 
 
-def test_dynamic_sizes(tmp_path):
+def test_dynamic_sizes_of_a_decoder(tmp_path):
     model = tiny()
+    export_onnx(model, tmp_path, lr_size=(32, 48), dynamic=True, stems=("decoder",))
+    loaded = session(tmp_path / "decoder.onnx", 1)
+    for size in ((16, 16), (24, 40)):
+        latent = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0))
+        image = loaded.run(None, {"clean_latent": latent.numpy()})[0]
+        assert image.shape == (1, 3, 8 * size[0], 8 * size[1])
+        with torch.no_grad():
+            np.testing.assert_allclose(image, model.decoder(latent).numpy(), atol=1e-4)
+
+
+def test_dynamic_sizes_of_a_whole_model(tmp_path):
+    """UNet, process and colour; of an autoencoder, the decoder above."""
+    model = tiny_family("dfosd", autoencoder=False)
     export_onnx(model, tmp_path, lr_size=(32, 48), dynamic=True, per_component=False)
     loaded = session(tmp_path / "model.onnx", 1)
     for size in ((32, 32), (48, 80)):

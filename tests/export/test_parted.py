@@ -21,7 +21,6 @@ from compress.passes.quantize import Quantize
 from compress.recipe.export_options import ExportOptions
 from export.baselines.make import make
 from export.graphs.components import build, example, graphs_of, parts_of, reaching
-from export.graphs.export_onnx import export_onnx
 from export.parity.drift import measure_drift
 from export.parity.rows import failures
 from export.parity.session import session
@@ -66,10 +65,21 @@ def write(model: SRModel, out: Path, **options) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=["float", "w8a8"])
-def exported(request, tmp_path_factory) -> tuple[SRModel, Path]:
-    model = parted() if request.param == "float" else int8(parted())
+@pytest.fixture(scope="module")
+def float_files(tmp_path_factory) -> tuple[SRModel, Path]:
+    model = parted()
     return model, write(model, tmp_path_factory.mktemp("parted") / "onnx")
+
+
+@pytest.fixture(scope="module")
+def int8_files(tmp_path_factory) -> tuple[SRModel, Path]:
+    model = int8(parted())
+    return model, write(model, tmp_path_factory.mktemp("parted") / "onnx")
+
+
+@pytest.fixture(params=["float_files", "int8_files"])
+def exported(request) -> tuple[SRModel, Path]:
+    return request.getfixturevalue(request.param)
 
 
 def pictures(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +106,8 @@ def test_graphs_follow_the_calls():
     assert shapes == [(1, 8, 16, 16), (1,), (1, 8, 16, 16), (1, 8, 8, 8), (1, 8)]
 
 
-def test_the_manifest_says_how_they_are_called(exported):
-    manifest = read(exported[1])
+def test_the_manifest_says_how_they_are_called(float_files):
+    manifest = read(float_files[1])
     assert manifest["components"] == ["model", *NAMES]
     host = manifest["host"]
     assert host["images"] == {"reference": list(REFERENCE)}
@@ -179,8 +189,8 @@ def test_drift_measures_the_first_step(exported):
 
 def test_post_training_codes_and_dynamic_shapes(tmp_path):
     model = parted()
-    write(model, tmp_path / "codes", dtype="w8a8", tolerance=20)
-    write(model, tmp_path / "sizes", dynamic=True)
+    write(model, tmp_path / "codes", dtype="w8a8", tolerance=20, components=NAMES)
+    write(model, tmp_path / "sizes", dynamic=True, components=("model", "denoiser"))
     rows = verify(model, tmp_path / "sizes", lr_size=(24, 40))
     assert failures(rows) is None
     entry = read(tmp_path / "sizes")["graphs"]["denoiser"]["inputs"]
@@ -234,16 +244,16 @@ def test_what_takes_one_input_says_so(tmp_path):
         (lambda host: host.update(start={"latent": 0}), "host.start holds no factor"),
     ],
 )
-def test_a_damaged_manifest(exported, tmp_path, change, said):
-    manifest = json.loads((exported[1] / "manifest.json").read_text())
+def test_a_damaged_manifest(float_files, tmp_path, change, said):
+    manifest = json.loads((float_files[1] / "manifest.json").read_text())
     change(manifest["host"])
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FolderError, match=said):
         read(tmp_path)
 
 
-def test_without_a_part_it_is_no_model(exported):
-    manifest = json.loads((exported[1] / "manifest.json").read_text())
+def test_without_a_part_it_is_no_model(float_files):
+    manifest = json.loads((float_files[1] / "manifest.json").read_text())
     for name in ("model", "control"):
         del manifest["graphs"][name]
     assert chain.parts(manifest) == []
@@ -251,12 +261,11 @@ def test_without_a_part_it_is_no_model(exported):
         tiles.chosen(manifest, None)
 
 
-def test_files_match_torch_one_by_one(tmp_path):
-    model = parted()
-    export_onnx(model, tmp_path, lr_size=(SIDE, SIDE), end_to_end=False)
+def test_files_match_torch_one_by_one(float_files):
+    model, folder = float_files
     values = {"lr": torch.rand(1, 3, SIDE, SIDE), "reference": torch.rand(1, 3, *REFERENCE)}
     for stem in NAMES:
-        loaded = session(tmp_path / f"{stem}.onnx", 1)
+        loaded = session(folder / f"{stem}.onnx", 1)
         names = [entry.name for entry in loaded.get_inputs()]
         for inputs in reaching(model, stem, values):
             feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}

@@ -40,14 +40,43 @@ def drop_traces(model: onnx.ModelProto) -> int:
     return found
 
 
-def test_the_file_is_that_of_torch_alone_but_for_tracebacks():
+class Promoted(nn.Module):
+    """A float by an integer, which the exporter casts, and more nodes after it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x * torch.arange(8)) + 1
+
+
+NETWORKS = {
+    "a norm": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU()),
+    "types promoted": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Promoted()),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_file_is_that_of_torch_alone_but_for_tracebacks(name):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU())
+    network = NETWORKS[name]()
     x = torch.randn(1, 3, 8, 8)
     alone = exported_by_torch(network, x)
     quick = exported(network, x)
     assert drop_traces(alone) > 0 == drop_traces(quick)
     assert quick.SerializeToString() == alone.SerializeToString()
+
+
+def test_the_code_of_a_graph_is_written_when_it_is_read():
+    x = torch.randn(4)
+    with quick_export():
+        read, called, again = (torch.fx.symbolic_trace(nn.ReLU()) for _ in range(3))
+        assert "_code" not in vars(read)
+        assert torch.equal(called(x), x.relu())
+        again.recompile()
+        assert "_code" not in vars(again)
+    assert "relu" in read.code
+    again.recompile()
+    for module in (read, called, again):
+        assert "_code" in vars(module)
+        assert torch.equal(module(x), x.relu())
 
 
 def test_rules_of_several_ends_act():

@@ -52,19 +52,31 @@ def int8(model: SRModel) -> SRModel:
     return found
 
 
-@pytest.fixture(scope="module", params=["float", "w8a8"])
-def exported(request, tmp_path_factory) -> tuple[SRModel, Path]:
+def referring() -> SRModel:
     model = with_adapter(tiny(), levels=(0,))
     Strip().convert(model)
-    if request.param == "w8a8":
-        model = int8(model)
+    return model
+
+
+def write(model: SRModel, folder: Path, **options) -> tuple[SRModel, Path]:
     model.eval()
-    folder = tmp_path_factory.mktemp("referring") / "onnx"
-    options = ExportOptions(target="onnx", lr_size=(SIDE, SIDE), images=4)
-    made = export(model, folder, options)
+    chosen = ExportOptions(target="onnx", lr_size=(SIDE, SIDE), images=4, **options)
+    made = export(model, folder, chosen)
     assert failures(made.rows) is None, made.rows
     finish(folder, None)
     return model, folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[SRModel, Path]:
+    return write(referring(), tmp_path_factory.mktemp("referring") / "onnx")
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory) -> tuple[SRModel, Path]:
+    """In 8 bits, and without the graph of the whole."""
+    folder = tmp_path_factory.mktemp("coded") / "onnx"
+    return write(int8(referring()), folder, components=tuple(NAMES))
 
 
 def test_graphs_take_what_is_kept():
@@ -76,6 +88,7 @@ def test_graphs_take_what_is_kept():
     assert specs["denoiser"].inputs == ("latent", "added_1", "added_2", "added_3")
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_is_kept(exported):
     model, folder = exported
     manifest = read(folder)
@@ -91,6 +104,7 @@ def test_the_manifest_says_what_is_kept(exported):
     assert {row["file"] for row in rows} >= {"model.onnx", *(f"{name}.onnx" for name in NAMES)}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tiles_see_the_references(exported):
     model, folder = exported
@@ -111,9 +125,7 @@ def test_other_runtimes_take_what_is_kept(target, tmp_path):
     for package in TARGETS[target].packages:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    model = with_adapter(tiny(), levels=(0,))
-    Strip().convert(model)
-    model.eval()
+    model = referring().eval()
     options = ExportOptions(
         target=target, dtype="fp32", lr_size=(SIDE, SIDE), images=1, probes=("photo 1",), threads=1
     )
@@ -131,10 +143,12 @@ def test_other_runtimes_take_what_is_kept(target, tmp_path):
     assert np.abs(with_them - without).max() > 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("files", ["exported", "coded"])
 @torch.no_grad()
-def test_references_do_the_same_as_in_torch(exported, monkeypatch):
+def test_references_do_the_same_as_in_torch(files, request, monkeypatch):
     """On one tile without a margin: torch cuts tiles anew for each network."""
-    model, folder = exported
+    model, folder = request.getfixturevalue(files)
     manifest = read(folder)
     manifest["host"]["margin"] = 0
     monkeypatch.setattr(model, "tiling", replace(model.tiling, margin=0))
@@ -150,6 +164,7 @@ def test_references_do_the_same_as_in_torch(exported, monkeypatch):
     assert error < (0.2 if quantised_layers(model) else 1e-4) * effect
 
 
+@pytest.mark.slow
 def test_run_py_takes_the_file(exported, tmp_path):
     model, folder = exported
     kept = remember(model, photographs(2))

@@ -19,6 +19,7 @@ def options(**others) -> ExportOptions:
     return ExportOptions(target="onnx", lr_size=SIZE, images=2, threads=1, **others)
 
 
+@pytest.mark.slow
 def test_a_fixed_number_of_steps_is_one_graph(tmp_path):
     """What the process calls between steps lies in it."""
     made = export(stepping(Redecoding()), tmp_path / "onnx", options())

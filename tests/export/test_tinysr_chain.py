@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import pytest
 from diffusers import SD3Transformer2DModel
 from support.tiny_families import MMDIT, tiny_family
 from support.tiny_model import quantised
@@ -22,6 +23,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.slow
 def test_every_graph_computes_what_torch_does(tmp_path):
     model = tiny_family("tsdsr")
     network = MMDiT(SD3Transformer2DModel(**MMDIT | {"num_layers": 4}))

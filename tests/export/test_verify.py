@@ -76,6 +76,7 @@ def test_the_reference_is_what_the_graph_computes_in_torch(int8_files, stem):
     np.testing.assert_array_equal(case.expected[0], expected.numpy())
 
 
+@pytest.mark.slow
 def test_quantised_parity(int8_files):
     model, folder = int8_files
     rows = verify(model, folder, threads=1)
@@ -182,6 +183,7 @@ def test_command_line_refusals(capsys, arguments, words):
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_command_line(monkeypatch, capsys, tmp_path, float_files):
     """Exit code 0, and 1 where parity is asked for that nothing reaches."""
     import compress.recipe.checkpoint

@@ -306,6 +306,7 @@ def test_what_it_refuses():
         binarise(nn.GroupNorm(2, 4))
 
 
+@pytest.mark.slow
 def test_full_size_counts_of_the_published_student(shared):
     manifest = json.loads((shared / "golden" / "manifests" / "bimacosr_unet.json").read_text())
     with torch.device("meta"):
@@ -380,6 +381,7 @@ def test_full_size_counts_of_the_published_student(shared):
     )
 
 
+@pytest.mark.slow
 @quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     torch.manual_seed(0)

@@ -67,10 +67,12 @@ def rows(subject, images, tmp_path_factory):
     return measure_layers(subject, images, WIDTHS, Progress(file, "k"))
 
 
+@pytest.mark.slow
 def test_all_layers_are_probed_in_the_order_of_the_components(subject):
     assert probed_layers(subject.step, subject.model) == list(KEPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", KEPT)
 def test_one_layer_alone_is_what_the_pass_makes_of_it(subject, images, rows, layer):
     """The quantize pass with every other layer skipped, calibrated on the same crop."""
@@ -111,6 +113,7 @@ def test_fewer_bits_cost_more_and_the_model_is_left_alone(subject, images, rows)
     assert not any(hasattr(m, "weight_q") for m in subject.model.modules())
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(subject, images, rows, tmp_path, monkeypatch):
     file = tmp_path / "rows.jsonl"
     lines = [json.dumps(row) for row in rows[:4]]
@@ -134,6 +137,7 @@ def test_rows_of_another_key_are_dropped(tmp_path, caplog):
     assert "measuring anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_others_of_the_recipe_are_quantised_too(subject, images, tmp_path):
     coarse = Subject(
         subject.source,
@@ -170,6 +174,7 @@ def test_a_budget_below_the_least_is_refused():
         choose(np.zeros((3, 2)), np.array([[1.0, 2.0]] * 3), 2.0)
 
 
+@pytest.mark.slow
 def test_bytes_of_the_choice_are_the_counted_bytes(subject):
     widths = [Width(weights=w, activations=8) for w in (4, 6, 8)]
     table, rest = amounts(subject, list(KEPT), widths, Goal(parse_budget("2MB"), "", "psnr"))
@@ -182,6 +187,7 @@ def test_bytes_of_the_choice_are_the_counted_bytes(subject):
     assert table[:, 2].sum() + rest == wide.bytes > cost.bytes
 
 
+@pytest.mark.slow
 def test_predicted_ms_of_the_choice_add_up(subject):
     widths = [Width(weights=8, activations=8), Width(weights=8, activations=16)]
     device = next(iter(rates()))
@@ -194,6 +200,7 @@ def test_predicted_ms_of_the_choice_add_up(subject):
     assert (table[:, 1] > table[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_a_recipe_and_a_picture_come_of_it(subject, images, rows, tmp_path):
     recipe = load_recipe("recipes/passionsr_w8a8.yaml")
     step = subject.step
@@ -282,6 +289,7 @@ def places_of(recipes, tmp_path, monkeypatch, compress):
     return places
 
 
+@pytest.mark.slow
 def test_checkpoints_of_two_recipes_have_folders_of_their_own(tmp_path, monkeypatch):
     """A recipe must not go on from what a killed call of another left beside the same -o."""
     places = places_of(

@@ -202,6 +202,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of file sizes")
 @pytest.mark.parametrize("writer", ["safetensors", "torch", "plain"])
 def test_a_full_disk_in_every_writer_is_a_sentence(tmp_path, writer):

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 START = """
 import json, sys
 from compress.core.quick_start import import_quickly
@@ -22,6 +24,7 @@ print(json.dumps([loaded, torch._dynamo.__file__, doubled, sys.meta_path[0].__cl
 """
 
 
+@pytest.mark.slow
 def test_what_nothing_uses_is_not_imported_and_torch_compiles_afterwards():
     """Not even after a full size was built, which imports transformers."""
     done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
@@ -49,6 +52,7 @@ assert not any(type(f).__name__ == "_BeforeDiffusers" for f in sys.meta_path)
 """
 
 
+@pytest.mark.slow
 def test_a_part_of_the_compiler_brings_the_whole():
     """Torchao and torchvision import such parts; a plan of SD 2.1 imports them.
 

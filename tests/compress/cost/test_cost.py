@@ -80,6 +80,7 @@ def test_any_module_is_measured_like_a_component():
     assert layer.weight.device.type == "cpu"
 
 
+@pytest.mark.slow
 def test_plan_states_what_the_source_replaces():
     recipe = load_recipe("recipes/passionsr_w8a8.yaml", ["source.size=sd21"])
     cost = measure(recipe.source.build())
@@ -95,6 +96,7 @@ def test_plan_states_what_the_source_replaces():
     )
 
 
+@pytest.mark.slow
 def test_plan_says_one_call_and_the_chain():
     """Two steps with refinement run the decoder and the hint twice as well."""
     chain, once = (
@@ -118,6 +120,7 @@ def test_plan_says_one_call_and_the_chain():
     assert "one of" not in as_text(recipe, [("source", once)], once)
 
 
+@pytest.mark.slow
 def test_plan_of_a_source_that_replaces_nothing(random_nano):
     recipe, cost = load_recipe("recipes/passionsr_w8a8.yaml"), measure(random_nano)
     text = as_text(recipe, [("source", cost)], cost)

@@ -115,6 +115,7 @@ def test_the_published_latency_stands_beside_the_predicted_one():
     )
 
 
+@pytest.mark.slow
 def test_the_plan_prints_predictions_of_the_result():
     recipe = load_recipe("recipes/passionsr_w8a8.yaml")
     rows = plan(recipe)

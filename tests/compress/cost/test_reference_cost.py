@@ -1,5 +1,6 @@
 """What references cost: counted beside a run, and by hand."""
 
+import pytest
 from support.referring import adapter_pass
 
 from compress.cost.count import measure
@@ -26,12 +27,14 @@ def test_what_is_kept_is_counted():
     assert reference_cost(OSEDiffSource().build()) is None
 
 
+@pytest.mark.slow
 def test_the_full_model_keeps_its_text_encoder_out_of_it():
     cost = reference_cost(convert_all(OSEDiffSource(size="sd21"), [adapter_pass(size=256)]))
     assert cost.numbers == 2 * (16**2 * 640 + 8**2 * 1280 + 4**2 * 1280)
     assert cost.making.macs_full == 163_989_995_520
 
 
+@pytest.mark.slow
 def test_a_plan_says_so(tmp_path):
     from compress.recipe.plan import plan, published_accounting
 

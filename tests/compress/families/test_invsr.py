@@ -68,6 +68,7 @@ def tiles_of(image: torch.Tensor, pch: int) -> tuple[torch.Tensor, list[tuple[in
     return torch.cat([image[..., t : t + pch, x : x + pch] for t, x in places]), places
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("case", ["a", "b", "c", "d", "e"])
 def test_image_to_image_is_the_authors(golden, case):
@@ -153,6 +154,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"steps": 3}, {"steps": 2, "guidance": 2.0}])
 def test_full_size_has_the_published_counts(options):
     model = InvSRSource(size="full", **options).build()

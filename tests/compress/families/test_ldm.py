@@ -68,6 +68,7 @@ def test_noise_of_every_step_with_eta():
     assert LDMSource(steps=4).build().noise.maps.shape[0] == 1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_is_saved_and_loaded(tmp_path):
     model = nano()

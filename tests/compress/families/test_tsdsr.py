@@ -155,6 +155,7 @@ def test_full_size_has_the_published_counts():
     assert sum(part.macs_full for part in parts) == 2_869_993_414_656
 
 
+@pytest.mark.slow
 def test_sd35_has_the_published_counts():
     found = measure(TSDSRSource(size="full", model="sd35").build()).component("denoiser")
     assert found.params == 2_243_171_520

@@ -35,6 +35,7 @@ def test_a_layer_gives_the_same_map_borders_included(make, sides):
         after(x, (7, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [OSEDiffSource(), ResShiftSource(model="sinsr")])
 def test_a_model_gives_the_same_image_for_fewer_products(source):
     before = source.build()

@@ -100,6 +100,7 @@ class Step:
         assert (found.detach() - expected).norm() <= limit * expected.norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_a_step_is_the_authors(shared, case):
     step = Step(shared / "golden", case)

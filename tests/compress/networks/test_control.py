@@ -268,6 +268,7 @@ class Step(nn.Module):
         return self.denoiser(latent, context, *residuals, timestep)
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same(nano):
     step = Step(nano["added"], nano["denoiser"]).eval()
     check_onnx(step, *inputs(), torch.tensor([500]))

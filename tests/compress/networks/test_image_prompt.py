@@ -144,6 +144,7 @@ def test_names_of_ram_are_the_published(shared, published):
     assert found == {name for name in file if not name.endswith(BUFFERS)}
 
 
+@pytest.mark.slow
 def test_counts_are_the_published(published):
     latent, tokens = torch.empty(1, 4, 64, 64), torch.empty(1, 145, 512)
     context, image = torch.empty(1, 77, 1024), torch.empty(1, 3, 512, 512)
@@ -214,10 +215,12 @@ def test_text_and_timestep_fold_and_the_tokens_stay(nano, name):
     assert not torch.equal(folded(latent, *before, None, 0 * tokens, *after)[-1], found[-1])
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same_residuals(nano):
     check_onnx(nano["control"], *nano_inputs())
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same_tokens(nano):
     check_onnx(nano["tokens"], torch.rand(1, 3, 16, 24))
 

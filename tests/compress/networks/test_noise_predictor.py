@@ -124,6 +124,7 @@ def test_its_timestep_folds_into_biases(nano):
     assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in nano.parameters())
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same(nano):
     check_onnx(nano, torch.rand(1, 3, 8, 12), torch.randn(1, 3, 4, 6))
 

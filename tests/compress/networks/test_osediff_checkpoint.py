@@ -191,6 +191,7 @@ def test_base_alone(base):
     assert_equal_outputs(model, expected(unet.eval(), vae.eval(), base, "a photo", LR), LR)
 
 
+@pytest.mark.slow
 def test_osediff_file_equals_peft(base, adapted, entries, tmp_path):
     model = tiny()
     load_sd21(model, str(base), saved(entries, tmp_path))
@@ -422,6 +423,7 @@ def test_published_file_fits_the_real_structure(shared):
     assert len(set(entries["vae_lora_encoder_modules"])) == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_of_training_in_either_file(base, adapted, entries, tmp_path, prefix):
     def prefixed(value):

@@ -54,6 +54,7 @@ def test_counts_are_the_published(published):
     assert cost.macs_paper == cost.macs_full == 293_713_477_632
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same(nano):
     check_onnx(nano, torch.rand(1, 3, 6, 8))
 

@@ -271,6 +271,7 @@ def test_what_it_refuses():
             )
 
 
+@pytest.mark.slow
 @quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     net = tiny()  # at a size that its masks were not built for

@@ -146,6 +146,7 @@ def test_what_it_refuses():
     assert VQConfig(multipliers=(1, 2)).factor == 2
 
 
+@pytest.mark.slow
 @quick_export()
 def test_onnxruntime_computes_the_same(tmp_path):
     torch.manual_seed(1)

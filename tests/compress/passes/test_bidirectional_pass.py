@@ -78,6 +78,7 @@ def test_what_the_parts_emit(model):
     assert model.process.noise.std() > 0.5
 
 
+@pytest.mark.slow
 def test_the_new_input_and_the_variance_learn(model, tmp_path):
     before = copy.deepcopy(model)
     bidirectional().convert(model)
@@ -105,6 +106,7 @@ def test_the_new_input_and_the_variance_learn(model, tmp_path):
     assert not torch.equal(logvar.weight[4:], start)
 
 
+@pytest.mark.slow
 def test_meta_and_saved_models_have_the_same_structure(tmp_path):
     steps = [bidirectional(sigma=0.2), PASSES["strip"]()]
     real = randomise(SOURCE.build())

@@ -71,6 +71,7 @@ def test_a_block_that_is_off_passes_its_tokens_on():
     torch.testing.assert_close(found, model.denoiser(latent))
 
 
+@pytest.mark.slow
 def test_gates_find_the_blocks_that_do_something():
     model = model_of()
     blocks = model.denoiser.transformer.transformer_blocks

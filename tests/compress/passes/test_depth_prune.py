@@ -79,16 +79,19 @@ def test_dropping_blocks_that_do_nothing_changes_nothing(random_nano):
     assert measure(random_nano, (32, 32)).macs_full < cost.macs_full
 
 
-@pytest.mark.parametrize("source", [OSEDiffSource(), AdcSRSource()], ids=["osediff", "adcsr"])
+BLOCKS = ["down_blocks.2.*", "up_blocks.1.resnets.1", "mid_block.attentions.0"]
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("source", "options"),
     [
-        {"blocks": ["down_blocks.2.*", "up_blocks.1.resnets.1", "mid_block.attentions.0"]},
-        {"blocks": ["mid_block"]},
-        {"levels": 1},
-        {"levels": 2, "blocks": ["up_blocks.1.resnets.0"]},
+        pytest.param(AdcSRSource(), {"blocks": BLOCKS}, id="adcsr-blocks"),
+        pytest.param(OSEDiffSource(), {"blocks": ["mid_block"]}, id="osediff-middle"),
+        pytest.param(OSEDiffSource(), {"levels": 1}, id="osediff-level"),
+        pytest.param(
+            AdcSRSource(), {"levels": 2, "blocks": ["up_blocks.1.resnets.0"]}, id="adcsr-both"
+        ),
     ],
-    ids=["blocks", "middle", "level", "both"],
 )
 def test_one_structure_on_meta_and_real(source, options):
     step = depth_prune(**options)

@@ -34,6 +34,7 @@ def test_the_latent_keeps_its_size_and_the_process_stays(family, components, fac
     assert torch.equal(again.network(LR), model.network(LR))
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_the_same():
     model = tiny_family("invsr")
     EncoderLight(channels=8, blocks=1).convert(model)

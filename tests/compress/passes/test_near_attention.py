@@ -69,6 +69,7 @@ def test_averages_are_of_blocks(model):
     torch.testing.assert_close(found(x), x + expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"side": 4}, {"kind": "averages", "side": 4}])
 def test_onnxruntime_computes_the_same(model, options):
     check_onnx(changed(model, near(**options)), LR)

@@ -70,6 +70,7 @@ def test_what_cannot_be_one_step_says_so():
         OneStep().convert(parted())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["ccsr", "addsr"])
 def test_distillation_lowers_the_distance_to_the_chain(family, tmp_path):
     source = tiny_family(family, 2)

@@ -119,6 +119,7 @@ def structure(model: SRModel) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_one_structure_on_meta_and_real(random_nano, channels):
     options = {"channels": channels, "calibration": {"images": 1, "size": 32}}
@@ -159,6 +160,7 @@ def test_compensation_by_hand():
     torch.testing.assert_close(narrow, expected, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["denoiser", "decoder"])
 def test_alignment_beats_first_and_data_beats_both(part):
     """On the nano model, before any training, against the source's output."""

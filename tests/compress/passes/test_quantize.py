@@ -91,6 +91,7 @@ def test_skip_concatenations_are_split_at_the_seam():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -117,6 +118,7 @@ def test_structure_from_config_equals_structure_after_fit(lr, tmp_path, monkeypa
         assert torch.equal(model.network(lr), again.network(lr))
 
 
+@pytest.mark.slow
 def test_the_nano_in_8_bits_has_less_than_0_3_of_its_bytes_and_its_file_0_4(nano, lr, tmp_path):
     passes = [Strip(), Quantize(method="minmax", calibration=SMALL)]
     model = compressed(nano, passes)
@@ -130,6 +132,7 @@ def test_the_nano_in_8_bits_has_less_than_0_3_of_its_bytes_and_its_file_0_4(nano
     assert measure(model, (32, 32)).bytes < 0.3 * measure(nano[1], (32, 32)).bytes
 
 
+@pytest.mark.slow
 def test_transforms_change_nothing_in_float(lr):
     """With 16 bits everywhere the folded transforms are the only difference to the source."""
     source = tiny()
@@ -182,6 +185,7 @@ def fit_encoder(nano, images, step, **options):
     return fitted.figures, frozen
 
 
+@pytest.mark.slow
 def test_learning_never_loses_on_the_calibration_images(nano, lr):
     step = Quantize(weights=6, activations=6, components=("encoder",))
     figures, _ = fit_encoder(nano, [lr], step, epochs=3)
@@ -189,6 +193,7 @@ def test_learning_never_loses_on_the_calibration_images(nano, lr):
     assert after <= before < 0.5
 
 
+@pytest.mark.slow
 def test_rounding_with_error_feedback_pays_at_4_bits(nano):
     step = Quantize(weights=4, activations=16, components=("encoder",))
     images = calibration_images("embedded", 3, 16, seed=SEED)
@@ -198,6 +203,7 @@ def test_rounding_with_error_feedback_pays_at_4_bits(nano):
     assert figures["rounding_error"][1] == pytest.approx(rounded, rel=0.02)
 
 
+@pytest.mark.slow
 def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
     """Up to 16-bit inputs' rounding, for a 1x1 convolution: zero padding has another mean."""
     model = copy.deepcopy(nano[1])
@@ -219,6 +225,7 @@ def test_bias_correction_takes_the_mean_error_of_a_layer_away(nano):
     assert mean_shift() < 0.01 * before
 
 
+@pytest.mark.slow
 def test_bias_correction_is_kept_only_where_the_component_gains(nano):
     step = Quantize(weights=4, activations=16, components=("encoder",))
     images = calibration_images("embedded", 3, 16, seed=SEED)
@@ -228,6 +235,7 @@ def test_bias_correction_is_kept_only_where_the_component_gains(nano):
     assert (figures["corrected_biases"] > 20) == (corrected < before)
 
 
+@pytest.mark.slow
 def test_low_rank_branch_pays_at_4_bits(nano, lr):
     """A higher rank leaves less of the weights to round, and less error of the result.
 
@@ -258,6 +266,7 @@ def test_low_rank_branch_pays_at_4_bits(nano, lr):
     assert errors[1] < 0.5 * errors[0], errors
 
 
+@pytest.mark.slow
 def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
     """Codes' weight and branch each see their own input, and the layer adds their results."""
     model = copy.deepcopy(nano[1])
@@ -276,6 +285,7 @@ def test_low_rank_branch_is_the_missing_share_of_the_weight(nano, lr):
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equalising_pays_where_channels_differ(nano, lr):
     """encoder.conv_out and quant_conv have nothing between them; their channels are made uneven."""
     uneven = copy.deepcopy(nano[1])
@@ -299,6 +309,7 @@ def test_equalising_pays_where_channels_differ(nano, lr):
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.slow
 def test_explicit_transforms_are_taken_where_they_pay(nano, lr):
     """A residual block whose second norm gives one channel a hundred times the others' range."""
     uneven = copy.deepcopy(nano[1])
@@ -316,6 +327,7 @@ def test_explicit_transforms_are_taken_where_they_pay(nano, lr):
     assert found[1][1] < found[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "gone"), [("lbq", "boundary_error"), ("let", "transform_error"), ("dqc", None)]
 )
@@ -334,6 +346,7 @@ def test_each_part_of_passionsr_can_be_taken_away(part, gone):
     assert not without.has_transforms if part == "let" else without.has_transforms
 
 
+@pytest.mark.slow
 def test_backward_order_and_polish_lower_the_image_error():
     step = Quantize(
         weights=6,
@@ -367,6 +380,7 @@ def pair_folders(tmp_path, lr_names, hr_names, scale=4):
     return {"data": str(tmp_path / "lr"), "hr": str(tmp_path / "hr"), "images": 2, "size": 32}
 
 
+@pytest.mark.slow
 def test_photographs_as_the_decoders_target(nano, tmp_path):
     """Images of different sizes; the decoder is fitted against what belongs to each crop."""
     from compress.core.image import read_image
@@ -467,6 +481,7 @@ def test_unmerged_lora_is_refused(nano):
         Quantize().convert(model)
 
 
+@pytest.mark.slow
 def test_ranges_that_are_not_finite_are_named(nano):
     broken = copy.deepcopy(nano[1])
     broken.encoder.encoder.mid_block.resnets[0].norm1.weight[0] = float("nan")
@@ -474,6 +489,7 @@ def test_ranges_that_are_not_finite_are_named(nano):
         compressed((nano[0], broken), [Quantize(method="minmax", calibration=SMALL)])
 
 
+@pytest.mark.slow
 def test_a_dead_channel_has_a_range(nano, lr):
     """A tensor that is constantly 0 gets a positive scale, and its zeros stay zeros."""
     dead = copy.deepcopy(nano[1])
@@ -492,6 +508,7 @@ def test_a_dead_channel_has_a_range(nano, lr):
         assert torch.isfinite(model.network(lr)).all()
 
 
+@pytest.mark.slow
 def test_pins_give_weights_and_activations_their_own_bits():
     pins = {"decoder.*": 4, "decoder.decoder.conv_out": {"activations": 16}}
     model = convert_all(OSEDiffSource(), [Quantize(weights=4, activations=8, pins=pins)])
@@ -506,6 +523,7 @@ def test_pins_give_weights_and_activations_their_own_bits():
     assert bits["denoiser.unet.conv_in"] == (4, 8)
 
 
+@pytest.mark.slow
 def test_passionsr_beats_minmax_at_4_bits(nano):
     """On the calibration images; on others it takes the recipes' 16 larger ones to show."""
     images = calibration_images("embedded", 2, 16, seed=SEED)
@@ -520,6 +538,7 @@ def test_passionsr_beats_minmax_at_4_bits(nano):
     assert figures[1] > figures[0] + 3
 
 
+@pytest.mark.slow
 def test_more_bits_are_better(nano, lr):
     figures = [
         snr(
@@ -535,6 +554,7 @@ def test_more_bits_are_better(nano, lr):
     assert figures[1] > 25
 
 
+@pytest.mark.slow
 def test_components_are_selectable(nano):
     model = convert_all(OSEDiffSource(), [Quantize(components=("denoiser",))])
     assert not any(isinstance(m, QuantLayer) for m in model.decoder.modules())
@@ -561,6 +581,7 @@ def test_bad_calibration(nano, options, said):
         compressed(nano, [Quantize(**options)])
 
 
+@pytest.mark.slow
 def test_same_seed_same_model():
     passes = [
         Quantize(weights=6, activations=6, epochs=1, calibration=SMALL, components=("encoder",))

@@ -40,6 +40,7 @@ def plain() -> torch.Tensor:
         return model(LR)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_adapter_that_is_not_trained_changes_nothing(random_nano):
     before = random_nano(LR)
@@ -54,6 +55,7 @@ def test_without_references_any_adapter_changes_nothing(nano, kept, plain):
     assert (nano(LR, images=kept) - plain).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_full_model_takes_it():
     source = OSEDiffSource(size="sd21")
     model = convert_all(source, [ReferenceAdapter()])
@@ -65,6 +67,7 @@ def test_the_full_model_takes_it():
     assert kept["values_3"].shape == (2, 16, 1280)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["nano", "sd21"])
 def test_strip_folds_the_copies_as_well(size):
     model = convert_all(OSEDiffSource(size=size), [adapter_pass(), Strip()])
@@ -96,6 +99,7 @@ def test_what_is_kept_of_several_is_what_is_kept_of_each(nano):
     assert remember(nano, [])["keys_1"].shape == references.shapes["keys_1"]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_tile_sees_all_references(nano, kept):
     model = copy.deepcopy(nano)
@@ -106,6 +110,7 @@ def test_every_tile_sees_all_references(nano, kept):
     assert tiled.shape == (1, 3, 384, 320)
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded(nano, kept, tmp_path):
     step = adapter_pass()
     save_model(nano, tmp_path / "model.safetensors", OSEDiffSource(), [step])
@@ -135,6 +140,7 @@ def test_calibration_images_stand_in_for_references(nano):
     assert filled == [1, 2, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["compat", "full"])
 def test_it_is_quantised(nano, kept, placement):
     model = copy.deepcopy(nano)

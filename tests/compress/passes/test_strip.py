@@ -157,6 +157,7 @@ def test_other_denoisers_and_keys_are_refused(random_nano):
         Strip(texts="keep")
 
 
+@pytest.mark.slow
 def test_it_can_be_exported(random_nano):
     Strip().convert(random_nano)
     latent = torch.randn(1, LATENT, 16, 16)

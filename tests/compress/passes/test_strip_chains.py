@@ -42,6 +42,7 @@ def has(model: nn.Module, kind: type) -> bool:
     return any(isinstance(module, kind) for module in model.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "options"), CHAINS)
 @torch.no_grad()
 def test_folding_changes_nothing(family, options):

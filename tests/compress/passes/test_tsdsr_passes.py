@@ -49,6 +49,7 @@ def refused(name: str, keys: dict, model: SRModel) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ACT))
 def test_it_acts(name):
     model = tiny_family("tsdsr")
@@ -105,6 +106,7 @@ def test_full_size_takes_pixels():
     parse_pass({"pass": "encoder_light"}, "test").convert(TSDSRSource(size="full").build())
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_the_same():
     model = tiny_family("tsdsr")
     parse_pass({"pass": "strip"}, "test").convert(model)

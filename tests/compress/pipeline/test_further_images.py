@@ -132,6 +132,7 @@ def test_a_router_sees_one_image(model, files, monkeypatch, capsys):
     assert "--image and --route exclude each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_runs_onnx_files_take_it_too(model, files):
     Path("run").mkdir()
     Path("run/model.safetensors").write_bytes(WEIGHTS)

@@ -84,6 +84,7 @@ def test_without_a_question_the_middles_are_taken(model, folder):
         bank.first()
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_upscale_takes(folder, tmp_path, capsys):
     kept = str(tmp_path / "kept.safetensors")
     small = str(folder / "a.png")

@@ -12,6 +12,7 @@ from compress.families import FAMILIES
 from compress.model.sr_model import MARGIN
 
 
+@pytest.mark.slow
 # Those that come with weights: random ones say nothing of borders.
 @pytest.mark.parametrize("family", ["osediff", "adcsr", "resshift", "edge_sd_sr"])
 def test_no_frame(family):

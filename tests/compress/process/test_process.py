@@ -204,6 +204,7 @@ def test_colour_statistics_are_those_of_the_whole_image(random_nano):
         assert torch.equal(random_nano(lr), adain(plain, upsample(lr)).clamp(0, 1))
 
 
+@pytest.mark.slow
 def test_images_of_several_tiles_may_have_a_correction_of_their_own(random_nano):
     """The nano model's: a tint that differs from tile to tile is no matter of one mean."""
     assert OSEDiffSource().build().tiling.colour_fix == "wavelet"

@@ -186,6 +186,7 @@ def networks(shared) -> tuple[SwinUNet, VQAutoencoder]:
     return unet, autoencoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_sinsr_from_image_to_image(shared, networks, case):
     facts = json.loads((shared / "golden" / "sinsr_pipeline.json").read_text())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.tiny_model import tiny
 
 from compress.core.errors import UserError
 from compress.model.sr_model import Tiling
@@ -236,13 +237,14 @@ def test_surround_reflects_on_all_sides(size):
 )
 @pytest.mark.parametrize("fix", FIXES)
 @torch.no_grad()
-def test_bytes_are_those_of_the_float_image(random_nano, tiling, fix):
-    random_nano.tiling, random_nano.colour_fix = tiling, fix
+def test_bytes_are_those_of_the_float_image(tiling, fix):
+    model = tiny()
+    model.tiling, model.colour_fix = tiling, fix
     lr = torch.rand(1, 3, 50, 34)
-    pixels = random_nano.upscale_bytes(lr)
+    pixels = model.upscale_bytes(lr)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (200, 136, 3)
-    exact = random_nano(lr)[0].permute(1, 2, 0).numpy().astype(np.float64) * 255
+    exact = model(lr)[0].permute(1, 2, 0).numpy().astype(np.float64) * 255
     assert np.abs(pixels - exact).max() <= 0.5 + 1e-5 * 255
 
 

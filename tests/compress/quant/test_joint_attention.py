@@ -61,6 +61,7 @@ def test_the_whole_graph_in_8_bits():
     assert psnr(model.network(LR), expected) > 20
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_transforms_fold_into_norms_that_had_no_weights():
     before = folded()
@@ -98,6 +99,7 @@ def test_the_structure_is_the_same_on_the_meta_device():
     assert "denoiser.transformer.transformer_blocks.1.norm1.norm.weight" in shapes[0]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("keys", [{"weights": 4, "low_rank": 2}, {"weights": 6, "activations": 6}])
 def test_fewer_bits(keys):

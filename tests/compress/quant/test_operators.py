@@ -66,6 +66,7 @@ def test_codes_that_do_not_fit():
         ours.dequantize_per_tensor(x, one, torch.tensor(0), -128, 127, torch.int8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",
     [
@@ -87,6 +88,7 @@ assert one.tolist() == theirs(x, 0.5, 0, 0, 255, torch.uint8).tolist() == [2, 2]
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_this_project_does_not_load_torchs_private_module():
     code = """
 import sys, compress.quant.layers

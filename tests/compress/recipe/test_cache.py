@@ -269,6 +269,7 @@ write_tensors(Path(OUT), tensors, {f"key{i}": "x" * i for i in range(20)})
 """
 
 
+@pytest.mark.slow
 def test_equal_models_are_equal_byte_for_byte(tmp_path):
     from safetensors import safe_open
 

@@ -187,12 +187,14 @@ def mutated(draw):
     return text
 
 
+@pytest.mark.slow
 @FIXED
 @given(text=mutated())
 def test_mutated_recipes(tmp_path, text):
     check_recipe(text, tmp_path)
 
 
+@pytest.mark.slow
 @FIXED
 @given(
     data=NESTED,

@@ -67,6 +67,7 @@ def sizes(source: type) -> list[str | None]:
     return list(get_args(source.model_fields["size"].annotation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RUN_RECIPES, ids=lambda p: p.stem)
 @pytest.mark.parametrize("size", ["nano", "full size"])
 def test_shipped_recipes_plan(path, size):
@@ -150,6 +151,7 @@ def test_mistakes_get_a_sentence(change, said):
         load_recipe(MAIN, [change])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -191,6 +193,7 @@ def test_mistakes_after_the_passes_show_in_the_plan(change, said, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -316,6 +319,7 @@ def test_resolved_recipe_is_a_recipe():
     assert parse_recipe(yaml.safe_load(to_yaml(recipe)), "again") == recipe
 
 
+@pytest.mark.slow
 def test_plan_of_the_full_size_gives_the_published_counts(capsys):
     with pytest.raises(SystemExit) as exit:
         run.main([MAIN, "source.size=sd21", "--plan", "--json"])

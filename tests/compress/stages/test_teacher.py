@@ -197,6 +197,7 @@ def own(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_our_own_model_teaches(own):
     lr = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -290,6 +291,7 @@ def test_pairs_that_do_not_fit_are_refused(pairs):
         find_pairs(pairs)
 
 
+@pytest.mark.slow
 def test_a_pool_is_made_for_a_network(own, photographs, tmp_path):
     config = TeacherConfig(path=str(own), cache=str(tmp_path / "cache"), pool=4, margin=64)
     taught = Taught(config, Photographs(photographs, PRESETS["mild"]), 64, seed=0)

@@ -47,6 +47,7 @@ def sd21():
     return OSEDiffSource(size="sd21").build().denoiser, torch.empty(1, 77, 1024, device="meta")
 
 
+@pytest.mark.slow
 def test_adcsr_counts_at_sd21(sd21):
     denoiser, context = sd21
     judge = UNetDiscriminator(denoiser, 256, context)
@@ -135,6 +136,7 @@ def test_widened_input_by_hand():
     assert torch.equal(widen_input(conv, 3).weight, conv.weight[:, :3])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("strip", [None, {}, {"text": "keep"}, {"timestep": "keep"}])
 def test_starts_as_the_source_at_its_timestep_and_prompt(random_nano, strip):
@@ -161,6 +163,7 @@ def judges(model):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_gradients_reach_what_trains_and_nothing_else(random_nano, which):
     random_nano.requires_grad_(False)
@@ -183,6 +186,7 @@ def test_gradients_reach_what_trains_and_nothing_else(random_nano, which):
     assert all(torch.equal(p, before[n]) for n, p in random_nano.denoiser.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
     judge = judges(random_nano)[which]
@@ -198,6 +202,7 @@ def test_switching_off_and_on_leaves_the_copy_frozen(random_nano, which):
     assert {n for n, p in judge.named_parameters() if p.requires_grad} == trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, 1])
 def test_learns_to_tell_real_from_fake(random_nano, which):
     judge = judges(random_nano)[which]
@@ -215,6 +220,7 @@ def test_learns_to_tell_real_from_fake(random_nano, which):
     assert sum(values[-3:]) < 0.7 * sum(values[:3])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_noise_aware_input_and_output(random_nano):
     table = alphas_cumprod()
@@ -252,6 +258,7 @@ def test_noise_aware_sees_the_level_and_the_middle_block(random_nano):
     assert (other - kept).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_state_survives_a_copy(random_nano):
     judge, other = judges(random_nano)[1], judges(random_nano)[1]
     with torch.no_grad():

@@ -54,6 +54,7 @@ def changed(before: dict, model: nn.Module) -> set[str]:
     return {k for k, v in before.items() if not torch.equal(v, state[k])}
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_and_only_it(source, student, tmp_path):
     before = values(student, "")
     config = distill(stage="decoder", losses={"l1": 1.0}, steps=30, lr=4e-3, samples_every=10)
@@ -76,6 +77,7 @@ def test_the_decoder_learns_and_only_it(source, student, tmp_path):
     assert not any(p.requires_grad for p in student.parameters())
 
 
+@pytest.mark.slow
 def test_resume_gives_what_an_unbroken_run_gives(source, student, tmp_path, monkeypatch):
     config = distill(
         stage="student",
@@ -100,6 +102,7 @@ def test_resume_gives_what_an_unbroken_run_gives(source, student, tmp_path, monk
     assert changed(values(student, "denoiser."), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,6 +138,7 @@ def test_every_critic(source, student, tmp_path, options):
     )
 
 
+@pytest.mark.slow
 def test_after_joining_features_come_from_before(source, student, tmp_path):
     before = copy.deepcopy(student)
     for name in ("encoder_swap", "decoder_join"):
@@ -235,6 +239,7 @@ def test_the_ledger_names_the_data(tmp_path):
         ).data_key()
 
 
+@pytest.mark.slow
 def test_lora_is_merged_and_resumes(source, tmp_path, monkeypatch):
     options = {
         "stage": "student",

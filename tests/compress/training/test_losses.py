@@ -73,6 +73,7 @@ def test_images_plus_edges():
     )
 
 
+@pytest.mark.slow
 def test_ea_dists_from_a_file(loss, state, tmp_path):
     generator = torch.Generator().manual_seed(1)
     image, other = torch.rand(2, 2, 3, 32, 32, generator=generator)
@@ -105,6 +106,7 @@ def test_the_value_depends_on_edges(loss):
     assert (loss(image, other) - loss.metric(image, other).mean()).item() > 0.01
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit(state, tmp_path):
     with pytest.raises(
         UserError, match=r"DISTS weights .*none\.pth do not exist; set dists_weights"
@@ -132,6 +134,7 @@ def test_files_that_do_not_fit(state, tmp_path):
         losses.ea_dists(tmp_path / "nested.pth")
 
 
+@pytest.mark.slow
 def test_latent_lpips_widens_the_red_kernel_and_keeps_the_resolution(tmp_path):
     from pyiqa.archs.lpips_arch import LPIPS
 

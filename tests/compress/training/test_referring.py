@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_each_image_of_a_batch_sees_its_own_references():
     model = referring_nano(references=2)
     lr = torch.rand(2, 3, 32, 32)
@@ -37,6 +38,7 @@ def test_each_image_of_a_batch_sees_its_own_references():
             torch.testing.assert_close(found[index : index + 1], alone, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_adapter_learns(folder, tmp_path):
     source = OSEDiffSource()
     model = source.build()

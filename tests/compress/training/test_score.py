@@ -181,6 +181,7 @@ def test_half_precision_latents(latents):
     assert latent.grad.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_pair_at_sd21():
     context = torch.empty(1, 77, 1024, device="meta")
     pair = ScorePair(OSEDiffSource(size="sd21").build().denoiser, context, context)
@@ -197,6 +198,7 @@ def pair(random_nano):
     return ScorePair(random_nano.denoiser, None, torch.randn(1, 77, 64, generator=seeded()))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pair_is_the_unet_at_any_timestep_and_prompt(random_nano, pair):
     latent, unet = torch.randn(2, LATENT, 16, 16), random_nano.denoiser.unet
@@ -220,6 +222,7 @@ def test_pair_is_the_unet_at_any_timestep_and_prompt(random_nano, pair):
     ).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_only_lora_learns_and_the_fixed_side_stays(random_nano, pair):
     latent, timesteps = torch.randn(2, LATENT, 16, 16), torch.tensor([20, 700])
     before = pair.fixed(latent, timesteps, False)
@@ -246,6 +249,7 @@ def test_only_lora_learns_and_the_fixed_side_stays(random_nano, pair):
     assert (pair.learned(latent, timesteps) - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_of_sixteen_bits(random_nano):
     pair = ScorePair(
         random_nano.denoiser.bfloat16(), None, torch.zeros(1, 77, 64, dtype=torch.bfloat16)
@@ -258,6 +262,7 @@ def test_weights_of_sixteen_bits(random_nano):
     assert {p.dtype for p in pair.trainable_parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_distillation_through_a_pair(pair):
     latent = torch.randn(1, LATENT, 16, 16, requires_grad=True)
     assert vsd(latent, pair.fixed, pair.learned, TABLE, guidance=1).item() == pytest.approx(

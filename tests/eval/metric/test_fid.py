@@ -50,6 +50,7 @@ def test_resized_as_clean_fid_does(tmp_path, photo):
     torch.testing.assert_close(fid._resize(image), theirs, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_whole_way_with_random_weights(tmp_path, realsr_like, monkeypatch):
     """Inception's real structure with random weights, read from a folder.
 

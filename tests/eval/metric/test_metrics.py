@@ -39,6 +39,7 @@ def golden(shared):
     return json.loads((shared / "golden" / "pyiqa_metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_golden_values(golden, shared):
     judges = Metrics(GOLDEN)
     for name, image in golden["images"].items():
@@ -81,6 +82,7 @@ def test_lpips_squeeze_reads_its_weights_and_refuses_others(shared, tmp_path):
         Metrics(["lpips-squeeze"], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["topiq_nr", "topiq_fr", "ahiq"])
 def test_attention_metrics_from_files(name, tmp_path):
     """Random values in files of the published layout: the network is the one of these values."""
@@ -200,6 +202,7 @@ BATCHED = [
 ]  # whose weights are not at hand
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_its_images_give(shared):
     """Images of very different quality in one batch: no metric lets one look at another."""
     generator = torch.Generator().manual_seed(0)

@@ -109,6 +109,7 @@ run(tiny(*jobs), wish(root), session_here(root))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_measurement_goes_on(root):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     child = subprocess.Popen(

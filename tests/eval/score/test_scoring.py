@@ -104,6 +104,7 @@ def test_keys_depend_on_image_metric_and_weights(shared, tmp_path, monkeypatch):
     assert one.identity("niqe") != before
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_rows(realsr_like, tmp_path, photo):
     for i in range(4):
         for folder, size in (("LR", (24, 20)), ("HR", (96, 80))):

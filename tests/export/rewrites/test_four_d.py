@@ -45,6 +45,7 @@ def tokens() -> onnx.ModelProto:
     return exported(Tokens(2).requires_grad_(False), torch.from_numpy(PICTURE))
 
 
+@pytest.mark.slow
 def test_tokens_become_maps(tokens):
     after, done = changed(tokens, "four_d", PICTURE)
     assert ranks(after) == {4}
@@ -125,6 +126,7 @@ def test_geglu_is_two_convolutions_with_their_biases(tokens):
     assert all(len(n.input) == 3 for n in after.graph.node if n.op_type == "Conv")
 
 
+@pytest.mark.slow
 def test_windows_have_four_axes():
     """A Swin layer's partition, as it is and after the rewrites."""
     from compress.networks.swin_layer import SwinBlock, SwinUNetConfig

@@ -121,6 +121,7 @@ def test_division_and_selection_by_what_mediatek_has():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "kind"), [(nn.PixelShuffle(2), "DepthToSpace"), (nn.PixelUnshuffle(2), "Conv")]
 )
@@ -158,6 +159,7 @@ def test_group_norm(opset):
     np.testing.assert_allclose(run(after, {"x": PICTURE}), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer", "gone"),
     [

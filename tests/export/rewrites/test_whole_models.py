@@ -121,7 +121,7 @@ def joined() -> SRModel:
     return model
 
 
-@pytest.mark.parametrize("build", [nano, joined])
+@pytest.mark.parametrize("build", [pytest.param(nano, marks=pytest.mark.exhaustive), joined])
 def test_every_order_of_rewrites(build, tmp_path):
     """Every rewrite, in the orders of the targets or alone. Some targets have the same order."""
     model = build()
