@@ -9,6 +9,7 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from export.targets.ranges import Overrides
+from export.targets.searches import PRODUCTS
 
 # Type of codes -> their container, and how many bits it has.
 CODES = {QuantType.QUInt8: np.uint8, QuantType.QUInt16: np.uint16}
@@ -18,6 +19,25 @@ BITS = {QuantType.QUInt8: 8, QuantType.QUInt16: 16}
 def dimensions_of_stored(model: onnx.ModelProto) -> dict[str, int]:
     """How many dimensions each stored tensor has."""
     return {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+
+
+def nodes_in_float(model: onnx.ModelProto, learned: Overrides) -> list[str]:
+    """The products that a quantize pass left in float, where it quantised others of the graph.
+
+    The HTP computes them in float16 between conversions, in the same context.
+
+    Args:
+        model: Typed, with its weights, its pairs taken out.
+        learned: What those pairs said.
+    """
+    stored = dimensions_of_stored(model)
+    products = [
+        node
+        for node in model.graph.node
+        if node.op_type in PRODUCTS and len(node.input) > 1 and node.input[1] in stored
+    ]
+    in_float = [node.name for node in products if node.input[1] not in learned]
+    return in_float if len(in_float) < len(products) else []
 
 
 def pin_to_one(quant_type: QuantType) -> list[dict]:

@@ -36,14 +36,16 @@ from compress.core.errors import UserError
 from export.graphs.graph import OPSET_16_BIT
 from export.graphs.storage import add_shapes, load_graph, save_graph, skeleton
 from export.rewrites.folding import fold_constants
+from export.targets.coarse import coarse_nodes, give_own_constants
 from export.targets.contract import Parts
 from export.targets.onnx_files import STANDARD_DOMAINS, replace_file
-from export.targets.overrides import add_product_weights, qnn_overrides
+from export.targets.overrides import add_product_weights, nodes_in_float, qnn_overrides
 from export.targets.ranges import Overrides, lift
 from export.targets.searches import PRODUCTS, searching_nodes
 
 QNN, TENSORRT, CPU = "qnn", "tensorrt", "cpu"
 Inputs = np.ndarray | tuple[np.ndarray, ...]  # of one run of a graph
+BITS_OF_COARSE = 8  # of activations; 16 drown nothing
 ACTIVATIONS = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
 
 
@@ -124,6 +126,7 @@ def qnn_config(
     activations: int,
     learned: Overrides,
     wide_io: bool,
+    in_float: list[str],
 ) -> StaticQuantConfig:
     """The quantiser's settings for the HTP.
 
@@ -133,6 +136,7 @@ def qnn_config(
         activations: Bits, 8 or 16.
         learned: Ranges that stay.
         wide_io: Whether what goes in and comes out of the graph is in 16 bits.
+        in_float: Names of nodes that stay in float.
     """
     kind = ACTIVATIONS[activations]
     return get_qnn_qdq_config(
@@ -142,7 +146,7 @@ def qnn_config(
         weight_type=QuantType.QInt8,
         per_channel=True,
         init_overrides=qnn_overrides(model, learned, kind, wide_io),
-        nodes_to_exclude=searching_nodes(model),
+        nodes_to_exclude=in_float,
     )
 
 
@@ -202,7 +206,10 @@ def quantise(
         if form == QNN:
             # onnxruntime cannot put a conversion on a tensor whose range is given, so learned
             # ranges go without wider doors.
-            settings = qnn_config(model, samples, activations, learned, wide_io and not learned)
+            wide_io = wide_io and not learned
+            in_float = _in_float(model, arrays, activations, learned)
+            give_own_constants(model, in_float)
+            settings = qnn_config(model, samples, activations, learned, wide_io, in_float)
         else:
             settings = products_config(form, model, samples, activations, learned)
     except ValueError as error:
@@ -218,6 +225,17 @@ def quantise(
         del model  # its weights are on the disk now; at full size they are 2 GB
         quantize(str(source), str(result), settings)
         return load_graph(result)
+
+
+def _in_float(
+    model: onnx.ModelProto, arrays: Sequence[Inputs], activations: int, learned: Overrides
+) -> list[str]:
+    """The nodes that the HTP computes in float, for 8 or 16 bits of activations."""
+    names = [*searching_nodes(model), *nodes_in_float(model, learned)]
+    if activations == BITS_OF_COARSE:
+        tuples = [(x,) if isinstance(x, np.ndarray) else x for x in arrays]
+        names += coarse_nodes(model, tuples, learned)
+    return list(dict.fromkeys(names))
 
 
 def quantise_file(path: Path, form: str, parts: Parts, wide_io: bool = True) -> None:

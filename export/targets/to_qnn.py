@@ -15,6 +15,7 @@ import onnx
 from compress.core.errors import UserError
 from export.graphs.components import GraphSpec
 from export.targets.chips import Chip, choose_chip
+from export.targets.coarse import LEAST_DB
 from export.targets.contract import Arrays, Exported, Inputs, Parts
 from export.targets.onnx_files import manifest_entry
 from export.targets.parts import check_no_packed_weights
@@ -230,6 +231,13 @@ def _how_to_compile(stem: str, path: Path, chip: Chip) -> str:
     )
 
 
+def _placement(parts: Parts) -> str:
+    """Which operators are on a grid, for the manifest."""
+    if parts.activation_bits == 16:
+        return "whole graph"
+    return f"whole graph, but operators in float16 with a tensor that it leaves under {LEAST_DB} dB"
+
+
 def _describe_codes(parts: Parts, chip: Chip) -> dict[str, Any]:
     """What the manifest says of the chip and of the codes."""
     kind = {"chip": chip.name, "part": chip.part, "htp_arch": f"v{chip.htp_arch}"}
@@ -242,7 +250,7 @@ def _describe_codes(parts: Parts, chip: Chip) -> dict[str, Any]:
     return {
         **kind,
         "scheme": "QuantizeLinear/DequantizeLinear pairs",
-        "placement": "whole graph",
+        "placement": _placement(parts),
         "by": by,
         "weights": "int8, symmetric, per output channel",
         "activations": f"uint{parts.activation_bits}, per tensor",
