@@ -108,7 +108,8 @@ def _signal_to_noise(
 
 def _in_db(variance: float, extent: float) -> float:
     noise = (extent / LEVELS) ** 2 / 12
-    return float(10 * np.log10(max(variance, np.finfo(np.float32).tiny) / noise))
+    least = float(np.finfo(np.float32).tiny)
+    return float(10 * np.log10(max(variance, least) / noise))
 
 
 ENDINGS = ("_least", "_largest", "_mean", "_power")
