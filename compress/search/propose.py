@@ -47,7 +47,7 @@ class Proposer:
 
     @property
     def waits(self) -> bool:
-        """Whether a batch hangs on what became of those before."""
+        """Whether a batch depends on what became of those before."""
         return self.settings.sampler in LEARNING or self.settings.proxy > 0
 
     def batch_of(self, number: int) -> range:
