@@ -23,7 +23,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 keep_freed_memory()
 # No test quantises by them, and importing them takes a fifth of the start of each process.
-import_quickly(away=("bitsandbytes", "torchao"))
+import_quickly(away=("bitsandbytes",))
 gc.set_threshold(50_000)  # new objects until the collector looks for cycles; it takes 10 % at 700
 # The same in the processes that tests start.
 for _option in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):

@@ -93,8 +93,10 @@ def test_what_is_kept_of_several_is_what_is_kept_of_each(nano):
     both = remember(nano, [one, other])
     references = nano.wiring.references
     alone = gather(references, keep(nano, one))
-    torch.testing.assert_close(both["keys_1"][:, 0], alone["keys_1"][:, 0])
-    torch.testing.assert_close(2 * both["values_1"][:, 0], alone["values_1"][:, 0])
+    # Two at once are summed in another order.
+    near = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(both["keys_1"][:, 0], alone["keys_1"][:, 0], **near)
+    torch.testing.assert_close(2 * both["values_1"][:, 0], alone["values_1"][:, 0], **near)
     assert not both["values_1"][:, 2].any()
     assert remember(nano, [])["keys_1"].shape == references.shapes["keys_1"]
 

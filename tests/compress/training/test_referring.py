@@ -35,7 +35,8 @@ def test_each_image_of_a_batch_sees_its_own_references():
         found = model.image_of({LR: lr, **kept_of_each(model, batch)})
         for index, own in enumerate((one, other)):
             alone = model.network(lr[index : index + 1], remember(model, own))
-            torch.testing.assert_close(found[index : index + 1], alone, rtol=0, atol=1e-4)
+            # A batch is summed in another order; a tenth of one of 255 levels.
+            torch.testing.assert_close(found[index : index + 1], alone, rtol=0, atol=4e-4)
 
 
 @pytest.mark.slow
