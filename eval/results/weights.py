@@ -14,6 +14,7 @@ NANO = {
     "resshift": f"{ASSETS}/sinsr_nano.safetensors",
     "edge_sd_sr": f"{ASSETS}/edge_nano.safetensors",
     "dfosd": f"{ASSETS}/dfosd_nano.safetensors",
+    "invsr": f"{ASSETS}/invsr_nano.safetensors",
 }
 
 

@@ -201,7 +201,7 @@ def test_configs_that_are_none(options, words):
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({}, "weights"), ({"size": "full"}, "base"), ({"size": "full", "base": "x"}, "predictor")],
+    [({"size": "full"}, "base"), ({"size": "full", "base": "x"}, "predictor")],
 )
 def test_files_that_are_not_named(options, key):
     source = InvSRSource(**options)
