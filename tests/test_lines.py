@@ -7,7 +7,6 @@ from compress.core.wrapping import WIDTH, wrap
 
 PAGES = [
     *ROOT.glob("*.md"),
-    *ROOT.glob("skills/*/*.md"),
     *(ROOT / "docs").rglob("*.md"),
     *ROOT.glob("compress/assets/*.md"),
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TOP_PAGES = [ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md")]
-SKILL = ROOT / "skills" / "diffusion-sr-compress" / "SKILL.md"
+SKILL = ROOT / "docs" / "skills" / "diffusion-sr-compress" / "SKILL.md"
 PAGES = [*TOP_PAGES, SKILL, *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)[^\n]*?(?:title=\"([^\"]+)\")?\n(.*?)^```", re.M | re.S)
