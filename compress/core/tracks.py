@@ -7,7 +7,6 @@ step is taken back: a track is one curve.
 """
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -171,7 +170,7 @@ class Files:
     def close(self) -> None:
         """Leave no folder for pictures where there are none."""
         if not any((self.folder / PICTURES).iterdir()):
-            shutil.rmtree(self.folder / PICTURES)
+            (self.folder / PICTURES).rmdir()
 
 
 def read_rows(folder: Path) -> list[dict[str, float]]:
