@@ -80,6 +80,11 @@ class ExportOptions(Strict):
         description="web: the folder that has onnxruntime-web, or a node_modules that has it. "
         "Without it, node_modules here or above, or NODE_PATH.",
     )
+    kit: bool = Field(
+        False,
+        description="onnx, qnn, litert, coreml, ncnn: also write kit/, for an app: run.py's "
+        "arithmetic as a C++ header, and a project for Android or iOS.",
+    )
     eight_bit_io: bool = Field(
         False,
         description="qnn, w8a8: inputs and outputs in 8 bits as well. They are in 16 by default.",

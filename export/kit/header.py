@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from export.targets.host.chain import PREDICTION, WHOLE, kept_shapes, stages
-from export.targets.host.tiles import chosen
+from export.kit.graphs import is_whole, stages_of
+from export.targets.host.chain import PREDICTION, kept_shapes
 
 SOURCES = Path(__file__).with_name("cpp")
 # Every header reads those before it alone.
@@ -56,8 +56,8 @@ def model_header(manifest: dict[str, Any]) -> str:
         ValueError: The manifest holds no such model.
     """
     host = manifest["host"]
-    whole = chosen(manifest, None) == [WHOLE]
-    before, each, after = ([WHOLE], [], []) if whole else _stages(manifest)
+    whole = is_whole(manifest)
+    before, each, after = stages_of(manifest)
     height, width = manifest["lr_size"]
     several = bool(each)
     fields = {
@@ -89,13 +89,6 @@ def model_header(manifest: dict[str, Any]) -> str:
         "  return made;\n}\n\n"
         "}  // namespace sr_kit\n"
     )
-
-
-def _stages(manifest: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    found = stages(manifest)
-    if found is None:
-        raise ValueError("the graphs of this folder are no whole model")
-    return found
 
 
 def _text(value: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from compress.core.errors import UserError, nearest
 from compress.core.plugins import Extended, instance_problem
 from compress.recipe.export_options import ExportOptions
+from export.kit import write as kit
 from export.targets.chips import choose_chip
 from export.targets.target import Target
 from export.targets.web_engine import find_engine
@@ -152,6 +153,10 @@ def check_options(options: ExportOptions) -> None:
         raise UserError(f"opset and low_bits are options of target onnx; leave them out for {name}")
     if name != "web" and options.engine_dir is not None:
         raise UserError(f"engine_dir is an option of target web; leave it out for {name}")
+    if options.kit and name not in kit.TARGETS:
+        raise UserError(f"kit is an option of targets {', '.join(kit.TARGETS)}; leave it out")
+    if options.kit and options.dynamic:
+        raise UserError("a kit has tiles of one size; leave out dynamic, or kit")
     if options.chip is not None:
         if name != "qnn":
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")

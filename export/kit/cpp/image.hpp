@@ -102,4 +102,31 @@ inline Bytes to_bytes(const Image& image) {
   return bytes;
 }
 
+// Into pixels of four bytes each, opaque; `stride` as for `from_bytes`.
+inline void to_rgba(const Bytes& bytes, std::uint8_t* out, std::size_t stride = 0) {
+  if (stride == 0) stride = static_cast<std::size_t>(bytes.width) * (CHANNELS + 1);
+  const std::uint8_t* from = bytes.data.data();
+  for (int y = 0; y < bytes.height; y++) {
+    std::uint8_t* to = out + y * stride;
+    for (int x = 0; x < bytes.width; x++) {
+      for (int channel = 0; channel < CHANNELS; channel++) *to++ = *from++;
+      *to++ = 255;
+    }
+  }
+}
+
+// The colours of pixels of four bytes each.
+inline Bytes from_rgba(const std::uint8_t* pixels, int height, int width, std::size_t stride = 0) {
+  if (stride == 0) stride = static_cast<std::size_t>(width) * (CHANNELS + 1);
+  Bytes bytes{{}, height, width};
+  bytes.data.reserve(static_cast<std::size_t>(height) * width * CHANNELS);
+  for (int y = 0; y < height; y++) {
+    const std::uint8_t* from = pixels + y * stride;
+    for (int x = 0; x < width; x++, from += CHANNELS + 1) {
+      bytes.data.insert(bytes.data.end(), from, from + CHANNELS);
+    }
+  }
+  return bytes;
+}
+
 }  // namespace sr_kit
