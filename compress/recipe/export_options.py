@@ -26,6 +26,11 @@ class ExportOptions(Strict):
         description="The arithmetic, such as fp16 or w8a8. Without it, the target's default, or a "
         "quantised model's own.",
     )
+    phone: str | None = Field(
+        None,
+        description="The phone that this is for, such as Galaxy S25; the manifest says why it "
+        "fits. `export.run --for` takes target, dtype, chip and rewrites from it.",
+    )
     components: tuple[str, ...] | None = Field(
         None,
         description="The graphs to write, out of model, encoder, denoiser and decoder. Without it, "

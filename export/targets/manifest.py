@@ -27,6 +27,7 @@ from export.targets.contract import Exported, Parts
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host.folder import FORMAT, sha256
 from export.targets.needs import install, needs
+from export.targets.phones import choose_phone, described
 
 PROGRAM_FILE, PROGRAM_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 WRITTEN_LATER = (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
@@ -173,6 +174,7 @@ def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) 
         "needs": versions,
         "graphs": graphs,
         **({"web": made.page} if made.page else {}),
+        **({"for": described(choose_phone(options.phone))} if options.phone else {}),
         "quantisation": {
             "layers": summary(exported_modules(parts)),
             "learned": learned(parts),
