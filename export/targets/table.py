@@ -83,7 +83,7 @@ TARGETS: dict[str, Target] = {
         "coreml",
         ("coremltools",),
         "pip install 'coremltools>=9,<10'",
-        {"fp32": 60.0, "fp16": 45.0, "w8": 30.0},
+        {"fp32": 60.0, "fp16": 45.0, "w8": 30.0, "lut8": 40.0, "lut6": 35.0, "lut4": 25.0},
         "fp16",
         runs=False,
         remark="converted only: Core ML predicts on macOS",

@@ -1,4 +1,7 @@
-"""Core ML programs (.mlpackage): float32, float16, or float16 with int8 weights.
+"""Core ML programs (.mlpackage): float32, float16, or float16 with weights of fewer bits.
+
+Those weights are int8, or entries of a palette: a table of 16, 64 or 256 values for each layer,
+which k-means chooses. The Neural Engine reads palettes as they are.
 
 They are converted anywhere, and predict on macOS.
 """
@@ -19,6 +22,8 @@ from export.targets.parts import check_no_packed_weights, check_no_rewrite
 PRODUCTS = ("conv", "conv_transpose", "linear", "matmul")
 CHOICES = ("reduce_argmin", "reduce_argmax")
 MACOS = "darwin"
+PALETTES = {"lut4": 4, "lut6": 6, "lut8": 8}  # bits of an index
+FLOAT_DTYPES = ("fp32", "fp16")
 INT8_WEIGHTS = {
     "by": "coremltools linear_quantize_weights",
     "weights": "int8, symmetric, per output channel",
@@ -99,21 +104,48 @@ def whole_factor(factors: Any) -> int | None:
     return int(values.pop())
 
 
-def _quantise_weights(model: Any) -> Any:
-    """A copy of a program with int8 weights, but for those of searches."""
+def compress_weights(model: Any, dtype: str) -> Any:
+    """A copy of a program with int8 weights or palettes.
+
+    What only chooses an index stays in float, and so do layers of fewer than 2048 weights.
+
+    Args:
+        model: A program of coremltools.
+        dtype: w8, or one of PALETTES.
+    """
     from coremltools.optimize.coreml import (
         OpLinearQuantizerConfig,
+        OpPalettizerConfig,
         OptimizationConfig,
         linear_quantize_weights,
+        palettize_weights,
     )
 
-    eight_bits = OpLinearQuantizerConfig(mode="linear_symmetric")
+    if dtype in PALETTES:
+        kind: Any = OpPalettizerConfig(mode="kmeans", nbits=PALETTES[dtype])
+        compress = palettize_weights
+    else:
+        kind = OpLinearQuantizerConfig(mode="linear_symmetric")
+        compress = linear_quantize_weights
     operators = model._mil_program.functions["main"].operations
     settings = OptimizationConfig(
-        op_type_configs=dict.fromkeys(PRODUCTS, eight_bits),
+        op_type_configs=dict.fromkeys(PRODUCTS, kind),
         op_name_configs=dict.fromkeys([op.name for op in operators if chooses(op)]),
     )
-    return linear_quantize_weights(model, config=settings)
+    return compress(model, config=settings)
+
+
+def _describe_weights(dtype: str) -> dict[str, str]:
+    """What the manifest says of the weights; empty for floats."""
+    if dtype in FLOAT_DTYPES:
+        return {}
+    if dtype not in PALETTES:
+        return INT8_WEIGHTS
+    return {
+        **INT8_WEIGHTS,
+        "by": "coremltools palettize_weights, k-means",
+        "weights": f"palettes of {2 ** PALETTES[dtype]} values, one for each layer",
+    }
 
 
 @torch.no_grad()
@@ -145,15 +177,15 @@ def write(parts: Parts, folder: Path) -> Exported:
                 minimum_deployment_target=ct.target.iOS16,
                 skip_model_load=True,
             )
-            if parts.dtype == "w8":
-                model = _quantise_weights(model)
+            if parts.dtype not in FLOAT_DTYPES:
+                model = compress_weights(model, parts.dtype)
         model.save(str(folder / f"{stem}.mlpackage"))
         graphs[stem] = {"file": f"{stem}.mlpackage", "format": "Core ML program, iOS 16"}
     runs = sys.platform == MACOS
     return Exported(
         graphs,
         ("coremltools",),
-        INT8_WEIGHTS if parts.dtype == "w8" else {},
+        _describe_weights(parts.dtype),
         runs=runs,
         notes=[] if runs else ["converted, not run: Core ML predicts on macOS only"],
     )

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ from export.targets.hush import hushed
 from export.targets.qdq import quantise
 from export.targets.qnn_process import SimulatorCrashError
 from export.targets.table import TARGETS
-from export.targets.to_coreml import bicubic_kernels, chooses
+from export.targets.to_coreml import PALETTES, bicubic_kernels, chooses, compress_weights
 from export.targets.to_executorch import separate, shared_history, takes_codes
 from export.targets.to_litert import observed, searches
 from export.targets.to_ncnn import searchable, unknown
@@ -472,3 +473,35 @@ def test_coreml_converts(tmp_path, dtype):
     )
     assert (finish(tmp_path / "o", None) / "encoder.mlpackage" / "Manifest.json").is_file()
     assert made.runs == (sys.platform == "darwin")
+
+
+@pytest.mark.parametrize(("dtype", "bits"), PALETTES.items())
+def test_coreml_palettes(dtype, bits):
+    """A palette has 2^bits entries, and an index takes its bits in the file.
+
+    The weights of the tiny model are too few for one: coremltools leaves less than 2048 as they
+    are.
+    """
+    if importlib.util.find_spec("coremltools") is None:
+        pytest.skip("coremltools is not installed")
+    with hushed():
+        import coremltools as ct
+    layer = torch.nn.Conv2d(32, 16, 3).eval()
+    x = torch.rand(1, 32, 8, 8)
+    with hushed():
+        model = ct.convert(
+            torch.jit.trace(layer, x),
+            inputs=[ct.TensorType(name="x", shape=tuple(x.shape))],
+            minimum_deployment_target=ct.target.iOS16,
+            skip_model_load=True,
+        )
+        spec = compress_weights(model, dtype).get_spec()
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    (table,) = [op for op in block.operations if op.type == "constexpr_lut_to_dense"]
+    assert sides(table.outputs[0]) == [16, 32, 3, 3]
+    assert sides(table.attributes["lut"]) == [2**bits]
+    assert sides(table.attributes["indices"]) == [16 * 32 * 9 * bits // 8]
+
+
+def sides(value: Any) -> list[int]:
+    return [side.constant.size for side in value.type.tensorType.dimensions]
