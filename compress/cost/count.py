@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from compress.core.errors import UserError
@@ -136,13 +137,39 @@ def meta_copy(model: M) -> M:
     return copy.deepcopy(model, memo)
 
 
-def _without_values(model: M) -> M:
-    """The model itself where it is what `meta_copy` would make of it, else that copy."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        is_narrow = tensor.is_floating_point() and tensor.dtype != torch.float32
-        if is_narrow or not tensor.is_meta:
-            return meta_copy(model)
-    return model
+@contextmanager
+def _without_values(model: M) -> Iterator[M]:
+    """What `meta_copy` makes of a model with values.
+
+    One on the meta device is given itself: inside, what `meta_copy` puts in place of its narrow or
+    constant tensors stands in their places. A copy would take longer than counting it.
+    """
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        yield meta_copy(model)
+        return
+    places: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    twins: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            places += [(table, key, x) for key, x in table.items() if _needs_twin(x)]
+    for _, _, tensor in places:
+        twin = _on_meta(tensor)
+        is_learned = isinstance(tensor, nn.Parameter)
+        twins[id(tensor)] = nn.Parameter(twin, requires_grad=False) if is_learned else twin
+    for table, key, tensor in places:
+        table[key] = twins[id(tensor)]
+    try:
+        yield model
+    finally:
+        for table, key, tensor in places:
+            table[key] = tensor
+
+
+def _needs_twin(tensor: torch.Tensor | None) -> bool:
+    if tensor is None:
+        return False
+    is_narrow = tensor.is_floating_point() and tensor.dtype != torch.float32
+    return is_narrow or not tensor.is_meta
 
 
 @contextmanager
@@ -178,21 +205,25 @@ def _elements(value: object) -> int:
 
 
 class _RowHooks:
-    """Hooks of one module: while it runs, its row is the last of the stack."""
+    """Hooks of all modules: while one runs, its row is the last of the stack."""
 
-    def __init__(self, row: Layer, stack: list[Layer], is_leaf: bool):
-        self.row = row
+    def __init__(self, model: nn.Module, rows: dict[str, Layer], stack: list[Layer]):
+        self.rows = {module: rows[name] for name, module in model.named_modules()}
+        self.leaves = _leaves(model)
         self.stack = stack
-        self.is_leaf = is_leaf
 
-    def enter(self, _module: nn.Module, _args: tuple[Any, ...]) -> None:
-        self.stack.append(self.row)
+    def enter(self, module: nn.Module, _args: tuple[Any, ...]) -> None:
+        row = self.rows.get(module)
+        if row is not None:
+            self.stack.append(row)
 
     def leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
+        if module not in self.rows:
+            return
         row = self.stack.pop()
-        if self.is_leaf:
+        if module in self.leaves:
             size = FLOAT_BYTES * _elements((args, kwargs, out))
             row.activation_bytes = max(row.activation_bytes, size)
         if isinstance(module, nn.PReLU):
@@ -204,14 +235,16 @@ class _RowHooks:
 
 @contextmanager
 def _recording(model: nn.Module, rows: dict[str, Layer], outside: Layer) -> Iterator[None]:
-    """Count what runs inside: hooks keep a stack of the layers that are running."""
+    """Count what runs inside: hooks keep a stack of the layers that are running.
+
+    They are torch's hooks of all modules: two of each module are slower than what they count.
+    """
     stack = [outside]
-    handles = []
-    leaves = _leaves(model)
-    for name, module in model.named_modules():
-        hooks = _RowHooks(rows[name], stack, module in leaves)
-        handles.append(module.register_forward_pre_hook(hooks.enter))
-        handles.append(module.register_forward_hook(hooks.leave, with_kwargs=True))
+    hooks = _RowHooks(model, rows, stack)
+    handles = [
+        register_module_forward_pre_hook(hooks.enter),
+        register_module_forward_hook(hooks.leave, with_kwargs=True),
+    ]
     calls = Calls(stack)
     try:
         with torch.no_grad(), calls, Operators(stack, calls):
@@ -231,8 +264,7 @@ def _count(model: M, run: Callable[[M], object], outside: Layer) -> list[Layer]:
     """
     seen: set[int] = set()
     rows = {name: _storage(name, module, seen) for name, module in model.named_modules()}
-    twin = _without_values(model)
-    with _evaluating(twin), _recording(twin, rows, outside):
+    with _without_values(model) as twin, _evaluating(twin), _recording(twin, rows, outside):
         run(twin)
     return [row for row in (*rows.values(), outside) if row.is_used]
 
@@ -257,9 +289,15 @@ def measure(model: SRModel, lr_size: tuple[int, int] = (128, 128)) -> Cost:
     calls: Counter[str] = Counter()
 
     def run(twin: SRModel) -> None:
-        for name, component in twin.components():
+        handles = [
             component.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
-        twin.image_of(twin.blank(height, width))
+            for name, component in twin.components()
+        ]
+        try:
+            twin.image_of(twin.blank(height, width))
+        finally:
+            for handle in handles:
+                handle.remove()
 
     rows = _count(model, run, Layer("process", type(model.process).__name__))
     order = {call.component: i for i, call in enumerate(model.wiring.calls)}

@@ -85,11 +85,33 @@ def _arithmetic(x: torch.Tensor, other: object, **kwargs: Any) -> torch.Size | N
     return x.shape if x.shape == other.shape else torch.broadcast_shapes(x.shape, other.shape)
 
 
+def _mean(
+    x: torch.Tensor, dim: object = None, keepdim: bool = False, **kwargs: Any
+) -> list[int] | None:
+    """The shape of a mean of floats over axes; None for that of all values."""
+    axes = (dim,) if isinstance(dim, int) else dim
+    if kwargs or not axes or not isinstance(axes, (tuple, list)) or not x.is_floating_point():
+        return None
+    if any(not isinstance(axis, int) or not -x.ndim <= axis < x.ndim for axis in axes):
+        return None
+    gone = {axis % x.ndim for axis in axes}
+    if len(gone) < len(axes):
+        return None
+    sides = [1 if axis in gone else side for axis, side in enumerate(x.shape)]
+    return sides if keepdim else [side for axis, side in enumerate(x.shape) if axis not in gone]
+
+
 _SHAPES: dict[Callable, Callable[..., Sides | None]] = {
     F.group_norm: _same,
     F.layer_norm: _same,
     F.interpolate: _enlarged,
     F.gelu: _same,
+    F.silu: _same,
+    torch.prelu: _same,
+    torch.abs: _same,
+    torch.Tensor.abs: _same,
+    torch.mean: _mean,
+    torch.Tensor.mean: _mean,
     F.linear: _linear,
     F.scaled_dot_product_attention: _attention,
     torch.Tensor.add: _arithmetic,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from eval.metric import builders, ntire
 from eval.metric.attention_metrics import ahiq, topiq
 from eval.metric.builders import Build, pyiqa_metric, single, with_backbone
+from eval.metric.ssim import by_rows
 from eval.metric.weight_files import Weight, known
 
 LUMA = {"test_y_channel": True, "color_space": "ycbcr"}
@@ -67,9 +68,9 @@ def _way(build: Build, *weights: str) -> Way:
 METRICS: dict[str, Metric] = {
     # name             reference higher  ways
     "psnr": Metric(True, True, (_way(pyiqa_metric("psnr", **LUMA)),)),
-    "ssim": Metric(True, True, (_way(pyiqa_metric("ssim", **LUMA)),)),
+    "ssim": Metric(True, True, (_way(by_rows("ssim", **LUMA)),)),
     "psnr-rgb": Metric(True, True, (_way(pyiqa_metric("psnr")),)),
-    "ssim-rgb": Metric(True, True, (_way(pyiqa_metric("ssimc")),)),
+    "ssim-rgb": Metric(True, True, (_way(by_rows("ssimc")),)),
     "lpips": Metric(True, False, (_way(with_backbone("lpips"), "alexnet", "lpips_alex"),)),
     "lpips-vgg": Metric(True, False, (_way(with_backbone("lpips-vgg"), "vgg16", "lpips_vgg"),)),
     "lpips-squeeze": Metric(
@@ -96,7 +97,7 @@ METRICS: dict[str, Metric] = {
     "topiq_fr": Metric(True, True, (_way(topiq("topiq_fr"), "topiq_fr"),)),
     "ntire-score": Metric(True, True, of=ntire.INGREDIENTS),
     "ntire-final": Metric(True, True, of=ntire.INGREDIENTS),
-    "ms_ssim": Metric(True, True, (_way(pyiqa_metric("ms_ssim")),), least=164),
+    "ms_ssim": Metric(True, True, (_way(by_rows("ms_ssim")),), least=164),
     "cw_ssim": Metric(True, True, (_way(pyiqa_metric("cw_ssim")),), least=64),
     "gmsd": Metric(True, False, (_way(pyiqa_metric("gmsd")),)),
     "nlpd": Metric(True, False, (_way(pyiqa_metric("nlpd")),)),

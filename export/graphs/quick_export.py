@@ -18,8 +18,10 @@ import torch
 from onnxscript._framework_apis import torch_2_11 as apis
 from onnxscript.optimizer import _constant_folding
 from onnxscript.rewriter import _rewrite_rule
-from torch.export import exported_program
+from torch._export import utils as operators
+from torch.export import decomp_utils, exported_program
 from torch.fx import GraphModule, Interpreter, Node, traceback
+from torch.onnx._internal.exporter import _schemas
 from torch.onnx._internal.fx.passes import type_promotion
 
 GARBAGE = 100_000  # new objects, after which the collector looks for cycles; Python's are 700
@@ -40,6 +42,9 @@ def quick_export() -> Iterator[None]:
         patch.object(type_promotion._TypePromotionInterpreter, "run_node", _promote),
         patch.object(_constant_folding.FoldConstantsPass, "_do_inference", _infer),
         patch.object(ir.schemas.OpSignature, "from_op_schema", _signature),
+        patch.object(_schemas, "op_signature_from_function", _signature_of_function),
+        patch.object(exported_program, "_collect_all_valid_cia_ops", _composite_operators),
+        patch.object(decomp_utils, "_collect_all_valid_cia_ops", _composite_operators),
         _seldom_collected(),
     ):
         yield
@@ -164,6 +169,18 @@ def _signature(schema: Any) -> ir.schemas.OpSignature:
     if key not in _signatures:
         _signatures[key] = _signature_slowly(schema)
     return _signatures[key]
+
+
+# Reads the annotations of 500 functions, for each graph anew.
+_signature_of_function = cache(_schemas.op_signature_from_function)
+_composite_operators_slowly = operators._collect_all_valid_cia_ops
+
+
+def _composite_operators() -> Any:
+    """As torch, which looks for the operators of C++ in each of 40 namespaces, all every time."""
+    look = cache(operators._materialize_cpp_cia_ops)
+    with patch.object(operators, "_materialize_cpp_cia_ops", look):
+        return _composite_operators_slowly()
 
 
 _operators = cache(apis.get_torchlib_ops)  # reads the source of 500 functions
