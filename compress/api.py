@@ -116,8 +116,8 @@ def upscale(
         images: The further images of a model that takes some, by their names, in its sizes.
         strength: From 0, the plain enlargement, to 1, the model's whole result.
         references: For a model that takes them: photographs of like content and folders of some,
-            whose patches most like the photograph are taken; or one file of
-            `python -m compress.references`.
+            whose patches most like the photograph are taken; one folder of folders, of which the
+            one of the photograph's name is taken; or one file of `python -m compress.references`.
 
     Returns:
         uint8 [4h, 4w, 3].
@@ -133,26 +133,19 @@ def upscale(
     others = {name: as_tensor(image).to(device) for name, image in (images or {}).items()}
     lr = as_tensor(photograph)
     if references:
-        others |= _keep(network, [Path(path) for path in references], lr)
+        others |= _keep(network, [Path(path) for path in references], photograph, lr)
     result = network.upscale_bytes(lr.to(device), images=others)
     return blended(result, lr[0].float().cpu().numpy(), strength, SCALE)
 
 
-def _keep(model: SRModel, references: list[Path], lr: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a model is given of photographs like `lr`, or of the one file that holds it."""
-    from compress.model.references import references_of
-    from compress.photographs.problem import PhotographError
-    from compress.pipeline.references import Bank, files_of, is_kept, read
+def _keep(
+    model: SRModel, references: list[Path], photograph: Photograph, lr: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What a model is given of references: of those like `lr`, of its name's, or of one file."""
+    from compress.data.referring import Referrer
 
-    references_of(model, "references")
-    device = next(model.parameters()).device
-    if not is_kept(references):
-        return Bank(model, files_of(references)).like(lr.to(device)).kept
-    try:
-        kept = read(model, references[0])
-    except PhotographError as error:
-        raise UserError(str(error)) from None
-    return {name: torch.from_numpy(value).to(device) for name, value in kept.items()}
+    name = Path(photograph).stem if isinstance(photograph, str | Path) else ""
+    return Referrer(model, references).of(name, lr).kept
 
 
 def export(

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     add_device(parser, "where torch computes")
     options = parser.parse_args(argv)
     from compress.core.image import read_image
-    from compress.pipeline import references  # brings torch
+    from compress.data import references  # brings torch
     from compress.recipe.checkpoint import MODEL_FILE, load_model
 
     if options.out.suffix != references.SUFFIX:

@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="IMAGE|FOLDER",
         help="photographs of like content, for a model that refers to some: the patches most like "
-        "each photograph are taken; or one .safetensors file of python -m compress.references",
+        "each photograph are taken; or one folder of folders that are named as the photographs; or "
+        "one .safetensors file of python -m compress.references",
     )
     return parser
 

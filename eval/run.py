@@ -80,7 +80,7 @@ def measure(
 
 def read_by(args: argparse.Namespace) -> list[Path]:
     """The files and folders that the command line names, as far as they are there."""
-    named = [args.source, args.lr, args.hr, args.iqa_weights]
+    named = [args.source, args.lr, args.hr, args.iqa_weights, *args.references]
     if args.data:
         named.append(args.data.rpartition("=")[2])
     return [Path(name) for name in named if name and Path(name).exists()]
@@ -162,6 +162,7 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
         speedup=args.speedup,
         cache=cache,
         device=args.device,
+        references=args.references,
     )
 
 
@@ -198,6 +199,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         metavar="S,S,...",
         help="also measure blends with the plain enlargement, from 0 to the whole result, 1; "
         "eval.curve --x METRIC draws them",
+    )
+    add_option(
+        parser,
+        "references",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE|FOLDER",
     )
     add_option(parser, "convert", action="store_true")
     add_option(

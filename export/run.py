@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from compress.core.config import validate
 from compress.core.config_arguments import add_arguments, given
@@ -14,9 +15,11 @@ from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 from compress.recipe.export_options import ExportOptions, parse_shape, parse_size
 from compress.recipe.run_files import read_manifest
+from export.targets.phones import choice_for, choose_phone, sentences
 from export.targets.table import TARGETS, check_dtype, check_options, check_packages, choose_target
 
 KIBIBYTE = 2**10
+DEFAULT_TARGET = "onnx"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,10 +38,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help=f"run directory, model.safetensors file, or a model's name on the hub, {FORM}",
     )
-    p.add_argument("--target", default="onnx", help=f"one of {', '.join(TARGETS)}")
+    p.add_argument("--target", help=f"one of {', '.join(TARGETS)} (default onnx)")
+    p.add_argument(
+        "--for",
+        dest="phone",
+        metavar="PHONE",
+        default=argparse.SUPPRESS,
+        help="the phone to export for, such as 'Galaxy S25'; it chooses target, dtype, chip and "
+        "rewrites",
+    )
     p.add_argument("--lr-size", dest="size", help="height x width of the input (default 128x128)")
     p.add_argument("--shape", metavar="1x3xHxW", help="the same as a shape")
-    add_arguments(p, ExportOptions, leave_out=("target", "lr_size", "reference"))
+    add_arguments(p, ExportOptions, leave_out=("target", "lr_size", "reference", "phone"))
     p.add_argument(
         "--eight-bit-doors",  # as it was called at first
         dest="eight_bit_io",
@@ -76,7 +87,11 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
         UserError: An unknown target, dtype or probe, a size that is none, or an illegal value.
     """
     values = given(arguments, ExportOptions)
-    check_dtype(arguments.target, values.get("dtype"))
+    if "phone" in values:
+        values = for_phone(values)
+    elif arguments.target is None:
+        values["target"] = DEFAULT_TARGET
+    check_dtype(values["target"], values.get("dtype"))
     if arguments.size and arguments.shape:
         raise UserError("--lr-size and --shape say the same; give one")
     if arguments.shape:
@@ -88,11 +103,33 @@ def options_of(arguments: argparse.Namespace) -> ExportOptions:
     return options
 
 
+def for_phone(values: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for, with what the phone chooses; a dtype that was given stays.
+
+    Raises:
+        UserError: The phone is unknown, or something was given that it chooses.
+    """
+    for key in ("target", "chip", "rewrite"):
+        if values.get(key) is not None:
+            raise UserError(f"--for chooses the {key}; leave out --{key}, or --for")
+    phone = choose_phone(values["phone"])
+    choice = choice_for(phone)
+    chosen = {
+        "target": choice.target,
+        "dtype": choice.dtype,
+        "chip": choice.chip,
+        "rewrite": choice.rewrite,
+    }
+    return {**chosen, **values, "target": choice.target, "phone": phone.name}
+
+
 @command
 def main(argv: list[str]) -> int:
     """Export a model into a folder that is this process' alone; returns the exit code."""
     arguments = parser().parse_args(argv)
     options = options_of(arguments)
+    if options.phone is not None:
+        print("\n".join(sentences(choose_phone(options.phone))))
     # These bring torch with them. It takes seconds, which --help need not wait for.
     from compress.recipe import checkpoint
     from export.targets.export_folder import claimed

@@ -34,6 +34,7 @@ export.rewrites
 export.linting
 export.probing
 export.targets.host
+export.kit
 export.targets.target
 export.targets.contract
 export.parity

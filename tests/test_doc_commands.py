@@ -21,6 +21,7 @@ from compress.recipe.shipped import find_recipe
 from compress.stages.recipe import TrainRecipe
 from eval.metric.names import check_names
 from export.rewrites import apply
+from export.run import DEFAULT_TARGET, options_of
 from export.targets.table import check_dtype
 
 LAUNCHER = r"(?:\S*python|accelerate launch|torchrun(?: +--\S+)*)"
@@ -75,13 +76,23 @@ def check_values(module: str, options: argparse.Namespace) -> None:
         validate(TrainRecipe, override(read_yaml(find_recipe(recipe)), options.overrides), recipe)
     elif module == "compress.run":
         load_recipe(find_recipe(recipe), options.overrides)
-    elif module == "export.run" and options.target.islower() and options.target != "pt2":
-        dtype = getattr(options, "dtype", "")
-        check_dtype(options.target, dtype if dtype.islower() else None)
-        if hasattr(options, "rewrite"):
-            apply.names_for(options.rewrite)
+    elif module == "export.run":
+        check_export(options)
     elif module == "eval.run":
         check_names(name for name in options.metrics.split(",") if name != "mae")
+
+
+def check_export(options: argparse.Namespace) -> None:
+    if hasattr(options, "phone"):
+        options_of(options)
+        return
+    target = options.target or DEFAULT_TARGET
+    if not target.islower() or target == "pt2":  # TARGET, and one of the page on extending
+        return
+    dtype = getattr(options, "dtype", "")
+    check_dtype(target, dtype if dtype.islower() else None)
+    if hasattr(options, "rewrite"):
+        apply.names_for(options.rewrite)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

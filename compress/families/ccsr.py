@@ -4,6 +4,7 @@ A jump from the noisiest timestep, a few steps down, and the clean latent goes t
 trained for detail (compress/process/truncated_chains.py).
 """
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.errors import UserError
+from compress.families.released import ASSETS
 from compress.families.stable_diffusion import GuidedSource
 from compress.model.sr_model import SRModel
 from compress.networks.control import (
@@ -195,6 +197,10 @@ class CCSRSource(ControlWidths, GuidedSource):
                 return JoinedControl(parts, LAST, context)
             parts = control_parts(unet.config, channels, self.control_widths())
             return AddedControl(parts, LAST, context, channels)
+
+    def embedded(self) -> Path:
+        """See `ReleasedSource`. The nano that comes with the package is of version 2."""
+        return super().embedded() if self.version == 2 else ASSETS / "ccsr_1_nano.safetensors"
 
     def start(self, model: SRModel) -> None:
         """See `StableDiffusionSource`; without its file the control network begins as the UNet."""

@@ -50,10 +50,10 @@ class ReleasedSource(Source):
             UserError: The recipe names none, and none comes with the package.
         """
         named: str | None = getattr(self, "weights", None)
-        embedded = self._embedded()
+        embedded = self.embedded()
         return embedded if named is None and embedded.is_file() else Path(self.named("weights"))
 
-    def _embedded(self) -> Path:
+    def embedded(self) -> Path:
         """Where the package has this family's nano, if it has one."""
         return ASSETS / f"{self.family}_nano.safetensors"
 
@@ -84,7 +84,7 @@ class ReleasedSource(Source):
 
     def data_key(self) -> str:
         """Identity of the weight files, part of cache keys."""
-        embedded = self._embedded()
+        embedded = self.embedded()
         if self.is_nano() and getattr(self, "weights", None) is None and embedded.is_file():
             return files_key([embedded])
         named: dict[str, str | None] = {key: getattr(self, key) for key in self.files}

@@ -14,6 +14,8 @@ from compress.core.errors import UserError, shown
 from compress.core.files import write_text
 from compress.core.hub_config import with_local_files
 from compress.core.image import read_image
+from compress.data.referring import sentence
+from compress.model.references import references_of
 from compress.model.sr_model import SRModel
 from compress.recipe.checkpoint import MODEL_FILE, dump
 from compress.recipe.recipe import NamedData, Recipe
@@ -58,6 +60,20 @@ def open_all(recipe: Recipe) -> list[DataSet]:
             )
         opened[data.name] = data
     return list(opened.values())
+
+
+def check_references(recipe: Recipe, model: SRModel) -> None:
+    """The references of an evaluation, against the compressed model's structure.
+
+    Raises:
+        UserError: One does not exist, or the model takes none.
+    """
+    if recipe.eval.references:
+        try:
+            references_of(model, "--references")
+            sentence([Path(one) for one in recipe.eval.references])
+        except UserError as error:
+            raise UserError(f"eval.references: {error}") from None
 
 
 def _open(entry: str | NamedData, limit: int | None) -> DataSet:
@@ -114,6 +130,7 @@ def _evaluate(
     """Averages of one model on one data set, measured unless they are in `folder`."""
     if not (folder / "averages.json").is_file():
         _LOG.info("evaluate: %s on %s", candidate.name, data.name)
+        takes_references = candidate.model.wiring.references is not None
         options = EvaluateOptions(
             recipe.eval.metrics,
             recipe.eval.iqa_weights,
@@ -121,6 +138,7 @@ def _evaluate(
             save=folder / "restored",
             cache=run / "passes" / "scores.sqlite",
             model_key=candidate.key,
+            references=recipe.eval.references if takes_references else (),
         )
         evaluate(candidate.model, data, options)
     return read_averages(folder)

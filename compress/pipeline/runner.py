@@ -17,7 +17,7 @@ from compress.core.files import check_name, write_text
 from compress.core.hub_config import with_local_files
 from compress.core.processes import is_main, main_first, own_device
 from compress.model.sr_model import SRModel
-from compress.pipeline.evaluations import evaluate_both, open_all
+from compress.pipeline.evaluations import check_references, evaluate_both, open_all
 from compress.pipeline.export_checks import check_exports
 from compress.pipeline.exports import export_all
 from compress.pipeline.reports import write_reports
@@ -156,7 +156,9 @@ class Runner:
     def _run(self) -> None:
         began = time.time()
         # A mistake in what follows the passes shows before hours of work.
-        check_exports(self.recipe, convert_all(self.recipe.source, self.recipe.passes))
+        structure = convert_all(self.recipe.source, self.recipe.passes)
+        check_exports(self.recipe, structure)
+        check_references(self.recipe, structure)
         open_all(self.recipe)
         check_inputs(self.recipe.passes)
         source, model, record = self._models()

@@ -12,13 +12,13 @@ import torch
 from compress.core.arguments import chosen_device
 from compress.core.errors import UserError
 from compress.core.image import to_uint8
-from compress.model.references import references_of
+from compress.data.references import said
+from compress.data.referring import Referrer
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.photographs.batch import Upscale
 from compress.photographs.further import FurtherImages
 from compress.photographs.kept import Kept
 from compress.pipeline.backends import choose_backend
-from compress.pipeline.references import Bank, files_of, is_kept, read, said
 from compress.pipeline.routed import check_model
 from compress.process.resample import SCALE
 from compress.process.strength import dialled
@@ -61,28 +61,27 @@ def whole(options: argparse.Namespace) -> Upscale:
     _LOG.info("computed by %s", backend.sentence)
     further = FurtherImages(options.image, backend.images, options.images)
     referred = _references(options)
-    return lambda lr, photograph: backend.upscale(lr, {**further.of(photograph), **referred(lr)})
+
+    def upscale(lr: np.ndarray, photograph: Path) -> np.ndarray:
+        return backend.upscale(lr, {**further.of(photograph), **referred(lr, photograph)})
+
+    return upscale
 
 
-def _references(options: argparse.Namespace) -> Callable[[np.ndarray], Kept]:
-    """What a model is given of references, as a function of the small photograph.
+def _references(options: argparse.Namespace) -> Callable[[np.ndarray, Path], Kept]:
+    """What a model is given of references, as a function of the small photograph and its file.
 
     Raises:
-        UserError: The model takes none, or a photograph to refer to cannot be used.
-        PhotographError: The file of what was kept is none, or of another model.
+        UserError: The model takes none, or what is given to refer to cannot be used.
     """
     if not options.references:
-        return lambda _lr: {}
-    model = load_model(options.model)
-    references_of(model, "--references")
-    if is_kept(options.references):
-        kept = read(model, options.references[0])
-        return lambda _lr: kept
-    bank = Bank(model.to(chosen_device(options)), files_of(options.references))
+        return lambda _lr, _photograph: {}
+    referrer = Referrer(load_model(options.model).to(chosen_device(options)), options.references)
 
-    def like(lr: np.ndarray) -> Kept:
-        chosen = bank.like(torch.from_numpy(lr))
-        print(said(chosen))
+    def like(lr: np.ndarray, photograph: Path) -> Kept:
+        chosen = referrer.of(photograph.stem, torch.from_numpy(lr))
+        if chosen.patches:
+            print(said(chosen))
         return {name: value.cpu().numpy() for name, value in chosen.kept.items()}
 
     return like

@@ -26,6 +26,11 @@ class ExportOptions(Strict):
         description="The arithmetic, such as fp16 or w8a8. Without it, the target's default, or a "
         "quantised model's own.",
     )
+    phone: str | None = Field(
+        None,
+        description="The phone that this is for, such as Galaxy S25; the manifest says why it "
+        "fits. `export.run --for` takes target, dtype, chip and rewrites from it.",
+    )
     components: tuple[str, ...] | None = Field(
         None,
         description="The graphs to write, out of model, encoder, denoiser and decoder. Without it, "
@@ -79,6 +84,11 @@ class ExportOptions(Strict):
         None,
         description="web: the folder that has onnxruntime-web, or a node_modules that has it. "
         "Without it, node_modules here or above, or NODE_PATH.",
+    )
+    kit: bool = Field(
+        False,
+        description="onnx, qnn, litert, coreml, ncnn: also write kit/, for an app: run.py's "
+        "arithmetic as a C++ header, and a project for Android or iOS.",
     )
     eight_bit_io: bool = Field(
         False,

@@ -15,7 +15,10 @@ from compress.model.passes import Pass
 from compress.training.config import METRIC_FILES
 
 # Keys of a recipe under which a single word may be a folder, and not only a family or a metric.
-FOLDER_KEYS = ("data", "folders", "path", "base", "pipeline", "iqa_weights", "calibration")
+FOLDER_KEYS = (
+    *("data", "folders", "path", "base", "pipeline", "iqa_weights", "calibration"),
+    "references",
+)
 
 
 def paths_in(value: Any, key: str = "") -> list[Path]:

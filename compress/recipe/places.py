@@ -8,6 +8,7 @@ from compress.core.hub import hub_name
 # Keys of a recipe whose values are files or folders.
 PATHS = (
     *("folders", "data", "hr", "path", "calibration", "iqa_weights"),
+    "references",
     *("base", "pipeline", "lora", "weights", "net", "decoder", "unet", "vq", "regressor"),
     *("lpips_weights", "dists_weights", "latent_lpips_weights"),
 )

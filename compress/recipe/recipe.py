@@ -44,6 +44,12 @@ class Eval(Strict):
     limit: int | None = Field(
         None, gt=0, description="Only the first images of each data set; null: all."
     )
+    references: list[str] = Field(
+        [],
+        description="What a compressed model with references refers to: photographs, folders of "
+        "some, one folder of folders by the names of the images, or one file of "
+        "compress.references.",
+    )
 
 
 class Recipe(Strict):

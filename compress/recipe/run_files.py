@@ -15,6 +15,7 @@ from compress.recipe.run_shapes import (
     Number,
     PartLedger,
     RecipeFile,
+    Reference,
     Scores,
     Strengths,
 )
@@ -26,6 +27,7 @@ EXPORT_AGAIN = "the folder is damaged: export it again with python -m export.run
 # keys of averages.json and columns of metrics.csv that are no metrics
 NOT_METRICS = ("images", "data", "protocol", "blank", "problems", "notes", "speedup")
 STRENGTHS = "strength.json"  # of an evaluation at several strengths
+REFERENCES = "references.json"  # of an evaluation with references
 NOT_SCORES = ("image", "data", "protocol")
 MOST_REASON = 120  # characters of a library's message in a sentence
 
@@ -79,6 +81,15 @@ def read_strengths(folder: Path) -> list[dict[str, float]]:
         return []
     rows = read_json(file, "an evaluation at several strengths", Strengths, EVALUATE_AGAIN)["rows"]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+
+def read_references(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """references.json of one evaluation: the patches by image; empty where it is missing."""
+    file = folder / REFERENCES
+    if not file.is_file():
+        return {}
+    what = "the references of an evaluation"
+    return read_json(file, what, dict[str, list[Reference]], EVALUATE_AGAIN)
 
 
 def read_fidelity(folder: Path) -> dict[str, float]:

@@ -80,12 +80,24 @@ class Averages(TypedDict):
     images: int
     blank: dict[str, str]
     problems: NotRequired[dict[str, str]]
+    notes: NotRequired[list[str]]
 
 
 class Strengths(TypedDict):
     """strength.json: the means of the metrics at each strength, which is one of the keys."""
 
     rows: list[dict[str, Number | None]]
+
+
+class Reference(TypedDict):
+    """A patch of a photograph that an image was restored with, in pixels."""
+
+    file: str
+    top: int
+    left: int
+    height: int
+    width: int
+    similarity: Number | None
 
 
 class Parity(TypedDict):

@@ -20,6 +20,7 @@ from eval.reporting.chart import chart_data
 from eval.reporting.learning import Work, learned
 from eval.reporting.notes import notes, plural
 from eval.reporting.pictures import HIGH, LOW, Crop
+from eval.reporting.referred import Referred, referred
 from eval.reporting.rundir import Evaluation, Run, Scores
 from eval.reporting.spread import spread
 
@@ -55,6 +56,7 @@ class ReportData:
         notes: Sentences that a reader must know.
         fidelity_db: PSNR of the compressed model's images against the source's.
         learned: Losses, rates and samples of the passes that learn.
+        referred: What the worst images were restored with, of a model with references.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     fidelity_db: float | None = None
     learned: list[Work] = field(default_factory=list)
+    referred: list[Referred] = field(default_factory=list)
 
 
 def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
@@ -114,6 +117,7 @@ def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:
         for model, averages in one.averages.items()
     }
     left_out = compressed.get("problems", {})
+    said = compressed.get("notes", [])
     names_by_quality = pictures.worst_first(one.scores["compressed"])
     restored = {model: one.restored(model) for model in one.scores}
     data = pictures.data_of(run.recipe, one.data)
@@ -124,11 +128,16 @@ def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:
         scores=one.scores,
         metrics=metrics,
         blanks=compressed["blank"],
-        notes=[*figures.notes, *(f"left out: {name}: {why}" for name, why in left_out.items())],
+        notes=[
+            *figures.notes,
+            *said,
+            *(f"left out: {name}: {why}" for name, why in left_out.items()),
+        ],
         fidelity_db=float(np.mean(list(one.fidelity.values()))) if one.fidelity else None,
         whole=pictures.whole(names_by_quality, restored, one.scores, data),
         crops=pictures.crops(names_by_quality, restored, one.scores, data),
         chart=_chart(run, one),
+        referred=referred(names_by_quality, one.folder),
     )
 
 

@@ -15,6 +15,7 @@ NANO = {
     "edge_sd_sr": f"{ASSETS}/edge_nano.safetensors",
     "dfosd": f"{ASSETS}/dfosd_nano.safetensors",
     "invsr": f"{ASSETS}/invsr_nano.safetensors",
+    "ccsr": f"{ASSETS}/ccsr_nano.safetensors",
 }
 
 

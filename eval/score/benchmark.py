@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from compress.core.errors import UserError
+from compress.data.referring import identity, sentence
 from compress.model.sr_model import SRModel
 from compress.process.strength import FULL
 from eval.data.dataset import DataSet, open_data
@@ -16,7 +17,7 @@ from eval.metric.names import metric_of
 from eval.score.averages import averages
 from eval.score.cache import ScoreCache, Value
 from eval.score.options import EvaluateOptions
-from eval.score.results import Row, write_results
+from eval.score.results import Row, write_references, write_results
 from eval.score.scoring import score
 from eval.score.sources import Source, find_source
 from eval.score.worker import Job, Outcome
@@ -48,15 +49,16 @@ def evaluate(
     located = locate(options.metrics, options.iqa_weights)  # a misspelt metric shows before work
     if not isinstance(data, DataSet):
         data = open_data(data, limit=options.limit, convert=options.convert)
-    source = find_source(model, data, options.device, options.processes)
+    source = find_source(model, data, options)
     job = _job(source, located, options)
     if options.out is not None:  # a place that cannot be written shows before work, too
         Path(options.out).mkdir(parents=True, exist_ok=True)
     outcomes = _measure(job, data, source, options)
-    result, good = _result(outcomes, data, source, located, options.speedup)
+    result, good = _result(outcomes, data, source, located, options)
     if options.out is not None:
         names = [n for n in located.names if not metric_of(n).of and not metric_of(n).features]
         write_results(Path(options.out), _rows(good, data), result, names)
+        write_references(Path(options.out), {one.name: one.references for one in good})
     return result
 
 
@@ -66,8 +68,9 @@ def _job(source: Source, located: Located, options: EvaluateOptions) -> Job:
         options.device,
         model=source.model,
         restored=source.restored,
-        model_key=_key_at(source.model_key or options.model_key, options.strength),
+        model_key=_key_with(source.model_key or options.model_key, options),
         strength=options.strength,
+        references=options.given_references,
         convert=options.convert,
         save=None if options.save is None else Path(options.save),
         cache=None if options.cache is None else Path(options.cache),
@@ -75,11 +78,15 @@ def _job(source: Source, located: Located, options: EvaluateOptions) -> Job:
     )
 
 
-def _key_at(model_key: str | None, strength: float) -> str | None:
-    """The identity of what a model computes at a strength."""
-    if model_key is None or strength == FULL:
-        return model_key
-    return f"{model_key}@{strength!r}"
+def _key_with(model_key: str | None, options: EvaluateOptions) -> str | None:
+    """The identity of what a model computes at a strength, with references."""
+    if model_key is None:
+        return None
+    if options.strength != FULL:
+        model_key = f"{model_key}@{options.strength!r}"
+    if options.given_references:
+        model_key = f"{model_key}+{identity(options.given_references)}"
+    return model_key
 
 
 def _measure(job: Job, data: DataSet, source: Source, options: EvaluateOptions) -> list[Outcome]:
@@ -107,7 +114,7 @@ def _result(
     data: DataSet,
     source: Source,
     located: Located,
-    speedup: float | None,
+    options: EvaluateOptions,
 ) -> tuple[dict[str, Any], list[Outcome]]:
     """What `evaluate` returns, and the outcomes of the images that could be measured."""
     problems = data.problems | source.problems
@@ -122,7 +129,7 @@ def _result(
         raise UserError(
             f"none of {len(problems)} images could be measured; the first, {name}: {why}"
         )
-    means, blank = averages(good, located, speedup)
+    means, blank = averages(good, located, options.speedup)
     result: dict[str, Any] = {
         **means,
         "images": len(good),
@@ -130,11 +137,27 @@ def _result(
         "protocol": data.protocol,
         "blank": blank,
         "problems": problems,
-        "notes": list(data.notes),
+        "notes": [*data.notes, *_about_references(good, options)],
     }
-    if speedup is not None:
-        result["speedup"] = speedup
+    if options.speedup is not None:
+        result["speedup"] = options.speedup
     return result, good
+
+
+def _about_references(outcomes: list[Outcome], options: EvaluateOptions) -> list[str]:
+    """What a reader must know of a model that refers to photographs."""
+    if options.given_references:
+        found = [sentence(options.given_references)]
+        leaks = sum(outcome.saw_original for outcome in outcomes)
+        if leaks:
+            found.append(
+                f"{leaks} of {len(outcomes)} images referred to their own original: what was "
+                "measured is an upper bound and no result"
+            )
+        return found
+    if any(outcome.misses_references for outcome in outcomes):
+        return ["evaluated without references, though the model takes some; give --references"]
+    return []
 
 
 def _rows(outcomes: list[Outcome], data: DataSet) -> list[Row]:

@@ -63,7 +63,7 @@ def evaluate_strengths(
         full = evaluate(model, data, replace(options, save=restored))
         rows: Rows = []
         for strength in strengths:
-            chosen = replace(options, out=None, save=None, strength=strength)
+            chosen = replace(options, out=None, save=None, strength=strength, references=())
             means = evaluate(restored, data, chosen)
             metrics = {key: value for key, value in means.items() if key not in NOT_METRICS}
             rows.append({"strength": strength, **metrics})

@@ -1,7 +1,7 @@
 """How an evaluation is run: the options that `evaluate` and `python -m eval.run` share."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,14 @@ class EvaluateOptions:
         default=1.0,
         metadata={"help": "how much of the result there is, from 0, the plain enlargement, to 1"},
     )
+    references: Sequence[str | Path] = field(
+        default=(),
+        metadata={
+            "help": "photographs of like content, for a model that refers to some: the patches "
+            "most like each small image are taken; or one folder of folders that are named as the "
+            "images; or one .safetensors file of python -m compress.references"
+        },
+    )
     progress: bool = field(default=True, metadata={"help": "show a bar of progress on stderr"})
     model_key: str | None = field(
         default=None,
@@ -86,6 +94,11 @@ class EvaluateOptions:
                 f"speedup {self.speedup}: must be above 0; "
                 "it is OSEDiff's time over the model's at 128 -> 512"
             )
+
+    @property
+    def given_references(self) -> tuple[Path, ...]:
+        """`references` as paths."""
+        return tuple(Path(one) for one in self.references)
 
     @property
     def images_at_once(self) -> int:

@@ -13,7 +13,8 @@ from compress.recipe.checkpoint import MODEL_FILE, model_path
 from eval.data.dataset import DataSet
 from eval.data.pairing import Found, Problems, restored_images
 from eval.metric.weight_files import digest
-from eval.score.worker import Restore, model_restorer
+from eval.score.options import EvaluateOptions
+from eval.score.restoring import ModelRestorer, Restore
 
 EXAMPLES = 3  # names of images in a message
 
@@ -37,7 +38,7 @@ class Source:
     problems: Problems = field(default_factory=dict)
 
 
-def find_source(given: SRModel | str | Path, data: DataSet, device: str, processes: int) -> Source:
+def find_source(given: SRModel | str | Path, data: DataSet, options: EvaluateOptions) -> Source:
     """What `evaluate` was given to measure on `data`.
 
     Raises:
@@ -46,12 +47,12 @@ def find_source(given: SRModel | str | Path, data: DataSet, device: str, process
     """
     if isinstance(given, SRModel):
         _check_small_images(data)
-        if processes > 1:
+        if options.processes > 1:
             raise UserError(
                 "several processes need a model file or run directory that each can load; "
                 "give its path"
             )
-        return Source(restore=model_restorer(given, device))
+        return Source(restore=ModelRestorer(given, options.device, options.given_references))
     path = Path(given) if hub_name(given) is None else model_path(given)
     if not path.exists():
         raise UserError(
@@ -59,6 +60,11 @@ def find_source(given: SRModel | str | Path, data: DataSet, device: str, process
             f"of the hub ({FORM})"
         )
     if path.is_dir() and not model_file(path).is_file():
+        if options.given_references:
+            raise UserError(
+                f"--references: {path} holds restored images, which no model is to make; leave it "
+                "out"
+            )
         return _restored_folder(path, data)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise UserError(

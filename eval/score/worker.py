@@ -4,7 +4,7 @@ An image that cannot be read, restored or compared has a sentence in place of it
 go on.
 """
 
-from collections.abc import Callable
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,15 +13,15 @@ import torch
 
 from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8, write_image
-from compress.model.sr_model import SCALE, SRModel
+from compress.model.sr_model import SCALE
 from compress.process.strength import FULL, blended
 from eval.data.dataset import Pair
+from eval.data.pairing import size
 from eval.metric.locating import Located
 from eval.metric.names import metric_of
 from eval.metric.scorer import Metrics
 from eval.score.cache import ScoreCache, Value, image_hash, key
-
-Restore = Callable[[Pair], torch.Tensor]  # -> float [1, 3, 4h, 4w] in [0, 1]
+from eval.score.restoring import ModelRestorer, Reference, Restore, restorer_of_files
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Job:
         cache: The SQLite file of scores.
         threads: Threads of each process; None takes half of the cores.
         strength: How much of the result there is, from 0, the enlarged small image, to 1.
+        references: What the model refers to; empty for none.
     """
 
     metrics: Located
@@ -51,6 +52,7 @@ class Job:
     cache: Path | None = None
     threads: int | None = None
     strength: float = FULL
+    references: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -64,6 +66,9 @@ class Outcome:
         features: Of the restored image and its original, float32 bytes, by metric.
         problem: What went wrong with the image as a whole.
         fresh: Cache entries that were not there yet.
+        references: The patches that it was restored with.
+        misses_references: Whether the model takes references and was given none.
+        saw_original: Whether one of the references is its own original.
     """
 
     name: str
@@ -72,6 +77,9 @@ class Outcome:
     features: dict[str, tuple[bytes, bytes | None]] = field(default_factory=dict)
     problem: str | None = None
     fresh: dict[str, Value] = field(default_factory=dict)
+    references: list[Reference] = field(default_factory=list)
+    misses_references: bool = False
+    saw_original: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class Worker:
             except UserError as error:
                 outcome.problem = str(error)
                 continue
+            outcome.saw_original = _saw_original(image)
             shape = None if image.pixels is None else image.pixels.shape
             groups.setdefault((shape, image.original is None), []).append(image)
         for images in groups.values():
@@ -143,13 +152,14 @@ class Worker:
         file = None if self.job.save is None else self.job.save / f"{pair.name}.png"
         known = self._key_of_restored(small)
         content = self._content_of(known)
-        if content is not None:
+        if isinstance(self.restore, ModelRestorer):
+            outcome.misses_references = self.restore.misses_references
+        if content is not None and self._find_references(outcome, known):
             pixels = _read_same(file, content)
             image = _Image(outcome, content, pixels, original, original_hash)
             if pixels is not None or (file is None and self._all_cached(image)):
                 return image
-        restored = self._restored(pair)
-        pixels = to_uint8(restored)
+        pixels = to_uint8(self._restored(pair))
         _check_size(pair.name, pixels, _expected_size(original, small))
         pixels = self._dialled(pair, pixels, small)
         if file is not None:
@@ -157,7 +167,29 @@ class Worker:
         content = image_hash(pixels)
         if known is not None:
             outcome.fresh[known] = content
+        self._note_references(outcome, known)
         return _Image(outcome, content, pixels, original, original_hash)
+
+    def _find_references(self, outcome: Outcome, known: str | None) -> bool:
+        """Whether the cache knows what an image was restored with; the outcome gets it."""
+        if not self.job.references:
+            return True
+        if known is None:
+            return False
+        place = key("references", known)
+        found = self.cache.get([place]).get(place)
+        if not isinstance(found, str):
+            return False
+        outcome.references = [Reference(*one) for one in json.loads(found)]
+        return True
+
+    def _note_references(self, outcome: Outcome, known: str | None) -> None:
+        """Tell what an image was restored with, and keep it for the cache."""
+        if not self.job.references or not isinstance(self.restore, ModelRestorer):
+            return
+        outcome.references = self.restore.references_of(outcome.name)
+        if known is not None:
+            outcome.fresh[key("references", known)] = json.dumps(outcome.references)
 
     def _dialled(self, pair: Pair, pixels: np.ndarray, small: torch.Tensor | None) -> np.ndarray:
         """The restored image, uint8 [H, W, 3], at the job's strength."""
@@ -249,29 +281,29 @@ class Worker:
         return value
 
 
-def model_restorer(model: SRModel, device: str) -> Restore:
-    """A function that restores with `model` on `device`."""
-    model = model.to(device).eval()
-
-    @torch.inference_mode()
-    def restore(pair: Pair) -> torch.Tensor:
-        if pair.lr is None:
-            raise UserError(f"{pair.name}: has no small image to restore")
-        return model(pair.lr().to(device)).cpu()
-
-    return restore
-
-
 def _restorer(job: Job) -> Restore:
     """What the job's model makes of an image, or its file of the restored images."""
     if job.restored is not None:
-        files = job.restored
-        return lambda pair: read_image(files[pair.name], job.convert)
+        return restorer_of_files(job.restored, job.convert)
     if job.model is None:
         raise ValueError("a job has a model file or restored images")
     from compress.recipe.checkpoint import load_model
 
-    return model_restorer(load_model(job.model), job.device)
+    return ModelRestorer(load_model(job.model), job.device, job.references)
+
+
+def _saw_original(image: _Image) -> bool:
+    """Whether a reference is the image's own original; one of another size is not read."""
+    if image.original is None:
+        return False
+    height, width = image.original.shape[:2]
+    for name in {one.file for one in image.outcome.references}:
+        file = Path(name)
+        if size(file) != (width, height):
+            continue
+        if image_hash(to_uint8(read_image(file, convert=True))) == image.original_hash:
+            return True
+    return False
 
 
 def _read_same(file: Path | None, content: str) -> np.ndarray | None:

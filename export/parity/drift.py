@@ -23,6 +23,7 @@ from export.parity.probes import photographs
 from export.parity.session import ERRORS_ONLY, session
 from export.targets.contract import Arrays, Exported
 from export.targets.host.chain import LR, run_parts, stages
+from export.targets.host.runtimes import STORED, read_outputs
 
 FILE = "drift.json"
 ABLE = ("onnx", "qnn")
@@ -182,6 +183,8 @@ class _Tapped:
         """What the simulation of a graph gives for the inputs of one photograph."""
         (inputs,) = given
         entry = self.made.graphs[stem]
+        if entry["format"] == STORED:
+            return [read_outputs(entry, self.folder)]
         taps = self.folder / f".{stem}.taps.onnx"
         where = write_tapped(self.folder / entry.get("qdq", entry["file"]), taps)
         simulated = simulate(taps, *inputs)

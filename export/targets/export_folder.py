@@ -16,7 +16,7 @@ from compress.recipe.export_options import ExportOptions
 from export.parity.verify import verify_exported
 from export.targets import manifest
 from export.targets.contract import Exported
-from export.targets.parts import check_host_arithmetic, choose_parts
+from export.targets.parts import check_host_arithmetic, check_kit, choose_parts
 from export.targets.table import check_options, check_packages, choose_target, find_writer
 from export.targets.weight_only import float_activations
 
@@ -44,6 +44,7 @@ def export(
     check_packages(options)
     target = choose_target(options.target)
     parts = choose_parts(model, target, options)
+    check_kit(parts)
     check_host_arithmetic(parts)
     partial = folders.begin(out, marks.EXPORT)
     with writing(partial):

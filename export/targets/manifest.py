@@ -21,11 +21,13 @@ from compress.process import matching, strength, strips, walks
 from compress.recipe.run_files import read_manifest
 from export.graphs.components import Tensors, outputs_of
 from export.graphs.layers import summary
+from export.kit import write as kit
 from export.targets import host
 from export.targets.contract import Exported, Parts
 from export.targets.described import exported_modules, host_steps, learned
 from export.targets.host.folder import FORMAT, sha256
 from export.targets.needs import install, needs
+from export.targets.phones import choose_phone, described
 
 PROGRAM_FILE, PROGRAM_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
 WRITTEN_LATER = (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
@@ -141,7 +143,7 @@ def _host_section(parts: Parts) -> dict[str, Any]:
 
 
 def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) -> Path:
-    """Write manifest.json, run.py and host/ into `folder`, whose other files are complete.
+    """Write manifest.json, run.py, host/ and, where asked for, kit/ into a complete `folder`.
 
     Args:
         parts: What was exported.
@@ -159,7 +161,7 @@ def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) 
         stem: {**interface(parts, stem), "precision": parts.dtype, **entry}
         for stem, entry in made.graphs.items()
     }
-    data = {
+    data: dict[str, Any] = {
         "format": FORMAT,
         "model_sha256": model_sha256,
         "target": parts.target,
@@ -172,6 +174,7 @@ def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) 
         "needs": versions,
         "graphs": graphs,
         **({"web": made.page} if made.page else {}),
+        **({"for": described(choose_phone(options.phone))} if options.phone else {}),
         "quantisation": {
             "layers": summary(exported_modules(parts)),
             "learned": learned(parts),
@@ -184,8 +187,10 @@ def write(parts: Parts, made: Exported, folder: Path, model_sha256: str | None) 
             "seed": options.seed,
         },
         "tools": tools(made.tools),
-        "files": files(folder),
     }
+    if options.kit:
+        kit.write(data, folder)
+    data["files"] = files(folder)
     path = folder / MANIFEST_FILE
     _write_json(path, data)
     return path

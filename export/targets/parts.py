@@ -139,6 +139,28 @@ def _run_module(parts: Parts, stem: str, arrays: tuple) -> tuple[np.ndarray, ...
     return tuple(x.numpy() for x in outputs_of(parts.module(stem), tensors))
 
 
+def check_kit(parts: Parts) -> None:
+    """Refuse a model that a kit for apps does not know how to run.
+
+    Raises:
+        UserError: It is not whole, takes further images, or its tiles take steps of their own.
+    """
+    if not parts.options.kit:
+        return
+    if parts.model.wiring.images:
+        names = ", ".join(parts.model.wiring.images)
+        raise UserError(
+            f"a kit upscales one photograph, and this model also takes {names}; leave out --kit"
+        )
+    if parts.model.process.adaptive:
+        raise UserError(
+            "a kit has a fixed number of steps, and this model chooses it for each tile; leave out "
+            "--kit"
+        )
+    if not parts.are_whole and MODEL not in parts.stems:
+        raise UserError("a kit needs all parts of a model; leave out --component, or --kit")
+
+
 def check_no_packed_weights(parts: Parts) -> None:
     """Raise UserError for packed weights of one or two bits, which only target onnx unpacks."""
     packed = [getattr(module, "weight_packed", None) for module in parts.model.modules()]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from compress.core.errors import UserError, nearest
 from compress.core.plugins import Extended, instance_problem
 from compress.recipe.export_options import ExportOptions
+from export.kit import write as kit
 from export.targets.chips import choose_chip
+from export.targets.phones import choice_for, choose_phone
 from export.targets.target import Target
 from export.targets.web_engine import find_engine
 
@@ -96,6 +98,11 @@ TARGETS: dict[str, Target] = {
 }
 # Ours, and those of other packages.
 ALL_TARGETS: Extended[Target] = Extended("targets", TARGETS, instance_problem(Target))
+# What people ask for -> why there is no such target, and what to take.
+NOT_OFFERED = {
+    "nnapi": "Android has deprecated it since 15, and drivers run more and more of it on the CPU; "
+    "choose litert, or qnn for a Snapdragon"
+}
 # (target, dtype) -> why there is none.
 REASONS = {
     ("web", "fp16"): "a CPU in a browser has no float16; the files for WebGPU are fp16 and w8",
@@ -115,6 +122,8 @@ def choose_target(name: str) -> Target:
     Raises:
         UserError: There is none.
     """
+    if name in NOT_OFFERED:
+        raise UserError(f"target '{name}' is not offered: {NOT_OFFERED[name]}")
     if name not in ALL_TARGETS:
         raise UserError(
             f"export target '{name}' is unknown{nearest(name, ALL_TARGETS)}; choose one of "
@@ -152,6 +161,10 @@ def check_options(options: ExportOptions) -> None:
         raise UserError(f"opset and low_bits are options of target onnx; leave them out for {name}")
     if name != "web" and options.engine_dir is not None:
         raise UserError(f"engine_dir is an option of target web; leave it out for {name}")
+    if options.phone is not None:
+        check_phone(options)
+    if options.kit:
+        check_kit_options(options)
     if options.chip is not None:
         if name != "qnn":
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
@@ -164,6 +177,24 @@ def check_options(options: ExportOptions) -> None:
         from export.parity.probes import check_probes  # brings torch, as --help does not
 
         check_probes(options.probes)
+
+
+def check_kit_options(options: ExportOptions) -> None:
+    """Raise UserError for a target or shapes that have no kit for apps."""
+    if options.target not in kit.TARGETS:
+        raise UserError(f"kit is an option of targets {', '.join(kit.TARGETS)}; leave it out")
+    if options.dynamic:
+        raise UserError("a kit has tiles of one size; leave out dynamic, or kit")
+
+
+def check_phone(options: ExportOptions) -> None:
+    """Raise UserError for an unknown phone, and for a target or a chip that is not for it."""
+    phone = choose_phone(str(options.phone))
+    choice = choice_for(phone)
+    chip = choose_chip(options.chip).name if options.target == "qnn" else None
+    if (options.target, chip) != (choice.target, choice.chip):
+        wanted = f"{choice.target}, chip {choice.chip}" if choice.chip else choice.target
+        raise UserError(f"phone {phone.name} takes target {wanted}; take that, or leave out phone")
 
 
 def check_packages(options: ExportOptions) -> None:

@@ -19,11 +19,11 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.core.image import list_images, read_image
+from compress.data.references import embedded, places
 from compress.data.retrieval import best_patches
 from compress.data.scenes import is_apart
 from compress.model.references import references_of, remember
 from compress.model.sr_model import SCALE, SRModel
-from compress.pipeline.references import embedded, places
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
 from compress.routing.comparing import psnr

@@ -38,6 +38,13 @@ RECIPES = (
     "sinsr_w8a8",
     "bimacosr",
     "bimacosr_full",
+    "dfosd_w8a8",
+    "invsr_w8a8",
+    "ccsr_w8a8",
+    "adcsr_w4a8",
+    "adcsr_binary",
+    "depth_light_w8a8",
+    "encoder_swap_binary",
 )
 WHOLE = ("model.onnx", "end to end")  # rows of parity of the whole model
 

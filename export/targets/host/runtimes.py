@@ -20,6 +20,7 @@ Graph = Callable[..., Any]
 ERRORS_ONLY = 3  # onnxruntime's log severity
 REDUCED = 64  # weight codes up to this cannot overflow in 16-bit sums of two products
 QNN_PROVIDER = "QNNExecutionProvider"
+STORED = "outputs as little-endian float32"  # a graph that needs none of its inputs
 
 
 def onnx(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -53,6 +54,27 @@ def _by_names(loaded: Any, graph: dict) -> Graph:
 def _one_or_all(outputs: Sequence[np.ndarray]) -> Any:
     """The only array, or a tuple of several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def read_outputs(graph: dict, folder: Path) -> tuple[np.ndarray, ...]:
+    """The outputs of a graph that needs none of its inputs, from the file that holds them."""
+    values = np.fromfile(folder / graph["file"], "<f4")
+    outputs = []
+    for shape in graph["shapes"]:
+        count = int(np.prod(shape))
+        outputs.append(values[:count].reshape(shape))
+        values = values[count:]
+    return tuple(outputs)
+
+
+def stored(graph: dict, folder: Path, threads: int | None) -> Graph:
+    """A graph that needs none of its inputs: what it puts out was stored."""
+    outputs = read_outputs(graph, folder)
+
+    def run(*arrays: np.ndarray) -> Any:
+        return _one_or_all(outputs)
+
+    return run
 
 
 def qnn(graph: dict, folder: Path, threads: int | None) -> Graph:
@@ -277,5 +299,9 @@ def load(
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     start = RUNTIMES[manifest["target"]]
-    graphs = manifest["graphs"]
-    return {name: start(graphs[name], folder, threads) for name in names or graphs}
+    loaded = {}
+    for name in names or manifest["graphs"]:
+        graph = manifest["graphs"][name]
+        load_one = stored if graph["format"] == STORED else start
+        loaded[name] = load_one(graph, folder, threads)
+    return loaded

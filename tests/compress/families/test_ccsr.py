@@ -329,7 +329,7 @@ def test_configs_that_are_none(options, words):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({}, "weights"),
+        ({"version": 1}, "weights"),
         ({"size": "full", "version": 1}, "checkpoint"),
         ({"size": "full"}, "base"),
         ({"size": "full", "base": "x"}, "controlnet"),

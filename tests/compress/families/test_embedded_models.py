@@ -31,7 +31,9 @@ def sharpness(image: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["osediff", "adcsr", "resshift", "edge_sd_sr", "dfosd", "invsr"])
+@pytest.mark.parametrize(
+    "family", ["osediff", "adcsr", "resshift", "edge_sd_sr", "dfosd", "invsr", "ccsr"]
+)
 def test_embedded_model(family):
     source = FAMILIES[family]()
     model = source.build()

@@ -1,6 +1,7 @@
 """References of photographs: which patches, the file of what is kept, compress.upscale."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,18 @@ from compress import api, upscale
 from compress import references as command
 from compress.core.errors import UserError
 from compress.core.image import read_image
+from compress.data.references import Bank, files_of, places, read, write
 from compress.families.osediff import OSEDiffSource
 from compress.model.references import fingerprint, remember
 from compress.model.sr_model import SRModel
 from compress.photographs import kept as files
 from compress.photographs.problem import PhotographError
-from compress.pipeline.references import Bank, files_of, places, read, write
+from compress.pipeline.evaluations import check_references, evaluate_both
 from compress.recipe.checkpoint import save_model
+from compress.recipe.recipe import load_recipe
+from compress.recipe.run_files import read_references
+
+RECIPE = "recipes/osediff_reference_nano.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +197,35 @@ def test_from_python_mistakes_are_sentences(model, folder, tmp_path):
         api.upscale(model, folder / "a.png", references=[tmp_path / "bad.safetensors"])
     with pytest.raises(UserError, match="references"):
         api.upscale(tiny(), folder / "a.png", references=[folder / "others"])
+
+
+def test_a_run_is_evaluated_with_the_references_of_its_recipe(model, folder, tmp_path):
+    words = [f"eval.references=[{folder / 'others'}]", "eval.metrics=[psnr]", "eval.limit=1"]
+    recipe = load_recipe(RECIPE, words)
+    check_references(recipe, model)
+    source = OSEDiffSource().build()
+    OSEDiffSource().load(source)
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    results = evaluate_both(recipe, source, model, tmp_path)["embedded"]
+    (note,) = results["compressed"]["notes"]
+    assert note.startswith("evaluated with references")
+    assert results["source"]["notes"] == []
+    assert read_references(tmp_path / "eval" / "embedded")
+
+
+def test_a_recipe_with_references_and_a_model_without(model, folder, tmp_path):
+    recipe = load_recipe(RECIPE, [f"eval.references=[{folder / 'others'}]"])
+    with pytest.raises(UserError, match=r"eval\.references: .* takes no references"):
+        check_references(recipe, tiny())
+    recipe = load_recipe(RECIPE, [f"eval.references=[{tmp_path / 'nowhere'}]"])
+    with pytest.raises(UserError, match="nowhere: is no photograph"):
+        check_references(recipe, model)
+
+
+def test_a_folder_of_folders_gives_each_photograph_its_own(folder, tmp_path):
+    small = folder / "a.png"
+    own = tmp_path / "of_each" / "a"
+    own.mkdir(parents=True)
+    shutil.copy(folder / "others" / "whole.png", own)
+    found = api.upscale(folder, small, references=[tmp_path / "of_each"])
+    np.testing.assert_array_equal(found, api.upscale(folder, small, references=[own]))

@@ -589,3 +589,27 @@ def test_a_card_gives_the_reason_why_a_metric_is_missing(directory):
             )
         )
     assert "- musiq: two images are too few\n" in pages_of(run)[1]
+
+
+def test_references_stand_in_the_report(directory, photo, tmp_path):
+    run = directory("referring")
+    photo(96, 96).save(tmp_path / "other.png")
+    place = {"top": 8, "left": 16, "height": 64, "width": 64}
+    rows = [
+        {"file": str(tmp_path / "other.png"), **place, "similarity": 0.875},
+        {"file": str(tmp_path / "gone.png"), **place, "similarity": 0.5},
+    ]
+    (run / "eval" / "photos" / "references.json").write_text(json.dumps({"two": rows}))
+    averages = run / "eval" / "photos" / "averages.json"
+    said = json.loads(averages.read_text())
+    averages.write_text(json.dumps({**said, "notes": ["evaluated with references"]}))
+    figures = collect(rundir.read(run), predicted=[])
+    assert "evaluated with references" in figures.notes
+    (one,) = figures.referred
+    assert one.image == "two"
+    (patch,) = one.patches
+    whole = np.asarray(Image.open(tmp_path / "other.png"))
+    np.testing.assert_array_equal(patch.pixels, whole[8:72, 16:80])
+    page = write_report(run, figures).read_text()
+    assert "other.png 0.875" in page
+    assert "gone.png" not in page

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.host_manifests import MANIFESTS, SCALE, SIZES, added, repeated, squared
 
 from compress.process import strength
 from export.targets.host import arithmetic, strips, tiles
@@ -16,8 +17,6 @@ from export.targets.web_engine import PAGE
 
 DRIVER = Path(__file__).with_name("arithmetic.mjs")
 NODE = shutil.which("node")
-SCALE = 4
-SIZES = [(2, 3), (7, 5), (31, 33), (32, 32), (40, 97), (61, 64)]
 RANDOM = np.random.default_rng(0)
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node")
@@ -109,70 +108,13 @@ def test_bytes_and_strength_are_equal():
         assert np.array_equal(mixed, strength.blended(result, lr, share, SCALE))
 
 
-def manifest(size: tuple[int, int], fix: str, steps: bool = False, **host: Any) -> dict[str, Any]:
-    """As much of one as the arithmetic reads."""
-    denoiser = ["state", "timestep"] if steps else ["latent"]
-    reads = {"encoder": ["lr"], "denoiser": denoiser, "decoder": ["clean_latent"]}
-    makes = {"encoder": ["latent"], "denoiser": ["prediction"], "decoder": ["image"]}
-    process: dict[str, Any] = {"clean_latent": {"latent": 1.25, "prediction": -0.75}}
-    if steps:
-        first = {"state": 0.5, "prediction": 0.25, "latent": 0.1}
-        second = {"state": 0.7, "prediction": 0.2, "prediction_0": -0.1, "state_0": 0.05}
-        process["each_step"] = ["denoiser"]
-        process["start"] = {"latent": 0.9, "prediction": 0.0}
-        process["steps"] = [
-            {"timestep": 500, "factors": first},
-            {"timestep": 20, "factors": second},
-        ]
-    return {
-        "scale": SCALE,
-        "lr_size": list(size),
-        "dynamic": False,
-        "graphs": {
-            stem: {
-                "inputs": [{"name": name} for name in reads[stem]],
-                "outputs": [{"name": name} for name in makes[stem]],
-            }
-            for stem in reads
-        },
-        "host": {
-            **process,
-            "colour_fix": fix,
-            "colour_fix_of_tiles": "wavelet",
-            "overlap": 32,
-            "align": 8,
-            "margin": 8,
-            "smallest": 16,
-            **host,
-        },
-    }
-
-
-def repeated(latent: np.ndarray) -> np.ndarray:
-    made = latent.repeat(SCALE, axis=2).repeat(SCALE, axis=3)
-    rows, columns = np.indices(made.shape[2:])
-    return made + ((rows + columns) % 5 / 64).astype(np.float32)
-
-
-def added(state: np.ndarray, timestep: np.ndarray) -> np.ndarray:
-    return state * state + np.float32(timestep[0] / 1024)
-
-
-MANIFESTS = {
-    "margin": manifest((32, 32), "adain"),
-    "no margin": manifest((32, 32), "none", margin=0, overlap=12),
-    "oblong": manifest((48, 24), "ycbcr", align=4),
-    "steps": manifest((32, 32), "mean_std", steps=True),
-}
-
-
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_pictures_of_any_size(name):
     said = MANIFESTS[name]
     has_steps = "steps" in said["host"]
     graphs = {
         "encoder": lambda lr: lr,
-        "denoiser": added if has_steps else (lambda latent: latent * latent),
+        "denoiser": added if has_steps else squared,
         "decoder": repeated,
     }
     images = [photograph(*size) for size in SIZES]

@@ -1,0 +1,90 @@
+"""Manifests and stand-ins for networks, by which arithmetic in other languages meets run.py's."""
+
+from typing import Any
+
+import numpy as np
+
+SCALE = 4
+SIZES = [(2, 3), (7, 5), (31, 33), (32, 32), (40, 97), (61, 64)]
+READS = {"encoder": ["lr"], "denoiser": ["latent"], "decoder": ["clean_latent"]}
+MAKES = {"encoder": ["latent"], "denoiser": ["prediction"], "decoder": ["image"]}
+INTEGERS = ("timestep",)
+
+
+def manifest(
+    size: tuple[int, int],
+    fix: str,
+    steps: bool = False,
+    reads: dict[str, list[str]] = READS,
+    makes: dict[str, list[str]] = MAKES,
+    **host: Any,
+) -> dict[str, Any]:
+    """As much of one as the arithmetic reads."""
+    if steps:
+        reads = {**reads, "denoiser": ["state", "timestep"]}
+    process: dict[str, Any] = {"clean_latent": {"latent": 1.25, "prediction": -0.75}}
+    if steps:
+        first = {"state": 0.5, "prediction": 0.25, "latent": 0.1}
+        second = {"state": 0.7, "prediction": 0.2, "prediction_0": -0.1, "state_0": 0.05}
+        process["each_step"] = ["denoiser"]
+        process["start"] = {"latent": 0.9, "prediction": 0.0}
+        process["steps"] = [
+            {"timestep": 500, "factors": first},
+            {"timestep": 20, "factors": second},
+        ]
+    return {
+        "scale": SCALE,
+        "lr_size": list(size),
+        "dynamic": False,
+        "graphs": {
+            stem: {
+                "file": f"{stem}.onnx",
+                "inputs": [_tensor(name, size) for name in reads[stem]],
+                "outputs": [_tensor(name, size) for name in makes[stem]],
+            }
+            for stem in reads
+        },
+        "host": {
+            **process,
+            "colour_fix": fix,
+            "colour_fix_of_tiles": "wavelet",
+            "overlap": 32,
+            "align": 8,
+            "margin": 8,
+            "smallest": 16,
+            **host,
+        },
+    }
+
+
+def _tensor(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """The entry of a graph's end; these networks keep three channels at the input's size."""
+    height, width = (SCALE * side for side in size) if name in ("image", "sr") else size
+    shape = [1] if name in INTEGERS else [1, 3, height, width]
+    kind = "int64" if name in INTEGERS else "float32"
+    return {"name": name, "shape": shape, "example_shape": shape, "dtype": kind}
+
+
+def repeated(latent: np.ndarray) -> np.ndarray:
+    """A decoder: pixels repeated, with a pattern."""
+    made = latent.repeat(SCALE, axis=2).repeat(SCALE, axis=3)
+    rows, columns = np.indices(made.shape[2:])
+    return made + ((rows + columns) % 5 / 64).astype(np.float32)
+
+
+def added(state: np.ndarray, timestep: np.ndarray) -> np.ndarray:
+    """A denoiser of several steps."""
+    return state * state + np.float32(timestep[0] / 1024)
+
+
+def squared(latent: np.ndarray) -> np.ndarray:
+    """A denoiser of one step."""
+    return latent * latent
+
+
+MANIFESTS = {
+    "margin": manifest((32, 32), "adain"),
+    "no margin": manifest((32, 32), "none", margin=0, overlap=12),
+    "oblong": manifest((48, 24), "ycbcr", align=4),
+    "steps": manifest((32, 32), "mean_std", steps=True),
+}
