@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.kit.graphs import graphs_that_run
+from export.targets.host.runtimes import STORED
 
 TEMPLATES = Path(__file__).with_name("android")
 VERSIONS = Path(__file__).with_name("versions.csv")
@@ -127,7 +128,7 @@ def _graph(name: str, graph: dict[str, Any]) -> str:
         "        GraphSpec(\n"
         f"            {json.dumps(name)},\n            {json.dumps(graph['file'])},\n"
         + "".join(ends)
-        + "        ),\n"
+        + f"            {str(graph.get('format') == STORED).lower()},\n        ),\n"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from export.kit.graphs import is_whole, stages_of
 from export.targets.host.chain import PREDICTION, kept_shapes
+from export.targets.host.runtimes import STORED
 
 SOURCES = Path(__file__).with_name("cpp")
 # Every header reads those before it alone.
@@ -111,7 +112,8 @@ def _graphs(manifest: dict[str, Any], names: list[str]) -> str:
             _list(_port(e["name"], e["example_shape"], e["dtype"]) for e in graph[end])
             for end in ("inputs", "outputs")
         ]
-        entries.append(_list([_text(name), _text(graph["file"]), *ends]))
+        is_stored = str(graph.get("format") == STORED).lower()
+        entries.append(_list([_text(name), _text(graph["file"]), *ends, is_stored]))
     return _list(entries)
 
 

@@ -19,6 +19,7 @@ struct Graph {
   std::string file;  // below the exported folder
   std::vector<Port> inputs;
   std::vector<Port> outputs;
+  bool is_stored = false;  // no network: the file has the outputs, as little-endian float32
 };
 
 struct Factor {

@@ -18,6 +18,7 @@ from export.kit import write as kit
 from export.kit.header import model_header
 from export.kit.readme import BUILT
 from export.targets.export_folder import export, finish
+from export.targets.host.runtimes import STORED
 from export.targets.parts import check_kit, choose_parts
 from export.targets.table import TARGETS, check_options, choose_target
 
@@ -125,6 +126,17 @@ def test_a_context_that_is_too_new_is_compiled_on_the_phone(tmp_path):
         assert ("encoder_ctx.onnx" in constants) == has_context
         assert ("encoder.bin" in constants) == has_context
         assert ("QAIRT 99.1.0" in (folder / "README.md").read_text()) != has_context
+
+
+def test_a_stored_graph_is_told_apart(tmp_path):
+    said = json.loads(json.dumps(MANIFESTS["steps"]))
+    said["graphs"]["encoder"] |= {"file": "encoder.bin", "format": STORED}
+    folder = written(tmp_path, "qnn", "w8a16", graphs=said["graphs"])
+    header = (folder / "model.hpp").read_text()
+    assert header.count(", true}") == 1 + header.count('"timestep", {1}, true}')
+    constants = (folder / SOURCES / "ModelConstants.kt").read_text()
+    assert constants.count("            true,\n") == 1
+    assert '"encoder.bin",' in constants
 
 
 def test_factors_of_zero_are_left_out():

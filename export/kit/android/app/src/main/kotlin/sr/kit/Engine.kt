@@ -8,12 +8,17 @@ import java.nio.ByteOrder
 /** A tensor that goes into a graph or comes out of it: float32, or int64. */
 class PortSpec(val name: String, val shape: LongArray, val isInteger: Boolean)
 
-/** A graph: its file below the folder of models, and its ends in their order. */
+/**
+ * A graph: its file below the folder of models, and its ends in their order.
+ *
+ * @property isStored no network: the file has the outputs, as little-endian float32
+ */
 class GraphSpec(
     val name: String,
     val file: String,
     val inputs: List<PortSpec>,
     val outputs: List<PortSpec>,
+    val isStored: Boolean,
 )
 
 /** Processors of a phone, by the names in ModelConstants.ENGINES. */
