@@ -1,9 +1,13 @@
-"""Notebooks are executed, with their own assertions, in a kernel of this environment."""
+"""Notebooks are executed, with their own assertions, in an IPython shell of this process."""
 
+import types
+import warnings
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -12,23 +16,27 @@ def test_there_are_notebooks():
     assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04"]
 
 
-def test_notebooks_run(monkeypatch):
-    """One kernel for all, because its imports take seconds; each begins without any names."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read by the kernel
-    notebooks = [nbformat.read(path, as_version=4) for path in NOTEBOOKS]
-    assert not any(cell.get("outputs") for notebook in notebooks for cell in notebook.cells), (
-        "commit notebooks without outputs"
-    )
-    cells = []
-    for notebook in notebooks:
-        cells += [*notebook.cells, nbformat.v4.new_code_cell("%reset -f")]
-    NotebookClient(
-        nbformat.v4.new_notebook(cells=cells),
-        timeout=1800,
-        kernel_name="python3",
-        resources={"metadata": {"path": NOTEBOOKS[0].parents[1]}},
-    ).execute()
-    for path, notebook in zip(NOTEBOOKS, notebooks, strict=True):
-        outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-        assert outputs, path.name
-        assert not [o for o in outputs if o.output_type == "error"], path.name
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """A shell without any names and without a history, in the folder of the repository."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.chdir(NOTEBOOKS[0].parents[1])
+    made = InteractiveShell(user_module=types.ModuleType("notebook"), history_length=0)
+    made.history_manager.enabled = False
+    yield made
+    made.atexit_operations()
+    made.restore_sys_module_state()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
+def test_notebooks_run(path, shell):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells), "commit notebooks without outputs"
+    shown = ""
+    for cell in cells:
+        # A user's kernel tells warnings; it does not stop at one.
+        with warnings.catch_warnings(action="default"), capture_output() as output:
+            found = shell.run_cell(cell.source)
+        found.raise_error()
+        shown += output.stdout + "".join(str(part) for part in output.outputs)
+    assert shown

@@ -150,7 +150,8 @@ def _without_values(model: M) -> Iterator[M]:
     places: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     twins: dict[int, torch.Tensor] = {}
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
             places += [(table, key, x) for key, x in table.items() if _needs_twin(x)]
     for _, _, tensor in places:
         twin = _on_meta(tensor)

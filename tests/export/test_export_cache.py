@@ -1,12 +1,15 @@
 """Exports that were made before."""
 
 import logging
+import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 from support.tiny_model import tiny
 
 from compress.cache import main as cache_command
+from compress.core import folders, marks
 from compress.core.errors import UserError
 from compress.recipe.cache_entry import ARCHIVE, EXPORT, MADE, PASS, problem
 from compress.recipe.export_options import ExportOptions
@@ -41,6 +44,20 @@ def first(tmp_path_factory):
 
 
 @pytest.fixture
+def copied(first, monkeypatch):
+    """An exporter that copies the first export: what the cache makes of one does not depend on how
+    it was made.
+    """
+
+    def copy(model, out, options, sha256):
+        partial = folders.begin(out, marks.EXPORT)
+        shutil.copytree(first[2], partial, dirs_exist_ok=True)
+        return replace(first[1])
+
+    monkeypatch.setattr(export_cache, "export", copy)
+
+
+@pytest.fixture
 def no_export(monkeypatch):
     def refuse(*_):
         raise AssertionError("exported again")
@@ -70,12 +87,14 @@ def test_the_command_lists_it(first, capsys):
     assert "[sound]" in told
 
 
+@pytest.mark.usefixtures("copied")
 def test_without_a_cache_nothing_is_kept(tmp_path):
     made, _ = make(tmp_path, "made", None)
     assert made.rows
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+@pytest.mark.usefixtures("copied")
 @pytest.mark.parametrize("name", [ARCHIVE, MADE])
 def test_a_damaged_entry_is_told_and_made_again(first, tmp_path, name, caplog):
     source, made, _ = first
@@ -99,6 +118,7 @@ def test_what_does_not_agree_with_torch_is_not_kept(tmp_path):
     assert not list((tmp_path / "cache").glob("*"))
 
 
+@pytest.mark.usefixtures("copied")
 def test_a_cache_that_cannot_be_written_is_told(tmp_path, caplog):
     root = tmp_path / "cache"
     root.write_text("a file")

@@ -15,12 +15,14 @@ from export.parity.rows import failures
 from export.targets.export_folder import export
 
 SLOW = pytest.mark.slow
+# Its control network is ccsr's, and its exported chain is walked in test_adaptive_export.py.
+FURTHER = [pytest.mark.slow, pytest.mark.exhaustive]
 CASES = [
     pytest.param("dfosd", 1, ("model",)),
     pytest.param("invsr", 2, ("model", "noise_predictor"), marks=SLOW),
     pytest.param("ccsr", 2, ("hint", "control", "denoiser"), marks=SLOW),
     pytest.param("addsr", 1, ("model",), marks=SLOW),
-    pytest.param("dossr", 1, ("model",), marks=SLOW),
+    pytest.param("dossr", 1, ("model",), marks=FURTHER),
     pytest.param("tsdsr", 1, ("model", "denoiser"), marks=SLOW),
 ]
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.parted_model import PROCESS, PROCESS_OF_ONE, REFERENCE, one_step, parted
+from support.parted_model import EXPORT, PROCESS, PROCESS_OF_ONE, REFERENCE, one_step, parted
+from support.shared_exports import exported_once
 
 from compress.core.errors import UserError
 from compress.data.config import Calibration
@@ -57,24 +58,26 @@ MADE: dict[Path, Exported] = {}  # what the exports of this process say of thems
 
 
 def write(model: SRModel, out: Path, **options) -> Path:
-    chosen = ExportOptions(target="onnx", lr_size=(SIDE, SIDE), images=4, **options)
-    made = export(model, out, chosen)
+    made = export(model, out, EXPORT.model_copy(update=options))
     assert failures(made.rows) is None, made.rows
     finish(out, None)
-    MADE[out] = made
     return out
 
 
 @pytest.fixture(scope="module")
 def float_files(tmp_path_factory) -> tuple[SRModel, Path]:
     model = parted()
-    return model, write(model, tmp_path_factory.mktemp("parted") / "onnx")
+    out = tmp_path_factory.mktemp("parted") / "onnx"
+    MADE[out] = exported_once(tmp_path_factory, "parted", model, out, EXPORT)
+    return model, out
 
 
 @pytest.fixture(scope="module")
 def int8_files(tmp_path_factory) -> tuple[SRModel, Path]:
     model = int8(parted())
-    return model, write(model, tmp_path_factory.mktemp("parted") / "onnx")
+    out = tmp_path_factory.mktemp("parted") / "onnx"
+    MADE[out] = exported_once(tmp_path_factory, "parted in 8 bits", model, out, EXPORT)
+    return model, out
 
 
 @pytest.fixture(params=["float_files", "int8_files"])
@@ -189,7 +192,9 @@ def test_drift_measures_the_first_step(exported):
 
 def test_post_training_codes_and_dynamic_shapes(tmp_path):
     model = parted()
-    write(model, tmp_path / "codes", dtype="w8a8", tolerance=20, components=NAMES)
+    # One of a second image, those of a step with several inputs, and one of a plain map.
+    parts = ("reference_encoder", "control", "denoiser", "decoder")
+    write(model, tmp_path / "codes", dtype="w8a8", tolerance=20, components=parts)
     write(model, tmp_path / "sizes", dynamic=True, components=("model", "denoiser"))
     rows = verify(model, tmp_path / "sizes", lr_size=(24, 40))
     assert failures(rows) is None
@@ -205,7 +210,7 @@ def test_post_training_codes_and_dynamic_shapes(tmp_path):
 def test_one_step_lies_in_the_graphs(tmp_path):
     """Both graphs of the step make the state of latent and noise, and the host adds three terms."""
     model = one_step(parted())
-    folder = write(model, tmp_path / "onnx")
+    folder = write(model, tmp_path / "onnx", components=NAMES)
     specs = graphs_of(model)
     assert specs["control"].inputs == ("latent", "noise", "clear_lr")
     assert specs["denoiser"].inputs[:3] == ("latent", "noise", "control_high")

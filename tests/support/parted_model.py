@@ -17,7 +17,9 @@ from compress.model.calls import Call, Wiring, map_ratios
 from compress.model.source import Source
 from compress.model.sr_model import SRModel, Tiling
 from compress.process.linear_steps import LinearSteps, Row
+from compress.recipe.export_options import ExportOptions
 
+EXPORT = ExportOptions(target="onnx", lr_size=(32, 32), images=4)
 C = 8  # channels of latents and features
 REFERENCE = (24, 32)  # height and width
 WIRING = Wiring(

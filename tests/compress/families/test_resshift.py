@@ -217,7 +217,8 @@ def test_noise_belongs_to_the_image():
     assert torch.equal(twin.noise, process.noise)
 
 
-@pytest.mark.parametrize("model", ["sinsr", "resshift"])
+# One step and several: tiles are cut before either.
+@pytest.mark.parametrize("model", ["sinsr", pytest.param("resshift", marks=pytest.mark.exhaustive)])
 def test_large_images_run_in_tiles(model):
     tiled = nano(model=model, steps=4, sampler="deterministic")
     tiled.tiling = replace(tiling(64, tiled), margin=0)

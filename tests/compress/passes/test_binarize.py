@@ -46,7 +46,14 @@ def binary_layers(model) -> dict[str, BinaryLayer]:
     return {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One bit with all branches and with none, two bits, and codes for the inputs.
+SHORT = ("bimacosr", "react", "ternary", "w1a4")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [*SHORT, *(pytest.param(m, marks=pytest.mark.exhaustive) for m in METHODS if m not in SHORT)],
+)
 def test_same_structure_on_meta_and_real(method, tmp_path, monkeypatch):
     monkeypatch.setitem(FAMILIES, "tiny", TinySource)
     source, passes = TinySource(), [Binarize(method=method), Pack()]
@@ -208,7 +215,9 @@ def test_distillation_of_a_binary_model(tmp_path):
         ("ternary", "packed"),
         ("w1a4", "packed"),
         ("bimacosr", "int2"),
-        ("ternary", "int2"),
+        pytest.param(
+            "ternary", "int2", marks=pytest.mark.exhaustive
+        ),  # of bimacosr, and int4 of it
         ("ternary", "int4"),
     ],
 )

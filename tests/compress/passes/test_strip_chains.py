@@ -13,17 +13,23 @@ from compress.folding.conditions import KnownEmbedding, StepBiases, StepNumber
 from compress.model.sr_model import SRModel
 from compress.passes.strip import Strip
 
+# One step of two families, and several of each that has them.
 CHAINS = [
     ("dfosd", {}),
-    ("invsr", {"steps": 1}),
     ("invsr", {"steps": 3}),
     ("ccsr", {}),
-    ("ccsr", {"steps": 6, "t_min": 0.5}),
     ("ccsr", {"version": 1, "steps": 6}),
-    ("addsr", {"steps": 1}),
     ("addsr", {"steps": 2}),
-    ("dossr", {"steps": 1}),
     ("dossr", {"steps": 3}),
+    *(
+        pytest.param(family, options, marks=pytest.mark.exhaustive)
+        for family, options in (
+            ("invsr", {"steps": 1}),
+            ("ccsr", {"steps": 6, "t_min": 0.5}),
+            ("addsr", {"steps": 1}),
+            ("dossr", {"steps": 1}),
+        )
+    ),
 ]
 
 

@@ -1,13 +1,13 @@
 """A model that takes a second image: by compress.upscale, from Python, by the run's ONNX files."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.parted_model import REFERENCE, parted
+from support.parted_model import EXPORT, REFERENCE, parted
+from support.shared_exports import exported_once
 
 from compress import api, upscale
 from compress.core.errors import UserError
@@ -17,12 +17,8 @@ from compress.photographs.further import FurtherImages
 from compress.photographs.problem import PhotographError
 from compress.pipeline import backends
 from compress.pipeline.backends import choose_backend
-from compress.recipe.export_options import ExportOptions
-from export.parity.rows import failures
-from export.targets.export_folder import export, finish
 
 SIZES = {"reference": REFERENCE}
-WEIGHTS = b"the weights"
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +129,10 @@ def test_a_router_sees_one_image(model, files, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_runs_onnx_files_take_it_too(model, files):
+def test_the_runs_onnx_files_take_it_too(model, files, tmp_path_factory):
     Path("run").mkdir()
-    Path("run/model.safetensors").write_bytes(WEIGHTS)
-    options = ExportOptions(target="onnx", lr_size=(32, 32), images=2, threads=1)
-    made = export(model, Path("run/onnx"), options, hashlib.sha256(WEIGHTS).hexdigest())
-    assert failures(made.rows) is None
-    finish(Path("run/onnx"), None)
+    Path("run/model.safetensors").write_bytes(b"parted")
+    exported_once(tmp_path_factory, "parted", model, Path("run/onnx"), EXPORT)
     backend = choose_backend("run")
     assert backend.name == "onnxruntime"
     assert dict(backend.images) == {"reference": list(REFERENCE)}

@@ -2,7 +2,10 @@
 
 import copy
 import os
+import shutil
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ CPU = torch.device("cpu")
 # The target is the photograph: the teacher is the student as it was, and would be no way to go.
 GAN = {"losses": {"l1": 1.0, "gan": 0.1}, "discriminator": {"kind": "patch", "lr": 1e-4}}
 SCORE = {"losses": {"l1": 1.0, "vsd": 1.0}, "prior": {"base": "source", "lr": 1e-4}}
+OPTIONS = {"gan": GAN, "score": SCORE}
 
 
 def trained(folder: Path, accumulate: int, options: dict[str, Any]) -> Values:
@@ -68,10 +72,23 @@ def likeness(values: Values, expected: Values, start: Values) -> float:
     return torch.cosine_similarity(*ways, dim=0).item()
 
 
-@pytest.mark.parametrize("options", [GAN, SCORE], ids=["gan", "score"])
-def test_two_processes_learn_as_one(options, tmp_path):
-    one = trained(tmp_path / "one", 2, options)
-    first, second = several.run(trained, tmp_path / "two", 1, options)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Callable[[str], Values]:
+    """What one process of two batches a step learns, by the name of its options."""
+    return cache(lambda name: trained(tmp_path_factory.mktemp(name), 2, OPTIONS[name]))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> tuple[Path, list[list[str]]]:
+    """A folder that two processes were killed in, and the files that each of them wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, several.run(killed_alone, folder, 1, GAN)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_processes_learn_as_one(name, alone, tmp_path):
+    one = alone(name)
+    first, second = several.run(trained, tmp_path / "two", 1, OPTIONS[name])
     for name, value in one.items():
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=name)
         assert torch.equal(first[name], second[name])
@@ -80,20 +97,20 @@ def test_two_processes_learn_as_one(options, tmp_path):
 
 # Layout and order of sums differ where weights are spread, and Adam makes much of small gradients.
 @pytest.mark.parametrize(
-    ("options", "work"), [(GAN, killed_and_resumed), (SCORE, trained)], ids=["gan", "score"]
+    ("name", "work"), [("gan", killed_and_resumed), ("score", trained)], ids=OPTIONS
 )
-def test_spread_weights_learn_the_same(options, work, tmp_path, monkeypatch):
+def test_spread_weights_learn_the_same(name, work, alone, tmp_path, monkeypatch):
+    one = alone(name)
     monkeypatch.setattr(sharding, "LEAST_BLOCK", 1000)
-    one = trained(tmp_path / "one", 2, options)
-    first, second = several.run(work, tmp_path / "two", 1, {**options, "shard": True})
+    first, second = several.run(work, tmp_path / "two", 1, {**OPTIONS[name], "shard": True})
     assert likeness(first, one, tiny().state_dict()) > 0.99
     assert all(torch.equal(first[name], second[name]) for name in one)
 
 
-def test_one_process_goes_on_where_two_were_killed(tmp_path):
-    several.run(killed_alone, tmp_path / "two", 1, GAN)
-    one = trained(tmp_path / "one", 2, GAN)
-    resumed = trained(tmp_path / "two", 2, GAN)
+def test_one_process_goes_on_where_two_were_killed(stopped, alone, tmp_path):
+    folder = shutil.copytree(stopped[0], tmp_path / "two")
+    one = alone("gan")
+    resumed = trained(folder, 2, GAN)
     for name, value in one.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -116,11 +133,11 @@ def killed_alone(folder: Path, accumulate: int, options: dict[str, Any]) -> list
     return written
 
 
-def test_the_first_process_alone_writes(tmp_path):
-    first, second = several.run(killed_alone, tmp_path, 1, GAN)
+def test_the_first_process_alone_writes(stopped):
+    folder, (first, second) = stopped
     assert ".distill student.checkpoint.partial" in first
     assert second == []
-    states = {path.name for path in (tmp_path / "distill student.checkpoint").glob("*.pkl")}
+    states = {path.name for path in (folder / "distill student.checkpoint").glob("*.pkl")}
     assert {"random_states_0.pkl", "random_states_1.pkl"} <= states
 
 

@@ -7,8 +7,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -367,28 +365,16 @@ def test_command_line(realsr_like, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "averages.json").read_text())["ssim"] == pytest.approx(1)
 
 
-def test_command_line_ends_with_2_on_a_mistake(realsr_like):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "eval.run",
-            str(realsr_like / "HR"),
-            "--data",
-            str(realsr_like),
-            "--metrics",
-            "pnsr",
-            "--no-cache",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
+def test_command_line_ends_with_2_on_a_mistake(realsr_like, capsys):
+    data = ["--data", str(realsr_like)]
+    with pytest.raises(SystemExit) as ended:
+        main([str(realsr_like / "HR"), *data, "--metrics", "pnsr", "--no-cache"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith(
         "error: metric 'pnsr' is unknown (did you mean 'psnr'?)"
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in error
 
 
 def test_table_names_every_blank():

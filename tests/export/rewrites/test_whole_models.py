@@ -48,7 +48,16 @@ def test_rescaling_ahead_of_norms_is_exact_and_lowers_the_peak():
     )
 
 
-@pytest.mark.parametrize("name", [*REWRITES, *FOR])
+# The orders of the targets run on another model in test_every_order_of_rewrites; by its name one is
+# enough.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *REWRITES,
+        "qnn",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in FOR if name != "qnn"),
+    ],
+)
 def test_each_on_a_whole_model(float_files, tmp_path, name):
     model, folder = float_files
     lr = probes((32, 32))["textured"]
