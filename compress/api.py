@@ -23,6 +23,7 @@ from compress.core.hub_config import with_local_files
 from compress.core.identity import default_root
 from compress.model.sr_model import SCALE, SRModel
 from compress.pipeline.photograph import Photograph, as_tensor
+from compress.process.knobs import NOISE, OUTPUTS, STEPS
 from compress.process.strength import FULL, blended, is_strength
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model
@@ -31,6 +32,7 @@ from compress.recipe.recipe import Recipe, load_recipe
 from compress.recipe.run_files import read_ledger
 from compress.recipe.run_passes import Compressed
 from compress.recipe.run_passes import compress as run_passes
+from compress.routing.knobs import turned
 
 if TYPE_CHECKING:
     from eval.data.folders import DataSpec
@@ -106,6 +108,7 @@ def upscale(
     images: Mapping[str, Photograph] | None = None,
     strength: float = FULL,
     references: Sequence[str | Path] = (),
+    knob: str = OUTPUTS,
 ) -> np.ndarray:
     """A photograph four times as large.
 
@@ -118,6 +121,7 @@ def upscale(
         references: For a model that takes them: photographs of like content and folders of some,
             whose patches most like the photograph are taken; one folder of folders, of which the
             one of the photograph's name is taken; or one file of `python -m compress.references`.
+        knob: What the strength turns: `outputs`, a blend, or of the model's own `noise` or `steps`.
 
     Returns:
         uint8 [4h, 4w, 3].
@@ -134,8 +138,13 @@ def upscale(
     lr = as_tensor(photograph)
     if references:
         others |= _keep(network, [Path(path) for path in references], photograph, lr)
-    result = network.upscale_bytes(lr.to(device), images=others)
-    return blended(result, lr[0].float().cpu().numpy(), strength, SCALE)
+    if knob == OUTPUTS:
+        result = network.upscale_bytes(lr.to(device), images=others)
+        return blended(result, lr[0].float().cpu().numpy(), strength, SCALE)
+    if knob not in (NOISE, STEPS):
+        raise UserError(f"knob '{knob}': choose {OUTPUTS}, {NOISE} or {STEPS}")
+    with turned(network, knob, strength):
+        return network.upscale_bytes(lr.to(device), images=others)
 
 
 def _keep(

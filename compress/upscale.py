@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_choice(parser)
     parser.add_argument(
+        "--faithful",
+        metavar="RUN|MODEL",
+        help="for --knob weights: the model of the faithful end, of the same structure and not "
+        "quantised",
+    )
+    parser.add_argument(
         "--references",
         nargs="+",
         type=Path,
@@ -69,6 +75,10 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(batch.arguments(parser, argv))
     check_choice(options, options.route)
+    if options.route and options.knob != batch.OUTPUTS:
+        raise UserError("--knob and --route exclude each other; a router was trained for the whole")
+    if (options.faithful is None) == (options.knob == batch.WEIGHTS):
+        raise UserError("--knob weights and --faithful MODEL belong together; give both or neither")
     if options.route and options.tile:
         raise UserError("--tile and --route exclude each other; a router has tiles of its own")
     warnings.filterwarnings("ignore", module="PIL")  # what matters of it is told by a sentence

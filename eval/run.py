@@ -14,7 +14,8 @@ from compress.core.files import check_name
 from compress.core.hub import FORM, hub_name
 from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
-from compress.recipe.run_files import STRENGTHS
+from compress.process.knobs import OUTPUTS
+from compress.recipe.run_files import strengths_file
 from eval.data.protocols import PROTOCOLS
 from eval.score.options import EvaluateOptions, add_option
 
@@ -44,6 +45,10 @@ def main(argv: list[str]) -> int:
             f"no name of the hub ({FORM})"
         )
     options = _options(args)
+    if options.knob != OUTPUTS and args.strengths is None:
+        raise UserError(
+            f"--knob {options.knob} is what --strengths measures; give them, as 0,0.5,1"
+        )
     spec = DataSpec(args.data, args.lr, args.hr, args.protocol, args.name)
     data = open_data(spec, limit=args.limit, convert=args.convert)
     out = Path(args.out) if args.out is not None else default_out(args.source, data.name)
@@ -71,7 +76,7 @@ def measure(
         result, rows = evaluate_strengths(source, data, options, chosen)
         print(table(result))
         print(text_of(rows))
-        print(f"written: {out / STRENGTHS}")
+        print(f"written: {out / strengths_file(options.knob)}")
     print(f"written: {out / 'metrics.csv'}, {out / 'averages.json'}")
     for name, why in result["problems"].items():
         _LOG.warning("left out: %s: %s", name, why)
@@ -163,6 +168,8 @@ def _options(args: argparse.Namespace) -> EvaluateOptions:
         cache=cache,
         device=args.device,
         references=args.references,
+        knob=args.knob,
+        faithful=args.faithful,
     )
 
 
@@ -197,9 +204,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--strengths",
         metavar="S,S,...",
-        help="also measure blends with the plain enlargement, from 0 to the whole result, 1; "
+        help="also measure strengths of the knob of realism, from 0, the faithful end, to 1; "
         "eval.curve --x METRIC draws them",
     )
+    add_option(parser, "knob", metavar="outputs|noise|steps|weights")
+    add_option(parser, "faithful", metavar="RUN|MODEL")
     add_option(
         parser,
         "references",

@@ -15,6 +15,7 @@ from compress.passes.distill import Distill
 from compress.passes.encoder_light import EncoderLight
 from compress.passes.encoder_swap import EncoderSwap
 from compress.passes.freeze import Freeze
+from compress.passes.interpolate import Interpolate
 from compress.passes.near_attention import NearAttentionPass
 from compress.passes.one_step import OneStep
 from compress.passes.pack import Pack
@@ -40,6 +41,7 @@ PASSES: dict[str, type[Pass]] = {
     "one_step": OneStep,
     "adaptive_steps": AdaptiveStepsPass,
     "reference_adapter": ReferenceAdapter,
+    "interpolate": Interpolate,
     "distill": Distill,
     "pack": Pack,
     "quantize": Quantize,

@@ -15,6 +15,8 @@ from . import further, header, reading, writing
 from .problem import CannotWriteError, PhotographError, shown
 
 SCALE = 4
+OUTPUTS, WEIGHTS = "outputs", "weights"
+KNOBS = (OUTPUTS, "noise", "steps", WEIGHTS)  # of --strength
 LONGEST_NAME = 255  # bytes, of the file systems in use
 # Pixels, and the photograph's file, by which its further images are found -> the result's pixels.
 Upscale = Callable[[np.ndarray, Path], np.ndarray]
@@ -85,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser, convert: bool) -> None:
         help="how much of the model's result there is: 0 is the plain enlargement of the "
         "photograph, 1 the whole result, between them lies a blend (default: 1)",
     )
+    parser.add_argument(
+        "--knob",
+        default=OUTPUTS,
+        metavar="outputs|noise|steps",
+        help="what --strength turns: a blend of outputs, which every model has, or what the model "
+        "has of its own: its noise, or how far its chain of steps goes (default: outputs)",
+    )
     further.add_argument(parser)
 
 
@@ -121,6 +130,10 @@ def check_options(options: argparse.Namespace) -> None:
     if not 0 <= options.strength <= 1:
         raise PhotographError(
             f"--strength {options.strength:g}: choose a number from 0, the plain enlargement, to 1"
+        )
+    if options.knob not in KNOBS:
+        raise PhotographError(
+            f"--knob {options.knob}: is unknown; choose one of {', '.join(KNOBS)}"
         )
     if not str(options.out).strip():
         raise PhotographError("--out is empty; name a folder for the results")

@@ -20,9 +20,11 @@ from compress.photographs.further import FurtherImages
 from compress.photographs.kept import Kept
 from compress.pipeline.backends import choose_backend
 from compress.pipeline.routed import check_model
+from compress.process.knobs import OUTPUTS
 from compress.process.resample import SCALE
 from compress.process.strength import dialled
 from compress.recipe.checkpoint import load_model
+from compress.routing.knobs import turn
 from compress.routing.router import Router
 from compress.routing.text import summary
 
@@ -46,17 +48,28 @@ def prepare(options: argparse.Namespace) -> Upscale:
         PhotographError: The further images are not those that the model takes.
     """
     upscale = routed(options) if options.route else whole(options)
-    return dialled(upscale, options.strength, SCALE)
+    return dialled(upscale, options.strength, SCALE) if options.knob == OUTPUTS else upscale
 
 
 def whole(options: argparse.Namespace) -> Upscale:
-    """As `prepare`, at full strength, without a router."""
+    """As `prepare`, without a router; a blend of outputs is not made yet."""
+    needs_torch = [
+        f"{option} is"
+        for option, is_given in (("--tile", options.tile), ("--knob", options.knob != OUTPUTS))
+        if is_given
+    ]
+
+    def prepare_model(model: SRModel) -> None:
+        set_tile(options.tile, model)
+        faithful = load_model(options.faithful) if options.faithful else None
+        turn(model, options.knob, options.strength, faithful)
+
     backend = choose_backend(
         options.model,
         options.backend,
         device=chosen_device(options),
-        needs_torch=None if options.tile is None else "--tile is",
-        prepare=lambda model: set_tile(options.tile, model),
+        needs_torch=next(iter(needs_torch), None),
+        prepare=prepare_model,
     )
     _LOG.info("computed by %s", backend.sentence)
     further = FurtherImages(options.image, backend.images, options.images)

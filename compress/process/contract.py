@@ -99,6 +99,10 @@ class Process(Protocol):
 
     A process may also have `by_tile`: where it is true, all its steps run on one tile before the
     next, and the clean latents of the tiles are blended. Else tiles are blended at each step.
+
+    One whose noise may be turned down has `with_noise`, which maps a factor from 0 to 1 to the same
+    process with its noise times that, or to None. One with a `ladder` (`Ladder`) may end early.
+    `compress.process.knobs` says what a user makes of both.
     """
 
     @property

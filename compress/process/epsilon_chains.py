@@ -84,6 +84,7 @@ def inversion(listed: Sequence[int], schedule: torch.Tensor | None = None) -> Li
         ("latent", "start_noise"),
         first_clean=clean(bars[0]),
         ladder=ladder,
+        scalable=("start_noise",),
     )
 
 

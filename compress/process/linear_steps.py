@@ -13,7 +13,7 @@ same sums between the graphs.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -70,6 +70,7 @@ class LinearSteps:
         first_clean: The factors of the clean latent that the first step alone tells, over `state`
             and `prediction`; None where that is not known.
         ladder: The same chain, of which steps may be left out; None where that is not known.
+        scalable: The values of noise that may be turned down, as the networks bear it.
     """
 
     adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
@@ -80,6 +81,7 @@ class LinearSteps:
     period: int = 1
     first_clean: Factors | None = None
     ladder: Ladder | None = None
+    scalable: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -109,6 +111,17 @@ class LinearSteps:
             total[name] = last.get(name, 0.0) + of_state * self.start.get(name, 0.0)
         return total
 
+    def with_noise(self, factor: float) -> "LinearSteps | None":
+        """The chain with its `scalable` noise times a factor; None where there is none."""
+        if not self.scalable:
+            return None
+
+        def scaled(factors: Factors) -> dict[str, float]:
+            return {n: f * factor if n in self.scalable else f for n, f in factors.items()}
+
+        rows = tuple(replace(row, factors=scaled(row.factors)) for row in self.rows)
+        return replace(self, start=scaled(self.start), rows=rows, ladder=None)
+
     def first_step(self) -> "LinearSteps | None":
         """The chain that ends with what its first step tells; None where that is not known.
 
@@ -119,7 +132,10 @@ class LinearSteps:
         read = {*self.start, *self.first_clean}
         inputs = tuple(name for name in self.inputs if name in read)
         row = Row(self.rows[0].timestep, self.first_clean)
-        return LinearSteps(self.start, (row,), inputs, self.period, self.first_clean)
+        scalable = tuple(name for name in self.scalable if name in read)
+        return LinearSteps(
+            self.start, (row,), inputs, self.period, self.first_clean, scalable=scalable
+        )
 
     def restore(
         self,

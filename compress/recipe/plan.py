@@ -11,6 +11,7 @@ from compress.model.sr_model import SRModel
 from compress.passes.quantize import Quantize
 from compress.recipe.checkpoint import convert_all, dump
 from compress.recipe.recipe import Recipe
+from compress.routing.knobs import said
 
 LR_SIZE = (128, 128)  # height and width in pixels that costs are stated at
 
@@ -62,6 +63,11 @@ def published_accounting(recipe: Recipe, lr_size: tuple[int, int] = LR_SIZE) -> 
 def references(recipe: Recipe) -> ReferenceCost | None:
     """What references of the result cost beside a run; None for most models."""
     return reference_cost(convert_all(recipe.source, recipe.passes))
+
+
+def knobs(recipe: Recipe) -> str:
+    """The knobs of realism that the result and its exports have, in one sentence."""
+    return said(convert_all(recipe.source, recipe.passes).process)
 
 
 def replaced(recipe: Recipe) -> Replaced | None:

@@ -7,7 +7,7 @@ from compress.cost import operators, phones
 from compress.cost.cost import Cost, Replaced
 from compress.cost.table import component_table, table
 from compress.process.resample import SCALE
-from compress.recipe.plan import references, replaced
+from compress.recipe.plan import knobs, references, replaced
 from compress.recipe.recipe import Recipe, resolved, to_yaml
 
 PUBLISHED = "(as the paper counts)"
@@ -62,6 +62,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
         *phones.as_lines(last, recipe.source),
         *operators.as_lines(operators.by_precision(last)),
         "",
+        knobs(recipe),
     ]
     parts += [f"{name}: {_all_counts(cost)}" for name, cost in rows]
     for component, cost in first.components().items():
@@ -136,6 +137,7 @@ def as_json(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
         "published_accounting": published.as_dict(),
         "predicted_ms": {one.device: round(one.ms, 2) for one in predictions},
         "predicted_by_operators": _by_operators(rows[-1][1]),
+        "knobs": knobs(recipe),
     }
     referred = references(recipe)
     if referred is not None:

@@ -7,6 +7,7 @@ from typing import Any
 from compress.core.config import read_yaml
 from compress.core.errors import UserError
 from compress.core.json_files import check_shape, read_json
+from compress.process.knobs import OUTPUTS
 from compress.recipe.run_shapes import (
     Averages,
     Figures,
@@ -71,12 +72,21 @@ def read_averages(folder: Path) -> dict[str, Any]:
     return averages
 
 
-def read_strengths(folder: Path) -> list[dict[str, float]]:
-    """strength.json of one evaluation: means by metric, and "strength"; empty where it is missing.
+def strengths_file(knob: str = OUTPUTS) -> str:
+    """The name of the file of an evaluation at several strengths of a knob."""
+    return STRENGTHS if knob == OUTPUTS else f"strength_{knob}.json"
+
+
+def read_strengths(folder: Path, knob: str = OUTPUTS) -> list[dict[str, float]]:
+    """An evaluation at several strengths: means by metric, and "strength"; empty where missing.
 
     A metric without a value is left out.
+
+    Args:
+        folder: Of the evaluation.
+        knob: One of `compress.process.knobs.KNOBS`.
     """
-    file = folder / STRENGTHS
+    file = folder / strengths_file(knob)
     if not file.is_file():
         return []
     rows = read_json(file, "an evaluation at several strengths", Strengths, EVALUATE_AGAIN)["rows"]

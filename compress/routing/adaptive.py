@@ -148,7 +148,7 @@ class AdaptiveSteps(nn.Module):
     def restore(self, first: torch.Tensor, steps: Steps, *more: torch.Tensor) -> torch.Tensor:
         """The clean latent [B, C, h, w]; arguments are those of a process' `restore`."""
         values = dict(zip(self.inputs, (first, *more), strict=True))
-        run = _Run(self.chain, self.ladder, values, steps)
+        run = LadderRun(self.chain, self.ladder, values, steps)
         if self.chooser is None:
             run.visit(self.path, self.watch)
         elif first.is_meta:
@@ -227,8 +227,8 @@ def ladder_of(chain: Process) -> Ladder | None:
     return found if found is not None and chain.steps > 1 else None
 
 
-class _Run:
-    """One tile on its way down a ladder.
+class LadderRun:
+    """One tile, or a whole map, on its way down a ladder.
 
     Args:
         chain: The source's process.

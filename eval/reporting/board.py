@@ -1,5 +1,6 @@
 """Systems that may stand side by side: our runs, and the published ones of the same protocol."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from compress.core.errors import UserError, nearest
 from compress.core.hub import OF_RUNS, hub_name, local_folder
 from compress.cost.count import measure
 from compress.cost.phones import predict, rates
+from compress.process.knobs import KNOBS
 from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost, read_strengths
 from eval import published
 from eval.data.named_sets import full_count
@@ -27,7 +29,7 @@ class System:
         y: Its means by metric.
         note: Where the figures come from.
         run: Its run directory.
-        knob: Means by metric at each "strength", ascending, where it was evaluated so.
+        knobs: Knob -> means by metric at each "strength", ascending, where it was evaluated so.
         faint: Whether a chart shows it in the background, without its name.
     """
 
@@ -37,7 +39,7 @@ class System:
     y: dict[str, float]
     note: str = ""
     run: Path | None = None
-    knob: tuple[dict[str, float], ...] = ()
+    knobs: Mapping[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
     faint: bool = False
 
 
@@ -130,16 +132,20 @@ def _ours(run: Path, averages: Averages, device: str | None) -> System:
         if name not in NOT_METRICS and value is not None:
             y[name] = value
     note = f"{averages['images']} images, {averages['data']}"
-    return System(run.name, True, x, y, note, run, _knob(run, averages))
+    return System(run.name, True, x, y, note, run, _knobs(run, averages))
 
 
-def _knob(run: Path, averages: Averages) -> tuple[dict[str, float], ...]:
-    """The evaluation of these averages at several strengths, as far as there is one."""
-    for folder in sorted(run.glob("eval/*/averages.json")):
-        if read_averages(folder.parent)["data"] == averages["data"]:
-            rows = read_strengths(folder.parent)
-            return tuple(sorted(rows, key=lambda row: row["strength"]))
-    return ()
+def _knobs(run: Path, averages: Averages) -> dict[str, tuple[dict[str, float], ...]]:
+    """The evaluations of these averages at several strengths, as far as there are some."""
+    found = {}
+    for file in sorted(run.glob("eval/*/averages.json")):
+        if read_averages(file.parent)["data"] != averages["data"]:
+            continue
+        for knob in KNOBS:
+            rows = read_strengths(file.parent, knob)
+            if rows and knob not in found:
+                found[knob] = tuple(sorted(rows, key=lambda row: row["strength"]))
+    return found
 
 
 def _predicted(run: Path, device: str | None) -> dict[str, float]:

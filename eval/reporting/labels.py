@@ -1,5 +1,6 @@
 """Names beside points: each at the first place near its point where it covers nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,7 +79,11 @@ class Scene:
 
 
 def label_points(
-    canvas: FigureCanvasAgg, axes: Axes, points: list[Point], front: list[Point]
+    canvas: FigureCanvasAgg,
+    axes: Axes,
+    points: list[Point],
+    front: list[Point],
+    taken: Sequence[Bbox] = (),
 ) -> None:
     """Put each point's name at the first place, nearest its dot, that is free.
 
@@ -91,8 +96,10 @@ def label_points(
         axes: Where the points are drawn.
         points: The points; one without a name is only kept clear of.
         front: Those on the Pareto front, by growing x; empty where none is drawn.
+        taken: Rectangles in pixels that something else covers.
     """
     scene = _scene(canvas, axes, points, front)
+    scene.taken += taken
     named = [point for point in points if point.label]
     for point in sorted(named, key=lambda point: not point.ours):
         text = _text(axes, point)

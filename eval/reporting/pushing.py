@@ -19,7 +19,7 @@ WIDTH = 100  # characters of a line of recipe.yaml
 # Results of evaluations and exports that a report or a curve reads again.
 FIGURES = (
     *("eval/*/averages.json", "eval/*/metrics.csv", "eval/*/fidelity.json"),
-    *("eval/*/strength.json", "eval/*/source/averages.json", "eval/*/source/metrics.csv"),
+    *("eval/*/strength*.json", "eval/*/source/averages.json", "eval/*/source/metrics.csv"),
     "*/figures.json",
 )
 

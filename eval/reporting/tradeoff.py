@@ -4,13 +4,19 @@ A run that was evaluated at several strengths is a line from faithful to full, n
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from compress.core.errors import UserError
+from compress.process.knobs import NOISE, OUTPUTS, STEPS, WEIGHTS
+from compress.process.strength import FULL
 from eval.metric.names import metric_of
 from eval.reporting.board import Board, System
 from eval.reporting.colours import INK, OURS
@@ -18,21 +24,32 @@ from eval.reporting.curve import add_legend, dress_plain, figure_of, save, scatt
 from eval.reporting.labels import label_points
 from eval.reporting.points import Point, without_metric
 
+KINDS = {
+    OUTPUTS: "strength of a run, 0 to 1",
+    NOISE: "the same of its noise",
+    STEPS: "the same of its steps",
+    WEIGHTS: "the same of its weights",
+}
+STYLES = {OUTPUTS: "-", NOISE: "--", STEPS: ":", WEIGHTS: "-."}
 MARKS = 8  # points of the size of a strength's number
+FAR, WIDE = 10, 5  # points from a dot to its number, and more where it stands beside it
+BEAD = 4  # pixels of the squares that a line is taken for
 
 
 @dataclass(frozen=True)
 class Knob:
-    """The knob's line of one run.
+    """The line of one knob of one run.
 
     Attributes:
         label: The run's name.
+        knob: Which, one of `compress.process.knobs.KNOBS`.
         strengths: From 0 to 1, ascending.
         x: The first metric's mean at each.
         y: The second metric's mean at each.
     """
 
     label: str
+    knob: str
     strengths: tuple[float, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -79,21 +96,19 @@ def place(board: Board, x: str, y: str) -> Tradeoff:
             raise UserError(without_metric(system, system.run, missing[0], board.dataset))
         if not missing:
             points.append(Point(system.label, system.y[x], system.y[y], system.ours))
-    found = [_knob(system, x, y) for system in board.systems]
-    knobs = [knob for knob in found if knob is not None]
+    knobs = [knob for system in board.systems for knob in _knobs(system, x, y)]
     return Tradeoff(board.dataset, board.protocol, x, y, points, knobs)
 
 
-def _knob(system: System, x: str, y: str) -> Knob | None:
-    rows = [row for row in system.knob if x in row and y in row]
-    if len(rows) < 2:
-        return None
-    return Knob(
-        system.label,
-        tuple(row["strength"] for row in rows),
-        tuple(row[x] for row in rows),
-        tuple(row[y] for row in rows),
-    )
+def _knobs(system: System, x: str, y: str) -> list[Knob]:
+    found = []
+    for knob, all_rows in system.knobs.items():
+        rows = [row for row in all_rows if x in row and y in row]
+        if len(rows) > 1:
+            strengths = tuple(row["strength"] for row in rows)
+            across = tuple(row[x] for row in rows)
+            found.append(Knob(system.label, knob, strengths, across, tuple(row[y] for row in rows)))
+    return found
 
 
 def draw_tradeoff(tradeoff: Tradeoff, path: str | Path) -> tuple[Path, Path]:
@@ -112,9 +127,11 @@ def draw_tradeoff(tradeoff: Tradeoff, path: str | Path) -> tuple[Path, Path]:
     figure, canvas, axes = figure_of()
     scatter(axes, [point for point in tradeoff.points if not point.ours], ours=False)
     scatter(axes, [point for point in tradeoff.points if point.ours], ours=True)
-    for number, knob in enumerate(tradeoff.knobs):
-        # One entry of the legend for all: a line ends at the run's name.
-        _draw_knob(axes, knob, None if number else "strength of a run, 0 to 1")
+    told: set[str] = set()
+    for knob in tradeoff.knobs:
+        # One entry of the legend for all of a kind: a line ends at the run's name.
+        _draw_knob(axes, knob, None if knob.knob in told else KINDS[knob.knob])
+        told.add(knob.knob)
     _dress(axes, tradeoff)
     return save(_labelled(figure, canvas, axes, tradeoff), path)
 
@@ -127,8 +144,65 @@ def _labelled(figure: Figure, canvas: FigureCanvasAgg, axes: Axes, tradeoff: Tra
         for knob in tradeoff.knobs
         for x, y in zip(knob.x, knob.y, strict=True)
     ]
-    label_points(canvas, axes, [*tradeoff.points, *dots], [])
+    renderer = canvas.get_renderer()
+    numbers = [text for knob in tradeoff.knobs for text in _number(axes, knob)]
+    taken = [text.get_window_extent(renderer) for text in numbers]
+    taken += [box for knob in tradeoff.knobs for box in _line_boxes(axes, knob)]
+    label_points(canvas, axes, [*tradeoff.points, *dots], [], taken)
     return figure
+
+
+def _line_boxes(axes: Axes, knob: Knob) -> list[Bbox]:
+    """Small squares along a line, in pixels."""
+    points = axes.transData.transform(list(zip(knob.x, knob.y, strict=True)))
+    boxes = []
+    for start, end in pairwise(points):
+        count = int(np.hypot(*(end - start)) // BEAD) + 1
+        for x, y in np.linspace(start, end, count + 1):
+            boxes.append(Bbox.from_bounds(x - BEAD / 2, y - BEAD / 2, BEAD, BEAD))
+    return boxes
+
+
+def _number(axes: Axes, knob: Knob) -> list[Annotation]:
+    """Each strength beside its dot, away from the line; the run's own point has its name."""
+    points = axes.transData.transform(list(zip(knob.x, knob.y, strict=True)))
+    found = []
+    for place, strength in enumerate(knob.strengths):
+        if strength == FULL:
+            continue
+        across, up = _away(points, place)
+        found.append(
+            axes.annotate(
+                f"{strength:g}",
+                (knob.x[place], knob.y[place]),
+                ((FAR + WIDE) * across, FAR * up),
+                textcoords="offset points",
+                fontsize=MARKS - 1,
+                ha="center",
+                va="center",
+                color=INK,
+            )
+        )
+    return found
+
+
+def _away(points: np.ndarray, place: int) -> np.ndarray:
+    """The direction, of length 1, in which a number at a dot of a line leaves the line.
+
+    Args:
+        points: Of the line, [n, 2] in pixels.
+        place: Which.
+    """
+    before, after = points[max(0, place - 1)], points[min(len(points) - 1, place + 1)]
+    along = after - before
+    length = float(np.hypot(*along))
+    if not length:
+        return np.array([0.0, -1.0])
+    across = np.array([along[1], -along[0]]) / length
+    bend = float(across @ (2 * points[place] - before - after))
+    # Outside of a bend; of a straight line below it.
+    is_other_side = bend < 0 if abs(bend) > 1 else across[1] > 0
+    return -across if is_other_side else across
 
 
 def _draw_knob(axes: Axes, knob: Knob, label: str | None) -> None:
@@ -137,21 +211,12 @@ def _draw_knob(axes: Axes, knob: Knob, label: str | None) -> None:
         knob.y,
         color=OURS,
         linewidth=1.2,
+        linestyle=STYLES[knob.knob],
         marker="o",
         markersize=3,
         zorder=2,
         label=label,
     )
-    for strength, x, y in zip(knob.strengths, knob.x, knob.y, strict=True):
-        axes.annotate(
-            f"{strength:g}",
-            (x, y),
-            (0, -MARKS - 2),
-            textcoords="offset points",
-            fontsize=MARKS - 1,
-            ha="center",
-            color=INK,
-        )
 
 
 def _dress(axes: Axes, tradeoff: Tradeoff) -> None:

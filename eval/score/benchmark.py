@@ -9,7 +9,9 @@ from tqdm import tqdm
 from compress.core.errors import UserError
 from compress.data.referring import identity, sentence
 from compress.model.sr_model import SRModel
+from compress.process.knobs import OUTPUTS
 from compress.process.strength import FULL
+from compress.recipe.checkpoint import model_path
 from eval.data.dataset import DataSet, open_data
 from eval.data.folders import DataSpec
 from eval.metric.locating import Located, locate
@@ -19,7 +21,7 @@ from eval.score.cache import ScoreCache, Value
 from eval.score.options import EvaluateOptions
 from eval.score.results import Row, write_references, write_results
 from eval.score.scoring import score
-from eval.score.sources import Source, find_source
+from eval.score.sources import Source, find_source, key_of_file
 from eval.score.worker import Job, Outcome
 
 
@@ -71,6 +73,8 @@ def _job(source: Source, located: Located, options: EvaluateOptions) -> Job:
         model_key=_key_with(source.model_key or options.model_key, options),
         strength=options.strength,
         references=options.given_references,
+        knob=options.knob,
+        faithful=None if options.faithful is None else Path(options.faithful),
         convert=options.convert,
         save=None if options.save is None else Path(options.save),
         cache=None if options.cache is None else Path(options.cache),
@@ -83,7 +87,9 @@ def _key_with(model_key: str | None, options: EvaluateOptions) -> str | None:
     if model_key is None:
         return None
     if options.strength != FULL:
-        model_key = f"{model_key}@{options.strength!r}"
+        knob = "" if options.knob == OUTPUTS else options.knob
+        faithful = "" if options.faithful is None else key_of_file(model_path(options.faithful))
+        model_key = f"{model_key}@{options.strength!r}{knob}{faithful}"
     if options.given_references:
         model_key = f"{model_key}+{identity(options.given_references)}"
     return model_key

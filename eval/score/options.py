@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
+from compress.process.knobs import KNOBS, WEIGHTS
 from eval.metric.benchmark import BENCHMARK
 
 # Images scored at once, by kind of device. On a CPU several make no metric faster, and their
@@ -61,6 +62,21 @@ class EvaluateOptions:
         default=1.0,
         metadata={"help": "how much of the result there is, from 0, the plain enlargement, to 1"},
     )
+    knob: str = field(
+        default="outputs",
+        metadata={
+            "help": "what strengths below 1 turn: a blend of outputs, which every model has, or "
+            "what the model has of its own: noise, steps, or weights with --faithful; "
+            "default %(default)s"
+        },
+    )
+    faithful: str | Path | None = field(
+        default=None,
+        metadata={
+            "help": "for --knob weights, the model of the faithful end, of the same structure and "
+            "not quantised"
+        },
+    )
     references: Sequence[str | Path] = field(
         default=(),
         metadata={
@@ -84,6 +100,12 @@ class EvaluateOptions:
 
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"device '{self.device}': this machine has no usable GPU; choose cpu")
+        if self.knob not in KNOBS:
+            raise UserError(f"--knob {self.knob}: is unknown; choose one of {', '.join(KNOBS)}")
+        if (self.knob == WEIGHTS) != (self.faithful is not None):
+            raise UserError(
+                "--knob weights and --faithful MODEL belong together; give both or neither"
+            )
         if self.processes < 1 or self.images_at_once < 1:
             raise UserError(
                 f"{self.processes} processes and a batch of {self.images_at_once}: "

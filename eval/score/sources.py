@@ -9,6 +9,7 @@ from compress.core.errors import UserError
 from compress.core.hub import FORM, hub_name
 from compress.core.image import SUFFIXES
 from compress.model.sr_model import SRModel
+from compress.process.knobs import OUTPUTS
 from compress.recipe.checkpoint import MODEL_FILE, model_path
 from eval.data.dataset import DataSet
 from eval.data.pairing import Found, Problems, restored_images
@@ -52,6 +53,10 @@ def find_source(given: SRModel | str | Path, data: DataSet, options: EvaluateOpt
                 "several processes need a model file or run directory that each can load; "
                 "give its path"
             )
+        if options.knob != OUTPUTS:
+            raise UserError(
+                f"--knob {options.knob} needs a model file or run directory; give its path"
+            )
         return Source(restore=ModelRestorer(given, options.device, options.given_references))
     path = Path(given) if hub_name(given) is None else model_path(given)
     if not path.exists():
@@ -64,6 +69,11 @@ def find_source(given: SRModel | str | Path, data: DataSet, options: EvaluateOpt
             raise UserError(
                 f"--references: {path} holds restored images, which no model is to make; leave it "
                 "out"
+            )
+        if options.knob != OUTPUTS:
+            raise UserError(
+                f"--knob {options.knob}: {path} holds restored images, whose model is not there; "
+                "leave it out"
             )
         return _restored_folder(path, data)
     if path.is_file() and path.suffix.lower() in SUFFIXES:

@@ -14,7 +14,9 @@ import torch
 from compress.core.errors import UserError
 from compress.core.image import read_image, to_uint8, write_image
 from compress.model.sr_model import SCALE
+from compress.process.knobs import OUTPUTS
 from compress.process.strength import FULL, blended
+from compress.routing.knobs import turn
 from eval.data.dataset import Pair
 from eval.data.pairing import size
 from eval.metric.locating import Located
@@ -40,6 +42,8 @@ class Job:
         threads: Threads of each process; None takes half of the cores.
         strength: How much of the result there is, from 0, the enlarged small image, to 1.
         references: What the model refers to; empty for none.
+        knob: What the strength turns, one of `compress.process.knobs.KNOBS`.
+        faithful: For the weights, the faithful model.
     """
 
     metrics: Located
@@ -53,6 +57,8 @@ class Job:
     threads: int | None = None
     strength: float = FULL
     references: tuple[Path, ...] = ()
+    knob: str = OUTPUTS
+    faithful: Path | None = None
 
 
 @dataclass
@@ -193,7 +199,7 @@ class Worker:
 
     def _dialled(self, pair: Pair, pixels: np.ndarray, small: torch.Tensor | None) -> np.ndarray:
         """The restored image, uint8 [H, W, 3], at the job's strength."""
-        if self.job.strength == FULL:
+        if self.job.strength == FULL or self.job.knob != OUTPUTS:
             return pixels
         if small is None:
             raise UserError(f"{pair.name}: has no small image, which a strength below 1 blends in")
@@ -289,7 +295,9 @@ def _restorer(job: Job) -> Restore:
         raise ValueError("a job has a model file or restored images")
     from compress.recipe.checkpoint import load_model
 
-    return ModelRestorer(load_model(job.model), job.device, job.references)
+    model = load_model(job.model)
+    turn(model, job.knob, job.strength, load_model(job.faithful) if job.faithful else None)
+    return ModelRestorer(model, job.device, job.references)
 
 
 def _saw_original(image: _Image) -> bool:

@@ -13,8 +13,10 @@ from torch import nn
 from compress.data.calibration import as_values, calibration_images
 from compress.model.calls import Values
 from compress.model.sr_model import SRModel
+from compress.process.knobs import STEPS
 from compress.process.linear_steps import LinearSteps
 from compress.recipe.export_options import ExportOptions
+from compress.routing.knobs import exported_knobs
 from compress.routing.step_table import is_linear, step_table
 from export.graphs.components import (
     MODEL,
@@ -215,6 +217,12 @@ class Parts:
             section["steps"] = [
                 {"timestep": row.timestep, "factors": dict(row.factors)} for row in process.rows
             ]
+            ladder = process.ladder
+            if ladder is not None and STEPS in exported_knobs(process):
+                for place, step in enumerate(section["steps"]):
+                    step["clean"] = dict(ladder.clean_of(place))
+        if isinstance(process, LinearSteps) and process.scalable:
+            section["noise"] = list(process.scalable)
         if is_linear(process):
             present = parts_of(self.model)
             calls = self.model.wiring.steps

@@ -1,5 +1,7 @@
 """The sentences of manifest.json: what was quantised, and what a host program computes."""
 
+from typing import Any
+
 from torch import nn
 
 from compress.quant.points import placements_in
@@ -65,7 +67,7 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
             "as `references` says: the same to every tile; zeros where there are none"
         )
     if chained:
-        steps.append(_process_step(parts))
+        steps += [_process_step(parts), *_knob_steps(parts.process)]
     if {single_fix, tiles_fix} == {"none"}:
         return [*steps, "no colour correction; a clamp to [0, 1]"]
     itself = "" if chained else "; model.onnx corrects an image of one tile by itself"
@@ -74,6 +76,20 @@ def host_steps(parts: Parts, single_fix: str, tiles_fix: str) -> list[str]:
         f"several), then a clamp to [0, 1]{itself}"
     )
     return steps
+
+
+def _knob_steps(section: dict[str, Any]) -> list[str]:
+    """What --knob of run.py changes of that, as host/turning.py does it."""
+    found = []
+    if "noise" in section:
+        names = ", ".join(section["noise"])
+        found.append(f"--knob noise: {names} times the strength")
+    if any("clean" in step for step in section.get("steps", [])):
+        found.append(
+            "--knob steps: the chain ends early, and its last sum is that of `clean`, mixed with "
+            "the one before between two steps"
+        )
+    return found
 
 
 def _process_step(parts: Parts) -> str:

@@ -17,7 +17,7 @@ from compress.core.files import write_text
 from compress.core.marks import MARK_FILE
 from compress.model.references import fingerprint
 from compress.model.sr_model import MARGIN, SCALE, SRModel
-from compress.process import matching, strength, strips, walks
+from compress.process import knobs, matching, strength, strips, walks
 from compress.recipe.run_files import read_manifest
 from export.graphs.components import Tensors, outputs_of
 from export.graphs.layers import summary
@@ -120,8 +120,9 @@ def copy_host(folder: Path) -> None:
         shutil.copyfile(path, place / path.name)
     for path in sorted(photographs_folder.glob("*.py")):
         shutil.copyfile(path, shared / path.name)
-    for file in (strips.__file__, matching.__file__, strength.__file__, walks.__file__):
-        shutil.copyfile(file, target / Path(file).name)
+    for module in (strips, matching, strength, knobs, walks):
+        file = Path(str(module.__file__))
+        shutil.copyfile(file, target / file.name)
 
 
 def _host_section(parts: Parts) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
+from compress.routing.knobs import own_knobs
 from export.graphs.storage import load_graph
 from export.parity.measure import unrounded
 from export.targets.contract import Exported, Parts, Variant
@@ -81,6 +82,11 @@ def write(parts: Parts, folder: Path) -> Exported:
     notes = []
     if version != pinned():
         notes.append(f"onnxruntime-web is {version}; the page was tried with {pinned()}")
+    own = own_knobs(parts.model.process)
+    if own:
+        notes.append(
+            f"the page's knob of realism is the blend of outputs alone, not {', '.join(own)}"
+        )
     models = [_model(WEBGPU, variant.dtype, variant.graphs) for variant in variants]
     models.append(_model(WASM, parts.dtype, graphs))
     page = {

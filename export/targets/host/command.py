@@ -27,6 +27,7 @@ from .runtimes import RUNTIMES, load
 from .strength import dialled
 from .strips import StripError
 from .tiles import chosen, upscale_bytes
+from .turning import check, turned
 
 MOST_DIGITS = 6  # of a number that counts threads or runs
 
@@ -82,6 +83,7 @@ def main() -> int:
             print(json.dumps(profile(arguments.folder, arguments.profile, arguments.threads)))
             return 0
         names = chosen(manifest, arguments.graphs)
+        check(manifest, names, arguments.knob)
         further = FurtherImages(arguments.image, further_images(manifest), arguments.images)
         references = _references(arguments.references, manifest)
         return batch.run(
@@ -138,8 +140,11 @@ def prepare(
     It maps float32 [1, 3, h, w] in [0, 1] and the photograph's file to uint8 [4h, 4w, 3].
     """
     graphs = load(arguments.folder, names, arguments.threads)
+    is_blend = arguments.knob == batch.OUTPUTS
+    if not is_blend:
+        manifest, graphs = turned(manifest, graphs, arguments.knob, arguments.strength)
 
     def upscale(lr: np.ndarray, photograph: Path) -> np.ndarray:
         return upscale_bytes(manifest, graphs, lr, {**further.of(photograph), **references})
 
-    return dialled(upscale, arguments.strength, manifest["scale"])
+    return dialled(upscale, arguments.strength, manifest["scale"]) if is_blend else upscale

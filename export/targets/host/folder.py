@@ -29,7 +29,13 @@ HOST_NEEDED = {
     "align": int,
     "smallest": int,
 }
-OPTIONAL = {"images": dict, "each_step": list, "adaptive": dict, "references": dict}
+OPTIONAL = {
+    "images": dict,
+    "each_step": list,
+    "adaptive": dict,
+    "references": dict,
+    "noise": list,
+}
 REFERENCES = {"places": int, "size": list, "kept": dict, "made_by": str}
 ADAPTIVE = {
     "regressor": str,
@@ -152,6 +158,9 @@ def _check_process(path: Path, host: dict) -> None:
             raise _damaged(path, f"host.steps.{i} is no step")
         _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
         _check_factors(path, f"host.steps.{i}.factors", step["factors"])
+        if "clean" in step:
+            _check_types(path, f"host.steps.{i}.", step, {"clean": dict})
+            _check_factors(path, f"host.steps.{i}.clean", step["clean"])
 
 
 def _check_references(path: Path, references: dict) -> None:
