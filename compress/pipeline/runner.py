@@ -12,6 +12,7 @@ import torch
 
 from compress.core import folders, marks, tracks
 from compress.core.code_version import code_version
+from compress.core.config import read_yaml
 from compress.core.errors import UserError
 from compress.core.files import check_name, write_text
 from compress.core.hub_config import with_local_files
@@ -24,7 +25,7 @@ from compress.pipeline.reports import write_reports
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import MODEL_FILE, convert_all, load_model, save_model
 from compress.recipe.inputs import check_inputs, paths_in
-from compress.recipe.recipe import Recipe, resolved, to_yaml
+from compress.recipe.recipe import Recipe, parse_recipe, resolved, to_yaml
 from compress.recipe.run_files import LEDGER, RECIPE, read_ledger
 from compress.recipe.run_passes import Compressed, compress
 
@@ -54,9 +55,18 @@ def ledger(recipe: Recipe, done: Compressed) -> dict:
 
 
 def is_same_recipe(folder: Path, recipe: Recipe) -> bool:
-    """Whether a run directory, finished or not, is one of this recipe."""
+    """Whether a run directory, finished or not, is one of this recipe.
+
+    A key that an older version of this toolkit did not write has its default.
+    """
     file = folder / RECIPE
-    return file.is_file() and file.read_text(encoding="utf-8", errors="replace") == to_yaml(recipe)
+    if not file.is_file():
+        return False
+    try:
+        made_of = parse_recipe(read_yaml(file), str(file))
+    except UserError:
+        return False
+    return to_yaml(made_of) == to_yaml(recipe)
 
 
 class Runner:
