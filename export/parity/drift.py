@@ -183,7 +183,7 @@ class _Tapped:
         """What the simulation of a graph gives for the inputs of one photograph."""
         (inputs,) = given
         entry = self.made.graphs[stem]
-        if entry["format"] == STORED:
+        if entry.get("format") == STORED:
             return [read_outputs(entry, self.folder)]
         taps = self.folder / f".{stem}.taps.onnx"
         where = write_tapped(self.folder / entry.get("qdq", entry["file"]), taps)

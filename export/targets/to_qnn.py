@@ -105,7 +105,7 @@ class Simulator:
     def __call__(self, stem: str, arrays: dict[str, Inputs]) -> dict[str, Inputs]:
         """Run a graph: label -> float32 inputs, to label -> outputs."""
         graph = self.graphs[stem]
-        if graph["format"] == STORED:
+        if graph.get("format") == STORED:
             return dict.fromkeys(arrays, read_outputs(graph, self.folder))
         while True:
             try:

@@ -302,6 +302,6 @@ def load(
     loaded = {}
     for name in names or manifest["graphs"]:
         graph = manifest["graphs"][name]
-        load_one = stored if graph["format"] == STORED else start
+        load_one = stored if graph.get("format") == STORED else start
         loaded[name] = load_one(graph, folder, threads)
     return loaded
