@@ -14,7 +14,7 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes import PASSES
 from compress.process.direct import Direct
-from compress.recipe.checkpoint import parse_pass
+from compress.recipe.checkpoint import parse_pass, save_model
 
 LR = torch.rand(1, 3, 16, 32, generator=torch.Generator().manual_seed(0))
 CALIBRATION = {"images": 2, "size": 32}
@@ -80,8 +80,22 @@ def test_distill_acts_and_gives_no_prior():
     assert "the denoiser reads pooled besides its state" in refused("distill", keys, model)
 
 
+@torch.no_grad()
+def test_interpolate_acts(tmp_path):
+    model, faithful = tiny_family("tsdsr"), tiny_family("tsdsr")
+    for value in faithful.parameters():
+        value.zero_()
+    save_model(faithful, tmp_path / "model.safetensors", TSDSRSource(), [])
+    own = {name: value.clone() for name, value in model.named_parameters()}
+    step = parse_pass({"pass": "interpolate", "weights": str(tmp_path)}, "test")
+    step.convert(model)
+    step.fit(model, FitContext(source=model))
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, 0.5 * own[name])
+
+
 def test_every_pass_is_here():
-    assert set(PASSES) == {*ACT, *REFUSE, "distill"}
+    assert set(PASSES) == {*ACT, *REFUSE, "distill", "interpolate"}
 
 
 @torch.no_grad()
