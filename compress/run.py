@@ -93,9 +93,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     import torch
 
     from compress.core.processes import is_main, leave
-    from compress.pipeline.runner import Runner
-    from compress.recipe.recipe import to_yaml
-    from compress.recipe.run_files import RECIPE
+    from compress.pipeline.runner import Runner, is_same_recipe
 
     if not is_main():
         # Of several processes one speaks.
@@ -112,9 +110,7 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
         trackers=tuple(options.track),
     )
-    file = out / RECIPE
-    is_kept = file.is_file() and file.read_bytes() == to_yaml(recipe).encode()
-    if not is_kept:  # then the run's recipe file is replaced by another
+    if not is_same_recipe(out, recipe):  # then the run's recipe file is replaced by another
         folders.check_place(out, "--out", [options.recipe])
     torch.manual_seed(recipe.seed)
     keep_freed_memory()

@@ -57,16 +57,23 @@ def ledger(recipe: Recipe, done: Compressed) -> dict:
 def is_same_recipe(folder: Path, recipe: Recipe) -> bool:
     """Whether a run directory, finished or not, is one of this recipe.
 
-    A key that an older version of this toolkit did not write has its default.
+    A key that an older version of this toolkit did not write has its default. Any other line that
+    is not of the recipe, such as a remark of the user's, makes it another.
     """
     file = folder / RECIPE
     if not file.is_file():
         return False
+    text = file.read_text(encoding="utf-8", errors="replace")
+    whole = to_yaml(recipe)
+    if text == whole:
+        return True
+    lines = iter(whole.splitlines())
+    if not all(line in lines for line in text.splitlines()):
+        return False
     try:
-        made_of = parse_recipe(read_yaml(file), str(file))
+        return to_yaml(parse_recipe(read_yaml(file), str(file))) == whole
     except UserError:
         return False
-    return to_yaml(made_of) == to_yaml(recipe)
 
 
 class Runner:

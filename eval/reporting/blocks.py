@@ -40,7 +40,7 @@ def picture(image: np.ndarray) -> Markup:
     if pixels.dtype != np.uint8:
         pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     stream = io.BytesIO()
-    # `optimize` would take five times as long, for 4 % fewer bytes.
+    # `optimize` takes far longer, for few bytes.
     Image.fromarray(pixels).save(stream, "PNG")
     return Markup("data:image/png;base64," + base64.b64encode(stream.getvalue()).decode())
 

@@ -26,7 +26,8 @@ def test_keys_that_have_come_since_have_their_defaults(tmp_path, recipe, key):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "name: another\n", "a: [", "{recipe}extra: 1\n", "{recipe}seed: 5\n"]
+    "text",
+    ["", "name: another\n", "a: [", "{recipe}extra: 1\n", "{recipe}seed: 5\n", "{recipe}# mine\n"],
 )
 def test_others(tmp_path, recipe, text):
     (tmp_path / "recipe.yaml").write_text(
