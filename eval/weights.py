@@ -12,7 +12,9 @@ def main(argv: list[str]) -> int:
     """Print the survey; 0 even where files are missing, 2 where one differs from its digest."""
     parser = command_parser("eval.weights", description=__doc__)
     parser.add_argument(
-        "--iqa-weights", metavar="DIR", help="folder with weight files; looked at before the cache"
+        "--iqa-weights",
+        metavar="DIR",
+        help="folder with weight files, or its name on the hub; looked at before the cache",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     args = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from compress.core.code_version import code_version
-from compress.core.errors import UserError, shown
+from compress.core.errors import UserError
 from compress.core.files import write_text
 from compress.core.hub_config import with_local_files
 from compress.core.image import read_image
@@ -21,6 +21,7 @@ from compress.recipe.checkpoint import MODEL_FILE, dump
 from compress.recipe.recipe import NamedData, Recipe
 from compress.recipe.run_files import read_averages
 from eval.data.dataset import DataSet
+from eval.metric.locating import weights_folder
 from eval.metric.names import check_names
 from eval.reporting.pictures import open_entry
 from eval.score.benchmark import evaluate
@@ -40,12 +41,7 @@ def open_all(recipe: Recipe) -> list[DataSet]:
             or two data sets whose results would have one folder.
     """
     check_names(recipe.eval.metrics)
-    weights = recipe.eval.iqa_weights
-    if weights is not None and not Path(weights).is_dir():
-        raise UserError(
-            f"eval.iqa_weights {shown(weights)}: no such folder; give the folder that holds the "
-            "metrics' weights, or leave it out"
-        )
+    weights_folder(recipe.eval.iqa_weights, "eval.iqa_weights")
     opened: dict[str, DataSet] = {}
     for index, entry in enumerate(recipe.eval.data):
         try:

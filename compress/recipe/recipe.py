@@ -39,7 +39,9 @@ class Eval(Strict):
         min_length=1, description="Metrics by name: those of docs/evaluate.md, or any of pyiqa's."
     )
     iqa_weights: str | None = Field(
-        None, description="The folder with the weights of metrics that are networks."
+        None,
+        description="The folder with the weights of metrics that are networks, or its name on the "
+        "hub.",
     )
     limit: int | None = Field(
         None, gt=0, description="Only the first images of each data set; null: all."

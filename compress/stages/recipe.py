@@ -136,8 +136,8 @@ class TrainRecipe(Strict):
     )
     lpips_weights: str | None = Field(
         None,
-        description="File with the weights of LPIPS under pyiqa's names, for the losses lpips and "
-        "ea_lpips.",
+        description="File with the weights of LPIPS under pyiqa's names, or its name on the hub, "
+        "for the losses lpips and ea_lpips.",
     )
     lpips_net: Literal["squeeze", "alex", "vgg"] = Field(
         "squeeze", description="The network of the losses lpips and ea_lpips."

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from compress.core.hub import hub_name
 from compress.core.identity import content_digest
 from compress.core.machine import hardware
 from compress.data.folder import data_hash
@@ -58,6 +59,6 @@ def record_of(made: Made, stages: list[dict[str, Any]]) -> dict[str, Any]:
         record["start_hash"] = content_digest(made.start)
         told["start"] = made.start.name
     for key in {*METRIC_FILES.values(), "latent_lpips_weights"}:
-        if told[key] is not None:
+        if told[key] is not None and hub_name(told[key]) is None:
             told[key] = Path(told[key]).name
     return record

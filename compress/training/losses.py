@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models
 
 from compress.core.errors import UserError
+from compress.core.hub import local_file
 from compress.core.tensors import UNREADABLE, State
 
 BACKBONES = ("alexnet", "vgg16")  # of torchvision, which pyiqa builds metrics on
@@ -139,7 +140,7 @@ def _read(weights: str | Path, loss: str, network: str) -> State:
     Raises:
         UserError: There is no such file, or it holds something else.
     """
-    path = Path(weights)
+    path = local_file(weights)
     try:
         return _named_tensors(path)
     except _UnfitError as problem:

@@ -4,10 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.core.errors import UserError
+from compress.core.errors import UserError, shown
+from compress.core.hub import FORM, local_folder
 from eval.metric.metrics import Metric
 from eval.metric.names import check_names, metric_of
 from eval.metric.weight_files import WeightsMissingError, find
+
+# How files of weights end that metrics read.
+OF_WEIGHTS = (".safetensors", ".pth", ".pt", ".mat")
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,13 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
 
     Args:
         names: Names of metrics.
-        weights: A folder that is looked into before the cache.
+        weights: A folder, or the name of one on the hub, that is looked into before the cache.
 
     Raises:
         UserError: A name is unknown, or the folder is not there.
     """
     asked = check_names(names)
-    folder = None if weights is None else Path(weights)
-    check_folder(folder)
+    folder = weights_folder(weights)
     found = Located(_with_parts(asked))
     for name in found.names:
         metric = metric_of(name)
@@ -60,13 +63,25 @@ def locate(names: Iterable[str], weights: str | Path | None = None) -> Located:
     return found
 
 
-def check_folder(folder: Path | None) -> None:
-    """Raise UserError where a folder of weight files is named and is none."""
-    if folder is not None and not folder.is_dir():
+def weights_folder(place: str | Path | None, option: str = "--iqa-weights") -> Path | None:
+    """The folder of weight files that a user names, on this machine; None where none is named.
+
+    Args:
+        place: A folder, or the name of one on the hub, whose weight files are fetched.
+        option: What names it, for the message.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if place is None:
+        return None
+    folder = local_folder(place, OF_WEIGHTS)
+    if not folder.is_dir():
         raise UserError(
-            f"--iqa-weights {folder}: no such folder; "
-            "give the folder that holds the metrics' weights"
+            f"{option} {shown(str(place))}: no such folder; give the folder that holds the "
+            f"metrics' weights, or its name on the hub as {FORM}"
         )
+    return folder
 
 
 def _with_parts(names: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.metric import weight_files
-from eval.metric.locating import check_folder
+from eval.metric.locating import weights_folder
 from eval.metric.metrics import METRICS, Metric
 from eval.metric.weight_files import Weight
 
@@ -16,10 +16,10 @@ Lacks = dict[str, list[str]]  # metric -> the files that it lacks
 
 
 def survey(folder: str | Path | None = None) -> Files:
-    """What is known of each weight file; nothing is downloaded.
+    """What is known of each weight file; nothing is downloaded from their publishers.
 
     Args:
-        folder: Looked into before the cache.
+        folder: A folder, or the name of one on the hub, that is looked into before the cache.
 
     Returns:
         {file: {state, path, url, sha256, published_sha256, licence, what, cache, metrics}}. `state`
@@ -28,8 +28,7 @@ def survey(folder: str | Path | None = None) -> Files:
     Raises:
         UserError: The folder is not there.
     """
-    place = None if folder is None else Path(folder)
-    check_folder(place)
+    place = weights_folder(folder)
     return {weight.file: _row(weight, place) for weight in weight_files.known().values()}
 
 

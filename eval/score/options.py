@@ -29,7 +29,10 @@ class EvaluateOptions:
     )
     iqa_weights: str | Path | None = field(
         default=None,
-        metadata={"help": "folder with the metrics' weight files (python -m eval.weights)"},
+        metadata={
+            "help": "folder with the metrics' weight files (python -m eval.weights), or its name "
+            "on the hub"
+        },
     )
     out: str | Path | None = field(
         default=None,

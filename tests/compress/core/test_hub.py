@@ -18,7 +18,9 @@ from compress.core.weight_file import write_tensors
 from compress.data.folder import find_images
 from compress.families.osediff import OSEDiffSource
 from compress.recipe.checkpoint import FORMAT, load_model
+from compress.training import losses
 from eval.data.dataset import open_data
+from eval.metric.locating import weights_folder
 
 
 @pytest.fixture
@@ -139,6 +141,21 @@ def test_weights_of_a_config(hub, tmp_path):
     assert with_local_files(plain) is plain
     with pytest.raises(UserError, match="say which as org/name:FILE"):
         with_local_files(OSEDiffSource(weights="org/name"))
+
+
+def test_weights_of_metrics(hub):
+    file = "lpips.safetensors"
+    hub.put("org/iqa", {f"v1/{file}": b"weights", "v1/README.md": b"words"})
+    assert (weights_folder("org/iqa:v1") / file).read_bytes() == b"weights"
+    assert not any(path.endswith(".md") for path in hub.asked)
+    with pytest.raises(UserError, match=r"org/iqa:v2: .*no such folder"):
+        weights_folder("org/iqa:v2")
+
+
+def test_weights_of_losses(hub):
+    hub.put("org/iqa", {"lpips.safetensors": b"cut off"})
+    with pytest.raises(UserError, match=r"LPIPS weights .*lpips\.safetensors cannot be read"):
+        losses.lpips("org/iqa:lpips.safetensors")
 
 
 def test_a_model_of_a_stranger_is_only_tensors(hub):
