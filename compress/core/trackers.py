@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from compress.core.errors import UserError, nearest
+from compress.core.errors import UserError, first_line, nearest
 from compress.core.image import to_uint8
 from compress.core.tracker_names import TRACKERS
 
@@ -19,7 +19,7 @@ def check(trackers: tuple[str, ...]) -> None:
     """See that trackers are there before any work.
 
     Raises:
-        UserError: One is none of TRACKERS.
+        UserError: One is none of TRACKERS, or does not know its user.
         ModuleNotFoundError: One is not installed.
     """
     for name in trackers:
@@ -28,8 +28,20 @@ def check(trackers: tuple[str, ...]) -> None:
                 f"--track '{name}' is unknown{nearest(name, TRACKERS)}; choose from "
                 f"{', '.join(TRACKERS)}"
             )
-        importlib.import_module(name)
+        package = importlib.import_module(name)
         importlib.import_module("accelerate")
+        if name == "wandb":
+            _log_in(package)
+
+
+def _log_in(wandb: Any) -> None:
+    """Let wandb find the user's key, or ask for it; it needs none where WANDB_MODE is offline."""
+    try:
+        wandb.login()
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"--track wandb: {first_line(error)} Or set WANDB_MODE=offline, and `wandb sync` later."
+        ) from None
 
 
 def word(name: str) -> str:
@@ -63,12 +75,15 @@ class Tracker:
         self.tracker.log(dict(values), step=step)
 
     def picture(self, step: int, image: torch.Tensor) -> None:
-        """Log a picture, where the tracker takes some."""
+        """Log a picture, float [1, 3, H, W] in [0, 1]."""
         pixels = to_uint8(image)
         if self.kind == "tensorboard":
             self.tracker.log_images({SAMPLES: pixels[None]}, step=step, dataformats="NHWC")
         elif self.kind == "wandb":
             self.tracker.log_images({SAMPLES: [pixels]}, step=step)
+        else:  # accelerate gives trackio numbers alone
+            trackio = importlib.import_module("trackio")
+            self.tracker.log({SAMPLES: trackio.Image(pixels)}, step=step)
 
     def close(self) -> None:
         """End the tracker's run."""

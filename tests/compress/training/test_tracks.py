@@ -1,6 +1,8 @@
 """Losses, rates and samples go to tracks; a training that was killed and goes on is one curve."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +128,29 @@ def test_trackers_are_looked_for_before_the_work(tmp_path, capsys):
         run.main(["minmax_w8a8", "--out", str(tmp_path / "run"), "--track", "none"])
     assert end.value.code == 2
     assert "--track 'none' is unknown" in capsys.readouterr().err
+
+
+def test_wandb_is_asked_for_its_user_before_the_work(tmp_path, monkeypatch):
+    def login():
+        raise wandb.errors.Error("No API key configured.\nMore.")
+
+    wandb = SimpleNamespace(login=login, errors=SimpleNamespace(Error=RuntimeError))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    with pytest.raises(UserError, match=r"^--track wandb: No API key configured\. Or set WANDB"):
+        tracks.kept_in(tmp_path, "tiny", ("wandb",)).__enter__()
+
+
+def test_trackio_gets_numbers_and_samples(tmp_path, monkeypatch):
+    logged = []
+    made = SimpleNamespace(
+        log=lambda values, step: logged.append((step, list(values))), finish=lambda: None
+    )
+    trackio = SimpleNamespace(init=lambda **_: made, Image=lambda pixels: pixels.shape)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    with tracks.kept_in(tmp_path, "tiny", ("trackio",)):
+        trained(tmp_path)
+    assert [step for step, keys in logged if "l1" in keys] == [*range(1, STEPS + 1)]
+    assert [step for step, keys in logged if keys == ["samples"]] == [4, 8]
 
 
 def test_a_report_shows_curves_and_samples(tmp_path):
