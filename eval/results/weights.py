@@ -34,5 +34,6 @@ def family_of(name: str) -> str:
 
 
 def recipe_inputs(name: str) -> tuple[str, ...]:
-    """The recipe, and the embedded weights that it starts from."""
-    return (NANO[family_of(name)], recipe_file(name))
+    """The recipe, and the embedded weights that it starts from, if there are any."""
+    weights = NANO.get(family_of(name))
+    return (recipe_file(name),) if weights is None else (weights, recipe_file(name))

@@ -45,7 +45,9 @@ RECIPES = (
     "adcsr_binary",
     "depth_light_w8a8",
     "encoder_swap_binary",
+    "spandrel_w8a8",
 )
+OVERRIDES = {"spandrel_w8a8": ("source.path={gan}",)}  # somebody else's network, as a peer
 WHOLE = ("model.onnx", "end to end")  # rows of parity of the whole model
 
 
@@ -56,7 +58,8 @@ def recipes(short: Short) -> list[Job]:
 
 def run_command(name: str, short: Short) -> tuple[str, ...]:
     """The command that runs a recipe, or completes its run."""
-    words = ("python", "-m", "compress.run", recipe_file(name), *_fewer_steps(name, short))
+    overrides = (*OVERRIDES.get(name, ()), *_fewer_steps(name, short))
+    words = ("python", "-m", "compress.run", recipe_file(name), *overrides)
     return (*words, "--out", run_of(name, short), "--resume")
 
 
@@ -139,7 +142,8 @@ MEASURED = Measurement(
     page="quality",
     jobs=recipes,
     columns=(Column("recipe", "recipe"), *COUNTS, *BENCHMARK, *UNTRAINED),
-    needs=("realsr", "iqa_weights"),
+    needs=("realsr", "iqa_weights", "gan"),
+    packages=("spandrel",),
     hours=6,
 )
 PARETO = Measurement(
@@ -148,7 +152,8 @@ PARETO = Measurement(
     page="quality",
     jobs=pareto,
     columns=(Column("picture", "picture"),),
-    needs=("realsr", "iqa_weights"),
+    needs=("realsr", "iqa_weights", "gan"),
+    packages=("spandrel",),
     hours=0.1,
     pictures=("docs/images/nano_pareto.png",),
 )
