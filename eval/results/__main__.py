@@ -6,7 +6,8 @@
     python -m eval.results --render
 
 What an option is missing for is told, and the rest is measured. `--resume` keeps all that is done
-and current, so that the same command night after night ends with current tables.
+and current, so that the same command night after night ends with current tables. `--gather` puts
+the jobs of an unfinished measurement into the tables, which say what is missing.
 """
 
 import argparse
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--render", action="store_true", help="write the pages alone")
     p.add_argument("--check", action="store_true", help="write nothing; 2 if a page differs")
     p.add_argument("--resume", action="store_true", help="keep what is done and current")
+    p.add_argument("--gather", action="store_true", help="write what is done so far; run nothing")
     p.add_argument("--busy", action="store_true", help="measure times beside other work")
     p.add_argument("--workdir", type=Path, help=f"for runs and results of jobs (default {WORKDIR})")
     p.add_argument("-o", "--out", type=Path, help="for NAME.json (default docs/results)")
@@ -103,11 +105,14 @@ def describe(measurements: list[Measurement], pages: "Pages", known: Mapping[str
 
 def measure(measurements: list[Measurement], wish: "Wish") -> int:
     """Run measurements; returns how many of them could not be run or failed."""
-    from eval.results.running import run, session_here, why_not
+    from eval.results.running import gather, run, session_here, why_not
 
     left = 0
     session = session_here(wish.places.root)
     for measurement in measurements:
+        if wish.gather:
+            gather(measurement, wish, session)
+            continue
         why = why_not(measurement, wish)
         if why is not None:
             print(f"{measurement.name}: {why}", flush=True)
@@ -153,7 +158,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--limit and --steps try a measurement and give no result; add -o DIR")
     workdir = (options.workdir or root / WORKDIR).absolute()
     places = Places(root, workdir, given(options))
-    wish = Wish(places, results, options.resume, options.busy, short)
+    wish = Wish(places, results, options.resume, options.busy, short, options.gather)
     measurements = chosen(options.only)
     if options.list:
         describe(measurements, Pages(MEASUREMENTS, root, results), places.given)

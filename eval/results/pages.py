@@ -28,7 +28,7 @@ from eval.results import datafile, said
 from eval.results.datafile import Data
 from eval.results.measurement import Measurement
 from eval.results.provenance import RESULTS
-from eval.results.staleness import reasons
+from eval.results.staleness import reasons, unmeasured
 
 TEMPLATES = Path(__file__).parent / "pages"
 HEAD = "<!-- Written by eval.results --render from eval/results/pages/{}. Do not edit. -->"
@@ -143,7 +143,11 @@ class Pages:
         why = reasons(data, measurement, self.root)
         day = max(job["date"] for job in data["jobs"])
         took = said.seconds(sum(job["seconds"] for job in data["jobs"]))
-        return (f"stale, {day}" if why else day), took
+        if why:
+            return f"stale, {day}", took
+        lacking = len(unmeasured(data, measurement))
+        done = len(data["jobs"])
+        return (f"{done} of {done + lacking}, {day}" if lacking else day), took
 
     def render(self, template: str) -> str:
         """The text of a template, in lines of at most 100 columns."""

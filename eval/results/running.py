@@ -34,6 +34,7 @@ class Wish:
         resume: Keep jobs that are done and current.
         busy: Measure times although other work is on the machine.
         short: Less than a measurement asks for.
+        gather: Write what is done so far, and run nothing.
     """
 
     places: Places
@@ -41,6 +42,7 @@ class Wish:
     resume: bool = False
     busy: bool = False
     short: Short = field(default_factory=Short)
+    gather: bool = False
 
 
 def why_not(measurement: Measurement, wish: Wish) -> str | None:
@@ -117,6 +119,32 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
         _take_pictures(measurement, wish.places, jobs)
     datafile.write(data, file)
     partial.unlink(missing_ok=True)
+    return data
+
+
+def gather(measurement: Measurement, wish: Wish, session: Session) -> Data | None:
+    """Write the file of a measurement from the jobs that are done and current, and run none.
+
+    Its page names the jobs that are missing. What a killed run left stays for --resume.
+
+    Returns:
+        What was written; None where no job is done.
+    """
+    file = wish.results / f"{measurement.name}.json"
+    known = _known(measurement, wish, wish.places.workdir / f"{measurement.name}.partial.jsonl")
+    jobs = measurement.jobs(wish.short)
+    done = [
+        job
+        for job in jobs
+        if job.key in known and _is_current(known[job.key], job, measurement, session, wish)
+    ]
+    _LOG.info("%s: %d of %d jobs are done", measurement.name, len(done), len(jobs))
+    if not done:
+        return None
+    data = datafile.assemble(measurement, [known[job.key] for job in done])
+    if measurement.pictures and len(done) == len(jobs):
+        _take_pictures(measurement, wish.places, jobs)
+    datafile.write(data, file)
     return data
 
 

@@ -9,7 +9,7 @@ from compress.core.wrapping import WIDTH
 from eval.results.datafile import Data, Session
 from eval.results.machine import MOST_OTHER_WORK
 from eval.results.measurement import Column, Measurement, Value
-from eval.results.staleness import reasons
+from eval.results.staleness import listed, reasons, unmeasured
 
 NONE = "–"
 MINUTE, HOUR = 60, 3600
@@ -54,9 +54,11 @@ def seconds(value: float) -> str:
 
 
 def provenance(data: Data, measurement: Measurement, root: Path) -> str:
-    """When, where and with what a result was made, and whether it is stale."""
+    """When, where and with what a result was made, what it lacks, and whether it is stale."""
     parts = [_sitting(data, index) for index in sorted({job["session"] for job in data["jobs"]})]
     text = " ".join(parts)
+    if lacking := unmeasured(data, measurement):
+        text += f"\n\n**Not measured yet:** {listed(lacking)}."
     why = reasons(data, measurement, root)
     if why:
         text += f"\n\n**Stale:** {'; '.join(why)}. Make it again by the command above."

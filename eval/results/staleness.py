@@ -20,22 +20,27 @@ def reasons(data: Data, measurement: Measurement, root: Path) -> list[str]:
     found = []
     files = _changed_files(data["jobs"], root)
     if files:
-        found.append(f"made with other {_listed(files)}")
+        found.append(f"made with other {listed(files)}")
     versions = _changed_versions(data, root)
     if versions:
-        found.append(f"made with {_listed(versions)}")
+        found.append(f"made with {listed(versions)}")
     if data["edition"] != measurement.edition:
         found.append("measured in another way")
     keys = {job.key for job in measurement.jobs(Short())}
     measured = {record["key"] for record in data["jobs"]}
-    if keys - measured:
-        found.append(f"made without {_listed(sorted(keys - measured))}")
     if measured - keys:
-        found.append(f"made with {_listed(sorted(measured - keys))}, which there is no more")
+        found.append(f"made with {listed(sorted(measured - keys))}, which there is no more")
     return found
 
 
-def _listed(names: list[str]) -> str:
+def unmeasured(data: Data, measurement: Measurement) -> list[str]:
+    """The keys of jobs that a result lacks, in the order of the jobs."""
+    measured = {record["key"] for record in data["jobs"]}
+    return [job.key for job in measurement.jobs(Short()) if job.key not in measured]
+
+
+def listed(names: list[str]) -> str:
+    """Names as code, the first MOST_NAMED of them."""
     named = ", ".join(f"`{name}`" for name in names[:MOST_NAMED])
     more = len(names) - MOST_NAMED
     return f"{named} and {more} more" if more > 0 else named

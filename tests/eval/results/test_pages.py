@@ -120,10 +120,17 @@ def test_another_edition_makes_a_result_stale(root):
     assert reasons(data, tiny(job("a", figure(20)), edition=2), root) == ["measured in another way"]
 
 
-def test_a_new_job_makes_a_result_stale(root):
+def test_a_page_names_the_jobs_that_are_not_measured_yet(root):
+    run(tiny(job("a", figure(20))), wish(root), current(root))
+    more = opened(root, tiny(job("a", figure(20)), job("b", figure(21))))
+    text = more.texts()[Path("docs/results/tiny.md")]
+    assert "**Not measured yet:** `b`." in text
+    assert "Stale" not in text
+    assert more.state("tiny")[0].startswith("1 of 2, ")
+
+
+def test_a_job_that_is_no_more_makes_a_result_stale(root):
     data = run(tiny(job("a", figure(20))), wish(root), current(root))
-    more = tiny(job("a", figure(20)), job("b", figure(21)))
-    assert reasons(data, more, root) == ["made without `b`"]
     assert reasons(data, tiny(), root) == ["made with `a`, which there is no more"]
 
 

@@ -13,7 +13,7 @@ from support.results import WEIGHTS, clone, figure, job, tiny, wish
 from compress.core.errors import UserError
 from eval.results import datafile, provenance
 from eval.results.measurement import NEEDS
-from eval.results.running import run, session_here, why_not
+from eval.results.running import gather, run, session_here, why_not
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 120  # until a process on a busy machine has done its first job
@@ -59,6 +59,26 @@ def test_a_failed_job_leaves_the_others_for_resuming(root):
     assert [row["psnr"] for row in data["rows"]] == [1, 2, 3]
     made_in = [data["sessions"][record["session"]]["commit"] for record in data["jobs"]]
     assert made_in == [sessions[0]["commit"], "later", sessions[0]["commit"]]
+
+
+def test_jobs_that_are_done_are_gathered_before_the_others(root):
+    failing = job("b", ("python", "-c", "raise SystemExit(1)"))
+    with pytest.raises(UserError, match="tiny: failed: b"):
+        run(tiny(job("a", figure(1)), failing), wish(root), session_here(root))
+    complete = tiny(job("a", figure(1)), job("b", figure(2)))
+    data = gather(complete, wish(root), session_here(root))
+    assert [record["key"] for record in data["jobs"]] == ["a"]
+    assert datafile.read(root / "docs/results/tiny.json") == data
+    (root / "work" / "tiny.partial.jsonl").unlink()  # as on another machine
+    later = session_here(root) | {"commit": "later"}
+    data = run(complete, wish(root, resume=True), later)
+    made_in = [data["sessions"][record["session"]]["commit"] for record in data["jobs"]]
+    assert made_in[0] != "later" == made_in[1]
+
+
+def test_nothing_is_gathered_where_nothing_is_done(root):
+    assert gather(tiny(job("a", figure(1))), wish(root), session_here(root)) is None
+    assert not (root / "docs/results/tiny.json").exists()
 
 
 def test_without_resuming_all_is_measured_again(root):
