@@ -31,6 +31,7 @@ from tqdm import tqdm
 from compress.core.code_version import code_version
 from compress.core.errors import UserError, command, nearest
 from compress.core.files import write_text
+from compress.core.memory import keep_freed_memory
 from compress.data.calibration import calibration_hash, calibration_images
 from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
@@ -255,6 +256,7 @@ def check_choices(arguments: argparse.Namespace) -> None:
 def main(argv: list[str]) -> None:
     arguments = parser().parse_intermixed_args(argv)
     check_choices(arguments)
+    keep_freed_memory()
     folder = arguments.out
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     recipe = load_recipe(arguments.recipe, arguments.overrides)

@@ -16,6 +16,7 @@ import torch
 from rows import add_json, write_rows
 
 from compress.core.errors import command
+from compress.core.memory import keep_freed_memory
 from compress.data.config import Calibration
 from compress.model.calls import CLEAN_LATENT, IMAGE, LATENT, LR, Call, Wiring, map_ratios
 from compress.model.passes import FitContext
@@ -87,6 +88,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--limit", type=int, help="only that many photographs")
     add_json(parser)
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     pairs = open_data(arguments.data, limit=arguments.limit).pairs
     images = [pair.hr() for pair in pairs if pair.hr is not None]
     model = autoencoder(arguments.folder)
