@@ -42,6 +42,7 @@ SUBCOMMANDS = {
         "eval.compare", "put models side by side on your own photographs, under a slider"
     ),
     "lint": Subcommand("export.lint", "which operators of an ONNX file a target takes"),
+    "profile": Subcommand("export.profile", "measure an exported folder on a phone"),
     "probe": Subcommand("export.probe", "measure which operators a target takes"),
     "sweep": Subcommand("compress.sweep", "search over recipes for size against quality"),
     "sensitivity": Subcommand("compress.sensitivity", "which layers need how many bits"),

@@ -40,7 +40,7 @@ export.targets.contract
 export.parity
 export.timing
 export.targets
-export.baselines
+export.baselines export.devices
 eval.data eval.published
 eval.metric
 eval.score

@@ -21,6 +21,7 @@ DISTRIBUTIONS = {  # where the name on the index is not the import name
     "sklearn": "scikit-learn",
     "markupsafe": "jinja2",  # which requires it
     "pi_heif": "pi-heif",
+    "qai_hub": "qai-hub",
 }
 
 

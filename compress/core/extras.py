@@ -28,6 +28,7 @@ EXTRA_OF = {
     "pi_heif": "heic",
     "optuna": "search",
     "submitit": "slurm",
+    "qai_hub": "ai-hub",
 }
 
 

@@ -10,6 +10,7 @@ from compress.core.hub import OF_RUNS, hub_name, local_folder
 from compress.cost.count import measure
 from compress.cost.phones import predict, rates
 from compress.process.knobs import KNOBS
+from compress.recipe.profiles import devices_of, run_ms
 from compress.recipe.run_files import NOT_METRICS, read_averages, read_cost, read_strengths
 from eval import published
 from eval.data.named_sets import full_count
@@ -31,6 +32,7 @@ class System:
         run: Its run directory.
         knobs: Knob -> means by metric at each "strength", ascending, where it was evaluated so.
         faint: Whether a chart shows it in the background, without its name.
+        on_device: Whether its latency was measured on the device, and not predicted.
     """
 
     label: str
@@ -41,6 +43,7 @@ class System:
     run: Path | None = None
     knobs: Mapping[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
     faint: bool = False
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def gather(
     """
     if not runs:
         raise UserError("no run was named; give one or more run directories")
-    _check_device(device)
     given = {local_folder(run, OF_RUNS): run for run in runs}
+    _check_device(device, list(given))
     found = {run: averages_of(run) for run in given}
     dataset = dataset or _common(found)
     evaluated = {run: of_data(run, by_data, dataset) for run, by_data in found.items()}
@@ -126,13 +129,17 @@ def of_data(run: Path, by_data: dict[str, Averages], dataset: str) -> Averages:
 
 def _ours(run: Path, averages: Averages, device: str | None) -> System:
     x = costs(read_cost(run)) if (run / "ledger.json").is_file() else {}
-    x |= _predicted(run, device)
+    measured = None if device is None else run_ms(run, device)
+    x |= _predicted(run, device) if measured is None else {"latency": measured}
     y = {}
     for name, value in averages.items():
         if name not in NOT_METRICS and value is not None:
             y[name] = value
     note = f"{averages['images']} images, {averages['data']}"
-    return System(run.name, True, x, y, note, run, _knobs(run, averages))
+    if measured is not None:
+        note += f"; latency measured on {device}"
+    knobs = _knobs(run, averages)
+    return System(run.name, True, x, y, note, run, knobs, on_device=measured is not None)
 
 
 def _knobs(run: Path, averages: Averages) -> dict[str, tuple[dict[str, float], ...]]:
@@ -196,8 +203,10 @@ def _published_costs(model: str, device: str | None) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _check_device(device: str | None) -> None:
-    devices = list(dict.fromkeys([*rates(), *published.devices()]))
+def _check_device(device: str | None, runs: list[Path]) -> None:
+    """Raise UserError for a device that nothing is known of, also by a profile of these runs."""
+    measured = [name for run in runs for name in devices_of(run)]
+    devices = list(dict.fromkeys([*rates(), *published.devices(), *measured]))
     if device is not None and device not in devices:
         raise UserError(
             f"device '{device}' is unknown{nearest(device, devices)}; "

@@ -66,11 +66,8 @@ def _check_suffix(path: Path) -> None:
 
 
 def ours_are(axis: str) -> str:
-    """What the legend calls our runs.
-
-    Their latency on a phone is predicted; all else was measured or counted.
-    """
-    return "ours (quality measured, latency predicted)" if axis == "latency" else "measured here"
+    """What the legend calls our runs, whose latency on a phone may be a prediction."""
+    return "ours (quality measured here)" if axis == "latency" else "measured here"
 
 
 def figure_of() -> tuple[Figure, FigureCanvasAgg, Axes]:

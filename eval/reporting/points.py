@@ -20,7 +20,7 @@ class Point:
         x: Its place in the axis' unit.
         y: The metric's mean.
         ours: Whether it was measured here.
-        word: How x came about: counted, predicted or published.
+        word: How x came about: counted, predicted, measured or published.
     """
 
     label: str
@@ -60,7 +60,8 @@ class Selection:
         label = AXES[self.axis].label
         if self.axis != "latency":
             return label
-        return f"{label} on {self.device}: ours predicted from published rates, others as published"
+        ours = " or ".join(sorted({point.word for point in self.points if point.ours}))
+        return f"{label} on {self.device}: ours {ours}, others as published"
 
 
 def choose(board: Board, metric: str, axis: str) -> Selection:
@@ -92,7 +93,9 @@ def choose(board: Board, metric: str, axis: str) -> Selection:
 def _word(system: System, axis: str) -> str:
     if not system.ours:
         return "published"
-    return "predicted" if axis == "latency" else "counted"
+    if axis != "latency":
+        return "counted"
+    return "measured" if system.on_device else "predicted"
 
 
 def until(selection: Selection, x_max: float) -> Selection:

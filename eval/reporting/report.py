@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.recipe import profiles
 from eval.metric.names import in_order
 from eval.reporting import pages, pictures, rundir
 from eval.reporting.axes import costs
@@ -48,6 +49,7 @@ class ReportData:
         parity: Rows with `file`, `probe` and `psnr_db`, of an exported file against the compressed
             model; None is an output that is not finite.
         latency: Rows of export.latency, measured.
+        devices: What phones measured, a row a graph.
         whole: A typical image, whole, before and after; None where its files are not there.
         crops: The worst images.
         chart: What chart_data gives.
@@ -70,6 +72,7 @@ class ReportData:
     scores: dict[str, Scores] = field(default_factory=dict)
     parity: list[Row] = field(default_factory=list)
     latency: list[Row] = field(default_factory=list)
+    devices: list[Row] = field(default_factory=list)
     whole: Crop | None = None
     crops: list[Crop] = field(default_factory=list)
     chart: dict[str, Any] | None = None
@@ -97,6 +100,7 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
         [_shown(row) for row in run.components()],
         parity=run.exported["parity"],
         latency=run.exported["latency"],
+        devices=_on_devices(run),
         ledger=[_without_costs(entry) for entry in run.ledger["passes"]],
         notes=notes(run.recipe),
         predicted=rundir.predicted(run) if predicted is None else predicted,
@@ -106,6 +110,25 @@ def collect(run: Run, predicted: list[str] | None = None) -> ReportData:
         figures.notes.append("not evaluated: python -m eval.run RUN --data …")
         return figures
     return _with_quality(figures, run, _first_evaluation(run))
+
+
+def _on_devices(run: Run) -> list[Row]:
+    """What phones measured of the run's exported folders."""
+    return [
+        {
+            "graph": row.part,
+            "device": f"{row.device}, {row.os}" if row.os else row.device,
+            "by": row.way,
+            "calls a tile": row.calls,
+            "ms a call": row.ms,
+            "peak MB": row.peak_mb,
+            "nodes on": ", ".join(f"{unit} {n}" for unit, n in sorted(row.units.items())),
+            "measured": row.date,
+        }
+        for profile in profiles.of_run(run.path)
+        for row in profile.rows
+        if row.state == profiles.MEASURED
+    ]
 
 
 def _with_quality(figures: ReportData, run: Run, one: Evaluation) -> ReportData:

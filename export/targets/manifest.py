@@ -30,7 +30,7 @@ from export.targets.needs import install, needs
 from export.targets.phones import choose_phone, described
 
 PROGRAM_FILE, PROGRAM_FOLDER, MANIFEST_FILE = "run.py", "host", "manifest.json"
-WRITTEN_LATER = (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json")
+WRITTEN_LATER = (MANIFEST_FILE, MARK_FILE, "parity.json", "drift.json", "profile.json")
 OVERLAP = 32  # low-resolution pixels that tiles share
 OBSERVED_IMAGES = 4  # that give the ranges of outputs
 DIGITS = 6  # of observed ranges

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from compress.core.errors import UserError
+from compress.recipe.profiles import Profile, Row, write
 from eval import published
 from eval.curve import main
 from eval.metric.metrics import METRICS
 from eval.reporting.board import gather
+from eval.reporting.chart import chart_data
 from eval.reporting.curve import draw, dress
 from eval.reporting.labels import label_points
 from eval.reporting.points import Point, front, select, until
@@ -166,6 +168,22 @@ def test_latency_is_predicted_for_ours_and_published_for_others(run, random_nano
         select([folder], axis="latency", device="A100")
     with pytest.raises(UserError, match=r"did you mean 'Galaxy S2.'"):
         select([folder], axis="latency", device="Galaxy S42")
+
+
+def test_latency_that_was_measured_stands_before_a_prediction(run, tmp_path):
+    phone = "Samsung Galaxy S25"
+    folder = run(musiq=60.0)
+    with pytest.raises(UserError, match=f"'{phone}' is unknown"):
+        select([folder], axis="latency", device=phone)
+    (folder / "qnn").mkdir()
+    row = Row("denoiser", "1", phone, "ai-hub", "measured", calls=2, ms=4.0)
+    write(folder / "qnn", Profile({"denoiser": "1"}, [row]))
+    selection = select([folder], axis="latency", device=phone)
+    assert [(point.x, point.word) for point in selection.points] == [(8.0, "measured")]
+    assert f"{phone}: ours measured" in selection.x_label
+    data = chart_data(gather([folder], device=phone), "musiq", "latency")
+    assert data["systems"][0]["note"].endswith(f"; latency measured on {phone}")
+    assert "ours measured" in data["axes"]["latency"]
 
 
 def test_page_has_all_systems_and_nothing_from_elsewhere(run, tmp_path):

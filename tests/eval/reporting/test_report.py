@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from compress.core.errors import UserError
+from compress.recipe.profiles import Profile, Row, write
 from eval.data.dataset import DataSet, Pair
 from eval.report import main
 from eval.reporting import pictures, rundir
@@ -551,6 +552,17 @@ def test_latency_is_said_to_be_measured(figures, tmp_path):
     assert "<h2>Latency of the exported files, measured</h2>" in page
     assert "<h2>Latency on phones, predicted</h2>" in page
     assert "Counted, not measured." in page
+
+
+def test_what_phones_measured_is_shown(directory):
+    run = directory("a")
+    rows = [
+        Row("denoiser", "1", "Pixel 10", "adb litert gpu", "measured", ms=4.0, units={"GPU": 3}),
+        Row("decoder", "2", "Pixel 10", "adb litert gpu", "failed", note="told no time"),
+    ]
+    write(run / "onnx", Profile({"denoiser": "1", "decoder": "2"}, rows))
+    [shown] = collect(rundir.read(run)).devices
+    assert (shown["graph"], shown["ms a call"], shown["nodes on"]) == ("denoiser", 4.0, "GPU 3")
 
 
 def test_what_names_contain_is_text(directory, tmp_path):

@@ -1,0 +1,1 @@
+"""Latency that was measured on a phone: through Qualcomm AI Hub, or over adb."""
