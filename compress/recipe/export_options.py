@@ -41,6 +41,11 @@ class ExportOptions(Strict):
         description="qnn: the chip to compile for, by name, part or vNN. Without it, "
         "snapdragon-8-gen-3.",
     )
+    npu: str | None = Field(
+        None,
+        description="litert: the chip whose NPU a further file is compiled for, as "
+        "mediatek:MT6991; it needs the vendor's SDK.",
+    )
     rewrite: str | None = Field(
         None,
         description="The NPU to rewrite the graphs for (qnn, mediatek, coreml, litert), or names "

@@ -70,17 +70,17 @@ CHOICES = {
         "fp16",
         None,
         None,
-        f"{GPU}; the NPU takes the same file, with MediaTek's libraries in the app",
+        f"{GPU}; for the NPU add --npu mediatek:MT6991, or which chip it is",
     ),
     "tensor": Choice(
         "litert",
         "fp16",
         None,
         None,
-        f"{GPU}; the TPU wants a file from Google's Tensor SDK, for chips from G5 on",
+        f"{GPU}; for the TPU add --npu google_tensor:Tensor_G5, for chips from G5 on",
     ),
     "exynos": Choice(
-        "litert", "fp16", None, None, f"{GPU}; the NPU wants Samsung's own tools, by registration"
+        "litert", "fp16", None, None, f"{GPU}; for the NPU add --npu samsung:E9965, or which it is"
     ),
 }
 

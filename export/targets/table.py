@@ -9,6 +9,7 @@ from compress.core.plugins import Extended, instance_problem
 from compress.recipe.export_options import ExportOptions
 from export.kit import write as kit
 from export.targets.chips import choose_chip
+from export.targets.litert_npu import check_npu, read_npu
 from export.targets.phones import choice_for, choose_phone
 from export.targets.target import Target
 from export.targets.web_engine import find_engine
@@ -169,6 +170,10 @@ def check_options(options: ExportOptions) -> None:
         if name != "qnn":
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
         choose_chip(options.chip)
+    if options.npu is not None:
+        if name != "litert":
+            raise UserError(f"npu is an option of target litert; leave it out for {name}")
+        read_npu(options.npu)
     if options.rewrite is not None:
         from export.rewrites.apply import names_for  # brings torch, as --help does not
 
@@ -204,5 +209,7 @@ def check_packages(options: ExportOptions) -> None:
     for package in target.packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"target {name} needs the package {package}; run: {target.install}")
+    if options.npu is not None:
+        check_npu(options.npu)
     if name == "web":
         find_engine(options.engine_dir)

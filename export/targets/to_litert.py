@@ -22,6 +22,7 @@ import torch
 from export.targets.contract import Exported, Inputs, Parts
 from export.targets.host.runtimes import in_order
 from export.targets.hush import hushed
+from export.targets.litert_npu import compile_file
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
 
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -151,7 +152,7 @@ def write(parts: Parts, folder: Path) -> Exported:
 
     check_no_packed_weights(parts)
     check_no_rewrite(parts, "litert")
-    graphs = {}
+    graphs: dict[str, dict[str, Any]] = {}
     for stem in parts.stems:
         file = folder / f"{stem}.tflite"
         with hushed():
@@ -163,6 +164,8 @@ def write(parts: Parts, folder: Path) -> Exported:
                 quantise(float_file, file, parts, stem)
                 float_file.unlink()
         graphs[stem] = {"file": file.name, "format": "LiteRT flatbuffer"}
+        if parts.options.npu is not None:
+            graphs[stem]["npu"] = compile_file(file, parts.options.npu)
     kind = {}
     if parts.dtype.startswith("w"):
         kind = {
