@@ -12,10 +12,13 @@ from compress.core.errors import UserError
 from compress.networks.vq_autoencoder import Codebook
 from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
+from export.targets.host.tiles import WHOLE
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
 
 HEADER_LINES = 2  # of a .param file
+# As upscaler apps on ncnn call the ends of a network: Upscayl, RealSR-NCNN-Android and others.
+APP_INPUT, APP_OUTPUT = "data", "output"
 
 
 class SharpSearch(nn.Module):
@@ -99,6 +102,24 @@ def unknown(param: Path) -> list[str]:
     return sorted(kind for kind in kinds if "." in kind)
 
 
+def rename_blobs(param: Path, names: dict[str, str]) -> None:
+    """Give blobs of a .param file other names.
+
+    A layer's line is: kind, name, number of inputs, number of outputs, their blobs, its parameters.
+
+    Args:
+        param: Is written anew.
+        names: Old name -> new name.
+    """
+    lines = param.read_text(encoding="utf-8").splitlines()
+    for index in range(HEADER_LINES, len(lines)):
+        kind, name, inputs, outputs, *rest = lines[index].split()
+        count = int(inputs) + int(outputs)
+        blobs = [names.get(blob, blob) for blob in rest[:count]]
+        lines[index] = " ".join((kind, name, inputs, outputs, *blobs, *rest[count:]))
+    param.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def _numbered(prefix: str, names: tuple[str, ...]) -> list[str]:
     return [f"{prefix}{number}" for number in range(len(names))]
 
@@ -118,13 +139,16 @@ def write(parts: Parts, folder: Path) -> Exported:
         for name in names:
             (scratch / name).replace(folder / name)
         shutil.rmtree(scratch)
+        # pnnx names a graph's ends itself.
+        inputs = _numbered("in", parts.spec(stem).inputs)
+        outputs = _numbered("out", parts.spec(stem).outputs)
+        if stem == WHOLE and len(inputs) == len(outputs) == 1:
+            rename_blobs(folder / names[0], {inputs[0]: APP_INPUT, outputs[0]: APP_OUTPUT})
+            inputs, outputs = [APP_INPUT], [APP_OUTPUT]
         graphs[stem] = {
             "file": names[0],
             "weights": names[1],
             "format": "ncnn",
-            "blobs": {  # pnnx names a graph's ends itself
-                "inputs": _numbered("in", parts.spec(stem).inputs),
-                "outputs": _numbered("out", parts.spec(stem).outputs),
-            },
+            "blobs": {"inputs": inputs, "outputs": outputs},
         }
     return Exported(graphs, ("ncnn", "pnnx"), {})

@@ -35,7 +35,7 @@ from export.targets.table import TARGETS
 from export.targets.to_coreml import PALETTES, bicubic_kernels, chooses, compress_weights
 from export.targets.to_executorch import separate, shared_history, takes_codes
 from export.targets.to_litert import observed, searches
-from export.targets.to_ncnn import searchable, unknown
+from export.targets.to_ncnn import rename_blobs, searchable, unknown
 from export.targets.to_qnn import Simulator
 
 
@@ -335,6 +335,19 @@ def test_ncnn_search_of_a_code():
     # Float16 cannot tell codes 0 and 1 apart: one of them, or their mean.
     assert found.isfinite().all()
     assert (found[0, :, 0, 0] - book.embedding.weight[0]).abs().max() < 1.1e-2
+
+
+def test_ncnn_blobs_have_the_names_of_apps(tmp_path):
+    file = tmp_path / "model.ncnn.param"
+    begin = "7767517\n3 4\n"
+    file.write_text(
+        f"{begin}Input in0 0 1 in0\nSplit s 1 2 in0 1 2\nEltwise out0 2 1 1 2 out0 0=1 in0\n"
+    )
+    rename_blobs(file, {"in0": "data", "out0": "output"})
+    # Blobs alone: neither the names of layers nor their parameters.
+    assert file.read_text() == (
+        f"{begin}Input in0 0 1 data\nSplit s 1 2 data 1 2\nEltwise out0 2 1 1 2 output 0=1 in0\n"
+    )
 
 
 def test_operators_that_ncnn_has_not(tmp_path):
