@@ -177,7 +177,8 @@ def write(
     if made.rows:
         print(table(made.rows))
     else:
-        print(f"parity: not measured, because {choose_target(options.target).remark}")
+        why = made.remark or choose_target(options.target).remark
+        print(f"parity: not measured, because {why}")
     if options.target == "qnn":
         dtype = read_manifest(final)["dtype"]
         print("\n".join(describe_predicted(model, dtype, options.lr_size)))

@@ -9,6 +9,8 @@ from compress.core.config import Strict
 from compress.core.errors import UserError
 from compress.core.files import FileName
 
+VULKAN = "vulkan"  # a value of `delegate`
+
 
 class ExportOptions(Strict):
     """One exported form of a model.
@@ -40,6 +42,11 @@ class ExportOptions(Strict):
         None,
         description="qnn: the chip to compile for, by name, part or vNN. Without it, "
         "snapdragon-8-gen-3.",
+    )
+    delegate: Literal["xnnpack", "vulkan"] = Field(
+        "xnnpack",
+        description="executorch: what computes; XNNPACK on the CPU, or Vulkan on the GPU, which "
+        "does not run here.",
     )
     npu: str | None = Field(
         None,
@@ -115,6 +122,8 @@ class ExportOptions(Strict):
     def folder(self) -> str:
         """The name of the exported folder in a run, such as `qnn_w8a8`."""
         name = self.target if self.dtype is None else f"{self.target}_{self.dtype}"
+        if self.delegate == VULKAN:
+            name += "_vulkan"
         return name if self.low_bits == "packed" else f"{name}_{self.low_bits}"
 
 

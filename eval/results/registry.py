@@ -37,6 +37,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *exported.PARITIES,
         exported.OPERATORS,
         exported.ALONE,
+        exported.DELEGATES,
         *foreign.ALL,
         *large.ALL,
         *phones.ALL,

@@ -105,6 +105,7 @@ class Exported:
         rows: The parity with torch, where it was measured.
         variants: The graphs in further dtypes, which onnxruntime computes.
         page: What a page for browsers has to know; empty for other targets.
+        remark: Why it cannot run here, where the target could.
     """
 
     graphs: dict[str, dict[str, Any]]
@@ -117,6 +118,7 @@ class Exported:
     rows: list[Row] = field(default_factory=list)
     variants: list[Variant] = field(default_factory=list)
     page: dict[str, Any] = field(default_factory=dict)
+    remark: str = ""
 
 
 class Parts:

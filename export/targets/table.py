@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
 from compress.core.plugins import Extended, instance_problem
-from compress.recipe.export_options import ExportOptions
+from compress.recipe.export_options import VULKAN, ExportOptions
 from export.kit import write as kit
 from export.targets.chips import choose_chip
 from export.targets.litert_npu import check_npu, read_npu
@@ -170,10 +170,7 @@ def check_options(options: ExportOptions) -> None:
         if name != "qnn":
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
         choose_chip(options.chip)
-    if options.npu is not None:
-        if name != "litert":
-            raise UserError(f"npu is an option of target litert; leave it out for {name}")
-        read_npu(options.npu)
+    check_backend(options)
     if options.rewrite is not None:
         from export.rewrites.apply import names_for  # brings torch, as --help does not
 
@@ -182,6 +179,21 @@ def check_options(options: ExportOptions) -> None:
         from export.parity.probes import check_probes  # brings torch, as --help does not
 
         check_probes(options.probes)
+
+
+def check_backend(options: ExportOptions) -> None:
+    """Raise UserError for a delegate or an NPU that the target or the dtype has not."""
+    name = options.target
+    if options.delegate == VULKAN and (name != "executorch" or options.dtype == "w8a8"):
+        what = name if options.dtype is None else f"{name} {options.dtype}"
+        raise UserError(
+            f"delegate vulkan is of target executorch in fp32 or fp16; leave it out for {what}"
+        )
+    if options.npu is None:
+        return
+    if name != "litert":
+        raise UserError(f"npu is an option of target litert; leave it out for {name}")
+    read_npu(options.npu)
 
 
 def check_kit_options(options: ExportOptions) -> None:

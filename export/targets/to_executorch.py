@@ -1,8 +1,9 @@
-"""ExecuTorch programs for its XNNPACK backend, which phone CPUs run.
+"""ExecuTorch programs for its XNNPACK backend, which phone CPUs run, or for Vulkan on their GPUs.
 
-They are in float32, in float16, or in static int8 by its own quantiser. In integers it computes
-convolutions and linear layers. The quantiser would take sums, products by element and joins as
-well, at a loss.
+For XNNPACK they are in float32, in float16, or in static int8 by its own quantiser. In integers it
+computes convolutions and linear layers. The quantiser would take sums, products by element and
+joins as well, at a loss. Programs for Vulkan are in floats, and do not run here: the package for
+Python has no such backend.
 """
 
 import copy
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.recipe.export_options import VULKAN
 from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
+from export.targets.plain_operators import plain, plain_attention
 
 aten = torch.ops.aten
 PRODUCTS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
@@ -54,7 +57,7 @@ def takes_codes(node: torch.fx.Node) -> bool:
     """
     if node.op == "get_attr":
         return True
-    if node.target not in PRODUCTS:
+    if node.target not in PRODUCTS or averages(node):
         return False
     waiting = list(node.users)
     seen: set[torch.fx.Node] = set()
@@ -66,6 +69,12 @@ def takes_codes(node: torch.fx.Node) -> bool:
             seen.add(user)
             waiting.extend(user.users)
     return True
+
+
+def averages(node: torch.fx.Node) -> bool:
+    """Whether a node is the average inside a norm of `plain_operators`, which stays in float."""
+    modules = node.meta.get("nn_module_stack", {})
+    return any(path.endswith(".average") for path, _ in modules.values())
 
 
 @contextmanager
@@ -128,44 +137,72 @@ def quantise(module: nn.Module, samples: list[Tensors]) -> nn.Module:
 
 
 def count_operators(graph: torch.fx.Graph) -> tuple[int, int]:
-    """How many partitions XNNPACK has, and how many operators are left to portable kernels."""
+    """How many partitions the backend has, and how many operators are left to portable kernels."""
     names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
     partitions = sum("executorch_call_delegate" in name for name in names)
     portable = sum("delegate" not in name and "getitem" not in name for name in names)
     return partitions, portable
 
 
+def lowered(module: nn.Module, example: Tensors, partitioner: Any) -> Any:
+    """The edge program of a network, lowered to a backend."""
+    from executorch.exir import to_edge_transform_and_lower
+
+    return to_edge_transform_and_lower(
+        torch.export.export(module, example), partitioner=[partitioner]
+    )
+
+
+def for_xnnpack(parts: Parts, stem: str) -> Any:
+    """The program of a graph for XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    module = parts.module(stem)
+    # In float16 the squares in a plain norm would overflow.
+    module = Half(module) if parts.dtype == "fp16" else plain(module)
+    if parts.dtype == "w8a8":
+        module = quantise(module, parts.tuples(stem))
+    return lowered(module, parts.example(stem), XnnpackPartitioner())
+
+
+def for_vulkan(parts: Parts, stem: str) -> Any:
+    """The program of a graph for Vulkan, which has norms."""
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+    partitioner = VulkanPartitioner({"force_fp16": parts.dtype == "fp16"})
+    return lowered(parts.module(stem), parts.example(stem), partitioner)
+
+
 @torch.no_grad()
 def write(parts: Parts, folder: Path) -> Exported:
     """Lower every graph from torch."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     check_no_packed_weights(parts)
     check_no_rewrite(parts, "executorch")
+    on_vulkan = parts.options.delegate == VULKAN
+    backend = "Vulkan" if on_vulkan else "XNNPACK"
     graphs = {}
     notes = []
     for stem in parts.stems:
-        module = parts.module(stem)
-        with hushed(), shared_history():
-            if parts.dtype == "fp16":
-                module = Half(module)
-            elif parts.dtype == "w8a8":
-                module = quantise(module, parts.tuples(stem))
-            program = to_edge_transform_and_lower(
-                torch.export.export(module, parts.example(stem)),
-                partitioner=[XnnpackPartitioner()],
-            )
+        with hushed(), shared_history(), plain_attention():
+            program = (for_vulkan if on_vulkan else for_xnnpack)(parts, stem)
         partitions, portable = count_operators(program.exported_program().graph)
         notes.append(
-            f"{stem}: {partitions} XNNPACK partitions, {portable} operators on portable kernels"
+            f"{stem}: {partitions} {backend} partitions, {portable} operators on portable kernels"
         )
         (folder / f"{stem}.pte").write_bytes(program.to_executorch().buffer)
         graphs[stem] = {
             "file": f"{stem}.pte",
             "format": "ExecuTorch program",
+            "backend": backend,
             "partitions": partitions,
             "portable": portable,
         }
     kind = INT8 if parts.dtype == "w8a8" else {}
-    return Exported(graphs, ("executorch", "torchao"), kind, notes=notes)
+    return Exported(
+        graphs,
+        ("executorch", "torchao"),
+        kind,
+        runs=not on_vulkan,
+        notes=notes,
+        remark="ExecuTorch's package for Python has no Vulkan" if on_vulkan else "",
+    )

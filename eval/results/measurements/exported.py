@@ -190,3 +190,56 @@ ALONE = Measurement(
     ),
     needs=("bare_python",),
 )
+
+
+def delegates(short: Short) -> list[Job]:
+    """What XNNPACK and Vulkan take of each embedded model, and in how many pieces."""
+    return [
+        _delegate(family, delegate)
+        for family in list(NANO)[: short.limit]
+        for delegate in ("xnnpack", "vulkan")
+    ]
+
+
+def _delegate(family: str, delegate: str) -> Job:
+    words = ("{executorch_python}", "-m", "export.run", NANO[family], "--target", "executorch")
+    chosen = ("--delegate", delegate, "--dtype", "fp32", "--probe", "textured")
+    return Job(
+        f"{family} {delegate}",
+        ((*words, *chosen, *SIZE, "-o", "{out}/export"),),
+        partial(_read_delegate, family, delegate),
+        inputs=(NANO[family],),
+        codes=(0, FAILED),
+    )
+
+
+def _read_delegate(family: str, delegate: str, finished: Finished) -> list[Row]:
+    """One row: partitions and operators beside them, added up over the graphs."""
+    good, failed = finished.out / "export", finished.out / "export.failed"
+    folder = good if good.is_dir() else failed
+    graphs = read_json(folder / "manifest.json", "the manifest of an export")["graphs"]
+    row: Row = {"family": family, "delegate": delegate}
+    for part in ("encoder", "denoiser", "decoder"):
+        row[part] = graphs[part]["partitions"] if part in graphs else None
+    row["portable"] = sum(graph["portable"] for graph in graphs.values())
+    row["parity_db"] = parity(folder) if (folder / "parity.json").is_file() else None
+    return [row]
+
+
+DELEGATES = Measurement(
+    name="delegates",
+    title="What ExecuTorch's delegates take of each model",
+    page="export",
+    jobs=delegates,
+    columns=(
+        Column("family", "model"),
+        Column("delegate", "delegate"),
+        Column("encoder", "partitions of the encoder"),
+        Column("denoiser", "of the denoiser"),
+        Column("decoder", "of the decoder"),
+        Column("portable", "operators on portable kernels"),
+        Column("parity_db", "to torch, dB", unit="dB"),
+    ),
+    needs=("executorch_python",),
+    hours=0.7,
+)

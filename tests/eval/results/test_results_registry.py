@@ -27,6 +27,7 @@ TYPED = {
     "bits",
     "branches",
     "conditioning",
+    "delegates",
     "distillation",
     "full_size",
     "gpu",
