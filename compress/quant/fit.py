@@ -19,7 +19,7 @@ from compress.quant.affine import (
     qparams,
     quantize_weight,
 )
-from compress.quant.bias_range import input_scale, room_for_bias
+from compress.quant.bias_range import input_scale, room_for_bias, round_bias
 from compress.quant.equivalent import Transform, on_channels
 from compress.quant.kept_weight import KeptWeight
 from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
@@ -343,4 +343,5 @@ def freeze(layer: QuantLayer, folded: bool = False) -> None:
     layer.weight_q.copy_(stored)
     layer.weight_scale.copy_(scale)
     layer.weight_zero_point.copy_(zero_point)
+    round_bias(layer)
     layer.fit = None

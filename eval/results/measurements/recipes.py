@@ -48,7 +48,7 @@ RECIPES = (
     "spandrel_w8a8",
 )
 OVERRIDES = {"spandrel_w8a8": ("source.path={gan}",)}  # somebody else's network, as a peer
-WHOLE = ("model.onnx", "end to end")  # rows of parity of the whole model
+WHOLE = ("model.onnx", "model", "end to end")  # rows of parity of the whole model
 
 
 def recipes(short: Short) -> list[Job]:
