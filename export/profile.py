@@ -121,10 +121,13 @@ def measure(folder: Path, graphs: "list[Graph]", way: Way) -> "tuple[Profile, li
         What the folder's profile.json holds, and the rows of the graphs in their order.
     """
     from compress.recipe import profiles
+    from compress.recipe.run_files import read_manifest
 
     before = profiles.read(folder)
     parts = {graph.part: graph.sha256 for graph in graphs}
-    profile = profiles.Profile(parts, [] if before is None else before.rows)
+    height, width = read_manifest(folder)["lr_size"]
+    rows = [] if before is None else before.rows
+    profile = profiles.Profile((height, width), parts, rows)
     wanted = []
     for graph in graphs:
         row = profile.row(graph.part, way.device, way.way)

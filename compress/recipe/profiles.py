@@ -16,6 +16,7 @@ from compress.core.json_files import read_json
 FILE = "profile.json"
 WHAT = "measured on the devices that are named by python -m export.profile; nothing is predicted"
 SCHEMA = 1
+PUBLISHED_SIZE = (128, 128)  # low-resolution pixels of the latencies that papers print
 WAITING, MEASURED, FAILED = "waiting", "measured", "failed"
 
 
@@ -76,6 +77,7 @@ class _Row(TypedDict):
 class _File(TypedDict):
     schema: int
     what: str
+    lr_size: list[int]
     parts: dict[str, str]
     rows: list[_Row]
 
@@ -85,10 +87,12 @@ class Profile:
     """What a profile.json holds.
 
     Attributes:
+        lr_size: Height and width of a tile's low-resolution input.
         parts: Every graph of the folder -> the SHA-256 of its file.
         rows: What was measured, and what is waited for.
     """
 
+    lr_size: tuple[int, int]
     parts: dict[str, str]
     rows: list[Row] = field(default_factory=list)
 
@@ -126,13 +130,20 @@ def read(folder: Path) -> Profile | None:
     if not file.is_file():
         return None
     data = read_json(file, "what devices measured", _File, "it is damaged: move it away")
-    return Profile(data["parts"], [Row(**row) for row in data["rows"]])
+    height, width = data["lr_size"]
+    return Profile((height, width), data["parts"], [Row(**row) for row in data["rows"]])
 
 
 def write(folder: Path, profile: Profile) -> None:
     """Write the profile of an exported folder."""
     rows = [asdict(row) for row in profile.rows]
-    data = {"schema": SCHEMA, "what": WHAT, "parts": profile.parts, "rows": rows}
+    data = {
+        "schema": SCHEMA,
+        "what": WHAT,
+        "lr_size": list(profile.lr_size),
+        "parts": profile.parts,
+        "rows": rows,
+    }
     write_text(folder / FILE, json.dumps(data, indent=1) + "\n")
 
 
@@ -147,7 +158,16 @@ def devices_of(run: Path) -> list[str]:
     return list(dict.fromkeys(row.device for profile in of_run(run) for row in profile.rows))
 
 
-def run_ms(run: Path, device: str) -> float | None:
-    """Milliseconds of a tile of a run on a device, of its fastest export; None if not measured."""
-    totals = [profile.tile_ms(device) for profile in of_run(run)]
+def run_ms(run: Path, device: str, lr_size: tuple[int, int] = PUBLISHED_SIZE) -> float | None:
+    """Milliseconds of a tile of a run on a device, of its fastest export.
+
+    Args:
+        run: A run directory.
+        device: As its owner calls it.
+        lr_size: Height and width of the tile's low-resolution input.
+
+    Returns:
+        None where no export of that size was measured there.
+    """
+    totals = [profile.tile_ms(device) for profile in of_run(run) if profile.lr_size == lr_size]
     return min((ms for ms in totals if ms is not None), default=None)

@@ -177,7 +177,7 @@ def test_latency_that_was_measured_stands_before_a_prediction(run, tmp_path):
         select([folder], axis="latency", device=phone)
     (folder / "qnn").mkdir()
     row = Row("denoiser", "1", phone, "ai-hub", "measured", calls=2, ms=4.0)
-    write(folder / "qnn", Profile({"denoiser": "1"}, [row]))
+    write(folder / "qnn", Profile((128, 128), {"denoiser": "1"}, [row]))
     selection = select([folder], axis="latency", device=phone)
     assert [(point.x, point.word) for point in selection.points] == [(8.0, "measured")]
     assert f"{phone}: ours measured" in selection.x_label

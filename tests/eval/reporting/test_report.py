@@ -560,7 +560,7 @@ def test_what_phones_measured_is_shown(directory):
         Row("denoiser", "1", "Pixel 10", "adb litert gpu", "measured", ms=4.0, units={"GPU": 3}),
         Row("decoder", "2", "Pixel 10", "adb litert gpu", "failed", note="told no time"),
     ]
-    write(run / "onnx", Profile({"denoiser": "1", "decoder": "2"}, rows))
+    write(run / "onnx", Profile((128, 128), {"denoiser": "1", "decoder": "2"}, rows))
     [shown] = collect(rundir.read(run)).devices
     assert (shown["graph"], shown["ms a call"], shown["nodes on"]) == ("denoiser", 4.0, "GPU 3")
 
