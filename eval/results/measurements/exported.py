@@ -214,11 +214,14 @@ def _delegate(family: str, delegate: str) -> Job:
 
 
 def _read_delegate(family: str, delegate: str, finished: Finished) -> list[Row]:
-    """One row: partitions and operators beside them, added up over the graphs."""
+    """One row: partitions and operators beside them, or what ExecuTorch ended with."""
     good, failed = finished.out / "export", finished.out / "export.failed"
     folder = good if good.is_dir() else failed
-    graphs = read_json(folder / "manifest.json", "the manifest of an export")["graphs"]
     row: Row = {"family": family, "delegate": delegate}
+    if not folder.is_dir():
+        said = (finished.out / "stderr_0.txt").read_text(encoding="utf-8").strip()
+        return [row | {"error": said.splitlines()[-1].removeprefix("Exception: ")}]
+    graphs = read_json(folder / "manifest.json", "the manifest of an export")["graphs"]
     for part in ("encoder", "denoiser", "decoder"):
         row[part] = graphs[part]["partitions"] if part in graphs else None
     row["portable"] = sum(graph["portable"] for graph in graphs.values())
@@ -239,6 +242,7 @@ DELEGATES = Measurement(
         Column("decoder", "of the decoder"),
         Column("portable", "operators on portable kernels"),
         Column("parity_db", "to torch, dB", unit="dB"),
+        Column("error", "failed"),
     ),
     needs=("executorch_python",),
     hours=0.7,
