@@ -18,14 +18,15 @@ def chart_data(board: Board, metric: str, axis: str) -> dict[str, Any]:
         axis: The axis that is shown first.
     """
     labels = {name: entry.label for name, entry in AXES.items()}
+    ours = " or ".join(sorted({_came_about(one) for one in board.systems if one.ours}))
     if board.device:
-        ours = " or ".join(sorted({_came_about(one) for one in board.systems if one.ours}))
         labels["latency"] = f"ms at 128 → 512 on {board.device} (ours {ours}, others published)"
     measured = [metric, *(name for system in board.systems for name in system.y)]
     return {
         "axis": axis,
         "metric": metric,
         "axes": labels,
+        "latency": ours,
         "metrics": {name: metric_of(name).higher for name in in_order(measured)},
         "systems": [
             {

@@ -65,9 +65,14 @@ def _check_suffix(path: Path) -> None:
         raise UserError(f"-o {path}: give a name that ends in .png or .svg; both are written")
 
 
-def ours_are(axis: str) -> str:
-    """What the legend calls our runs, whose latency on a phone may be a prediction."""
-    return "ours (quality measured here)" if axis == "latency" else "measured here"
+def ours_are(axis: str, latency: str = "predicted") -> str:
+    """What the legend calls our runs.
+
+    Args:
+        axis: What they are drawn against.
+        latency: How their latency on a phone is known; all else was measured or counted.
+    """
+    return f"ours (quality measured, latency {latency})" if axis == "latency" else "measured here"
 
 
 def figure_of() -> tuple[Figure, FigureCanvasAgg, Axes]:
@@ -80,7 +85,8 @@ def _figure(selection: Selection) -> Figure:
     figure, canvas, axes = figure_of()
     scatter(axes, [point for point in selection.points if not point.ours], ours=False)
     ours = [point for point in selection.points if point.ours]
-    scatter(axes, ours, ours=True, label=ours_are(selection.axis))
+    known = " or ".join(sorted({point.word for point in ours}))
+    scatter(axes, ours, ours=True, label=ours_are(selection.axis, known))
     best = front(selection.points, metric_of(selection.metric).higher)
     dress(axes, selection)
     _draw_front(axes, best)

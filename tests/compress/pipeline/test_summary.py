@@ -71,4 +71,5 @@ def test_no_image_in_common_is_said():
 
 def test_the_legend_calls_a_prediction_one():
     assert ours_are("size") == "measured here"
-    assert "predicted" in ours_are("latency")
+    assert "latency predicted" in ours_are("latency")
+    assert "latency measured" in ours_are("latency", "measured")

@@ -184,6 +184,7 @@ def test_latency_that_was_measured_stands_before_a_prediction(run, tmp_path):
     data = chart_data(gather([folder], device=phone), "musiq", "latency")
     assert data["systems"][0]["note"].endswith(f"; latency measured on {phone}")
     assert "ours measured" in data["axes"]["latency"]
+    assert data["latency"] == "measured"
 
 
 def test_page_has_all_systems_and_nothing_from_elsewhere(run, tmp_path):
