@@ -27,7 +27,6 @@ TYPED = {
     "bits",
     "branches",
     "conditioning",
-    "delegates",
     "distillation",
     "full_size",
     "gpu",
