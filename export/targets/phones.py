@@ -70,7 +70,7 @@ CHOICES = {
         "fp16",
         None,
         None,
-        f"{GPU}; for the NPU add --npu mediatek:MT6991, or which chip it is",
+        f"{GPU}; for the NPU add --npu and the chip, such as mediatek:MT6991",
     ),
     "tensor": Choice(
         "litert",
@@ -80,7 +80,11 @@ CHOICES = {
         f"{GPU}; for the TPU add --npu google_tensor:Tensor_G5, for chips from G5 on",
     ),
     "exynos": Choice(
-        "litert", "fp16", None, None, f"{GPU}; for the NPU add --npu samsung:E9965, or which it is"
+        "litert",
+        "fp16",
+        None,
+        None,
+        f"{GPU}; for the NPU add --npu and the chip, such as samsung:E9965",
     ),
 }
 

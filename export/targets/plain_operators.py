@@ -133,7 +133,16 @@ def attend(
         enable_gqa: As torch's.
     """
     if attn_mask is not None or is_causal or enable_gqa or dropout_p:
-        return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+        return _sdpa(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
     weights = torch.bmm(q * scale, k.transpose(1, 2)).softmax(dim=-1)

@@ -59,6 +59,12 @@ def test_attention_with_a_mask_is_torch_s():
     assert F.scaled_dot_product_attention is before
 
 
+def test_attention_of_shared_keys_is_torch_s():
+    q, k = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
+    expected = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    torch.testing.assert_close(attend(q, k, k, enable_gqa=True), expected)
+
+
 def test_averages_stay_in_float():
     network = plain(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))).eval()
     program = torch.export.export(network, (torch.randn(1, 4, 5, 5),)).module()
