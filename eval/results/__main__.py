@@ -7,7 +7,8 @@
 
 What an option is missing for is told, and the rest is measured. `--resume` keeps all that is done
 and current, so that the same command night after night ends with current tables. `--gather` puts
-the jobs of an unfinished measurement into the tables, which say what is missing.
+the jobs of an unfinished measurement into the tables, which say what is missing. `--jobs` runs some
+of a measurement's jobs, and gathers.
 """
 
 import argparse
@@ -38,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = command_parser("eval.results", (__doc__ or "").splitlines()[0])
     p.add_argument("--only", metavar="NAME,…", help="these measurements; default: all")
+    p.add_argument(
+        "--jobs", nargs="+", metavar="KEY", help="of --only's measurement; the others stay"
+    )
     p.add_argument("--list", action="store_true", help="say what is known of each; run nothing")
     p.add_argument("--render", action="store_true", help="write the pages alone")
     p.add_argument("--check", action="store_true", help="write nothing; 2 if a page differs")
@@ -73,6 +77,19 @@ def chosen(only: str | None) -> list[Measurement]:
                 "python -m eval.results --list names them"
             )
     return [MEASUREMENTS[name] for name in names]
+
+
+def wished_jobs(keys: list[str] | None, measurements: list[Measurement]) -> tuple[str, ...] | None:
+    """The jobs that --jobs names; None for all.
+
+    Raises:
+        UserError: They are of no one measurement.
+    """
+    if keys is None:
+        return None
+    if len(measurements) != 1:
+        raise UserError("--jobs: are jobs of one measurement; name it by --only NAME")
+    return tuple(keys)
 
 
 def given(options: argparse.Namespace) -> dict[str, Path]:
@@ -158,8 +175,9 @@ def main(argv: list[str]) -> int:
         raise UserError("--limit and --steps try a measurement and give no result; add -o DIR")
     workdir = (options.workdir or root / WORKDIR).absolute()
     places = Places(root, workdir, given(options))
-    wish = Wish(places, results, options.resume, options.busy, short, options.gather)
     measurements = chosen(options.only)
+    jobs = wished_jobs(options.jobs, measurements)
+    wish = Wish(places, results, options.resume, options.busy, short, options.gather, jobs)
     if options.list:
         describe(measurements, Pages(MEASUREMENTS, root, results), places.given)
         return 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compress.core.errors import UserError
+from compress.core.errors import UserError, nearest
 from compress.core.files import replacing
 from compress.core.json_files import check_shape, read_lines
 from eval.results import datafile, machine, provenance
@@ -35,6 +35,7 @@ class Wish:
         busy: Measure times although other work is on the machine.
         short: Less than a measurement asks for.
         gather: Write what is done so far, and run nothing.
+        jobs: Keys of the jobs that are run; None for all. What is done of the others stays.
     """
 
     places: Places
@@ -43,6 +44,7 @@ class Wish:
     busy: bool = False
     short: Short = field(default_factory=Short)
     gather: bool = False
+    jobs: tuple[str, ...] | None = None
 
 
 def why_not(measurement: Measurement, wish: Wish) -> str | None:
@@ -79,21 +81,22 @@ def session_here(root: Path) -> Session:
     }
 
 
-def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
+def run(measurement: Measurement, wish: Wish, session: Session) -> Data | None:
     """Run what is not done yet, and write the file of the measurement.
 
     Raises:
-        UserError: Jobs failed. Their reasons were printed, and the others are kept for --resume.
+        UserError: There is no such job. Or jobs failed: their reasons were printed, and the others
+            are kept for --resume.
     """
     file = wish.results / f"{measurement.name}.json"
     if file.is_file():
         datafile.read(file)  # refuses to replace what is no result of ours
     partial = wish.places.workdir / f"{measurement.name}.partial.jsonl"
-    if not wish.resume:
+    jobs = _wished_jobs(measurement, wish)
+    if not wish.resume and wish.jobs is None:
         partial.unlink(missing_ok=True)
     known = _known(measurement, wish, partial) if wish.resume else {}
     pieces, failed = [], []
-    jobs = measurement.jobs(wish.short)
     for number, job in enumerate(jobs, start=1):
         head = f"{measurement.name} {number}/{len(jobs)} {job.key}"
         piece = known.get(job.key)
@@ -114,12 +117,29 @@ def run(measurement: Measurement, wish: Wish, session: Session) -> Data:
         raise UserError(
             f"{measurement.name}: failed: {', '.join(failed)}; the other jobs are kept for --resume"
         )
+    if wish.jobs is not None:
+        return gather(measurement, wish, session)
     data = datafile.assemble(measurement, pieces)
     if wish.short == Short():
         _take_pictures(measurement, wish.places, jobs)
     datafile.write(data, file)
     partial.unlink(missing_ok=True)
     return data
+
+
+def _wished_jobs(measurement: Measurement, wish: Wish) -> list[Job]:
+    """All jobs, or those of --jobs in its order."""
+    jobs = measurement.jobs(wish.short)
+    if wish.jobs is None:
+        return jobs
+    by_key = {job.key: job for job in jobs}
+    for key in wish.jobs:
+        if key not in by_key:
+            raise UserError(
+                f"--jobs: {measurement.name} has no job '{key}'{nearest(key, by_key)}; there are: "
+                f"{', '.join(by_key)}"
+            )
+    return [by_key[key] for key in wish.jobs]
 
 
 def gather(measurement: Measurement, wish: Wish, session: Session) -> Data | None:

@@ -155,6 +155,7 @@ def test_what_cannot_be_run_is_told(tmp_path, capsys):
     ("arguments", "told"),
     [
         (["--only", "prunning"], "no measurement is called 'prunning' (did you mean 'pruning'?)"),
+        (["--jobs", "adcsr"], "--jobs: are jobs of one measurement; name it by --only NAME"),
         (["--limit", "1"], "--limit and --steps try a measurement and give no result; add -o DIR"),
         (["--realsr", "nowhere"], "--realsr nowhere: is not there"),
     ],

@@ -76,6 +76,17 @@ def test_jobs_that_are_done_are_gathered_before_the_others(root):
     assert made_in[0] != "later" == made_in[1]
 
 
+def test_jobs_that_are_named_are_run_and_gathered(root):
+    measurement = tiny(job("a", figure(1)), job("b", figure(2)), job("c", figure(3)))
+    run(measurement, wish(root, jobs=("c",)), session_here(root))
+    data = run(measurement, wish(root, jobs=("b",)), session_here(root) | {"commit": "later"})
+    assert [record["key"] for record in data["jobs"]] == ["b", "c"]  # in the measurement's order
+    again = run(measurement, wish(root, jobs=("b",), resume=True), session_here(root))
+    assert again == data
+    with pytest.raises(UserError, match=r"no job 'bb' \(did you mean 'b'\?\); there are: a, b, c"):
+        run(measurement, wish(root, jobs=("bb",)), session_here(root))
+
+
 def test_nothing_is_gathered_where_nothing_is_done(root):
     assert gather(tiny(job("a", figure(1))), wish(root), session_here(root)) is None
     assert not (root / "docs/results/tiny.json").exists()
