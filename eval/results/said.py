@@ -6,7 +6,7 @@ from typing import Any
 
 from compress.core import markdown
 from compress.core.wrapping import WIDTH
-from eval.results.datafile import Data, Session
+from eval.results.datafile import Data, JobRecord, Session
 from eval.results.machine import MOST_OTHER_WORK
 from eval.results.measurement import Column, Measurement, Value
 from eval.results.staleness import listed, reasons, unmeasured
@@ -55,8 +55,7 @@ def seconds(value: float) -> str:
 
 def provenance(data: Data, measurement: Measurement, root: Path) -> str:
     """When, where and with what a result was made, what it lacks, and whether it is stale."""
-    parts = [_sitting(data, index) for index in sorted({job["session"] for job in data["jobs"]})]
-    text = " ".join(parts)
+    text = " ".join(_sittings(data))
     if lacking := unmeasured(data, measurement):
         text += f"\n\n**Not measured yet:** {listed(lacking)}."
     why = reasons(data, measurement, root)
@@ -65,18 +64,27 @@ def provenance(data: Data, measurement: Measurement, root: Path) -> str:
     return text
 
 
-def _sitting(data: Data, index: int) -> str:
-    """What is said of the jobs of one session."""
-    jobs = [job for job in data["jobs"] if job["session"] == index]
-    session: Session = data["sessions"][index]
+def _sittings(data: Data) -> list[str]:
+    """A sentence for each machine. Which commit measured which row is in the file alone."""
+    jobs_on: dict[str, list[JobRecord]] = {}
+    for job in data["jobs"]:
+        machine = _machine(data["sessions"][job["session"]])
+        jobs_on.setdefault(machine, []).append(job)
+    return [_sitting(data, machine, jobs, len(jobs_on) > 1) for machine, jobs in jobs_on.items()]
+
+
+def _sitting(data: Data, machine: str, jobs: list[JobRecord], with_names: bool) -> str:
+    """What is said of the jobs of one machine."""
     days = sorted({job["date"] for job in jobs})
     when = _day(days[0]) if len(days) == 1 else f"{_day(days[0])} to {_day(days[-1])}"
-    where = f" at commit {session['commit']}" if session["commit"] else ""
-    who = "" if len(jobs) == len(data["jobs"]) else f" ({', '.join(job['key'] for job in jobs)})"
+    sessions = [data["sessions"][index] for index in sorted({job["session"] for job in jobs})]
+    commits = list(dict.fromkeys(session["commit"] for session in sessions if session["commit"]))
+    where = f" at commit{'' if len(commits) == 1 else 's'} {listed(commits)}" if commits else ""
+    who = f" ({', '.join(job['key'] for job in jobs)})" if with_names else ""
     took = seconds(sum(job["seconds"] for job in jobs))
     others = [job["other_work"] for job in jobs if job["other_work"] is not None]
     busy = max(others, default=None)
-    return f"*Measured{who} on {when}{where}, {took}: {_machine(session)}{_company(busy)}.*"
+    return f"*Measured{who} on {when}{where}, {took}: {machine}{_company(busy)}.*"
 
 
 def _day(text: str) -> str:
@@ -100,4 +108,4 @@ def _company(busy: float | None) -> str:
         return ""
     if busy <= MOST_OTHER_WORK:
         return ", nothing else on the machine"
-    return f", other work on the machine ({busy:.1f} cores)"
+    return f", other work on the machine (up to {busy:.1f} cores)"
