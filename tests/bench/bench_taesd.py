@@ -3,8 +3,8 @@
     python tests/bench/bench_taesd.py FOLDER --data REALSR [--limit N]
 
 FOLDER has taesd_encoder.safetensors and taesd_decoder.safetensors. PSNR is of RGB in 8 bits, and to
-the originals of luma as well (PSNR-Y), the mean over the photographs. Ranges are calibrated on the photographs that come with scikit-image.
-Nothing is asserted.
+the originals of luma as well (PSNR-Y), the mean over the photographs. Ranges are calibrated on the
+photographs that come with scikit-image. Nothing is asserted.
 """
 
 import argparse
