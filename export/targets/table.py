@@ -93,7 +93,7 @@ TARGETS: dict[str, Target] = {
         "ncnn",
         ("ncnn", "pnnx"),
         "pip install ncnn pnnx",
-        {"fp32": 60.0, "fp16": 40.0},
+        {"fp32": 60.0, "fp16": 40.0, "w8a8": 30.0},
         "fp32",
     ),
 }
@@ -111,7 +111,6 @@ REASONS = {
     ("tensorrt", "w8a16"): "TensorRT has no 16-bit integers",
     ("coreml", "w8a8"): "its activation ranges are calibrated on macOS only",
     ("coreml", "w8a16"): "Core ML has no 16-bit activation codes",
-    ("ncnn", "w8a8"): "the ncnn package has no ncnn2table and ncnn2int8",
     ("ncnn", "w8a16"): "ncnn has no 16-bit codes",
     ("qnn", "fp32"): "the HTP computes in float16 or integers",
 }

@@ -1,8 +1,9 @@
-"""Files for ncnn: <stem>.ncnn.param and .bin by pnnx, with float32 or float16 weights."""
+"""Files for ncnn: <stem>.ncnn.param and .bin by pnnx, in float32, float16 or with int8 codes."""
 
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
 from export.targets.host.tiles import WHOLE
 from export.targets.hush import hushed
+from export.targets.ncnn_files import HEADER_LINES
+from export.targets.ncnn_int8 import quantise
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
 
-HEADER_LINES = 2  # of a .param file
 # As upscaler apps on ncnn call the ends of a network: Upscayl, RealSR-NCNN-Android and others.
 APP_INPUT, APP_OUTPUT = "data", "output"
 
@@ -126,10 +128,10 @@ def _numbered(prefix: str, names: tuple[str, ...]) -> list[str]:
 
 @torch.no_grad()
 def write(parts: Parts, folder: Path) -> Exported:
-    """Convert every graph from torch by pnnx."""
+    """Convert every graph from torch by pnnx, and quantise the files where that is asked for."""
     check_no_packed_weights(parts)
     check_no_rewrite(parts, "ncnn")
-    graphs = {}
+    graphs: dict[str, dict[str, Any]] = {}
     for stem in parts.stems:
         scratch = folder / f"{stem}_pnnx"
         scratch.mkdir()
@@ -151,4 +153,20 @@ def write(parts: Parts, folder: Path) -> Exported:
             "format": "ncnn",
             "blobs": {"inputs": inputs, "outputs": outputs},
         }
-    return Exported(graphs, ("ncnn", "pnnx"), {})
+        if parts.dtype == "w8a8":
+            samples = [tuple(x.numpy() for x in given) for given in parts.tuples(stem)]
+            graphs[stem]["quantised_layers"] = quantise(graphs[stem], folder, samples)
+    return Exported(graphs, ("ncnn", "pnnx"), _what_codes_are(parts.dtype))
+
+
+def _what_codes_are(dtype: str) -> dict[str, str]:
+    """What the manifest says of the codes; nothing for floats."""
+    if dtype != "w8a8":
+        return {}
+    return {
+        "by": "this toolkit, least squared error",
+        "weights": "int8, symmetric, per output channel",
+        "activations": "int8, symmetric, per tensor",
+        "placement": "convolutions but the first and the last; the rest, and what goes in and out, "
+        "in float32",
+    }

@@ -452,7 +452,7 @@ def test_failed_exports_are_marked(tmp_path):
             {"dtype": "w8a16"},
             "executorch has no w8a16 (XNNPACK has no kernels with 16-bit activations); choose",
         ),
-        ("ncnn", {"dtype": "w8a8"}, "no ncnn2table"),
+        ("ncnn", {"dtype": "w8a16"}, "ncnn has no 16-bit codes"),
         ("coreml", {"dtype": "w8a8"}, "calibrated on macOS only"),
         ("openvino", {"dynamic": True}, "static shapes only; leave out dynamic, or choose onnx"),
         ("qnn", {"opset": 21}, "options of target onnx"),

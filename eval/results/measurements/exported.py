@@ -19,7 +19,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], str | None, float]] = {
     "onnx": (("fp32", "fp16", "w8a8", "w8a16"), None, 0.5),
     "qnn": (("fp16", "w8a8", "w8a16"), "qnn_python", 1.5),
     "openvino": (("fp32", "fp16", "w8a8", "w8a16"), "openvino_python", 0.5),
-    "ncnn": (("fp32", "fp16"), "ncnn_python", 0.5),
+    "ncnn": (("fp32", "fp16", "w8a8"), "ncnn_python", 0.5),
     "litert": (("fp32", "fp16", "w8a8", "w8a16"), "litert_python", 1),
     "executorch": (("fp32", "fp16", "w8a8"), "executorch_python", 1),
 }

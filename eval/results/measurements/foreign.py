@@ -18,8 +18,9 @@ TARGETS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "openvino": (("fp32", "fp16", "w8a8"), "openvino_python"),
     "litert": (("fp32", "fp16", "w8a8"), "litert_python"),
     "qnn": (("fp16", "w8a8"), "qnn_python"),
+    "ncnn": (("fp32", "fp16", "w8a8"), "ncnn_python"),
 }
-OWN_TOOLS = ("litert",)  # they quantise float models themselves
+OWN_TOOLS = ("litert", "ncnn")  # they quantise float models themselves
 
 
 def methods(short: Short) -> list[Job]:
@@ -126,7 +127,7 @@ GAN = Measurement(
 )
 GAN_PARITY = Measurement(
     name="gan_parity",
-    title="The real GAN on four targets",
+    title="The real GAN on five targets",
     page="export",
     jobs=exports,
     columns=(
@@ -136,7 +137,7 @@ GAN_PARITY = Measurement(
         Column("passed", "above its threshold"),
         Column("kilobytes", "kB", 0, "10^3 bytes"),
     ),
-    needs=("gan", "openvino_python", "litert_python", "qnn_python"),
+    needs=("gan", "openvino_python", "litert_python", "qnn_python", "ncnn_python"),
     packages=("spandrel",),
     hours=0.5,
 )
