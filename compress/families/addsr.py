@@ -157,7 +157,7 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
 
     def _tokens(self) -> VisualTokens:
         """The network of image tokens, on the meta device."""
-        from transformers import SwinConfig  # takes a second
+        from transformers.models.swin import SwinConfig  # takes a second
 
         with torch.device("meta"):
             if self.is_nano():

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
-    from transformers import SwinConfig
+    from transformers.models.swin import SwinConfig
 
 SIZE = 384
 TAGS = 4585
@@ -58,7 +58,7 @@ def _heads(x: torch.Tensor) -> torch.Tensor:
 
 def swin_large() -> "SwinConfig":
     """Swin-L as RAM has it."""
-    from transformers import SwinConfig
+    from transformers.models.swin import SwinConfig
 
     return SwinConfig(
         image_size=SIZE,
@@ -75,7 +75,7 @@ class Tagger(nn.Module):
 
     def __init__(self):
         super().__init__()
-        from transformers import SwinModel
+        from transformers.models.swin import SwinModel
 
         self.swin = SwinModel(swin_large())
         self.image_proj = nn.Linear(self.swin.num_features, IMAGE_WIDTH)

@@ -75,7 +75,7 @@ def layout_of(pipe: Any, timestep: int) -> Layout:
 
 def networks_in(place: str, prompt: str) -> Loaded:
     """The networks of the pipeline in a folder, and its text of `prompt`."""
-    from transformers import CLIPTextModel
+    from transformers.models.clip import CLIPTextModel
 
     base = base_of(place)
     text = base.pretrained(CLIPTextModel, "text_encoder")
@@ -100,7 +100,7 @@ def _context(text_encoder: Any, tokenizer: Any, prompt: str) -> torch.Tensor:
 
 
 def _tokenizer(place: str) -> Any:
-    from transformers import CLIPTokenizer
+    from transformers.models.clip import CLIPTokenizer
 
     try:
         folder, options = from_hub(place, "tokenizer")
@@ -110,7 +110,7 @@ def _tokenizer(place: str) -> Any:
 
 
 def _tokens_in(place: str) -> int:
-    from transformers import CLIPTextConfig
+    from transformers.models.clip import CLIPTextConfig
 
     try:
         folder, options = from_hub(place, "text_encoder")

@@ -76,7 +76,8 @@ def sd21_parts(prompts: int = 1) -> SD21Parts:
     Args:
         prompts: How many constant texts the text encoder has.
     """
-    from transformers import CLIPTextConfig, CLIPTextModel  # takes a second; nano sizes need none
+    # Takes a second; nano sizes need none.
+    from transformers.models.clip import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
         return SD21Parts(

@@ -27,7 +27,7 @@ from compress.networks.osediff_file import (
 from compress.networks.pretrained import UNREADABLE, Base, from_hub
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers.models.clip import CLIPTokenizer
 
 SD21 = "SD 2.1-base weights"
 # Of a folder in diffusers' layout.
@@ -46,7 +46,7 @@ def _pretrained(kind: Any, base: str, part: str) -> Any:
 
 
 def _tokenizer(base: str) -> "CLIPTokenizer":
-    from transformers import CLIPTokenizer
+    from transformers.models.clip import CLIPTokenizer
 
     try:
         place, options = from_hub(base, "tokenizer")
@@ -100,7 +100,7 @@ def read_text(encoder: PromptEncoder, base: str, prompts: Sequence[str]) -> Prom
     Raises:
         UserError: The base holds another text encoder, or a prompt is too long.
     """
-    from transformers import CLIPTextModel
+    from transformers.models.clip import CLIPTextModel
 
     loaded = _pretrained(CLIPTextModel, base, "text_encoder")
     check_fit(

@@ -17,7 +17,7 @@ from compress.networks.ldm_names import Names
 from compress.networks.released_file import released_state
 
 if TYPE_CHECKING:
-    from transformers import SwinConfig
+    from transformers.models.swin import SwinConfig
 
 RAM = "RAM's ram_swin_large_14m.pth"
 DAPE = "SeeSR's DAPE.pth"
@@ -61,7 +61,7 @@ class VisualTokens(nn.Module):
 
     def __init__(self, config: "SwinConfig | None" = None, width: int = IMAGE_WIDTH):
         super().__init__()
-        from transformers import SwinModel
+        from transformers.models.swin import SwinModel
 
         config = swin_large() if config is None else config
         self.size: Any = config.image_size
