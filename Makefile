@@ -7,7 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= recipes/passionsr_fast_w8a8.yaml
 
-.PHONY: run web test test-fast test-all plan format lint types docs clean
+.PHONY: run web test test-fast test-all plan format lint types wheel docs clean
+
+# Hundreds of processes import the same files; each would compile them where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 
 run: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE)
@@ -49,6 +52,9 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/python -m mypy
 
+wheel: .venv/installed
+	.ci/try_wheel
+
 # The reference from the configs, then the site in build/site. The builder has its own environment.
 docs: .venv/installed .venv-docs/installed
 	$(BIN)/python -m compress.reference
@@ -58,13 +64,14 @@ plan: .venv/installed
 	$(BIN)/python -m compress.run $(RECIPE) --plan
 
 # torch before everything else: a later unpinned requirement would pull another build of several
-# gigabytes.
+# gigabytes. Then all cores compile, where pip would use one; not every file of a library compiles.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test,dev]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	touch $@
 
 .venv-docs/installed: pyproject.toml
