@@ -1,5 +1,6 @@
 """Low-resolution images that static ranges are calibrated on."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from compress.model.calls import Values
 from compress.model.components import Components
 from compress.model.references import remember
 from compress.process.resample import SCALE
+
+LEVELS = 255  # above black, in a file
 
 
 def calibration_images(data: str, count: int, size: int, seed: int) -> list[torch.Tensor]:
@@ -149,14 +152,15 @@ def _embedded_pairs(
     photographs = _embedded(size * SCALE)
     crops = []
     for i in range(count):
-        crops.append(_crop(photographs[i % len(photographs)], size * SCALE, random))
+        crop = _crop(photographs[i % len(photographs)], size * SCALE, random)
+        crops.append(crop.float() / LEVELS)
     generator = torch.Generator().manual_seed(seed)
     return [(degrade(crop, PRESETS["mild"], generator), crop) for crop in crops]
 
 
 def _embedded(size: int) -> list[torch.Tensor]:
-    """The embedded photographs that hold a crop of `size` pixels a side."""
-    photographs = [read_image(path, convert=True) for path in embedded_images()]
+    """The embedded photographs that hold a crop of `size` pixels a side, as `_levels`."""
+    photographs = [_levels(path) for path in embedded_images()]
     large = [image for image in photographs if min(image.shape[-2:]) >= size]
     if not large:
         largest = max(min(image.shape[-2:]) for image in photographs)
@@ -165,6 +169,12 @@ def _embedded(size: int) -> list[torch.Tensor]:
             "take a smaller size, or a folder of photographs"
         )
     return large
+
+
+@cache
+def _levels(path: Path) -> torch.Tensor:
+    """A photograph as uint8 [1, 3, H, W]; kept, for each pass and each export takes crops of it."""
+    return (read_image(path, convert=True) * LEVELS).round().to(torch.uint8)
 
 
 def _read_pair(path: Path, original: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
