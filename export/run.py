@@ -133,9 +133,11 @@ def main(argv: list[str]) -> int:
     # These bring torch with them. It takes seconds, which --help need not wait for.
     from compress.recipe import checkpoint
     from export.targets.export_folder import claimed
+    from export.targets.palette_bits import with_table_of
 
     source = checkpoint.model_path(arguments.run)
     name = hub_name(arguments.run)
+    options = with_table_of(options, source.parent)
     place = source.parent if name is None else Path(name.label)
     out = place / options.folder if arguments.out is None else arguments.out
     inputs = [source]

@@ -10,6 +10,7 @@ from compress.core.errors import UserError
 from compress.core.files import FileName
 
 VULKAN = "vulkan"  # a value of `delegate`
+MIXED_PALETTES = "lut"  # a value of `dtype`: palettes of as many bits as each layer needs
 
 
 class ExportOptions(Strict):
@@ -47,6 +48,16 @@ class ExportOptions(Strict):
         "xnnpack",
         description="executorch: what computes; XNNPACK on the CPU, or Vulkan on the GPU, which "
         "does not run here.",
+    )
+    budget: str | None = Field(
+        None,
+        description="coreml, dtype lut: what all graphs' weights may take, as 2.1MB or 850KB.",
+    )
+    sensitivity: str | None = Field(
+        None,
+        description="coreml, dtype lut: a table of `compress.sensitivity`, of what fewer bits "
+        "of a layer cost. Without it, that is measured on four crops; `export.run` takes "
+        "RUN/sensitivity.json where there is one.",
     )
     npu: str | None = Field(
         None,

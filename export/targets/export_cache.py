@@ -22,6 +22,7 @@ from compress.core import folders, marks
 from compress.core.code_version import code_version
 from compress.core.errors import UserError
 from compress.core.files import writing
+from compress.core.identity import files_key
 from compress.core.json_files import read_json
 from compress.core.machine import processor
 from compress.data.calibration import calibration_hash
@@ -88,6 +89,7 @@ def export_key(options: ExportOptions, model_sha256: str) -> str:
         "model": model_sha256,
         "options": options.model_dump(mode="json", exclude={"reference"}),
         "calibration": calibration_hash(options.calibration),
+        "sensitivity": files_key([options.sensitivity] if options.sensitivity else []),
         "code": [code_version("compress"), code_version("export")],
         "page": page_digest(options.engine_dir) if options.target == "web" else None,
         "packages": _packages(),

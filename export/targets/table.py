@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
 from compress.core.plugins import Extended, instance_problem
-from compress.recipe.export_options import VULKAN, ExportOptions
+from compress.recipe.export_options import MIXED_PALETTES, VULKAN, ExportOptions
 from export.kit import write as kit
 from export.targets.chips import choose_chip
 from export.targets.litert_npu import check_npu, read_npu
@@ -84,7 +84,15 @@ TARGETS: dict[str, Target] = {
         "coreml",
         ("coremltools",),
         "pip install 'coremltools>=9,<10'",
-        {"fp32": 60.0, "fp16": 45.0, "w8": 30.0, "lut8": 40.0, "lut6": 35.0, "lut4": 25.0},
+        {
+            "fp32": 60.0,
+            "fp16": 45.0,
+            "w8": 30.0,
+            "lut8": 40.0,
+            "lut6": 35.0,
+            "lut4": 25.0,
+            "lut": 25.0,
+        },
         "fp16",
         runs=False,
         remark="converted only: Core ML predicts on macOS",
@@ -170,6 +178,7 @@ def check_options(options: ExportOptions) -> None:
             raise UserError(f"chip is an option of target qnn; leave it out for {name}")
         choose_chip(options.chip)
     check_backend(options)
+    check_palettes(options)
     if options.rewrite is not None:
         from export.rewrites.apply import names_for  # brings torch, as --help does not
 
@@ -193,6 +202,26 @@ def check_backend(options: ExportOptions) -> None:
     if name != "litert":
         raise UserError(f"npu is an option of target litert; leave it out for {name}")
     read_npu(options.npu)
+
+
+def check_palettes(options: ExportOptions) -> None:
+    """Raise UserError for palettes of mixed bits without a budget, and for a budget of no such."""
+    is_mixed = options.target == "coreml" and options.dtype == MIXED_PALETTES
+    if not is_mixed:
+        for key in ("budget", "sensitivity"):
+            if getattr(options, key) is not None:
+                raise UserError(
+                    f"{key} is an option of target coreml with dtype {MIXED_PALETTES}; leave it out"
+                )
+        return
+    if options.budget is None:
+        raise UserError(
+            f"dtype {MIXED_PALETTES} gives each layer as many bits as a budget allows; give one, "
+            "such as --budget 2.1MB, or choose lut4, lut6 or lut8"
+        )
+    from export.targets.palette_bits import check_request  # brings torch, as --help does not
+
+    check_request(options)
 
 
 def check_kit_options(options: ExportOptions) -> None:
