@@ -1,5 +1,5 @@
 """python -m eval.front STUDY… : the front of studies of compress.sweep, knee and threshold, as a
-page, CSV and JSON; and each point of the front as a recipe that runs alone."""
+page, a picture, CSV and JSON; and each point of the front as a recipe that runs alone."""
 
 import argparse
 from pathlib import Path
@@ -17,6 +17,7 @@ def main(argv: list[str]) -> int:
     # These bring torch with them. It takes seconds, which --help need not wait for.
     from compress.search import answer_files as files
     from compress.search.answer import answer, check_axis, read_study
+    from compress.search.front_picture import draw_front
 
     check_axis(options.x)
     studies = [read_study(folder) for folder in options.studies]
@@ -42,10 +43,14 @@ def main(argv: list[str]) -> int:
         files.write_json(answers, partial / "front.json")
         files.write_csv(studies, partial / "front.csv")
         files.write_page(studies, answers, options.x, metric, partial / "front.html")
+        draw_front(studies, answers, options.x, metric, partial / "front.png")
         recipes = [file for study in studies for file in files.write_recipes(study, partial)]
         swap_in(partial, out, FRONT)
     print("\n".join(files.as_text(one) for one in answers))
-    print(f"written: {out / 'front.html'}, front.csv, front.json and {len(recipes)} recipes")
+    print(
+        f"written: {out / 'front.html'}, front.png, front.csv, front.json and {len(recipes)} "
+        "recipes"
+    )
     return 0
 
 

@@ -148,17 +148,7 @@ def _draw_front(axes: Axes, best: list[Point]) -> None:
 
 def dress(axes: Axes, selection: Selection) -> None:
     """Give the axes of `selection` their scales, names, grid and the note below."""
-    arrow = "higher is better" if metric_of(selection.metric).higher else "lower is better"
-    axes.set_xscale("log")
-    axes.margins(x=0.12, y=0.12)
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < WIDE else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(axes.get_xlim())  # the front goes to the border without moving it
-    axes.set_xlabel(selection.x_label, color=INK)
-    axes.set_ylabel(f"{selection.metric.upper()}  ({arrow})", color=INK)
-    dress_plain(axes, selection.dataset, selection.protocol)
+    dress_axes(axes, selection.x_label, selection.metric, selection.dataset, selection.protocol)
     axes.annotate(
         _note(selection),
         (0, -0.2),
@@ -168,6 +158,29 @@ def dress(axes: Axes, selection: Selection) -> None:
         fontsize=7.5,
         color=THEIRS,
     )
+
+
+def dress_axes(axes: Axes, x_label: str, metric: str, dataset: str, protocol: str) -> None:
+    """Give axes of a metric against a cost their scales, names and grid.
+
+    Args:
+        axes: What is drawn on them, but for a line that goes to the border, is drawn already.
+        x_label: The cost with its unit.
+        metric: The name of the metric.
+        dataset: For the title.
+        protocol: For the title.
+    """
+    arrow = "higher is better" if metric_of(metric).higher else "lower is better"
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.12)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < WIDE else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(axes.get_xlim())  # the front goes to the border without moving it
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(f"{metric.upper()}  ({arrow})", color=INK)
+    dress_plain(axes, dataset, protocol)
 
 
 def dress_plain(axes: Axes, dataset: str, protocol: str) -> None:

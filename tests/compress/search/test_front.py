@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from PIL import Image
 
 from compress.recipe.recipe import load_recipe
 from compress.search import snapshot
@@ -92,6 +93,8 @@ def test_the_files_of_an_answer(study, capsys):
         recipe = load_recipe(folder / f"study_{row['point']}.yaml")
         assert recipe.name == f"study_{row['point']}"
         assert recipe.passes[1].ratio == float(row["passes.1.ratio"])
+    with Image.open(folder / "front.png") as picture:
+        assert picture.size == (1344, 832)
     page = (folder / "front.html").read_text()
     assert "Real-ESRGAN" in page  # published on the same data and protocol
     assert "Combinations against single techniques" in page
