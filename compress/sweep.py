@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="'COST<MOST'",
-        help="such as 'bytes<3MB'; checked by the plan before anything is trained",
+        help="such as 'bytes<3MB', or 'lint(qnn)' where a target is to take every operator; "
+        "checked before anything is trained",
     )
     parser.add_argument("--seed", type=usable_seed, default=0)
     parser.add_argument(
@@ -126,7 +127,7 @@ def _add_costs(parser: argparse.ArgumentParser) -> None:
 
 def _settings(options: argparse.Namespace) -> "Settings":
     """What was asked for, checked."""
-    from compress.search.goals import check_phone, parse_bounds, parse_objectives
+    from compress.search.goals import check_phone, parse_bounds, parse_lints, parse_objectives
     from compress.search.settings import Settings, read_recipe
     from compress.search.space import check_space
 
@@ -158,6 +159,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
 def _trials(options: argparse.Namespace, settings: "Settings") -> int:
     """How many points the study is to have."""
     if settings.sampler == "grid":
+    parse_lints(options.constraint)
         size = sum(1 for _ in settings.space.points())
         return size if options.trials is None else min(size, options.trials)
     return options.trials or USUAL_TRIALS

@@ -1,4 +1,4 @@
-"""What a sweep wants: objectives, which are costs or metrics, and bounds of costs."""
+"""What a sweep wants: objectives, which are costs or metrics, bounds of costs, lints to pass."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from compress.core.errors import UserError, nearest, shown
 from compress.cost.cost import Cost
 from compress.cost.phones import predict, rates
 from eval.metric.names import is_metric, metric_of
+from export.linting.rules import load
 
 LATENCY = "latency"
 # name -> (total of compress.cost, what it is)
@@ -22,6 +23,9 @@ COSTS = {
 }
 SCALES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _BOUND = re.compile(r"([a-z]+)\s*<=?\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([kKMG]?)(?:B|ms)?")
+
+
+_LINT = re.compile(r"lint\(\s*([\w-]+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,34 @@ def _objective(name: str) -> Objective:
 
 
 def parse_bounds(texts: Sequence[str]) -> list[Bound]:
-    """The bounds, such as `bytes<3MB`.
+    """The bounds of costs, such as `bytes<3MB`, without the lints.
 
     Raises:
         UserError: One has another form, or is of no cost.
     """
-    return [_bound(text) for text in texts]
+    return [_bound(text) for text in texts if not _LINT.fullmatch(text.strip())]
+
+
+def parse_lints(texts: Sequence[str]) -> list[str]:
+    """The targets whose lint is to pass, of constraints such as `lint(qnn)`.
+
+    Raises:
+        UserError: The lint has no such target.
+    """
+    matches = [_LINT.fullmatch(text.strip()) for text in texts]
+    names = [match[1] for match in matches if match is not None]
+    for name in names:
+        load(name)
+    return list(dict.fromkeys(names))
 
 
 def _bound(text: str) -> Bound:
     match = _BOUND.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"--constraint {shown(text)}: give a cost and its most, such as bytes<3MB")
+        raise UserError(
+            f"--constraint {shown(text)}: give a cost and its most, such as bytes<3MB, or a target "
+            "whose lint is to pass, such as lint(qnn)"
+        )
     name, number, scale = match.groups()
     if name not in COSTS:
         raise UserError(

@@ -21,11 +21,12 @@ from compress.model.sr_model import SRModel
 from compress.pipeline.evaluations import open_all
 from compress.recipe.cache import PassCache
 from compress.recipe.inputs import check_inputs
-from compress.recipe.plan import plan
+from compress.recipe.plan import plan_model
 from compress.recipe.recipe import Recipe
 from compress.recipe.run_passes import Compressed, compress
 from compress.search.goals import broken, costs_of
 from compress.search.proxy import SHARES, WHOLE, is_hopeless
+from compress.search.legal import Legality, check_lint
 from compress.search.results import INFEASIBLE, MEASURED, PRUNED, Result, result
 from compress.search.settings import Settings
 from compress.search.space import Point
@@ -60,6 +61,8 @@ def check(settings: Settings) -> None:
     for name, why in blank.items():
         raise UserError(f"--objective {name} has no value here: {why}")
     if settings.proxy and not any(one.is_cost for one in settings.objectives):
+    if settings.lints:
+        check_lint()
         raise UserError(
             "--proxy compares points with those that cost no more; name a cost among --objective"
         )
@@ -95,13 +98,16 @@ class Measuring:
         """
         recipe = self.settings.recipe_at(point)
         with without_compiler():
-            costs = costs_of(
-                plan(recipe, (self.settings.lr, self.settings.lr))[-1][1], self.settings.phone
-            )
+            model, rows = plan_model(recipe, (self.settings.lr, self.settings.lr))
+        costs = costs_of(rows[-1][1], self.settings.phone)
         excess, told = broken(self.settings.bounds, costs)
         if excess:
             return result(INFEASIBLE, told, costs=costs, excess=excess)
         data = open_all(recipe)[0]
+        if not excess and self.settings.lints:
+            legality = Legality(self.settings.lints, self.folder, self.settings.lr)
+            excess, told = legality.judge(recipe, model)
+        del model
         looks = Looks(self, recipe, data, costs, earlier)
         try:
             done = self._compress(recipe, number, looks)

@@ -17,7 +17,7 @@ from compress.core.files import MADE_BY, temporary
 from compress.core.json_files import read_json
 from compress.recipe.recipe import Recipe
 from compress.recipe.shipped import find_recipe
-from compress.search.goals import Bound, Objective, parse_bounds, parse_objectives
+from compress.search.goals import Bound, Objective, parse_bounds, parse_lints, parse_objectives
 from compress.search.space import Point, Space, parse_space, recipe_at
 
 SETTINGS = "study.json"
@@ -73,6 +73,11 @@ class Settings:
     def bounds(self) -> list[Bound]:
         """What costs may be at most."""
         return parse_bounds(self.constraints)
+
+    @property
+    def lints(self) -> list[str]:
+        """The targets that are to take every operator."""
+        return parse_lints(self.constraints)
 
     def recipe_at(self, point: Point) -> Recipe:
         """The recipe at a point. Raises UserError where its keys do not go together."""

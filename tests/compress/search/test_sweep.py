@@ -13,6 +13,7 @@ from compress import sweep
 from compress.families import FAMILIES
 from compress.recipe.recipe import load_recipe
 from compress.search import measure, snapshot
+from compress.search.legal import Legality
 from compress.search.results import MEASURED, result
 from eval.data.dataset import DataSet
 from eval.metric.locating import Located
@@ -70,6 +71,31 @@ def test_a_study_from_the_command_to_its_front(tmp_path, capsys, monkeypatch):
     assert "was begun with other settings (constraints)" in err
 
 
+def test_a_point_that_a_target_does_not_take_is_not_trained(tmp_path, capsys, monkeypatch):
+    """Both points have one pass that trains and one architecture, which is exported once."""
+    looked = []
+
+    def lint(legality, model):
+        looked.append(model)
+        verdict = {"operators": 10, "fall_back": 1, "kinds": ["1 x Erf"], "largest": 1, "most": 2}
+        return dict.fromkeys(legality.targets, verdict)
+
+    def never(*_):
+        raise AssertionError("a point is trained that the target does not take")
+
+    monkeypatch.setattr(Legality, "_lint", lint)
+    monkeypatch.setattr(measure, "compress", never)
+    words = [*RECIPE, "seed=1,2", "--objective", "bytes,psnr", "--sampler", "grid", "--lr", 32]
+    words += ["--study", tmp_path / "study", "--cache", tmp_path / "cache"]
+    code, _, _ = call(capsys, *words, "--constraint", "bytes<1GB", "--constraint", "lint(qnn)")
+    assert code == 0
+    results = [row["result"] for row in snapshot.read(tmp_path / "study")]
+    assert [one["state"] for one in results] == ["infeasible"] * 2
+    assert results[0]["excess"] == 0.1
+    assert results[0]["reason"].startswith("lint(qnn): 1 of 10 operators fall back to the CPU")
+    assert len(looked) == 1
+
+
 def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):
     started = []
 
@@ -99,6 +125,7 @@ def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):
         (["passes.1.weights=4,8", "--objective", "psnr", "--proxy", "2"], "name a cost"),
         (["seed=1,2", "--objective", "psnr", "--phone", "Nokia"], "has no published rate"),
         (["seed=1,2", "--objective", "psnr", "--slurm", "gpu"], "--slurm 'gpu': give key=value"),
+        (["seed=1,2", "--objective", "psnr", "--constraint", "lint(x)"], "lint target 'x' is unk"),
     ],
 )
 def test_a_mistake_ends_before_anything_starts(tmp_path, capsys, monkeypatch, words, sentence):
