@@ -26,6 +26,7 @@ from compress.core.memory import keep_freed_memory
 from compress.core.program import command_parser
 
 if TYPE_CHECKING:
+    from compress.search.artefacts import Artefacts
     from compress.search.settings import Settings
 
 DESCRIPTION = (
@@ -102,6 +103,12 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URL", help="a data base for the study (default: a file in --study)"
     )
     parser.add_argument(
+        "--artefacts",
+        metavar="PLACE",
+        help="a folder or a URL of fsspec, such as s3://BUCKET/NAME, that gets the model and the "
+        "result of each measured point",
+    )
+    parser.add_argument(
         "--grace",
         type=number("--grace", least=1),
         default=300.0,
@@ -152,6 +159,7 @@ def _settings(options: argparse.Namespace) -> "Settings":
     check_phone(options.phone)
     parse_objectives(options.objective)
     parse_bounds(options.constraint)
+    parse_lints(options.constraint)
     check_space(data, settings.space, where)
     return settings
 
@@ -159,7 +167,6 @@ def _settings(options: argparse.Namespace) -> "Settings":
 def _trials(options: argparse.Namespace, settings: "Settings") -> int:
     """How many points the study is to have."""
     if settings.sampler == "grid":
-    parse_lints(options.constraint)
         size = sum(1 for _ in settings.space.points())
         return size if options.trials is None else min(size, options.trials)
     return options.trials or USUAL_TRIALS
@@ -174,6 +181,7 @@ def main(argv: list[str]) -> int:
     # What reads recipes brings torch and diffusers with it. They take seconds, which --help and a
     # misspelt option need not wait for.
     from compress.search import snapshot
+    from compress.search.artefacts import check_artefacts, open_artefacts
     from compress.search.launch import parse_slurm, start_here, submit
     from compress.search.measure import check
     from compress.search.settings import agree
@@ -182,10 +190,15 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a point is given back, as by Ctrl-C
     slurm = None if options.slurm is None else parse_slurm(options.slurm)
     check_place(options.study, "--study")
+    artefacts = None
+    if options.artefacts is not None:
+        artefacts = open_artefacts(options.artefacts, "--artefacts")
     settings = _settings(options)
     trials = _trials(options, settings)
     check(settings)
     agree(options.study, settings)
+    if artefacts is not None:
+        check_artefacts(artefacts, options.study)
     if slurm is not None:
         submit(_alone(argv), options.workers, options.study, slurm)
         return 0
@@ -193,12 +206,14 @@ def main(argv: list[str]) -> int:
         if start_here(_alone(argv), options.workers) == options.workers:
             raise UserError("every worker ended with an error; they are told above")
     else:
-        _work(options, settings, trials)
+        _work(options, settings, trials, artefacts)
     print(summary(settings, snapshot.read(options.study), options.study))
     return 0
 
 
-def _work(options: argparse.Namespace, settings: "Settings", trials: int) -> None:
+def _work(
+    options: argparse.Namespace, settings: "Settings", trials: int, artefacts: "Artefacts | None"
+) -> None:
     """Be one worker of the study."""
     import torch
 
@@ -212,10 +227,11 @@ def _work(options: argparse.Namespace, settings: "Settings", trials: int) -> Non
         options.study,
         options.cache or default_root(),
         torch.device(chosen_device(options)),
+        artefacts,
     )
     store = Store(options.study, settings, options.storage)
     pace = Pace(beat=min(30.0, options.grace / 5), grace=options.grace)
-    Worker(store, settings, trials, measuring, pace).run()
+    Worker(store, settings, trials, measuring, pace, artefacts).run()
 
 
 def _alone(argv: list[str]) -> list[str]:

@@ -2,12 +2,17 @@
 page, a picture, CSV and JSON; and each point of the front as a recipe that runs alone."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, command
 from compress.core.folders import begin, claimed, swap_in
 from compress.core.marks import FRONT
 from compress.core.program import command_parser
+
+if TYPE_CHECKING:
+    from compress.search.answer import Study
 
 
 @command
@@ -15,12 +20,23 @@ def main(argv: list[str]) -> int:
     """Write what the studies on the command line say."""
     options = _arguments(argv)
     # These bring torch with them. It takes seconds, which --help need not wait for.
-    from compress.search import answer_files as files
-    from compress.search.answer import answer, check_axis, read_study
-    from compress.search.front_picture import draw_front
+    from compress.search.answer import check_axis, read_study
+    from compress.search.artefacts import study_folder
 
     check_axis(options.x)
-    studies = [read_study(folder) for folder in options.studies]
+    with ExitStack() as copies:
+        folders = [copies.enter_context(study_folder(place)) for place in options.studies]
+        _write([read_study(folder) for folder in folders], options)
+    return 0
+
+
+def _write(studies: "list[Study]", options: argparse.Namespace) -> None:
+    """Write and print what studies say."""
+    from compress.search import answer_files as files
+    from compress.search.answer import answer
+    from compress.search.artefacts import is_url
+    from compress.search.front_picture import draw_front
+
     first = studies[0]
     for study in studies[1:]:
         if study.data[:2] != first.data[:2]:
@@ -34,8 +50,8 @@ def main(argv: list[str]) -> int:
             raise UserError(
                 f"{study.folder}: has no {metric} of every point; it has {', '.join(study.metrics)}"
             )
-    if len(studies) > 1 and options.out is None:
-        raise UserError("several studies need -o DIR for their page")
+    if options.out is None and (len(studies) > 1 or is_url(options.studies[0])):
+        raise UserError("several studies, and one of a URL, need -o DIR for their page")
     out = options.out or first.folder / "front"
     answers = [answer(study, options.x) for study in studies]
     with claimed(out, FRONT, "-o", [study.folder / "study.json" for study in studies]):
@@ -51,13 +67,15 @@ def main(argv: list[str]) -> int:
         f"written: {out / 'front.html'}, front.png, front.csv, front.json and {len(recipes)} "
         "recipes"
     )
-    return 0
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = command_parser("eval.front", description=__doc__)
     parser.add_argument(
-        "studies", nargs="+", type=Path, metavar="STUDY", help="folders of compress.sweep"
+        "studies",
+        nargs="+",
+        metavar="STUDY",
+        help="folders of compress.sweep, or URLs of --artefacts",
     )
     parser.add_argument(
         "--x", default="bytes", help="the cost that quality is seen against (default %(default)s)"

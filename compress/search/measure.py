@@ -24,9 +24,10 @@ from compress.recipe.inputs import check_inputs
 from compress.recipe.plan import plan_model
 from compress.recipe.recipe import Recipe
 from compress.recipe.run_passes import Compressed, compress
+from compress.search.artefacts import Artefacts
 from compress.search.goals import broken, costs_of
-from compress.search.proxy import SHARES, WHOLE, is_hopeless
 from compress.search.legal import Legality, check_lint
+from compress.search.proxy import SHARES, WHOLE, is_hopeless
 from compress.search.results import INFEASIBLE, MEASURED, PRUNED, Result, result
 from compress.search.settings import Settings
 from compress.search.space import Point
@@ -60,9 +61,9 @@ def check(settings: Settings) -> None:
     blank = locate(wanted, recipe.eval.iqa_weights).blank if wanted else {}
     for name, why in blank.items():
         raise UserError(f"--objective {name} has no value here: {why}")
-    if settings.proxy and not any(one.is_cost for one in settings.objectives):
     if settings.lints:
         check_lint()
+    if settings.proxy and not any(one.is_cost for one in settings.objectives):
         raise UserError(
             "--proxy compares points with those that cost no more; name a cost among --objective"
         )
@@ -77,12 +78,14 @@ class Measuring:
         folder: The study's, where long passes keep their checkpoints.
         cache: The folder of the pass cache.
         device: Where passes learn and models are measured.
+        artefacts: Where measured points are kept; None for nowhere.
     """
 
     settings: Settings
     folder: Path
     cache: Path
     device: torch.device
+    artefacts: Artefacts | None = None
     seen: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def __call__(self, number: int, point: Point, earlier: list[Result]) -> Result:
@@ -101,13 +104,13 @@ class Measuring:
             model, rows = plan_model(recipe, (self.settings.lr, self.settings.lr))
         costs = costs_of(rows[-1][1], self.settings.phone)
         excess, told = broken(self.settings.bounds, costs)
-        if excess:
-            return result(INFEASIBLE, told, costs=costs, excess=excess)
-        data = open_all(recipe)[0]
         if not excess and self.settings.lints:
             legality = Legality(self.settings.lints, self.folder, self.settings.lr)
             excess, told = legality.judge(recipe, model)
         del model
+        if excess:
+            return result(INFEASIBLE, told, costs=costs, excess=excess)
+        data = open_all(recipe)[0]
         looks = Looks(self, recipe, data, costs, earlier)
         try:
             done = self._compress(recipe, number, looks)
@@ -125,7 +128,10 @@ class Measuring:
             _LOG.warning("point %d: %s is left out: %s", number, image, trouble)
         metrics = {name: found[name] for name in options.metrics}
         where = [found["data"], found["protocol"], found["images"]]
-        return result(MEASURED, costs=costs, metrics=metrics, proxy=looks.proxy, data=where)
+        measured = result(MEASURED, costs=costs, metrics=metrics, proxy=looks.proxy, data=where)
+        if self.artefacts is not None:
+            self.artefacts.keep(number, recipe, done.model.cpu(), measured)
+        return measured
 
     def _compress(self, recipe: Recipe, number: int, looks: "Looks") -> Compressed:
         """Run the passes, as far as no point before had the same ones."""

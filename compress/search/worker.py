@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import UserError, first_line
 from compress.search import snapshot
+from compress.search.artefacts import Artefacts
 from compress.search.attempts import MOST_LOST, POINT, RESULT, Standing
 from compress.search.propose import Proposer
 from compress.search.results import FAILED, MEASURED, Result, result
@@ -50,9 +51,19 @@ class Worker:
         trials: How many points it is to have.
         measure: Measures one.
         pace: How workers watch each other.
+        artefacts: Where the points so far are copied; None for nowhere.
     """
 
-    def __init__(self, store: Store, settings: Settings, trials: int, measure: Measure, pace: Pace):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        trials: int,
+        measure: Measure,
+        pace: Pace,
+        artefacts: Artefacts | None = None,
+    ):
+        self.artefacts = artefacts
         self.store = store
         self.settings = settings
         self.trials = trials
@@ -70,7 +81,7 @@ class Worker:
                 self._work_on(attempt)
             elif self.finished():
                 points = self._points()
-                snapshot.write(self.store.folder, snapshot.rows_of(points))
+                self._write(points)
                 return points
             else:
                 time.sleep(self.pace.poll)
@@ -79,6 +90,12 @@ class Worker:
         """Where the points stand that are asked for."""
         found = self.store.standings()
         return {number: found[number] for number in found if number < self.trials}
+
+    def _write(self, points: dict[int, Standing]) -> None:
+        """Write what has ended so far for whoever reads the study."""
+        snapshot.write(self.store.folder, snapshot.rows_of(points))
+        if self.artefacts is not None:
+            self.artefacts.mirror(self.store.folder)
 
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
@@ -148,7 +165,7 @@ class Worker:
             return
         self._say(number, values_of(attempt), found)
         if time.monotonic() - self.written > SNAPSHOT_EVERY:
-            snapshot.write(self.store.folder, snapshot.rows_of(self._points()))
+            self._write(self._points())
             self.written = time.monotonic()
 
     def _measured(self, standing: Standing, attempt: FrozenTrial, earlier: list[Result]) -> Result:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import fsspec
 import pytest
 
 pytest.importorskip("optuna", reason="a study is Optuna's: pip install optuna")
@@ -15,6 +16,7 @@ from compress.recipe.recipe import load_recipe
 from compress.search import measure, snapshot
 from compress.search.legal import Legality
 from compress.search.results import MEASURED, result
+from eval import front
 from eval.data.dataset import DataSet
 from eval.metric.locating import Located
 
@@ -96,6 +98,22 @@ def test_a_point_that_a_target_does_not_take_is_not_trained(tmp_path, capsys, mo
     assert len(looked) == 1
 
 
+def test_a_study_in_a_store_for_objects(tmp_path, capsys):
+    """Measured points are kept there, and the front is read from there alone."""
+    store = fsspec.filesystem("memory")
+    words = [*RECIPE, "passes.1.weights=4,8", "--objective", "bytes,psnr", "--sampler", "grid"]
+    words += ["--lr", 32, "--cache", tmp_path / "cache", "--artefacts", "memory://bucket/mine"]
+    assert call(capsys, *words, "--study", tmp_path / "study")[0] == 0
+    names = {name.removeprefix("/bucket/mine/") for name in store.find("/bucket/mine")}
+    points = {f"point_{n}/{name}" for n in (0, 1) for name in ("model.safetensors", "result.json")}
+    assert names == {"study.json", "points.json"} | points
+    with pytest.raises(SystemExit) as end:
+        front.main(["memory://bucket/mine", "-o", str(tmp_path / "front")])
+    assert end.value.code == 0
+    assert (tmp_path / "front" / "mine_0.yaml").is_file()
+    store.store.clear()
+
+
 def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):
     started = []
 
@@ -126,6 +144,7 @@ def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):
         (["seed=1,2", "--objective", "psnr", "--phone", "Nokia"], "has no published rate"),
         (["seed=1,2", "--objective", "psnr", "--slurm", "gpu"], "--slurm 'gpu': give key=value"),
         (["seed=1,2", "--objective", "psnr", "--constraint", "lint(x)"], "lint target 'x' is unk"),
+        (["seed=1,2", "--objective", "psnr", "--artefacts", "no://x"], "Protocol not known: no"),
     ],
 )
 def test_a_mistake_ends_before_anything_starts(tmp_path, capsys, monkeypatch, words, sentence):
