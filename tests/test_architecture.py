@@ -1,6 +1,7 @@
 """Rooms import only rooms on lower floors, and no module imports itself by way of others."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -97,8 +98,11 @@ def imported_names(statement: ast.AST, package: str) -> list[str]:
     return [f"{origin}.{alias.name}" for alias in statement.names]
 
 
+@cache
 def imports_of(name: str) -> set[str]:
     """The modules of the project that `name` imports, anywhere in its file."""
+    if name not in MODULES:
+        return set()
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for statement in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
@@ -121,9 +125,6 @@ def is_up(name: str, target: str) -> bool:
     return here != there and FLOOR_OF.get(there, COMMANDS) >= FLOOR_OF.get(here, COMMANDS)
 
 
-ARROWS = {name: imports_of(name) for name in MODULES}
-
-
 def circle(arrows: dict[str, set[str]]) -> list[str]:
     try:
         TopologicalSorter(arrows).prepare()
@@ -133,19 +134,19 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_room_imports_one_on_its_floor_or_above():
-    up = {(name, target) for name in MODULES for target in ARROWS[name] if is_up(name, target)}
+    up = {(name, target) for name in MODULES for target in imports_of(name) if is_up(name, target)}
     listed = {(name, target) for name in STILL_THERE for target in STILL_THERE[name]}
     assert not up - listed
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    assert circle({name: ARROWS[name] - STILL_THERE.get(name, set()) for name in MODULES}) == []
+    assert circle({name: imports_of(name) - STILL_THERE.get(name, set()) for name in MODULES}) == []
 
 
 @pytest.mark.parametrize("name", STILL_THERE)
 def test_listed_arrows_are_still_there(name):
     """Delete the line of an arrow that is cut: the list only gets shorter."""
-    gone = STILL_THERE[name] - ARROWS.get(name, set())
+    gone = STILL_THERE[name] - imports_of(name)
     assert not gone
 
 
@@ -168,7 +169,7 @@ def family_names() -> set[str]:
 
 def families_named_by(name: str, families: set[str]) -> set[str]:
     """Keys and modules of families in a module, but for what messages and comments say."""
-    modules = {target for target in ARROWS[name] if target.startswith("compress.families.")}
+    modules = {target for target in imports_of(name) if target.startswith("compress.families.")}
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     return modules | {word for word in words if isinstance(word, str)} & families

@@ -29,7 +29,7 @@ QUICK = [
     "passes.1.method=minmax",
     "passes.1.skip=[decoder.decoder.conv_out]",  # not the layers of a deeper UNet
     "passes.1.calibration={images: 1, size: 32}",
-    "export=[{target: onnx, lr_size: [32, 32], components: [model, decoder]}]",
+    "export=[{target: onnx, lr_size: [32, 32], images: 2, components: [model, decoder]}]",
     "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}",
 ]
 

@@ -6,6 +6,7 @@ One sentence or a recipe comes of them, soon, and nothing is touched elsewhere.
 import os
 import sys
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,9 @@ def places(data, prefix=()):
     return found
 
 
-PLACES = {path: places(yaml.safe_load(SHIPPED[path])) for path in RUNS + TRAINED}
+@cache
+def places_in(path):
+    return places(yaml.safe_load(SHIPPED[path]))
 
 
 @FIXED
@@ -239,7 +242,9 @@ PLACES = {path: places(yaml.safe_load(SHIPPED[path])) for path in RUNS + TRAINED
 )
 def test_overrides(tmp_path, data, value):
     path = data.draw(st.sampled_from(RUNS + TRAINED))
-    key = data.draw(st.sampled_from(PLACES[path]) | TEXT | st.lists(TEXT, max_size=3).map(".".join))
+    key = data.draw(
+        st.sampled_from(places_in(path)) | TEXT | st.lists(TEXT, max_size=3).map(".".join)
+    )
     changes = [f"{key}={value}"]
     if path in TRAINED:
         attempt(

@@ -39,8 +39,13 @@ def uncounted(monkeypatch):
     monkeypatch.setattr(planning, "measure", lambda model, lr_size: cost)
 
 
+@cache
+def written(path):
+    return yaml.safe_load(path.read_text())
+
+
 def is_run_recipe(path):
-    return "passes" in yaml.safe_load(path.read_text())
+    return "passes" in written(path)
 
 
 def stored(model) -> int:
@@ -56,7 +61,7 @@ def stored_in_source(source: str) -> int:
 
 def form(path):
     """Source and passes, without bits and methods."""
-    recipe = yaml.safe_load(path.read_text())
+    recipe = written(path)
     steps = [(step["pass"], step.get("placement")) for step in recipe["passes"]]
     return recipe["source"]["family"], *steps
 

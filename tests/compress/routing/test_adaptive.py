@@ -209,7 +209,7 @@ def test_trained_and_compared_by_the_commands(tmp_path, capsys):
     save_model(model, tmp_path / "model.safetensors", source, [])
     file = tmp_path / "steps.safetensors"
     trained = [str(tmp_path / "model.safetensors"), "--data", "embedded", "-o", str(file)]
-    few = ["--tiles", "10", "--steps", "4", "--batch", "2", "--device", "cpu", "--crop", "256"]
+    few = ["--tiles", "10", "--steps", "4", "--batch", "2", "--device", "cpu", "--crop", "128"]
     with pytest.raises(SystemExit) as ended:
         skip.main(["train", *trained, *few, "--metrics", "psnr=0.5,nlpd=0.5,gmsd=0.1"])
     assert ended.value.code == 0

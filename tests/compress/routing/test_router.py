@@ -190,7 +190,7 @@ def trained(tmp_path_factory):
                 "--crop",
                 "128",
                 "--cnn-steps",
-                "20",
+                "8",
                 "--steps",
                 "40",
                 "--batch",
@@ -246,9 +246,7 @@ def test_it_goes_on_where_it_was_killed(trained, model, tmp_path, monkeypatch):
     work.mkdir()
     rows = (trained / "router.work" / "gains.jsonl").read_text().splitlines()
     (work / "gains.jsonl").write_text("\n".join(rows[:15]) + "\n")
-    config = RouterConfig(
-        ("embedded",), "psnr", tiles=20, crop=128, cnn_steps=20, steps=40, batch=4
-    )
+    config = RouterConfig(("embedded",), "psnr", tiles=20, crop=128, cnn_steps=8, steps=40, batch=4)
     made, seen, real = Router(48, 16), [], gains.tile_pair
     monkeypatch.setattr(gains, "tile_pair", lambda c, crops, i: seen.append(i) or real(c, crops, i))
     figures = training.train_router(config, model, made, work, torch.device("cpu"))
