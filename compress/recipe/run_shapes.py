@@ -3,8 +3,9 @@
 They hold the keys that something reads; a file may hold more.
 """
 
-from typing import Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import Discriminator, Tag
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 Number = int | float
@@ -138,10 +139,23 @@ class EvalPart(TypedDict):
     data: list[str | NamedData]
 
 
-# An entry of `passes` of a recipe.
-PassPart = TypedDict(
-    "PassPart", {"pass": str, "weights": NotRequired[int], "activations": NotRequired[int]}
+# Entries of `passes` of a recipe. `weights` are bits in the one, and a file in others.
+QuantizePart = TypedDict(
+    "QuantizePart",
+    {"pass": Literal["quantize"], "weights": NotRequired[int], "activations": NotRequired[int]},
 )
+OtherPart = TypedDict("OtherPart", {"pass": str})
+
+
+def _kind_of(entry: Any) -> str:
+    is_quantize = isinstance(entry, dict) and entry.get("pass") == "quantize"
+    return "quantize" if is_quantize else "other"
+
+
+PassPart = Annotated[
+    Annotated[QuantizePart, Tag("quantize")] | Annotated[OtherPart, Tag("other")],
+    Discriminator(_kind_of),
+]
 
 
 class SourcePart(TypedDict):

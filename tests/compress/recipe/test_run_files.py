@@ -75,6 +75,20 @@ def test_good_files_are_read(tmp_path):
     assert run_files.read_cost(tmp_path)["param_equivalents"] == 2.5
 
 
+@pytest.mark.parametrize("weights", ["null", "taesd_decoder.safetensors"])
+def test_a_pass_may_have_a_file_of_weights(tmp_path, weights):
+    entry = f"{{pass: decoder_light, weights: {weights}}}"
+    (good(tmp_path) / "recipe.yaml").write_text(RECIPE.replace("{pass: strip}", entry))
+    assert run_files.read_recipe(tmp_path)[0]["passes"][0]["pass"] == "decoder_light"
+
+
+def test_bits_of_a_pass_are_whole_numbers(tmp_path):
+    entry = "{pass: quantize, weights: many}"
+    (good(tmp_path) / "recipe.yaml").write_text(RECIPE.replace("{pass: strip}", entry))
+    with pytest.raises(UserError, match=r"passes\.0.*weights should be a valid integer"):
+        run_files.read_recipe(tmp_path)
+
+
 DAMAGE = {
     "empty": b"",
     "cut": b'{"a": ',
