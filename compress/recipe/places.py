@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.hub import hub_name
+from compress.core.hub_config import FILES, FOLDERS
 
 # Keys of a recipe whose values are files or folders.
 PATHS = (
     *("folders", "data", "hr", "path", "calibration", "iqa_weights"),
-    "references",
-    *("base", "pipeline", "lora", "weights", "net", "decoder", "unet", "vq", "regressor"),
-    *("lpips_weights", "dists_weights", "latent_lpips_weights"),
+    *("references", "base", "pipeline", "python", "engine_dir"),
+    *FILES,
+    *FOLDERS,
 )
 
 

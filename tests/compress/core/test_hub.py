@@ -1,6 +1,7 @@
 """Names of the hub in place of paths: which words are some, and what happens without an answer."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from support.hub import forget, fresh, serving
 from compress.core import hub as names
 from compress.core.errors import UserError
 from compress.core.hub import HubName, hub_name, local_file, local_folder
-from compress.core.hub_config import with_local_files
+from compress.core.hub_config import FILES, FOLDERS, with_local_files
 from compress.core.image import write_image
 from compress.core.weight_file import write_tensors
 from compress.data.folder import find_images
+from compress.families import FAMILIES
+from compress.families.ccsr import CCSRSource
+from compress.families.dossr import DoSSRSource
 from compress.families.osediff import OSEDiffSource
+from compress.families.tsdsr import TSDSRSource
 from compress.recipe.checkpoint import FORMAT, load_model
+from compress.recipe.places import without_places
 from compress.training import losses
 from eval.data.dataset import open_data
 from eval.metric.locating import weights_folder
@@ -141,6 +147,31 @@ def test_weights_of_a_config(hub, tmp_path):
     assert with_local_files(plain) is plain
     with pytest.raises(UserError, match="say which as org/name:FILE"):
         with_local_files(OSEDiffSource(weights="org/name"))
+
+
+def test_every_file_of_a_source_may_be_of_the_hub(hub):
+    hub.put("org/name", {"a.pth": b"a", "sd3.safetensors": b"b", "prompt/pool_embeds.pt": b"c"})
+    found = with_local_files(
+        CCSRSource(size="full", controlnet="org/name:a.pth", vae="org/name:a.pth", base="org/sd")
+    )
+    assert [Path(found.controlnet).read_bytes(), Path(found.vae).read_bytes()] == [b"a", b"a"]
+    assert found.base == "org/sd"
+    assert Path(with_local_files(DoSSRSource(checkpoint="org/name:a.pth")).checkpoint).is_file()
+    named = TSDSRSource(base="org/name:sd3.safetensors", embeddings="org/name:prompt")
+    local = with_local_files(named)
+    assert Path(local.base).read_bytes() == b"b"
+    assert (Path(local.embeddings) / "pool_embeds.pt").read_bytes() == b"c"
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_key_that_names_a_file_is_known(family):
+    """By what its description says: a file that is not listed could not be of the hub."""
+    for key, field in FAMILIES[family].model_fields.items():
+        told = field.description or ""
+        is_place = field.annotation in (str, str | None) and re.search(r"\b(file|folder)\b", told)
+        if is_place and key not in ("base", "pipeline", "path", "family", "size"):
+            assert key in (*FILES, *FOLDERS), key
+            assert without_places({key: "/home/me/x.pth"}) == {key: "x.pth"}
 
 
 def test_weights_of_metrics(hub):
