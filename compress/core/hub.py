@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from json import JSONDecodeError
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -19,6 +20,7 @@ from urllib.parse import urlparse
 from compress.core.errors import UserError, first_line
 
 FORM = "org/name[@revision][:subfolder]"
+UNAUTHORIZED, TOO_MANY = 401, 429  # what HTTP says
 CONNECT_SECONDS = 5.0  # until a hub that does not answer is taken for none
 # A word of two parts that ends so is a file of one's own.
 OF_FILES = (
@@ -122,7 +124,7 @@ def _fetched_file(name: HubName) -> Path:
             name.inside,
             revision=name.revision,
             endpoint=constants.ENDPOINT,
-            local_files_only=not _answers(name, "model"),
+            local_files_only=not _answers(name.repo, name.revision, "model"),
         )
     return Path(found)
 
@@ -139,7 +141,7 @@ def _fetched_folder(name: HubName, suffixes: tuple[str, ...], kind: str) -> Path
             revision=name.revision,
             endpoint=constants.ENDPOINT,
             allow_patterns=[below + suffix for suffix in suffixes],
-            local_files_only=not _answers(name, kind),
+            local_files_only=not _answers(name.repo, name.revision, kind),
         )
     folder = Path(found) / name.inside
     if not folder.is_dir():
@@ -150,7 +152,23 @@ def _fetched_folder(name: HubName, suffixes: tuple[str, ...], kind: str) -> Path
     return folder
 
 
-def _answers(name: HubName, kind: str) -> bool:
+def is_answering(name: HubName) -> bool:
+    """Whether the hub can be asked for files of a model; where not, its cache has some.
+
+    Raises:
+        UserError: There is no such repository or revision for this user, nor in the cache.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _told(name, "model"):
+        if _answers(name.repo, name.revision, "model"):
+            return True
+        snapshot_download(name.repo, revision=name.revision, local_files_only=True)
+    return False
+
+
+@cache
+def _answers(repo: str, revision: str | None, kind: str) -> bool:
     """Whether the hub can be asked for files; without it its cache has to do.
 
     It is asked for the repository once, without the retries that its library makes for each file.
@@ -165,13 +183,15 @@ def _answers(name: HubName, kind: str) -> bool:
         return False
     try:
         HfApi(endpoint=constants.ENDPOINT).repo_info(
-            name.repo, repo_type=kind, revision=name.revision, timeout=2 * CONNECT_SECONDS
+            repo, repo_type=kind, revision=revision, timeout=2 * CONNECT_SECONDS
         )
     except HfHubHTTPError as error:
-        if error.response.status_code < 500:
+        if error.response.status_code < 500 and error.response.status_code != TOO_MANY:
             raise
         return False
-    except HTTPError:  # a connection that broke, or an answer that did not come in time
+    # A connection that broke, an answer that did not come in time, and no answer of a hub, such as
+    # the page by which a network in a hotel asks for a name.
+    except (HTTPError, JSONDecodeError, KeyError, TypeError, AttributeError):
         return False
     return True
 
@@ -204,6 +224,7 @@ def _told(name: HubName, kind: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -214,7 +235,7 @@ def _told(name: HubName, kind: str) -> Iterator[None]:
     try:
         yield
     except LocalEntryNotFoundError:
-        why = f"{constants.ENDPOINT} does not answer"
+        why = f"{constants.ENDPOINT} gives no answer"
         if constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set"
         reason = f"no such path is here, nor that of the hub in its cache, and {why}"
@@ -229,6 +250,8 @@ def _told(name: HubName, kind: str) -> Iterator[None]:
     except EntryNotFoundError:
         reason = f"that {kind} of the hub has no file '{name.inside}'"
     except (OSError, ValueError, HTTPError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == UNAUTHORIZED:
+            remedy = f"log in with `hf auth login`, or {remedy}"
         reason = f"cannot be had from the hub ({first_line(error)})"
     else:
         return

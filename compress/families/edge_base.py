@@ -10,7 +10,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.core.tensors import few
 from compress.core.weight_file import is_finite
-from compress.networks.pretrained import from_hub
+from compress.networks.pretrained import from_hub, without_old_options
 from compress.networks.variants import variant_of
 
 EITHER = "give Stable Diffusion 1.5 or 2.1"
@@ -36,13 +36,14 @@ def read_unet(base: str) -> UNet2DConditionModel:
     """
     try:
         place, options = from_hub(base, "unet")
-        unet, report = UNet2DConditionModel.from_pretrained(
-            place,
-            **options,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            variant=variant_of(base, "unet"),
-        )
+        with without_old_options():
+            unet, report = UNet2DConditionModel.from_pretrained(
+                place,
+                **options,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                variant=variant_of(base, "unet"),
+            )
     except UNREADABLE as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

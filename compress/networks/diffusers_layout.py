@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
 from compress.core.errors import UserError, first_line
-from compress.networks.pretrained import UNREADABLE, Base, from_hub
+from compress.networks.pretrained import UNREADABLE, Base, from_hub, without_old_options
 from compress.networks.sd21_checkpoint import token_ids
 from compress.process.predicted_step import Prediction
 
@@ -125,7 +125,8 @@ def _config(place: str, part: str, kind: Any) -> dict[str, Any]:
     try:
         folder, options = from_hub(place, part)
         options.pop("use_safetensors", None)
-        config = dict(kind.load_config(folder, **options))
+        with without_old_options():
+            config = dict(kind.load_config(folder, **options))
     except UNREADABLE as error:
         raise UserError(
             f"'{place}': cannot read the config of {part}/ ({first_line(error)}); give a folder of "

@@ -1,6 +1,9 @@
 """Read a network from a folder in diffusers' layout, or from a hub."""
 
 import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from compress.core.errors import UserError, first_line
-from compress.core.hub import FORM, can_reach_hub, hub_name
+from compress.core.hub import FORM, hub_name, is_answering
 from compress.core.tensors import few
 from compress.networks.variants import variant_of
 
@@ -68,7 +71,8 @@ class Base(NamedTuple):
         if variant is not None:
             options["variant"] = variant
         try:
-            network, report = kind.from_pretrained(place, **options)
+            with without_old_options():
+                network, report = kind.from_pretrained(place, **options)
         except UNREADABLE as error:
             raise self.unreadable(part, error) from None
         absent = report["missing_keys"]
@@ -80,6 +84,14 @@ class Base(NamedTuple):
         return network
 
 
+@contextmanager
+def without_old_options() -> Iterator[None]:
+    """diffusers gives huggingface_hub an option that it has no more, and that it warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
+        yield
+
+
 def from_hub(place: str, part: str) -> tuple[str, dict[str, Any]]:
     """Where `from_pretrained` of diffusers and transformers finds a part, and its options.
 
@@ -89,6 +101,9 @@ def from_hub(place: str, part: str) -> tuple[str, dict[str, Any]]:
     Args:
         place: A folder in diffusers' layout, or a name of the hub.
         part: The subfolder.
+
+    Raises:
+        UserError: It is of the hub, and neither that nor its cache has it.
     """
     name = hub_name(place)
     if name is None:
@@ -98,4 +113,4 @@ def from_hub(place: str, part: str) -> tuple[str, dict[str, Any]]:
         options["revision"] = name.revision
     if part != "tokenizer":
         options["use_safetensors"] = True
-    return name.repo, options | {"local_files_only": not can_reach_hub()}
+    return name.repo, options | {"local_files_only": not is_answering(name)}

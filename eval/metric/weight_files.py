@@ -58,6 +58,7 @@ def known() -> dict[str, Weight]:
     return {key: Weight(**entry) for key, entry in table.items()}
 
 
+HUBS = ("https://huggingface.co/", "https://hf.co/")
 _unreachable: set[str] = set()  # hosts that failed in this process: asked once, not once a metric
 
 
@@ -89,6 +90,8 @@ def find(weight: Weight, folder: Path | None) -> Path:
     if url is None:
         raise WeightsMissingError(f"{weight.file} was not found")
     cached = _cached(weight)
+    if _is_left_alone(url):
+        raise WeightsMissingError(f"{weight.file} is not at hand and HF_HUB_OFFLINE is set")
     host = urlparse(url).hostname or url
     if host in _unreachable:
         raise WeightsMissingError(f"{weight.file} is not at hand and {host} cannot be reached")
@@ -108,6 +111,13 @@ def find(weight: Weight, folder: Path | None) -> Path:
             f"({getattr(error, 'reason', error)})"
         ) from None
     return cached
+
+
+def _is_left_alone(url: str) -> bool:
+    """Whether an address is of the hub, which is not asked under HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) and url.startswith((constants.ENDPOINT, *HUBS))
 
 
 def address(weight: Weight) -> str | None:

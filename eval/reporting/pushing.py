@@ -15,6 +15,8 @@ from eval.reporting import rundir
 from eval.reporting.hub_card import Said, hub_card
 
 CARD = "README.md"
+# What huggingface_hub raises where something else than a hub answers.
+NO_HUB = (KeyError, TypeError, AttributeError)
 WIDTH = 100  # characters of a line of recipe.yaml
 # Results of evaluations and exports that a report or a curve reads again.
 FIGURES = (
@@ -104,7 +106,7 @@ def push(
             additions,
             commit_message=f"{rundir.read(path).name} by diffusion-sr-compress",
         )
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+    except (*NO_HUB, OSError, ValueError, RuntimeError, HTTPError) as error:
         raise UserError(
             f"{target.repo}: the hub took nothing ({first_line(error)}); log in with `hf auth "
             "login` as somebody who may write there, or give another name"

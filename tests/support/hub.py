@@ -26,13 +26,13 @@ class Hub:
     Attributes:
         repos: (kind, repo) -> commits, each the files by path; the last is `main`.
         asked: Method and path of every request.
-        broken: Whether every answer is an error of the server.
+        broken: What every request is answered with, such as 503; 0 where the server works.
     """
 
     repos: dict[tuple[str, str], list[dict[str, bytes]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
-    broken: bool = False
+    broken: int = 0
     address: str = ""
 
     def put(self, repo: str, files: dict[str, bytes], kind: str = "models") -> str:
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             body = self.chunks()
         self.hub.asked.append(f"{self.command} {path}")
         if self.hub.broken:
-            self.answer(503, {"error": "down"})
+            self.answer(self.hub.broken, {"error": "down"})
             return
         for pattern, method in ROUTES:
             match = re.fullmatch(pattern, path)
@@ -229,5 +229,10 @@ def fresh(patch: pytest.MonkeyPatch, address: str, cache: object) -> None:
 
 def forget() -> None:
     """What was asked before in this process is asked again."""
-    for remembered in (names._fetched_file, names._fetched_folder, names.can_reach):
+    for remembered in (
+        names._fetched_file,
+        names._fetched_folder,
+        names._answers,
+        names.can_reach,
+    ):
         remembered.cache_clear()

@@ -22,11 +22,13 @@ from compress.families.ccsr import CCSRSource
 from compress.families.dossr import DoSSRSource
 from compress.families.osediff import OSEDiffSource
 from compress.families.tsdsr import TSDSRSource
+from compress.networks.diffusers_layout import layout_in
 from compress.recipe.checkpoint import FORMAT, load_model
 from compress.recipe.places import without_places
 from compress.training import losses
 from eval.data.dataset import open_data
 from eval.metric.locating import weights_folder
+from eval.metric.weight_files import Weight, WeightsMissingError, find
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_what_is_not_there_is_one_sentence(hub, word, why):
         local_file(word, "model.safetensors")
 
 
-@pytest.mark.parametrize("trouble", ["HF_HUB_OFFLINE", "no answer", "errors of the server"])
+@pytest.mark.parametrize("trouble", ["HF_HUB_OFFLINE", "no answer", 503, 429, 200])
 def test_without_an_answer_the_cache_does_and_nobody_waits(hub, monkeypatch, trouble):
     hub.put("org/name", {"a.json": b"{}", "model.safetensors": b"first"})
     file, folder = local_file("org/name:a.json"), local_folder("org/name", (".json",))
@@ -128,14 +130,41 @@ def test_without_an_answer_the_cache_does_and_nobody_waits(hub, monkeypatch, tro
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     elif trouble == "no answer":
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    hub.broken = trouble == "errors of the server"
+    hub.broken = trouble if isinstance(trouble, int) else 0
     began = time.monotonic()
     assert local_file("org/name:a.json") == file
     assert local_folder("org/name", (".json",)) == folder
     with pytest.raises(UserError, match=r"nor that of the hub in its cache.*once with a network"):
         local_file("org/other:a.json")
     assert time.monotonic() - began < 5
-    assert len(hub.asked) == (3 if hub.broken else 0)
+    assert len(hub.asked) == (2 if hub.broken else 0)
+
+
+@pytest.mark.parametrize("trouble", [503, 200])
+def test_a_base_is_asked_for_once_and_not_again(hub, trouble):
+    hub.broken = trouble
+    with pytest.raises(UserError, match=r"org/sd: .*nor that of the hub in its cache"):
+        layout_in("org/sd", 999)
+    assert hub.asked == ["GET /api/models/org/sd"]
+
+
+def test_a_base_that_is_not_there_is_told(hub):
+    with pytest.raises(UserError, match=r"org/sd: .*no model of that name"):
+        layout_in("org/sd", 999)
+
+
+def test_a_login_that_is_refused_is_told(hub):
+    hub.broken = 401
+    with pytest.raises(UserError, match=r"401.*log in with `hf auth login`, or give a path"):
+        local_file("org/name:a.json")
+
+
+def test_metrics_leave_the_hub_alone_offline(hub, monkeypatch):
+    weight = Weight("a.pth", "a metric", f"{hub.address}/org/iqa/resolve/main/a.pth")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsMissingError, match="HF_HUB_OFFLINE is set"):
+        find(weight, None)
+    assert not hub.asked
 
 
 def test_weights_of_a_config(hub, tmp_path):
