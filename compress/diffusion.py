@@ -9,7 +9,7 @@ It holds what `compress.api.load` gives. Files are read as plain tensors: `trust
 custom code of a repository have no place here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import nn
 
+from compress.core.arguments import usable_device
 from compress.core.errors import UserError
+from compress.core.files import check_file
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.pipeline.photograph import Photograph, as_tensor
 from compress.process.strength import FULL, blended, is_strength
 from compress.recipe.checkpoint import MODEL_FILE, load_model, read_header, save_model
+from compress.recipe.run_files import LEDGER
 
 OUTPUTS = ("pil", "np", "pt")
 
@@ -73,16 +76,36 @@ class SRPipeline:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` into a folder, which is made; equal models give equal bytes.
 
+        A file that was written so before is replaced.
+
         Raises:
-            UserError: A value is not finite.
+            UserError: A value is not finite, or the folder is a file, a run directory, or holds
+                somebody else's `model.safetensors`.
         """
         place = Path(folder)
+        if place.exists() and not place.is_dir():
+            raise UserError(f"save_pretrained {place}: is a file; give a folder")
+        if (place / LEDGER).exists():
+            raise UserError(
+                f"save_pretrained {place}: is a run directory, whose model is not overwritten; "
+                "give another folder"
+            )
+        check_file(place / MODEL_FILE, "save_pretrained")
         place.mkdir(parents=True, exist_ok=True)
         save_model(self.model, place / MODEL_FILE, self.source, self.passes)
 
     def to(self, device: str | torch.device) -> "SRPipeline":
-        """Move all networks to a device; returns the pipeline."""
-        self.model.to(torch.device(device))
+        """Move all networks to a device; returns the pipeline.
+
+        Raises:
+            UserError: This machine has no such device, or it is a number format.
+        """
+        if not isinstance(device, str | torch.device):
+            raise UserError(
+                f"to({device}): names no device, and the networks compute in float32; give one "
+                "such as 'cpu' or 'cuda'"
+            )
+        self.model.to(torch.device(usable_device(str(device))))
         return self
 
     @property
@@ -125,6 +148,8 @@ class SRPipeline:
         if not is_strength(strength):
             raise UserError(f"strength {strength:g}: choose a number from 0 to 1")
         made = [self._upscaled(as_tensor(one), strength) for one in _as_list(image)]
+        if not made:
+            raise UserError("the list of images is empty; give one photograph or more")
         images = _as(made, output_type)
         return SRPipelineOutput(images=images) if return_dict else (images,)
 
@@ -139,7 +164,7 @@ def _as_list(image: Photograph | Sequence[Photograph]) -> list[Photograph]:
         return list(image)
     if isinstance(image, str | Path | Image.Image | np.ndarray | torch.Tensor):
         return [image]
-    return list(image)
+    return list(image) if isinstance(image, Iterable) else [image]
 
 
 def _as(made: list[np.ndarray], output_type: str) -> Any:

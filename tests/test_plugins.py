@@ -137,10 +137,12 @@ def test_our_names_win(place, capsys):
         ("sources", "sr_plugin_example:EnlargerSource", "calls itself 'enlarger'"),
         ("sources", "sr_plugin_example:nothing", "cannot be loaded .AttributeError"),
         ("sources", "no_such_module:x", "cannot be loaded .ModuleNotFoundError"),
+        ("sources", "sr_plugin_leaves:x", "cannot be loaded .SystemExit"),
         ("metrics", "sr_plugin_example:NPZ", "is no Metric of this toolkit"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(place, capsys, group, value, why):
+    (place / "sr_plugin_leaves.py").write_text("raise SystemExit('left')\n")
     install(place, {f"diffusion_sr_compress.{group}": {"x": value}})
     with pytest.raises(UserError, match=rf"{group} 'x' of sr-plugin-example 0.1: .*{why}"):
         metric_of("x") if group == "metrics" else checkpoint.parse_source({"family": "x"})

@@ -83,7 +83,10 @@ class Extended(Mapping[str, T]):
         where = f"{self.kind} '{point.name}' of {package_of(point)}"
         try:
             thing = point.load()
-        except Exception as error:  # a package may raise anything while it is imported
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a package may raise anything while it is imported
             raise UserError(
                 f"{where}: cannot be loaded ({type(error).__name__}: {first_line(error)}); update "
                 "or uninstall it"

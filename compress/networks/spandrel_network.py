@@ -127,7 +127,15 @@ def structure_of(descriptor: Any, where: str) -> Structure:
             f"{where}: spandrel's {name} does not tell what its network is built from; give a "
             "network of another architecture"
         )
-    return Structure(name, label if len(classes) > 1 else "", parameters, size.multiple_of)
+    structure = Structure(name, label if len(classes) > 1 else "", parameters, size.multiple_of)
+    try:
+        build_network(structure, where)
+    except UserError:
+        raise UserError(
+            f"{where}: the toolkit cannot build spandrel's {name} of this file without its values; "
+            "give a network of another architecture"
+        ) from None
+    return structure
 
 
 def _written(kind: type[nn.Module], parameters: Mapping[str, Any]) -> dict[str, Any] | None:

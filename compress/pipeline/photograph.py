@@ -30,6 +30,11 @@ def as_tensor(photograph: Photograph) -> torch.Tensor:
             )
         pixels = torch.from_numpy(photograph.astype(np.float32) / 255)
         photograph = pixels.permute(2, 0, 1)
+    if not isinstance(photograph, torch.Tensor):
+        raise UserError(
+            f"the photograph is a {type(photograph).__name__}; give a file, Pillow's image, uint8 "
+            "[height, width, 3], or a float tensor"
+        )
     if photograph.ndim == 3:
         photograph = photograph.unsqueeze(0)
     return check_image_tensor(photograph, "the photograph")

@@ -70,7 +70,10 @@ def locate(spec: DataSpec) -> Located:
         return _published(known, _existing(root), spec.protocol)
     name = hub_name(spec.data)
     found = _plain_folder(_existing(spec.data))
-    return found if name is None else replace(found, folder=Path(name.label))
+    if name is None:
+        return found
+    # A folder of a repository is named as one of a disc: `org/photos:LR` as photos/LR.
+    return replace(found, folder=Path(name.repo.partition("/")[2], name.inside))
 
 
 def _two_folders(spec: DataSpec) -> Located:

@@ -82,7 +82,7 @@ def gather(
         raise UserError("no run was named; give one or more run directories")
     given = {local_folder(run, OF_RUNS): run for run in runs}
     _check_device(device, list(given))
-    found = {run: averages_of(run) for run in given}
+    found = {run: averages_of(run, given[run]) for run in given}
     dataset = dataset or _common(found)
     evaluated = {run: of_data(run, by_data, dataset) for run, by_data in found.items()}
     systems = [
@@ -95,8 +95,12 @@ def gather(
     return Board(dataset, protocol, systems, device)
 
 
-def averages_of(run: Path) -> dict[str, Averages]:
+def averages_of(run: Path, given: Path | None = None) -> dict[str, Averages]:
     """{data set: averages.json} of a run directory.
+
+    Args:
+        run: The directory.
+        given: What the user calls it, where that is a name of the hub.
 
     Raises:
         UserError: It is no directory, or was not evaluated.
@@ -104,6 +108,11 @@ def averages_of(run: Path) -> dict[str, Averages]:
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory")
     found = [read_averages(path.parent) for path in sorted(run.glob("eval/*/averages.json"))]
+    if not found and given is not None and hub_name(given) is not None:
+        raise UserError(
+            f"{given}: was published without an evaluation; name a run that has one, or evaluate "
+            f"the model by itself: python -m eval.run {given} --data …"
+        )
     if not found:
         raise UserError(
             f"{run}: has no eval/*/averages.json; evaluate it first: "

@@ -247,6 +247,7 @@ def test_a_data_set_goes_by_its_name(hub, tmp_path):
     files = {name: (tmp_path / name).read_bytes() for name in ("LR/a.png", "HR/a.png")}
     hub.put("org/photos", files, "datasets")
     assert open_data("org/photos").name == "photos"
+    assert open_data("org/photos:LR").name == "photos"
     assert [path.name for path in find_images(["org/photos:LR"])] == ["a.png"]
 
 

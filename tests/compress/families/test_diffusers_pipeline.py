@@ -181,3 +181,40 @@ def test_round_trip(ours, image, tmp_path):
     assert first.read_bytes() == second.read_bytes()
     assert (again.device.type, again.dtype) == ("cpu", torch.float32)
     assert list(again.components) == ["encoder", "denoiser", "decoder"]
+
+
+def test_what_is_not_ours_is_not_overwritten(ours, tmp_path):
+    ours.save_pretrained(tmp_path / "saved")
+    ours.save_pretrained(tmp_path / "saved")
+    mine = tmp_path / "mine" / "model.safetensors"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(UserError, match="was not written by this toolkit"):
+        ours.save_pretrained(mine.parent)
+    assert mine.read_text() == "precious"
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        ours.save_pretrained(mine)
+    (tmp_path / "saved" / "ledger.json").write_text("{}")
+    with pytest.raises(UserError, match="is a run directory"):
+        ours.save_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("nonsense", "is no device"),
+        ("cuda:99", "no usable GPU|no such number"),
+        (torch.float16, "compute in float32"),
+    ],
+)
+def test_devices_that_are_not_there(ours, device, why):
+    with pytest.raises(UserError, match=why):
+        ours.to(device)
+
+
+@pytest.mark.parametrize(
+    ("images", "why"), [(None, "is a NoneType"), ([3], "is a int"), ([], "list of images is empty")]
+)
+def test_what_is_no_photograph(ours, images, why):
+    with pytest.raises(UserError, match=why):
+        ours(images)

@@ -32,9 +32,10 @@ ASKED = {
     "decoder_light": {"widths": [8, 8, 8], "blocks": [1, 1, 1], "losses": {"l1": 1}, "steps": 1},
     "near_attention": {"components": ["decoder"], "side": 4},
     "adaptive_steps": {"calls": 1},
+    "interpolate": {"weights": "twin.safetensors"},
     "distill": {"stage": "student", "losses": {"l1": 1}, "steps": 1, "train": ["decoder.*"]},
 }
-ACT = {"quantize", "prune", "decoder_halve", "binarize"}
+ACT = {"quantize", "prune", "decoder_halve", "binarize", "interpolate"}
 
 
 def loaded(path):
@@ -120,6 +121,19 @@ def test_without_the_package_its_install_line_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(UserError, match=r"pip install 'diffusion-sr-compress\[spandrel\]'"):
         SpandrelSource(architecture="Compact", parameters=TINY).build()
+
+
+def test_what_needs_its_values_to_be_built_is_one_sentence(tmp_path):
+    from spandrel.architectures.RCAN import RCAN
+
+    path = tmp_path / "rcan.pth"
+    torch.save(RCAN(n_resgroups=1, n_resblocks=1, n_feats=16, scale=4).state_dict(), path)
+    with pytest.raises(UserError) as said:
+        SpandrelSource(path=str(path)).build()
+    assert str(said.value) == (
+        "source.path: the toolkit cannot build spandrel's RCAN of this file without its values; "
+        "give a network of another architecture"
+    )
 
 
 def test_a_source_changes_with_its_file(tmp_path):

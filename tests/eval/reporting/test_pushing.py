@@ -21,6 +21,7 @@ from compress.recipe.recipe import parse_recipe
 from eval import compare, report
 from eval import run as eval_run
 from eval.reporting import rundir
+from eval.reporting.board import gather
 
 ROOT = Path(__file__).parents[3]
 TINY = {
@@ -154,6 +155,12 @@ def test_every_reader_takes_the_name(hub, run, tmp_path, monkeypatch, photo):
         compare.main(["org/tiny", "cat.png", "-o", "out"])
     assert end.value.code == 0
     assert 'data-label="tiny"' in (tmp_path / "out" / "compare.html").read_text()
+
+
+def test_a_run_without_an_evaluation_goes_by_its_name(hub):
+    hub.put("org/bare", {"ledger.json": b"{}"})
+    with pytest.raises(UserError, match=r"org/bare: was published without.*eval\.run org/bare "):
+        gather([Path("org/bare")])
 
 
 def test_a_second_push_is_a_second_commit(hub, run):
