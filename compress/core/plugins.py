@@ -83,10 +83,8 @@ class Extended(Mapping[str, T]):
         where = f"{self.kind} '{point.name}' of {package_of(point)}"
         try:
             thing = point.load()
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a package may raise anything while it is imported
+        # A package may raise anything while it is imported, and end the program as well.
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{where}: cannot be loaded ({type(error).__name__}: {first_line(error)}); update "
                 "or uninstall it"
