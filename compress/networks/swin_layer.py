@@ -113,13 +113,13 @@ def shift_mask(size: int, window: int, shift: int, kind: str) -> torch.Tensor:
     else:
         band = (index >= size - window).int() + (index >= size - shift).int()
         region = 3 * band[:, None] + band
-    region = _windows(region[None, None], window).squeeze(-1)  # [windows, n]
+    region = windows_of(region[None, None], window).squeeze(-1)  # [windows, n]
     parted = region[:, None, :] != region[:, :, None]
     return torch.zeros(parted.shape).masked_fill(parted, MASKED)
 
 
 # Of four axes at most: phone runtimes know no more.
-def _windows(x: torch.Tensor, window: int) -> torch.Tensor:
+def windows_of(x: torch.Tensor, window: int) -> torch.Tensor:
     """[B, C, h, w] -> [B * windows, window^2, C]."""
     batch, channels, _, width = x.shape
     # [B * C * rows, columns, window, window]
@@ -128,8 +128,8 @@ def _windows(x: torch.Tensor, window: int) -> torch.Tensor:
     return x.reshape(-1, window * window, channels)
 
 
-def _merge(x: torch.Tensor, rows: int, columns: int, window: int) -> torch.Tensor:
-    """The inverse of `_windows` for a map of rows x columns windows."""
+def merge_windows(x: torch.Tensor, rows: int, columns: int, window: int) -> torch.Tensor:
+    """The inverse of `windows_of` for a map of rows x columns windows."""
     channels = x.shape[2]
     x = x.reshape(-1, rows * columns, window * window, channels).permute(0, 3, 1, 2)
     # [B * C * rows, window, columns, window]
@@ -257,9 +257,11 @@ class SwinBlock(nn.Module):
         rows = x.shape[2] // self.window
         columns = x.shape[3] // self.window
         if not self.shift:
-            return _merge(self.attn(_windows(x, self.window), None), rows, columns, self.window)
-        x = _windows(x.roll((-self.shift, -self.shift), dims=(2, 3)), self.window)
-        x = _merge(self.attn(x, self.mask(rows, columns)), rows, columns, self.window)
+            return merge_windows(
+                self.attn(windows_of(x, self.window), None), rows, columns, self.window
+            )
+        x = windows_of(x.roll((-self.shift, -self.shift), dims=(2, 3)), self.window)
+        x = merge_windows(self.attn(x, self.mask(rows, columns)), rows, columns, self.window)
         return x.roll((self.shift, self.shift), dims=(2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,24 +1,25 @@
-"""Norms, gates and attention in the few operators that phones' delegates take.
+"""Norms, gates, windows and codes in the few operators that phones' delegates take.
 
 A delegate of ExecuTorch breaks a graph wherever it meets an operator that it has not, and tensors
-are handed over there. XNNPACK has no norms and no split; neither it nor Vulkan has all that torch
-takes attention apart into. What is here computes the same up to rounding, and is put into copies of
-networks alone.
+are handed over there. XNNPACK has no norms and no split, and no delegate has gathers. What is here
+computes the same up to rounding, and is put into copies of networks alone. `plain_functions` has
+what is called without a module.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from torch import nn
 
+from compress.networks.vq_autoencoder import Codebook
+from export.targets.plain_codebook import PlainCodebook
+from export.targets.plain_windows import PlainSwinBlock, map_sizes
+
 MAP = (-2, -1)  # the axes of a feature map that are not channels
 TOKENS = 3  # axes of a map whose pixels are in one row
-_sdpa = F.scaled_dot_product_attention
 
 
 class PlainGroupNorm(nn.Module):
@@ -112,45 +113,25 @@ def plain(module: nn.Module) -> nn.Module:
     return module
 
 
-def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """scaled_dot_product_attention by two products and a softmax.
+def without_gathers(module: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
+    """A copy of a network whose windows and codes need no tables.
 
     Args:
-        query: [..., N, D]; so are the key and the value, of M rows.
-        attn_mask: With one, as with is_causal or enable_gqa, it is torch's own.
-        dropout_p: As torch's.
-        is_causal: As torch's.
-        scale: Of the scores, by default D ** -0.5.
-        enable_gqa: As torch's.
+        module: The network.
+        example: Its inputs, in the sizes that it is exported for.
     """
-    if attn_mask is not None or is_causal or enable_gqa or dropout_p:
-        return _sdpa(
-            query,
-            key,
-            value,
-            attn_mask,
-            dropout_p,
-            is_causal,
-            scale=scale,
-            enable_gqa=enable_gqa,
-        )
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
-    weights = torch.bmm(q * scale, k.transpose(1, 2)).softmax(dim=-1)
-    return torch.bmm(weights, v).reshape(*query.shape[:-1], value.shape[-1])
+    module = copy.deepcopy(module)
+    sizes = map_sizes(module, example)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if child in sizes:
+                setattr(parent, name, PlainSwinBlock(child, sizes[child]))
+            elif isinstance(child, Codebook):
+                setattr(parent, name, PlainCodebook(child))
+    return module
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Within, torch's attention is `attend`."""
-    with mock.patch.object(F, "scaled_dot_product_attention", attend):
-        yield
+def stored_codes(module: nn.Module) -> list[np.ndarray]:
+    """The constants that the searches of a plain network multiply by, each [1, inputs, outputs]."""
+    searches = [child for child in module.modules() if isinstance(child, PlainCodebook)]
+    return [x.numpy() for search in searches for x in (search.columns, search.rows)]

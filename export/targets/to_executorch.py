@@ -20,10 +20,12 @@ from export.graphs.components import Tensors
 from export.targets.contract import Exported, Parts
 from export.targets.hush import hushed
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
-from export.targets.plain_operators import plain, plain_attention
+from export.targets.plain_functions import plain_functions
+from export.targets.plain_operators import plain, without_gathers
 
 aten = torch.ops.aten
 PRODUCTS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
+PLAIN = ("attention", "resampling", "repetition")
 CHOICES = (aten.argmin.default, aten.argmax.default)
 INT8 = {
     "by": "XNNPACKQuantizer, min-max",
@@ -157,7 +159,7 @@ def for_xnnpack(parts: Parts, stem: str) -> Any:
     """The program of a graph for XNNPACK."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    module = parts.module(stem)
+    module = without_gathers(parts.module(stem), parts.example(stem))
     # In float16 the squares in a plain norm would overflow.
     module = Half(module) if parts.dtype == "fp16" else plain(module)
     if parts.dtype == "w8a8":
@@ -170,7 +172,8 @@ def for_vulkan(parts: Parts, stem: str) -> Any:
     from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
     partitioner = VulkanPartitioner({"force_fp16": parts.dtype == "fp16"})
-    return lowered(parts.module(stem), parts.example(stem), partitioner)
+    module = without_gathers(parts.module(stem), parts.example(stem))
+    return lowered(module, parts.example(stem), partitioner)
 
 
 @torch.no_grad()
@@ -183,7 +186,7 @@ def write(parts: Parts, folder: Path) -> Exported:
     graphs = {}
     notes = []
     for stem in parts.stems:
-        with hushed(), shared_history(), plain_attention():
+        with hushed(), shared_history(), plain_functions(*PLAIN):
             program = (for_vulkan if on_vulkan else for_xnnpack)(parts, stem)
         partitions, portable = count_operators(program.exported_program().graph)
         notes.append(

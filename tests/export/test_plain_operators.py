@@ -8,7 +8,8 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.recipe.export_options import ExportOptions
-from export.targets.plain_operators import attend, plain, plain_attention
+from export.targets.plain_functions import attend, plain_functions
+from export.targets.plain_operators import plain
 from export.targets.table import check_options
 from export.targets.to_executorch import takes_codes
 
@@ -53,7 +54,7 @@ def test_attention_with_a_mask_is_torch_s():
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     expected = F.scaled_dot_product_attention(q, q, q, attn_mask=mask)
     before = F.scaled_dot_product_attention
-    with plain_attention():
+    with plain_functions("attention"):
         assert F.scaled_dot_product_attention is not before
         torch.testing.assert_close(F.scaled_dot_product_attention(q, q, q, mask), expected)
     assert F.scaled_dot_product_attention is before
