@@ -9,7 +9,7 @@ from compress.core.config import Strict
 from compress.core.errors import UserError
 from compress.core.files import FileName
 
-VULKAN = "vulkan"  # a value of `delegate`
+VULKAN, GPU = "vulkan", "gpu"  # values of `delegate`
 MIXED_PALETTES = "lut"  # a value of `dtype`: palettes of as many bits as each layer needs
 
 
@@ -44,10 +44,11 @@ class ExportOptions(Strict):
         description="qnn: the chip to compile for, by name, part or vNN. Without it, "
         "snapdragon-8-gen-3.",
     )
-    delegate: Literal["xnnpack", "vulkan"] = Field(
+    delegate: Literal["xnnpack", "vulkan", "gpu"] = Field(
         "xnnpack",
-        description="executorch: what computes; XNNPACK on the CPU, or Vulkan on the GPU, which "
-        "does not run here.",
+        description="What computes: XNNPACK on the CPU; for executorch also vulkan, on the GPU, "
+        "which does not run here; for litert also gpu, with parity measured on this machine's GPU, "
+        "a software one as well, and the manifest says what of each graph it takes.",
     )
     budget: str | None = Field(
         None,
@@ -133,8 +134,8 @@ class ExportOptions(Strict):
     def folder(self) -> str:
         """The name of the exported folder in a run, such as `qnn_w8a8`."""
         name = self.target if self.dtype is None else f"{self.target}_{self.dtype}"
-        if self.delegate == VULKAN:
-            name += "_vulkan"
+        if self.delegate in (VULKAN, GPU):
+            name += f"_{self.delegate}"
         return name if self.low_bits == "packed" else f"{name}_{self.low_bits}"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.errors import UserError, nearest
 from compress.core.plugins import Extended, instance_problem
-from compress.recipe.export_options import MIXED_PALETTES, VULKAN, ExportOptions
+from compress.recipe.export_options import GPU, MIXED_PALETTES, VULKAN, ExportOptions
 from export.kit import write as kit
 from export.targets.chips import choose_chip
 from export.targets.litert_npu import check_npu, read_npu
@@ -197,6 +197,8 @@ def check_backend(options: ExportOptions) -> None:
         raise UserError(
             f"delegate vulkan is of target executorch in fp32 or fp16; leave it out for {what}"
         )
+    if options.delegate == GPU and (name != "litert" or options.npu is not None):
+        raise UserError(f"delegate gpu is of target litert without npu; leave it out for {name}")
     if options.npu is None:
         return
     if name != "litert":

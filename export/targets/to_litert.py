@@ -19,16 +19,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.recipe.export_options import GPU
 from export.targets.contract import Exported, Inputs, Parts
 from export.targets.host.runtimes import in_order
 from export.targets.hush import hushed
+from export.targets.litert_gpu import OnGPU
 from export.targets.litert_npu import compile_file
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
+from export.targets.plain_functions import plain_functions
+from export.targets.plain_operators import stored_codes, without_gathers
+from export.targets.plain_resampling import resampling_matrix
+from export.targets.safe_norms import with_safe_norms
 
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
 ALL_PRODUCTS = (*PRODUCTS, "BATCH_MATMUL")
 CHOICES = ("ARG_MIN", "ARG_MAX")
+LINEAR = "FULLY_CONNECTED"
+SUM_TOLERANCE = 1e-5  # of the weights of a resampled pixel
 ANYTHING = ".*"  # of the quantizer's scopes
+# Functions that LiteRT's delegate for GPUs does not take as torch has them.
+PLAIN = ("resampling", "repetition", "limits")
 PACKAGES = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer")
 # Its kind, and the numbers of the tensors that it reads and writes.
 Operator = tuple[str, list[int], list[int]]
@@ -84,8 +94,15 @@ def searches(operators: list[Operator]) -> list[int]:
     return sorted(compared)
 
 
-def left_in_float(file: Path) -> list[str]:
-    """The quantizer's scopes, as regular expressions, of the products that only choose an index."""
+def left_in_float(file: Path, tables: list[np.ndarray]) -> list[str]:
+    """The quantizer's scopes, as regular expressions, of the products that have to be exact.
+
+    Those are what only chooses an index, products with stored codes, and resampling.
+
+    Args:
+        file: In float32.
+        tables: What is stored of codes, [1, inputs, outputs].
+    """
     from ai_edge_litert.tools.flatbuffer_utils import opcode_to_name, read_model
 
     model = read_model(str(file))
@@ -95,14 +112,42 @@ def left_in_float(file: Path) -> list[str]:
             (opcode_to_name(model, o.opcodeIndex), list(o.inputs), list(o.outputs))
             for o in graph.operators
         ]
-        for number in searches(operators):
+        exact = searches(operators)
+        for kind, inputs, outputs in operators:
+            if kind != LINEAR:
+                continue
+            weights = graph.tensors[inputs[1]]
+            stored = model.buffers[weights.buffer].data
+            if stored is not None and is_exact(
+                np.frombuffer(stored, np.float32).reshape(weights.shape), tables
+            ):
+                exact.append(outputs[0])
+        for number in exact:
             name = graph.tensors[number].name.decode()
             scopes.append(f"^{re.escape(name)};$")
     return scopes
 
 
-def quantise(source: Path, result: Path, parts: Parts, stem: str) -> None:
-    """Write a copy of a float32 file in `parts.dtype`; its input and output stay float32."""
+def is_exact(weights: np.ndarray, tables: list[np.ndarray]) -> bool:
+    """Whether a linear layer's weights [outputs, inputs] are a table, or resample an axis."""
+    if any(np.array_equal(weights.T, table[0]) for table in tables):
+        return True
+    if np.abs(weights.sum(axis=1) - 1).max() > SUM_TOLERANCE:
+        return False
+    after, before = weights.shape
+    return np.array_equal(weights.T, resampling_matrix(before, after, False)[0].numpy())
+
+
+def quantise(source: Path, result: Path, parts: Parts, stem: str, tables: list[np.ndarray]) -> None:
+    """Write a copy of a float32 file in `parts.dtype`; its input and output stay float32.
+
+    Args:
+        source: The file in float32.
+        result: The copy.
+        parts: With images to calibrate on.
+        stem: The graph.
+        tables: As `left_in_float` takes them.
+    """
     from ai_edge_quantizer import quantizer
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
     from ai_edge_quantizer.qtyping import TFLOperationName
@@ -117,7 +162,7 @@ def quantise(source: Path, result: Path, parts: Parts, stem: str) -> None:
         for name in PRODUCTS:
             work.add_static_config(ANYTHING, TFLOperationName[name], parts.activation_bits, 8)
     # Behind the rules for all: the last that fits an operator holds.
-    for scope in left_in_float(source):
+    for scope in left_in_float(source, tables):
         work.update_quantization_recipe(scope, everything, algorithm_key=AlgorithmName.NO_QUANTIZE)
     if parts.dtype == "fp16":
         work.quantize().export_model(str(result))
@@ -155,13 +200,17 @@ def write(parts: Parts, folder: Path) -> Exported:
     graphs: dict[str, dict[str, Any]] = {}
     for stem in parts.stems:
         file = folder / f"{stem}.tflite"
-        with hushed():
-            converted = litert_torch.convert(parts.module(stem), parts.example(stem))
+        example = parts.example(stem)
+        module = without_gathers(parts.module(stem), example)
+        if parts.dtype == "fp16":
+            module = with_safe_norms(module, parts.tuples(stem))
+        with hushed(), plain_functions(*PLAIN):
+            converted = litert_torch.convert(module, example)
             converted.export(str(file))
             if parts.dtype != "fp32":
                 float_file = file.with_name(f"{stem}_float.tflite")
                 file.replace(float_file)
-                quantise(float_file, file, parts, stem)
+                quantise(float_file, file, parts, stem, stored_codes(module))
                 float_file.unlink()
         graphs[stem] = {"file": file.name, "format": "LiteRT flatbuffer"}
         if parts.options.npu is not None:
@@ -175,4 +224,7 @@ def write(parts: Parts, folder: Path) -> Exported:
             "placement": "convolutions and linear layers; the rest, and what goes in and out, in "
             "float32",
         }
-    return Exported(graphs, PACKAGES, kind)
+    runner = None
+    if parts.options.delegate == GPU:
+        runner = OnGPU(folder, graphs, full_precision=parts.dtype == "fp32")
+    return Exported(graphs, PACKAGES, kind, runner=runner)

@@ -8,7 +8,8 @@ of the manifest. It gives one array, or a tuple where the graph has several outp
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,22 +147,51 @@ def executorch(graph: dict, folder: Path, threads: int | None) -> Graph:
 
 
 def litert(graph: dict, folder: Path, threads: int | None) -> Graph:
-    """LiteRT's interpreter on the CPU."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    loaded = Interpreter(
-        model_path=str(folder / graph["file"]), num_threads=threads or os.cpu_count()
+    """LiteRT on the CPU."""
+    from ai_edge_litert.compiled_model import (
+        CompiledModel,
+        CpuOptions,
+        HardwareAccelerator,
+        Options,
     )
-    loaded.allocate_tensors()
-    names = next(iter(loaded.get_signature_list().values()))
-    inputs, results = in_order(names["inputs"]), in_order(names["outputs"])
-    call = loaded.get_signature_runner()
+
+    processor = CpuOptions(num_threads=threads or os.cpu_count() or 1)
+    options = Options(HardwareAccelerator.CPU, processor)
+    with quiet():
+        loaded = CompiledModel.from_file(str(folder / graph["file"]), options=options)
+    key, names = next(iter(loaded.get_signature_list().items()))
+    details = loaded.get_output_tensor_details(key)
+    given, made = loaded.create_input_buffers(0), loaded.create_output_buffers(0)
+    inputs = dict(zip(names["inputs"], given, strict=True))
+    results = dict(zip(names["outputs"], made, strict=True))
 
     def run(*arrays: np.ndarray) -> Any:
-        outputs = call(**dict(zip(inputs, arrays, strict=True)))
-        return _one_or_all([outputs[result] for result in results])
+        for name, array in zip(in_order(names["inputs"]), arrays, strict=True):
+            inputs[name].write(array)
+        loaded.run_by_index(0, given, made)
+        outputs = []
+        for name in in_order(names["outputs"]):
+            shape, kind = details[name]["shape"], np.dtype(details[name]["dtype"])
+            values = results[name].read(int(np.prod(shape)), kind)
+            outputs.append(values.reshape(shape))
+        return _one_or_all(outputs)
 
     return run
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, what libraries say on stderr is lost. LiteRT tells of every accelerator."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    lost = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(lost, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(lost)
 
 
 def in_order(names: list[str]) -> list[str]:
