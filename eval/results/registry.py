@@ -38,6 +38,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         exported.OPERATORS,
         exported.ALONE,
         exported.DELEGATES,
+        exported.RESIDENCY,
         *foreign.ALL,
         *large.ALL,
         *phones.ALL,

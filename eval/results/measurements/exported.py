@@ -247,3 +247,62 @@ DELEGATES = Measurement(
     needs=("executorch_python",),
     hours=0.7,
 )
+
+
+def residency(short: Short) -> list[Job]:
+    """What LiteRT's delegate for GPUs takes of each embedded model."""
+    return [_resident(family) for family in list(NANO)[: short.limit]]
+
+
+def _resident(family: str) -> Job:
+    words = ("{litert_python}", "-m", "export.run", NANO[family], "--target", "litert")
+    chosen = ("--delegate", "gpu", "--dtype", "fp32", "--probe", "textured")
+    return Job(
+        family,
+        ((*words, *chosen, *SIZE, "-o", "{out}/export"),),
+        partial(_read_residency, family),
+        inputs=(NANO[family],),
+        codes=(0, FAILED),
+    )
+
+
+def _read_residency(family: str, finished: Finished) -> list[Row]:
+    """A row a graph: whether the GPU takes all of it, and how near its values come."""
+    good, failed = finished.out / "export", finished.out / "export.failed"
+    folder = good if good.is_dir() else failed
+    graphs = read_json(folder / "manifest.json", "the manifest of an export")["graphs"]
+    measured = read_json(folder / "parity.json", "the parity of an export", list)
+    reached = {row["file"]: row["psnr_db"] for row in measured}
+    return [
+        {
+            "family": family,
+            "part": stem,
+            "all": graph["gpu"]["fully_accelerated"],
+            "on_cpu": graph["gpu"]["on_cpu"],
+            "refused": ", ".join(graph["gpu"]["refused"]) or None,
+            "parity_db": reached[stem],
+            "end_to_end_db": reached.get("end to end"),
+            "device": graph["gpu"]["device"],
+        }
+        for stem, graph in graphs.items()
+    ]
+
+
+RESIDENCY = Measurement(
+    name="residency",
+    title="What LiteRT's delegate for GPUs takes of each model",
+    page="export",
+    jobs=residency,
+    columns=(
+        Column("family", "model"),
+        Column("part", "part"),
+        Column("all", "on the GPU alone"),
+        Column("on_cpu", "operators on the CPU"),
+        Column("refused", "what it refuses"),
+        Column("parity_db", "to torch, dB", 1, "dB"),
+        Column("end_to_end_db", "of the whole, dB", 1, "dB"),
+        Column("device", "GPU"),
+    ),
+    needs=("litert_python",),
+    hours=1,
+)

@@ -45,6 +45,7 @@ TYPED = {
     "parity_qnn",
     "reduce_range",
     "references",
+    "residency",
     "router",
     "router_large",
     "scoring",
