@@ -37,6 +37,7 @@ STUDENT = {3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 8: 1.860, 9: 1.833,
 NORMAL = 1.645
 FLOAT_BYTES = 4
 LEAST_ATTENTION = 0.05  # a share of the products below which attention makes no other network
+LEAST_SHARE = 0.05  # of the milliseconds, below which a precision decides nothing
 
 Counts = dict[str, float]
 
@@ -259,31 +260,69 @@ def estimates(table: dict[str, Counts]) -> list[Estimate]:
     return found
 
 
+@dataclass(frozen=True)
+class Gap:
+    """In what a model is unlike the networks that the fit has seen.
+
+    Attributes:
+        kind: attention, bytes or size.
+        text: The same with its numbers.
+    """
+
+    kind: str
+    text: str
+
+
+def weighty(table: dict[str, Counts]) -> list[str]:
+    """The precisions that take at least LEAST_SHARE of the milliseconds."""
+    whole = fitted().ms(table, REFERENCE)
+    return [
+        kind
+        for kind, row in table.items()
+        if fitted().ms({kind: row}, REFERENCE) >= LEAST_SHARE * whole
+    ]
+
+
 def gaps(table: dict[str, Counts]) -> list[str]:
     """In what a model is unlike the networks that the fit has seen; empty where it is like them."""
-    said = []
-    for kind, row in table.items():
+    return [gap.text for gap in find_gaps(table)]
+
+
+def find_gaps(table: dict[str, Counts]) -> list[Gap]:
+    """The same as `gaps`, each with its kind.
+
+    Precisions that are not `weighty` are not looked at.
+
+    Args:
+        table: What is counted for each precision.
+    """
+    found = []
+    for kind in weighty(table):
+        row = table[kind]
         seen = [networks()[point.network] for point in published() if point.kind == kind]
         share = _attention(row)
         most = max(_attention(other) for other in seen)
         if share > max(ROOM * most, LEAST_ATTENTION):
-            said.append(
+            text = (
                 f"{share:.0%} of the products at {kind} are attention's, and at most {most:.0%} of "
                 "a network published at it"
             )
+            found.append(Gap("attention", text))
         known = [_per_byte(other, kind) for other in seen]
         if not min(known) / ROOM <= _per_byte(row, kind) <= max(known) * ROOM:
-            said.append(
+            text = (
                 f"{_per_byte(row, kind):.0f} MACs for each byte moved at {kind}, and "
                 f"{min(known):.0f} to {max(known):.0f} in networks published at it"
             )
+            found.append(Gap("bytes", text))
     macs = sum(row["macs"] for row in table.values()) / 1e9
     sizes = [other["macs"] / 1e9 for other in networks().values()]
     if macs < min(sizes) / ROOM or macs > max(sizes) * ROOM:
-        said.append(
+        text = (
             f"{macs:,.1f} GMACs, and {min(sizes):,.1f} to {max(sizes):,.1f} in published networks"
         )
-    return said
+        found.append(Gap("size", text))
+    return found
 
 
 def _attention(row: Counts) -> float:

@@ -35,6 +35,24 @@ def table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> str:
     return markdown.table([column.head for column in shown], cells)
 
 
+def pivot(rows: list[dict[str, Any]], columns: tuple[Column, ...], across: str, value: str) -> str:
+    """Rows as a table with a column for each value of one key.
+
+    Args:
+        rows: In the order in which they are shown.
+        columns: Those that tell a row of the table from others, and what is the same all over it.
+        across: The key whose values are the further columns, in the order of the rows.
+        value: The key of what stands in those.
+    """
+    names = list(dict.fromkeys(str(row[across]) for row in rows))
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        head = tuple(cell(row.get(column.key), column) for column in columns)
+        lines.setdefault(head, {})[str(row[across])] = cell(row[value], Column(value, value))
+    cells = [[*head, *(line.get(name, NONE) for name in names)] for head, line in lines.items()]
+    return markdown.table([*(column.head for column in columns), *names], cells)
+
+
 def command(measurement: Measurement) -> str:
     """The command that makes a result again, as a fence; a long one on two lines."""
     line = measurement.command

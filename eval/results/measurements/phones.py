@@ -1,13 +1,20 @@
 """Latency on phones, published and predicted; and what a GPU does, where one was at hand."""
 
+from eval.results.full_sizes import FULL_SIZES, WAYS, FullSize
 from eval.results.measurement import Column, Job, Measurement, Short
 from eval.results.measurements.scripts import read_rows, script
+from eval.results.weights import recipe_file
 
 RECIPE = "recipes/adcsr_paper.yaml"
 TABLES = (
     "compress/assets/phone_networks.csv",
     "compress/assets/phone_published.csv",
     "compress/assets/phone_rates.csv",
+)
+OF_PHONES = (
+    "export/targets/phones.csv",
+    "export/targets/htp_chips.csv",
+    "export/targets/file_limits.csv",
 )
 
 
@@ -19,6 +26,18 @@ def fit(_short: Short) -> list[Job]:
 def edge(_short: Short) -> list[Job]:
     """Edge-SD-SR, taken apart."""
     return [Job("edge", (script("bench_phones", "edge"),), read_rows, inputs=TABLES)]
+
+
+def phone_recipes(short: Short) -> list[Job]:
+    """Every source at full size by every recipe, on every kind of phone."""
+    return [_recipes_of(one) for one in FULL_SIZES[: short.limit]]
+
+
+def _recipes_of(one: FullSize) -> Job:
+    shipped = {found.name: None for way in WAYS if (found := one.recipe(way)) is not None}
+    recipes = tuple(recipe_file(name) for name in shipped)
+    command = script("bench_phone_recipes", one.label)
+    return Job(one.label, (command,), read_rows, inputs=(*TABLES[:2], *OF_PHONES, *recipes))
 
 
 def gpu_dry_run(short: Short) -> list[Job]:
@@ -81,6 +100,23 @@ EDGE = Measurement(
         Column("ratio", "published over predicted", 2, "times"),
     ),
 )
+RECIPES = Measurement(
+    name="phone_recipes",
+    title="Which recipe fits which phone at full size, and the predicted latency",
+    page="phones",
+    jobs=phone_recipes,
+    columns=(
+        Column("source", "source"),
+        Column("recipe", "recipe"),
+        Column("megabytes", "MB", 0, "10^6 bytes"),
+        Column("gmacs", "GMACs", 0),
+        Column("largest", "largest part"),
+        Column("largest_mb", "its MB", 0, "10^6 bytes"),
+        Column("chip", "phones"),
+        Column("verdict", "predicted ms"),
+    ),
+    hours=0.2,
+)
 GPU_DRY_RUN = Measurement(
     name="gpu_dry_run",
     title="A dry run on the CPU of what is measured on a GPU",
@@ -96,4 +132,4 @@ GPU = Measurement(
     columns=GPU_COLUMNS,
     needs=("gpu_cells",),
 )
-ALL = (FIT, EDGE, GPU_DRY_RUN, GPU)
+ALL = (FIT, EDGE, RECIPES, GPU_DRY_RUN, GPU)

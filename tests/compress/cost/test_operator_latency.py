@@ -82,6 +82,13 @@ def test_where_there_is_no_ground(changes, said):
     assert sum("between" in line for line in lines) == 4
 
 
+def test_a_precision_of_few_milliseconds_takes_no_ground_away():
+    little = {**LIKE, "macs": 1e6, "values": 1e6, "weights": 1e3}
+    assert "MACs for each byte" in operators.gaps({"fp16": little})[0]
+    assert operators.weighty({"fp16": little, "W8A8": LIKE}) == ["W8A8"]
+    assert operators.gaps({"fp16": little, "W8A8": LIKE}) == []
+
+
 def test_nothing_is_predicted_of_nothing():
     assert "nothing to predict" in operators.as_lines({})[1]
 
