@@ -4,12 +4,15 @@ A template is Markdown with Jinja. It has these functions:
 
     measured(name)              whether there is a file
     table(name, **where)        its rows, those with the given values alone
+    pivot(name, keys, across, value)  its rows with a column for each value of the key `across`
     result(name, **where)       command, table and how it came about
     command(name)               the command that makes it again
     made(name)                  how it came about, and whether it is stale
     rows(name, **where)         its rows, for sentences
     value(name, key, **where)   a value of the one row that fits, as its column shows it
     overview()                  all measurements, with what is known of each
+    full_sizes()                sources at full size by recipes and targets, and why cells are empty
+    limits()                    how large a part may be, by target
 
 A sentence that compares is made of rows. None may claim what other numbers would make false.
 """
@@ -24,11 +27,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from compress.core import markdown
 from compress.core.errors import UserError
 from compress.core.wrapping import wrap
-from eval.results import datafile, said
+from eval.results import datafile, full_size_grid, said
 from eval.results.datafile import Data
 from eval.results.measurement import Measurement
 from eval.results.provenance import RESULTS
 from eval.results.staleness import reasons, unmeasured
+from export.targets.file_limits import file_limits
 
 TEMPLATES = Path(__file__).parent / "pages"
 HEAD = "<!-- Written by eval.results --render from eval/results/pages/{}. Do not edit. -->"
@@ -66,12 +70,15 @@ class Pages:
         functions = (
             self.measured,
             self.table,
+            self.pivot,
             self.result,
             self.command,
             self.made,
             self.rows,
             self.value,
             self.overview,
+            self.full_sizes,
+            self.limits,
         )
         self._environment.globals.update({f.__name__: f for f in functions})
 
@@ -110,6 +117,14 @@ class Pages:
             return "*Not measured yet.*"
         return said.table(self.rows(name, **where), measurement.columns)
 
+    def pivot(self, name: str, keys: list[str], across: str, value: str) -> str:
+        """The rows with a column for each value of `across`, or that they are not measured yet."""
+        measurement = self._measurement(name)
+        if name not in self.data:
+            return "*Not measured yet.*"
+        columns = {column.key: column for column in measurement.columns}
+        return said.pivot(self.rows(name), tuple(columns[key] for key in keys), across, value)
+
     def result(self, name: str, **where: Any) -> str:
         """Command, table and how it came about."""
         return "\n\n".join((self.command(name), self.table(name, **where), self.made(name)))
@@ -133,6 +148,18 @@ class Pages:
             link = f"[{measurement.title}]({measurement.page}.md)"
             rows.append([f"`{name}`", link, state, took])
         return markdown.table(["name", "what it measures", "state", "took"], rows)
+
+    def full_sizes(self) -> str:
+        """Sources at full size by recipes and targets, and below it why cells have no job."""
+        return "\n\n".join((full_size_grid.grid(self.data), full_size_grid.reasons()))
+
+    def limits(self) -> str:
+        """How large one part of an export may be."""
+        rows = [
+            [limit.target, f"{limit.bytes / 1e6:,.0f}", limit.what, limit.source]
+            for limit in file_limits().values()
+        ]
+        return markdown.table(["target", "at most, MB", "what has that limit", "source"], rows)
 
     def state(self, name: str) -> tuple[str, str]:
         """(what is known of a measurement, the time it took, or about takes)."""

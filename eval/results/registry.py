@@ -5,6 +5,7 @@ from eval.results.measurements import (
     adaptive,
     exported,
     foreign,
+    full_sizes,
     integers,
     large,
     phones,
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         exported.RESIDENCY,
         *foreign.ALL,
         *large.ALL,
+        *full_sizes.ALL,
         *phones.ALL,
     )
 }

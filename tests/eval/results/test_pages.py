@@ -7,7 +7,8 @@ import pytest
 from support.results import WEIGHTS, clone, figure, job, tiny, wish
 
 from compress.core.errors import UserError
-from eval.results import pages
+from eval.results import pages, said
+from eval.results.measurement import Column
 from eval.results.pages import Pages, differing
 from eval.results.running import run, session_here
 from eval.results.staleness import reasons
@@ -53,6 +54,18 @@ def test_a_page_is_its_template_with_the_rows(root):
     assert "- b has 21.00 dB.\n" in text
     assert "*Measured on " in text
     assert "Stale" not in text
+
+
+def test_rows_are_turned_into_columns():
+    columns = (Column("model", "model"), Column("psnr", "PSNR", 1))
+    rows = [
+        {"model": "a", "psnr": 20.0, "chip": "v73", "ms": "9"},
+        {"model": "a", "psnr": 20.0, "chip": "v75", "ms": "7"},
+        {"model": "b", "psnr": 21.0, "chip": "v75", "ms": "too large"},
+    ]
+    table = said.pivot(rows, columns, "chip", "ms").splitlines()
+    assert table[0] == "| model | PSNR | v73 | v75 |"
+    assert table[2:] == ["| a | 20.0 | 9 | 7 |", "| b | 21.0 | – | too large |"]
 
 
 def test_numbers_of_the_readme_stand_between_marks(root):
