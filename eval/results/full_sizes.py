@@ -10,7 +10,7 @@ STRIP, PAPER, OURS, W8A8, W8A16 = "strip", "paper", "ours", "W8A8", "W8A16"
 WAYS = (STRIP, PAPER, OURS, W8A8, W8A16)
 SAME = "its paper's model is what strip leaves"
 FINISHED = "the source is what its paper's recipe makes"
-NOBODY = "no paper compresses it"
+NOBODY = "no paper's recipe is here"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from compress.cost import operators
 from compress.cost.cost import Arithmetic, Cost, Layer
 from compress.cost.phones import FLOAT, MIXED, precision
 from export.targets.file_limits import too_large
-from export.targets.phones import Choice, choice_for, phones
+from export.targets.phones import Choice, Phone, choice_for, phones
 from export.targets.table import TARGETS
 
 HALF = 16  # bits of float16
@@ -71,7 +71,7 @@ class Outcome:
 def phone_kinds() -> tuple[PhoneKind, ...]:
     """All kinds: Snapdragons by their HTP first, then those of other targets."""
     chips: dict[tuple[str, str | None, str | None], list[str]] = {}
-    first = {}
+    first: dict[tuple[str, str | None, str | None], Phone] = {}
     for phone in phones().values():
         choice = choice_for(phone)
         key = (choice.target, choice.dtype, choice.chip)

@@ -30,7 +30,6 @@ TYPED = {
     "distillation",
     "full_size",
     "full_size_executorch",
-    "full_size_litert",
     "full_size_ncnn",
     "full_size_openvino",
     "full_size_qnn",
