@@ -49,7 +49,6 @@ TYPED = {
     "parity_qnn",
     "reduce_range",
     "references",
-    "residency",
     "router",
     "router_large",
     "scoring",
