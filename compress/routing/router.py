@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 
 from compress.core.errors import UserError
 from compress.core.headers import read_metadata
+from compress.core.hub import local_file
 from compress.core.image import MIN_SIDE, check_image_tensor
 from compress.core.json_files import check_shape, parse_json
 from compress.core.tensors import read_tensors
@@ -248,9 +249,9 @@ class Router(nn.Module):
         """Read what `save` wrote.
 
         Raises:
-            UserError: It is any other file, or none.
+            UserError: It is any other file, or none, or cannot be had from the hub.
         """
-        file = Path(path)
+        file = local_file(path)
         if not file.is_file():
             raise UserError(f"{path}: no router here; {MAKE_ONE}")
         header = read_metadata(file)

@@ -106,7 +106,12 @@ def push(
             additions,
             commit_message=f"{rundir.read(path).name} by diffusion-sr-compress",
         )
-    except (*NO_HUB, OSError, ValueError, RuntimeError, HTTPError) as error:
+    except NO_HUB:
+        raise UserError(
+            f"{target.repo}: nothing was published, because {constants.ENDPOINT} does not answer "
+            "as a hub does; look at HF_ENDPOINT and the network, and try again"
+        ) from None
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         raise UserError(
             f"{target.repo}: the hub took nothing ({first_line(error)}); log in with `hf auth "
             "login` as somebody who may write there, or give another name"

@@ -25,6 +25,7 @@ from compress.families.tsdsr import TSDSRSource
 from compress.networks.diffusers_layout import layout_in
 from compress.recipe.checkpoint import FORMAT, load_model
 from compress.recipe.places import without_places
+from compress.routing.router import Router
 from compress.training import losses
 from eval.data.dataset import open_data
 from eval.metric.locating import weights_folder
@@ -201,6 +202,12 @@ def test_every_key_that_names_a_file_is_known(family):
         if is_place and key not in ("base", "pipeline", "path", "family", "size"):
             assert key in (*FILES, *FOLDERS), key
             assert without_places({key: "/home/me/x.pth"}) == {key: "x.pth"}
+
+
+def test_a_router_may_be_of_the_hub(hub):
+    hub.put("org/name", {"router.safetensors": b"no router"})
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        Router.load("org/name:router.safetensors")
 
 
 def test_weights_of_metrics(hub):

@@ -317,7 +317,9 @@ def test_incomplete_bases(copied, tmp_path, monkeypatch):
     weights.unlink()
     refused("cannot read unet/", copied)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("cannot read unet/.*hub repository", "nobody/no-such-model")
+    refused(
+        "nobody/no-such-model: .*cache, and HF_HUB_OFFLINE is set; give", "nobody/no-such-model"
+    )
 
 
 def test_prompt_too_long(base):

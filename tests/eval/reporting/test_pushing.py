@@ -200,3 +200,12 @@ def test_the_hub_refuses(hub, run):
             api.push(run, "org/tiny", license="mit")
     finally:
         hub.broken = 0
+
+
+def test_what_is_no_hub_is_told(hub, run):
+    hub.broken = 200
+    try:
+        with pytest.raises(UserError, match=r"does not answer as a hub does; look at HF_ENDPOINT"):
+            api.push(run, "org/tiny", license="mit")
+    finally:
+        hub.broken = 0
