@@ -61,6 +61,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(weight_files, "_download", refuse)
     monkeypatch.setattr(weight_files, "_unreachable", set())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return asked
 
 
