@@ -39,7 +39,6 @@ TYPED = {
     "large_photograph",
     "methods",
     "openvino_speed",
-    "packed",
     "pareto",
     "parity_executorch",
     "parity_litert",
@@ -52,7 +51,6 @@ TYPED = {
     "router",
     "router_large",
     "scoring",
-    "seams",
     "sweep",
     "torch_speed",
 }
