@@ -53,7 +53,8 @@ class NoiseMaps(nn.Module):
         """Noise [B, C, h', w'] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
         height, width = (int(side * self.ratio) for side in like.shape[-2:])
         found = []
-        for one in self.maps.split(1, dim=0):
+        for draw in range(len(self.maps)):
+            one = self.maps[draw : draw + 1]  # no split, which LiteRT's converter has not for one
             noise = repeated_to(one.to(like.dtype), height, width, *self.place)
             found.append(noise.expand(len(like), -1, -1, -1))
         return one_or_all(found)

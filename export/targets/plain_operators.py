@@ -113,6 +113,20 @@ def plain(module: nn.Module) -> nn.Module:
     return module
 
 
+def with_plain_group_norms(module: nn.Module) -> nn.Module:
+    """A copy of a network whose GroupNorms are plain.
+
+    LiteRT's converter repeats the mean of a narrow group along its channels, by an operator that
+    its delegate for GPUs has not.
+    """
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(parent, name, PlainGroupNorm(child))
+    return module
+
+
 def without_gathers(module: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
     """A copy of a network whose windows and codes need no tables.
 

@@ -27,7 +27,11 @@ from export.targets.litert_gpu import OnGPU
 from export.targets.litert_npu import compile_file
 from export.targets.parts import check_no_packed_weights, check_no_rewrite
 from export.targets.plain_functions import plain_functions
-from export.targets.plain_operators import stored_codes, without_gathers
+from export.targets.plain_operators import (
+    stored_codes,
+    with_plain_group_norms,
+    without_gathers,
+)
 from export.targets.plain_resampling import resampling_matrix
 from export.targets.safe_norms import with_safe_norms
 
@@ -204,6 +208,8 @@ def write(parts: Parts, folder: Path) -> Exported:
         module = without_gathers(parts.module(stem), example)
         if parts.dtype == "fp16":
             module = with_safe_norms(module, parts.tuples(stem))
+        if parts.options.delegate == GPU:
+            module = with_plain_group_norms(module)
         with hushed(), plain_functions(*PLAIN):
             converted = litert_torch.convert(module, example)
             converted.export(str(file))

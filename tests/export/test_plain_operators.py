@@ -9,7 +9,7 @@ from torch import nn
 from compress.core.errors import UserError
 from compress.recipe.export_options import ExportOptions
 from export.targets.plain_functions import attend, plain_functions
-from export.targets.plain_operators import plain
+from export.targets.plain_operators import plain, with_plain_group_norms
 from export.targets.table import check_options
 from export.targets.to_executorch import takes_codes
 
@@ -43,6 +43,15 @@ def test_a_plain_layer_computes_the_same(layer, shape):
 
 
 @pytest.mark.parametrize("scale", [None, 0.7])
+def test_group_norms_alone_are_plain():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.LayerNorm(5)).eval()
+    other = with_plain_group_norms(network)
+    assert [type(layer).__name__ for layer in other] == ["Conv2d", "PlainGroupNorm", "LayerNorm"]
+    assert isinstance(network[1], nn.GroupNorm)
+    x = torch.randn(1, 3, 6, 5)
+    torch.testing.assert_close(other(x), network(x), atol=1e-5, rtol=1e-5)
+
+
 def test_attention_by_two_products(scale):
     q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 11, 8), torch.randn(2, 3, 11, 4)
     expected = F.scaled_dot_product_attention(q, k, v, scale=scale)
