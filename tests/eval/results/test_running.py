@@ -148,7 +148,8 @@ def test_a_killed_measurement_goes_on(root):
     )
     partial = root / "work" / "tiny.partial.jsonl"
     for _ in range(SECONDS * 20):
-        if partial.is_file() or child.poll() is not None:
+        is_kept = partial.is_file() and partial.read_text(encoding="utf-8").endswith("\n")
+        if is_kept or child.poll() is not None:
             break
         time.sleep(0.05)
     child.kill()
