@@ -76,11 +76,17 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Do one job of litert_gpu_worker.py in a process of its own.
 
     Raises:
-        UserError: There is no GPU, or LiteRT fails.
+        UserError: There is no GPU, LiteRT fails, or it takes longer than TIMEOUT.
     """
     # With -P Python does not look for packages in the worker's folder.
     words = [sys.executable, "-P", str(WORKER), json.dumps(job)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{job['model']}: was not done on the GPU in {TIMEOUT} seconds; give a smaller "
+            "--lr-size, or leave out --delegate gpu"
+        ) from None
     lines = done.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
