@@ -56,6 +56,19 @@ class Artefacts:
         with replacing(Path(target)) as partial:
             partial.write_bytes(file.read_bytes())
 
+    def names(self) -> list[str]:
+        """What lies there, hidden files aside; nothing where there is no such place yet."""
+        try:
+            found = self.files.ls(self.root, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(path).rstrip("/").rpartition("/")[2] for path in found]
+        return [name for name in names if not name.startswith(".")]
+
+    def read(self, name: str) -> bytes:
+        """What has that name."""
+        return bytes(self.files.cat_file(f"{self.root.rstrip('/')}/{name}"))
+
     def get(self, name: str, file: Path) -> None:
         """Copy what has that name to a file."""
         self.files.get_file(f"{self.root.rstrip('/')}/{name}", str(file))
@@ -111,14 +124,26 @@ def check_artefacts(artefacts: Artefacts, folder: Path) -> None:
     """Write the settings of a study there, before anything is computed.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: It cannot be written, or it has another study or somebody else's files.
     """
+    settings = (folder / SETTINGS).read_bytes()
     try:
-        artefacts.put(folder / SETTINGS, SETTINGS)
+        there = artefacts.names()
+        other = SETTINGS in there and artefacts.read(SETTINGS) != settings
+        if not there:
+            artefacts.put(folder / SETTINGS, SETTINGS)
     except Exception as error:  # each store has errors of its own
         raise UserError(
             f"--artefacts {artefacts.place}: cannot be written ({first_line(error)}); give {FORMS}"
         ) from None
+    if other:
+        raise UserError(
+            f"--artefacts {artefacts.place}: has another study; give a place of its own"
+        )
+    if there and SETTINGS not in there:
+        raise UserError(
+            f"--artefacts {artefacts.place}: holds other files and no study; give another place"
+        )
 
 
 @contextmanager

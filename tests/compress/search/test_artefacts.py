@@ -92,6 +92,29 @@ def test_a_place_that_cannot_be_written_ends_before_anything_is_computed(tmp_pat
         check_artefacts(place, study_in(tmp_path / "study"))
 
 
+@pytest.mark.parametrize("root", ["memory://bucket/kept", "kept"])
+def test_a_place_of_another_study_is_left_alone(root, store, tmp_path):
+    where = root if "://" in root else str(tmp_path / root)
+    place = open_artefacts(where, "--artefacts")
+    mine = study_in(tmp_path / "study")
+    check_artefacts(place, mine)
+    check_artefacts(place, mine)  # the same again goes on
+    other = study_in(tmp_path / "other")
+    (other / "study.json").write_text("other settings")
+    with pytest.raises(UserError, match="has another study; give a place of its own"):
+        check_artefacts(place, other)
+    assert place.read("study.json") == b"settings"
+
+
+def test_somebody_s_folder_is_left_alone(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "points.json").write_text("mine")
+    place = open_artefacts(str(tmp_path / "kept"), "--artefacts")
+    with pytest.raises(UserError, match="holds other files and no study; give another place"):
+        check_artefacts(place, study_in(tmp_path / "study"))
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["points.json"]
+
+
 def test_a_point_that_cannot_be_kept_is_told_and_no_more(recipe, tmp_path, caplog):
     (tmp_path / "file").touch()
     place = open_artefacts(str(tmp_path / "file" / "below"), "--artefacts")
