@@ -2,7 +2,6 @@
 
 import logging
 
-import fsspec
 import pytest
 from support.tiny_model import TinySource, tiny
 
@@ -26,14 +25,6 @@ RECIPE = {
 def recipe(monkeypatch):
     monkeypatch.setitem(FAMILIES, "tiny", TinySource)
     return parse_recipe(RECIPE, "a recipe")
-
-
-@pytest.fixture
-def store():
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    yield files
-    files.store.clear()
 
 
 def study_in(folder):

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import fsspec
 import pytest
 
 pytest.importorskip("optuna", reason="a study is Optuna's: pip install optuna")
@@ -98,9 +97,8 @@ def test_a_point_that_a_target_does_not_take_is_not_trained(tmp_path, capsys, mo
     assert len(looked) == 1
 
 
-def test_a_study_in_a_store_for_objects(tmp_path, capsys):
+def test_a_study_in_a_store_for_objects(tmp_path, capsys, store):
     """Measured points are kept there, and the front is read from there alone."""
-    store = fsspec.filesystem("memory")
     words = [*RECIPE, "passes.1.weights=4,8", "--objective", "bytes,psnr", "--sampler", "grid"]
     words += ["--lr", 32, "--cache", tmp_path / "cache", "--artefacts", "memory://bucket/mine"]
     assert call(capsys, *words, "--study", tmp_path / "study")[0] == 0
@@ -111,7 +109,6 @@ def test_a_study_in_a_store_for_objects(tmp_path, capsys):
         front.main(["memory://bucket/mine", "-o", str(tmp_path / "front")])
     assert end.value.code == 0
     assert (tmp_path / "front" / "mine_0.yaml").is_file()
-    store.store.clear()
 
 
 def test_several_workers_are_the_same_command(tmp_path, capsys, monkeypatch):
