@@ -5,6 +5,8 @@
     pipe = SRPipeline.from_pretrained("org/name").to("cuda")
     pipe(image).images[0].save("photo_x4.png")
 
+    pipe.push_to_hub("org/mine")
+
 It holds what `compress.api.load` gives. Files are read as plain tensors: `trust_remote_code` and
 custom code of a repository have no place here.
 """
@@ -17,21 +19,24 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
+from huggingface_hub import ModelCard, ModelHubMixin
 from PIL import Image
 from torch import nn
 
 from compress.core.arguments import usable_device
 from compress.core.errors import UserError
 from compress.core.files import check_file
+from compress.core.hub import hub_name, publishing, repository
 from compress.model.passes import Pass
 from compress.model.source import Source
 from compress.model.sr_model import MARGIN, SCALE, SRModel
 from compress.pipeline.photograph import Photograph, as_tensor
 from compress.process.strength import FULL, blended, is_strength
-from compress.recipe.checkpoint import MODEL_FILE, load_model, read_header, save_model
+from compress.recipe.checkpoint import MODEL_FILE, dump, load_model, read_header, save_model
 from compress.recipe.run_files import LEDGER
 
 OUTPUTS = ("pil", "np", "pt")
+CARD = "README.md"
 
 
 class SRPipelineOutput(BaseOutput):
@@ -44,8 +49,12 @@ class SRPipelineOutput(BaseOutput):
     images: Any
 
 
-class SRPipeline:
-    """A compressed super-resolution model as an object of diffusers' habits."""
+class SRPipeline(ModelHubMixin):
+    """A compressed super-resolution model as an object of diffusers' habits.
+
+    It goes to the hub by huggingface_hub's `ModelHubMixin`. Saving and loading are our own: the
+    header of `model.safetensors` says what the model is, and there is no `config.json`.
+    """
 
     def __init__(self, model: SRModel, source: Source, passes: Sequence[Pass] = ()):
         """Take a model and what it was made by; `from_pretrained` does it for files.
@@ -61,22 +70,45 @@ class SRPipeline:
         self.passes = list(passes)
 
     @classmethod
-    def from_pretrained(cls, place: str | Path) -> "SRPipeline":
+    def from_pretrained(  # type: ignore[override]  # the mixin's has the hub's options
+        cls, place: str | Path, *, revision: str | None = None
+    ) -> "SRPipeline":
         """The pipeline of a run directory, a model file, a folder of `save_pretrained`, or the hub.
 
         Args:
             place: A path, or `org/name[@revision][:subfolder]`.
+            revision: A branch, tag or commit of the hub's repository.
 
         Raises:
-            UserError: Nothing is there, or it was not written by this toolkit.
+            UserError: Nothing is there, it was not written by this toolkit, or it has no revisions.
         """
+        if revision is not None:
+            name = hub_name(place)
+            if name is None or name.revision not in (None, revision):
+                raise UserError(
+                    f"revision '{revision}': '{place}' is a path or has a revision of its own; "
+                    "give org/name and one revision"
+                )
+            place = f"hf://{name._replace(revision=revision)}"
         source, passes = read_header(place)
         return cls(load_model(place), source, passes)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(  # type: ignore[override]  # the mixin's deletes config.json
+        self,
+        folder: str | Path,
+        *,
+        config: None = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+    ) -> None:
         """Write `model.safetensors` into a folder, which is made; equal models give equal bytes.
 
         A file that was written so before is replaced.
+
+        Args:
+            folder: Where to write.
+            config: None; the mixin hands it on, and the header of the file has it all.
+            model_card_kwargs: Of `generate_model_card`, where a card is written as well. One that
+                is there stays.
 
         Raises:
             UserError: A value is not finite, or the folder is a file, a run directory, or holds
@@ -93,6 +125,83 @@ class SRPipeline:
         check_file(place / MODEL_FILE, "save_pretrained")
         place.mkdir(parents=True, exist_ok=True)
         save_model(self.model, place / MODEL_FILE, self.source, self.passes)
+        if model_card_kwargs is not None and not (place / CARD).exists():
+            self.generate_model_card(**model_card_kwargs).save(place / CARD)
+
+    def generate_model_card(  # type: ignore[override]  # the mixin takes whatever a template names
+        self,
+        name: str,
+        license: str | None = None,
+        base_model: str | None = None,
+        datasets: Sequence[str] = (),
+    ) -> ModelCard:
+        """The card: front matter as the hub reads it, how to load the model, and what made it.
+
+        Args:
+            name: The repository, `org/name`.
+            license: The terms by the hub's name; None as recorded of the source.
+            base_model: The model of the hub that it was made from; None as recorded of the source.
+            datasets: Data sets of the hub that it was made with.
+
+        Raises:
+            UserError: Nobody recorded the terms of the source's weights, and `license` is None.
+        """
+        from eval.reporting.hub_card import Said, pipeline_card
+
+        said = Said(license, base_model, tuple(datasets))
+        return pipeline_card(dump(self.source), [dump(one) for one in self.passes], name, said)
+
+    def push_to_hub(  # type: ignore[override]  # its card's words stand in the call
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        base_model: str | None = None,
+        datasets: Sequence[str] = (),
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        commit_message: str = "A model by diffusion-sr-compress",
+    ) -> str:
+        """Publish the model and a card in one commit; a repository that is there gets one more.
+
+        `compress.push` publishes a run with its figures.
+
+        Args:
+            repo_id: The repository, `org/name`; it is made where there is none.
+            license: As in `generate_model_card`.
+            base_model: As in `generate_model_card`.
+            datasets: As in `generate_model_card`.
+            private: Whether a new repository is shown to its owner alone; None as the owner's
+                settings say.
+            token: Who publishes; None for whom `hf auth login` has logged in.
+            branch: Where the commit goes; None is the main branch.
+            commit_message: Its first line.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: As `generate_model_card`; the hub does not answer, or it refuses.
+        """
+        repo = repository(repo_id)
+        words: dict[str, Any] = {
+            "name": repo,
+            "license": license,
+            "base_model": base_model,
+            "datasets": datasets,
+        }
+        self.generate_model_card(**words)  # what it lacks is told before anything is made there
+        with publishing(repo):
+            done = super().push_to_hub(
+                repo,
+                private=private,
+                token=token,
+                branch=branch,
+                commit_message=commit_message,
+                model_card_kwargs=words,
+            )
+        return str(done)
 
     def to(self, device: str | torch.device) -> "SRPipeline":
         """Move all networks to a device; returns the pipeline.

@@ -28,6 +28,8 @@ OF_FILES = (
     *(".yaml", ".yml", ".json", ".csv", ".html", ".txt", ".md"),
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".svg"),
 )
+# What huggingface_hub raises where something else than a hub answers.
+NO_HUB = (KeyError, TypeError, AttributeError)
 # What a run directory is read from; nothing of it is a program.
 OF_RUNS = (".json", ".yaml", ".csv", ".safetensors")
 _NAME = re.compile(
@@ -215,6 +217,48 @@ def can_reach(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def repository(name: str) -> str:
+    """The repository `org/name` that a word names whole.
+
+    Raises:
+        UserError: It names none, or a revision or a place in one.
+    """
+    target = hub_name(f"hf://{name.removeprefix('hf://')}")
+    if target is None or target.revision or target.inside:
+        raise UserError(f"'{name}' names no repository; give one as org/name")
+    return target.repo
+
+
+@contextmanager
+def publishing(repo: str) -> Iterator[None]:
+    """Turn what keeps the hub from taking a repository into one sentence.
+
+    Raises:
+        UserError: The hub may not be asked, does not answer, or refuses.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError
+
+    if not can_reach_hub():
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it does not answer"
+        raise UserError(
+            f"{repo}: nothing was published at {constants.ENDPOINT}, because {why}; try again "
+            "with a network"
+        )
+    try:
+        yield
+    except NO_HUB:
+        raise UserError(
+            f"{repo}: nothing was published, because {constants.ENDPOINT} does not answer as a "
+            "hub does; look at HF_ENDPOINT and the network, and try again"
+        ) from None
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
+        raise UserError(
+            f"{repo}: the hub took nothing ({first_line(error)}); log in with `hf auth login` as "
+            "somebody who may write there, or give another name"
+        ) from None
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from compress.core.errors import UserError, first_line
-from compress.core.hub import can_reach_hub, hub_name
+from compress.core.hub import publishing, repository
 from compress.core.marks import MARK_FILE
 from compress.recipe.checkpoint import MODEL_FILE, read_header
 from compress.recipe.places import without_places
@@ -15,8 +14,6 @@ from eval.reporting import rundir
 from eval.reporting.hub_card import Said, hub_card
 
 CARD = "README.md"
-# What huggingface_hub raises where something else than a hub answers.
-NO_HUB = (KeyError, TypeError, AttributeError)
 WIDTH = 100  # characters of a line of recipe.yaml
 # Results of evaluations and exports that a report or a curve reads again.
 FIGURES = (
@@ -82,38 +79,17 @@ def push(
         UserError: As `contents`; the name is none, the hub does not answer, or it refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants
-    from huggingface_hub.errors import HTTPError
 
-    target = hub_name(f"hf://{name.removeprefix('hf://')}")
-    if target is None or target.revision or target.inside:
-        raise UserError(f"'{name}' names no repository; give one as org/name")
-    files = contents(path, target.repo, said, exports)
-    if not can_reach_hub():
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "it does not answer"
-        raise UserError(
-            f"{target.repo}: nothing was published at {constants.ENDPOINT}, because {why}; try "
-            "again with a network"
-        )
-    api = HfApi(endpoint=constants.ENDPOINT)
+    repo = repository(name)
+    files = contents(path, repo, said, exports)
     additions = [
         CommitOperationAdd(place, str(file) if isinstance(file, Path) else file)
         for place, file in files.items()
     ]
-    try:
-        api.create_repo(target.repo, private=private, exist_ok=True)
+    with publishing(repo):
+        api = HfApi(endpoint=constants.ENDPOINT)
+        api.create_repo(repo, private=private, exist_ok=True)
         done = api.create_commit(
-            target.repo,
-            additions,
-            commit_message=f"{rundir.read(path).name} by diffusion-sr-compress",
+            repo, additions, commit_message=f"{rundir.read(path).name} by diffusion-sr-compress"
         )
-    except NO_HUB:
-        raise UserError(
-            f"{target.repo}: nothing was published, because {constants.ENDPOINT} does not answer "
-            "as a hub does; look at HF_ENDPOINT and the network, and try again"
-        ) from None
-    except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        raise UserError(
-            f"{target.repo}: the hub took nothing ({first_line(error)}); log in with `hf auth "
-            "login` as somebody who may write there, or give another name"
-        ) from None
     return str(done.commit_url)

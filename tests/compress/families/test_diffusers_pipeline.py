@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from huggingface_hub import ModelCard
 from PIL import Image
+from support.hub import forget, fresh, serving
 from support.sd_folder import TOKENS, save_pipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -218,3 +220,44 @@ def test_devices_that_are_not_there(ours, device, why):
 def test_what_is_no_photograph(ours, images, why):
     with pytest.raises(UserError, match=why):
         ours(images)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with serving() as server:
+        fresh(monkeypatch, server.address, tmp_path / "hub")
+        yield server
+    forget()
+
+
+def test_pushed_and_loaded_by_its_name(hub, ours, image, tmp_path):
+    address = ours.push_to_hub("org/tiny", license="mit", datasets=["org/photos"])
+    commit, files = hub.files("models", "org/tiny", "main")
+    assert address == f"{hub.address}/org/tiny/commit/{commit}"
+    assert sorted(files) == ["README.md", "model.safetensors"]
+    again = SRPipeline.from_pretrained("org/tiny", revision=commit)
+    again.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == files["model.safetensors"]
+    ours.push_to_hub("org/tiny", license="mit")
+    assert len(hub.repos["models", "org/tiny"]) > 1
+
+
+def test_the_card_of_a_pipeline(ours):
+    card = ModelCard(str(ours.generate_model_card("org/tiny", "mit", "org/large", ["org/photos"])))
+    assert (card.data.license, card.data.base_model) == ("mit", "org/large")
+    assert (card.data.pipeline_tag, card.data.datasets) == ("image-to-image", ["org/photos"])
+    assert 'SRPipeline.from_pretrained("org/tiny")' in card.text
+    assert "family: diffusers_pipeline" in card.text
+
+
+def test_a_push_that_cannot_be(hub, ours, tmp_path):
+    with pytest.raises(UserError, match="terms of its source's weights are not recorded here"):
+        ours.push_to_hub("org/tiny")
+    with pytest.raises(UserError, match="names no repository"):
+        ours.push_to_hub("tiny", license="mit")
+    assert hub.asked == []
+    hub.broken = 503
+    with pytest.raises(UserError, match="the hub took nothing"):
+        ours.push_to_hub("org/tiny", license="mit")
+    with pytest.raises(UserError, match="is a path or has a revision of its own"):
+        SRPipeline.from_pretrained(tmp_path, revision="main")
