@@ -95,7 +95,7 @@ def pipeline_card(
 
 
 def _origin(source: dict[str, Any], said: Said, what: str, remedy: str) -> dict[str, Any]:
-    """`license` and `base_model` of the front matter, as the user says or as recorded of the source.
+    """`license` and `base_model` of the front matter: said by the user, or recorded of the source.
 
     Raises:
         UserError: Nobody recorded the terms of the source's weights, and `said` has none.
