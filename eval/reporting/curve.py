@@ -36,7 +36,7 @@ def draw(selection: Selection, path: str | Path) -> tuple[Path, Path]:
         UserError: The name ends in neither suffix.
     """
     _check_suffix(Path(path))
-    return save(_figure(selection), path)
+    return save(picture(selection), path)
 
 
 def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
@@ -53,11 +53,23 @@ def save(figure: Figure, path: str | Path) -> tuple[Path, Path]:
     _check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
-    with replacing(png) as partial:
-        figure.savefig(partial, metadata={"Software": MADE_BY})
+    save_png(figure, png)
     with replacing(svg) as partial:
         figure.savefig(partial, metadata={"Creator": MADE_BY})
     return png, svg
+
+
+def save_png(figure: Figure, path: Path, comment: str = "") -> None:
+    """Write a figure as PNG.
+
+    Args:
+        figure: With its layout fixed.
+        path: Of the file.
+        comment: What the file says of itself, which Pillow gives as `info["Comment"]`.
+    """
+    words = {"Software": MADE_BY} | ({"Comment": comment} if comment else {})
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", metadata=words)
 
 
 def _check_suffix(path: Path) -> None:
@@ -81,7 +93,8 @@ def figure_of() -> tuple[Figure, FigureCanvasAgg, Axes]:
     return figure, FigureCanvasAgg(figure), figure.add_subplot()
 
 
-def _figure(selection: Selection) -> Figure:
+def picture(selection: Selection) -> Figure:
+    """The figure of `selection`, its labels placed."""
     figure, canvas, axes = figure_of()
     scatter(axes, [point for point in selection.points if not point.ours], ours=False)
     ours = [point for point in selection.points if point.ours]

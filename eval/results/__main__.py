@@ -144,17 +144,23 @@ def measure(measurements: list[Measurement], wish: "Wish") -> int:
 
 
 def write_pages(pages: "Pages", check: bool) -> None:
-    """Write the pages that differ, or raise UserError where there are any."""
+    """Write the pages and the picture that differ, or raise UserError where there are any."""
+    from eval.results import size_quality
     from eval.results.pages import differing
 
     texts = pages.texts()
     changed = differing(pages.root, texts)
-    if check and changed:
-        names = ", ".join(map(str, changed))
+    chosen, picture = size_quality.selection(pages.data), pages.root / size_quality.PICTURE
+    is_old = chosen is not None and not size_quality.is_current(chosen, picture)
+    if check and (changed or is_old):
+        names = ", ".join(map(str, [*changed, *([size_quality.PICTURE] if is_old else [])]))
         raise UserError(f"{names}: not as the results say; run python -m eval.results --render")
     for path in changed:
         write_text(pages.root / path, texts[path])
         print(f"written: {path}")
+    if chosen is not None and is_old:
+        size_quality.write(chosen, picture)
+        print(f"written: {size_quality.PICTURE}")
 
 
 @command

@@ -26,7 +26,6 @@ MEASUREMENTS: dict[str, Measurement] = {
         quality.PUBLISHED,
         quality.DENOISER,
         recipes.MEASURED,
-        recipes.PARETO,
         pictures.SHEET,
         *integers.ALL,
         *trained.ALL,

@@ -119,23 +119,6 @@ def parity(folder: Path) -> str:
     return " / ".join("–" if value is None else f"{value:.1f}" for value in values)
 
 
-def pareto(short: Short) -> list[Job]:
-    """The picture of size against LPIPS of all recipes' runs."""
-    runs = [f"{{run:{name}}}" for name in RECIPES]
-    evaluated = [command for name in RECIPES for command in _job(name, Short()).commands]
-    draw = (
-        *("python", "-m", "eval.curve", *runs, "--metric", "lpips-squeeze"),
-        *("--dataset", "RealSR", "--x-max", "5", "-o", "{out}/nano_pareto.png"),
-    )
-    inputs = tuple({file for name in RECIPES for file in recipe_inputs(name)})
-    del short
-    return [Job("picture", (*evaluated, draw), _drawn, inputs=inputs)]
-
-
-def _drawn(finished: Finished) -> list[Row]:
-    return [{"picture": path.name} for path in finished.out.glob("*.png")]
-
-
 MEASURED = Measurement(
     name="recipes",
     title="Every recipe on RealSR",
@@ -146,15 +129,4 @@ MEASURED = Measurement(
     packages=("spandrel",),
     edition=2,  # from here on with biases in the codes of runtimes
     hours=6,
-)
-PARETO = Measurement(
-    name="pareto",
-    title="Size against quality of all recipes, a picture",
-    page="quality",
-    jobs=pareto,
-    columns=(Column("picture", "picture"),),
-    needs=("realsr", "iqa_weights", "gan"),
-    packages=("spandrel",),
-    hours=0.1,
-    pictures=("docs/images/nano_pareto.png",),
 )

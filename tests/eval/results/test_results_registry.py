@@ -39,7 +39,6 @@ TYPED = {
     "large_photograph",
     "methods",
     "openvino_speed",
-    "pareto",
     "parity_executorch",
     "parity_litert",
     "parity_ncnn",
@@ -198,8 +197,8 @@ def name_of(measurement, job) -> dict:
 
 def test_every_page_renders_with_every_result(tmp_path):
     """So that a night of measuring ends with pages, and not with a mistake in a template."""
-    beside = ("to_source_db", "weights_ratio", "bytes_ratio", "source_psnr", "compressed_psnr")
-    columns = (*beside, "source_ssim", "compressed_ssim", "lpips_more")
+    beside = ("to_source_db", "weights_ratio", "bytes_ratio", "source_psnr", "equivalents_m")
+    columns = (*beside, "compressed_psnr", "source_ssim", "compressed_ssim", "lpips_more")
     session = {
         "commit": "1234567",
         "code": "12",
