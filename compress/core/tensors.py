@@ -286,6 +286,16 @@ def read_tensors(model: nn.Module, file: Path) -> None:
     check_values(model, str(file))
 
 
+def stored_shape(file: Path, name: str) -> tuple[int, ...] | None:
+    """The shape of a tensor in a safetensors file; None where the file has none of that name."""
+    try:
+        with safe_open(file, framework="pt") as reader:
+            names = list(reader.keys())
+            return tuple(reader.get_slice(name).get_shape()) if name in names else None
+    except (SafetensorError, OSError):
+        return None  # what cannot be read is told by who reads it
+
+
 def _shape_of(shape: Sequence[int]) -> torch.Tensor:
     """A float32 tensor of that shape without values."""
     return torch.empty(tuple(shape), dtype=torch.float32, device="meta")

@@ -110,7 +110,7 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
         description="What the chain begins at: the latent of the input with noise, or noise alone.",
     )
     image_heads: int | None = Field(
-        None,
+        1,
         gt=0,
         le=64,
         description="For `nano`, heads of the attention on image tokens; null: those of the "
@@ -134,6 +134,7 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
         text, unet, vae, context = self.parts()
         tokens = self._tokens()
         width = tokens.image_proj.out_features
+        heads = self.image_heads if self.is_nano() else None
         with torch.device("meta"):
             parts_of_control = control_parts(
                 unet.config,
@@ -144,8 +145,8 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
                 ),
             )
             control = PromptedControl(parts_of_control, ADDSR_TIMESTEPS[0], context)
-            add_image_attention(unet, width, self.image_heads)
-            add_image_attention(control, width, self.image_heads)
+            add_image_attention(unet, width, heads)
+            add_image_attention(control, width, heads)
             noise = NoiseMaps(self.steps + self.sample, unet.config["in_channels"])
         return addsr_model(
             {"text_encoder": text, "noise": noise},

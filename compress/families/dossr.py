@@ -68,7 +68,13 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         description="For `full`, the file dossr_default.ckpt (5 steps) or dossr_onestep.ckpt "
         "(1 step).",
     )
-    steps: int = Field(5, ge=1, le=50, description="Calls of the networks.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=50,
+        description="Calls of the networks; null: 5 for `full`, and 1 for `nano`, whose embedded "
+        "weights have learnt one.",
+    )
     order: Literal[1, 2, 3] = Field(3, description="Of the solver.")
     sample: bool = Field(
         False,
@@ -101,7 +107,7 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         text, unet, vae, context = self.parts()
         condition_vae = self.parts().vae
         config = NANO_RRDB if self.is_nano() else PUBLISHED
-        process = shift_solver(self.steps, self.order)
+        process = shift_solver(self.steps or (1 if self.is_nano() else 5), self.order)
         hint, control = split_hint(_control(unet, context, self.control_widths()))
         with torch.device("meta"):
             networks: dict[str, nn.Module | None] = {

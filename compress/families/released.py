@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from compress.core.errors import UserError
 from compress.core.identity import files_key
-from compress.core.tensors import read_tensors
+from compress.core.tensors import read_tensors, stored_shape
 from compress.model.source import Source
 from compress.model.sr_model import SRModel
+from compress.networks.noise_maps import NoiseMaps
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -64,7 +67,7 @@ class ReleasedSource(Source):
             UserError: A file is not named, is missing, or holds other tensors than the model.
         """
         if self.is_nano():
-            read_tensors(model, self.nano_file())
+            read_nano(model, self.nano_file())
         else:
             self.load_full(model)
         model.eval().requires_grad_(False)
@@ -91,3 +94,24 @@ class ReleasedSource(Source):
         base = named.pop("base", None)
         parts = [] if base is None else [Path(base) / part for part in self.base_parts]
         return files_key([*parts, *filter(None, named.values())])
+
+
+def read_nano(model: SRModel, file: Path) -> None:
+    """Read a nano's values. Its networks serve a chain of any length.
+
+    A chain of another length than in training reads another number of noise maps. These are no
+    weights: they are drawn from their seed, as they were for the file.
+
+    Raises:
+        UserError: The file cannot be read or does not fit.
+    """
+    noise = dict(model.components()).get("noise")
+    stored = stored_shape(file, "noise.maps")
+    if not isinstance(noise, NoiseMaps) or stored is None or stored[0] == len(noise.maps):
+        read_tensors(model, file)
+        return
+    wanted = noise.maps.shape
+    noise.maps = torch.empty((stored[0], *wanted[1:]), device="meta")
+    read_tensors(model, file)
+    noise.maps = torch.empty(wanted)
+    noise.reset_parameters()

@@ -16,6 +16,8 @@ NANO = {
     "dfosd": f"{ASSETS}/dfosd_nano.safetensors",
     "invsr": f"{ASSETS}/invsr_nano.safetensors",
     "ccsr": f"{ASSETS}/ccsr_nano.safetensors",
+    "addsr": f"{ASSETS}/addsr_nano.safetensors",
+    "dossr": f"{ASSETS}/dossr_nano.safetensors",
 }
 
 

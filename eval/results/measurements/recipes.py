@@ -41,6 +41,8 @@ RECIPES = (
     "dfosd_w8a8",
     "invsr_w8a8",
     "ccsr_w8a8",
+    "addsr_w8a8",
+    "dossr_w8a8",
     "adcsr_w4a8",
     "adcsr_binary",
     "depth_light_w8a8",

@@ -181,12 +181,26 @@ def test_the_chain_is_numbers_before_it_runs(monkeypatch):
     assert torch.equal(model.run_process(values, Steps()), torch.zeros(1, 4, 4, 4))
 
 
-def test_files_that_are_not_named():
+def test_the_embedded_nano_serves_a_chain_of_any_length():
+    """Its noise maps are drawn from their seed, so that a longer chain begins with the same."""
+    maps = []
+    for steps in (1, 2, 4):
+        source = AddSRSource(steps=steps)
+        model = source.build()
+        source.load(model)
+        maps.append(model.component("noise", "AddSR").maps)
+    assert [len(some) for some in maps] == [1, 2, 4]
+    torch.testing.assert_close(maps[2][:2], maps[1], atol=1e-3, rtol=1e-3)  # one is stored in fp16
+    torch.testing.assert_close(maps[2][:1], maps[0], atol=1e-3, rtol=1e-3)
+
+
+def test_files_that_are_not_named(monkeypatch, tmp_path):
     given = {"size": "full"}
     for key in ("base", "unet", "controlnet", "ram", "dape"):
         source = AddSRSource(**given)
         with pytest.raises(UserError, match=rf"source\.{key}: AddSR needs"):
             source.load(source.build())
         given[key] = "x"
+    monkeypatch.setattr("compress.families.released.ASSETS", tmp_path)
     with pytest.raises(UserError, match=r"source\.weights: AddSR needs"):
         AddSRSource().load(AddSRSource().build())

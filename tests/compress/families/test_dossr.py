@@ -175,7 +175,8 @@ def test_the_nano_is_a_small_model_of_the_same_parts():
     assert measure(nano).params < 8e6
 
 
-def test_files_that_are_not_named():
+def test_files_that_are_not_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("compress.families.released.ASSETS", tmp_path)
     for options, key in (({}, "weights"), ({"size": "full"}, "checkpoint")):
         source = DoSSRSource(**options)
         with pytest.raises(UserError, match=rf"source\.{key}: DoSSR needs"):

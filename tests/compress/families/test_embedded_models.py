@@ -32,7 +32,11 @@ def sharpness(image: torch.Tensor) -> float:
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "family", ["osediff", "adcsr", "resshift", "edge_sd_sr", "dfosd", "invsr", "ccsr"]
+    "family",
+    [
+        *("osediff", "adcsr", "resshift", "edge_sd_sr"),
+        *("dfosd", "invsr", "ccsr", "addsr", "dossr"),
+    ],
 )
 def test_embedded_model(family):
     source = FAMILIES[family]()
