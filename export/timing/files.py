@@ -55,7 +55,7 @@ def compare(
             f"the files take inputs of different shapes ({shapes}); export them at one lr size"
         )
     runs = {label: partial(loaded.run, None, feeds[label]) for label, loaded in sessions.items()}
-    times = interleaved(runs, repeats)
+    times = interleaved(runs, repeats, threads)
     measured = {
         label: Measured(times[label], stored_bytes(Path(path))) for label, path in files.items()
     }

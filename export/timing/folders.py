@@ -110,7 +110,8 @@ def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10)
         )
     labels = _labels(manifests)
     profiles = {labels[folder]: profile(folder, threads) for folder in folders}
-    times = interleaved({labels[folder]: whole(folder, threads) for folder in folders}, repeats)
+    runs = {labels[folder]: whole(folder, threads) for folder in folders}
+    times = interleaved(runs, repeats, threads)
     measured = {
         labels[folder]: Measured(times[labels[folder]], stored_bytes(manifest))
         for folder, manifest in manifests.items()

@@ -14,8 +14,8 @@ class Row(TypedDict):
 
     Attributes:
         label: Its name.
-        median_ms: Of all repeats.
-        min_ms: Of all repeats.
+        median_ms: Of all repeats; with one thread of the processor's time, else of the day's.
+        min_ms: Likewise.
         ratio: Median of the reference over this one's: above 1 is faster.
         bytes: Of the graphs with their weights.
         size_ratio: These over the reference's.

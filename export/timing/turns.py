@@ -1,8 +1,9 @@
 """Calls of several functions in turns, so that a load that comes and goes hits all alike.
 
-What holds on another day is the ratio. A turn is some calls of one function, of which the first
-does not count: idle threads of the one before still spin for a while, on the cores that this one's
-need.
+What holds on another day is the ratio. With one thread the clock is this process's processor time,
+in which other work on the machine does not count. With more it is the time of day. A turn is some
+calls of one function, of which the first does not count: idle threads of the one before still spin
+for a while, on the cores that this one's need.
 """
 
 import os
@@ -22,24 +23,28 @@ def machine() -> str:
     return f"{processor()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], repeats: int, threads: int | None = None
+) -> dict[str, list[float]]:
     """Time all functions in turns of TURN calls, after one that does not count.
 
     Args:
         runs: Label -> function.
         repeats: Calls of each that count.
+        threads: CPU threads that the functions compute with; None where they compute elsewhere.
 
     Returns:
         Label -> milliseconds of each call.
     """
+    clock = time.process_time if threads == 1 else time.perf_counter
     times: dict[str, list[float]] = {label: [] for label in runs}
     for first in range(0, repeats, TURN):
         for label, run in runs.items():
             run()
             for _ in range(min(TURN, repeats - first)):
-                start = time.perf_counter()
+                start = clock()
                 run()
-                times[label].append((time.perf_counter() - start) * MILLISECONDS)
+                times[label].append((clock() - start) * MILLISECONDS)
     return times
 
 

@@ -139,7 +139,8 @@ def kernels(path: Path, threads: int, repeats: int) -> dict[str, float]:
     x = feed(loaded["exact"], 128)
     results = [one.run(None, x)[0] for one in loaded.values()]
     apart = float(np.abs(results[0] - results[1]).max() / np.abs(results[0]).max())
-    times = interleaved({name: partial(one.run, None, x) for name, one in loaded.items()}, repeats)
+    runs = {name: partial(one.run, None, x) for name, one in loaded.items()}
+    times = interleaved(runs, repeats, threads)
     exact, fast = (float(np.median(times[name])) for name in ("exact", "fast"))
     return {"exact_ms": exact, "fast_ms": fast, "apart": apart}
 
@@ -218,7 +219,7 @@ def report(files: dict[str, Path], threads: int, arguments: argparse.Namespace) 
     if arguments.openvino_python:
         medians = openvino_elsewhere(arguments.openvino_python, files, threads, repeats)
     elif importlib.util.find_spec("openvino"):
-        times = interleaved(openvino_runs(files, threads), repeats)
+        times = interleaved(openvino_runs(files, threads), repeats, threads)
         medians = {label: float(np.median(ms)) for label, ms in times.items()}
     if medians:
         print("; ".join(f"{label} {ms:.1f} ms" for label, ms in medians.items()))
