@@ -45,6 +45,9 @@ NEEDS = {
     "executorch_python": Need(
         "--executorch-python", "PYTHON", "a Python with this toolkit and [executorch]"
     ),
+    "webgpu_python": Need(
+        "--webgpu-python", "PYTHON", "a Python with onnxruntime-webgpu, and a GPU for Vulkan"
+    ),
     "gpu_cells": Need("--gpu-cells", "CELLS", "cells.json of tests/bench/bench_gpu.py"),
     "bare_python": Need(
         "--bare-python", "PYTHON", "a Python with onnxruntime, numpy and Pillow alone"

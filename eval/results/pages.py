@@ -12,6 +12,7 @@ A template is Markdown with Jinja. It has these functions:
     value(name, key, **where)   a value of the one row that fits, as its column shows it
     overview()                  all measurements, with what is known of each
     full_sizes()                sources at full size by recipes and targets, and why cells are empty
+    on_gpus()                   embedded models by GPUs and delegates
     limits()                    how large a part may be, by target
 
 A sentence that compares is made of rows. None may claim what other numbers would make false.
@@ -27,7 +28,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from compress.core import markdown
 from compress.core.errors import UserError
 from compress.core.wrapping import wrap
-from eval.results import datafile, full_size_grid, said
+from eval.results import datafile, full_size_grid, gpu_grid, said
 from eval.results.datafile import Data
 from eval.results.measurement import Measurement
 from eval.results.provenance import RESULTS
@@ -79,6 +80,7 @@ class Pages:
             self.overview,
             self.full_sizes,
             self.limits,
+            self.on_gpus,
         )
         self._environment.globals.update({f.__name__: f for f in functions})
 
@@ -152,6 +154,10 @@ class Pages:
     def full_sizes(self) -> str:
         """Sources at full size by recipes and targets, and below it why cells have no job."""
         return "\n\n".join((full_size_grid.grid(self.data), full_size_grid.reasons()))
+
+    def on_gpus(self) -> str:
+        """Embedded models by GPUs and delegates: how much of each stays on the CPU."""
+        return gpu_grid.grid(self.data)
 
     def limits(self) -> str:
         """How large one part of an export may be."""

@@ -3,6 +3,7 @@
 from eval.results.measurement import Measurement
 from eval.results.measurements import (
     adaptive,
+    browser,
     exported,
     foreign,
     full_sizes,
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         exported.ALONE,
         exported.DELEGATES,
         exported.RESIDENCY,
+        browser.WEBGPU,
         *foreign.ALL,
         *large.ALL,
         *full_sizes.ALL,

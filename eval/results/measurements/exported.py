@@ -245,6 +245,7 @@ DELEGATES = Measurement(
         Column("error", "failed"),
     ),
     needs=("executorch_python",),
+    edition=2,  # from here on with windows, codes and enlargement in plain operators
     hours=0.7,
 )
 

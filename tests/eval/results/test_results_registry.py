@@ -52,6 +52,7 @@ TYPED = {
     "scoring",
     "sweep",
     "torch_speed",
+    "webgpu",
 }
 
 
