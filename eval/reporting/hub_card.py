@@ -83,8 +83,8 @@ def pipeline_card(
     lines = [
         f"# {name.partition('/')[2]}",
         "",
-        f"×4 super-resolution, compressed from `{source['family']}` by "
-        f"{', '.join(names) or 'no pass'}.",
+        f"×4 super-resolution, `{source['family']}`"
+        + (f" compressed by {', '.join(names)}." if names else "."),
         *("", "```python", "from compress.diffusion import SRPipeline", ""),
         f'pipe = SRPipeline.from_pretrained("{name}")',
         *('pipe("photo.png").images[0].save("photo_x4.png")', "```", ""),

@@ -38,6 +38,8 @@ def figure(rule: Rule, precision: str, target: Target) -> Verdict:
     """What a rule says at a precision."""
     if rule.figures is None:
         return Verdict(rule.verdict, rule.note, rule.name)
+    if precision == target.float_type and target.measured_in:
+        precision = target.measured_in
     if precision not in rule.figures:
         return Verdict(UNKNOWN, f"not measured at {precision}", rule.name)
     db = rule.figures[precision]

@@ -95,6 +95,7 @@ class Target:
         opsets: The first and the last version of the operators that the rules are for.
         wrong_below: dB, below which a measured figure is wrong.
         poor_below: dB, below which it is poor.
+        measured_in: The precision whose figures stand for floats, where it is not `float_type`.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Target:
     opsets: tuple[int, int] = (1, LATEST)
     wrong_below: float = 0.0
     poor_below: float = 0.0
+    measured_in: str = ""
 
 
 @cache
@@ -172,8 +174,9 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
     if "forms" in data:
         rules = _measured_rules(name, arch, table)
     elif arch or table:
+        measured = ", ".join(one for one in known if "forms" in known[one])
         raise UserError(
-            f"--arch and --table are for targets with measured figures (qnn), not for {name}"
+            f"--arch and --table are for targets with measured figures ({measured}), not for {name}"
         )
     else:
         rules = _written_rules(data["table"])
@@ -194,13 +197,16 @@ def load(name: str, arch: str | None = None, table: Path | None = None) -> Targe
         (first, last),
         data.get("wrong_below", 0.0),
         data.get("poor_below", 0.0),
+        data.get("measured_in", ""),
     )
 
 
 def _measured_rules(name: str, arch: str | None, table: Path | None) -> list[Rule]:
     """A rule for each operator form, with the figures of a chip."""
     data = targets()[name]
-    file: Path | Traversable = FOLDER / data["figures"].format(arch=arch or data["arch"])
+    if arch and "arch" not in data:
+        raise UserError(f"--arch: {name} has no chips to choose from; leave it out")
+    file: Path | Traversable = FOLDER / data["figures"].format(arch=arch or data.get("arch"))
     if table:
         file = Path(table)
     if not file.is_file():
