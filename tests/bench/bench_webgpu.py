@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 GPU, CPU = "WebGpuExecutionProvider", "CPUExecutionProvider"
-WHOLE = "model"  # the graph of all parts, which are looked at one by one
+WHOLE = "model"  # the graph of all parts, which are looked at one by one where they are there
 
 
 def inputs_of(session: ort.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
@@ -75,10 +75,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of export.run --target onnx, at a small size")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="for the rows")
     options = parser.parse_args()
-    files = [file for file in sorted(options.folder.glob("*.onnx")) if file.stem != WHOLE]
+    files = sorted(options.folder.glob("*.onnx"))
     if not files:
-        raise SystemExit(f"{options.folder}: has no .onnx files of parts; give an exported folder")
-    rows = [row_of(file) for file in files]
+        raise SystemExit(f"{options.folder}: has no .onnx files; give an exported folder")
+    parts = [file for file in files if file.stem != WHOLE]  # a chain may be one graph alone
+    rows = [row_of(file) for file in parts or files]
     options.json.write_text(json.dumps(rows, indent=1, allow_nan=False), encoding="utf-8")
     for row in rows:
         print(row)
