@@ -33,7 +33,6 @@ compress.stages compress.bits
 export.graphs
 export.rewrites
 export.linting
-export.probing
 export.targets.host
 export.kit
 export.targets.target
@@ -41,7 +40,7 @@ export.targets.contract
 export.parity
 export.timing
 export.targets
-export.baselines export.devices
+export.baselines export.devices export.probing
 eval.data eval.published
 eval.metric
 eval.score

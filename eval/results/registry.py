@@ -17,6 +17,7 @@ from eval.results.measurements import (
     references,
     router,
     sweep,
+    tokens,
     trained,
 )
 
@@ -33,6 +34,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         *router.ALL,
         *adaptive.ALL,
         references.REFERENCES,
+        tokens.IMAGE_TOKENS,
         pruning.PRUNING,
         sweep.SWEEP,
         *exported.PARITIES,

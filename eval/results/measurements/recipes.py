@@ -48,6 +48,11 @@ RECIPES = (
     "depth_light_w8a8",
     "encoder_swap_binary",
     "spandrel_w8a8",
+    "dfosd_binary",
+    "invsr_light",
+    "ccsr_pruned",
+    "addsr_one_step",
+    "dossr_depth_w8a8",
 )
 OVERRIDES = {"spandrel_w8a8": ("source.path={gan}",)}  # somebody else's network, as a peer
 WHOLE = ("model.onnx", "model", "end to end")  # rows of parity of the whole model

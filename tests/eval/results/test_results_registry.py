@@ -35,6 +35,7 @@ TYPED = {
     "full_size_qnn",
     "gpu",
     "htp_full_size",
+    "image_tokens",
     "int8",
     "large_photograph",
     "methods",
@@ -52,7 +53,6 @@ TYPED = {
     "scoring",
     "sweep",
     "torch_speed",
-    "webgpu",
 }
 
 
