@@ -1,9 +1,10 @@
-"""Functions of torch in the few operators that phones' delegates take.
+"""Functions of torch and transformers in the few operators that phones' delegates take.
 
 Neither XNNPACK nor Vulkan has all that torch takes attention apart into. LiteRT's delegate for GPUs
 has no broadcast, which repetition becomes, and no cut-off at 0 and 1 in one.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -87,23 +88,51 @@ def limit(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
     return F.relu(x) - F.relu(x - 1)
 
 
-# Name -> where torch has the function, what it is called there, and what takes its place.
-PLAIN: dict[str, tuple[Any, str, Any]] = {
-    "attention": (F, "scaled_dot_product_attention", attend),
-    "resampling": (F, "interpolate", resample),
-    "repetition": (torch.Tensor, "repeat", join),
-    "limits": (torch.Tensor, "clamp", limit),
+def cut_windows(x: torch.Tensor, window: int) -> torch.Tensor:
+    """[B, h, w, C] -> [B * windows, window, window, C], by tensors of four axes.
+
+    It stands for `window_partition` of transformers' Swin, which has six.
+    """
+    batch, height, width, channels = x.shape
+    rows = x.reshape(batch * height // window, window, width // window, window * channels)
+    return rows.transpose(1, 2).reshape(-1, window, window, channels)
+
+
+def join_windows(x: torch.Tensor, window: int, height: int, width: int) -> torch.Tensor:
+    """The inverse of `cut_windows`, for `window_reverse` of transformers' Swin.
+
+    Args:
+        x: [B * windows, window, window, C].
+        window: Its side.
+        height: Of the map.
+        width: Of the map.
+    """
+    channels = x.shape[-1]
+    rows = x.reshape(-1, width // window, window, window * channels).transpose(1, 2)
+    return rows.reshape(-1, height, width, channels)
+
+
+SWIN = "transformers.models.swin.modeling_swin"  # which takes a second to import
+# Name -> where each function is, what it is called there, and what takes its place.
+PLAIN: dict[str, tuple[tuple[Any, str, Any], ...]] = {
+    "attention": ((F, "scaled_dot_product_attention", attend),),
+    "resampling": ((F, "interpolate", resample),),
+    "repetition": ((torch.Tensor, "repeat", join),),
+    "limits": ((torch.Tensor, "clamp", limit),),
+    "windows": ((SWIN, "window_partition", cut_windows), (SWIN, "window_reverse", join_windows)),
 }
 
 
 @contextmanager
 def plain_functions(*names: str) -> Iterator[None]:
-    """Within, functions of torch are plain.
+    """Within, functions of torch are plain. So are those of a module that was imported before.
 
     Args:
         names: Of PLAIN.
     """
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(mock.patch.object(*PLAIN[name]))
+        for place, function, plain in (patch for name in names for patch in PLAIN[name]):
+            place = sys.modules.get(place) if isinstance(place, str) else place
+            if place is not None:
+                stack.enter_context(mock.patch.object(place, function, plain))
         yield

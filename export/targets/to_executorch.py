@@ -25,7 +25,7 @@ from export.targets.plain_operators import plain, without_gathers
 
 aten = torch.ops.aten
 PRODUCTS = (aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default)
-PLAIN = ("attention", "resampling", "repetition")
+PLAIN = ("attention", "resampling", "repetition", "windows")
 CHOICES = (aten.argmin.default, aten.argmax.default)
 INT8 = {
     "by": "XNNPACKQuantizer, min-max",

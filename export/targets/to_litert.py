@@ -42,7 +42,7 @@ LINEAR = "FULLY_CONNECTED"
 SUM_TOLERANCE = 1e-5  # of the weights of a resampled pixel
 ANYTHING = ".*"  # of the quantizer's scopes
 # Functions that LiteRT's delegate for GPUs does not take as torch has them.
-PLAIN = ("resampling", "repetition", "limits")
+PLAIN = ("resampling", "repetition", "limits", "windows")
 PACKAGES = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer")
 # Its kind, and the numbers of the tensors that it reads and writes.
 Operator = tuple[str, list[int], list[int]]

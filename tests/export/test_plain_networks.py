@@ -123,6 +123,19 @@ def test_functions_are_plain_within_and_torch_s_afterwards():
     assert torch.equal(network(x), before)
 
 
+def test_windows_of_transformers_swin_in_four_axes():
+    from transformers.models.swin import modeling_swin
+
+    before = modeling_swin.window_partition
+    x = torch.rand(2, 8, 12, 5)
+    cut = modeling_swin.window_partition(x, 4)
+    with plain_functions("windows"):
+        assert torch.equal(modeling_swin.window_partition(x, 4), cut)
+        assert torch.equal(modeling_swin.window_reverse(cut, 4, 8, 12), x)
+        assert modeling_swin.window_partition is not before
+    assert modeling_swin.window_partition is before
+
+
 @torch.no_grad()
 def test_products_of_plain_operators_keep_their_weights():
     network = without_gathers(nn.Sequential(filled(Codebook(64, 3))), (torch.zeros(1, 3, 2, 2),))
