@@ -35,7 +35,6 @@ TYPED = {
     "full_size_qnn",
     "gpu",
     "htp_full_size",
-    "image_tokens",
     "int8",
     "large_photograph",
     "methods",
