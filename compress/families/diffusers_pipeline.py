@@ -55,8 +55,11 @@ class DiffusersSource(Source):
         default_factory=dict, description="Without `pipeline`: the config of the autoencoder."
     )
     tokens: int = Field(77, ge=1, le=4096, description="Without `pipeline`: tokens of its text.")
-    prediction: Prediction = Field(
-        "epsilon", description="Without `pipeline`: what the UNet predicts."
+    prediction: Prediction | None = Field(
+        None,
+        description="What the UNet predicts; null: what the pipeline's scheduler says, and without "
+        "`pipeline` epsilon. `residual`, which no scheduler says, is what the latent has more than "
+        "the clean one.",
     )
     alpha_bar: float = Field(
         0.5, gt=0, lt=1, description="Without `pipeline`: of its schedule at the timestep."
@@ -69,13 +72,14 @@ class DiffusersSource(Source):
 
         Args:
             pipe: Has `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`. It is kept.
-            **keys: `prompt`, `timestep` and `colour_fix`.
+            **keys: `prompt`, `timestep`, `prediction` and `colour_fix`.
 
         Raises:
             UserError: Its networks are of another kind.
         """
         source = cls(**keys)
-        found = source.model_copy(update=layout_of(pipe, source.timestep)._asdict())
+        layout = source._predicting(layout_of(pipe, source.timestep))
+        found = source.model_copy(update=layout._asdict())
         found._pipe = pipe
         return found
 
@@ -91,13 +95,19 @@ class DiffusersSource(Source):
             UserError: There is no pipeline and no config of one, or the folder cannot be read.
         """
         if self.pipeline is not None:
-            return _layout_in(self.pipeline, self.timestep)
+            return self._predicting(_layout_in(self.pipeline, self.timestep))
         if not self.unet or not self.vae:
             raise UserError(
                 "source.pipeline: names no pipeline; set it to a folder in diffusers' layout or a "
                 "name of the hub"
             )
-        return Layout(self.unet, self.vae, self.tokens, self.prediction, self.alpha_bar)
+        return Layout(
+            self.unet, self.vae, self.tokens, self.prediction or "epsilon", self.alpha_bar
+        )
+
+    def _predicting(self, layout: Layout) -> Layout:
+        """The structure with what this source says of the prediction."""
+        return layout if self.prediction is None else layout._replace(prediction=self.prediction)
 
     def saved(self) -> "DiffusersSource":
         """See `Source`: the structure in the place of the folder."""

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from compress.core.errors import UserError, first_line
 from compress.networks.pretrained import UNREADABLE, Base, from_hub, without_old_options
 from compress.networks.sd21_checkpoint import token_ids
-from compress.process.predicted_step import Prediction
+from compress.process.predicted_step import Prediction, Scheduled
 
 LAYOUT = "layout (unet/, vae/, text_encoder/, tokenizer/, scheduler/)"
 KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
@@ -160,10 +160,10 @@ def _layout(
             "the image as well, or two latents, is no source here"
         )
     predicted = scheduler.get("prediction_type", "epsilon")
-    if "beta_start" not in scheduler or predicted not in get_args(Prediction):
+    if "beta_start" not in scheduler or predicted not in get_args(Scheduled):
         raise UserError(
             f"{where}: its scheduler has no betas, or the prediction '{predicted}'; give a "
-            f"pipeline that predicts one of {', '.join(get_args(Prediction))}"
+            f"pipeline that predicts one of {', '.join(get_args(Scheduled))}"
         )
     schedule = DDPMScheduler.from_config(scheduler)
     return Layout(

@@ -1,8 +1,9 @@
-"""One step of a network that predicts noise, velocity or the clean latent.
+"""One step of a network that predicts noise, velocity, the clean latent or what it differs by.
 
 epsilon:       x0 = (z - sqrt(1 - abar) * eps) / sqrt(abar)
 v_prediction:  x0 = sqrt(abar) * z - sqrt(1 - abar) * v    (arXiv 2202.00512, appendix D)
 sample:        x0 = the prediction
+residual:      x0 = z - the prediction                     (PiSA-SR, arXiv 2412.03017)
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,17 @@ import torch
 
 from compress.process.one_step import OneStep
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Scheduled = Literal["epsilon", "v_prediction", "sample"]  # as diffusers' schedulers call them
+Prediction = Literal[Scheduled, "residual"]
 
 
 @dataclass(frozen=True)
 class PredictedStep(OneStep):
-    """`OneStep` for any of diffusers' predictions and schedules.
+    """`OneStep` for other predictions and schedules.
 
     Attributes:
         alpha_bar: Of the schedule at the timestep, in (0, 1).
-        prediction: What the network predicts, as diffusers' schedulers call it.
+        prediction: What the network predicts.
     """
 
     alpha_bar: float = 0.5
@@ -37,6 +39,8 @@ class PredictedStep(OneStep):
             return {"latent": 1 / self.signal, "prediction": -self.noise / self.signal}
         if self.prediction == "v_prediction":
             return {"latent": self.signal, "prediction": -self.noise}
+        if self.prediction == "residual":
+            return {"latent": 1.0, "prediction": -1.0}
         return {"latent": 0.0, "prediction": 1.0}
 
     def clean_latent(self, latent: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:

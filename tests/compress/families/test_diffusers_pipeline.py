@@ -118,6 +118,33 @@ def test_passes_act_on_it(folder):
 
 
 @pytest.mark.parametrize(
+    ("timestep", "signal", "noise"), [(273, 0.79733, 0.60354), (200, 0.86815, 0.49629)]
+)
+def test_other_one_step_models_are_settings(tmp_path, timestep, signal, noise):
+    """OMGSR-S runs its UNet at 273 and HYPIR at 200: z0 = (z - noise * eps) / signal."""
+    folder = save_pipeline(tmp_path / "pipeline", levels=4)
+    file = folder / "scheduler" / "scheduler_config.json"
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | betas))
+    process = DiffusersSource(pipeline=str(folder), timestep=timestep).build().process
+    assert process.factors["latent"] == pytest.approx(1 / signal, rel=1e-5)
+    assert process.factors["prediction"] == pytest.approx(-noise / signal, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_prediction_that_no_scheduler_says(tmp_path):
+    """PiSA-SR's UNet predicts what the latent has more than the clean one."""
+    folder = save_pipeline(tmp_path / "pipeline", levels=4)
+    source = DiffusersSource(pipeline=str(folder), timestep=1, prediction="residual")
+    model = loaded(source)
+    latent = torch.randn(1, 4, 8, 8)
+    clean = model.process.restore(latent, lambda state: 0.25 * state)
+    torch.testing.assert_close(clean, 0.75 * latent)
+    assert source.saved().prediction == "residual"
+    assert DiffusersSource(pipeline=str(folder)).saved().prediction == "epsilon"
+
+
+@pytest.mark.parametrize(
     ("part", "key", "value", "why"),
     [
         ("unet", "_class_name", "UNet2DModel", "its unet is a UNet2DModel"),
