@@ -28,8 +28,18 @@ from compress.networks.control_file import load_control
 from compress.networks.control_start import begin_control
 from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import SampledEncoder, VAEDecoder, VAEEncoder
-from compress.networks.ldm_checkpoint import Part, load_parts
-from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.ldm_checkpoint import (
+    AUTOENCODER,
+    BEHIND_TEXT,
+    CONDITION,
+    CONTROL,
+    LOSS,
+    UNET,
+    load_parts,
+    text_part,
+    unet_part,
+    vae_part,
+)
 from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.released_file import fill, released_state
@@ -42,16 +52,8 @@ from compress.process.truncated_chains import leading_chain, spaced_chain
 
 CHECKPOINT = "CCSR's real-world_ccsr.ckpt"
 DECODER = "the VAE's diffusion_pytorch_model.safetensors"
-TEXT = "cond_stage_model.model."
 # What version 1's file has and nothing at inference reads.
-UNUSED = (
-    "decoder_loss.",
-    "first_stage_model.encoder.",
-    "first_stage_model.quant_conv.",
-    f"{TEXT}transformer.resblocks.23.",
-    f"{TEXT}text_projection",
-    f"{TEXT}logit_scale",
-)
+UNUSED = (LOSS, f"{AUTOENCODER}encoder.", f"{AUTOENCODER}quant_conv.", *BEHIND_TEXT)
 POSITIVE = "clean, high-resolution, 8k"
 NEGATIVE = "blurry, dotted, noise, raster lines, unclear, lowres, over-smoothed"
 # steps, t_max and t_min as each version was published.
@@ -233,11 +235,11 @@ class CCSRSource(ControlWidths, GuidedSource):
         text = model.component("text_encoder", "CCSR")
         unet = model.component("denoiser", "CCSR").unet
         parts = [
-            Part("model.diffusion_model.", unet, unet_names(unet)),
-            Part("control_model.", control, unet_names(control)),
-            Part("first_stage_model.", model.decoder, vae_names(model.decoder)),
-            Part("cond_encoder.", model.encoder, vae_names(model.encoder)),
-            Part(TEXT, text.text_model, text_names(text.text_model)),
+            unet_part(UNET, unet),
+            unet_part(CONTROL, control),
+            vae_part(AUTOENCODER, model.decoder),
+            vae_part(CONDITION, model.encoder),
+            text_part(text.text_model),
         ]
         state = released_state(path, key, CHECKPOINT)
         load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)

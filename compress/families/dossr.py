@@ -22,8 +22,19 @@ from compress.networks.control import (
 from compress.networks.control_start import begin_control
 from compress.networks.controlled import controlled_model, set_prompt
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
-from compress.networks.ldm_checkpoint import Part, load_parts
-from compress.networks.ldm_names import text_names, unet_names, vae_names
+from compress.networks.ldm_checkpoint import (
+    AUTOENCODER,
+    BEHIND_TEXT,
+    CONDITION,
+    CONTROL,
+    PREPROCESSOR,
+    UNET,
+    load_parts,
+    same_part,
+    text_part,
+    unet_part,
+    vae_part,
+)
 from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.recolouring import Recoloured
@@ -34,13 +45,6 @@ from compress.process.noise import draws
 from compress.process.shift_solver import START, shift_solver
 
 CHECKPOINT = "DoSSR's dossr_default.ckpt or dossr_onestep.ckpt"
-TEXT = "cond_stage_model.model."
-# What the file has and nothing at inference reads.
-UNUSED = (
-    f"{TEXT}transformer.resblocks.23.",
-    f"{TEXT}text_projection",
-    f"{TEXT}logit_scale",
-)
 # "clean, high-resolution, 8k" in CLIP's vocabulary.
 PROMPT = (3772, 267, 1400, 268, 9977, 267, 279, 330)
 NANO_RRDB = RRDBConfig(channels=16, blocks=2, growth=8)
@@ -142,17 +146,17 @@ class DoSSRSource(ControlWidths, StableDiffusionSource):
         preprocessor = model.component("preprocessor", "DoSSR")
         condition = model.component("condition_encoder", "DoSSR")
         parts = [
-            Part("model.diffusion_model.", unet, unet_names(unet)),
-            Part("control_model.", control, unet_names(control)),
-            Part("first_stage_model.", model.encoder, vae_names(model.encoder)),
-            Part("first_stage_model.", model.decoder, vae_names(model.decoder)),
-            Part("cond_encoder.", condition, vae_names(condition)),
-            Part(TEXT, text.text_model, text_names(text.text_model)),
-            Part("preprocess_model.", preprocessor, {n: n for n in preprocessor.state_dict()}),
+            unet_part(UNET, unet),
+            unet_part(CONTROL, control),
+            vae_part(AUTOENCODER, model.encoder),
+            vae_part(AUTOENCODER, model.decoder),
+            vae_part(CONDITION, condition),
+            text_part(text.text_model),
+            same_part(PREPROCESSOR, preprocessor),
         ]
         key = "source.checkpoint"
         state = released_state(path, key, CHECKPOINT)
-        load_parts(parts, state, f"{key}: {path}", CHECKPOINT, UNUSED)
+        load_parts(parts, state, f"{key}: {path}", CHECKPOINT, BEHIND_TEXT)
         set_prompt(text, PROMPT)
         model.hint, model.control = split_hint(control)
         model.component("noise", "DoSSR").reset_parameters()
