@@ -66,7 +66,7 @@ def as_text(recipe: Recipe, rows: list[tuple[str, Cost]], published: Cost) -> st
     ]
     parts += [f"{name}: {_all_counts(cost)}" for name, cost in rows]
     for component, cost in first.components().items():
-        parts.append(f"source {component}: {_full_counts(cost)}")
+        parts.append(f"source {component}: {_all_counts(cost)}")
     parts += [*_call_lines("source", first), *_result_lines(last), *_call_lines("result", last)]
     referred = references(recipe)
     if referred is not None:

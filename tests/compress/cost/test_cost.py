@@ -117,6 +117,11 @@ def test_plan_says_one_call_and_the_chain():
         f"source denoiser, one of 2 calls: {one.macs_paper:,} paper MACs, "
         f"{one.macs_full:,} full MACs"
     ) in text
+    whole = chain.component("denoiser")
+    assert (
+        f"source denoiser: {whole.params:,} parameters, {whole.macs_paper:,} paper MACs, "
+        f"{whole.macs_full:,} full MACs"
+    ) in text
     assert "one of" not in as_text(recipe, [("source", once)], once)
 
 
