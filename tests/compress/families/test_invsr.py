@@ -146,6 +146,20 @@ def test_the_tests_tiles_are_the_authors(shared):
         assert (found - tiles[f"outputs.{case}.blended"]).abs().max() <= 1e-12
 
 
+@torch.no_grad()
+def test_corrections_on_floats_are_the_authors(shared):
+    golden = Golden(shared / "golden", "invsr_tiles")
+    image, lr = golden["inputs.f.sr"], golden["inputs.f.lr"]
+    size = image.shape[-2:]
+    source = F.interpolate(lr, size=size, mode="bicubic", antialias=True)
+    limit = golden.facts["tolerance"]["colour_fix_max_abs"]
+    assert (source - golden["outputs.f.lr_up"]).abs().max() <= limit
+    assert (wavelet(image, source) - golden["outputs.f.wavelet"]).abs().max() <= limit
+    # The authors clamp inside; here the end of the model does.
+    fixed = ycbcr(image, source).clamp(0, 1)
+    assert (fixed - golden["outputs.f.ycbcr"]).abs().max() <= limit
+
+
 COUNTS = {
     "noise_predictor": (33_837_576, 183_070_883_840, 664_107_220_992),
     "encoder": (34_163_664, 541_149_364_224, 558_329_233_408),

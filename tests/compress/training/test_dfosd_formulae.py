@@ -10,7 +10,7 @@ import torch
 from compress.networks.osediff_file import merge_lora
 from compress.process.one_step import alphas_cumprod
 from compress.training.discriminator import mlp_head
-from compress.training.losses import gan_discriminator, gan_generator
+from compress.training.losses import gan_discriminator, gan_generator, sobel
 from compress.training.score import diffuse
 
 
@@ -42,6 +42,13 @@ def test_losses_and_gradients_of_the_discriminator(cases, name):
     close(of_fake, expected["dL_D/dfake"])
     close(of_real, expected["dL_D/dreal"])
     close(fake.sigmoid(), expected["D_fake"])
+
+
+@pytest.mark.parametrize("name", [f"sobel_{number}" for number in range(4)])
+def test_edges_are_the_documents(cases, name):
+    """Where the document is silent: borders are replicated, and 1e-6 is under the root."""
+    image = values(cases[name]["inputs"]["image"])[None, None]
+    close(sobel(image)[0, 0], cases[name]["outputs"]["replicate_eps"])
 
 
 def test_head_is_an_mlp_at_each_position(cases):
