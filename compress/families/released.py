@@ -97,21 +97,25 @@ class ReleasedSource(Source):
 
 
 def read_nano(model: SRModel, file: Path) -> None:
-    """Read a nano's values. Its networks serve a chain of any length.
+    """Read a nano's values. Its networks serve a chain of any length, with noise or without.
 
-    A chain of another length than in training reads another number of noise maps. These are no
-    weights: they are drawn from their seed, as they were for the file.
+    A chain of another length than in training reads another number of noise maps, and `sample` may
+    ask for maps where the training had none. These are no weights: they are drawn from their seed,
+    as they were for the file.
 
     Raises:
         UserError: The file cannot be read or does not fit.
     """
     noise = dict(model.components()).get("noise")
     stored = stored_shape(file, "noise.maps")
-    if not isinstance(noise, NoiseMaps) or stored is None or stored[0] == len(noise.maps):
+    if not isinstance(noise, NoiseMaps) or (stored and stored[0] == len(noise.maps)):
         read_tensors(model, file)
         return
     wanted = noise.maps.shape
-    noise.maps = torch.empty((stored[0], *wanted[1:]), device="meta")
+    if stored is None:
+        noise.register_buffer("maps", noise.maps, persistent=False)  # no tensor of the file
+    else:
+        noise.maps = torch.empty((stored[0], *wanted[1:]), device="meta")
     read_tensors(model, file)
-    noise.maps = torch.empty(wanted)
+    noise.register_buffer("maps", torch.empty(wanted))
     noise.reset_parameters()

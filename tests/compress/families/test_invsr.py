@@ -197,6 +197,19 @@ def test_sampling_draws_fixed_noise():
     assert InvSRSource(steps=2).build().noise is None
 
 
+def test_the_embedded_nano_may_sample():
+    """Its file holds no noise maps: they are drawn from their seed, no weights of a training."""
+    source = InvSRSource(sample=True)
+    model = source.build()
+    source.load(model)
+    maps = model.component("noise", "InvSR").maps
+    assert maps.shape[0] == len(DRAWN)
+    fresh = source.build().component("noise", "InvSR")
+    fresh.reset_parameters()
+    assert torch.equal(maps, fresh.maps)
+    assert "noise.maps" in model.state_dict()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
