@@ -16,7 +16,7 @@ from compress.core.errors import UserError, first_line
 from export.probing.in_torch import NotInTorch, OneOperator
 from export.probing.worker import ratio
 from export.targets.hush import hushed
-from export.targets.litert_gpu import work
+from export.targets.litert_gpu import NoGPUError, RefusedByGPUError, work
 from export.targets.plain_functions import plain_functions
 from export.targets.to_litert import PLAIN
 
@@ -48,8 +48,9 @@ def measure_on_gpu(form: dict[str, Any]) -> dict[str, str]:
         form: An operator form of export/rules/forms.yaml.
 
     Returns:
-        `fp32` -> dB against torch on the CPU, or `unsupported`; nothing where the form cannot be
-        made in torch, or LiteRT's converter has no such operator: no fact about the GPU.
+        `fp32` -> dB against torch on the CPU, or `unsupported`. Nothing where the form cannot be
+        made in torch, LiteRT's converter has no such operator, or its process died or took too
+        long: these are no facts about the GPU.
 
     Raises:
         UserError: There is no GPU.
@@ -72,10 +73,13 @@ def measure_on_gpu(form: dict[str, Any]) -> dict[str, str]:
         job = {"model": str(file), "full_precision": True}
         try:
             answer = work(job | {"inputs": str(inputs), "outputs": str(outputs)})
-        except UserError as error:
-            if "finds no GPU" in str(error):
-                raise
+        except RefusedByGPUError:
             return {PRECISION: "unsupported"}
+        except NoGPUError:
+            raise
+        except UserError as error:  # LiteRT died, or took too long
+            _LOG.warning("%s: %s", form["op"], error)
+            return {}
         if not answer["fully_accelerated"]:
             return {PRECISION: "unsupported"}
         with np.load(outputs) as stored:

@@ -20,6 +20,14 @@ WORKER = Path(__file__).with_name("litert_gpu_worker.py")
 TIMEOUT = 3600  # seconds that one graph may take; software GPUs are slow
 
 
+class NoGPUError(UserError):
+    """LiteRT finds no GPU on this machine."""
+
+
+class RefusedByGPUError(UserError):
+    """LiteRT cannot compile or run a graph on the GPU."""
+
+
 class OnGPU:
     """Runs the graphs of a folder, and notes in their entries what the GPU takes.
 
@@ -97,11 +105,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             f"{said[-1] if said else 'nothing'}; leave out --delegate gpu"
         ) from None
     if answer.get("device", "") is None:
-        raise UserError(
+        raise NoGPUError(
             "delegate gpu: LiteRT finds no GPU here; set VK_ICD_FILENAMES to the "
             "vk_swiftshader_icd.json that Chromium brings, and LD_LIBRARY_PATH to its folder, or "
             "leave out --delegate gpu"
         )
     if "error" in answer:
-        raise UserError(f"{job['model']}: LiteRT cannot run it on the GPU ({answer['error']})")
+        raise RefusedByGPUError(
+            f"{job['model']}: LiteRT cannot run it on the GPU ({answer['error']})"
+        )
     return dict(answer)

@@ -17,6 +17,8 @@ from export.targets.host.tiles import chosen
 from export.timing.rows import Measured, Row, make_rows
 from export.timing.turns import check_counts, interleaved
 
+ON_CPU = ("onnx", "openvino", "ncnn", "litert", "executorch")
+
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an exported folder.
@@ -77,6 +79,12 @@ def profile(folder: Path, threads: int, python: str = sys.executable) -> tuple[f
     return load_s, peak_mib
 
 
+def computes_on_cpu(manifest: dict[str, Any]) -> bool:
+    """Whether run.py computes an export in its own process, on the CPU alone."""
+    on_gpu = any("gpu" in graph for graph in manifest["graphs"].values())
+    return manifest["target"] in ON_CPU and not on_gpu
+
+
 def stored_bytes(manifest: dict[str, Any]) -> int:
     """Size of the parts of an export, with their weights."""
     return sum(
@@ -111,7 +119,8 @@ def compare_folders(folders: list[Path], *, threads: int = 1, repeats: int = 10)
     labels = _labels(manifests)
     profiles = {labels[folder]: profile(folder, threads) for folder in folders}
     runs = {labels[folder]: whole(folder, threads) for folder in folders}
-    times = interleaved(runs, repeats, threads)
+    is_on_cpu = all(computes_on_cpu(manifest) for manifest in manifests.values())
+    times = interleaved(runs, repeats, threads if is_on_cpu else None)
     measured = {
         labels[folder]: Measured(times[labels[folder]], stored_bytes(manifest))
         for folder, manifest in manifests.items()

@@ -14,7 +14,7 @@ class Row(TypedDict):
 
     Attributes:
         label: Its name.
-        median_ms: Of all repeats; with one thread of the processor's time, else of the day's.
+        median_ms: Of all repeats, by the clock of `turns.interleaved`.
         min_ms: Likewise.
         ratio: Median of the reference over this one's: above 1 is faster.
         bytes: Of the graphs with their weights.

@@ -31,7 +31,8 @@ def interleaved(
     Args:
         runs: Label -> function.
         repeats: Calls of each that count.
-        threads: CPU threads that the functions compute with; None where they compute elsewhere.
+        threads: CPU threads that the functions compute with; None where a GPU or another process
+            computes, which the processor time of this one does not hold.
 
     Returns:
         Label -> milliseconds of each call.

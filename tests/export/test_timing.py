@@ -1,23 +1,37 @@
-"""Functions timed in turns."""
+"""Functions timed in turns, by the clock that other work does not lengthen where there is one."""
 
-import time
+import itertools
 
-from export.timing.turns import interleaved
+import pytest
 
-
-def compute() -> None:
-    sum(range(200_000))
-
-
-def wait() -> None:
-    compute()
-    time.sleep(0.05)
+from export.timing import turns
+from export.timing.folders import computes_on_cpu
 
 
-def test_what_waits_takes_no_processor_time():
-    """So that other work on the machine does not count where one thread computes."""
-    one = interleaved({"computes": compute, "waits": wait}, 3, threads=1)
-    assert max(one["waits"]) < 50
-    many = interleaved({"computes": compute, "waits": wait}, 3, threads=2)
-    assert min(many["waits"]) >= 50
-    assert [len(times) for times in (*one.values(), *many.values())] == [3, 3, 3, 3]
+@pytest.fixture
+def clocks(monkeypatch):
+    """Two clocks: one second a look for the processor's, ten for the day's."""
+    for name, step in (("process_time", 1), ("perf_counter", 10)):
+        ticks = itertools.count(0, step)
+        monkeypatch.setattr(turns.time, name, lambda ticks=ticks: next(ticks))
+
+
+@pytest.mark.parametrize(("threads", "seconds"), [(1, 1), (2, 10), (None, 10)])
+def test_one_thread_is_timed_by_the_processor(clocks, threads, seconds):
+    times = turns.interleaved({"a": lambda: None, "b": lambda: None}, 4, threads)
+    assert times == {"a": [seconds * 1e3] * 4, "b": [seconds * 1e3] * 4}
+
+
+@pytest.mark.parametrize(
+    ("target", "graph", "is_on_cpu"),
+    [
+        ("onnx", {}, True),
+        ("litert", {}, True),
+        ("litert", {"gpu": {"fully_accelerated": True}}, False),
+        ("coreml", {}, False),
+        ("tensorrt", {}, False),
+    ],
+)
+def test_what_computes_elsewhere(target, graph, is_on_cpu):
+    manifest = {"target": target, "graphs": {"encoder": {}, "denoiser": graph}}
+    assert computes_on_cpu(manifest) is is_on_cpu

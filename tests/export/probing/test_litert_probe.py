@@ -13,6 +13,7 @@ from export.probing import litert_gpu
 from export.probing.builder import build
 from export.probing.in_torch import NotInTorch, OneOperator
 from export.probing.litert_gpu import measure_on_gpu
+from export.targets.litert_gpu import NoGPUError, RefusedByGPUError
 
 
 def by_onnxruntime(model, feed):
@@ -69,9 +70,11 @@ def test_what_an_answer_is_in_the_table(gpu):
     assert measure_on_gpu(form) == {"fp32": "40.0"}
     gpu["fully_accelerated"] = False
     assert measure_on_gpu(form) == {"fp32": "unsupported"}
-    gpu["answer"] = UserError("m.tflite: LiteRT cannot run it on the GPU (no)")
+    gpu["answer"] = RefusedByGPUError("m.tflite: LiteRT cannot run it on the GPU (no)")
     assert measure_on_gpu(form) == {"fp32": "unsupported"}
-    gpu["answer"] = UserError("delegate gpu: LiteRT finds no GPU here")
+    gpu["answer"] = UserError("m.tflite: LiteRT's process ended with code -11")
+    assert measure_on_gpu(form) == {}
+    gpu["answer"] = NoGPUError("delegate gpu: LiteRT finds no GPU here")
     with pytest.raises(UserError, match="finds no GPU here"):
         measure_on_gpu(form)
     assert measure_on_gpu(forms()["AveragePool_dil2"]) == {}
