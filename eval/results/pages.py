@@ -156,8 +156,16 @@ class Pages:
         return "\n\n".join((full_size_grid.grid(self.data), full_size_grid.reasons()))
 
     def on_gpus(self) -> str:
-        """Embedded models by GPUs and delegates: how much of each stays on the CPU."""
-        return gpu_grid.grid(self.data)
+        """Embedded models by GPUs and delegates: how much of each stays on the CPU.
+
+        What is stale has a dash.
+        """
+        current = {
+            name: data
+            for name, data in self.data.items()
+            if not reasons(data, self._measurement(name), self.root)
+        }
+        return gpu_grid.grid(current)
 
     def limits(self) -> str:
         """How large one part of an export may be."""
