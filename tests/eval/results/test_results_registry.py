@@ -47,7 +47,6 @@ TYPED = {
     "parity_qnn",
     "reduce_range",
     "references",
-    "router",
     "router_large",
     "scoring",
     "sweep",
