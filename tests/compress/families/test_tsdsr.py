@@ -105,6 +105,24 @@ def test_the_model_runs_what_the_authors_call(golden, transformer, files):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("case", ["b", "c"])
+def test_each_tiles_velocity_is_the_authors(golden, transformer, files, case):
+    model = model_of(golden, transformer, files, case)
+    found = model.denoiser(golden[f"outputs.{case}.tiles_in"], *model.text_encoder())
+    golden.check(found, f"{case}.tiles_v")
+
+
+@torch.no_grad()
+def test_a_large_image_is_encoded_whole(golden, transformer, files):
+    """The authors' tiles of the VAE share the statistics of their norms; the package has none."""
+    model = model_of(golden, transformer, files, "d")
+    lr = lr_of(golden, "d")
+    enlarged = F.interpolate(lr, golden.facts["config"]["cases"]["d"]["processed"], mode="bicubic")
+    moments = model.encoder.moments(enlarged.clamp(0, 1) * 2 - 1)
+    golden.check(torch.cat(moments, dim=1), "d.moments_untiled_reference")
+
+
+@torch.no_grad()
 def test_tiles_flush_with_the_edge_blend_to_the_authors_latent(golden, transformer, files):
     """The authors' tiles start every 6 and end at the edge; the package spaces them evenly."""
     model = model_of(golden, transformer, files, "d")

@@ -10,6 +10,7 @@ from support.tsdsr_golden import inputs, published, write_release
 
 from compress.core.errors import UserError
 from compress.networks.mmdit import MMDiT, PatchEmbedding
+from compress.networks.mmdit_block import shifted
 from compress.networks.sd3 import TRANSFORMERS, sd3_transformer, sd3_vae
 
 
@@ -61,6 +62,7 @@ def test_every_block_is_the_authors(golden, tuned, case):
             golden.check(text, f"{case}.block{number}.context")
             golden.check(seen[0][1], f"{case}.block{number}.attention_text")
     assert text is None
+    golden.check(shifted(*tuned.norm_out(image, embedding)), f"{case}.norm_out")
     golden.check(run(tuned, given), f"{case}.prediction")
 
 

@@ -61,6 +61,23 @@ def test_the_whole_graph_in_8_bits():
     assert psnr(model.network(LR), expected) > 20
 
 
+def test_modulations_and_patches_are_quantised():
+    """AdaLN while it stands, and what makes tokens of a latent and a latent of tokens."""
+    model = folded(timestep="keep")
+    Quantize(components=("denoiser",)).convert(model)
+    network = model.denoiser.transformer
+    names = {name for name, module in network.named_modules() if hasattr(module, "weight_bits")}
+    assert names >= {
+        "pos_embed.proj",
+        "proj_out",
+        "norm_out.linear",
+        "transformer_blocks.0.norm1.linear",
+        "transformer_blocks.1.norm1_context.linear",
+        "time_text_embed.timestep_embedder.linear_1",
+        "time_text_embed.text_embedder.linear_1",
+    }
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_transforms_fold_into_norms_that_had_no_weights():

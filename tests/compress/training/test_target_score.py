@@ -4,15 +4,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import SD3Transformer2DModel
 from peft import LoraConfig, inject_adapter_in_model
 from support.golden import Golden
+from support.tsdsr_golden import published, write_release
 
 from compress.networks.mmdit import MMDiT
 from compress.networks.osediff_file import merge_lora
 from compress.training.target_score import (
     BIASES,
     INDICES,
+    STEPS,
     Point,
     Start,
     Velocity,
@@ -56,6 +59,16 @@ def velocity(model: MMDiT, context: torch.Tensor, pooled: torch.Tensor) -> Veloc
     return run
 
 
+def recorded(run: Velocity, seen: list[torch.Tensor]) -> Velocity:
+    """The same, with each velocity kept in `seen`."""
+
+    def watched(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        seen.append(run(noisy, timesteps))
+        return seen[-1]
+
+    return watched
+
+
 def both(golden: Golden, model: MMDiT) -> tuple[Velocity, Velocity]:
     """With guidance, and with the prompt alone."""
     prompts = [
@@ -94,16 +107,41 @@ def test_paths_are_the_authors(golden, case):
     assert found.tolist() == golden[f"outputs.{case}.path_index"].tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_the_students_latent_is_the_authors(golden, base, shared, tmp_path, case):
+    pipeline = Golden(shared / "golden", "tsdsr_pipeline")
+    student = published(write_release(tmp_path / "files", base, pipeline), base, pipeline)
+    noise = golden[f"inputs.{case}.posterior_noise"]
+    latent = student.encoder.encode(golden["inputs.lr"], noise)
+    golden.check(latent, f"{case}.z")
+    found = student.process.clean_latent(latent, student.denoiser(latent, *student.text_encoder()))
+    golden.check(found, f"{case}.latent_student")
+    loss = F.mse_loss(found, golden["inputs.latent_hr"])
+    golden.check(loss[None], f"{case}.mse_loss")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_is_the_authors(golden, networks, case):
     teacher, _ = both(golden, networks[0])
     score, _ = both(golden, networks[1])
     student = golden[f"outputs.{case}.latent_student"].clone().requires_grad_(True)
     points: list[Point] = []
+    taught: list[torch.Tensor] = []
+    followed: list[torch.Tensor] = []
     found = gradient(
-        student, golden["inputs.latent_hr"], teacher, score, start_of(golden, case), points.append
+        student,
+        golden["inputs.latent_hr"],
+        recorded(teacher, taught),
+        recorded(score, followed),
+        start_of(golden, case),
+        points.append,
     )
+    assert len(points) == len(golden[f"outputs.{case}.path_index"]) - 1
     for step, point in enumerate(points):
+        golden.check(taught[2 * step], f"{case}.step{step}.teacher_student")
+        golden.check(taught[2 * step + 1], f"{case}.step{step}.teacher_hr")
+        golden.check(followed[step], f"{case}.step{step}.reg_student")
         golden.check(point.timesteps, f"{case}.step{step}.timestep")
         golden.check(point.student, f"{case}.step{step}.noisy_student")
         golden.check(point.photograph, f"{case}.step{step}.noisy_hr")
@@ -116,7 +154,8 @@ def test_the_gradient_is_the_authors(golden, networks, case):
     golden.check(student.grad, f"{case}.intended_gradient")
 
 
-def test_the_score_networks_update_is_the_authors(golden, base):
+@pytest.mark.parametrize("case", CASES)
+def test_the_score_networks_update_is_the_authors(golden, base, case):
     """One pair of matrices gets the authors' gradient; the latents get none."""
     made = SD3Transformer2DModel(**base.facts["config"]["transformer"])
     made.load_state_dict(base.weights("transformer."))
@@ -128,15 +167,26 @@ def test_the_score_networks_update_is_the_authors(golden, base):
     pairs = {n.replace(".weight", ".default.weight"): t for n, t in state.items()}
     assert not model.load_state_dict(pairs, strict=False).unexpected_keys
     _, alone = both(golden, model)
-    student = golden["outputs.one.latent_student"].clone().requires_grad_(True)
-    case = {name: golden[f"inputs.one.reg_{name}"] for name in ("index", "noise", "normal")}
-    loss = score_loss(student, alone, **case)
-    golden.check(loss.detach()[None], "one.reg_loss")
+    student = golden[f"outputs.{case}.latent_student"].clone().requires_grad_(True)
+    drawn = {name: golden[f"inputs.{case}.reg_{name}"] for name in ("index", "noise", "normal")}
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def watched(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        found = alone(noisy, timesteps)
+        seen.append((noisy, noisy - timesteps.view(-1, 1, 1, 1) / STEPS * found))
+        return found
+
+    loss = score_loss(student, watched, **drawn)
+    (noisy, clean), *others = seen
+    assert not others
+    golden.check(noisy, f"{case}.reg_noisy")
+    golden.check(clean.detach(), f"{case}.reg_x0")
+    golden.check(loss.detach()[None], f"{case}.reg_loss")
     loss.backward()
     assert student.grad is None
     name = "transformer_blocks.1.attn.to_q.lora_B"
     layer = model.get_submodule(name)
-    golden.check(layer["default"].weight.grad, f"one.reg_gradient.{name}")
+    golden.check(layer["default"].weight.grad, f"{case}.reg_gradient.{name}")
 
 
 def test_each_sample_follows_its_own_path():
