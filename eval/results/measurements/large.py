@@ -15,6 +15,13 @@ FULL_SIZES: dict[str, tuple[str, ...]] = {
     "PassionSR": ("passionsr_w8a8", "source.size=sd21"),
     "Edge-SD-SR": ("edge_sd_sr", "source.size=default"),
     "Edge-SD-SR, lite": ("edge_sd_sr", "source.size=lite"),
+    "TSD-SR, W8A8": ("tsdsr_w8a8", "source.size=full"),
+    "TinySR": (
+        "tinysr",
+        "source.size=full",
+        "passes.2.channels=128",
+        "passes.3.size=default",
+    ),
 }
 PHONE = "Galaxy S24"
 
