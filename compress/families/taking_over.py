@@ -68,6 +68,36 @@ def place(model: SRModel) -> Place:
     return Place(timestep, alpha_bar, emitted, share * emitted, scale)
 
 
+def _of_one_step(other: SRModel, where: str) -> Place:
+    """Where a nano of one step stands.
+
+    Raises:
+        UserError: The model has another process.
+    """
+    if not isinstance(other.process, OneStep) or not isinstance(other.denoiser, UNetDenoiser):
+        raise UserError(f"{where} is no nano of one step; give that of the family osediff or dfosd")
+    return place(other)
+
+
+@torch.no_grad()
+def take_autoencoder(model: SRModel, other: SRModel, where: str) -> None:
+    """Fill encoder and decoder of a nano with those of another one, in place.
+
+    Args:
+        model: Its encoder emits the latent that its decoder reads.
+        other: One step from a latent at signal scale. It is used up.
+        where: What begins the sentence of an error.
+
+    Raises:
+        UserError: The other model has another process or other widths.
+    """
+    there = _of_one_step(other, where)
+    encoder: Any = model.encoder
+    _copy(encoder, other.encoder, f"{where}: its encoder", "encoder_channels")
+    _scale(encoder.quant_conv, there.scale / there.emitted)
+    _copy(model.decoder, other.decoder, f"{where}: its decoder", "vae_channels")
+
+
 @torch.no_grad()
 def take_networks(model: SRModel, other: SRModel, unet: UNet2DConditionModel, where: str) -> None:
     """Fill encoders, UNet, text and decoder of a nano with those of another one, in place.
@@ -81,17 +111,16 @@ def take_networks(model: SRModel, other: SRModel, unet: UNet2DConditionModel, wh
     Raises:
         UserError: The other model has another process or other widths.
     """
-    if not isinstance(other.process, OneStep) or not isinstance(other.denoiser, UNetDenoiser):
-        raise UserError(f"{where} is no nano of one step; give that of the family osediff or dfosd")
-    here, there = place(model), place(other)
+    here, there = place(model), _of_one_step(other, where)
     for name in ENCODERS:
         encoder = getattr(model, name, None)
         if encoder is not None:
             _copy(encoder, other.encoder, f"{where}: its encoder", "encoder_channels")
             _scale(encoder.quant_conv, here.emitted / here.scale / (there.emitted / there.scale))
     _copy(model.decoder, other.decoder, f"{where}: its decoder", "vae_channels")
-    _fill(unet, other.denoiser.unet, where)
-    _keep_embedding(unet, other.denoiser.unet, here.timestep, there.timestep)
+    given: Any = other.denoiser
+    _fill(unet, given.unet, where)
+    _keep_embedding(unet, given.unet, here.timestep, there.timestep)
     unet.conv_in.weight *= there.shown / here.shown
     for parameter in unet.conv_out.parameters():
         parameter.mul_(there.gain / here.gain)
@@ -102,8 +131,8 @@ def take_networks(model: SRModel, other: SRModel, unet: UNet2DConditionModel, wh
     own.unet.load_state_dict(shared, strict=False)
     for module in model.modules():
         context = getattr(module, "context", None)
-        if isinstance(context, nn.Parameter) and other.denoiser.context is not None:
-            context.copy_(other.denoiser.context)
+        if isinstance(context, nn.Parameter) and given.context is not None:
+            context.copy_(given.context)
 
 
 def _copy(network: nn.Module, other: nn.Module, where: str, key: str) -> None:

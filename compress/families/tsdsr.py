@@ -10,7 +10,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from compress.core.errors import UserError
 from compress.families.released import ReleasedSource
+from compress.families.taking_over import take_autoencoder
 from compress.model.calls import (
     CLEAN_LATENT,
     IMAGE,
@@ -25,7 +27,7 @@ from compress.model.calls import (
 from compress.model.sr_model import MARGIN, SRModel, Tiling
 from compress.networks.latent_diffusion import ClampedEncoder, VAEDecoder
 from compress.networks.mmdit import ConstantPrompt, MMDiTDenoiser
-from compress.networks.nano import VAEWidths
+from compress.networks.nano import SCALE_TEXT, VAEWidths
 from compress.networks.noise_maps import NoiseMaps
 from compress.networks.sd3 import (
     NANO_TEXT,
@@ -88,15 +90,8 @@ class TSDSRSource(VAEWidths, ReleasedSource):
         description="For `full`, the transformer: `sd3` is SD 3-medium, as published; `sd35` is SD "
         "3.5-medium, with normalised queries and keys and a second attention in 13 blocks.",
     )
-    vae_channels: tuple[int, int, int, int] = Field(
-        (16, 32, 64, 80), description="For `nano`, the VAE's channels at 1/1 to 1/8 of the image."
-    )
-    encoder_channels: tuple[int, int, int, int] | None = Field(
-        None, description="For `nano`, the encoder's channels; null: those of `vae_channels`."
-    )
-    latent_channels: int = Field(
-        16, gt=0, le=1024, description="For `nano`, the channels of the latent."
-    )
+    # Pixels in [-1, 1] have a deviation of about 0.5, the latents of a flow one of 1.
+    latent_scale: float = Field(2.0, gt=0, le=4096, description=SCALE_TEXT)
     heads: int = Field(
         6, gt=0, le=64, description="For `nano`, the transformer's heads of 16 channels."
     )
@@ -154,6 +149,15 @@ class TSDSRSource(VAEWidths, ReleasedSource):
                 "denoiser", self.title
             ).transformer.proj_out.parameters():
                 nn.init.zeros_(parameter)
+
+    def take_over(self, model: SRModel, other: SRModel, where: str) -> None:
+        """See `Source`: a nano takes encoder and decoder of a nano of one step."""
+        if not self.is_nano():
+            raise UserError(
+                f"{where} is a nano, and source.size '{self.size}' begins with published files; "
+                "leave start out"
+            )
+        take_autoencoder(model, other, where)
 
     def load_full(self, model: SRModel) -> None:
         """See `ReleasedSource`."""

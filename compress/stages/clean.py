@@ -6,6 +6,8 @@ discriminator takes for real, are latents that the decoder makes the photograph 
 beside the model learns them.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,13 +33,16 @@ class CleanLatents:
 
     Args:
         run: Of a stage, whose setting `clean` says which encoder makes them.
+        still: Whether the model's encoder counts as it is now, in a stage that trains it.
 
     Raises:
         UserError: The stage hr_encoder has not run.
     """
 
-    def __init__(self, run: StageRun):
+    def __init__(self, run: StageRun, still: bool = False):
         own = expect(run.model.encoder, VAEEncoder)
+        if still:
+            own = copy.deepcopy(own)
         self._scale = own.scaling_factor
         self._own = Hidden(own)
         self._beside: Hidden[HREncoder] | None = None
@@ -69,7 +74,7 @@ class HREncoderStage(ImageStage):
     """
 
     name = STAGE
-    families = ("osediff", *ON_SD)
+    families = ("osediff", *ON_SD, "tsdsr")
     losses = (*ON_IMAGES, "kl", "latent")
     takes_teacher = True
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from compress.networks.latent_diffusion import VAEEncoder
 from compress.networks.mmdit import ConstantPrompt, MMDiT, MMDiTDenoiser
 from compress.stages.base import Batch, Stage, StageRun
+from compress.stages.clean import CleanLatents
 from compress.stages.images import ImageStage, Setting
 from compress.stages.latents import unit_latent
 from compress.stages.settings import ON_IMAGES
@@ -76,13 +77,17 @@ class FlowTeacher(ImageStage):
     def __init__(self, setting: Setting, run: StageRun):
         """Begin the teacher as a copy of the model's transformer and prompt."""
         super().__init__(setting)
+        self.clean_latents = CleanLatents(run)
         self.beside = Flow(self.model.denoiser, self.model.get_submodule("text_encoder"))
         self.keeper = run.companions
 
     @classmethod
     def prepare(cls, run: StageRun) -> tuple[Stage, DataLoader]:
-        """Give latents unit deviation, as those of SD 3 have about."""
-        unit_latent(run.model, run.clean_images())
+        """Give a nano's own latents unit deviation, as those of SD 3 have about."""
+        encoder = expect(run.model.encoder, VAEEncoder)
+        is_published = isinstance(encoder.quant_conv, nn.Identity)
+        if run.settings.clean == "encoder" and not is_published:
+            unit_latent(run.model, run.clean_images())
         return cls(Setting.of(run), run), run.samples()
 
     def companions(self) -> list[nn.Parameter]:
@@ -91,8 +96,7 @@ class FlowTeacher(ImageStage):
 
     def forward(self, batch: Batch, _index: int) -> tuple[torch.Tensor, Terms]:
         """The teacher's velocities."""
-        with torch.no_grad():
-            clean = expect(self.model.encoder, VAEEncoder).clean(self.clean(batch)).float()
+        clean = self.clean_latents(self.clean(batch))
         sigma = noise_levels().to(clean)[torch.randint(STEPS, (len(clean),), device=clean.device)]
         noise = torch.randn_like(clean)
         velocity = self.beside(noised(clean, noise, sigma), STEPS * sigma)
@@ -126,9 +130,7 @@ class TSDSR(ImageStage):
         """
         super().__init__(setting)
         self.dasm = run.settings.dasm
-        # As the stage begins: what the model's encoder learns is for low-resolution images.
-        own = copy.deepcopy(expect(self.model.encoder, VAEEncoder))
-        self.clean_encoder = Hidden(own.requires_grad_(False))
+        self.clean_latents = CleanLatents(run, still=True)
         self.flow: Hidden[Flow] | None = None
         self.score: Flow | None = None
         if wants(self.weights, "tsd", "score"):
@@ -151,8 +153,7 @@ class TSDSR(ImageStage):
         lr, target = self.pair(batch, index)
         latent = self.model.latent_of(self.model.given(lr))
         restored: torch.Tensor = latent.float()
-        with torch.no_grad():
-            wanted = self.clean_encoder.module.clean(target).float()
+        wanted = self.clean_latents(target)
         terms: Terms = {}
         if self.flow is not None and self.score is not None:
             terms |= self.scores(restored, wanted, self.flow.module, self.score)

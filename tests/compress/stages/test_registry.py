@@ -31,7 +31,13 @@ def test_stages_of_every_family():
     assert stages_of("ccsr") == ["hr_encoder", "ccsr", "end_to_end", "decoder"]
     assert stages_of("dossr") == ["hr_encoder", "preprocessor", "dossr", "end_to_end", "decoder"]
     assert stages_of("resshift") == ["vq_autoencoder", "resshift", "sinsr", "end_to_end"]
-    assert stages_of("tsdsr") == ["autoencoder", "flow_teacher", "tsdsr", "end_to_end"]
+    assert stages_of("tsdsr") == [
+        "autoencoder",
+        "hr_encoder",
+        "flow_teacher",
+        "tsdsr",
+        "end_to_end",
+    ]
     assert len(stages_of("edge_sd_sr")) == 7
     assert stages_of("adcsr") == ["end_to_end"]
     by_teacher = {name for name in STAGES if STAGES[name].takes_teacher}

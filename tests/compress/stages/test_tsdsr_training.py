@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from support.tiny_training import (
+    call,
     changed,
     check_learning,
     check_resume,
     network_of,
+    osediff_start,
     photographs,
     prepared,
     smallest,
@@ -17,6 +19,8 @@ from support.tiny_training import (
 )
 
 from compress.core.errors import UserError
+from compress.families.tsdsr import TSDSRSource
+from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
 from compress.stages import tsdsr
 from compress.stages.tsdsr import TEACHER, Flow
@@ -26,6 +30,7 @@ SOURCE = {
     "size": "nano",
     "latent_channels": 4,
     "vae_channels": [8] * 4,
+    "encoder_channels": [8] * 4,
     "heads": 2,
     "blocks": 2,
 }
@@ -138,3 +143,44 @@ def test_a_flow_is_a_copy(raw, tmp_path):
     own = {id(p) for p in model.parameters()}
     assert not own & {id(p) for p in flow.parameters()}
     assert tsdsr.POINTS == 4
+
+
+@pytest.fixture
+def osediff(tmp_path):
+    """A weight file of a tiny nano of one step with the same autoencoder."""
+    widths = {"latent_channels": 4, "vae_channels": [8] * 4, "encoder_channels": [8] * 4}
+    return osediff_start(tmp_path, **widths)
+
+
+@torch.no_grad()
+def test_it_begins_with_the_autoencoder_of_another_nano(raw, osediff, tmp_path):
+    """It restores nothing yet: its image is what that decoder makes of the encoder's latent."""
+    other = load_model(osediff)
+    _, image = network_of(raw | {"start": str(osediff)}, tmp_path / "w")
+    lr = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    unscaled = other.encoder.clean(upsample(lr).clamp(0, 1))
+    assert torch.allclose(image, other.decoder(unscaled), atol=1e-5)
+
+
+def test_a_full_size_takes_no_nano_over(osediff):
+    source = TSDSRSource(size="full")
+    with pytest.raises(UserError, match="begins with published files"):
+        source.take_over(source.build(), load_model(osediff), "start: x")
+
+
+def test_other_widths_are_told(raw, osediff, tmp_path):
+    wider = raw | {"start": str(osediff), "source": SOURCE | {"encoder_channels": [16] * 4}}
+    with pytest.raises(UserError, match=r"its encoder has other widths; set source\.encoder"):
+        prepared(wider, tmp_path / "w")
+
+
+def test_latents_of_an_encoder_beside_the_model(raw, folder, osediff, tmp_path):
+    """The teacher and the student's goal are of them, and the model's own latents stay."""
+    clean = {"clean": "hr_encoder"}
+    encoder = stage_of("hr_encoder", {"l1": 1.0, "latent": 0.1})
+    stages = [encoder, FLOW | clean, STAGE | clean]
+    recipe = write(raw | {"start": str(osediff), "stages": stages}, tmp_path / "r.yaml")
+    work = tmp_path / "w"
+    assert call(recipe, "--workdir", work) == 0
+    names = changed(work / "0_hr_encoder.safetensors", work / f"1_{TEACHER}.safetensors")
+    assert not names
