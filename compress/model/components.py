@@ -22,6 +22,7 @@ from compress.model.calls import (
     Wiring,
     run_calls,
 )
+from compress.model.steps import at_step
 from compress.process.contract import Process, Steps
 
 ROLES = ("text_encoder", "encoder", "denoiser", "decoder")  # of a plain wiring
@@ -49,9 +50,8 @@ class Components(nn.Module):
     ):
         super().__init__()
         called = [call.component for call in wiring.calls]
-        idle = [name for name in components if name not in called]
-        if idle:
-            raise ValueError(f"component {idle[0]} is never called; the calls are of {called}")
+        for name in components.keys() - set(called):
+            raise ValueError(f"component {name} is never called; the calls are of {called}")
         for name in called:
             setattr(self, name, components.get(name))
         self.process = process
@@ -333,12 +333,15 @@ class _OnWholeMaps:
         self.model = model
         self.values = values
         self.watch = watch
+        self.number = 0  # of the next step
 
     def __call__(
         self, state: torch.Tensor, *timesteps: torch.Tensor, **values: Any
     ) -> torch.Tensor:
         known = self.model.replacing(self.values, values)
-        return self.model.predict(known, state, *timesteps, watch=self.watch)
+        with at_step(self.number):
+            self.number += 1
+            return self.model.predict(known, state, *timesteps, watch=self.watch)
 
     def call(self, component: str, *inputs: Any) -> Any:
         call = self.model.wiring.call(component)

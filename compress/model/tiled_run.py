@@ -17,6 +17,7 @@ from compress.model.calls import (
     run_calls,
 )
 from compress.model.components import Components
+from compress.model.steps import at_step
 from compress.process.padding import surround
 from compress.process.tiling import Cut, joined, tiled_rows
 
@@ -206,12 +207,15 @@ class _InTiles:
     def __init__(self, run: TiledRun, values: Values):
         self.run = run
         self.values = values
+        self.number = 0  # of the next step
 
     def __call__(
         self, state: torch.Tensor, *timesteps: torch.Tensor, **values: Any
     ) -> torch.Tensor:
         known = self.run.model.replacing(self.values, values)
-        return self.run.predict(known, state, *timesteps)
+        with at_step(self.number):
+            self.number += 1
+            return self.run.predict(known, state, *timesteps)
 
     def call(self, component: str, *inputs: Any) -> Any:
         return self.run.call(component, inputs)

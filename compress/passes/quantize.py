@@ -16,6 +16,7 @@ from compress.model.passes import FitContext
 from compress.model.sr_model import SRModel
 from compress.passes.quantize_config import QuantizeConfig, Width
 from compress.quant.boundary_layers import find_boundary_layers
+from compress.quant.by_step import divide_by_step, quantisers_of
 from compress.quant.distributed import Options
 from compress.quant.explicit import reserve_factors
 from compress.quant.fit import begin, begin_ranges
@@ -77,10 +78,13 @@ class Quantize(QuantizeConfig):
         """
         layers = quantizable_layers(model, self.components)
         rules = self._rules()
+        earlier = quantisers_of(model)
         replaced = self._layer_plan(model, layers, rules).apply(model)
         point_names = self._place_points(model, rules)
         rules.check_patterns(layers, point_names)
         self._reserve_room(model, {layer for layer, _ in replaced})
+        if self.ranges == "by_step":
+            divide_by_step(model, self.components, earlier)
         if any(weight.is_meta for _, weight in replaced):
             return
         for layer, weight in replaced:

@@ -201,6 +201,15 @@ class QuantizeConfig(Pass):
         Calibration(), description="The images on which ranges are observed and learned."
     )
 
+    # Of a chain.
+    ranges: Literal["shared", "by_step"] = Field(
+        "shared",
+        description=(
+            "For a chain of several steps, whether a tensor has one range for all, or `by_step` "
+            "one for each; those are exported as one graph of the whole chain."
+        ),
+    )
+
     @field_validator("weights", "activations")
     @classmethod
     def _known_bits(cls, bits: int) -> int:
@@ -227,6 +236,11 @@ class QuantizeConfig(Pass):
         """What cannot be meant together, one sentence each."""
         yield from self._problems_of_placement()
         yield from self._problems_of_target()
+        if self.ranges == "by_step" and self.method != "minmax":
+            yield (
+                f"ranges 'by_step' are as observed, and method '{self.method}' learns one for all "
+                "steps; set method: minmax, or ranges: shared"
+            )
         if self.method == "minmax":
             for key in LEARNED:
                 if getattr(self, key):

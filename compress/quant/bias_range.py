@@ -13,19 +13,20 @@ import torch
 
 from compress.quant.affine import Grid, qparams
 from compress.quant.layers import QuantConv2d, QuantLayer
+from compress.quant.quantiser import TensorQuantiser
 
 MOST_BIAS_CODE = 2.0**30  # half of what 32 bits hold: the other half is for the sum of products
 
 
 def input_scale(layer: QuantLayer, samples: torch.Tensor) -> torch.Tensor:
-    """The scale of a layer's input, a scalar.
+    """The scale of a layer's input, a scalar; of ranges by step the smallest.
 
     Args:
         layer: With or without a quantiser of its input.
         samples: Of the input. Where it has no quantiser it comes from a grid of about their range.
     """
     if layer.input is not None:
-        return layer.input.scale
+        return torch.stack([one.scale for one in layer.input.quantisers()]).min()
     return qparams(samples.amin(), samples.amax(), Grid(layer.act_bits))[0]
 
 
@@ -40,7 +41,9 @@ def round_bias(layer: QuantLayer) -> None:
     """
     if not isinstance(layer, QuantConv2d) or layer.bias is None:
         return
-    if layer.input is None or layer.output is None or layer.branch is not None:
+    if layer.output is None or layer.branch is not None:
+        return
+    if not isinstance(layer.input, TensorQuantiser):  # by step it meets several scales
         return
     unit = layer.input.scale.double() * layer.weight_scale.double()
     layer.bias.copy_((layer.bias.double() / unit).round() * unit)

@@ -14,7 +14,8 @@ from torch import nn
 from compress.quant.affine import qparams
 from compress.quant.equivalent import Transform, initial_scale, input_channel_max
 from compress.quant.fit import layer_fit
-from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantLayer
+from compress.quant.quantiser import TensorQuantiser
 
 ALPHAS = (0.15, 0.3, 0.5, 0.7)
 PAYS = 1.25  # by what factor the noise must fall
@@ -59,7 +60,9 @@ def add_explicit(layers: list[tuple[str, QuantLayer]]) -> list[str]:
     chosen = []
     for name, layer in layers:
         fit = layer_fit(layer)
-        if layer.premultiply is None or fit.transform is not None or layer.input is None:
+        if layer.premultiply is None or fit.transform is not None:
+            continue
+        if not isinstance(layer.input, TensorQuantiser):
             continue
         samples = fit.input_samples()
         before = noise(layer, layer.input, samples, fit.weight)

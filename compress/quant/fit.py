@@ -22,7 +22,8 @@ from compress.quant.affine import (
 from compress.quant.bias_range import input_scale, room_for_bias, round_bias
 from compress.quant.equivalent import Transform, on_channels
 from compress.quant.kept_weight import KeptWeight
-from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantConv2d, QuantLayer
+from compress.quant.quantiser import ByStep, TensorQuantiser
 from compress.quant.row_blocks import fake_quantize_weight
 
 SAMPLES = 1 << 16  # of an activation, kept for the choice of its first boundaries
@@ -182,7 +183,7 @@ class LayerFit(nn.Module):
                 are the extremes otherwise.
             search_weight: The same for the weight's.
         """
-        if layer.input is not None:
+        if isinstance(layer.input, TensorQuantiser):
             samples = self.input_samples().flatten()
             range_fit(layer.input).start(layer.input, search_input, samples)
         if layer.branch is not None:
@@ -264,6 +265,8 @@ class LayerFit(nn.Module):
         """Compute what the layer does in the present mode."""
         if self.mode == "observe":
             self.observe(x)
+            if isinstance(layer.input, ByStep):
+                layer.input(x)  # each step's range watches for itself
         if self.mode != "quantise":
             return layer.quantise_output(layer.apply_weight(x, self.weight, layer.bias))
         if self.transform is not None:
@@ -327,8 +330,8 @@ def freeze(layer: QuantLayer, folded: bool = False) -> None:
     """
     fit = layer_fit(layer)
     for quantiser in (layer.input, layer.output):
-        if quantiser is not None:
-            freeze_range(quantiser)
+        for one in () if quantiser is None else quantiser.quantisers():
+            freeze_range(one)
     if fit.transform is not None and not folded:
         if layer.premultiply is None:
             raise RuntimeError("a transform that nothing absorbs needs a buffer for its factors")

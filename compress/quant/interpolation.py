@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress.core.errors import UserError
-from compress.quant.layers import TensorQuantiser
+from compress.quant.quantiser import TensorQuantiser
 
 MOST_NAMES = 2  # of tensors in a sentence
 State = dict[str, torch.Tensor]

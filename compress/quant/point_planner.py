@@ -11,9 +11,10 @@ from compress.quant.graph_rules import (
     is_rescaled_input,
     wants_codes,
 )
-from compress.quant.layers import QuantConv2d, QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantConv2d, QuantLayer
 from compress.quant.placement import Placement
 from compress.quant.points import Points, Step, install_points, path_of, points_of
+from compress.quant.quantiser import TensorQuantiser
 
 # Of a softmax's result in a whole graph, as in Q-Diffusion (arXiv 2302.04304): a row of n
 # probabilities sums to 1, so that steps of 1/256 lose them all where n is in the thousands.

@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from compress.quant.attention import attend, attend_in_chunks
 from compress.quant.calls import NEUTRAL, operator_of
-from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantLayer
 from compress.quant.norm import group_norm
 from compress.quant.placement import Placement
+from compress.quant.quantiser import TensorQuantiser
 
 
 @dataclass

@@ -9,8 +9,9 @@ from torch import nn
 
 from compress.core.errors import UserError
 from compress.quant.fit import LayerFit, Mode, RangeFit, layer_fit, range_fit
-from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantLayer
 from compress.quant.objective import Objective
+from compress.quant.quantiser import TensorQuantiser
 
 
 def quant_layers(component: nn.Module) -> list[tuple[str, QuantLayer]]:
@@ -162,7 +163,7 @@ def best_start(
 def _learned_logs(component: nn.Module) -> tuple[list[nn.Parameter], ...]:
     """The boundaries' factors: of layers' inputs, of weights, of all other tensors."""
     layers = [layer for _, layer in quant_layers(component)]
-    inputs = {layer.input for layer in layers if layer.input is not None}
+    inputs = {layer.input for layer in layers if isinstance(layer.input, TensorQuantiser)}
     others = [quantiser for quantiser in quantisers(component) if quantiser not in inputs]
     return (
         [range_fit(quantiser).log for quantiser in inputs],

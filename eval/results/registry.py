@@ -4,6 +4,7 @@ from eval.results.measurement import Measurement
 from eval.results.measurements import (
     adaptive,
     browser,
+    chains,
     exported,
     foreign,
     full_sizes,
@@ -30,6 +31,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         recipes.MEASURED,
         pictures.SHEET,
         *integers.ALL,
+        chains.STEP_RANGES,
         *trained.ALL,
         *router.ALL,
         *adaptive.ALL,

@@ -20,6 +20,7 @@ from compress.model.calls import LR, OF_PROCESS, PREDICTION, STATE, Call, Values
 from compress.model.sr_model import SRModel
 from compress.process.colour import FIXES
 from compress.process.linear_steps import LinearSteps
+from compress.quant.by_step import has_ranges_by_step
 from compress.routing.step_table import is_linear
 
 GREY = 0.5  # of the images that a graph is traced with
@@ -136,10 +137,12 @@ def parts_of(model: SRModel) -> tuple[str, ...]:
 def has_parts(model: SRModel) -> bool:
     """Whether a graph a component makes sense: one step or none, or steps that a host can do.
 
-    It cannot where a step reads another constant than the others, such as a second prompt: those
-    lie in the graphs.
+    It cannot where a step reads another constant than the others, such as a second prompt, or has
+    ranges of its own: those lie in the graphs.
     """
     process = model.process
+    if has_ranges_by_step(model):
+        return False
     if is_linear(process):
         return True
     if not isinstance(process, LinearSteps):

@@ -166,8 +166,9 @@ def graphs_to_write(model: SRModel, options: OnnxOptions) -> tuple[str, ...]:
         raise UserError("nothing to export: choose end_to_end, per_component or both")
     if set(stems) - {MODEL} and not has_parts(model):
         raise UserError(
-            f"the denoiser runs {model.process.steps} times with host code between, which one file "
-            "a component cannot hold; export end to end only (per_component=False)"
+            f"the denoiser runs {model.process.steps} times with host code between or ranges of "
+            "its own for each step, which one file a component cannot hold; export end to end only "
+            "(per_component=False)"
         )
     return stems
 

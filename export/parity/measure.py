@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from compress.quant.calls import paused
-from compress.quant.layers import TensorQuantiser
+from compress.quant.quantiser import TensorQuantiser
 
 JITTER = 1e-6  # of a value
 Arrays = tuple[np.ndarray, ...]  # of one graph

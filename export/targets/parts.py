@@ -68,8 +68,9 @@ def _choose_stems(
         stems = (MODEL, *parts) if target.whole and not model.process.adaptive else parts
     if not has_parts(model) and set(stems) != {MODEL}:
         raise UserError(
-            f"the denoiser runs {model.process.steps} times with host code between, which one file "
-            "a component cannot hold; export --component model"
+            f"the denoiser runs {model.process.steps} times with host code between or ranges of "
+            "its own for each step, which one file a component cannot hold; export --component "
+            "model"
         )
     return tuple(stems)
 

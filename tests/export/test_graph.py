@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from compress.quant.layers import TensorQuantiser
 from compress.quant.operators import dequantize_per_channel
+from compress.quant.quantiser import TensorQuantiser
 from export.graphs.graph import spell_out, tidy, write
 from export.graphs.quick_export import quick_export
 from export.graphs.storage import open_session

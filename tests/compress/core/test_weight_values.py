@@ -23,7 +23,8 @@ from compress.core.tensors import (
 from compress.core.weight_file import write_tensors
 from compress.families.osediff import OSEDiffSource
 from compress.networks.variants import variant_of
-from compress.quant.layers import LayerOptions, QuantConv2d, TensorQuantiser
+from compress.quant.layers import LayerOptions, QuantConv2d
+from compress.quant.quantiser import TensorQuantiser
 from compress.recipe.checkpoint import load_model, parse_pass, save_model
 
 

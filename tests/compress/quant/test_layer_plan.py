@@ -15,7 +15,7 @@ KEYS = (
     "pass_ method weights activations placement attention norm_stride components weight_scheme "
     "reduce_range pins skip outputs split_skips transforms explicit equalise rounding "
     "bias_correction low_rank ablate order polish target alpha epochs lr batch "
-    "calibration"
+    "calibration ranges"
 )
 
 

@@ -14,8 +14,9 @@ from compress.passes.quantize import Quantize
 from compress.passes.strip import Strip
 from compress.quant import attention, points
 from compress.quant.attention import attend, attend_in_chunks
-from compress.quant.layers import QuantLayer, TensorQuantiser
+from compress.quant.layers import QuantLayer
 from compress.quant.norm import group_norm
+from compress.quant.quantiser import TensorQuantiser
 from export.graphs.export_onnx import export_onnx
 from export.graphs.quick_export import quick_export
 from export.parity.session import session
