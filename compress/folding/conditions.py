@@ -1,8 +1,8 @@
-"""Fold what a UNet or a control network is always told: a constant text, and known timesteps.
+"""Fold what a UNet or a control network is always told: constant texts, and known timesteps.
 
-A key or value projection of a constant is a constant. A projected time embedding is a bias of the
-convolution before it, one for each timestep. Folding in float64 costs at most one rounding of the
-stored type.
+A key or value projection of a constant is a constant; of two prompts there are two of each. A
+projected time embedding is a bias of the convolution before it, one for each timestep. Folding in
+float64 costs at most one rounding of the stored type.
 """
 
 import copy
@@ -32,12 +32,15 @@ def _project(layer: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
     return F.linear(x.double(), layer.weight.double(), bias)
 
 
-def fold_context(network: nn.Module, context: torch.Tensor) -> None:
-    """Replace the keys and values of every cross-attention on the text by those of a constant one.
+def fold_context(network: nn.Module, contexts: torch.Tensor) -> None:
+    """Replace the keys and values of every cross-attention on the text by those of constant ones.
+
+    With several texts the network is told the number of one, as a row of `number_prompts`. Of keys
+    and values that are folded already, those of the texts that `contexts` numbers are left.
 
     Args:
         network: Changed in place.
-        context: [1, tokens, dim].
+        contexts: [texts, tokens, dim], or numbers of texts [texts, 1, texts before].
 
     Raises:
         UserError: A projection is no plain linear layer any more.
@@ -51,11 +54,26 @@ def fold_context(network: nn.Module, context: torch.Tensor) -> None:
         for side in ("to_k", "to_v"):
             layer = attention.get_submodule(side)
             if isinstance(layer, ConstantProjection):
+                if len(layer.value) > 1:
+                    kept = ConstantProjection(layer(contexts), layer.value.requires_grad)
+                    setattr(attention, side, kept)
                 continue
-            value = _project(layer, context, f"{name}.{side}")
+            value = _project(layer, contexts, f"{name}.{side}")
             weight = layer.get_parameter("weight")
             constant = ConstantProjection(value.to(weight.dtype), weight.requires_grad)
             setattr(attention, side, constant)
+
+
+def number_prompts(contexts: torch.Tensor) -> torch.Tensor:
+    """What tells a network of folded texts which of them is meant.
+
+    Args:
+        contexts: [texts, tokens, dim].
+
+    Returns:
+        [texts, 1, texts], 1 at the text's place and 0 elsewhere, of the type of `contexts`.
+    """
+    return torch.eye(len(contexts), dtype=contexts.dtype, device=contexts.device)[:, None]
 
 
 class StepNumber(nn.Module):

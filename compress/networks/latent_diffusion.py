@@ -198,15 +198,26 @@ class UNetDenoiser(Conditioned):
 
 
 class ConstantProjection(nn.Module):
-    """The projection of a constant, which ignores its input."""
+    """The projection of one constant, whatever the input, or of several, of which it chooses.
+
+    Args:
+        value: What the projection makes of each constant, [constants, tokens, channels].
+        requires_grad: Whether it is trained.
+    """
 
     def __init__(self, value: torch.Tensor, requires_grad: bool = True):
         super().__init__()
         self.value = nn.Parameter(value, requires_grad)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, ...] -> the value [B, tokens, channels]."""
-        return self.value.expand(x.shape[0], -1, -1)
+        """The value [B, tokens, channels] of one constant for [B, ...].
+
+        Of several it is that whose place in [B, 1, constants] holds 1, the others 0.
+        """
+        if len(self.value) == 1:
+            return self.value.expand(x.shape[0], -1, -1)
+        chosen = x.to(self.value.dtype) @ self.value.flatten(1)
+        return chosen.unflatten(-1, self.value.shape[1:])[:, 0]
 
 
 class NoTimeEmbedding(nn.Module):
@@ -242,3 +253,25 @@ class PromptEncoder(nn.Module):
     def forward(self) -> Any:
         """The context [1, tokens, dim] of one prompt, or a tuple of those of several."""
         return one_or_all(self.text_model(self.token_ids)[0].split(1))
+
+
+class ConstantPrompts(nn.Module):
+    """In place of a text encoder on fixed prompts: what the networks are told of each.
+
+    That is its embedding, or its number where a `ConstantProjection` of several reads it.
+
+    Args:
+        contexts: [prompts, tokens, dim].
+    """
+
+    def __init__(self, contexts: torch.Tensor):
+        super().__init__()
+        self.contexts = nn.Parameter(contexts, requires_grad=False)
+
+    def keep_outputs(self, kept: Sequence[int]) -> None:
+        """Keep these of the prompts, in this order."""
+        self.contexts = nn.Parameter(self.contexts[list(kept)], requires_grad=False)
+
+    def forward(self) -> Any:
+        """See `PromptEncoder`."""
+        return one_or_all(self.contexts.split(1))

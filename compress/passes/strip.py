@@ -19,6 +19,7 @@ from compress.cost.shapes import ShapesAlone
 from compress.folding.conditions import (
     fold_context,
     fold_timesteps,
+    number_prompts,
     remove_context,
     remove_timestep,
 )
@@ -27,7 +28,7 @@ from compress.folding.joint import fold_embedding, fold_text, remove_text
 from compress.folding.phases import to_phases
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
-from compress.networks.latent_diffusion import Conditioned, UNetDenoiser
+from compress.networks.latent_diffusion import Conditioned, ConstantPrompts, UNetDenoiser
 from compress.networks.mmdit import MMDiTDenoiser
 from compress.networks.residual_shift import PairDenoiser
 
@@ -47,6 +48,15 @@ def timesteps_of(model: SRModel) -> tuple[int, ...]:
     return tuple(dict.fromkeys(told))
 
 
+def _encode_prompts(model: SRModel) -> torch.Tensor | None:
+    """The embeddings of all prompts of a model, [prompts, tokens, dim]; None without an encoder."""
+    if model.text_encoder is None:
+        return None
+    with ShapesAlone():  # on the meta device; values are computed as ever
+        contexts = model.text_encoder()
+    return torch.cat(contexts) if isinstance(contexts, tuple) else contexts
+
+
 class Strip(Pass):
     """Fold or drop the text, the timestep and nearest enlargement.
 
@@ -61,7 +71,8 @@ class Strip(Pass):
         "constant",
         description=(
             "`constant` drops the text encoder and folds the prompt into keys and values, exactly "
-            "(of SD 3's text stream into those of the first block); `embedding` only drops the "
+            "(of SD 3's text stream into those of the first block), and the two prompts of "
+            "guidance into two sets, of which each call chooses; `embedding` only drops the "
             "encoder, as PassionSR; `remove` drops cross-attention with its norm, or SD 3's text "
             "stream, as AdcSR and TinySR, so that the model must be trained again."
         ),
@@ -108,26 +119,32 @@ class Strip(Pass):
 
     def _strip_text(self, model: SRModel) -> None:
         """Of the denoiser, and of a control network beside it."""
+        if self.text == "keep":
+            return
         told = [part for _, part in model.components() if isinstance(part, Conditioned)]
-        if self.text != "keep" and self.text != "remove" and model.text_encoder is not None:
-            with ShapesAlone():  # on the meta device; values are computed as ever
-                context = model.text_encoder()
-            if isinstance(context, tuple):
-                raise UserError(
-                    f"pass 'strip': the model has {len(context)} prompts, for guidance, so none is "
-                    "constant; set source.guidance=1 or text=keep"
-                )
+        if self.text == "remove":
             for part in told:
-                part.context = nn.Parameter(context, requires_grad=False)
-        if self.text != "keep":
-            model.text_encoder = None
-        for part in told:
-            if self.text == "remove":
                 remove_context(part.network)
-            elif self.text == "constant" and part.context is not None:
-                fold_context(part.network, part.context)
-            if self.text in ("remove", "constant"):
                 part.context = None
+            model.text_encoder = None
+            return
+        contexts = _encode_prompts(model)
+        for part in told:
+            own = part.context if contexts is None else contexts
+            if self.text == "constant" and own is not None:
+                fold_context(part.network, own)
+            if self.text == "constant" or contexts is not None:
+                part.context = None
+        if contexts is None:
+            return
+        if self.text == "constant":
+            contexts = number_prompts(contexts)
+        if len(contexts) > 1:
+            model.text_encoder = ConstantPrompts(contexts)
+            return
+        model.text_encoder = None
+        for part in told if self.text == "embedding" else ():
+            part.context = nn.Parameter(contexts, requires_grad=False)
 
     def _strip_timestep(self, model: SRModel) -> None:
         """Of all that is told one: the denoiser, a control network, a noise predictor."""

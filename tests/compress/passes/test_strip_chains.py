@@ -7,7 +7,6 @@ import torch
 from bench.random_weights import randomise
 from torch import nn
 
-from compress.core.errors import UserError
 from compress.families import FAMILIES
 from compress.folding.conditions import KnownEmbedding, StepBiases, StepNumber
 from compress.model.sr_model import SRModel
@@ -75,9 +74,3 @@ def test_step_biases_are_chosen_by_the_timestep():
     assert number.tolist() == [[0, 1], [1, 0], [0, 0]]
     biases = StepBiases(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert biases(KnownEmbedding()(number[:2])).tolist() == [[3, 4], [1, 2]]
-
-
-def test_two_prompts_are_a_sentence():
-    source = FAMILIES["invsr"](size="full", guidance=2.0)
-    with pytest.raises(UserError, match="the model has 2 prompts, for guidance"):
-        Strip().convert(source.build())
