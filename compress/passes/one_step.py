@@ -14,6 +14,7 @@ from compress.core.errors import UserError
 from compress.model.calls import TIMESTEP, Call
 from compress.model.passes import Pass
 from compress.model.sr_model import SRModel
+from compress.model.unread import drop_unread
 
 
 class OneStep(Pass):
@@ -63,27 +64,9 @@ class OneStep(Pass):
         model.process = process
         calls = tuple(replace(call, inputs=_untold(call)) for call in model.wiring.calls)
         model.wiring = replace(model.wiring, calls=calls)
-        _drop_unread(model)
+        drop_unread(model)
 
 
 def _untold(call: Call) -> tuple[str, ...]:
     """The inputs of a call without the timestep."""
     return tuple(name for name in call.inputs if name != TIMESTEP)
-
-
-def _drop_unread(model: SRModel) -> None:
-    """Let components that make several values make those alone that something reads."""
-    read = set(model.process.inputs).union(*(call.inputs for call in model.wiring.calls))
-    calls = []
-    for call in model.wiring.calls:
-        part = getattr(model, call.component)
-        kept = [i for i, name in enumerate(call.outputs) if name in read]
-        keep = getattr(part, "keep_outputs", None)
-        if keep is None or len(kept) == len(call.outputs):
-            calls.append(call)
-        elif kept:
-            keep(kept)
-            calls.append(replace(call, outputs=tuple(call.outputs[i] for i in kept)))
-        else:
-            delattr(model, call.component)
-    model.wiring = replace(model.wiring, calls=tuple(calls))
