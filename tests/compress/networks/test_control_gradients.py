@@ -18,8 +18,10 @@ from compress.networks.ldm_checkpoint import CONTROL, PREPROCESSOR
 from compress.networks.ldm_names import unet_names
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet
 from compress.process.epsilon_chains import LAST
-from compress.training.adversarial import HINGE, balance, generator_loss
+from compress.training.acceleration import accelerator
+from compress.training.adversarial import HINGE, Judged
 from compress.training.controlled import Draws, Steps, noised, shifted, truncated_terms
+from compress.training.session import Adversary, Learning, Result, Session
 
 # One of DoSSR's gradients differs by 1.6e-4 between float32 and float64 here.
 OF_FLOAT32 = 3e-4
@@ -62,12 +64,18 @@ def check_gradients(
     assert wanted
     gradients = torch.autograd.grad(loss, [parameters[names[name]] for name in wanted])
     for name, found in zip(wanted, gradients, strict=True):
-        expected = golden[f"outputs.{prefix}{name}"]
-        floors = golden.facts.get("rounding_floor")
-        limit = OF_FLOAT32
-        if floors is not None:
-            limit = max(8 * floors[f"outputs.{prefix}{name}"]["rel_l2"], 1e-6)
-        assert (found - expected).norm() / expected.norm() <= limit, name
+        check_tightly(golden, found, f"{prefix}{name}")
+
+
+def check_tightly(golden: Golden, found: torch.Tensor, name: str) -> None:
+    """Assert that a tensor is the output of that name, within 8 times its rounding, if known."""
+    expected = golden[f"outputs.{name}"]
+    floors = golden.facts.get("rounding_floor")
+    limit = OF_FLOAT32
+    if floors is not None:
+        limit = max(8 * floors[f"outputs.{name}"]["rel_l2"], 1e-6)
+    assert found.shape == expected.shape, name
+    assert (found - expected).norm() / expected.norm() <= limit, name
 
 
 def draws_of(given: dict[str, torch.Tensor]) -> Draws:
@@ -136,26 +144,47 @@ def test_stage_one_of_ccsr_v1(folder):
     check_gradients(golden, loss, networks.control, "opt1.grad.", names)
 
 
-def test_the_balance_of_ccsrs_decoder(folder):
+def test_stage_two_of_ccsr_v1(folder):
     golden, weights = Golden(folder, "ccsr_v1_losses"), Golden(folder, "ccsr_v1")
-    config = weights.facts["config"]
-    decoder = ldm_networks(weights, config["network"], config["autoencoder"]).decoder
-    decoder.requires_grad_(True)
-    image = 2 * decoder(golden["inputs.hint"]) - 1
-    target = golden["inputs.gt_image"]
-    pooled = (F.avg_pool2d(target, 2) - F.avg_pool2d(image, 2)).abs()
-    # The stand-in for LPIPS is one value for each image, the same for all of its pixels.
-    nll = ((target - image).abs().mean() + pooled.mean()) / len(target)
+    config, facts = weights.facts["config"], golden.facts["config"]
+    given = double(golden)
+    decoder = ldm_networks(weights, config["network"], config["autoencoder"]).decoder.double()
+    weight = decoder.decoder.conv_out.weight.requires_grad_(True)
     judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 1, 1))
-    state = {n.removeprefix("main."): t for n, t in golden.under("inputs.disc.").items()}
-    judge.load_state_dict(state)
-    generator = generator_loss(HINGE, judge(image), judge(target))
-    factor = golden.facts["config"]["disc_weight"]
-    weight = decoder.decoder.conv_out.weight
-    found = factor * balance(nll, generator, weight)
-    for name, value in (("nll", nll), ("g_loss", generator), ("d_weight", found)):
-        expected = golden[f"outputs.dec.{name}"].item()
-        assert value.item() == pytest.approx(expected, rel=1e-3), name
+    judge.double().load_state_dict(golden.under("inputs.disc.main."))
+    factors = {"l1": 1.0, "lpips": facts["perceptual_weight"], "gan": facts["disc_weight"]}
+    learning = Session(
+        accelerator("fp32", torch.device("cpu")),
+        decoder,
+        [weight],
+        factors,
+        Learning(lr=0.0, ema=0.0),
+    )
+    seen = Adversary(HINGE, after=facts["disc_start"], balanced=weight)
+    learning.add_critic(list(judge.parameters()), 0.0, judge, seen)
+
+    image, target = 2 * decoder(given["hint"]) - 1, given["gt_image"]
+    pooled = (F.avg_pool2d(target, 2) - F.avg_pool2d(image, 2)).abs()
+    # The stand-in for LPIPS is one value for each image, the same for all of its pixels. The
+    # authors divide the mean by the number of images again.
+    terms = {"l1": (target - image).abs().mean(), "lpips": pooled.mean()}
+    terms = {name: term / len(target) for name, term in terms.items()}
+    result = Result(terms, Judged(target, image))
+    made = learning._losses([decoder, judge], result, facts["global_step"])
+    counts = learning._gan_counts(terms, -judge(image).mean(), facts["global_step"])
+    found = {
+        "nll": made["l1"] + made["lpips"],
+        "g_loss": made["gan"],
+        "d_weight": factors["gan"] * torch.tensor(counts),
+        "loss": made["loss"],
+        "disc_loss": made["critic"],
+        "loss_step0": learning._losses([decoder, judge], result, 0)["loss"],
+    }
+    for name, value in found.items():
+        check_tightly(golden, value.detach().view(1), f"dec.{name}")
+    check_tightly(golden, image.detach(), "dec.image")
+    [gradient] = torch.autograd.grad(made["loss"], [weight])
+    check_tightly(golden, gradient, "dec.grad.conv_out.weight")
 
 
 def test_a_step_of_dossr(folder):
