@@ -9,6 +9,7 @@
 Mistakes raise `compress.core.errors.UserError`, whose text is what the commands print.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ from compress.routing.knobs import turned
 
 if TYPE_CHECKING:
     from eval.data.folders import DataSpec
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = ["Compressed", "compress", "evaluate", "export", "load", "push", "upscale"]
 
@@ -67,8 +70,9 @@ def compress(
         recipe: A YAML file, the name of a shipped recipe such as `passionsr_w8a8`, or a Recipe.
         overrides: As on the command line, such as `["source.size=sd21", "passes.1.weights=6"]`.
         out: A run directory to make, with exported files, evaluation and report, as `python -m
-            compress.run` does. An unfinished one is completed. None writes no directory:
-            passes that are finished are kept in the cache, and one that is killed begins again.
+            compress.run` does. An unfinished one is completed. An exported target that does not
+            agree with torch is a warning in the log. None writes no directory: passes that are
+            finished are kept in the cache, and one that is killed begins again.
         device: Where passes learn, such as `cuda:0`.
         cache: The folder of the pass cache; None for the user's own.
 
@@ -93,10 +97,14 @@ def compress(
         with tempfile.TemporaryDirectory() as workdir:
             return run_passes(parsed, passes, where, Path(workdir))
 
+    from compress.pipeline.exports import failed_exports
     from compress.pipeline.runner import Runner
 
     folder = Path(out)
     Runner(parsed, folder, cache=root, device=where, resume=True, overwrite=False)()
+    problem = failed_exports(parsed, folder)
+    if problem:
+        _LOG.warning(problem)
     source = parsed.source.build()
     with_local_files(parsed.source).load(source)
     return Compressed(source, load(folder), read_ledger(folder)["passes"], plan(parsed))

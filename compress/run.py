@@ -24,6 +24,7 @@ from compress.core.tracker_names import add_trackers
 if TYPE_CHECKING:
     from compress.recipe.recipe import Recipe
 
+EXPORT_FAILED = 1  # as `export.run` ends then
 DESCRIPTION = (
     "Compress a model by a recipe: `python -m compress.run RECIPE [key=value ...] [--plan] "
     "[--resume] [--out DIR]`."
@@ -88,11 +89,15 @@ def _print_plan(recipe: "Recipe", side: int, for_machines: bool) -> None:
     print(text)
 
 
-def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
-    """Make the run directory."""
+def _run(recipe: "Recipe", options: argparse.Namespace) -> int:
+    """Make the run directory; returns the exit code, 1 where an export does not agree with torch.
+
+    That is said again of a run that is complete already.
+    """
     import torch
 
     from compress.core.processes import is_main, leave
+    from compress.pipeline.exports import failed_exports
     from compress.pipeline.runner import Runner, is_same_recipe
 
     if not is_main():
@@ -115,7 +120,12 @@ def _run(recipe: "Recipe", options: argparse.Namespace) -> None:
     torch.manual_seed(recipe.seed)
     keep_freed_memory()
     runner()
+    problem = failed_exports(recipe, out) if is_main() else None
     leave()
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return EXPORT_FAILED
+    return 0
 
 
 @command
@@ -129,9 +139,8 @@ def main(argv: list[str]) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     if options.plan:
         _print_plan(recipe, options.lr, options.json)
-    else:
-        _run(recipe, options)
-    return 0
+        return 0
+    return _run(recipe, options)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from compress.recipe.run_files import read_figures, read_manifest
 from export.graphs.export_onnx import export_onnx
 from export.parity.rows import failures
 from export.targets.export_cache import export_or_recall
-from export.targets.export_folder import finish
+from export.targets.export_folder import FAILED_FILE, finish
 from export.timing.files import compare
 from export.timing.rows import Row
 
@@ -53,6 +53,23 @@ def export_all(
         for kind, rows in collected.items():
             rows += figures[kind]
     return collected
+
+
+def failed_exports(recipe: Recipe, run: Path) -> str | None:
+    """One sentence about the targets of a run that do not agree with torch, or None.
+
+    Args:
+        recipe: Of the run.
+        run: The run directory, finished, whenever its targets were exported.
+    """
+    problems = []
+    for spec in recipe.export:
+        folder = run / spec.folder
+        file = folder / FAILED_FILE
+        if file.is_file():
+            reason = file.read_text(encoding="utf-8", errors="replace").strip()
+            problems.append(f"{reason}; the files are in {folder}")
+    return "; ".join(problems) or None
 
 
 def _export_one(

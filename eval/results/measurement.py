@@ -17,6 +17,8 @@ from pathlib import Path
 
 Value = str | int | float | bool | None
 Row = dict[str, Value]
+EXPORT_FAILED = 1  # the exit code of an export below its threshold, which is a result
+CODES_OF_EXPORTS = (0, EXPORT_FAILED)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Job:
         commands: Words of each command; `python` is the interpreter that runs all this.
         read: Makes rows of what the commands left.
         inputs: Files of the repository that decide about the figures, recipes and weights.
-        codes: Exit codes that leave a result. 1 is an export below its threshold, which is one.
+        codes: Exit codes that leave a result, `CODES_OF_EXPORTS` of a command that exports.
     """
 
     key: str

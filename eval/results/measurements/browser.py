@@ -2,8 +2,15 @@
 
 from functools import partial
 
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
-from eval.results.measurements.exported import FAILED
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
 from eval.results.measurements.scripts import FILE, read_rows
 from eval.results.weights import NANO
 
@@ -26,7 +33,7 @@ def _job(family: str) -> Job:
         ),
         partial(_read, family),
         inputs=(NANO[family],),
-        codes=(0, FAILED),
+        codes=CODES_OF_EXPORTS,
     )
 
 

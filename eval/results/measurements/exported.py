@@ -4,7 +4,15 @@ from functools import partial
 
 from compress.core.json_files import read_json
 from compress.model.sr_model import MARGIN
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
 from eval.results.measurements.recipes import parity
 from eval.results.measurements.scripts import read_rows, read_stdout, script
 from eval.results.weights import NANO
@@ -23,7 +31,6 @@ TARGETS: dict[str, tuple[tuple[str, ...], str | None, float]] = {
     "litert": (("fp32", "fp16", "w8a8", "w8a16"), "litert_python", 1),
     "executorch": (("fp32", "fp16", "w8a8"), "executorch_python", 1),
 }
-FAILED = 1  # the exit code of an export below its threshold
 
 
 def export(
@@ -54,7 +61,7 @@ def _parity_jobs(target: str, short: Short) -> list[Job]:
             ((*export(model, target, dtype, python), *more),),
             partial(parity_row, target, dtype, model),
             inputs=(NANO[MODELS[model]],),
-            codes=(0, FAILED),
+            codes=CODES_OF_EXPORTS,
         )
         for dtype, model in cases[: short.limit]
     ]
@@ -120,7 +127,7 @@ def operators(short: Short) -> list[Job]:
                     (write, (*check, "--json")),
                     partial(_read_lint, target, form),
                     inputs=(model,),
-                    codes=(0, FAILED),
+                    codes=CODES_OF_EXPORTS,
                 )
             )
     return jobs
@@ -209,7 +216,7 @@ def _delegate(family: str, delegate: str) -> Job:
         ((*words, *chosen, *SIZE, "-o", "{out}/export"),),
         partial(_read_delegate, family, delegate),
         inputs=(NANO[family],),
-        codes=(0, FAILED),
+        codes=CODES_OF_EXPORTS,
     )
 
 
@@ -263,7 +270,7 @@ def _resident(family: str) -> Job:
         ((*words, *chosen, *SIZE, "-o", "{out}/export"),),
         partial(_read_residency, family),
         inputs=(NANO[family],),
-        codes=(0, FAILED),
+        codes=CODES_OF_EXPORTS,
     )
 
 

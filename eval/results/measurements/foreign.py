@@ -2,8 +2,16 @@
 
 from functools import partial
 
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
-from eval.results.measurements.exported import FAILED, PHOTOGRAPHS, parity_row
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
+from eval.results.measurements.exported import PHOTOGRAPHS, parity_row
 from eval.results.measurements.integers import METHODS
 from eval.results.measurements.scripts import read_rows, script
 from eval.results.weights import recipe_file
@@ -75,7 +83,7 @@ def _export(target: str, dtype: str) -> Job:
         (make, write),
         partial(parity_row, target, dtype, "realesr-general-x4v3"),
         inputs=(RECIPE,),
-        codes=(0, FAILED),
+        codes=CODES_OF_EXPORTS,
     )
 
 

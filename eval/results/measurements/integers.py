@@ -3,7 +3,15 @@
 from functools import partial
 
 from compress.core.json_files import read_json
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
 from eval.results.measurements.recipes import run_command, run_of
 from eval.results.measurements.scripts import read_rows, script
 from eval.results.weights import recipe_file, recipe_inputs
@@ -51,7 +59,17 @@ def _timed(name: str, short: Short) -> Job:
         run_command(name, short),
         script("bench_int8", run_of(name, short), *_repeats(short)),
     )
-    return Job(name, commands, partial(_read_forms, name), inputs=recipe_inputs(name))
+    return _job(name, commands)
+
+
+def _job(name: str, commands: tuple[tuple[str, ...], ...]) -> Job:
+    return Job(
+        name,
+        commands,
+        partial(_read_forms, name),
+        inputs=recipe_inputs(name),
+        codes=CODES_OF_EXPORTS,
+    )
 
 
 def _read_forms(name: str, finished: Finished) -> list[Row]:
@@ -70,7 +88,7 @@ def openvino(short: Short) -> list[Job]:
         run_command(name, short),
         script("bench_int8", run_of(name, short), *_repeats(short), *python),
     )
-    return [Job(name, commands, partial(_read_forms, name), inputs=recipe_inputs(name))]
+    return [_job(name, commands)]
 
 
 def reduce_range(short: Short) -> list[Job]:
@@ -85,7 +103,7 @@ def reduce_range(short: Short) -> list[Job]:
         beside,
         script("bench_int8", run_of(name, short), "--beside", "{out}/beside", *_repeats(short)),
     )
-    return [Job(name, commands, partial(_read_forms, name), inputs=recipe_inputs(name))]
+    return [_job(name, commands)]
 
 
 def backends(short: Short) -> list[Job]:
@@ -103,6 +121,7 @@ def backends(short: Short) -> list[Job]:
                 (run_command(name, short), upscale),
                 partial(_read_backend, backend),
                 inputs=recipe_inputs(name),
+                codes=CODES_OF_EXPORTS,
             )
         )
     return jobs

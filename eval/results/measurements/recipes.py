@@ -7,7 +7,15 @@ from compress.core.config import read_yaml
 from compress.core.json_files import read_json
 from compress.recipe.checkpoint import MODEL_FILE
 from compress.recipe.run_files import read_averages, read_fidelity, read_figures, read_ledger
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
 from eval.results.measurements.evaluated import (
     BENCHMARK,
     COUNTS,
@@ -95,6 +103,7 @@ def _job(name: str, short: Short) -> Job:
         (run_command(name, short), on_realsr(run, short, out=f"{run}/eval/RealSR")),
         partial(read_recipe, name, run),
         inputs=recipe_inputs(name),
+        codes=CODES_OF_EXPORTS,
     )
 
 

@@ -1,6 +1,6 @@
 """Photographs to refer to, true ones and foreign ones, against none."""
 
-from eval.results.measurement import Column, Job, Measurement, Short
+from eval.results.measurement import CODES_OF_EXPORTS, Column, Job, Measurement, Short
 from eval.results.measurements.scripts import read_rows, script
 
 RECIPE = "recipes/osediff_reference_nano.yaml"
@@ -22,7 +22,7 @@ def on_realsr(short: Short) -> list[Job]:
         *(run, "--data", "{realsr}/HR", "--lr", "{realsr}/LR", "--lpips-weights", LPIPS),
         *short.words(),
     )
-    return [Job("RealSR", (train, compare), read_rows, inputs=(RECIPE,))]
+    return [Job("RealSR", (train, compare), read_rows, inputs=(RECIPE,), codes=CODES_OF_EXPORTS)]
 
 
 REFERENCES = Measurement(

@@ -6,7 +6,15 @@ from typing import Any
 
 from compress.core.config import read_yaml
 from compress.recipe.checkpoint import MODEL_FILE
-from eval.results.measurement import Column, Finished, Job, Measurement, Row, Short
+from eval.results.measurement import (
+    CODES_OF_EXPORTS,
+    Column,
+    Finished,
+    Job,
+    Measurement,
+    Row,
+    Short,
+)
 from eval.results.measurements.evaluated import BENCHMARK, COUNTS, averages, counts, on_realsr
 from eval.results.measurements.scripts import read_rows, script
 from eval.results.provenance import ROOT
@@ -44,6 +52,7 @@ def distillation(short: Short) -> list[Job]:
             ),
             partial(_read_models, {"pruned, swapped and joined, nothing trained": "run"}),
             inputs=inputs,
+            codes=CODES_OF_EXPORTS,
         ),
         Job(
             "distilled",
@@ -56,6 +65,7 @@ def distillation(short: Short) -> list[Job]:
             ),
             partial(_read_models, {"distilled": "run", "distilled, then W8A8": "new/w8a8"}),
             inputs=(*inputs, recipe_file("adcsr_weights_w8a8")),
+            codes=CODES_OF_EXPORTS,
         ),
     ]
 

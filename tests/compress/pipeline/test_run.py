@@ -11,7 +11,7 @@ from skimage import data
 from support.shared_files import made_once
 from support.tiny_model import TinySource, quantised
 
-from compress import run, upscale
+from compress import api, run, upscale
 from compress.core import folders, marks, weight_file
 from compress.core.locks import locked
 from compress.families import FAMILIES
@@ -21,6 +21,7 @@ from compress.pipeline import exports, runner
 from compress.recipe.cache import PassCache
 from compress.recipe.checkpoint import load_model, parse_pass, parse_source
 from compress.recipe.recipe import load_recipe
+from export.targets.export_cache import export_or_recall
 
 FILES = ("onnx/model.onnx", "onnx/source_fp32/model.onnx")
 QUICK = [
@@ -29,7 +30,9 @@ QUICK = [
     "passes.1.method=minmax",
     "passes.1.skip=[decoder.decoder.conv_out]",  # not the layers of a deeper UNet
     "passes.1.calibration={images: 1, size: 32}",
-    "export=[{target: onnx, lr_size: [32, 32], images: 2, components: [model, decoder]}]",
+    # On the bright probe the file of this decoder of random weights fails its check.
+    "export=[{target: onnx, lr_size: [32, 32], images: 2, components: [model, decoder], "
+    "probes: [textured, photo 1]}]",
     "eval={data: [embedded], metrics: [psnr, gmsd], limit: 1}",
 ]
 
@@ -158,6 +161,47 @@ def test_resuming_what_is_complete_or_of_another_recipe(finished, monkeypatch, c
     )
     assert "cannot be resumed" in capsys.readouterr().err
     assert (unfinished / "recipe.yaml").read_text() == "name: another\n"
+
+
+def test_an_export_that_failed_is_said_each_time(finished, monkeypatch, capsys):
+    _, cache = finished
+    out = cache.with_name("too_far")
+
+    def too_far(*arguments):
+        made = export_or_recall(*arguments)
+        made.rows[0] |= {"psnr_db": 12.5, "passed": False}
+        return made
+
+    def ends(*more) -> str:
+        assert call(run.main, *QUICK, "--out", out, "--cache", cache, *more) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: 1 of ")
+        assert error.endswith(f"; the files are in {out / 'onnx'}")
+        assert "12.5 dB" in error
+        return error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "export_or_recall", too_far)
+        patch.setattr(runner, "write_reports", stop)
+        assert call(run.main, *QUICK, "--out", out, "--cache", cache) == 130
+    with monkeypatch.context() as patch:  # what was exported is not exported again
+        patch.setattr(exports, "export_or_recall", stop)
+        first = ends("--resume")
+    assert (out / "onnx" / "FAILED.txt").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "compress", None)
+        assert ends("--resume") == first
+    assert warned(out, cache) == first.removeprefix("error: ")
+
+
+def warned(out: Path, cache: Path) -> str:
+    """The warning of the same from Python."""
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(api._LOG, "warning", said.append)
+        api.compress(QUICK[0], QUICK[1:], out=out, cache=cache)
+    [sentence] = said
+    return sentence
 
 
 def test_two_runs_into_one_directory(finished, capsys):
