@@ -47,7 +47,7 @@ class CleanLatents:
         self._own = Hidden(own)
         self._beside: Hidden[HREncoder] | None = None
         if run.settings.clean == STAGE:
-            self._beside = Hidden(run.companions.hr_encoder(channels_of(own), STAGE))
+            self._beside = Hidden(run.companions.hr_encoder(own.latent_channels, STAGE))
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
@@ -55,12 +55,6 @@ class CleanLatents:
         if self._beside is None:
             return self._own.module.clean(image).float()
         return self._beside.module(image)[0].float() * self._scale
-
-
-def channels_of(encoder: VAEEncoder) -> int:
-    """Channels of an encoder's latent."""
-    channels: int = encoder.quant_conv.out_channels // 2
-    return channels
 
 
 class HREncoderStage(ImageStage):
@@ -87,7 +81,7 @@ class HREncoderStage(ImageStage):
             crops: Images [B, 3, H, W] in [0, 1], which measure the latents that the model restores.
         """
         super().__init__(setting)
-        channels = channels_of(expect(self.model.encoder, VAEEncoder))
+        channels = expect(self.model.encoder, VAEEncoder).latent_channels
         self.scale = expect(self.model.decoder, VAEDecoder).scaling_factor
         self.beside = in_memory_format(HREncoder(channels), torch.channels_last)
         self.keeper = companions

@@ -17,13 +17,17 @@ from support.tiny_training import (
     stage_of,
     write,
 )
+from torch import nn
 
+from compress.core.config import validate
 from compress.core.errors import UserError
 from compress.families.tsdsr import TSDSRSource
 from compress.process.resample import upsample
 from compress.recipe.checkpoint import load_model
 from compress.stages import tsdsr
-from compress.stages.tsdsr import TEACHER, Flow
+from compress.stages.recipe import TrainRecipe
+from compress.stages.trainer import Trainer
+from compress.stages.tsdsr import TEACHER, Flow, FlowTeacher
 
 SOURCE = {
     "family": "tsdsr",
@@ -184,3 +188,16 @@ def test_latents_of_an_encoder_beside_the_model(raw, folder, osediff, tmp_path):
     assert call(recipe, "--workdir", work) == 0
     names = changed(work / "0_hr_encoder.safetensors", work / f"1_{TEACHER}.safetensors")
     assert not names
+
+
+def test_a_published_autoencoder_is_not_rescaled(raw, tmp_path):
+    """Its factor gives latents about unit deviation; no convolution stands beside the latent."""
+    trainer = Trainer(validate(TrainRecipe, raw, "recipe"), tmp_path / "w")
+    trainer.model.encoder.quant_conv = nn.Identity()
+    trainer.model.decoder.post_quant_conv = nn.Identity()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    stage, batches = FlowTeacher.prepare(trainer._stage_run(0, trainer.recipe.stages[0]))
+    _, terms = stage(next(iter(batches)), 0)
+    assert terms["velocity"].isfinite()
+    after = trainer.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
