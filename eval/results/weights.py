@@ -18,6 +18,7 @@ NANO = {
     "ccsr": f"{ASSETS}/ccsr_nano.safetensors",
     "addsr": f"{ASSETS}/addsr_nano.safetensors",
     "dossr": f"{ASSETS}/dossr_nano.safetensors",
+    "tsdsr": f"{ASSETS}/tsdsr_nano.safetensors",
 }
 
 

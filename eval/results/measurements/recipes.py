@@ -51,6 +51,7 @@ RECIPES = (
     "ccsr_w8a8",
     "addsr_w8a8",
     "dossr_w8a8",
+    "tsdsr_w8a8",
     "adcsr_w4a8",
     "adcsr_binary",
     "depth_light_w8a8",
@@ -61,6 +62,7 @@ RECIPES = (
     "ccsr_pruned",
     "addsr_one_step",
     "dossr_depth_w8a8",
+    "tinysr",
 )
 OVERRIDES = {"spandrel_w8a8": ("source.path={gan}",)}  # somebody else's network, as a peer
 WHOLE = ("model.onnx", "model", "end to end")  # rows of parity of the whole model

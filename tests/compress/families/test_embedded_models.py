@@ -35,7 +35,7 @@ def sharpness(image: torch.Tensor) -> float:
     "family",
     [
         *("osediff", "adcsr", "resshift", "edge_sd_sr"),
-        *("dfosd", "invsr", "ccsr", "addsr", "dossr"),
+        *("dfosd", "invsr", "ccsr", "addsr", "dossr", "tsdsr"),
     ],
 )
 def test_embedded_model(family):
