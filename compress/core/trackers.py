@@ -1,6 +1,7 @@
 """Trackers that people have: TensorBoard, trackio and Weights & Biases, through accelerate."""
 
 import importlib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ class Tracker:
     def __init__(self, kind: str, project: str, folder: Path, start: int):
         from accelerate import tracking
 
+        # Its own logger raises before there is an accelerator, and a quantiser makes none.
+        tracking.logger = logging.getLogger(tracking.__name__)
         name = folder.name
         made: Any
         if kind == "tensorboard":  # it shows nothing of what was written for later steps before

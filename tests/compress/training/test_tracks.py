@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState, tracking
+from accelerate.logging import get_logger
 from accelerate.state import AcceleratorState
 from support.killed import killed
 from torch import nn
@@ -103,6 +104,20 @@ def test_the_quantiser_tells_the_error_of_each_epoch(tmp_path):
     errors = [row["unet: error"] for row in rows]
     assert errors == sorted(errors, reverse=True)
     assert [row["unet: lr"] for row in rows[:2]] == [0.1, pytest.approx(0.05)]
+
+
+def test_a_tracker_needs_no_accelerator(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setattr(tracking, "logger", get_logger("tracking"))
+    with tracks.kept_in(tmp_path, "tiny", ("tensorboard",)), tracks.opened("2 quantize"):
+        tracks.current().scalars(1, {"unet: error": 0.5})
+        tracks.current().picture(1, torch.zeros(1, 3, 8, 8))
+    assert PartialState._shared_state == {}
+    read = accumulator.EventAccumulator(str(tmp_path / "tracks" / "2_quantize"))
+    read.Reload()
+    assert [event.value for event in read.Scalars("unet: error")] == [0.5]
+    assert [event.step for event in read.Images("samples")] == [1]
 
 
 def test_outside_of_a_command_nothing_is_written(tmp_path):
