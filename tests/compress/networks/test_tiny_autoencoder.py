@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.tiny_model import tiny
 
 from compress.core.errors import UserError
@@ -153,3 +153,22 @@ def test_the_real_one_loads_strictly(shared):
     read_tiny(encoder, str(shared / "weights" / "taesd" / "taesd_encoder.safetensors"), "x")
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     assert (decoder(encoder(ramp)) - ramp).abs().mean() < 0.03
+
+
+@torch.no_grad()
+def test_the_real_one_makes_the_images_of_diffusers(shared):
+    folder = shared / "weights" / "taesd"
+    theirs = AutoencoderTiny().eval()
+    for half, shift in (("decoder", 1), ("encoder", 0)):
+        tensors = {}
+        for name, value in load_file(folder / f"taesd_{half}.safetensors").items():
+            place, _, rest = name.partition(".")
+            tensors[f"{int(place) - shift}.{rest}"] = value.float()
+        getattr(theirs, half).layers.load_state_dict(tensors)
+    decoder, encoder = TinyDecoder(), TinyEncoder(8)
+    read_tiny(decoder, str(folder / "taesd_decoder.safetensors"), "x")
+    read_tiny(encoder, str(folder / "taesd_encoder.safetensors"), "x")
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64)
+    wanted = theirs.decode(theirs.encode(image * 2 - 1).latents).sample / 2 + 0.5
+    torch.testing.assert_close(decoder(encoder(image)), wanted)
