@@ -88,6 +88,11 @@ def read_descriptor(file: Path, where: str) -> Any:
     spandrel = package(f"{where}: {file} is a network of others, and reading it")
     try:
         descriptor = spandrel.ModelLoader().load_from_file(file)
+    except spandrel.UnsupportedModelError:
+        raise UserError(
+            f"{where}: spandrel finds no architecture that it knows in {file}; give a weight file "
+            "of one that it lists, or a source of this toolkit"
+        ) from None
     # Each of spandrel's architectures and file formats fails in a way of its own.
     except Exception as error:
         raise UserError(

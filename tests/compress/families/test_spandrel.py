@@ -112,6 +112,10 @@ def test_what_cannot_be_built_is_said(fields, said):
 def test_files_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"scale 2.*RGB image 4 times"):
         SpandrelSource(path=str(compact_file(tmp_path, scale=2))).build()
+    other = tmp_path / "other.pth"
+    torch.save({"unknown.weight": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match=r"finds no architecture that it knows in .*other\.pth"):
+        SpandrelSource(path=str(other)).build()
     source = SpandrelSource(architecture="Compact", parameters=TINY)
     with pytest.raises(UserError, match=r"source\.path: names no file"):
         source.load(source.build())
