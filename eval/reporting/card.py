@@ -70,8 +70,7 @@ def card_text(run: Run, summary: list[str] | None = None, place: str = "THIS_FOL
     lines = [
         f"# {run.name}",
         "",
-        f"×4 super-resolution, compressed from `{source.get('family')}` "
-        f"(size `{source.get('size')}`) by {passes}.",
+        f"×4 super-resolution, compressed from {origin(source)} by {passes}.",
     ]
     if summary:
         lines += ["", "```", *summary, "```"]
@@ -87,6 +86,12 @@ def card_text(run: Run, summary: list[str] | None = None, place: str = "THIS_FOL
     lines += ["", "## Ledger", "", *_ledger(run)]
     lines += ["", "## Recipe", "", "```yaml", run.recipe_yaml.rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+def origin(source: dict[str, Any]) -> str:
+    """A source by its family, and its size where the family has sizes, as Markdown."""
+    size = f" (size `{source['size']}`)" if source.get("size") else ""
+    return f"`{source.get('family')}`{size}"
 
 
 def _how_to_load(run: Run, place: str) -> list[str]:

@@ -446,6 +446,13 @@ def test_card(directory):
     assert "not recorded" in licence({"family": "new", "size": "nano"})[1]
 
 
+def test_a_card_names_no_size_of_a_family_without_sizes():
+    from eval.reporting.card import origin
+
+    assert origin({"family": "osediff", "size": "nano"}) == "`osediff` (size `nano`)"
+    assert origin({"family": "spandrel", "path": "a.pth"}) == "`spandrel`"
+
+
 def with_passes(run, *passes):
     """The run's recipe and ledger with other passes."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
