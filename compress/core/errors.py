@@ -83,9 +83,13 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest spelling among `choices`, or an empty string."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    """`` (did you mean 'x'?)`` for the closest spelling among `choices`, or an empty string.
+
+    Capitals make no difference.
+    """
+    names = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.5)
+    return f" (did you mean '{names[close[0]]}'?)" if close else ""
 
 
 def guard_imports() -> None:

@@ -178,6 +178,7 @@ def test_reasons_for_single_values(shared):
     ("names", "says"),
     [
         (["psnrr"], "did you mean 'psnr'"),
+        (["PSNR"], "did you mean 'psnr'"),
         (["maniqa-pipall"], "did you mean 'maniqa-pipal'"),
         ([], "no metric was asked for"),
     ],
