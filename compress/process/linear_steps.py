@@ -99,6 +99,12 @@ class LinearSteps:
         given = {STATE, PREDICTION, *self.inputs}
         return frozenset(name for row in self.rows for name in row.factors) - given
 
+    @cached_property
+    def swapped(self) -> frozenset[str]:
+        """The values that some step reads in the place of others, and those others."""
+        pairs = (pair for row in self.rows for pair in row.instead.items())
+        return frozenset(name for pair in pairs for name in pair)
+
     @property
     def factors(self) -> Factors | None:
         """Of one step: the factors of the clean latent over what is read, and the prediction."""

@@ -1,9 +1,10 @@
 """The graphs that a model is exported as: the whole of it, and one per component.
 
 Their names, inputs and outputs follow from the model's calls. A component without inputs is a
-constant, which lies in the graphs that read it. In a process of one step, what the process makes
-of the latent lies in the graph of the component that sees it; with several steps a host program
-computes the states, and the graphs take them.
+constant, which lies in the graphs that read it. Where steps read different constants, such as the
+two texts of guidance, they are a graph and the others take them. In a process of one step, what the
+process makes of the latent lies in the graph of the component that sees it; with several steps a
+host program computes the states, and the graphs take them.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from compress.process.colour import FIXES
 from compress.process.linear_steps import LinearSteps
 from compress.quant.by_step import has_ranges_by_step
 from compress.routing.step_table import is_linear
+from export.graphs.numbers import Numbers, differs
 
 GREY = 0.5  # of the images that a graph is traced with
 MAX_STEPS = 512  # of a dynamic side, in what the network takes whole multiples of
@@ -72,7 +74,7 @@ class Part(nn.Module):
         # Without the other networks, so that only this one's layers are counted.
         kept: dict[str, nn.Module | None] = {call.component: getattr(model, call.component)}
         for other in model.wiring.calls:
-            if not other.inputs:
+            if not other.inputs and not differs(model, other):
                 kept[other.component] = getattr(model, other.component)
         self.part = SRModel(kept, model.process, wiring=model.wiring)
         self.call = call
@@ -81,8 +83,8 @@ class Part(nn.Module):
     def forward(self, *given: torch.Tensor) -> Any:
         """Values in the order of `inputs` -> what the component puts out."""
         values: Values = dict.fromkeys(name for name in self.call.inputs if name not in OF_PROCESS)
-        values |= dict(zip(self.inputs, given, strict=True))
         values |= self.part.constants()
+        values |= dict(zip(self.inputs, given, strict=True))
         if self.call.each_step and self.part.process.steps == 1:
             outputs = self._at_first_step(values)
         else:
@@ -124,7 +126,9 @@ def graphs_of(model: SRModel) -> dict[str, GraphSpec]:
     inside = _values_inside(model)
     for name, _ in model.components():
         call = model.wiring.call(name)
-        if call.inputs and not call.aside:
+        if differs(model, call):
+            specs[name] = GraphSpec(partial(Numbers, call=call), (LR,), call.outputs)
+        elif call.inputs and not call.aside:
             specs[name] = _spec(model, call, inside)
     return specs
 
@@ -137,17 +141,12 @@ def parts_of(model: SRModel) -> tuple[str, ...]:
 def has_parts(model: SRModel) -> bool:
     """Whether a graph a component makes sense: one step or none, or steps that a host can do.
 
-    It cannot where a step reads another constant than the others, such as a second prompt, or has
-    ranges of its own: those lie in the graphs.
+    It cannot where a step has ranges of its own: those lie in the graphs.
     """
     process = model.process
     if has_ranges_by_step(model):
         return False
-    if is_linear(process):
-        return True
-    if not isinstance(process, LinearSteps):
-        return process.steps <= 1
-    return not any(row.instead for row in process.rows)
+    return is_linear(process) or isinstance(process, LinearSteps) or process.steps <= 1
 
 
 def check_process(model: SRModel) -> None:
@@ -175,7 +174,8 @@ def _values_inside(model: SRModel) -> set[str]:
     """The values that no graph takes: constants, and those that nothing makes."""
     inside: set[str] = set()
     for call in model.wiring.calls:
-        if not call.inputs or getattr(model, call.component) is None:
+        is_constant = not call.inputs and not differs(model, call)
+        if is_constant or getattr(model, call.component) is None:
             inside.update(call.outputs)
     return inside
 

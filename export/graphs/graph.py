@@ -62,6 +62,7 @@ def tidy(model: ir.Model) -> None:
     """
     adopt(model.graph)
     fold_parameters(model.graph)
+    make_outputs(model.graph)
     passes.DeduplicateInitializersPass(size_limit=2**40)(model)
     passes.CommonSubexpressionEliminationPass()(model)
     own_zero_points(model.graph)
@@ -73,6 +74,20 @@ def tidy(model: ir.Model) -> None:
         for value in node.outputs:
             if value not in outputs:
                 value.shape = value.type = None  # every loader infers these again
+
+
+def make_outputs(graph: ir.Graph) -> None:
+    """Let a node make every output, also one that is a stored tensor.
+
+    ONNX's inference of shapes declares such an output twice.
+    """
+    for place, stored in enumerate(graph.outputs):
+        if not stored.is_initializer():
+            continue
+        made = ir.Value(name=stored.name, type=stored.type, shape=stored.shape)
+        stored.name = f"{stored.name}_stored"
+        graph.append(ir.node("Identity", [stored], outputs=[made]))
+        graph.outputs[place] = made
 
 
 def _drop_notes(model: ir.Model) -> None:

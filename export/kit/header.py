@@ -125,4 +125,9 @@ def _factors(factors: dict[str, float]) -> str:
 
 
 def _step(step: dict[str, Any]) -> str:
-    return _list([str(step["timestep"]), _factors(step["factors"])])
+    parts = [str(step["timestep"]), _factors(step["factors"]), _names(step.get("instead", {}))]
+    return _list(parts)
+
+
+def _names(names: dict[str, str]) -> str:
+    return _list(_list([_text(name), _text(other)]) for name, other in names.items())

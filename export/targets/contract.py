@@ -15,6 +15,7 @@ from compress.model.calls import Values
 from compress.model.sr_model import SRModel
 from compress.process.knobs import STEPS
 from compress.process.linear_steps import LinearSteps
+from compress.process.linear_steps import Row as LinearRow
 from compress.recipe.export_options import ExportOptions
 from compress.routing.knobs import exported_knobs
 from compress.routing.step_table import is_linear, step_table
@@ -216,9 +217,7 @@ class Parts:
             calls = self.model.wiring.steps
             section["each_step"] = [c.component for c in calls if c.component in present]
             section["start"] = dict(process.start)
-            section["steps"] = [
-                {"timestep": row.timestep, "factors": dict(row.factors)} for row in process.rows
-            ]
+            section["steps"] = [self._step(row) for row in process.rows]
             ladder = process.ladder
             if ladder is not None and STEPS in exported_knobs(process):
                 for place, step in enumerate(section["steps"]):
@@ -232,6 +231,15 @@ class Parts:
             section["start"] = dict(process.ladder.start)
             section["adaptive"] = step_table(process)
         return section
+
+    def _step(self, row: LinearRow) -> dict[str, Any]:
+        """One step, as host/chain.py reads it."""
+        step: dict[str, Any] = {"timestep": row.timestep, "factors": dict(row.factors)}
+        present = parts_of(self.model)
+        calls = (call for call in self.model.wiring.steps if call.component in present)
+        read = {name for call in calls for name in self.spec(call.component).inputs}
+        instead = {name: other for name, other in row.instead.items() if name in read}
+        return {**step, "instead": instead} if instead else step
 
     @property
     def program(self) -> dict[str, Any]:

@@ -103,10 +103,15 @@ def _process_step(parts: Parts) -> str:
             "is the sum in `adaptive.skips`; all in float32"
         )
     if "steps" in section:
+        swapped = {name for step in section["steps"] for name in step.get("instead", {})}
+        others = (
+            f" and, for {', '.join(sorted(swapped))}, what its `instead` says" if swapped else ""
+        )
         return (
             f"{len(section['steps'])} steps: the state begins as the sum in `start`; "
-            f"{', '.join(section['each_step'])} run at each of `steps` with its timestep, and the "
-            "next state is the sum in its `factors`; the last is clean_latent; all in float32"
+            f"{', '.join(section['each_step'])} run at each of `steps` with its timestep{others}, "
+            "and the next state is the sum in its `factors`; the last is clean_latent; all in "
+            "float32"
         )
     if not parts.model.wiring.steps:
         return f"no steps: clean_latent is {parts.model.process.inputs[0]}"

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from support.guided_family import guided_family
 from support.tiny_families import tiny_family
 
 from compress.recipe.export_options import ExportOptions
@@ -54,19 +55,33 @@ def test_what_reads_its_input_is_none(tmp_path, nodes, output):
     assert constant_outputs(write(tmp_path / "n.onnx", *nodes, output=output)) is None
 
 
-def test_fixed_noise_of_a_whole_model(tmp_path, monkeypatch):
+def stored_on_the_htp(model, name, out, monkeypatch):
+    """The manifest's entry of a graph of a qnn export, and what run.py loads of it."""
     monkeypatch.setattr("export.targets.to_qnn.find_python", lambda python: None)
-    model = tiny_family("ccsr", 2, autoencoder=False)
     options = ExportOptions(
-        target="qnn", lr_size=(16, 16), images=1, dtype="fp16", components=("noise",)
+        target="qnn", lr_size=(16, 16), images=1, dtype="fp16", components=(name,)
     )
-    made = export(model, tmp_path / "q", options)
-    assert made.notes == ["noise: the same for every image, stored as noise.bin"]
-    folder = finish(tmp_path / "q", None)
-    graph = json.loads((folder / "manifest.json").read_text())["graphs"]["noise"]
+    made = export(model, out, options)
+    assert made.notes == [f"{name}: the same for every image, stored as {name}.bin"]
+    folder = finish(out, None)
+    graph = json.loads((folder / "manifest.json").read_text())["graphs"][name]
     assert [value["example_shape"] for value in graph["outputs"]] == graph["shapes"]
-    latent = torch.zeros(graph["inputs"][0]["example_shape"])
-    expected = model.noise(latent)
-    found = load(folder)["noise"](latent.numpy())
+    return graph, load(folder)[name]
+
+
+def check_equal(found, expected):
     for one, other in zip(expected, found, strict=True):
         assert np.array_equal(one.numpy(), other)
+
+
+def test_fixed_noise_of_a_whole_model(tmp_path, monkeypatch):
+    model = tiny_family("ccsr", 2, autoencoder=False)
+    graph, run = stored_on_the_htp(model, "noise", tmp_path / "q", monkeypatch)
+    latent = torch.zeros(graph["inputs"][0]["example_shape"])
+    check_equal(run(latent.numpy()), model.noise(latent))
+
+
+def test_the_texts_of_guidance(tmp_path, monkeypatch):
+    model = guided_family("invsr")
+    _, run = stored_on_the_htp(model, "text_encoder", tmp_path / "q", monkeypatch)
+    check_equal(run(np.zeros((1, 3, 16, 16), np.float32)), model.text_encoder())

@@ -58,6 +58,37 @@ def test_limits_of_clamps_on_one_tensor_are_all_there(tmp_path):
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+class Stored(nn.Module):
+    """Puts out what it holds, whatever its input is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("held", torch.arange(6.0).view(1, 6))
+
+    def forward(self, x):
+        return self.held.expand(len(x), -1)
+
+
+@quick_export()
+def test_an_output_that_is_stored_has_a_node(tmp_path):
+    program = torch.onnx.export(
+        Stored().eval(),
+        (torch.zeros(1, 3),),
+        dynamo=True,
+        opset_version=20,
+        input_names=["x"],
+        output_names=["y"],
+        verbose=False,
+    )
+    tidy(program.model)
+    write(program.model, tmp_path / "net.onnx", {})
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert [list(node.output) for node in graph.node] == [["y"]]
+    assert "y" not in {tensor.name for tensor in graph.initializer}
+    session = open_session(tmp_path / "net.onnx", session_options(1))
+    assert session.run(None, {"x": np.ones((1, 3), np.float32)})[0].tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
 class Wide(nn.Module):
     """Two layers of more output channels than the exporter folds a cast for."""
 

@@ -245,6 +245,7 @@ def test_what_takes_one_input_says_so(tmp_path):
         (lambda host: host.update(images={"reference": [1]}), "not two sides in pixels"),
         (lambda host: host.update(steps=[3]), "host.steps.0 is no step"),
         (lambda host: host.pop("start"), "host.start is missing"),
+        (lambda host: host["steps"][1].update(instead={"x": 1}), "steps.1.instead is .*not names"),
         (lambda host: host["steps"][0].update(factors={"state": "x"}), "state is no float"),
         (lambda host: host.update(start={"latent": 0}), "host.start holds no factor"),
     ],

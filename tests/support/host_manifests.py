@@ -8,30 +8,39 @@ SCALE = 4
 SIZES = [(2, 3), (7, 5), (31, 33), (32, 32), (40, 97), (61, 64)]
 READS = {"encoder": ["lr"], "denoiser": ["latent"], "decoder": ["clean_latent"]}
 MAKES = {"encoder": ["latent"], "denoiser": ["prediction"], "decoder": ["image"]}
+HINTED_READS = {**READS, "hint": ["latent"], "denoiser": ["latent", "hint"]}
+HINTED_MAKES = {**MAKES, "hint": ["hint"]}
 INTEGERS = ("timestep",)
+STEPS: list[dict[str, Any]] = [
+    {"timestep": 500, "factors": {"state": 0.5, "prediction": 0.25, "latent": 0.1}},
+    {
+        "timestep": 20,
+        "factors": {"state": 0.7, "prediction": 0.2, "prediction_0": -0.1, "state_0": 0.05},
+    },
+]
+# Guidance of 3: the first of two calls reads another value, and leaves the state.
+GUIDED: list[dict[str, Any]] = [
+    {"timestep": 300, "factors": {"state": 1.0}, "instead": {"hint": "latent"}},
+    {"timestep": 300, "factors": {"state": 0.8, "prediction": 0.6, "prediction_0": -0.4}},
+]
 
 
 def manifest(
     size: tuple[int, int],
     fix: str,
-    steps: bool = False,
+    steps: bool | list[dict[str, Any]] = False,
     reads: dict[str, list[str]] = READS,
     makes: dict[str, list[str]] = MAKES,
     **host: Any,
 ) -> dict[str, Any]:
-    """As much of one as the arithmetic reads."""
+    """As much of one as the arithmetic reads; `steps` are two by default, or those given."""
     if steps:
-        reads = {**reads, "denoiser": ["state", "timestep"]}
+        reads = {**reads, "denoiser": ["state", "timestep", *reads["denoiser"][1:]]}
     process: dict[str, Any] = {"clean_latent": {"latent": 1.25, "prediction": -0.75}}
     if steps:
-        first = {"state": 0.5, "prediction": 0.25, "latent": 0.1}
-        second = {"state": 0.7, "prediction": 0.2, "prediction_0": -0.1, "state_0": 0.05}
         process["each_step"] = ["denoiser"]
         process["start"] = {"latent": 0.9, "prediction": 0.0}
-        process["steps"] = [
-            {"timestep": 500, "factors": first},
-            {"timestep": 20, "factors": second},
-        ]
+        process["steps"] = STEPS if steps is True else steps
     return {
         "scale": SCALE,
         "lr_size": list(size),
@@ -72,13 +81,14 @@ def repeated(latent: np.ndarray) -> np.ndarray:
     return made + ((rows + columns) % 5 / 64).astype(np.float32)
 
 
-def added(state: np.ndarray, timestep: np.ndarray) -> np.ndarray:
-    """A denoiser of several steps."""
-    return state * state + np.float32(timestep[0] / 1024)
+def added(state: np.ndarray, timestep: np.ndarray, *hint: np.ndarray) -> np.ndarray:
+    """A denoiser of several steps, with a hint or without."""
+    made = state * state + np.float32(timestep[0] / 1024)
+    return made + hint[0] / 4 if hint else made
 
 
 def squared(latent: np.ndarray) -> np.ndarray:
-    """A denoiser of one step."""
+    """A denoiser of one step, and what makes a hint."""
     return latent * latent
 
 
@@ -87,4 +97,18 @@ MANIFESTS = {
     "no margin": manifest((32, 32), "none", margin=0, overlap=12),
     "oblong": manifest((48, 24), "ycbcr", align=4),
     "steps": manifest((32, 32), "mean_std", steps=True),
+    "guided": manifest((32, 32), "none", GUIDED, HINTED_READS, HINTED_MAKES),
 }
+
+
+def networks(said: dict[str, Any]) -> dict[str, Any]:
+    """The stand-ins of a manifest's graphs."""
+    if "model" in said["graphs"]:
+        return {"model": repeated}
+    made = {
+        "encoder": lambda lr, *kept: lr + sum(value.sum() for value in kept),
+        "hint": squared,
+        "denoiser": added if "steps" in said["host"] else squared,
+        "decoder": repeated,
+    }
+    return {name: made[name] for name in said["graphs"]}

@@ -68,10 +68,20 @@ inline Tensor weighted_sum(const Factors& factors, const Values& values) {
   return total;
 }
 
+inline const std::string& name_in(const Others& others, const std::string& name) {
+  for (const Instead& one : others) {
+    if (one.name == name) return one.other;
+  }
+  return name;
+}
+
 // Run a graph, and add what it puts out to the values.
-inline void run_graph(const Graph& graph, const Run& run, Values& values) {
+inline void run_graph(const Graph& graph, const Run& run, Values& values,
+                      const Others& instead = {}) {
   Inputs inputs;
-  for (const Port& port : graph.inputs) inputs.push_back(&value_of(values, port.name));
+  for (const Port& port : graph.inputs) {
+    inputs.push_back(&value_of(values, name_in(instead, port.name)));
+  }
   std::vector<Tensor> outputs;
   for (const Port& port : graph.outputs) outputs.push_back(zeros(port));
   run(graph, inputs, outputs);
@@ -91,7 +101,7 @@ inline Tensor walk(const Model& model, const Run& run, Values values) {
     const Step& step = model.steps[number];
     values["state"] = state;
     values["timestep"] = Tensor{{1}, {}, {step.timestep}};
-    for (const Graph& graph : model.each_step) run_graph(graph, run, values);
+    for (const Graph& graph : model.each_step) run_graph(graph, run, values, step.instead);
     Tensor next = weighted_sum(step.factors, values);
     values["state_" + std::to_string(number)] = std::move(state);
     values["prediction_" + std::to_string(number)] = value_of(values, "prediction");

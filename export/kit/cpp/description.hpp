@@ -28,9 +28,16 @@ struct Factor {
 };
 using Factors = std::vector<Factor>;
 
+struct Instead {
+  std::string name;   // of a graph's input
+  std::string other;  // the value that it reads
+};
+using Others = std::vector<Instead>;  // what is not listed reads the value of its own name
+
 struct Step {
   std::int64_t timestep;
   Factors factors;  // of the next state
+  Others instead;   // of the graphs of the step
 };
 
 struct Model {

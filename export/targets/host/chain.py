@@ -4,6 +4,8 @@ manifest.json says what is needed: every graph names its inputs and outputs, and
 factors of the process. A process of one step is one sum, `clean_latent`. One of several has
 `start`, the factors of the first state, and `steps`: what the graphs of `each_step` are told, and
 the factors of the next state. Those may name `state_0`, `prediction_0` and so on, of earlier steps.
+A step with `instead` gives these graphs other values in the place of some. So guidance is two steps
+on two texts: the first leaves the state, and the factors of the second combine both predictions.
 The last state is the clean latent. With `adaptive` each tile takes its own of many steps
 (walking.py).
 """
@@ -113,12 +115,24 @@ def parts(manifest: dict) -> list[str]:
     return [name for stage in found for name in stage]
 
 
-def _run_graph(manifest: dict, run: Run, name: str, batch: list[Values]) -> None:
-    """Run a graph on every tile, and add what it puts out to the values of each."""
+def _run_graph(
+    manifest: dict, run: Run, name: str, batch: list[Values], instead: dict[str, str] | None = None
+) -> None:
+    """Run a graph on every tile, and add what it puts out to the values of each.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        run: Runs a graph.
+        name: The graph.
+        batch: The values of each tile.
+        instead: Name of an input -> the value that it reads; it reads that of its own name where it
+            is not listed.
+    """
     outputs = output_names(manifest, name)
     if all(output in values for values in batch for output in outputs):
         return
-    inputs = input_names(manifest, name)
+    others = instead or {}
+    inputs = [others.get(key, key) for key in input_names(manifest, name)]
     given = [tuple(values[key] for key in inputs) for values in batch]
     for values, results in zip(batch, run(name, given), strict=True):
         values.update(zip(outputs, results, strict=True))
@@ -152,7 +166,7 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
             for values, before, state in zip(batch, earlier, states, strict=True)
         ]
         for name in each:
-            _run_graph(manifest, run, name, at_step)
+            _run_graph(manifest, run, name, at_step, step.get("instead"))
         states = [weighted_sum(step["factors"], values) for values in at_step]
         for values, before in zip(at_step, earlier, strict=True):
             for name in (STATE, PREDICTION):

@@ -158,9 +158,16 @@ def _check_process(path: Path, host: dict) -> None:
             raise _damaged(path, f"host.steps.{i} is no step")
         _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
         _check_factors(path, f"host.steps.{i}.factors", step["factors"])
+        _check_names(path, f"host.steps.{i}.instead", step.get("instead", {}))
         if "clean" in step:
             _check_types(path, f"host.steps.{i}.", step, {"clean": dict})
             _check_factors(path, f"host.steps.{i}.clean", step["clean"])
+
+
+def _check_names(path: Path, where: str, names: object) -> None:
+    """Names of values by names of values."""
+    if not isinstance(names, dict) or not all(isinstance(other, str) for other in names.values()):
+        raise _damaged(path, f"{where} is {names!r}, not names of values")
 
 
 def _check_references(path: Path, references: dict) -> None:

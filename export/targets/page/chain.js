@@ -61,9 +61,13 @@ export function stages(manifest) {
   return { before, each, after: ready(manifest, rest, known) };
 }
 
-async function runGraph(manifest, run, name, values) {
+// Adds what a graph puts out to the values; `instead` has the values that inputs read in the place
+// of those of their own names.
+async function runGraph(manifest, run, name, values, instead = {}) {
   const { inputs, outputs } = manifest.graphs[name];
-  const feeds = Object.fromEntries(namesOf(inputs).map((input) => [input, values[input]]));
+  const feeds = Object.fromEntries(
+    namesOf(inputs).map((input) => [input, values[instead[input] ?? input]]),
+  );
   const results = await run(name, feeds);
   for (const output of namesOf(outputs)) values[output] = results[output];
 }
@@ -76,7 +80,7 @@ async function walk(manifest, run, each, values) {
   for (const [number, step] of host.steps.entries()) {
     const timestep = { data: BigInt64Array.from([BigInt(step.timestep)]), dims: [1] };
     const local = { ...values, ...earlier, state, timestep };
-    for (const name of each) await runGraph(manifest, run, name, local);
+    for (const name of each) await runGraph(manifest, run, name, local, step.instead);
     earlier[`state_${number}`] = state;
     earlier[`prediction_${number}`] = local.prediction;
     state = weightedSum(step.factors, local);

@@ -10,10 +10,8 @@ from support.host_manifests import (
     READS,
     SCALE,
     SIZES,
-    added,
     manifest,
-    repeated,
-    squared,
+    networks,
 )
 
 from compress.process import strength
@@ -44,21 +42,10 @@ def kit(tmp_path_factory) -> Kit:
     return Kit(tmp_path_factory.mktemp("kit"), ALL)
 
 
-def graphs_of(name: str) -> dict[str, Any]:
-    host = ALL[name]["host"]
-    if "model" in ALL[name]["graphs"]:
-        return {"model": repeated}
-    return {
-        "encoder": (lambda lr, kept: lr + kept.sum()) if "references" in host else (lambda lr: lr),
-        "denoiser": added if "steps" in host else squared,
-        "decoder": repeated,
-    }
-
-
 def check(kit: Kit, name: str, lr: np.ndarray, share: float) -> None:
     """Floats within TOLERANCE; bytes equal but where a float is that near to a half."""
     said = ALL[name]
-    rows = tiles.corrected(said, graphs_of(name), lr[None])
+    rows = tiles.corrected(said, networks(said), lr[None])
     wanted = np.concatenate([strip.copy() for strip in rows], axis=1)
     floats, pixels = kit.upscale(name, lr, share)
     assert np.abs(floats - wanted).max() <= TOLERANCE

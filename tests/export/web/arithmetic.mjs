@@ -30,12 +30,14 @@ function repeated({ data, dims: [, , height, width] }, scale) {
   return { data: made, dims: [1, 3, height * scale, width * scale] };
 }
 const square = ({ data, dims }) => ({ data: data.map((x) => x * x), dims });
-const added = ({ state, timestep }) => {
+const added = ({ state, timestep, hint }) => {
   const { data, dims } = square(state);
-  return { data: data.map((x) => x + Number(timestep.data[0]) / 1024), dims };
+  const made = data.map((x) => x + Number(timestep.data[0]) / 1024);
+  return { data: hint ? made.map((x, i) => x + hint.data[i] / 4) : made, dims };
 };
 const graphs = {
   encoder: ({ lr }) => ({ latent: lr }),
+  hint: ({ latent }) => ({ hint: square(latent) }),
   denoiser: (values) => ({ prediction: values.state ? added(values) : square(values.latent) }),
   decoder: ({ clean_latent }) => ({ image: repeated(clean_latent, 4) }),
 };

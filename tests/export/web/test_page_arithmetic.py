@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.host_manifests import MANIFESTS, SCALE, SIZES, added, repeated, squared
+from support.host_manifests import MANIFESTS, SCALE, SIZES, networks
 
 from compress.process import strength
 from export.targets.host import arithmetic, strips, tiles
@@ -111,17 +111,11 @@ def test_bytes_and_strength_are_equal():
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_pictures_of_any_size(name):
     said = MANIFESTS[name]
-    has_steps = "steps" in said["host"]
-    graphs = {
-        "encoder": lambda lr: lr,
-        "denoiser": added if has_steps else squared,
-        "decoder": repeated,
-    }
     images = [photograph(*size) for size in SIZES]
     answers = ask([{"kind": "upscale", "manifest": said, "lr": as_image(lr)} for lr in images])
     for answer, lr in zip(answers, images, strict=True):
         wanted = np.concatenate(
-            [strip.copy() for strip in tiles.corrected(said, graphs, lr[None])], axis=1
+            [strip.copy() for strip in tiles.corrected(said, networks(said), lr[None])], axis=1
         )
         assert np.abs(floats(answer, wanted.shape) - wanted).max() < 2e-6
 
