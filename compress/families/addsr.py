@@ -39,21 +39,28 @@ from compress.networks.image_prompt import (
 from compress.networks.latent_diffusion import ImageEncoder, VAEDecoder
 from compress.networks.nano import CONTROL_TEXT, SCALE_TEXT, UNET_TEXT, ControlWidths
 from compress.networks.noise_maps import NoiseMaps
-from compress.networks.resizing import Enlarged, Squeezed
+from compress.networks.resizing import Enlarged, Refined, Squeezed
 from compress.networks.sd21_checkpoint import load_vae_and_text
 from compress.networks.visual_tokens import VisualTokens, load_visual_tokens
 from compress.process.colour import ColourFix
-from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
+from compress.process.epsilon_chains import ADDSR_TIMESTEPS
 from compress.process.linear_steps import LinearSteps
 from compress.process.noise import draws
 from compress.process.resample import SCALE
-from compress.process.self_refined import CONDITION, HINT, SelfRefined
+from compress.process.self_refined import (
+    CONDITION,
+    DECODED,
+    HINT,
+    REFINED_CONDITION,
+    REFINED_INPUT,
+    VISUAL_INPUT,
+    self_refined,
+)
 from compress.process.self_refined import TOKENS as IMAGE_TOKENS
 
 PROMPT = "clean, high-resolution, 8k, extremely detailed, best quality, sharp"
 HINT_CHANNELS = (16, 32, 96, 256)  # of the convolutions that make a hint of pixels
 NANO_HINT = (8, 12, 16, 24)
-SQUEEZED = "visual_input"
 NANO_TOKEN = 32  # width of an image token
 NANO_SWIN: dict[str, Any] = {
     "image_size": 96,
@@ -151,7 +158,8 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
         return addsr_model(
             {"text_encoder": text, "noise": noise},
             Networks(unet, vae, control, tokens),
-            self.process(tokens.size),
+            self_refined(ADDSR_TIMESTEPS[: self.steps], self.start_from),
+            self.psr_weight,
             posterior=self.sample,
             colour_fix=self.colour_fix,
         )
@@ -164,17 +172,6 @@ class AddSRSource(ControlWidths, StableDiffusionSource):
             if self.is_nano():
                 return VisualTokens(SwinConfig(**NANO_SWIN), NANO_TOKEN)
             return VisualTokens()
-
-    def process(self, tokens_side: int) -> LinearSteps | SelfRefined:
-        """The chain of steps; one step has no refinement.
-
-        Args:
-            tokens_side: Height and width of the image that tokens are made of.
-        """
-        timesteps = ADDSR_TIMESTEPS[: self.steps]
-        if self.steps == 1:
-            return renoised(timesteps, self.start_from)
-        return SelfRefined(timesteps, self.psr_weight, tokens_side, self.start_from)
 
     def begin(self, model: SRModel) -> None:
         """See `StableDiffusionSource`: control network and image attention add nothing."""
@@ -220,7 +217,8 @@ class Networks(NamedTuple):
 def addsr_model(
     others: Mapping[str, nn.Module | None],
     parts: Networks,
-    process: LinearSteps | SelfRefined,
+    process: LinearSteps,
+    weight: float = 0.4,
     posterior: bool = False,
     colour_fix: str = "adain",
 ) -> SRModel:
@@ -230,6 +228,7 @@ def addsr_model(
         others: `noise`, and `text_encoder` where the networks hold no context.
         parts: The networks, with image attention.
         process: The chain of steps.
+        weight: Share of the image that a step made in what the next one sees.
         posterior: Whether the encoder samples its posterior, with the last of the noise.
         colour_fix: A key of `compress.process.colour.FIXES`.
     """
@@ -240,23 +239,27 @@ def addsr_model(
     drawn = (*draws(process.inputs), *sampled)
     step = told(process.steps)
     prompts = ("context", IMAGE_TOKENS)
+    again = (DECODED, CONDITION), (REFINED_CONDITION, REFINED_INPUT)
+    refine = (Call("refine", *again, between=True),) if process.between else ()
     calls = (
         Call("text_encoder", (), ("context",)),
         Call("noise", (LR,), drawn),
-        Call("squeeze", (LR,), (SQUEEZED,)),
-        Call("tokens", (SQUEEZED,), (IMAGE_TOKENS,)),
+        Call("squeeze", (LR,), (VISUAL_INPUT,)),
+        Call("tokens", (VISUAL_INPUT,), (IMAGE_TOKENS,)),
         Call("enlarge", (LR,), (CONDITION,)),
         Call("encoder", (CONDITION, *sampled), (LATENT,)),
         Call("hint", (CONDITION,), (HINT,)),
         Call("control", (STATE, HINT, *prompts, *step), tuple(residuals), each_step=True),
         Call("denoiser", (STATE, *prompts, *residuals, *step), (PREDICTION,), each_step=True),
+        *refine,
         Call("decoder", (CLEAN_LATENT,), (IMAGE,)),
     )
-    ratios = map_ratios(
-        0.5, **dict.fromkeys((*drawn, HINT), 0.5), **{CONDITION: float(SCALE)}, **residuals
-    )
+    halves = dict.fromkeys((*drawn, HINT), 0.5)
+    whole = dict.fromkeys((CONDITION, DECODED, REFINED_CONDITION), float(SCALE))
+    ratios = map_ratios(0.5, **halves, **whole, **residuals)
     networks = {
         **others,
+        **({"refine": Refined(weight, parts.tokens.size)} if refine else {}),
         "squeeze": Squeezed(parts.tokens.size),
         "tokens": parts.tokens,
         "enlarge": Enlarged(),

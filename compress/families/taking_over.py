@@ -22,7 +22,6 @@ from compress.networks.image_prompt import prompted_names
 from compress.networks.latent_diffusion import UNetDenoiser, VAEEncoder
 from compress.process.linear_steps import LinearSteps
 from compress.process.one_step import OneStep, alphas_cumprod
-from compress.process.self_refined import SelfRefined
 
 ENCODERS = ("encoder", "condition_encoder")
 
@@ -61,7 +60,7 @@ def place(model: SRModel) -> Place:
     emitted = encoder.signal * scale
     if isinstance(process, OneStep):
         return Place(process.timestep, process.alpha_bar, emitted, emitted, scale)
-    chain: LinearSteps = process.chain if isinstance(process, SelfRefined) else process
+    chain: LinearSteps = process
     timestep = chain.timesteps[0]
     alpha_bar = alphas_cumprod()[timestep].item()
     share = chain.start.get("latent", math.sqrt(alpha_bar))

@@ -15,6 +15,36 @@ class Enlarged(nn.Module):
         return upsample(lr).clamp(0, 1)
 
 
+class Refined(nn.Module):
+    """What the next step sees of a decoded image: AddSR's refinement (arXiv 2404.01717).
+
+        condition = weight * decoded + (1 - weight) * enlarged input
+
+    Args:
+        weight: Share of the decoded image, from 0 to 1.
+        side: Height and width of the image that tokens are made of.
+    """
+
+    def __init__(self, weight: float, side: int):
+        super().__init__()
+        self.weight = weight
+        self.side = side
+
+    def forward(
+        self, decoded: torch.Tensor, enlarged: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B, 3, H, W] -> the condition, likewise, and its squeezed image.
+
+        Args:
+            decoded: Is clamped to [0, 1].
+            enlarged: The input, in [0, 1].
+        """
+        condition = self.weight * decoded.clamp(0, 1) + (1 - self.weight) * enlarged
+        side = (self.side, self.side)
+        # Not clamped: the authors do not.
+        return condition, F.interpolate(condition, side, mode="bicubic", align_corners=False)
+
+
 class Squeezed(nn.Module):
     """[B, 3, h, w] -> [B, 3, side, side], bilinear.
 

@@ -62,7 +62,10 @@ class OneStep(Pass):
                 )
             part.timestep = timestep
         model.process = process
-        calls = tuple(replace(call, inputs=_untold(call)) for call in model.wiring.calls)
+        for call in model.wiring.between:
+            delattr(model, call.component)
+        kept = (call for call in model.wiring.calls if not call.between)
+        calls = tuple(replace(call, inputs=_untold(call)) for call in kept)
         model.wiring = replace(model.wiring, calls=calls)
         drop_unread(model)
 

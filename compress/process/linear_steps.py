@@ -8,20 +8,24 @@ and so on. So Euler's and DDIM's steps, samplers that add noise again and multis
 settings of it: noise is one of the values that the process reads. The last state is the clean
 latent.
 
-The factors are data: what exports a model hands them to a host program, which then computes the
-same sums between the graphs.
+Between two steps components may be called on the clean latent that the first of them tells, and
+the next step reads what they make in the place of other values.
+
+All of it is data: what exports a model hands it to a host program, which then makes the same calls
+and sums.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from compress.process.contract import Ladder
 
 STATE, PREDICTION = "state", "prediction"  # of the step; with `_0` and so on, of an earlier one
+CLEAN = "clean"  # the clean latent that a step alone tells, for the calls behind it
 Factors = Mapping[str, float]  # of a weighted sum, by the names of its values
 
 
@@ -40,6 +44,22 @@ class Row:
     timestep: int
     factors: Factors
     instead: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A call of a component between two steps.
+
+    Attributes:
+        component: Its name.
+        inputs: The values that are its arguments, in their order: `clean`, those that the process
+            reads, and those that calls before it make.
+        outputs: The values that it makes.
+    """
+
+    component: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 def weighted_sum(factors: Factors, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -71,6 +91,10 @@ class LinearSteps:
             and `prediction`; None where that is not known.
         ladder: The same chain, of which steps may be left out; None where that is not known.
         scalable: The values of noise that may be turned down, as the networks bear it.
+        between: What is called between any two steps, in running order.
+
+    Raises:
+        ValueError: Something is called between steps, and no ladder says the clean latent.
     """
 
     adaptive: ClassVar[bool] = False  # the number of steps is the same for every image
@@ -82,6 +106,11 @@ class LinearSteps:
     first_clean: Factors | None = None
     ladder: Ladder | None = None
     scalable: tuple[str, ...] = ()
+    between: tuple[Between, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.between and self.ladder is None:
+            raise ValueError("calls between steps need a ladder, which tells the clean latent")
 
     @property
     def steps(self) -> int:
@@ -98,12 +127,6 @@ class LinearSteps:
         """The states and predictions of earlier steps that a later one reads."""
         given = {STATE, PREDICTION, *self.inputs}
         return frozenset(name for row in self.rows for name in row.factors) - given
-
-    @cached_property
-    def swapped(self) -> frozenset[str]:
-        """The values that some step reads in the place of others, and those others."""
-        pairs = (pair for row in self.rows for pair in row.instead.items())
-        return frozenset(name for pair in pairs for name in pair)
 
     @property
     def factors(self) -> Factors | None:
@@ -152,7 +175,7 @@ class LinearSteps:
         """The clean latent of `latent` and of the other values that the process reads.
 
         `predict` maps a state, and for more than one step the timesteps, int64 [B], to a
-        prediction.
+        prediction. With calls between the steps it has a method `call` as well (`Steps`).
         """
         values = dict(zip(self.inputs, (latent, *more), strict=True))
         state = weighted_sum(self.start, values)
@@ -165,5 +188,27 @@ class LinearSteps:
             values |= {STATE: state, PREDICTION: prediction}
             for name in self.remembered & {f"{STATE}_{step}", f"{PREDICTION}_{step}"}:
                 values[name] = values[name.rpartition("_")[0]]
+            if self.between and self.ladder is not None and step + 1 < self.steps:
+                clean = weighted_sum(self.ladder.clean_of(step), values)
+                values |= self.look_again(clean, values, predict)
             state = weighted_sum(row.factors, values)
         return state
+
+    def look_again(
+        self, clean: torch.Tensor, values: Mapping[str, torch.Tensor], steps: Any
+    ) -> dict[str, torch.Tensor]:
+        """What the calls between two steps make, by name.
+
+        Args:
+            clean: The clean latent that the step before tells, [B, C, h, w].
+            values: What the process reads.
+            steps: What it may call, `compress.process.contract.Steps`.
+        """
+        known = {**values, CLEAN: clean}
+        made: dict[str, torch.Tensor] = {}
+        for call in self.between:
+            result = steps.call(call.component, *(known[name] for name in call.inputs))
+            outputs = (result,) if len(call.outputs) == 1 else result
+            made |= dict(zip(call.outputs, outputs, strict=True))
+            known |= made
+        return made

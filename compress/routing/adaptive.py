@@ -166,7 +166,7 @@ def even_steps(chain: Process, calls: int) -> Process:
     Weighted sums stay weighted sums, so that the chain is exported as the whole one is.
     """
     ladder = ladder_of(chain)
-    if not isinstance(chain, LinearSteps) or ladder is None or calls == 1:
+    if not isinstance(chain, LinearSteps) or chain.between or ladder is None or calls == 1:
         return AdaptiveSteps(chain, calls=calls)
     path = (*uniform_path(ladder.places, calls), ladder.places)
     rows = tuple(
@@ -273,9 +273,11 @@ class LadderRun:
         """Take the state to a later place, or to the end."""
         self.state = weighted_sum(self.ladder.onward((*self.path, place)), self.values)
         self.result = self.state
-        between = getattr(self.chain, "between", None)
-        if between is not None and place < self.ladder.places:
-            self.seen = between(clean, self.values["condition"], self.steps)
+        chain = self.chain
+        if isinstance(chain, LinearSteps) and chain.between and place < self.ladder.places:
+            made = chain.look_again(clean, self.values, self.steps)
+            swapped = chain.rows[place].instead
+            self.seen = {name: made[other] for name, other in swapped.items()}
 
     def visit(self, path: Any, watch: Watch | None = None) -> None:
         """Walk one path and on to the end."""

@@ -17,6 +17,7 @@ def is_linear(process: object) -> TypeGuard[AdaptiveSteps]:
         isinstance(process, AdaptiveSteps)
         and process.chooser is not None
         and isinstance(process.chain, LinearSteps)
+        and not process.chain.between
     )
 
 

@@ -25,7 +25,6 @@ from compress.networks.image_prompt import PromptedAttention
 from compress.networks.latent_diffusion import VAEEncoder
 from compress.process.epsilon_chains import ADDSR_TIMESTEPS
 from compress.process.one_step import alphas_cumprod
-from compress.process.self_refined import SelfRefined
 from compress.stages.base import Batch, Stage, StageRun
 from compress.stages.clean import CleanLatents
 from compress.stages.images import ImageStage, Setting
@@ -80,8 +79,8 @@ class AddSR(ImageStage):
         super().__init__(setting)
         self.clean_latents = CleanLatents(run)
         self.from_lr = run.settings.start_from == "lr"
-        process = self.model.process
-        self.weight = process.weight if isinstance(process, SelfRefined) else 0.0
+        refine: Any = getattr(self.model, "refine", None)  # a model of one step has none
+        self.weight: float = 0.0 if refine is None else refine.weight
         self.trained = PARTS if run.settings.denoiser == "joint" else self.published_parts()
         text = self.model.context()
         self.register_buffer("text", text, persistent=False)

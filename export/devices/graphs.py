@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import UserError
+from export.targets.host.chain import stages
 from export.targets.host.runtimes import STORED
 from export.targets.host.tiles import WHOLE
 from export.timing.folders import read_manifest
@@ -63,10 +64,17 @@ def graphs_of(folder: Path) -> tuple[str, list[Graph]]:
 
 
 def calls_of(manifest: dict[str, Any]) -> dict[str, int]:
-    """How often a tile calls each graph that is called at each step."""
+    """How often a tile calls each graph that is called at each step, or between the steps."""
     host = manifest.get("host", {})
     steps = len(host.get("steps", ())) or 1
-    return dict.fromkeys(host.get("each_step", ()), steps)
+    calls = dict.fromkeys(host.get("each_step", ()), steps)
+    if host.get("between"):
+        before, _, after = stages(manifest) or ((), (), ())
+        for call in host["between"]:
+            name = call["graph"]
+            calls.setdefault(name, int(name in {*before, *after}))
+            calls[name] += steps - 1
+    return calls
 
 
 def bundle(graph: Graph, place: Path) -> Path:

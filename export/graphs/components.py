@@ -9,6 +9,7 @@ host program computes the states, and the graphs take them.
 
 from collections.abc import Callable
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import torch
@@ -282,9 +283,9 @@ def dynamic_axes(model: SRModel, stem: str) -> tuple[Any, ...]:
         ratio = model.wiring.ratios.get(name)
         step = 0 if ratio is None else int(model.multiple * ratio)
         axes.append({2: step * rows, 3: step * columns} if step else {})
-    if stem == MODEL:
-        return (axes[0], tuple(axes[1:])) if len(axes) > 1 else (axes[0],)
-    is_part = isinstance(graphs_of(model)[stem].build(model), Part)
-    if is_part:
-        return (tuple(axes),)
+    # torch.export wants the arguments that `*others` takes as a tuple.
+    arguments = signature(build(model, stem).forward).parameters.values()
+    alone = sum(one.kind is not Parameter.VAR_POSITIONAL for one in arguments)
+    if alone < min(len(axes), len(arguments)):
+        return (*axes[:alone], tuple(axes[alone:]))
     return tuple(axes)

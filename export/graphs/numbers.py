@@ -44,10 +44,16 @@ class Numbers(nn.Module):
 
 
 def differs(model: SRModel, call: Call) -> bool:
-    """Whether a call makes a constant that not all steps read alike."""
+    """Whether a call makes a constant that not all steps read alike.
+
+    What the same component makes between two steps is the same constant.
+    """
     process = model.process
     if call.inputs or not isinstance(process, LinearSteps):
         return False
-    return getattr(model, call.component) is not None and bool(
-        process.swapped.intersection(call.outputs)
-    )
+    if getattr(model, call.component) is None:
+        return False
+    again = (one for one in process.between if one.component == call.component)
+    same = {pair for one in again for pair in zip(call.outputs, one.outputs, strict=True)}
+    swapped = {pair for row in process.rows for pair in row.instead.items()} - same
+    return any(name in call.outputs for pair in swapped for name in pair)

@@ -61,6 +61,7 @@ def model_header(manifest: dict[str, Any]) -> str:
     before, each, after = stages_of(manifest)
     height, width = manifest["lr_size"]
     several = bool(each)
+    between = host.get("between", []) if several else []
     fields = {
         "scale": manifest["scale"],
         "tile_height": height,
@@ -72,11 +73,12 @@ def model_header(manifest: dict[str, Any]) -> str:
         "colour_fix_of_tiles": _text(host["colour_fix_of_tiles"]),
         "is_whole": str(whole).lower(),
         "before": _graphs(manifest, before),
-        "each_step": _graphs(manifest, each),
+        "each_step": _graphs(manifest, [name for name in each if name in host["each_step"]]),
         "after": _graphs(manifest, after),
         "clean_latent": "{}" if several or whole else _factors(host["clean_latent"]),
         "start": _factors(host["start"]) if several else "{}",
-        "steps": _list(map(_step, host["steps"])) if several else "{}",
+        "steps": _list(_step(step, between) for step in host["steps"]) if several else "{}",
+        "between": _list(_between(manifest, call) for call in between),
         "zeros": _list(_port(name, shape) for name, shape in kept_shapes(manifest).items()),
     }
     values = ",\n".join(f"      /* {name} */ {value}" for name, value in fields.items())
@@ -105,16 +107,17 @@ def _port(name: str, shape: list[int], kind: str = "float32") -> str:
 
 
 def _graphs(manifest: dict[str, Any], names: list[str]) -> str:
-    entries = []
-    for name in names:
-        graph = manifest["graphs"][name]
-        ends = [
-            _list(_port(e["name"], e["example_shape"], e["dtype"]) for e in graph[end])
-            for end in ("inputs", "outputs")
-        ]
-        is_stored = str(graph.get("format") == STORED).lower()
-        entries.append(_list([_text(name), _text(graph["file"]), *ends, is_stored]))
-    return _list(entries)
+    return _list(_graph(manifest, name) for name in names)
+
+
+def _graph(manifest: dict[str, Any], name: str) -> str:
+    graph = manifest["graphs"][name]
+    ends = [
+        _list(_port(e["name"], e["example_shape"], e["dtype"]) for e in graph[end])
+        for end in ("inputs", "outputs")
+    ]
+    is_stored = str(graph.get("format") == STORED).lower()
+    return _list([_text(name), _text(graph["file"]), *ends, is_stored])
 
 
 def _factors(factors: dict[str, float]) -> str:
@@ -124,9 +127,15 @@ def _factors(factors: dict[str, float]) -> str:
     return _list(_list([_text(name), repr(float(factor))]) for name, factor in terms)
 
 
-def _step(step: dict[str, Any]) -> str:
-    parts = [str(step["timestep"]), _factors(step["factors"]), _names(step.get("instead", {}))]
-    return _list(parts)
+def _step(step: dict[str, Any], between: list[dict[str, Any]]) -> str:
+    factors, instead = _factors(step["factors"]), _names(step.get("instead", {}))
+    clean = _factors(step["clean"]) if between else "{}"
+    return _list([str(step["timestep"]), factors, instead, clean])
+
+
+def _between(manifest: dict[str, Any], call: dict[str, Any]) -> str:
+    names = (_names(call["instead"]), _names(call["makes"]))
+    return _list([_graph(manifest, call["graph"]), *names])
 
 
 def _names(names: dict[str, str]) -> str:

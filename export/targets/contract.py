@@ -14,7 +14,7 @@ from compress.data.calibration import as_values, calibration_images
 from compress.model.calls import Values
 from compress.model.sr_model import SRModel
 from compress.process.knobs import STEPS
-from compress.process.linear_steps import LinearSteps
+from compress.process.linear_steps import Between, LinearSteps
 from compress.process.linear_steps import Row as LinearRow
 from compress.recipe.export_options import ExportOptions
 from compress.routing.knobs import exported_knobs
@@ -218,6 +218,9 @@ class Parts:
             section["each_step"] = [c.component for c in calls if c.component in present]
             section["start"] = dict(process.start)
             section["steps"] = [self._step(row) for row in process.rows]
+            if process.between:
+                again = (call for call in process.between if call.component in present)
+                section["between"] = [self._between(call) for call in again]
             ladder = process.ladder
             if ladder is not None and STEPS in exported_knobs(process):
                 for place, step in enumerate(section["steps"]):
@@ -240,6 +243,18 @@ class Parts:
         read = {name for call in calls for name in self.spec(call.component).inputs}
         instead = {name: other for name, other in row.instead.items() if name in read}
         return {**step, "instead": instead} if instead else step
+
+    def _between(self, call: Between) -> dict[str, Any]:
+        """One call between two steps, as host/chain.py reads it."""
+        wired = self.model.wiring.call(call.component)
+        taken = self.spec(call.component).inputs
+        read = zip(wired.inputs, call.inputs, strict=True) if wired.inputs else ()
+        made = zip(wired.outputs, call.outputs, strict=True)
+        return {
+            "graph": call.component,
+            "instead": {own: other for own, other in read if own in taken and own != other},
+            "makes": {own: other for own, other in made if own != other},
+        }
 
     @property
     def program(self) -> dict[str, Any]:

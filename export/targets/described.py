@@ -92,6 +92,17 @@ def _knob_steps(section: dict[str, Any]) -> list[str]:
     return found
 
 
+def _between_step(section: dict[str, Any]) -> str:
+    """What runs between two steps."""
+    if not section.get("between"):
+        return ""
+    names = ", ".join(call["graph"] for call in section["between"])
+    return (
+        f"behind each but the last {names} run as `between` says, on clean, the sum in the step's "
+        "`clean`; "
+    )
+
+
 def _process_step(parts: Parts) -> str:
     """What is computed between the graphs of the components."""
     section = parts.process
@@ -110,8 +121,8 @@ def _process_step(parts: Parts) -> str:
         return (
             f"{len(section['steps'])} steps: the state begins as the sum in `start`; "
             f"{', '.join(section['each_step'])} run at each of `steps` with its timestep{others}, "
-            "and the next state is the sum in its `factors`; the last is clean_latent; all in "
-            "float32"
+            f"and the next state is the sum in its `factors`; {_between_step(section)}the last is "
+            "clean_latent; all in float32"
         )
     if not parts.model.wiring.steps:
         return f"no steps: clean_latent is {parts.model.process.inputs[0]}"

@@ -104,7 +104,7 @@ def check_host_arithmetic(parts: Parts) -> None:
     found = stages(program) if parts.are_whole else None
     if found is None:
         return
-    before, each, after = found
+    before, _, after = found
     parts.tuples(after[-1])  # so that the clean latent is known
     values = parts.known[0]
     images = {"lr", *parts.model.wiring.given}
@@ -114,7 +114,7 @@ def check_host_arithmetic(parts: Parts) -> None:
     def run(stem: str, given: list[tuple]) -> list[tuple]:
         return [_run_module(parts, stem, arrays) for arrays in given]
 
-    run_process(program, run, each, [tile])
+    run_process(program, run, [tile])
     computed = tile["clean_latent"]
     expected = values["clean_latent"].numpy()
     agrees = computed.shape == expected.shape

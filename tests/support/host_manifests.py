@@ -10,6 +10,8 @@ READS = {"encoder": ["lr"], "denoiser": ["latent"], "decoder": ["clean_latent"]}
 MAKES = {"encoder": ["latent"], "denoiser": ["prediction"], "decoder": ["image"]}
 HINTED_READS = {**READS, "hint": ["latent"], "denoiser": ["latent", "hint"]}
 HINTED_MAKES = {**MAKES, "hint": ["hint"]}
+REFINED_READS = {**HINTED_READS, "refine": ["decoded", "lr"]}
+REFINED_MAKES = {**HINTED_MAKES, "refine": ["refined"]}
 INTEGERS = ("timestep",)
 STEPS: list[dict[str, Any]] = [
     {"timestep": 500, "factors": {"state": 0.5, "prediction": 0.25, "latent": 0.1}},
@@ -22,6 +24,21 @@ STEPS: list[dict[str, Any]] = [
 GUIDED: list[dict[str, Any]] = [
     {"timestep": 300, "factors": {"state": 1.0}, "instead": {"hint": "latent"}},
     {"timestep": 300, "factors": {"state": 0.8, "prediction": 0.6, "prediction_0": -0.4}},
+]
+# The hint of each step but the first is made of the image that the step before tells.
+REFINED: list[dict[str, Any]] = [
+    {
+        "timestep": timestep,
+        "factors": {"state": 0.5, "prediction": gain, "latent": 0.1},
+        "clean": {"state": 0.9, "prediction": -0.2},
+        **({"instead": {"hint": "refined_hint"}} if place else {}),
+    }
+    for place, (timestep, gain) in enumerate([(700, 0.25), (400, 0.5), (100, 0.125)])
+]
+BETWEEN: list[dict[str, Any]] = [
+    {"graph": "decoder", "instead": {"clean_latent": "clean"}, "makes": {"image": "decoded"}},
+    {"graph": "refine", "instead": {}, "makes": {}},
+    {"graph": "hint", "instead": {"latent": "refined"}, "makes": {"hint": "refined_hint"}},
 ]
 
 
@@ -68,7 +85,8 @@ def manifest(
 
 def _tensor(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """The entry of a graph's end; these networks keep three channels at the input's size."""
-    height, width = (SCALE * side for side in size) if name in ("image", "sr") else size
+    is_large = name in ("image", "sr", "decoded")
+    height, width = (SCALE * side for side in size) if is_large else size
     shape = [1] if name in INTEGERS else [1, 3, height, width]
     kind = "int64" if name in INTEGERS else "float32"
     return {"name": name, "shape": shape, "example_shape": shape, "dtype": kind}
@@ -92,12 +110,18 @@ def squared(latent: np.ndarray) -> np.ndarray:
     return latent * latent
 
 
+def blended(decoded: np.ndarray, lr: np.ndarray) -> np.ndarray:
+    """Every fourth pixel of a decoded image, blended with the input."""
+    return (decoded[..., ::SCALE, ::SCALE] + lr) / 2
+
+
 MANIFESTS = {
     "margin": manifest((32, 32), "adain"),
     "no margin": manifest((32, 32), "none", margin=0, overlap=12),
     "oblong": manifest((48, 24), "ycbcr", align=4),
     "steps": manifest((32, 32), "mean_std", steps=True),
     "guided": manifest((32, 32), "none", GUIDED, HINTED_READS, HINTED_MAKES),
+    "refined": manifest((32, 32), "none", REFINED, REFINED_READS, REFINED_MAKES, between=BETWEEN),
 }
 
 
@@ -110,5 +134,6 @@ def networks(said: dict[str, Any]) -> dict[str, Any]:
         "hint": squared,
         "denoiser": added if "steps" in said["host"] else squared,
         "decoder": repeated,
+        "refine": blended,
     }
     return {name: made[name] for name in said["graphs"]}

@@ -37,11 +37,11 @@ from compress.networks.noise_maps import NoiseMaps
 from compress.networks.noise_predictor import NoisePredictor, PredictorConfig
 from compress.networks.rrdbnet import RRDBConfig, RRDBNet
 from compress.networks.visual_tokens import VisualTokens
-from compress.process.epsilon_chains import ADDSR_TIMESTEPS, renoised
+from compress.process.epsilon_chains import ADDSR_TIMESTEPS
 from compress.process.linear_steps import LinearSteps
 from compress.process.noise import draws
 from compress.process.one_step import OneStep
-from compress.process.self_refined import SelfRefined
+from compress.process.self_refined import self_refined
 from compress.process.shift_solver import START, shift_solver
 from compress.process.truncated_chains import leading_chain
 
@@ -172,8 +172,7 @@ def _addsr(steps: int) -> SRModel:
     for network in (unet, control):
         add_image_attention(network, TOKEN)
     tokens = VisualTokens(SwinConfig(**SWIN), TOKEN)
-    timesteps = ADDSR_TIMESTEPS[:steps]
-    process = renoised(timesteps) if steps == 1 else SelfRefined(timesteps, 0.4, tokens.size)
+    process = self_refined(ADDSR_TIMESTEPS[:steps])
     networks = Networks(unet, small_vae(*VAE), control, tokens)
     return addsr_model({"noise": NoiseMaps(steps)}, networks, process)
 

@@ -23,6 +23,12 @@ std::vector<const Graph*> all_graphs() {
   for (const auto* stage : {&model.before, &model.each_step, &model.after}) {
     for (const Graph& graph : *stage) all.push_back(&graph);
   }
+  for (const sr_kit::Between& call : model.between) {
+    const bool known = std::any_of(all.begin(), all.end(), [&](const Graph* graph) {
+      return graph->name == call.graph.name;
+    });
+    if (!known) all.push_back(&call.graph);
+  }
   return all;
 }
 

@@ -68,19 +68,19 @@ inline Tensor weighted_sum(const Factors& factors, const Values& values) {
   return total;
 }
 
-inline const std::string& name_in(const Others& others, const std::string& name) {
-  for (const Instead& one : others) {
-    if (one.name == name) return one.other;
+inline const std::string& value_for(const Others& others, const std::string& name) {
+  for (const Other& one : others) {
+    if (one.name == name) return one.value;
   }
   return name;
 }
 
 // Run a graph, and add what it puts out to the values.
 inline void run_graph(const Graph& graph, const Run& run, Values& values,
-                      const Others& instead = {}) {
+                      const Others& instead = {}, const Others& makes = {}) {
   Inputs inputs;
   for (const Port& port : graph.inputs) {
-    inputs.push_back(&value_of(values, name_in(instead, port.name)));
+    inputs.push_back(&value_of(values, value_for(instead, port.name)));
   }
   std::vector<Tensor> outputs;
   for (const Port& port : graph.outputs) outputs.push_back(zeros(port));
@@ -90,7 +90,7 @@ inline void run_graph(const Graph& graph, const Run& run, Values& values,
     if (outputs[i].floats.size() != count_of(port.shape)) {
       throw Error("graph " + graph.name + " gave '" + port.name + "' in another size");
     }
-    values[port.name] = std::move(outputs[i]);
+    values[value_for(makes, port.name)] = std::move(outputs[i]);
   }
 }
 
@@ -105,6 +105,12 @@ inline Tensor walk(const Model& model, const Run& run, Values values) {
     Tensor next = weighted_sum(step.factors, values);
     values["state_" + std::to_string(number)] = std::move(state);
     values["prediction_" + std::to_string(number)] = value_of(values, "prediction");
+    if (!model.between.empty() && number + 1 < model.steps.size()) {
+      values["clean"] = weighted_sum(step.clean, values);
+      for (const Between& call : model.between) {
+        run_graph(call.graph, run, values, call.instead, call.makes);
+      }
+    }
     state = std::move(next);
   }
   return state;

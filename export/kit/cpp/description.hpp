@@ -28,16 +28,24 @@ struct Factor {
 };
 using Factors = std::vector<Factor>;
 
-struct Instead {
-  std::string name;   // of a graph's input
-  std::string other;  // the value that it reads
+struct Other {
+  std::string name;   // of a graph's input or output
+  std::string value;  // that it reads or makes
 };
-using Others = std::vector<Instead>;  // what is not listed reads the value of its own name
+using Others = std::vector<Other>;  // what is not listed is the value of its own name
 
 struct Step {
   std::int64_t timestep;
   Factors factors;  // of the next state
   Others instead;   // of the graphs of the step
+  Factors clean;    // of the clean latent that the step tells, where something runs behind it
+};
+
+// A graph that runs between two steps.
+struct Between {
+  Graph graph;
+  Others instead;
+  Others makes;
 };
 
 struct Model {
@@ -56,6 +64,7 @@ struct Model {
   Factors clean_latent;  // of a process of one step
   Factors start;         // of one of several: the first state
   std::vector<Step> steps;
+  std::vector<Between> between;  // behind each step but the last, in running order
   std::vector<Port> zeros;  // inputs that are zero where no references are given
 };
 

@@ -6,7 +6,9 @@ factors of the process. A process of one step is one sum, `clean_latent`. One of
 the factors of the next state. Those may name `state_0`, `prediction_0` and so on, of earlier steps.
 A step with `instead` gives these graphs other values in the place of some. So guidance is two steps
 on two texts: the first leaves the state, and the factors of the second combine both predictions.
-The last state is the clean latent. With `adaptive` each tile takes its own of many steps
+Behind each step but the last the graphs of `between` run, on `clean`, which is the sum in the
+step's own `clean`: `instead` says what they read, and `makes` what a step's `instead` calls their
+outputs. The last state is the clean latent. With `adaptive` each tile takes its own of many steps
 (walking.py).
 """
 
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from .runtimes import Graph
-from .walking import Tile
+from .walking import CLEAN, Tile
 
 WHOLE = "model"  # the name of the graph of all
 CLEAN_LATENT, IMAGE, LR = "clean_latent", "image", "lr"
@@ -98,10 +100,12 @@ def stages(manifest: dict) -> tuple[list[str], list[str], list[str]] | None:
     elif not known.issuperset(name for name, factor in host[CLEAN_LATENT].items() if factor):
         return None
     known.add(CLEAN_LATENT)
-    between = [host["adaptive"]["regressor"]] if "adaptive" in host else []
-    taken = {*each, *before, *between}
-    rest = [name for name in graphs if name not in taken]
+    between = [call["graph"] for call in host.get("between", [])]
+    if "adaptive" in host:
+        between = [host["adaptive"]["regressor"]]
+    rest = [name for name in graphs if name not in {*each, *before}]
     after = _ready(manifest, rest, known)
+    between = [name for name in dict.fromkeys(between) if name not in {*before, *after}]
     if IMAGE not in known or not set(between) <= set(graphs):
         return None
     return before, [*each, *between], after
@@ -116,7 +120,12 @@ def parts(manifest: dict) -> list[str]:
 
 
 def _run_graph(
-    manifest: dict, run: Run, name: str, batch: list[Values], instead: dict[str, str] | None = None
+    manifest: dict,
+    run: Run,
+    name: str,
+    batch: list[Values],
+    instead: dict[str, str] | None = None,
+    makes: dict[str, str] | None = None,
 ) -> None:
     """Run a graph on every tile, and add what it puts out to the values of each.
 
@@ -127,24 +136,23 @@ def _run_graph(
         batch: The values of each tile.
         instead: Name of an input -> the value that it reads; it reads that of its own name where it
             is not listed.
+        makes: Name of an output -> the value that it is; likewise.
     """
-    outputs = output_names(manifest, name)
+    outputs = [(makes or {}).get(key, key) for key in output_names(manifest, name)]
     if all(output in values for values in batch for output in outputs):
         return
-    others = instead or {}
-    inputs = [others.get(key, key) for key in input_names(manifest, name)]
+    inputs = [(instead or {}).get(key, key) for key in input_names(manifest, name)]
     given = [tuple(values[key] for key in inputs) for values in batch]
     for values, results in zip(batch, run(name, given), strict=True):
         values.update(zip(outputs, results, strict=True))
 
 
-def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) -> None:
+def run_process(manifest: dict, run: Run, batch: list[Values]) -> None:
     """Add the clean latent to the values of every tile.
 
     Args:
         manifest: As `folder.read` gives it.
         run: Runs a graph.
-        each: The graphs of a step; none where they have run.
         batch: The values of each tile.
     """
     host = manifest["host"]
@@ -152,6 +160,7 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
         for values in batch:
             _walk(manifest, run, values)
         return
+    each = host.get("each_step")
     if not each:
         for values in batch:
             values[CLEAN_LATENT] = weighted_sum(host[CLEAN_LATENT], values)
@@ -169,11 +178,40 @@ def run_process(manifest: dict, run: Run, each: list[str], batch: list[Values]) 
             _run_graph(manifest, run, name, at_step, step.get("instead"))
         states = [weighted_sum(step["factors"], values) for values in at_step]
         for values, before in zip(at_step, earlier, strict=True):
-            for name in (STATE, PREDICTION):
-                if f"{name}_{number}" in remembered:
-                    before[f"{name}_{number}"] = values[name]
+            own = {f"{name}_{number}": values[name] for name in (STATE, PREDICTION)}
+            before.update((name, own[name]) for name in remembered.intersection(own))
+        if number + 1 < len(host["steps"]):
+            made = _look_again(manifest, run, step, at_step)
+            for before, new in zip(earlier, made, strict=True):
+                before.update(new)
     for values, state in zip(batch, states, strict=True):
         values[CLEAN_LATENT] = state
+
+
+def _look_again(manifest: dict, run: Run, step: dict, at_step: list[Values]) -> list[Values]:
+    """What the graphs between two steps make of each tile.
+
+    Args:
+        manifest: As `folder.read` gives it.
+        run: Runs a graph.
+        step: The step before.
+        at_step: What there is of each tile once its graphs have run.
+    """
+    calls = manifest["host"].get("between", [])
+    if not calls:
+        return [{} for _ in at_step]
+    new = {name for call in calls for name in _made(manifest, call)}
+    batch = [{name: x for name, x in values.items() if name not in new} for values in at_step]
+    for values in batch:
+        values[CLEAN] = weighted_sum(step["clean"], values)
+    for call in calls:
+        _run_graph(manifest, run, call["graph"], batch, call["instead"], call["makes"])
+    return [{name: values[name] for name in new} for values in batch]
+
+
+def _made(manifest: dict, call: dict) -> list[str]:
+    """The values that a call between two steps makes."""
+    return [call["makes"].get(name, name) for name in output_names(manifest, call["graph"])]
 
 
 def _walk(manifest: dict, run: Run, values: Values) -> None:
@@ -203,10 +241,10 @@ def run_parts(manifest: dict, run: Run, batch: list[Values]) -> list[np.ndarray]
     found = stages(manifest)
     if found is None:
         raise ValueError("the graphs of this folder are no whole model")
-    before, each, after = found
+    before, _, after = found
     for name in before:
         _run_graph(manifest, run, name, batch)
-    run_process(manifest, run, each, batch)
+    run_process(manifest, run, batch)
     for name in after:
         _run_graph(manifest, run, name, batch)
     return [values[IMAGE] for values in batch]

@@ -35,7 +35,9 @@ OPTIONAL = {
     "adaptive": dict,
     "references": dict,
     "noise": list,
+    "between": list,
 }
+BETWEEN = {"graph": str, "instead": dict, "makes": dict}
 REFERENCES = {"places": int, "size": list, "kept": dict, "made_by": str}
 ADAPTIVE = {
     "regressor": str,
@@ -153,15 +155,27 @@ def _check_process(path: Path, host: dict) -> None:
         _check_adaptive(path, host["adaptive"])
         return
     _check_types(path, "host.", host, {"steps": list})
+    _check_between(path, host.get("between", []))
     for i, step in enumerate(host["steps"]):
         if not isinstance(step, dict):
             raise _damaged(path, f"host.steps.{i} is no step")
         _check_types(path, f"host.steps.{i}.", step, {"timestep": int, "factors": dict})
         _check_factors(path, f"host.steps.{i}.factors", step["factors"])
         _check_names(path, f"host.steps.{i}.instead", step.get("instead", {}))
-        if "clean" in step:
+        if "clean" in step or host.get("between"):
             _check_types(path, f"host.steps.{i}.", step, {"clean": dict})
             _check_factors(path, f"host.steps.{i}.clean", step["clean"])
+
+
+def _check_between(path: Path, calls: list) -> None:
+    """The calls between two steps."""
+    for i, call in enumerate(calls):
+        where = f"host.between.{i}"
+        if not isinstance(call, dict):
+            raise _damaged(path, f"{where} is no call")
+        _check_types(path, f"{where}.", call, BETWEEN)
+        _check_names(path, f"{where}.instead", call["instead"])
+        _check_names(path, f"{where}.makes", call["makes"])
 
 
 def _check_names(path: Path, where: str, names: object) -> None:

@@ -62,14 +62,28 @@ export function stages(manifest) {
 }
 
 // Adds what a graph puts out to the values; `instead` has the values that inputs read in the place
-// of those of their own names.
-async function runGraph(manifest, run, name, values, instead = {}) {
+// of those of their own names, and `makes` those that outputs are.
+async function runGraph(manifest, run, name, values, instead = {}, makes = {}) {
   const { inputs, outputs } = manifest.graphs[name];
   const feeds = Object.fromEntries(
     namesOf(inputs).map((input) => [input, values[instead[input] ?? input]]),
   );
   const results = await run(name, feeds);
-  for (const output of namesOf(outputs)) values[output] = results[output];
+  for (const output of namesOf(outputs)) values[makes[output] ?? output] = results[output];
+}
+
+// What the graphs between two steps make, on the clean latent that the step before tells.
+async function lookAgain(manifest, run, step, values) {
+  const local = { ...values, clean: weightedSum(step.clean, values) };
+  const made = {};
+  for (const { graph, instead, makes } of manifest.host.between) {
+    await runGraph(manifest, run, graph, local, instead, makes);
+    for (const { name } of manifest.graphs[graph].outputs) {
+      const value = makes[name] ?? name;
+      made[value] = local[value];
+    }
+  }
+  return made;
 }
 
 // The clean latent of a process of several steps.
@@ -83,6 +97,9 @@ async function walk(manifest, run, each, values) {
     for (const name of each) await runGraph(manifest, run, name, local, step.instead);
     earlier[`state_${number}`] = state;
     earlier[`prediction_${number}`] = local.prediction;
+    if (host.between?.length && number + 1 < host.steps.length) {
+      Object.assign(earlier, await lookAgain(manifest, run, step, local));
+    }
     state = weightedSum(step.factors, local);
   }
   return state;

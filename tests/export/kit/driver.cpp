@@ -30,10 +30,24 @@ void repeat(const Tensor& from, Tensor& to, int scale) {
   }
 }
 
+// Every fourth pixel of a decoded image, blended with the input.
+void blend(const Tensor& decoded, const Tensor& lr, Tensor& out, int scale) {
+  const std::int64_t width = lr.shape[3];
+  for (std::size_t i = 0; i < out.floats.size(); i++) {
+    const std::int64_t row = i / width, column = i % width;  // rows of all channels
+    const float pixel = decoded.floats[(row * scale * width + column) * scale];
+    out.floats[i] = (pixel + lr.floats[i]) / 2;
+  }
+}
+
 void run(const Model& model, const Graph& graph, const Inputs& inputs, Tensor& out) {
   const Tensor& first = *inputs[0];
   if (graph.name == "decoder" || graph.name == "model") {
     repeat(first, out, model.scale);
+    return;
+  }
+  if (graph.name == "refine") {
+    blend(first, *inputs[1], out, model.scale);
     return;
   }
   float more = 0;

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.compiled_kit import COMPILER, compile_cpp
-from support.host_manifests import MANIFESTS, SCALE, added, repeated
+from support.host_manifests import MANIFESTS, SCALE, networks
 
 from compress.process import strength
 from export.kit import write as kit
@@ -23,18 +23,21 @@ JDK = None if JAVAC is None else Path(JAVAC).resolve().parents[1]
 HERE = Path(__file__).parent
 HEIGHT, WIDTH = 37, 45
 STRIDE = 4 * WIDTH + 12  # rows of a phone's bitmap may be padded
-GRAPHS = {"encoder": lambda lr: lr, "denoiser": added, "decoder": repeated}
 QUIET = "-Wno-unused-parameter"
 FAST = ("-O1", "-ffp-contract=off", "-shared", "-fPIC")
+
+
+def write_kit(name: str, made: Path) -> Path:
+    """A kit for a manifest."""
+    said = {**MANIFESTS[name], "target": "onnx", "dtype": "fp32", "needs": {}}
+    kit.write(said, made)
+    return made / "kit"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A kit for the manifest with steps."""
-    made = tmp_path_factory.mktemp("export")
-    said = {**MANIFESTS["steps"], "target": "onnx", "dtype": "fp32", "needs": {}}
-    kit.write(said, made)
-    return made / "kit"
+    return write_kit("steps", tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,9 @@ def photograph() -> tuple[bytes, np.ndarray]:
     return rows.tobytes(), np.ascontiguousarray(lr)
 
 
-def expected(lr: np.ndarray, share: float) -> np.ndarray:
-    result = tiles.upscale_bytes(MANIFESTS["steps"], GRAPHS, lr[None])
+def expected(lr: np.ndarray, share: float, name: str = "steps") -> np.ndarray:
+    said = MANIFESTS[name]
+    result = tiles.upscale_bytes(said, networks(said), lr[None])
     return strength.blended(result, lr, share, SCALE)
 
 
@@ -92,12 +96,26 @@ RUN = ctypes.CFUNCTYPE(
 WATCH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 
 
+def compile_c(folder: Path, made: Path) -> ctypes.CDLL:
+    source = folder / "bridge" / "sr_kit_c.cpp"
+    # g++ would let two libraries of one process share what their inline functions hold.
+    apart = ("-fno-gnu-unique",) if Path(str(COMPILER)).name == "g++" else ()
+    compile_cpp(*FAST, *apart, f"-I{folder}", source, "-o", "c.so", folder=made)
+    library = ctypes.CDLL(str(made / "c.so"))
+    library.sr_kit_graph_name.restype = library.sr_kit_graph_file.restype = ctypes.c_char_p
+    return library
+
+
 @pytest.fixture(scope="module")
 def c_library(folder, tmp_path_factory) -> ctypes.CDLL:
-    made = tmp_path_factory.mktemp("c")
-    source = folder / "bridge" / "sr_kit_c.cpp"
-    compile_cpp(*FAST, f"-I{folder}", source, "-o", "c.so", folder=made)
-    return ctypes.CDLL(str(made / "c.so"))
+    return compile_c(folder, tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture(scope="module")
+def refined_library(tmp_path_factory) -> ctypes.CDLL:
+    """Of the manifest with graphs between its steps."""
+    made = tmp_path_factory.mktemp("refined")
+    return compile_c(write_kit("refined", made), made)
 
 
 def array(entry: Any) -> np.ndarray:
@@ -106,13 +124,27 @@ def array(entry: Any) -> np.ndarray:
     return np.ctypeslib.as_array(entry.integers if has_integers else entry.floats, shape)
 
 
-def run(_context, graph: bytes, inputs, count: int, outputs, _count: int) -> int:
-    given = [array(inputs[i]) for i in range(count)]
-    array(outputs[0])[...] = GRAPHS[graph.decode()](*given)
-    return 0
+def runner(name: str):
+    """Runs the graphs of a manifest."""
+    graphs = networks(MANIFESTS[name])
+
+    def run(_context, graph: bytes, inputs, count: int, outputs, _count: int) -> int:
+        given = [array(inputs[i]) for i in range(count)]
+        array(outputs[0])[...] = graphs[graph.decode()](*given)
+        return 0
+
+    return run
 
 
-def upscale(library: ctypes.CDLL, rows: bytes, network=run, goes_on: bool = True):
+def names_of(library: ctypes.CDLL) -> list[bytes | None]:
+    """Of its graphs, and of one more."""
+    return [library.sr_kit_graph_name(i) for i in range(library.sr_kit_graph_count() + 1)]
+
+
+STEPS = runner("steps")
+
+
+def upscale(library: ctypes.CDLL, rows: bytes, network=STEPS, goes_on: bool = True):
     result = ctypes.create_string_buffer(HEIGHT * WIDTH * SCALE**2 * 4)
     message = ctypes.create_string_buffer(200)
     watch = WATCH(lambda _context, done, _all: int(goes_on or done < 1))
@@ -137,13 +169,19 @@ def test_c(c_library, photograph):
 
 
 def test_c_lists_the_graphs(c_library):
-    c_library.sr_kit_graph_name.restype = c_library.sr_kit_graph_file.restype = ctypes.c_char_p
-    count = c_library.sr_kit_graph_count()
-    names = [c_library.sr_kit_graph_name(i) for i in range(count + 1)]
-    assert names == [b"encoder", b"denoiser", b"decoder", None]
+    assert names_of(c_library) == [b"encoder", b"denoiser", b"decoder", None]
     assert c_library.sr_kit_graph_file(2) == b"decoder.onnx"
     assert c_library.sr_kit_graph_file(-1) is None
     assert c_library.sr_kit_scale() == SCALE
+
+
+def test_c_runs_graphs_between_steps(refined_library, photograph):
+    names = names_of(refined_library)
+    assert names == [b"encoder", b"hint", b"denoiser", b"decoder", b"refine", None]
+    rows, lr = photograph
+    code, result, message = upscale(refined_library, rows, runner("refined"))
+    assert (code, message) == (0, "")
+    check_pixels(result.raw, expected(lr, 1.0, "refined"))
 
 
 def test_c_tells_why_there_is_no_picture(c_library, photograph):

@@ -142,7 +142,7 @@ def test_a_stored_graph_is_told_apart(tmp_path):
 def test_factors_of_zero_are_left_out():
     text = model_header(MANIFESTS["steps"])
     assert '/* start */ {{"latent", 0.9}}' in text
-    assert '{500, {{"prediction", 0.25}, {"state", 0.5}, {"latent", 0.1}}, {}}' in text
+    assert '{500, {{"prediction", 0.25}, {"state", 0.5}, {"latent", 0.1}}, {}, {}}' in text
 
 
 def test_half_a_model_has_no_constants():

@@ -35,10 +35,16 @@ const added = ({ state, timestep, hint }) => {
   const made = data.map((x) => x + Number(timestep.data[0]) / 1024);
   return { data: hint ? made.map((x, i) => x + hint.data[i] / 4) : made, dims };
 };
+const blended = ({ decoded, lr }) => {
+  const [, , height, width] = lr.dims;
+  const at = (i) => 4 * (4 * width * Math.floor(i / width) + (i % width));
+  return { data: lr.data.map((x, i) => (decoded.data[at(i)] + x) / 2), dims: lr.dims };
+};
 const graphs = {
   encoder: ({ lr }) => ({ latent: lr }),
   hint: ({ latent }) => ({ hint: square(latent) }),
   denoiser: (values) => ({ prediction: values.state ? added(values) : square(values.latent) }),
+  refine: (values) => ({ refined: blended(values) }),
   decoder: ({ clean_latent }) => ({ image: repeated(clean_latent, 4) }),
 };
 
