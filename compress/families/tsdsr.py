@@ -41,10 +41,37 @@ from compress.networks.sd3 import (
 )
 from compress.networks.sd3_checkpoint import LORA, PARTS, Released, load_sd3
 from compress.process.colour import ColourFix
+from compress.process.shared_norms import SharedNorms
 from compress.process.velocity import VelocityStep
 
 NOISE = "posterior_noise"
 LORA_ALPHA = 64.0  # at rank 64
+BLENDED = Tiling(tile=64, overlap=8, colour_fix="wavelet", margin=MARGIN)
+
+
+def published_tiling(
+    tile: int = 64, overlap: int = 8, encoder_tile: int = 1024, decoder_tile: int = 224
+) -> Tiling:
+    """The tiles of the authors' script with --is_use_tile.
+
+    Args:
+        tile: Side of a latent tile in latent pixels.
+        overlap: How many latent pixels neighbours share at least.
+        encoder_tile: Side of the encoder's tiles in pixels of the enlarged image.
+        decoder_tile: Side of the decoder's tiles in latent pixels.
+    """
+    return Tiling(
+        tile,
+        overlap,
+        flush=True,
+        shared_norms=(
+            SharedNorms("encoder", "encoder", encoder_tile, margin=32, scale=1 / 8),
+            SharedNorms("decoder", "", decoder_tile, margin=11, scale=8),
+        ),
+    )
+
+
+TILINGS = {"blended": BLENDED, "shared_norms": published_tiling()}
 EMBEDDINGS = "the folder dataset/default of its repository, with prompt_embeds.pt, pool_embeds.pt"
 
 
@@ -102,6 +129,12 @@ class TSDSRSource(VAEWidths, ReleasedSource):
         "as published; else it is the mean.",
     )
     colour_fix: ColourFix = Field("wavelet", description="How the image is corrected by the input.")
+    tiles: Literal["blended", "shared_norms"] = Field(
+        "blended",
+        description="How large images are cut: `blended` tiles, spaced evenly, with a reflected "
+        "margin; or as published with --is_use_tile, latent tiles flush with the border and an "
+        "autoencoder in padded tiles whose group norms share their statistics.",
+    )
 
     @classmethod
     def nano_keys(cls) -> tuple[str, ...]:
@@ -138,7 +171,7 @@ class TSDSRSource(VAEWidths, ReleasedSource):
                 "denoiser": MMDiTDenoiser(transformer, VelocityStep().timestep),
                 "decoder": VAEDecoder(vae),
             }
-        return tsdsr_model(networks, self.colour_fix)
+        return tsdsr_model(networks, self.colour_fix, TILINGS[self.tiles])
 
     @torch.no_grad()
     def start(self, model: SRModel) -> None:
@@ -170,7 +203,7 @@ class TSDSRSource(VAEWidths, ReleasedSource):
 def tsdsr_model(
     networks: dict[str, nn.Module | None],
     colour_fix: str = "wavelet",
-    tiling: Tiling | None = None,
+    tiling: Tiling = BLENDED,
 ) -> SRModel:
     """The model of TSD-SR's parts.
 
@@ -178,7 +211,7 @@ def tsdsr_model(
         networks: `text_encoder`, `encoder`, `denoiser`, `decoder`, and `noise` for a latent that is
             drawn.
         colour_fix: A key of `compress.process.colour.FIXES`.
-        tiling: How large images are cut; None for the published tiles, with a margin.
+        tiling: How large images are cut.
     """
     # Without noise the wiring is a plain one, which passes know.
     drawn = (NOISE,) if networks.get("noise") is not None else ()
@@ -195,5 +228,5 @@ def tsdsr_model(
         VelocityStep(),
         wiring=Wiring(calls, map_ratios(0.5, **dict.fromkeys(drawn, 0.5))),
         colour_fix=colour_fix,
-        tiling=tiling or Tiling(tile=64, overlap=8, colour_fix="wavelet", margin=MARGIN),
+        tiling=tiling,
     ).eval()

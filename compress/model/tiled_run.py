@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
+from compress.core.errors import UserError
 from compress.model.calls import (
     CLEAN_LATENT,
     LATENT,
@@ -19,6 +21,7 @@ from compress.model.calls import (
 from compress.model.components import Components
 from compress.model.steps import at_step
 from compress.process.padding import surround
+from compress.process.shared_norms import SharedNorms, norms_in, running_in_tiles
 from compress.process.tiling import Cut, joined, tiled_rows
 
 
@@ -34,12 +37,19 @@ class Tiling:
         margin: How many input pixels are reflected beyond every border and cropped from the result.
             Networks see zeros there, and what they make of the outermost pixels is a frame. 0 is
             what published pipelines do. Tiles at the borders have it beside `tile`.
+        flush: Whether tiles stand every `tile - overlap` pixels and the last one ends at the
+            border, as in published pipelines; else they are spaced evenly.
+        shared_norms: Components that run in padded tiles whose group norms share the statistics of
+            all of them, where a map has several tiles. The others run in blended tiles, and so do
+            these once a pass has put a network without group norms in their place.
     """
 
     tile: int = 96
     overlap: int = 32
     colour_fix: str | None = None
     margin: int = 0
+    flush: bool = False
+    shared_norms: tuple[SharedNorms, ...] = ()
 
 
 # tests/bench/bench_frame.py: less leaves a frame on some family, more improves nothing.
@@ -75,6 +85,7 @@ class TiledRun:
             int(self.tiling.overlap * scale),
             int(self.multiple * ratio),
             int(margin * ratio),
+            self.tiling.flush,
         )
 
     def rows(self, values: Values, report: Callable[[str], None]) -> Iterator[torch.Tensor]:
@@ -114,10 +125,33 @@ class TiledRun:
         self, call: Call, values: Values, maps: list[str], cut: Cut, output: str
     ) -> Iterator[torch.Tensor]:
         """What a call of one output makes, tile by tile."""
+        shared = self.shared_norms(call.component)
+        if shared is not None:
+            network, how = shared
+            local = dict(values)
+            with running_in_tiles(network, how):
+                run_calls(self.model, [call], local)
+            return iter([local[output]])
         first, *others = maps
         run = self._function(call, values, maps)
         scale = self._ratio(output) / self._ratio(first)
         return tiled_rows(run, values[first], cut, scale, self._beside(first, others, values))
+
+    def shared_norms(self, component: str) -> tuple[nn.Module, SharedNorms] | None:
+        """What runs in padded tiles in a component, and how; None for blended tiles."""
+        how = next((how for how in self.tiling.shared_norms if how.component == component), None)
+        if how is None or not self.several:
+            return None
+        whole = self.model.component(component, "shared_norms")
+        inside = dict(whole.named_modules())
+        if how.part not in inside or not norms_in(inside[how.part]):
+            return None
+        if getattr(whole, "points", None) is not None:
+            raise UserError(
+                f"tiles that share the statistics of their norms: the operators of {component} are "
+                "quantised and know one call for an image; take blended tiles"
+            )
+        return inside[how.part], how
 
     def _beside(
         self, first: str, others: list[str], values: Values

@@ -33,20 +33,23 @@ def _profile(side: int, centre: float) -> torch.Tensor:
     return torch.exp(-(x**2) / (2 * VARIANCE)) / math.sqrt(2 * math.pi * VARIANCE)
 
 
-def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+def tile_starts(length: int, tile: int, overlap: int, flush: bool = False) -> list[int]:
     """First positions of tiles that cover `length`.
 
-    Neighbours share at least `overlap`, and no tile sticks out.
+    Neighbours share at least `overlap`, and no tile sticks out. They are spaced evenly; `flush`
+    tiles stand every `tile - overlap`, and the last one ends with `length`.
     """
     if length <= tile:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
+    if flush:
+        return [min(i * (tile - overlap), length - tile) for i in range(count)]
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def tile_places(length: int, tile: int, overlap: int, align: int) -> list[int]:
+def tile_places(length: int, tile: int, overlap: int, align: int, flush: bool = False) -> list[int]:
     """First positions of the tiles along a side, multiples of `align`, which divides `length`."""
-    starts = tile_starts(length // align, tile // align, math.ceil(overlap / align))
+    starts = tile_starts(length // align, tile // align, math.ceil(overlap / align), flush)
     return [align * start for start in starts]
 
 
@@ -60,17 +63,20 @@ class Cut:
         align: Positions of tiles are multiples of it.
         margin: The outermost pixels of the map belong to no tile by themselves: tiles at its
             borders have them besides.
+        flush: See `tile_starts`.
     """
 
     tile: int
     overlap: int
     align: int = 1
     margin: int = 0
+    flush: bool = False
 
     def places(self, side: int) -> tuple[list[int], int]:
         """First pixels of the tiles along a side, counted without the margin, and their length."""
         inner = side - 2 * self.margin
-        return tile_places(inner, self.tile, self.overlap, self.align), min(self.tile, inner)
+        starts = tile_places(inner, self.tile, self.overlap, self.align, self.flush)
+        return starts, min(self.tile, inner)
 
 
 def _axis_weights(

@@ -16,10 +16,17 @@ from compress.networks.sd3_checkpoint import LORA_FILES, Released, load_sd3
 from compress.process.velocity import VelocityStep
 
 RANK = 4
+TILING = Tiling(tile=8, overlap=2)
 
 
-def empty_model(config: dict, vae_config: dict, tokens: int, noise: nn.Module | None) -> SRModel:
-    """The structure on the meta device, for latents cut into tiles of 8 with an overlap of 2."""
+def empty_model(
+    config: dict,
+    vae_config: dict,
+    tokens: int,
+    noise: nn.Module | None,
+    tiling: Tiling = TILING,
+) -> SRModel:
+    """The structure on the meta device, by default for latents in tiles of 8 that share 2."""
     with torch.device("meta"):
         vae = AutoencoderKL(**vae_config)
         network = MMDiT(SD3Transformer2DModel(**config))
@@ -32,7 +39,7 @@ def empty_model(config: dict, vae_config: dict, tokens: int, noise: nn.Module | 
             "denoiser": MMDiTDenoiser(network, VelocityStep().timestep),
             "decoder": VAEDecoder(vae),
         }
-    model = tsdsr_model(parts, tiling=Tiling(tile=8, overlap=2))
+    model = tsdsr_model(parts, tiling=tiling)
     model.multiple = 2
     return model
 
@@ -63,12 +70,16 @@ def write_release(
 
 
 def published(
-    files: Released, transformer: Golden, pipeline: Golden, noise: nn.Module | None = None
+    files: Released,
+    transformer: Golden,
+    pipeline: Golden,
+    noise: nn.Module | None = None,
+    tiling: Tiling = TILING,
 ) -> SRModel:
     """The authors' model, with given noise or with the mean of the posterior."""
     config = transformer.facts["config"]["transformer"]
     tokens = transformer["inputs.a.prompt_embeds"].shape[1]
-    model = empty_model(config, pipeline.facts["config"]["vae"], tokens, noise)
+    model = empty_model(config, pipeline.facts["config"]["vae"], tokens, noise, tiling)
     load_sd3(model, files, config)
     return model.eval().requires_grad_(False)
 

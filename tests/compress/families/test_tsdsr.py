@@ -1,5 +1,7 @@
 """TSD-SR: the authors' numbers from bytes to bytes, counts, configs, sources."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,14 @@ from support.tsdsr_golden import published, write_release
 
 from compress.core.errors import UserError
 from compress.cost.count import measure
-from compress.families.tsdsr import TSDSRSource
-from compress.model.sr_model import SRModel
+from compress.families.tsdsr import NOISE, TSDSRSource, published_tiling
+from compress.model.sr_model import SRModel, Tiling
 from compress.model.tiled_run import TiledRun
 from compress.process.colour import adain, wavelet
-from compress.process.tiling import gaussian_weights
+from compress.process.resample import upsample
+from compress.process.shared_norms import running_in_tiles
 from compress.process.velocity import VelocityStep
+from compress.recipe.checkpoint import parse_pass
 
 LEAST_SHARE = 0.005  # of the bytes, which may be one level off by truncation
 
@@ -55,6 +59,11 @@ def to_image(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
+def enlarged(lr: torch.Tensor) -> torch.Tensor:
+    """Four times as large, in [-1, 1]."""
+    return upsample(lr).clamp(0, 1) * 2 - 1
+
+
 def check_bytes(found: np.ndarray, golden: Golden, name: str) -> None:
     expected = golden[f"outputs.{name}"].permute(1, 2, 0).numpy()
     apart = np.abs(found.astype(int) - expected.astype(int))
@@ -69,8 +78,8 @@ def test_bytes_to_bytes_is_the_authors(golden, transformer, files, case):
     model = model_of(golden, transformer, files, case)
     lr = lr_of(golden, case)
     # The authors enlarge straight to the final size; the package pads small images instead.
-    enlarged = F.interpolate(lr, facts["processed"], mode="bicubic", align_corners=False)
-    image = enlarged.clamp(0, 1) * 2 - 1
+    image = F.interpolate(lr, facts["processed"], mode="bicubic", align_corners=False)
+    image = image.clamp(0, 1) * 2 - 1
     golden.check(image, f"{case}.pixel_values")
     golden.check(torch.cat(model.encoder.moments(image), dim=1), f"{case}.moments")
     latent = model.encoder.encode(image, golden[f"inputs.{case}.noise"])
@@ -114,35 +123,67 @@ def test_each_tiles_velocity_is_the_authors(golden, transformer, files, case):
 
 @torch.no_grad()
 def test_a_large_image_is_encoded_whole(golden, transformer, files):
-    """The authors' tiles of the VAE share the statistics of their norms; the package has none."""
     model = model_of(golden, transformer, files, "d")
     lr = lr_of(golden, "d")
-    enlarged = F.interpolate(lr, golden.facts["config"]["cases"]["d"]["processed"], mode="bicubic")
-    moments = model.encoder.moments(enlarged.clamp(0, 1) * 2 - 1)
+    moments = model.encoder.moments(enlarged(lr))
     golden.check(torch.cat(moments, dim=1), "d.moments_untiled_reference")
 
 
+def tiling_of_d(golden: Golden) -> Tiling:
+    """The authors' tiles of case d."""
+    sides = golden.facts["config"]["cases"]["d"]["vae_tiles"]
+    return published_tiling(8, 2, sides["encoder"], sides["decoder"])
+
+
 @torch.no_grad()
-def test_tiles_flush_with_the_edge_blend_to_the_authors_latent(golden, transformer, files):
-    """The authors' tiles start every 6 and end at the edge; the package spaces them evenly."""
+def test_tiles_with_shared_norms_are_the_authors(golden, transformer, files):
     model = model_of(golden, transformer, files, "d")
-    tiles = golden["outputs.d.tiles_in"]
-    context, pooled = model.text_encoder()
-    found = model.denoiser(tiles, context, pooled)
-    golden.check(found, "d.tiles_v")
-    latent = golden["outputs.d.z"]
-    starts = [sorted({min(6 * i, side - 8) for i in range(7)}) for side in latent.shape[-2:]]
-    weight = gaussian_weights(8, 8)
-    total, weights = torch.zeros_like(latent).double(), torch.zeros_like(latent).double()
-    places = [(top, left) for left in starts[1] for top in starts[0]]
-    assert len(places) == len(tiles)
-    for (top, left), velocity in zip(places, found, strict=True):
-        area = (..., slice(top, top + 8), slice(left, left + 8))
-        assert torch.equal(latent[area][0], tiles[places.index((top, left))])
-        total[area] += velocity.double() * weight
-        weights[area] += weight
-    clean = VelocityStep().clean_latent(latent, (total / weights).float())
+    run = TiledRun(model, tiling_of_d(golden), True, model.multiple)
+    lr = lr_of(golden, "d")
+    values = {"lr": lr, NOISE: golden["inputs.d.noise"]} | model.constants()
+    for name in ("encoder", "noise"):
+        assert (run.shared_norms(name) is None) == (name == "noise")
+    with running_in_tiles(*run.shared_norms("encoder")):
+        golden.check(torch.cat(model.encoder.moments(enlarged(lr)), dim=1), "d.moments")
+    values["latent"] = run.call("encoder", (lr, values[NOISE]))
+    golden.check(values["latent"], "d.z")
+    clean = run._restore(values)
     golden.check(clean / model.decoder.scaling_factor, "d.decoder_input")
+    decoded = run.call("decoder", (clean,))
+    golden.check(2 * decoded.clamp(0, 1) - 1, "d.decoded")
+    check_bytes(to_bytes(decoded), golden, "d.final")
+
+
+@torch.no_grad()
+def test_a_model_runs_in_tiles_with_shared_norms(golden, transformer, files):
+    model = published(files, transformer, golden, None, tiling_of_d(golden))
+    lr = lr_of(golden, "d")
+    run = TiledRun(model, model.tiling, True, model.multiple)
+    values = {"lr": lr, "latent": run.call("encoder", (lr,))} | model.constants()
+    expected = run.call("decoder", (run._restore(values),))
+    assert torch.equal(torch.cat(list(model.image_rows(lr)), dim=-2), expected)
+    model.tiling = replace(model.tiling, shared_norms=())
+    assert (torch.cat(list(model.image_rows(lr)), dim=-2) - expected).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_each_tiles_velocity_of_the_large_image_is_the_authors(golden, transformer, files):
+    model = model_of(golden, transformer, files, "d")
+    found = model.denoiser(golden["outputs.d.tiles_in"], *model.text_encoder())
+    golden.check(found, "d.tiles_v")
+
+
+def test_what_has_no_group_norm_is_blended_and_what_is_quantised_refused():
+    model = TSDSRSource(tiles="shared_norms").build()
+    run = TiledRun(model, model.tiling, True, model.multiple)
+    assert run.shared_norms("decoder")[1].margin == 11
+    assert TiledRun(model, model.tiling, False, model.multiple).shared_norms("decoder") is None
+    parse_pass({"pass": "encoder_swap"}, "test").convert(model)
+    assert run.shared_norms("encoder") is None
+    step = {"pass": "quantize", "components": ["decoder"], "placement": "full"}
+    parse_pass(step, "test").convert(model)
+    with pytest.raises(UserError, match="the operators of decoder are quantised"):
+        run.shared_norms("decoder")
 
 
 def test_the_process_is_its_factors():
