@@ -26,6 +26,7 @@ from export.rewrites.norms import group_norm, instance_statistics, layer_statist
 from export.rewrites.options import DEFAULTS, Options
 from export.rewrites.orders import FOR
 from export.rewrites.sampling import edge_padding, pixel_shuffle, resize_nearest
+from export.rewrites.shuffle_order import shuffle_order
 
 # Name -> function(model, options): changes the model in place, returns how many places.
 REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {
@@ -36,6 +37,7 @@ REWRITES: dict[str, Callable[[ir.Model, Options], int]] = {
     "edge_padding": edge_padding,
     "finite_masks": finite_masks,
     "pixel_shuffle": pixel_shuffle,
+    "shuffle_order": shuffle_order,
     "group_norm": group_norm,
     "instance_statistics": instance_statistics,
     "layer_statistics": layer_statistics,

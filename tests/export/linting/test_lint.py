@@ -67,6 +67,18 @@ SHUFFLE = {"six": np.array([1, 4, 2, 2, 8, 8])}
         (helper.make_node("Div", ["x", "x"], ["y"]), {}, (SUPPORTED, "Div_aa"), UNSUPPORTED),
         (helper.make_node("MatMul", ["x", "x"], ["y"]), {}, (SUPPORTED, "MatMul_aa4"), UNSUPPORTED),
         (helper.make_node("Gelu", ["x"], ["y"]), {}, (SUPPORTED, "Gelu_exact"), SUPPORTED),
+        (
+            helper.make_node("DepthToSpace", ["x"], ["y"], blocksize=2, mode="CRD"),
+            {},
+            (SUPPORTED, "D2S_CRD"),
+            UNSUPPORTED,
+        ),
+        (
+            helper.make_node("DepthToSpace", ["x"], ["y"], blocksize=2),
+            {},
+            (SUPPORTED, "D2S_DCR"),
+            SUPPORTED,
+        ),
         (helper.make_node("NonZero", ["x"], ["y"]), {}, (UNKNOWN, ""), UNKNOWN),
         (helper.make_node("Softmax", ["x"], ["y"], axis=2), {}, (UNKNOWN, ""), SUPPORTED),
         (
