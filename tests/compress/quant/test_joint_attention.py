@@ -114,12 +114,3 @@ def test_the_structure_is_the_same_on_the_meta_device():
     ]
     assert shapes[0] == shapes[1]
     assert "denoiser.transformer.transformer_blocks.1.norm1.norm.weight" in shapes[0]
-
-
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize("keys", [{"weights": 4, "low_rank": 2}, {"weights": 6, "activations": 6}])
-def test_fewer_bits(keys):
-    before = folded()
-    expected = before.network(LR)
-    assert psnr(quantised(before, epochs=1, **keys).network(LR), expected) > 10
