@@ -94,7 +94,9 @@ class TSDSRSource(VAEWidths, ReleasedSource):
         description="`full` reads Stable Diffusion 3 from `base`, TSD-SR from `lora` and its "
         "prompt from `embeddings`; `nano` has the same parts, small.",
     )
-    weights: str | None = Field(None, description="For `nano`, another weight file than the embedded one.")
+    weights: str | None = Field(
+        None, description="For `nano`, another weight file than the embedded one."
+    )
     base: str | None = Field(
         None,
         description="For `full`, Stable Diffusion 3-medium: a folder in diffusers' layout, a hub "
