@@ -246,7 +246,6 @@ def test_configs_that_are_none(options, words):
 
 def test_files_that_are_not_named():
     for options, key in (
-        ({}, "weights"),
         ({"size": "full"}, "base"),
         ({"size": "full", "base": "x"}, "embeddings"),
     ):
