@@ -272,10 +272,14 @@ class Parts:
     def align(self) -> int:
         """What tile positions are multiples of, in low-resolution pixels.
 
-        Processes with noise repeat their map of noise, with a period in pixels of the latent.
+        Processes with noise repeat their map of noise, with a period in pixels of the latent. Tiles
+        at multiples of it see the noise of the whole. A smaller tile begins the map anew: at
+        multiples of the period such tiles would leave gaps.
         """
-        period = self.model.process.period
-        return max(self.model.multiple, round(period / self.model.latent_ratio))
+        period = round(self.model.process.period / self.model.latent_ratio)
+        if period > min(self.options.lr_size):
+            return self.model.multiple
+        return max(self.model.multiple, period)
 
 
 # The files of a target, written into a folder.
