@@ -51,7 +51,8 @@ class NoiseMaps(nn.Module):
 
     def forward(self, like: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Noise [B, C, h', w'] of each draw, for a map [B, _, h, w]; one draw is no tuple."""
-        height, width = (int(side * self.ratio) for side in like.shape[-2:])
+        times, by = self.ratio.as_integer_ratio()  # int() would fix the size of a traced graph
+        height, width = (side * times // by for side in like.shape[-2:])
         found = []
         for draw in range(len(self.maps)):
             one = self.maps[draw : draw + 1]  # no split, which LiteRT's converter has not for one

@@ -1,6 +1,7 @@
 """Exported files: what is in them, at which sizes they run, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -245,9 +246,11 @@ def test_dynamic_sizes_of_a_decoder(tmp_path):
             np.testing.assert_allclose(image, model.decoder(latent).numpy(), atol=1e-4)
 
 
-def test_dynamic_sizes_of_a_whole_model(tmp_path):
-    """UNet, process and colour; of an autoencoder, the decoder above."""
-    model = tiny_family("dfosd", autoencoder=False)
+@pytest.mark.parametrize("family", ["dfosd", "invsr"])
+def test_dynamic_sizes_of_a_whole_model(family, tmp_path):
+    """UNet, process, noise and colour; of an autoencoder, the decoder above."""
+    model = tiny_family(family, autoencoder=False)
+    model.tiling = replace(model.tiling, margin=0)  # a graph holds none
     export_onnx(model, tmp_path, lr_size=(32, 48), dynamic=True, per_component=False)
     loaded = session(tmp_path / "model.onnx", 1)
     for size in ((32, 32), (48, 80)):
