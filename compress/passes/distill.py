@@ -27,8 +27,8 @@ class Distill(DistillConfig):
     |----------|---------------------------------------------------------------------|
     | features | feature (L1 to the teacher's), gan                                  |
     | latents  | latent (L1 to the teacher's), vsd, tsm                              |
-    | images   | l1, mse, lpips, ea_lpips, ea_dists against `target`, the teacher's  |
-    |          | image or the photograph                                             |
+    | images   | l1, mse, frequency, texture, lpips, ea_lpips, ea_dists against      |
+    |          | `target`, the teacher's image or the photograph                     |
 
     `gan` uses `discriminator`, `vsd` and `tsm` a `prior`. `train` are patterns of parameter names,
     by default those that AdcSR trains. With `lora` the plain convolutions and linear layers among

@@ -13,7 +13,18 @@ from compress.model.sr_model import SRModel
 from compress.networks.osediff_file import LORA_ALPHA
 
 Loss = Literal[
-    "feature", "latent", "l1", "mse", "lpips", "ea_lpips", "ea_dists", "gan", "vsd", "tsm"
+    "feature",
+    "latent",
+    "l1",
+    "mse",
+    "frequency",
+    "texture",
+    "lpips",
+    "ea_lpips",
+    "ea_dists",
+    "gan",
+    "vsd",
+    "tsm",
 ]
 Precision = Literal["fp32", "bf16", "fp16"]
 LpipsNet = Literal["squeeze", "alex", "vgg"]
@@ -109,7 +120,8 @@ class DistillConfig(Pass):
         min_length=1,
         description=(
             "Factors of the losses. On features: feature (L1 to the teacher's). On latents: latent "
-            "(L1), vsd, tsm. On images: l1, mse, lpips, ea_lpips, ea_dists. gan uses the "
+            "(L1), vsd, tsm. On images: l1, mse, frequency (L1 of the Fourier transform), texture "
+            "(the strength of detail, wherever it lies), lpips, ea_lpips, ea_dists. gan uses the "
             "discriminator."
         ),
     )
@@ -192,7 +204,7 @@ class DistillConfig(Pass):
         if self.stage == "decoder" and bad:
             raise ValueError(
                 f"{', '.join(bad)} cannot be a loss of stage decoder, which is trained on images; "
-                "choose among l1, mse, lpips, ea_lpips, ea_dists and gan"
+                "choose among l1, mse, frequency, texture, lpips, ea_lpips, ea_dists and gan"
             )
         return self
 

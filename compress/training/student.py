@@ -17,9 +17,8 @@ from compress.networks.noise_maps import elsewhere
 from compress.process.one_step import alphas_cumprod
 from compress.training.networks import feature_decoder, image_encoder
 from compress.training.score import ScorePair, regulariser_loss, target_score_matching, vsd
-from compress.training.terms import PERCEPTUAL, Terms, Weights, image_terms, wants
+from compress.training.terms import ON_IMAGES, Terms, Weights, image_terms, wants
 
-ON_IMAGES = ("l1", "mse", *PERCEPTUAL)
 PREVIEW_SCALE = 4.0  # low-resolution images are shown so many times as large
 
 

@@ -14,6 +14,7 @@ Terms = dict[str, torch.Tensor]
 Weights = Mapping[str, float]
 
 PERCEPTUAL = ("lpips", "ea_lpips", "ea_dists")
+ON_IMAGES = ("frequency", "texture", "l1", "mse", *PERCEPTUAL)
 
 
 def wants(weights: Weights, *names: str) -> bool:
@@ -33,7 +34,7 @@ def image_terms(
     weights: Weights,
     perceptual: Mapping[str, nn.Module],
 ) -> Terms:
-    """The terms that compare two images: frequency, texture, l1, mse, and those of PERCEPTUAL.
+    """The terms that compare two images, those of ON_IMAGES.
 
     Args:
         image: What a network made, [B, 3, H, W] in about [0, 1].
