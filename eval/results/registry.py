@@ -17,9 +17,10 @@ from eval.results.measurements import (
     recipes,
     references,
     router,
+    simulated,
     sweep,
-    tokens,
     trained,
+    variants,
 )
 
 MEASUREMENTS: dict[str, Measurement] = {
@@ -36,10 +37,11 @@ MEASUREMENTS: dict[str, Measurement] = {
         *router.ALL,
         *adaptive.ALL,
         references.REFERENCES,
-        tokens.IMAGE_TOKENS,
+        *variants.ALL,
         pruning.PRUNING,
         sweep.SWEEP,
         *exported.PARITIES,
+        simulated.SIMULATED,
         exported.OPERATORS,
         exported.ALONE,
         exported.DELEGATES,

@@ -54,6 +54,7 @@ def counts(model: Path) -> Row:
         "equivalents_m": cost.param_equivalents / M,
         "megabytes": cost.bytes / M,
         "gmacs": cost.macs_paper / G,
+        "full_gmacs": cost.macs_full / G,
     }
 
 

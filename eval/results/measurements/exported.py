@@ -81,7 +81,7 @@ def parity_row(target: str, dtype: str, model: str, finished: Finished) -> list[
             "parity_db": parity(folder),
             "passed": good.is_dir(),
             "kilobytes": sum(file["bytes"] for file in files) / 1e3,
-            "seconds": finished.seconds[0],
+            "seconds": finished.seconds[-1],
         }
     ]
 

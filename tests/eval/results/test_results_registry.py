@@ -38,6 +38,7 @@ TYPED = {
     "int8",
     "large_photograph",
     "methods",
+    "near_attention",
     "openvino_speed",
     "parity_executorch",
     "parity_litert",
@@ -49,6 +50,7 @@ TYPED = {
     "references",
     "router_large",
     "scoring",
+    "simulated",
     "sweep",
     "torch_speed",
 }
