@@ -51,6 +51,7 @@ def _work(place: dict[str, int], file: Path, work: Callable[..., Any], arguments
     """The whole of one process; it leaves its answer in `file`."""
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(place["WORLD_SIZE"])}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # which accelerate asks for, with a warning
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
