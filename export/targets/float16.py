@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.graphs.storage import add_shapes, load_graph
@@ -31,6 +33,7 @@ def as_float16(path: Path) -> None:
     )
     drop_repeated_casts(model.graph)
     drop_round_trips(model.graph)
+    fold_casts_of_constants(model.graph)
     del model.graph.value_info[:]  # it leaves the old types of some
     replace_file(model, path)
 
@@ -66,6 +69,29 @@ def drop_round_trips(graph: onnx.GraphProto) -> None:
     # The second cast of a pair, then the first, where nothing else reads it.
     _drop_unread_casts(graph)
     _drop_unread_casts(graph)
+
+
+def fold_casts_of_constants(graph: onnx.GraphProto) -> None:
+    """Store in float32 what operators in float32 read of the weights.
+
+    The converter writes such a weight in float16, with a cast behind it. So the factors of a Resize
+    would be no constant, and the shapes behind it unknown.
+    """
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    folded: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights and _is_to_single(node):
+            values = numpy_helper.to_array(weights[node.input[0]]).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            folded |= {node.input[0], node.output[0]}
+    _set_nodes(graph, [node for node in graph.node if folded.isdisjoint(node.output)])
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [weights[name] for name in folded - read if name in weights]:
+        graph.initializer.remove(tensor)
+
+
+def _is_to_single(cast: onnx.NodeProto) -> bool:
+    return helper.get_node_attr_value(cast, "to") == TensorProto.FLOAT
 
 
 def _drop_unread_casts(graph: onnx.GraphProto) -> None:

@@ -256,6 +256,10 @@ def test_half_precision_and_replacing(external, float_files, tmp_path):
     outside(load_graph(folder / "decoder.onnx"), tmp_path / "decoder.onnx", "decoder.onnx.data")
     as_float16(tmp_path / "decoder.onnx")
     assert [f.name for f in files_of(tmp_path / "decoder.onnx")] == ["decoder.onnx"]
+    graph = onnx.load(tmp_path / "decoder.onnx").graph
+    weights = {tensor.name for tensor in graph.initializer}
+    assert not [n.name for n in graph.node if n.op_type == "Cast" and n.input[0] in weights]
+    assert not weights - {name for node in graph.node for name in node.input}
     found, wanted = (
         run(tmp_path / "decoder.onnx", feeds["decoder"]),
         run(folder / "decoder.onnx", feeds["decoder"]),
