@@ -134,7 +134,7 @@ FULL_SIZES = (
         "TSD-SR",
         {"family": "tsdsr", "size": "full"},
         Shipped("tsdsr_w8a8", "W8A8"),
-        Shipped("tinysr", "TinySR", ("passes.2.channels=128", "passes.3.size=default")),
+        Shipped("tinysr", "TinySR", ("passes.0.ratio=0.34", "passes.3.channels=128")),
     ),
     FullSize("LDM-SR, 50 steps", {"family": "ldm", "size": "full"}, SINSR),
 )

@@ -16,10 +16,10 @@ from export.parity.rows import failures
 from export.targets.export_folder import export
 
 STEPS = [
+    {"pass": "decoder_halve", "ratio": 0.5, "channels": "l1"},
     {"pass": "strip", "text": "remove"},
     {"pass": "depth_gates", "steps": 2, "calibration": {"images": 2, "size": 32}},
     {"pass": "encoder_light", "channels": 8, "blocks": 1},
-    {"pass": "decoder_light", "widths": [8, 8, 8, 8], "blocks": [1, 1, 1, 1], "steps": 0},
 ]
 
 

@@ -19,8 +19,8 @@ FULL_SIZES: dict[str, tuple[str, ...]] = {
     "TinySR": (
         "tinysr",
         "source.size=full",
-        "passes.2.channels=128",
-        "passes.3.size=default",
+        "passes.0.ratio=0.34",
+        "passes.3.channels=128",
     ),
 }
 PHONE = "Galaxy S24"
