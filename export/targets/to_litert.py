@@ -33,6 +33,7 @@ from export.targets.plain_operators import (
     without_gathers,
 )
 from export.targets.plain_resampling import resampling_matrix
+from export.targets.room_for_biases import with_room_for_biases
 from export.targets.safe_norms import with_safe_norms
 
 PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -208,6 +209,8 @@ def write(parts: Parts, folder: Path) -> Exported:
         module = without_gathers(parts.module(stem), example)
         if parts.dtype == "fp16":
             module = with_safe_norms(module, parts.tuples(stem))
+        if parts.dtype == "w8a8":
+            module = with_room_for_biases(module, parts.tuples(stem))
         if parts.options.delegate == GPU:
             module = with_plain_group_norms(module)
         with hushed(), plain_functions(*PLAIN):
