@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from compress.core.errors import UserError
 from compress.networks.latent_diffusion import VAEEncoder
 from compress.process.one_step import OneStep
+from compress.process.velocity import VelocityStep
 from compress.stages.base import Batch, Stage, StageRun
 from compress.stages.images import ImageStage, Setting
 from compress.stages.latents import encode_at_signal_scale
@@ -39,15 +40,17 @@ class PixelBlocks(ImageStage):
 
     The encoder is set to emit the pixel blocks of the low-resolution image, at signal scale
     (pass_through.py), and the loss `blocks` teaches it that further. The decoder learns to make an
-    image of the blocks of its reduction by 4 (the losses on images). So with an epsilon of 0 the
+    image of the blocks of its reduction by 4 (the losses on images). So with a prediction of 0 the
     model enlarges its input, and whatever is wrong with that input is left to the denoiser.
 
     Attributes:
+        signal: What the encoder emits for a pixel of 1.
+        decoded: What the decoder reads for one.
         passed_rms: The encoder's root mean square error on clean crops, where pixels span [-1, 1].
     """
 
     name = "pixel_blocks"
-    families = ("osediff", "dfosd")
+    families = ("osediff", "dfosd", "tsdsr")
     losses = ("blocks", *ON_IMAGES)
     takes_teacher = True
 
@@ -70,8 +73,12 @@ class PixelBlocks(ImageStage):
                 f"stages: 'pixel_blocks' needs {wanted} latent channels, the pixels of a block of "
                 f"{self.side}x{self.side}, this source has {channels}; set source.latent_channels"
             )
-        self.signal = expect(self.model.process, OneStep).signal
-        encode_at_signal_scale(self.model)
+        if isinstance(self.model.process, VelocityStep):  # the transformer is told the latent itself
+            self.signal = self.decoded = encoder.scaling_factor
+        else:
+            self.signal = expect(self.model.process, OneStep).signal
+            self.decoded = 1.0
+            encode_at_signal_scale(self.model)
         self.passed_rms = pass_pixels(encoder, clean, self.signal)
 
     @classmethod
@@ -95,5 +102,5 @@ class PixelBlocks(ImageStage):
             terms["blocks"] = F.l1_loss(emitted, pixel_blocks(lr, self.side))
         small = F.avg_pool2d(target, target.shape[-1] // lr.shape[-1])
         blocks = pixel_blocks(small, self.side).contiguous(memory_format=torch.channels_last)
-        image = self.model.decoder(blocks)
+        image = self.model.decoder(self.decoded * blocks)
         return image, terms | self.terms(image, target)
