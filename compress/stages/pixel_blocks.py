@@ -73,7 +73,7 @@ class PixelBlocks(ImageStage):
                 f"stages: 'pixel_blocks' needs {wanted} latent channels, the pixels of a block of "
                 f"{self.side}x{self.side}, this source has {channels}; set source.latent_channels"
             )
-        if isinstance(self.model.process, VelocityStep):  # the transformer is told the latent itself
+        if isinstance(self.model.process, VelocityStep):
             self.signal = self.decoded = encoder.scaling_factor
         else:
             self.signal = expect(self.model.process, OneStep).signal
