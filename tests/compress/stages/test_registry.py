@@ -33,6 +33,7 @@ def test_stages_of_every_family():
     assert stages_of("resshift") == ["vq_autoencoder", "resshift", "sinsr", "end_to_end"]
     assert stages_of("tsdsr") == [
         "autoencoder",
+        "pixel_blocks",
         "hr_encoder",
         "flow_teacher",
         "tsdsr",

@@ -20,6 +20,7 @@ from compress.core.errors import UserError
 from compress.data.degradation import degrade
 from compress.data.presets import PRESETS
 from compress.families.osediff import OSEDiffSource
+from compress.families.tsdsr import TSDSRSource
 from compress.recipe.checkpoint import load_model, save_model
 from compress.stages.images import Setting
 from compress.stages.pass_through import pass_pixels
@@ -197,6 +198,24 @@ def test_the_stage_starts_from_the_pixels():
     )
     assert stage.trained == ("encoder", "decoder")
     assert PixelBlocks(setting(nano(), {"l1": 1.0}), clean).trained == ("decoder",)
+
+
+@torch.no_grad()
+def test_the_latent_of_a_velocity_has_the_scale_of_its_source():
+    widths = {key: SOURCE[key] for key in ("latent_channels", "vae_channels", "encoder_channels")}
+    source = TSDSRSource(size="nano", heads=2, blocks=2, latent_scale=3.0, **widths)
+    model = initialise(source.build(), 0)
+    stage = PixelBlocks(setting(model, {"l1": 1.0, "blocks": 1.0}), smooth(4, 64))
+    assert stage.signal == stage.decoded == 3
+    assert stage.passed_rms < 0.02
+    lr, target = smooth(2, 32, 1), torch.rand(2, 3, 128, 128)
+    image, terms = stage([lr, target], 0)
+    assert terms["blocks"] < 0.1
+    blocks = pixel_blocks(torch.nn.functional.avg_pool2d(target, 4))
+    torch.testing.assert_close(image, model.decoder(3 * blocks))
+    # A velocity of 0 leaves the latent alone.
+    latent = model.encoder(lr)
+    torch.testing.assert_close(model.process.restore(latent, torch.zeros_like), latent)
 
 
 def test_sources_that_cannot_pass_pixels_are_told_why():
