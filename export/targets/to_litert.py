@@ -21,6 +21,7 @@ import torch
 
 from compress.recipe.export_options import GPU
 from export.targets.contract import Exported, Inputs, Parts
+from export.targets.folded_constants import with_constants_folded
 from export.targets.host.runtimes import in_order
 from export.targets.hush import hushed
 from export.targets.litert_gpu import OnGPU
@@ -214,7 +215,7 @@ def write(parts: Parts, folder: Path) -> Exported:
         if parts.options.delegate == GPU:
             module = with_plain_group_norms(module)
         with hushed(), plain_functions(*PLAIN):
-            converted = litert_torch.convert(module, example)
+            converted = litert_torch.convert(with_constants_folded(module, example), example)
             converted.export(str(file))
             if parts.dtype != "fp32":
                 float_file = file.with_name(f"{stem}_float.tflite")
