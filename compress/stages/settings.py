@@ -82,6 +82,15 @@ class StageSettings(Strict):
     decoder: Learning = Field(
         "joint", description="Whether the decoder learns as well, in the stage end_to_end."
     )
+    decoder_rate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "Factor of the decoder's learning rate, in stages where it learns. Below 1 more of the "
+            "restoring is left to what runs before it."
+        ),
+    )
     denoiser: Learning = Field(
         "frozen",
         description=(

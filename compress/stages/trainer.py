@@ -193,6 +193,7 @@ class Trainer:
             critic_decay=DISCRIMINATOR_DECAY,
             fused=not self.recipe.shard,
             shard=self.recipe.shard,
+            factors=self._factors(config, stage),
         )
         session = Session(self.accelerator, stage, trained, dict(config.losses.items()), learning)
         if config.losses.get("gan"):
@@ -203,6 +204,18 @@ class Trainer:
             adversary = Adversary(form, config.gan_after, last)
             session.add_critic(judging, config.gan_lr, judge, adversary)
         return session
+
+    def _factors(self, config: StageConfig, stage: Stage) -> dict[nn.Parameter, float]:
+        """Of the learning rate, for the decoder where it learns at another one."""
+        if config.decoder_rate == 1:
+            return {}
+        if "decoder" not in stage.trained or "decoder" in config.held:
+            raise UserError(
+                f"stages: the decoder does not learn in '{config.stage}', so it has no "
+                "decoder_rate; leave decoder_rate out"
+            )
+        decoder = self.model.get_submodule("decoder")
+        return dict.fromkeys(decoder.parameters(), config.decoder_rate)
 
     def _trained(self, config: StageConfig, stage: Stage) -> list[nn.Parameter]:
         """What learns in a stage; the rest of the model takes no gradient. LoRA is put on."""

@@ -5,9 +5,9 @@ in common. A caller builds a stage, which is a module that computes losses, says
 and runs the session.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +43,7 @@ class Learning:
         critic_decay: Weight decay of the critic.
         fused: AdamW's option of that name; None leaves it to torch.
         shard: Whether several processes spread the stage's parameters over themselves.
+        factors: Of the learning rate, for parameters that learn at another one.
     """
 
     lr: float
@@ -51,6 +52,7 @@ class Learning:
     critic_decay: float = 0.0
     fused: bool | None = None
     shard: bool = False
+    factors: Mapping[nn.Parameter, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class Session:
         learning = self.learning
         optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                self._own(self.trained + self._also),
+                self._groups(),
                 lr=learning.lr,
                 betas=BETAS,
                 weight_decay=0.0,
@@ -240,6 +242,18 @@ class Session:
                 )
             )
         return optimizers
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What the stage's optimiser trains, by its learning rate; `Learning.lr` comes first."""
+        by_factor: dict[float, list[nn.Parameter]] = {1.0: []}
+        for parameter in self.trained + self._also:
+            factor = self.learning.factors.get(parameter, 1.0)
+            by_factor.setdefault(factor, []).append(parameter)
+        return [
+            {"params": self._own(parameters), "lr": self.learning.lr * factor}
+            for factor, parameters in by_factor.items()
+            if parameters
+        ]
 
     def _losses(
         self, modules: list[nn.Module], result: Result, step: int
