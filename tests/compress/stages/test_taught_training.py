@@ -319,12 +319,13 @@ def test_averaged_weights_are_only_lent():
     [
         ("data.folders=[]", "data.folders is empty"),
         ("teacher.path=no/such.pth", "no/such.pth is no teacher"),
-        ("stages.1.losses={blocks: 1.0}", "has no loss 'blocks'"),
+        ("stages.1.losses.blocks=1.0", "has no loss 'blocks'"),
         ("stages.0.decoder=frozen", "cannot hold the decoder still"),
+        ("stages.1.decoder=frozen stages.1.decoder_rate=0.5", "leave decoder_rate out"),
         ("source.latent_channels=4", "needs 12 latent channels"),
         ("source.time_channels=0", "greater than 0"),
     ],
 )
 def test_mistakes(recipe, change, said, capsys, tmp_path):
-    assert call(recipe, change, "--workdir", tmp_path / "w") == 2
+    assert call(recipe, *change.split(" "), "--workdir", tmp_path / "w") == 2
     assert said in capsys.readouterr().err

@@ -57,6 +57,21 @@ def test_only_what_is_trained_changes(tmp_path):
     assert set(log[-1]) == {"step", "seconds", "loss", "mse"}
 
 
+def test_a_parameter_may_learn_at_another_rate(tmp_path):
+    """AdamW's first step is of the size of the learning rate, whatever the gradient."""
+    torch.manual_seed(0)
+    stage = Toy()
+    learning = Learning(lr=0.1, ema=0.0, factors={stage.layer.weight: 0.05})
+    accelerate = accelerator("fp32", torch.device("cpu"))
+    made = Session(accelerate, stage, list(stage.parameters()), {"mse": 1.0}, learning)
+    weight, bias = (p.detach().clone() for p in made.trained)
+    log = made.run(Plan("toy", tmp_path, 1, warmup=1), BATCHES[:1], forward)
+    slow, fast = (stage.layer.weight - weight).abs(), (stage.layer.bias - bias).abs()
+    assert fast.min() > 1e-3
+    torch.testing.assert_close(slow / fast[:, None], torch.full((3, 3), 0.05), rtol=1e-3, atol=0)
+    assert set(log[-1]) == {"step", "seconds", "loss", "mse"}
+
+
 @pytest.mark.parametrize("share", [0.5, 1.5])
 def test_a_blend_keeps_a_part_or_goes_beyond(share, tmp_path):
     whole = session()
