@@ -17,7 +17,7 @@ from compress.networks.noise_maps import elsewhere
 from compress.process.one_step import alphas_cumprod
 from compress.training.networks import feature_decoder, image_encoder
 from compress.training.score import ScorePair, regulariser_loss, target_score_matching, vsd
-from compress.training.terms import ON_IMAGES, Terms, Weights, image_terms, wants
+from compress.training.terms import IMAGE_TERMS, Terms, Weights, image_terms, wants
 
 PREVIEW_SCALE = 4.0  # low-resolution images are shown so many times as large
 
@@ -88,7 +88,7 @@ class Aim:
     @property
     def on_images(self) -> bool:
         """Whether the student's image is needed."""
-        return self.wants(*ON_IMAGES) or self.judged == "image"
+        return self.wants(*IMAGE_TERMS) or self.judged == "image"
 
     @property
     def on_features(self) -> bool:

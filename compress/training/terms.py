@@ -14,7 +14,7 @@ Terms = dict[str, torch.Tensor]
 Weights = Mapping[str, float]
 
 PERCEPTUAL = ("lpips", "ea_lpips", "ea_dists")
-ON_IMAGES = ("frequency", "texture", "l1", "mse", *PERCEPTUAL)
+IMAGE_TERMS = ("frequency", "texture", "l1", "mse", *PERCEPTUAL)
 
 
 def wants(weights: Weights, *names: str) -> bool:
@@ -34,7 +34,7 @@ def image_terms(
     weights: Weights,
     perceptual: Mapping[str, nn.Module],
 ) -> Terms:
-    """The terms that compare two images, those of ON_IMAGES.
+    """The terms that compare two images, those of IMAGE_TERMS.
 
     Args:
         image: What a network made, [B, 3, H, W] in about [0, 1].
