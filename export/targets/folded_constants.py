@@ -51,4 +51,9 @@ def with_constants_folded(module: nn.Module, example: tuple[torch.Tensor, ...]) 
     if not isinstance(graph, FoldedGraphModule) or graph.const_subgraph_module is None:
         return module
     graph.run_folding()
+    graph.const_subgraph_module = None
+    for part in graph.modules():
+        for name, value in part.named_parameters(recurse=False):
+            # litert-torch 0.10 writes the values of a transposed tensor in the wrong order.
+            setattr(part, name, nn.Parameter(value.detach().contiguous(), requires_grad=False))
     return Folded(graph, 1 if isinstance(outputs, torch.Tensor) else len(outputs)).eval()

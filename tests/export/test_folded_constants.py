@@ -23,6 +23,7 @@ def test_layers_of_a_fixed_text_are_computed():
     folded = with_constants_folded(network, inputs)
     assert isinstance(folded, Folded)
     assert norms(folded, inputs) < norms(network, inputs)
+    assert all(value.is_contiguous() for value in folded.parameters())
     torch.testing.assert_close(folded(*inputs), network(*inputs), rtol=0, atol=0)
 
 
