@@ -47,7 +47,6 @@ TYPED = {
     "references",
     "router_large",
     "scoring",
-    "simulated",
     "sweep",
     "torch_speed",
 }
